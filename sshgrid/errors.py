@@ -1,0 +1,124 @@
+"""What can go wrong, by who is at fault.
+
+    SshgridError
+      UsageError          the request is wrong: never retried
+        InventoryError      file:line:column, all of a file's errors at once
+        UnknownLanguage     no such file type, or no toolchain for it anywhere: exit 127
+        NoSuchJob           also the answer for a job of somebody else
+        NotAllowed
+      HostError           a machine, or the road to it; settled as HostLost
+        Unreachable         no TCP connection, no SSH banner, login timed out
+        LoginRefused        the key was not taken
+        HostKeyUnknown      never seen: `sshgrid node check NAME --accept-new`
+        HostKeyChanged      not the key we know: a human must look
+        Dropped             the connection ended while in use
+        NodeUnfit           it answers, but cannot work: disk full, no shell, workdir not ours ...
+      NoNodeLeft          nothing to run on: exit 125
+      MasterGone          client side: the master's door closed; the job lives on
+      StoreError          the queue cannot be trusted: the master stops
+
+Every error carries a `code` (stable, for --json), a message that names the thing and the place, a `hint` with the
+command that mends it (or ""), and the exit status of the command line.
+"""
+
+from __future__ import annotations
+
+
+class SshgridError(Exception):
+    """Base: `str(error)` is the sentence after ``error: ``; `hint` is the sentence after ``hint: ``."""
+
+    code = "error"
+    exit_status = 125
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(SshgridError):
+    code = "usage"
+    exit_status = 2
+
+
+class InventoryError(UsageError):
+    """`message` holds every error of the file, one block each: file:line:column, the line, a caret."""
+
+    code = "inventory"
+    exit_status = 125
+
+
+class FileMissing(UsageError):
+    code = "no-such-file"
+    exit_status = 127
+
+
+class UnknownLanguage(UsageError):
+    code = "unknown-language"
+    exit_status = 127
+
+
+class NoSuchJob(UsageError):
+    code = "no-such-job"
+    exit_status = 1
+
+
+class NoSuchNode(UsageError):
+    code = "no-such-node"
+    exit_status = 1
+
+
+class NotAllowed(UsageError):
+    code = "not-allowed"
+    exit_status = 1
+
+
+class HostError(SshgridError):
+    """`node` names the machine; `reason` is short enough for a table cell."""
+
+    code = "host"
+    exit_status = 125
+
+    def __init__(self, node: str, reason: str, hint: str = "") -> None:
+        super().__init__(f"{node}: {reason}" if node else reason, hint)
+        self.node = node
+        self.reason = reason
+
+
+class Unreachable(HostError):
+    code = "unreachable"
+
+
+class LoginRefused(HostError):
+    code = "login-refused"
+
+
+class HostKeyUnknown(HostError):
+    code = "host-key-unknown"
+
+
+class HostKeyChanged(HostError):
+    code = "host-key-changed"
+
+
+class Dropped(HostError):
+    code = "dropped"
+
+
+class NodeUnfit(HostError):
+    code = "node-unfit"
+
+
+class NoNodeLeft(SshgridError):
+    code = "no-node"
+    exit_status = 125
+
+
+class MasterGone(SshgridError):
+    code = "master-gone"
+    exit_status = 125
+
+
+class StoreError(SshgridError):
+    code = "store"
+    exit_status = 125

@@ -1,0 +1,320 @@
+"""The nouns of sshgrid: frozen values that every other module speaks in.
+
+Nothing here decides, waits, reads a file or looks at a clock. Times are Unix seconds (float) unless a name says
+otherwise; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import NewType, TypeAlias
+
+import msgspec
+
+JobId = NewType("JobId", int)
+
+
+class Noun(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=True):
+    """Base of all values: immutable, compared by content, JSON in and out by msgspec."""
+
+
+# --- nodes -----------------------------------------------------------------------------------------------------------
+
+
+class Node(Noun, frozen=True):
+    """One machine of the inventory, as written there (defaults and group already merged in)."""
+
+    name: str
+    host: str = ""
+    connection: str = "ssh"  # "ssh" | "local" (an SSH server inside the master's own process)
+    port: int | None = None  # None = what ssh_config or 22 says
+    user: str | None = None
+    ssh_config: str | None = None  # a Host alias of the user's ssh_config
+    identity_file: str | None = None
+    known_hosts: str | None = None  # None = the user's and the system's files
+    slots: int | None = None  # None = auto = number of cores
+    weight: float = 1.0
+    tags: frozenset[str] = frozenset()
+    toolchains: frozenset[str] | None = None  # None = whatever the probe finds
+    max_load: float | None = None  # busy share of the cores, 0.0 to 1.0 (or more), above which nothing new starts
+    workdir: str = "/var/tmp/sshgrid-{uid}"
+    connect_timeout_seconds: float = 10.0
+    drained: bool = False
+
+
+class Toolchain(Noun, frozen=True):
+    """One language as one node really has it: proved by a hello that ran there."""
+
+    language: str
+    version: str  # "17.0.15"; "" when the tool does not say
+    commands: Mapping[str, str]  # command as the table writes it ("gcc|clang|cc") -> absolute path on the node
+    fingerprint: str  # changes when a tool changes: part of the build key
+
+
+class Facts(Noun, frozen=True):
+    """What first contact found on a node."""
+
+    system: str  # uname -s
+    architecture: str  # uname -m
+    libc: str  # "glibc 2.36", "musl", ""
+    cores: int
+    memory_bytes: int
+    boot_id: str  # boot id and pid namespace: another value means that every run there is gone
+    uid: int
+    workdir: str  # absolute
+    isolation: str  # "pidns" (nothing escapes) | "session" (setsid and a scan: best effort)
+    helpers: frozenset[str] = frozenset()
+    uptime_seconds: float = 0.0
+
+
+class Sample(Noun, frozen=True):
+    """One load sample; it is the heartbeat as well."""
+
+    at: float  # the master's clock when it arrived
+    uptime_seconds: float  # the node's own clock: leases and not-after times are written in it
+    busy_cores: float | None  # from /proc/stat between two samples; None for the first one
+    load: float  # one-minute load average
+    memory_free_bytes: int
+
+
+class NodeState(enum.StrEnum):
+    IDLE = "IDLE"
+    MIXED = "MIXED"
+    ALLOCATED = "ALLOCATED"
+    DRAINING = "DRAINING"
+    DRAINED = "DRAINED"
+    DOWN = "DOWN"
+    UNKNOWN = "UNKNOWN"
+
+
+# --- programs --------------------------------------------------------------------------------------------------------
+
+
+class SourceFile(Noun, frozen=True):
+    """One file of a program; its bytes live in the spool under their SHA-256."""
+
+    name: str  # relative, "/" separated, no ".."
+    sha256: str
+    size: int
+    executable: bool = False
+
+
+class Limits(Noun, frozen=True):
+    wall_seconds: float | None = None
+    memory_bytes: int | None = None
+    output_bytes: int | None = None  # stdout and stderr together
+
+
+class Program(Noun, frozen=True):
+    """What is to be run: the same value gives the same build on the same kind of node."""
+
+    language: str
+    entry: str  # name of the file (in `files`) that the user named
+    files: tuple[SourceFile, ...]
+    args: tuple[bytes, ...] = ()  # bytes: an argument need not be UTF-8
+    env: tuple[tuple[str, bytes], ...] = ()
+    stdin: SourceFile | None = None
+    flags: tuple[str, ...] = ()
+    version: str = ""  # "", or a constraint such as ">=17"
+    limits: Limits = Limits()
+
+
+class OnHostLoss(enum.StrEnum):
+    RELAUNCH = "relaunch"
+    WAIT = "wait"
+    FAIL = "fail"
+    FENCE = "fence"
+
+
+class OnDisconnect(enum.StrEnum):
+    KEEP = "keep"
+    CANCEL = "cancel"
+
+
+class Submission(Noun, frozen=True):
+    """A program and how its owner wants it treated."""
+
+    program: Program
+    command: str  # what `ps` shows: the file and its arguments as typed
+    name: str = ""
+    on: str = ""  # node selector, "" = any
+    retries: int | None = None  # further attempts after host failure; None = what the inventory says
+    priority: int = 0
+    on_host_loss: OnHostLoss = OnHostLoss.RELAUNCH
+    on_disconnect: OnDisconnect = OnDisconnect.KEEP
+    interactive: bool = False
+    terminal: bool = False  # interactive on a pseudo-terminal
+    wait_for_nodes: bool = False  # detached: stay queued while every able node is down, instead of giving up
+
+
+# --- how an attempt and a job end --------------------------------------------------------------------------------------
+
+
+class Usage(Noun, frozen=True):
+    """What a finished run used, as far as the node could tell."""
+
+    started: float = 0.0
+    ended: float = 0.0
+    cpu_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+class Exited(Noun, frozen=True, tag="exited"):
+    """The program ran to its end; a non-zero code is a result, not an error. Code 128+N is signal N, as in a shell."""
+
+    code: int
+
+
+class CompileFailed(Noun, frozen=True, tag="compile-failed"):
+    """The compiler said no; its words are the attempt's `compile` stream."""
+
+    code: int
+
+
+class TimedOut(Noun, frozen=True, tag="timed-out"):
+    wall_seconds: float
+
+
+class OutOfMemory(Noun, frozen=True, tag="out-of-memory"):
+    limit_bytes: int
+
+
+class OutputLimit(Noun, frozen=True, tag="output-limit"):
+    limit_bytes: int
+
+
+class Cancelled(Noun, frozen=True, tag="cancelled"):
+    by: str = ""
+
+
+class HostLost(Noun, frozen=True, tag="host-lost"):
+    """The machine, or the road to it, failed; says nothing about the program."""
+
+    reason: str
+
+
+class ToolchainBroken(Noun, frozen=True, tag="toolchain-broken"):
+    """The compiler or interpreter itself failed (missing, crashed, no space)."""
+
+    reason: str
+
+
+class GaveUp(Noun, frozen=True, tag="gave-up"):
+    """No node was left to try."""
+
+    reason: str
+
+
+class Crashed(Noun, frozen=True, tag="crashed"):
+    """Our bug; the traceback is in the master's log."""
+
+    reason: str
+
+
+Outcome: TypeAlias = (
+    Exited | CompileFailed | TimedOut | OutOfMemory | OutputLimit | Cancelled | HostLost | ToolchainBroken | Crashed
+)
+Verdict: TypeAlias = Exited | CompileFailed | TimedOut | OutOfMemory | OutputLimit | Cancelled | GaveUp | Crashed
+
+
+# --- jobs ------------------------------------------------------------------------------------------------------------
+
+
+class Phase(enum.StrEnum):
+    """Where a job is in the queue; how it ended is its verdict."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+
+
+class Step(enum.StrEnum):
+    """What a running attempt is doing."""
+
+    UPLOADING = "uploading"
+    COMPILING = "compiling"
+    RUNNING = "running"
+    FETCHING = "fetching"
+
+
+class Attempt(Noun, frozen=True):
+    """One try of one job on one node. `number` is the fence: news that carries an older one is dropped."""
+
+    job: JobId
+    number: int  # from 1
+    node: str
+
+    def __str__(self) -> str:
+        return f"{self.job}.{self.number}"
+
+
+class AttemptRecord(Noun, frozen=True):
+    """An attempt as it is remembered."""
+
+    number: int
+    node: str
+    began: float
+    step: Step = Step.UPLOADING
+    outcome: Outcome | None = None
+    ended: float | None = None
+    uploaded_bytes: int = 0
+    compiled: bool | None = None  # None = not known yet or nothing to compile
+    toolchain: str = ""  # "java 17.0.15"
+    isolation: str = ""
+    usage: Usage = Usage()
+
+
+class Job(Noun, frozen=True):
+    id: JobId
+    owner: str
+    submission: Submission
+    submitted: float
+    phase: Phase = Phase.QUEUED
+    attempts: tuple[AttemptRecord, ...] = ()
+    excluded: frozenset[str] = frozenset()  # nodes that failed this job
+    not_before: float = 0.0
+    verdict: Verdict | None = None
+    cancel_requested: bool = False
+    held: str = ""  # why it is held; "" = it is not
+    ended: float | None = None
+
+
+class RetryPolicy(Noun, frozen=True):
+    retries: int = 2
+    backoff_seconds: float = 2.0
+    backoff_max_seconds: float = 60.0
+    patience_min_seconds: float = 10.0
+    patience_max_seconds: float = 600.0
+
+
+class Language(Noun, frozen=True):
+    """One row of the table of languages. A command's first word may name alternatives: ``gcc|clang|cc``.
+
+    Placeholders in `compile` and `run`, each a whole word or a part of one: ``{src}`` entry file, ``{srcs}`` all source
+    files of this language, ``{exe}`` the executable to be made, ``{out}`` the output folder, ``{main}`` the name of what
+    has main (Java), ``{dir}`` the absolute build folder; as whole words only: ``{flags}``, ``{args}``.
+    """
+
+    name: str
+    match: tuple[str, ...]  # file name globs, case-sensitive
+    run: tuple[str, ...]
+    compile: tuple[tuple[str, ...], ...] = ()  # commands in order
+    version: tuple[str, ...] = ()  # command that prints a version
+    interpreters: tuple[str, ...] = ()  # names in a #! line
+    hello: str = ""  # a program that prints "hello"; "" = a version command that succeeds is proof enough
+    env: tuple[tuple[str, str], ...] = ()
+    address_space_limit: bool = False  # `ulimit -v` may enforce --memory
+    default: bool = True  # on by default; False = offered where the probe finds it
+
+
+class Recipe(Noun, frozen=True):
+    """What a node must do for a program, resolved for its toolchain: the input of the remote wrapper."""
+
+    build_key: str  # hex; same key = same build
+    layout: tuple[tuple[str, SourceFile], ...]  # path in the build folder -> file
+    compile: tuple[tuple[str, ...], ...]  # argv lists, run inside the build folder; () = nothing to compile
+    run: tuple[bytes, ...]  # argv; "{dir}" at the start of a word stands for the absolute build folder
+    env: tuple[tuple[str, bytes], ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()  # (name on the node, the user's name), for compiler messages
+    address_space_limit: bool = False

@@ -1,0 +1,440 @@
+"""How a face and the master talk: JSON Lines over a byte stream, raw bytes after a line that announces them.
+
+A line is one JSON object with a "type". When it carries `size` and is one of the payload messages (`PutBlob`, `Output`,
+`Input`), exactly `size` raw bytes follow its newline: output is never escaped or re-encoded. A connection carries one
+request at a time; `Watch` and `Run` answer with events until `Ended`, every other request with one reply. The client may
+send `Input`, `Resize`, `Cancel` while it watches. Refuses lines over MAX_LINE and payloads over MAX_PAYLOAD.
+
+This module is pure: it knows no socket. `Decoder` is fed bytes and gives messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import msgspec
+
+from sshgrid.errors import SshgridError, UsageError
+from sshgrid.model import JobId, NodeState, Noun, OnDisconnect, Submission, Toolchain
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+PROTOCOL = 1
+MAX_LINE = 4 * 1024 * 1024
+MAX_PAYLOAD = 1024 * 1024
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------------
+
+
+class Hello(Noun, frozen=True, tag="hello"):
+    """First line of every connection; the master answers `Welcome` or `Failure` (code "version")."""
+
+    version: str
+    protocol: int = PROTOCOL
+
+
+class PutBlob(Noun, frozen=True, tag="put-blob"):
+    """A piece of a file, `size` raw bytes follow; `last` closes the file, which must then match `sha256`. No reply."""
+
+    sha256: str
+    size: int
+    last: bool
+
+
+class MissingBlobs(Noun, frozen=True, tag="missing-blobs"):
+    """Which of these does the master lack? Answered by `Blobs`."""
+
+    sha256: tuple[str, ...]
+
+
+class Submit(Noun, frozen=True, tag="submit"):
+    """Accept this job; the same `key` sent twice gives the same job. Answered by `Accepted`, which means: durable."""
+
+    submission: Submission
+    key: str
+
+
+class Watch(Noun, frozen=True, tag="watch"):
+    """All events of a job from its beginning (or only the end of its output) until it is done."""
+
+    job: JobId
+    output: bool = True
+    on_disconnect: OnDisconnect = OnDisconnect.KEEP
+
+
+class Logs(Noun, frozen=True, tag="logs"):
+    """The kept output of one attempt; 0 = the newest. With `follow` until the job is done. Events `Output`, `Ended`."""
+
+    job: JobId
+    attempt: int = 0
+    follow: bool = False
+    tail_lines: int | None = None
+    streams: tuple[str, ...] = ("stdout", "stderr")
+
+
+class Cancel(Noun, frozen=True, tag="cancel"):
+    """End jobs. INT, TERM and KILL cancel (INT grows to TERM after 5 s and KILL after 10); any other signal is only sent."""
+
+    jobs: tuple[JobId, ...]
+    signal: str = "TERM"
+
+
+class Input(Noun, frozen=True, tag="input"):
+    """Bytes for the standard input of an interactive run; size 0 = end of input."""
+
+    size: int
+
+
+class Resize(Noun, frozen=True, tag="resize"):
+    columns: int
+    rows: int
+
+
+class Jobs(Noun, frozen=True, tag="jobs"):
+    """List jobs: by selector ("" = all) and filters."""
+
+    selector: str = ""
+    user: str = ""
+    states: tuple[str, ...] = ()
+    since_seconds: float | None = None
+    active_only: bool = False
+
+
+class Info(Noun, frozen=True, tag="info"):
+    job: JobId
+
+
+class Remove(Noun, frozen=True, tag="remove"):
+    """Forget finished jobs and their output."""
+
+    jobs: tuple[JobId, ...]
+
+
+class Hold(Noun, frozen=True, tag="hold"):
+    """Keep waiting jobs from starting; with `release` let them go."""
+
+    jobs: tuple[JobId, ...]
+    release: bool = False
+
+
+class Nodes(Noun, frozen=True, tag="nodes"):
+    selector: str = ""
+
+
+class CheckNodes(Noun, frozen=True, tag="check-nodes"):
+    """Dial these nodes now, whatever the breaker says, and answer with `NodesReply` when each has answered or failed."""
+
+    selector: str
+
+
+class Explain(Noun, frozen=True, tag="explain"):
+    """Where would this go, and why not elsewhere? Nothing is queued (`run --dry-run`)."""
+
+    submission: Submission
+
+
+class Toolchains(Noun, frozen=True, tag="toolchains"):
+    selector: str = ""
+
+
+class Status(Noun, frozen=True, tag="status"):
+    pass
+
+
+class Reload(Noun, frozen=True, tag="reload"):
+    """Read the inventory now instead of at the next look. Answered by `Done` or `Failure`."""
+
+
+class Stop(Noun, frozen=True, tag="stop"):
+    drain: bool = False
+
+
+Request: TypeAlias = (
+    PutBlob
+    | MissingBlobs
+    | Submit
+    | Watch
+    | Logs
+    | Cancel
+    | Input
+    | Resize
+    | Jobs
+    | Info
+    | Remove
+    | Hold
+    | Nodes
+    | CheckNodes
+    | Explain
+    | Toolchains
+    | Status
+    | Reload
+    | Stop
+)
+
+
+# --- what is answered -------------------------------------------------------------------------------------------------
+
+
+class Welcome(Noun, frozen=True, tag="welcome"):
+    version: str
+    pid: int
+
+
+class Failure(Noun, frozen=True, tag="failure"):
+    """A refused request: the fields of an SshgridError."""
+
+    code: str
+    message: str
+    hint: str = ""
+    exit_status: int = 125
+
+
+class Done(Noun, frozen=True, tag="done"):
+    count: int = 0
+
+
+class Blobs(Noun, frozen=True, tag="blobs"):
+    sha256: tuple[str, ...]
+
+
+class Accepted(Noun, frozen=True, tag="accepted"):
+    job: JobId
+
+
+class NodeReason(Noun, frozen=True):
+    node: str
+    reason: str
+
+
+class AttemptLine(Noun, frozen=True):
+    number: int
+    node: str
+    outcome: str  # "" while it runs
+    started: float
+    ended: float | None
+    uploaded_bytes: int
+    compiled: bool | None
+    cpu_seconds: float | None
+    peak_memory: int | None
+    toolchain: str = ""
+    isolation: str = ""
+
+
+class JobLine(Noun, frozen=True):
+    """A job as `ps` and `info` show it."""
+
+    id: JobId
+    user: str
+    program: str
+    name: str
+    state: str  # PENDING RUNNING COMPLETED FAILED CANCELLED TIMEOUT NODE_FAIL OUT_OF_MEMORY COMPILE_ERROR DISCONNECTED
+    phase: str  # uploading compiling running fetching, "" when not running
+    node: str
+    attempt: int
+    attempts_allowed: int
+    submitted: float
+    started: float | None
+    seconds: float
+    exit_code: int | None
+    signal: int | None
+    reason: str
+    exit_status: int | None = None  # what `run`, `attach`, `wait` of this one job exit with; None = not done
+    attempts: tuple[AttemptLine, ...] = ()
+    why: tuple[NodeReason, ...] = ()
+
+
+class JobsReply(Noun, frozen=True, tag="jobs-reply"):
+    jobs: tuple[JobLine, ...]
+
+
+class NodeLine(Noun, frozen=True):
+    name: str
+    state: NodeState
+    reason: str
+    cpu: float | None  # busy share of all cores, 0.0 to 1.0
+    load: float | None
+    memory_free: int | None
+    running: int
+    slots: int | None
+    toolchains: tuple[str, ...]
+    last_seen: float | None
+    next_try_seconds: float | None = None
+    cores: int | None = None
+    tags: tuple[str, ...] = ()
+    isolation: str = ""
+
+
+class NodesReply(Noun, frozen=True, tag="nodes-reply"):
+    nodes: tuple[NodeLine, ...]
+
+
+class ExplainReply(Noun, frozen=True, tag="explain-reply"):
+    """`chosen` is "" when nothing can take it now; `score` is busy share after correction, lower is better."""
+
+    chosen: str
+    scores: tuple[tuple[str, float], ...]
+    why: tuple[NodeReason, ...]
+
+
+class ToolchainLine(Noun, frozen=True):
+    language: str
+    match: tuple[str, ...]
+    nodes: tuple[tuple[str, Toolchain], ...]  # (node, what it has)
+    problems: tuple[NodeReason, ...] = ()  # present but its hello did not run
+
+
+class ToolchainsReply(Noun, frozen=True, tag="toolchains-reply"):
+    languages: tuple[ToolchainLine, ...]
+
+
+class StatusReply(Noun, frozen=True, tag="status-reply"):
+    pid: int
+    version: str
+    socket: str
+    state_dir: str
+    inventory: str
+    inventory_error: str  # "" = the file is what the master works with
+    uptime_seconds: float
+    nodes: int
+    jobs_by_state: dict[str, int]
+    clients: int
+
+
+# --- events of a watched job --------------------------------------------------------------------------------------------
+
+
+class Output(Noun, frozen=True, tag="output"):
+    """`size` raw bytes of the program follow. stream: "stdout" | "stderr" | "compile"."""
+
+    stream: str
+    attempt: int
+    size: int
+
+
+class Progress(Noun, frozen=True, tag="progress"):
+    """An attempt entered a step."""
+
+    attempt: int
+    attempts_allowed: int
+    node: str
+    step: str
+
+
+class Waiting(Noun, frozen=True, tag="waiting"):
+    """The job is queued; why, node by node."""
+
+    reason: str
+    why: tuple[NodeReason, ...] = ()
+
+
+class Notice(Noun, frozen=True, tag="notice"):
+    """A sentence for the person who waits ("h2 lost (no answer for 10 s), moved to h3 (attempt 2 of 3)")."""
+
+    text: str
+
+
+class Restarted(Noun, frozen=True, tag="restarted"):
+    """This stream of the new attempt does not begin as the old one did: what follows starts again from its first byte."""
+
+    stream: str
+    attempt: int
+
+
+class Ended(Noun, frozen=True, tag="ended"):
+    job: JobLine
+
+
+Event: TypeAlias = Output | Progress | Waiting | Notice | Restarted | Ended
+
+Reply: TypeAlias = (
+    Welcome
+    | Failure
+    | Done
+    | Blobs
+    | Accepted
+    | JobsReply
+    | NodesReply
+    | ExplainReply
+    | ToolchainsReply
+    | StatusReply
+)
+
+Message: TypeAlias = Hello | Request | Reply | Event
+
+_PAYLOAD = (PutBlob, Output, Input)
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+
+
+def encode(message: Message, payload: bytes = b"") -> bytes:
+    """The bytes of one message; `payload` must be as long as the message's `size`."""
+    if isinstance(message, _PAYLOAD) and len(payload) != message.size:
+        raise ValueError(f"payload of {len(payload)} bytes announced as {message.size}")
+    return _encoder.encode(message) + b"\n" + payload
+
+
+class Decoder:
+    """Bytes in, (message, payload) out.
+
+    >>> decoder = Decoder()
+    >>> list(decoder.feed(encode(Input(2), b"hi")))
+    [(Input(size=2), b'hi')]
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._head: PutBlob | Output | Input | None = None
+
+    def feed(self, piece: bytes) -> Iterator[tuple[Message, bytes]]:
+        """Messages completed by `piece`. UsageError when the bytes are not this protocol."""
+        self._buffer += piece
+        while True:
+            if self._head is not None:
+                size = self._head.size
+                if len(self._buffer) < size:
+                    return
+                payload = bytes(self._buffer[:size])
+                del self._buffer[:size]
+                head, self._head = self._head, None
+                yield head, payload
+                continue
+            end = self._buffer.find(b"\n")
+            if end < 0:
+                if len(self._buffer) > MAX_LINE:
+                    raise UsageError(f"a request line is longer than {MAX_LINE} bytes")
+                return
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 1]
+            message = _parse(line)
+            if isinstance(message, _PAYLOAD) and message.size > 0:
+                self._head = message
+            else:
+                yield message, b""
+
+
+def _parse(line: bytes) -> Message:
+    try:
+        message = _decoder.decode(line)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"not a request this version understands: {error}") from error
+    if isinstance(message, _PAYLOAD) and not 0 <= message.size <= MAX_PAYLOAD:
+        raise UsageError(f"a payload of {message.size} bytes is over the limit of {MAX_PAYLOAD}")
+    return message
+
+
+def failure(error: SshgridError) -> Failure:
+    return Failure(error.code, error.message, error.hint, error.exit_status)
+
+
+class Grid(Protocol):
+    """Everything a face may ask. Implemented by the master itself and by the connection to one."""
+
+    async def submit(self, submission: Submission, key: str) -> JobId: ...
+    def watch(self, request: Watch | Logs) -> AbstractAsyncContextManager[AsyncIterator[tuple[Event, bytes]]]: ...
+    async def cancel(self, request: Cancel) -> int: ...
+    async def jobs(self, query: Jobs) -> Sequence[JobLine]: ...
+    async def nodes(self, query: Nodes) -> Sequence[NodeLine]: ...
