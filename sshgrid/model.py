@@ -278,6 +278,7 @@ class Job(Noun, frozen=True):
     cancel_requested: bool = False
     held: str = ""  # why it is held; "" = it is not
     ended: float | None = None
+    cancel_by: str = ""  # who asked, the signal first: "INT", "TERM by ana"; read while cancel_requested
 
 
 class RetryPolicy(Noun, frozen=True):
