@@ -3,7 +3,7 @@
 People wait for this module, so it imports nothing heavy. Refuses a socket or state folder that is not ours alone, and
 never leaves two masters for one inventory: whoever starts one holds the lock of `Places`.
 """
-# ruff: noqa: PTH - pathlib costs 5 ms of every command
+# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ def _check_peer(sock: socket.socket, path: str) -> None:
         raise StoreError(f"{path}: a process of another user (uid {uid}) listens there", "sshgrid doctor")
 
 
-# --- finding and starting a master -------------------------------------------------------------------------------------
+# --- finding and starting a master -----------------------------------------------------------------------------------
 
 
 def connect(places: Places, *, start: bool = True, say: Say = lambda _: None) -> Connection:
@@ -346,7 +346,7 @@ def _last_error(log: str, start: int) -> tuple[str, str]:
     return message.strip(), hint.strip()
 
 
-# --- two versions ------------------------------------------------------------------------------------------------------
+# --- two versions ----------------------------------------------------------------------------------------------------
 
 
 def _same_version(connection: Connection, places: Places, say: Say) -> Connection:

@@ -1,10 +1,9 @@
 """Where things are: the inventory, and for each inventory its state folder, socket, lock and log.
 
 Nothing is created here. Refuses an `./inventory.yaml` that others can write (it says which hosts get our programs), and
-gives socket paths that fit into the 108 bytes a Unix socket has. Paths are strings: the command line is waited for, and
-pathlib costs 5 ms.
+gives socket paths that fit into the 108 bytes a Unix socket has. Paths are strings.
 """
-# ruff: noqa: PTH - see above
+# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ MAX_SOCKET_BYTES = 100
 
 
 class Places(Noun, frozen=True):
-    """Absolute paths. `lock` is held by whoever starts a master, while it starts: the master itself must not take it."""
+    """Absolute paths. `lock` is held by whoever starts a master while it starts: the master itself must not take it."""
 
     inventory: str
     inventory_source: str  # "-i" | "environment" | "current folder" | "config" | "default" (not there yet)
@@ -145,5 +144,5 @@ def _socket(state_dir: str, environ: Mapping[str, str]) -> str:
     if len(os.fsencode(plain)) <= MAX_SOCKET_BYTES:
         return plain
     mark = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:16]
-    runtime = environ.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108 - the folder below it is checked by private_dir
+    runtime = environ.get("XDG_RUNTIME_DIR") or "/tmp"  # the folder below it is checked by private_dir
     return os.path.join(runtime, f"sshgrid-{os.getuid()}", f"{mark}.sock")
