@@ -1,0 +1,214 @@
+"""One SSH connection to one node: whose key is accepted, whose login is used, and who is to blame when it fails.
+
+Every failure of a library or the system becomes a `HostError` here and nowhere else. Refuses to connect without
+checking the host key; there is no setting for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import asyncssh
+
+from sshgrid.errors import Dropped, HostError, HostKeyChanged, HostKeyUnknown, LoginRefused, Unreachable
+from sshgrid.local_node import serve_local
+from sshgrid.model import Node, Noun
+
+LOGIN_TIMEOUT_SECONDS = 15
+# A cut is noticed after interval x (count + 1) seconds.
+KEEPALIVE_SECONDS = 5
+KEEPALIVE_COUNT = 3
+SYSTEM_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
+
+
+class Dialing(Noun, frozen=True):
+    """What of the user's SSH setup a connection may use."""
+
+    known_hosts: str = ""  # sshgrid's own file, written by `node add`
+    ssh_config: str = "~/.ssh/config"  # "" = none
+    agent: str | None = None  # path of the agent's socket; None = no agent
+
+
+def dialing(config_dir: Path, environ: Mapping[str, str]) -> Dialing:
+    return Dialing(
+        known_hosts=str(config_dir / "known_hosts"),
+        ssh_config=environ.get("SSHGRID_SSH_CONFIG", "~/.ssh/config"),
+        agent=environ.get("SSH_AUTH_SOCK"),
+    )
+
+
+async def dial(node: Node, how: Dialing) -> asyncssh.SSHClientConnection:
+    """A logged-in connection. Raises Unreachable, LoginRefused, HostKeyUnknown, HostKeyChanged."""
+    if node.connection == "local":
+        return await serve_local()
+    witness = _Witness()
+    with blame(node, witness, how):
+        return await asyncssh.connect(
+            node.ssh_config or node.host,
+            client_factory=lambda: witness,
+            known_hosts=_known_hosts(node, how),
+            config=_config(how),
+            agent_path=how.agent,
+            preferred_auth="publickey",
+            connect_timeout=node.connect_timeout_seconds,
+            login_timeout=LOGIN_TIMEOUT_SECONDS,
+            keepalive_interval=KEEPALIVE_SECONDS,
+            keepalive_count_max=KEEPALIVE_COUNT,
+            **_overrides(node),
+        )
+
+
+def _overrides(node: Node) -> dict[str, object]:
+    """What the inventory says wins over ssh_config; what it leaves out is left to ssh_config."""
+    options: dict[str, object] = {}
+    if node.ssh_config and node.host:
+        options["host"] = node.host
+    if node.port is not None:
+        options["port"] = node.port
+    if node.user is not None:
+        options["username"] = node.user
+    if node.identity_file is not None:
+        path = Path(node.identity_file).expanduser()
+        if not path.is_file():
+            raise LoginRefused(node.name, f"identity file {node.identity_file} does not exist")
+        options["client_keys"] = [str(path)]
+        options["agent_path"] = None
+    return options
+
+
+def _config(how: Dialing) -> list[str]:
+    path = Path(how.ssh_config).expanduser() if how.ssh_config else None
+    return [str(path)] if path and path.is_file() else []
+
+
+# --- host keys ----------------------------------------------------------------------------------------------------
+
+
+class _Witness(asyncssh.SSHClient):
+    """Remembers the key of a host that is not trusted, so that the error can show it."""
+
+    key: asyncssh.SSHKey | None = None
+    host = ""
+    address = ""
+    port = 22
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        self.key, self.host, self.address, self.port = key, host, addr, port
+        return False
+
+
+def known_hosts_files(node: Node, how: Dialing) -> list[Path]:
+    """The node's own file alone, or else sshgrid's, the user's and the system's."""
+    names = (node.known_hosts,) if node.known_hosts else (how.known_hosts, *SYSTEM_KNOWN_HOSTS)
+    return [path for name in names if name and (path := Path(name).expanduser()).is_file()]
+
+
+def _known_hosts(node: Node, how: Dialing) -> asyncssh.SSHKnownHosts:
+    text = "".join(path.read_text(errors="replace") + "\n" for path in known_hosts_files(node, how))
+    return asyncssh.import_known_hosts(text)
+
+
+def _untrusted(node: Node, how: Dialing, witness: _Witness) -> HostError:
+    """asyncssh says the same of an unknown and of a changed key; they are very different news."""
+    if witness.key is None:
+        return HostKeyUnknown(node.name, "the host key could not be checked")
+    fingerprint = witness.key.get_fingerprint()
+    for path in known_hosts_files(node, how):
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if _names_host(line, witness):
+                return HostKeyChanged(
+                    node.name,
+                    f"host key changed: it shows {fingerprint}, which is not the key in {path}:{number}",
+                    "if the machine was reinstalled, remove that line and run: "
+                    f"sshgrid node check {node.name} --accept-new; otherwise somebody may be in between",
+                )
+    return HostKeyUnknown(node.name, f"unknown host key {fingerprint}", f"sshgrid node check {node.name} --accept-new")
+
+
+def _names_host(line: str, witness: _Witness) -> bool:
+    with contextlib.suppress(ValueError, asyncssh.KeyImportError):
+        keys, authorities, revoked, *_ = asyncssh.import_known_hosts(line + "\n").match(
+            witness.host, witness.address, witness.port
+        )
+        return bool(keys or authorities or revoked)
+    return False
+
+
+async def host_key_of(node: Node, how: Dialing) -> tuple[str, str]:
+    """(fingerprint, known_hosts line) of the key that a node shows now, without logging in."""
+    witness = _Witness()
+    with blame(node, witness, how), contextlib.suppress(asyncssh.HostKeyNotVerifiable):
+        connection = await asyncssh.connect(
+            node.ssh_config or node.host,
+            client_factory=lambda: witness,
+            known_hosts=asyncssh.import_known_hosts(""),
+            config=_config(how),
+            agent_path=None,
+            client_keys=None,
+            connect_timeout=node.connect_timeout_seconds,
+            login_timeout=LOGIN_TIMEOUT_SECONDS,
+            **{name: value for name, value in _overrides(node).items() if name in ("host", "port", "username")},
+        )
+        connection.abort()
+    if witness.key is None:
+        raise Unreachable(node.name, "it showed no host key")
+    name = witness.host if witness.port == 22 else f"[{witness.host}]:{witness.port}"
+    public = witness.key.export_public_key().decode().strip()
+    return witness.key.get_fingerprint(), f"{name} {public}"
+
+
+# --- blame --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def blame(node: Node, witness: _Witness | None = None, how: Dialing | None = None) -> Iterator[None]:
+    """Whatever goes wrong inside is the machine's fault, or the road's, and says so."""
+    try:
+        yield
+    except asyncssh.HostKeyNotVerifiable as error:
+        if witness is None or how is None:
+            raise HostKeyUnknown(node.name, str(error)) from error
+        raise _untrusted(node, how, witness) from error
+    except asyncssh.PermissionDenied as error:
+        raise LoginRefused(
+            node.name,
+            f"login refused for {node.user or 'the default user'}: no key was accepted",
+            "ssh-copy-id, or set identity_file",
+        ) from error
+    except (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError) as error:
+        raise Unreachable(
+            node.name,
+            f"the connection ended before login ({error}); sshd may be over MaxStartups, or punish this address",
+        ) from error
+    except asyncssh.ChannelOpenError as error:
+        raise Dropped(node.name, f"no further channel: {error.reason}") from error
+    except (asyncssh.Error, ValueError) as error:
+        raise Unreachable(node.name, f"no SSH connection: {_short(error)}") from error
+    except TimeoutError as error:
+        raise Unreachable(node.name, f"no answer within {node.connect_timeout_seconds:g} s") from error
+    except socket.gaierror as error:
+        raise Unreachable(node.name, f"no address for {node.host or node.ssh_config}: {error.strerror}") from error
+    except OSError as error:
+        raise Unreachable(node.name, os.strerror(error.errno).lower() if error.errno else str(error)) from error
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:160] or type(error).__name__
+
+
+async def end(connection: asyncssh.SSHClientConnection) -> None:
+    """End now. What is still in the socket's buffer must not reach the node later and start things."""
+    transport_socket = connection.get_extra_info("socket")
+    if transport_socket is not None:
+        with contextlib.suppress(OSError):
+            transport_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    connection.abort()
+    with contextlib.suppress(asyncssh.Error, OSError, TimeoutError):
+        async with asyncio.timeout(2):
+            await connection.wait_closed()

@@ -1,0 +1,189 @@
+"""A node without sshd: an SSH server in the master's own process, for `connection: local`.
+
+It listens on a loopback port for one connection, the one this process makes itself, with keys made for it alone, then
+the port is closed. It runs `/bin/sh -c COMMAND` as the master's own user and serves SFTP; forwarding, other logins and
+a second connection are refused. So a local node goes through exactly the code of any other node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+
+import asyncssh
+
+from sshgrid.errors import Unreachable
+
+_PIECE = 65536
+
+
+async def serve_local() -> asyncssh.SSHClientConnection:
+    """Both ends of a fresh loopback connection, logged in. Its server ends with it."""
+    host_key = asyncssh.generate_private_key("ssh-ed25519")
+    user_key = asyncssh.generate_private_key("ssh-ed25519")
+    ours, theirs = _loopback_pair()
+    server = asyncssh.run_server(
+        theirs,
+        server_host_keys=[host_key],
+        authorized_client_keys=asyncssh.import_authorized_keys(user_key.export_public_key().decode()),
+        password_auth=False,
+        kbdint_auth=False,
+        process_factory=_run_command,
+        sftp_factory=True,
+        allow_scp=False,
+        encoding=None,
+        keepalive_interval=0,
+    )
+    client = asyncssh.run_client(
+        ours,
+        config=None,
+        known_hosts=([host_key.convert_to_public()], [], []),
+        username="local",
+        client_keys=[user_key],
+        agent_path=None,
+    )
+    _, connection = await asyncio.gather(server, client)
+    return connection
+
+
+def _loopback_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected TCP sockets. A stranger who was quicker to connect is turned away."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(1)
+        ours = socket.create_connection(listener.getsockname(), timeout=5)
+        theirs, peer = listener.accept()
+    if peer != ours.getsockname():
+        theirs.close()
+        ours.close()
+        raise Unreachable("", "another process took the loopback connection of a local node")
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    for end in (ours, theirs):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return ours, theirs
+
+
+async def _run_command(process: asyncssh.SSHServerProcess[bytes]) -> None:
+    """One exec request: the command's streams, then its status. With a terminal, on a pseudo-terminal of its own."""
+    command = process.command or "exec /bin/sh"
+    if process.term_type is not None:
+        await _run_on_terminal(process, command)
+        return
+    child = await asyncio.create_subprocess_exec(
+        "/bin/sh",
+        "-c",
+        command,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stderr is not None
+    feeding = asyncio.create_task(_feed(process, child.stdin))
+    try:
+        await asyncio.gather(_pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr))
+        _leave(process, await child.wait())
+    except (asyncssh.Error, OSError):
+        # The channel is gone, and so is the reason for this shell; what it detached lives on.
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+    finally:
+        feeding.cancel()
+
+
+def _leave(process: asyncssh.SSHServerProcess[bytes], status: int) -> None:
+    if status < 0:
+        process.exit_with_signal(signal.Signals(-status).name.removeprefix("SIG"))
+    else:
+        process.exit(status)
+
+
+async def _feed(process: asyncssh.SSHServerProcess[bytes], pipe: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(asyncssh.Error, OSError):
+        while piece := await _next_piece(process):
+            pipe.write(piece)
+            await pipe.drain()
+    pipe.close()
+
+
+async def _next_piece(process: asyncssh.SSHServerProcess[bytes]) -> bytes:
+    while True:
+        try:
+            return await process.stdin.read(_PIECE)
+        except asyncssh.TerminalSizeChanged:
+            continue
+
+
+async def _pump(source: asyncio.StreamReader, target: asyncssh.SSHWriter[bytes]) -> None:
+    while piece := await source.read(_PIECE):
+        target.write(piece)
+        await target.drain()
+
+
+async def _run_on_terminal(process: asyncssh.SSHServerProcess[bytes], command: str) -> None:
+    import fcntl
+    import struct
+    import termios
+
+    def resize(columns: int, rows: int) -> None:
+        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    master, slave = os.openpty()
+    size = process.term_size
+    resize(size[0], size[1])
+    child = await asyncio.create_subprocess_exec(
+        "/bin/sh", "-c", command, stdin=slave, stdout=slave, stderr=slave, preexec_fn=_take_terminal
+    )
+    os.close(slave)
+    feeding = asyncio.create_task(_feed_terminal(process, master, resize))
+    loop = asyncio.get_running_loop()
+    try:
+        while piece := await loop.run_in_executor(None, _read_terminal, master):
+            process.stdout.write(piece)
+            await process.stdout.drain()
+        _leave(process, await child.wait())
+    except (asyncssh.Error, OSError):
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+    finally:
+        feeding.cancel()
+        os.close(master)
+
+
+def _take_terminal() -> None:
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _read_terminal(master: int) -> bytes:
+    try:
+        return os.read(master, _PIECE)
+    except OSError:  # EIO: the last process on the terminal has ended
+        return b""
+
+
+async def _feed_terminal(process: asyncssh.SSHServerProcess[bytes], master: int, resize: object) -> None:
+    assert callable(resize)
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            piece = await process.stdin.read(_PIECE)
+        except asyncssh.TerminalSizeChanged as change:
+            resize(change.width, change.height)
+            continue
+        except (asyncssh.Error, OSError):
+            return
+        if not piece:
+            return
+        await loop.run_in_executor(None, os.write, master, piece)

@@ -1,0 +1,495 @@
+# The verbs that a node knows. Sourced by the long-lived shells of a connection, and run as `sh node.sh wrapper RUN` for
+# the part of a run that must outlive every connection. Expects $W (working folder) and $BOOT (identity of this boot).
+# POSIX only (dash, busybox, bash): no local, no arrays, no $'..'. Values arrive as positional parameters or files.
+#
+#   runs/<grid>-<job>.<attempt>/
+#     job.sh    what to do: written by `start`, sourced here; functions layout, compile, program, and the limits
+#     out err build.log         the program's output and error; what the compiler said
+#     work/                     the program's current folder
+#     pid       link "pid=N,start=T,boot=B": the wrapper's identity       child   the same for the program's group
+#     running   exists once the program (not its build) has been started
+#     why       link: who ended it before its time (wall, memory, output, signal)
+#     rc        link "rc=N,...": present = finished; atomic, works on a full disk
+
+set -u
+umask 077
+
+# --- clocks and identities ---------------------------------------------------------------------------------------------
+
+# Whole seconds of the node's own uptime: wall clocks jump. The date is only for systems without /proc.
+uptime_seconds() {
+  if [ -r /proc/uptime ]; then
+    read -r now _ </proc/uptime
+    now=${now%%.*}
+  else
+    now=$(date +%s)
+  fi
+}
+
+# Start time of process $1 in clock ticks, "" when there is none: pid and start time together are an identity.
+start_time_of() {
+  started=
+  if [ -d /proc/self ]; then
+    { IFS= read -r stat_line </proc/"$1"/stat; } 2>/dev/null || return 1
+    # shellcheck disable=SC2086 # split into fields on purpose
+    set -- ${stat_line##*') '}
+    case $1 in Z | X) return 1 ;; esac
+    started=${20}
+  else
+    kill -0 "$1" 2>/dev/null || return 1
+    started=0
+  fi
+}
+
+# identity_alive pid=N,start=T,boot=B: is it that very process, of this boot?
+identity_alive() {
+  case $1 in *",boot=$BOOT") ;; *) return 1 ;; esac
+  identity=${1%%,boot=*}
+  pid=${identity#pid=}
+  pid=${pid%%,*}
+  start_time_of "$pid" && [ "$started" = "${identity##*start=}" ]
+}
+
+link_target() { # the target of link $1 in $target; readlink is everywhere, but not in POSIX
+  target=$(readlink "$1" 2>/dev/null) && [ -n "$target" ]
+}
+
+record_identity() { # record_identity PID FILE
+  start_time_of "$1" || started=0
+  ln -s "pid=$1,start=$started,boot=$BOOT" "$2" 2>/dev/null
+}
+
+# --- starting ----------------------------------------------------------------------------------------------------------
+
+# start RUN NOT_AFTER BUILD SHA...: standard input is job.sh. Answers one line:
+#   late RUN        the node's uptime is past NOT_AFTER: the command waited in a dead link
+#   missing RUN S.. these objects are not here (and the build is not either)
+#   already RUN     this attempt was started, or cancelled, before
+#   unfit RUN WHY   no space, read-only ...
+#   claimed RUN     the wrapper is on its way
+start() {
+  run=$1
+  not_after=$2
+  build=$3
+  shift 3
+  uptime_seconds
+  if [ "$now" -gt "$not_after" ]; then
+    echo "late $run"
+    return
+  fi
+  if [ ! -d "$W/builds/$build" ] || [ "$build" = - ]; then
+    absent=
+    for sha; do [ -f "$W/objects/$sha" ] || absent="$absent $sha"; done
+    if [ -n "$absent" ]; then
+      echo "missing $run$absent"
+      return
+    fi
+  fi
+  dir=$W/runs/$run
+  if ! mkdir "$dir" "$dir/work" 2>/dev/null; then
+    if [ -d "$dir" ]; then echo "already $run"; else echo "unfit $run cannot make a run folder in $W (disk full or read-only)"; fi
+    return
+  fi
+  # A record of fixed size, made now: the last resort for the exit code when no inode is left at the end.
+  if cat >"$dir/job.sh" && printf '%255s\n' '' >"$dir/record" && : >"$dir/out" && : >"$dir/err"; then
+    launch "$run"
+  else
+    rm -rf "$dir"
+    echo "unfit $run no space left in $W"
+  fi
+} 2>/dev/null
+
+# A background job of a shell ignores INT for ever after, and so would the program: `setsid -f` forks without that.
+launch() {
+  echo "claimed $1"
+  if [ "$SETSID_FORK" = 1 ]; then
+    setsid -f /bin/sh "$LIB" wrapper "$W" "$1" "$BOOT" </dev/null >/dev/null 2>"$W/runs/$1/wrapper.log"
+  else
+    setsid /bin/sh "$LIB" wrapper "$W" "$1" "$BOOT" </dev/null >/dev/null 2>"$W/runs/$1/wrapper.log" &
+  fi
+}
+
+# --- the wrapper: outlives the connection, the master and itself being looked at -----------------------------------------
+
+# Tells the connection that started this run, if it is still there (descriptor 9). Only a hint: rc is the truth.
+bell() { { echo "$1" >&9; } 2>/dev/null; }
+
+wrapper() {
+  RUN=$1
+  DIR=$W/runs/$RUN
+  cd "$DIR" || exit 70
+  # Caught, not ignored: what is ignored here would stay ignored in the program.
+  trap : HUP INT QUIT TERM PIPE USR1 USR2
+  record_identity $$ pid
+  # shellcheck source=/dev/null
+  . ./job.sh
+  run_task
+  bell "end $RUN"
+  # Whatever is left of a run without a pid namespace, then this process's own group: the watchdog and its sleep.
+  [ "$ISOLATION" = pidns ] || [ "$KEEP_CHILDREN" = 1 ] || kill_strays "$RUN"
+  [ "$KEEP_CHILDREN" = 1 ] || kill -9 0
+}
+
+# One task: build if nobody has, run, record. A batch is this, again and again.
+run_task() {
+  # shellcheck disable=SC2153 # BUILD comes from job.sh
+  BUILD_DIR=$W/builds/$BUILD
+  uptime_seconds
+  began=$now
+  code=0
+  if [ ! -d "$BUILD_DIR" ]; then
+    build
+    code=$?
+    case $code in
+      0) ;;
+      *) record "$code" "stage=build"; return ;;
+    esac
+  fi
+  : >running
+  bell "running $RUN"
+  guarded program "$WALL_LIMIT"
+  record "$?" "stage=run"
+}
+
+# Built aside and renamed in: a half-built folder is never seen. Two who build the same: the first rename counts.
+build() {
+  aside=$W/builds/.$BUILD.$RUN
+  if ! { mkdir "$aside" && cd "$aside" && layout; }; then
+    rm -rf "$aside"
+    return 74
+  fi
+  cd "$DIR" || return 74
+  if [ "$COMPILES" = 1 ]; then
+    guarded build "$BUILD_LIMIT" || { status=$?; rm -rf "$aside"; return "$status"; }
+    : >compiled
+  fi
+  if [ -d "$BUILD_DIR" ]; then rm -rf "$aside"; else mv "$aside" "$BUILD_DIR" 2>/dev/null || [ -d "$BUILD_DIR" ]; fi
+}
+
+# place SHA PATH MODE: one source file into the build folder (the current folder)
+place() {
+  case $2 in */*) mkdir -p "./${2%/*}" || return ;; esac
+  cp "$W/objects/$1" "./$2" && chmod "$3" "./$2"
+}
+
+# guarded STAGE SECONDS: the stage in a session of its own, with a watchdog beside it; status as of a shell.
+# It runs in the foreground: a background job would have INT ignored.
+guarded() {
+  [ ! -h child ] || rm -f child
+  watchdog "$2" </dev/null >/dev/null 2>&1 9>&- &
+  watchdog_pid=$!
+  setsid /bin/sh "$LIB" child "$W" "$RUN" "$BOOT" "$1" 9>&-
+  status=$?
+  kill -9 "$watchdog_pid" 2>/dev/null
+  return "$status"
+}
+
+# child STAGE: first process of the stage's session; its pid is the group that signals go to.
+child() {
+  DIR=$W/runs/$RUN
+  cd "$DIR" || exit 70
+  record_identity $$ child
+  # shellcheck source=/dev/null
+  . ./job.sh
+  case $ISOLATION in
+    pidns)
+      # shellcheck disable=SC2086 # two options or none
+      exec unshare $USER_NAMESPACE --pid --fork --kill-child=KILL --mount-proc \
+        /bin/sh "$LIB" init "$W" "$RUN" "$BOOT" "$1"
+      ;;
+    *) stage "$1" ;;
+  esac
+}
+
+# First process of a pid namespace: caught signals reach the program through the group; when this exits, all is gone.
+init() {
+  trap : HUP INT QUIT TERM USR1 USR2
+  cd "$W/runs/$RUN" || exit 70
+  # shellcheck source=/dev/null
+  . ./job.sh
+  (stage "$1")
+  exit
+}
+
+stage() {
+  BUILD_DIR=$W/builds/$BUILD
+  # shellcheck disable=SC3045 # dash, busybox and bash all have them
+  {
+    [ -z "$ADDRESS_SPACE_KB" ] || [ "$1" != program ] || ulimit -v "$ADDRESS_SPACE_KB"
+    ulimit -c 0
+  } 2>/dev/null
+  case $1 in
+    build) cd "$W/builds/.$BUILD.$RUN" && environment && compile </dev/null >"$W/runs/$RUN/build.log" 2>&1 ;;
+    program)
+      tools_present || { ln -s toolchain ../why; exit 127; }
+      input=/dev/null
+      [ -z "$INPUT" ] || input=$W/objects/$INPUT
+      cd "$W/runs/$RUN/work" && environment && umask 022 && program <"$input" >>../out 2>>../err
+      ;;
+  esac
+}
+
+# The result, in one step that cannot be half done.
+record() {
+  times >cpu 2>/dev/null
+  cpu=
+  { read -r _ && read -r user system && cpu=$user+$system; } <cpu
+  uptime_seconds
+  peak=
+  # shellcheck disable=SC2094 # read here, written by the watchdog
+  [ -r peak ] && read -r peak <peak
+  result="rc=$1,$2,began=$began,ended=$now,cpu=$cpu,peak=$peak"
+  ln -s "$result" rc 2>/dev/null || printf '%s\n' "$result" 1<>record
+}
+
+# --- limits --------------------------------------------------------------------------------------------------------------
+
+# Ends the stage when a limit is passed: TERM, five seconds, KILL. Notes why before it acts. Looks ten times in the first
+# second (short limits), then once a second.
+watchdog() {
+  trap '' INT TERM
+  looks=0
+  deadline=
+  fraction=
+  if [ -n "$1" ]; then
+    uptime_hundredths
+    deadline=$((hundredths + $1))
+  fi
+  while :; do
+    looks=$((looks + 1))
+    pause=1
+    [ "$looks" -gt 10 ] || pause=0.1
+    if [ -n "$deadline" ]; then
+      uptime_hundredths
+      rest=$((deadline - hundredths))
+      [ "$rest" -gt 0 ] || break
+      [ "$rest" -ge 100 ] || [ "$looks" -le 10 ] || pause=0.$(printf %02d "$rest")
+    fi
+    sleep "$pause" 2>/dev/null || sleep 1
+    look || return
+  done
+  end_stage wall
+}
+
+# Hundredths of a second of uptime.
+uptime_hundredths() {
+  if [ -r /proc/uptime ]; then
+    read -r now _ </proc/uptime
+    fraction=${now#*.}
+    hundredths=$((${now%%.*} * 100 + ${fraction#0}))
+  else
+    hundredths=$(($(date +%s) * 100))
+  fi
+}
+
+# Memory and output of the run; status 1 when the stage has been ended.
+look() {
+  if [ -n "$OUTPUT_LIMIT" ] && [ -e out ]; then
+    # shellcheck disable=SC2046,SC2012 # two lines of nine fields
+    set -- $(ls -ln out err 2>/dev/null)
+    if [ "$((${5:-0} + ${14:-0}))" -gt "$OUTPUT_LIMIT" ]; then
+      end_stage output
+      return 1
+    fi
+  fi
+  [ -n "$MEMORY_LIMIT" ] || [ "$((looks % 5))" = 1 ] || return 0
+  link_target child || return 0
+  child_pid=${target#pid=}
+  memory=$(tree "${child_pid%%,*}" | { total=0; while read -r _ bytes; do total=$((total + bytes)); done; echo "$total"; })
+  most=0
+  [ -r peak ] && read -r most <peak
+  [ "$memory" -le "$most" ] || echo "$memory" >peak
+  if [ -n "$MEMORY_LIMIT" ] && [ "$memory" -gt "$MEMORY_LIMIT" ]; then
+    ln -s memory why 2>/dev/null
+    kill_stage
+    return 1
+  fi
+}
+
+end_stage() { # WHY
+  ln -s "$1" why 2>/dev/null
+  signal_stage TERM
+  waited=0
+  while [ "$waited" -lt 50 ]; do
+    link_target child && identity_alive "$target" || return
+    sleep 0.1 2>/dev/null || sleep 1
+    waited=$((waited + 1))
+  done
+  kill_stage
+}
+
+# --- process trees -------------------------------------------------------------------------------------------------------
+
+# tree PID: "pid resident-bytes" of the process and all its descendants
+tree() {
+  cat /proc/[0-9]*/stat 2>/dev/null | awk -v root="$1" -v page=4096 '
+    { pid = $1; sub(/^.*\) /, ""); parent[pid] = $2; resident[pid] = $22 * page }
+    END {
+      inside[root] = 1
+      do {
+        grown = 0
+        for (p in parent) if (!(p in inside) && parent[p] in inside) { inside[p] = 1; grown = 1 }
+      } while (grown)
+      for (p in inside) if (p in parent) print p, resident[p]
+    }'
+}
+
+# Only `kill -NAME -PGID` works in every shell; `kill -s NAME -- -PGID` does not.
+signal_stage() { # SIGNAL, in the run's folder
+  link_target child && identity_alive "$target" || return 1
+  kill -"$1" -"$pid" 2>/dev/null
+}
+
+kill_stage() {
+  if link_target child && identity_alive "$target"; then
+    family=$(tree "$pid" | while read -r member _; do echo "$member"; done)
+    kill -9 -"$pid" 2>/dev/null
+    for member in $family; do kill -9 "$member" 2>/dev/null; done
+  fi
+  return 0
+}
+
+# Processes that left the group still carry the run's name in their environment. Look until two rounds find nothing.
+kill_strays() { # RUN
+  empty=0
+  rounds=0
+  while [ "$empty" -lt 2 ] && [ "$rounds" -lt 200 ]; do
+    rounds=$((rounds + 1))
+    strays=$(grep -ls "SSHGRID_RUN=$1/" /proc/[0-9]*/environ 2>/dev/null)
+    killed=0
+    for stray in $strays; do
+      stray=${stray#/proc/}
+      stray=${stray%/environ}
+      [ "$stray" = $$ ] && continue
+      start_time_of "$stray" || continue
+      kill -9 "$stray" 2>/dev/null && killed=1
+    done
+    if [ "$killed" = 0 ]; then empty=$((empty + 1)); else empty=0; fi
+  done
+}
+
+# --- looking (the control channel) ----------------------------------------------------------------------------------------
+
+# poll RUN...: names, sizes and link targets of everything worth knowing, in one fork; then "dead RUN" for each whose
+# wrapper is gone.
+poll() {
+  cd "$W/runs" || return
+  files=
+  for run; do
+    files="$files $run/job.sh $run/pid $run/child $run/compiled $run/running $run/why $run/rc $run/record $run/out $run/err $run/build.log"
+  done
+  # shellcheck disable=SC2086,SC2012 # names are ours: grid-job.attempt/file
+  ls -ln $files 2>/dev/null
+  for run; do
+    if [ ! -d "$run" ]; then
+      echo "gone $run"
+    elif link_target "$run/pid" && ! identity_alive "$target"; then
+      echo "dead $run"
+    fi
+  done
+}
+
+# piece FILE OFFSET COUNT: bytes of a file below runs/
+piece() { tail -c "+$(($2 + 1))" "$W/runs/$1" | head -c "$3"; }
+
+# The last resort, when no link could be made for lack of inodes.
+record_of() { cat "$W/runs/$1/record"; }
+
+# signal RUN NAME: to the program's group. Answers "sent" or "none".
+signal() {
+  cd "$W/runs/$1" 2>/dev/null || { echo none; return; }
+  case $2 in INT | TERM | KILL | HUP | QUIT) ln -s signal why 2>/dev/null ;; esac
+  if [ "$2" = KILL ]; then
+    kill_stage
+    echo sent
+  elif signal_stage "$2"; then
+    echo sent
+  else
+    echo none
+  fi
+}
+
+# clean RUN...: nothing of these runs is left, process or file. Asking twice is fine.
+clean() {
+  for run; do
+    dir=$W/runs/$run
+    [ -d "$dir" ] || continue
+    cd "$dir" || continue
+    kill_stage
+    if link_target pid && identity_alive "$target"; then
+      kill -9 -"$pid" 2>/dev/null
+    fi
+    if [ ! -h rc ] || [ "$ISOLATION" != pidns ]; then kill_strays "$run"; fi
+    cd "$W" || return
+    chmod -R u+rwx "$dir/work" 2>/dev/null
+    rm -rf "$dir" "$W"/builds/.*."$run"
+    [ ! -e "$dir" ] || echo "left $run"
+  done
+}
+
+# claim RUN: a cancel that comes before the start makes the same folder, so the start is refused.
+claim() { if mkdir "$W/runs/$1" 2>/dev/null; then echo claimed; else echo already; fi; }
+
+# have SHA...: prints those that are not here
+have() {
+  for sha; do [ -f "$W/objects/$sha" ] || echo "$sha"; done
+}
+
+# keep PART SHA SIZE: an uploaded part becomes an object when it is what it claims to be
+keep() {
+  part=$W/objects/$1
+  size=$(wc -c <"$part") || { echo "lost"; return; }
+  [ "$((size))" = "$3" ] || { rm -f "$part"; echo "short $((size))"; return; }
+  if [ "$SHA256SUM" = 1 ]; then
+    sum=$(sha256sum <"$part")
+    [ "${sum%% *}" = "$2" ] || { rm -f "$part"; echo "corrupt"; return; }
+  fi
+  mv -f "$part" "$W/objects/$2" && echo kept
+}
+
+# prove NAME: standard input is the proof's text
+prove() { cat >"$W/proofs/.$1.$$" && mv -f "$W/proofs/.$1.$$" "$W/proofs/$1"; }
+
+# version COMMAND...: what a tool says of itself, at most 4 KB, within ten seconds
+version() {
+  "$@" </dev/null 2>&1 | head -c 4096
+}
+
+# A load sample a second, for as long as somebody reads: the heartbeat of the connection.
+sampler() {
+  while :; do
+    if [ -r /proc/stat ]; then
+      read -r up _ </proc/uptime
+      read -r load _ </proc/loadavg
+      read -r _ a b c d e f g h _ </proc/stat
+      free=0
+      while read -r key value _; do
+        case $key in MemAvailable:) free=$value && break ;; esac
+      done </proc/meminfo
+      echo "$up $load $((a + b + c + f + g + h)) $((d + e)) $free"
+    else
+      load=$(uptime)
+      load=${load##*average*: }
+      load=${load%%[, ]*}
+      echo "$(date +%s) $load 0 0 0"
+    fi
+    sleep 1
+  done
+}
+
+# --- entry when run as a program --------------------------------------------------------------------------------------
+
+case ${1-} in
+  wrapper | child | init)
+    LIB=$0
+    verb=$1
+    W=$2
+    RUN=$3
+    BOOT=$4
+    shift 4
+    case $verb in
+      wrapper) wrapper "$RUN" ;;
+      *) "$verb" "$@" ;;
+    esac
+    ;;
+esac
