@@ -1,0 +1,76 @@
+"""Fixtures for the lab of real SSH hosts, and the rule that in CI a lab test is never skipped.
+
+A laptop without root skips the tests marked `lab` and says why. With CI=true or SSHGRID_REQUIRE_LAB=1 such a skip is a
+failure: a check that silently did not run is no check.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.lab import machine
+from tests.lab.hosts import Lab, LabHost
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Four OpenSSH hosts h1..h4 for the whole session; tests take `lab_hosts`, which is this one made new."""
+    with Lab(hosts=_needs_lab()) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab_hosts(lab: Lab) -> Iterator[Lab]:
+    """The lab, every host as on its first day; afterwards no process may be left and no host may have died unasked."""
+    lab.reset()
+    yield lab
+    lab.check_quiet()
+
+
+@pytest.fixture(scope="session")
+def busybox_lab() -> Iterator[Lab]:
+    """A lab of one host, b1: dropbear and busybox, no SFTP."""
+    _needs_lab("dropbear", "dropbearconvert", "busybox")
+    with Lab(hosts=0, busybox=1) as lab:
+        yield lab
+
+
+@pytest.fixture
+def busybox_host(busybox_lab: Lab) -> Iterator[LabHost]:
+    """Host b1 of `busybox_lab`, as on its first day."""
+    busybox_lab.reset()
+    yield busybox_lab["b1"]
+    busybox_lab.check_quiet()
+
+
+def _needs_lab(*more_tools: str) -> int:
+    """The number of hosts to start; skips where none can be."""
+    if reason := machine.missing(*more_tools):
+        pytest.skip(reason)
+    return 4
+
+
+def lab_is_required() -> bool:
+    return os.environ.get("CI") == "true" or os.environ.get("SSHGRID_REQUIRE_LAB") == "1"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under pytest-xdist all lab tests go to one worker (with --dist loadgroup)."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if item.get_closest_marker("lab"):
+                item.add_marker(pytest.mark.xdist_group("lab"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and item.get_closest_marker("lab") and lab_is_required():
+        report.outcome = "failed"
+        report.longrepr = f"a lab test may not be skipped here (CI=true or SSHGRID_REQUIRE_LAB=1): {report.longrepr}"
+    return report

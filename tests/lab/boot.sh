@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# The first process of a lab host: gives the host its own view of the machine, then starts the SSH server whenever the
+# lab writes `server` to its stdin (and answers `ok` and its pid; `hide` is the other word). It ends when the lab's end of that pipe is closed, and the kernel then ends
+# everything else on the host: nothing outlives the lab. bash, because as a first process it reaps orphans by itself.
+# usage: boot.sh openssh|dropbear NAME DIRECTORY UID [SSHD OPTION...]
+set -euo pipefail
+kind=$1 name=$2 host=$3 uid=$4
+shift 4
+
+# Tools are removed from a copy of the folder that only this host has: an overlay, whose upper half lies in its /run.
+hide_tools() {
+  local folder tool upper
+  for folder in /usr/bin /usr/local/bin; do
+    upper=/run/lab$folder
+    if [ ! -d "$upper" ]; then
+      mkdir -p "$upper/new" "$upper/work"
+      mount -t overlay -o "lowerdir=$folder,upperdir=$upper/new,workdir=$upper/work" overlay "$folder" || return 1
+    fi
+    while read -r tool; do
+      rm -f "$folder/$tool"
+    done <"$host/hidden"
+  done
+}
+
+own_proc() { # over the root given, which may be the empty string
+  mount -t proc proc "$1/proc"
+  mount --bind "$host/proc/loadavg" "$1/proc/loadavg"
+  mount --bind "$host/proc/stat" "$1/proc/stat"
+  mount --bind "$host/proc/boot_id" "$1/proc/sys/kernel/random/boot_id"
+}
+
+home() { # a fresh home on the tmpfs at $1/home
+  mkdir -p "$1/home/grid/.ssh"
+  cp "$host/authorized_keys" "$1/home/grid/.ssh/authorized_keys"
+  cp "$host/bashrc" "$1/home/grid/.bashrc"
+  chmod 0700 "$1/home/grid/.ssh"
+  chown -R "$uid:$uid" "$1/home/grid"
+}
+
+boot_openssh() {
+  local file
+  own_proc ""
+  for file in passwd shadow group hostname hosts; do
+    mount --bind "$host/etc/$file" "/etc/$file"
+  done
+  mount --bind "$host/disk" /var/tmp
+  mount -t tmpfs -o mode=1777 tmpfs /tmp
+  mount -t tmpfs -o mode=0755 tmpfs /home
+  mount -t tmpfs -o mode=0700 tmpfs /root
+  mount -t tmpfs -o mode=0755 tmpfs /run
+  mkdir -p /run/sshd
+  home ""
+  if [ -s "$host/hidden" ]; then hide_tools; fi
+}
+
+boot_dropbear() {
+  local root=$host/root
+  mount --bind "$root" "$root"
+  own_proc "$root"
+  mount --rbind /dev "$root/dev"
+  mount --bind "$host/etc" "$root/etc"
+  mount --bind "$host/disk" "$root/var/tmp"
+  mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+  mount -t tmpfs -o mode=0755 tmpfs "$root/home"
+  home "$root"
+  cp "$host/dropbear_key" "$root/etc/dropbear_key"
+  cd "$root"
+  pivot_root . mnt
+  cd /
+  /bin/busybox umount -l /mnt
+}
+
+server() {
+  case $kind in
+    openssh)
+      /usr/sbin/sshd -D -e -f /dev/null -h "$host/host_key" -o UsePAM=no -o PidFile=none -o PasswordAuthentication=no \
+        -o KbdInteractiveAuthentication=no -o "Subsystem=sftp internal-sftp" "$@" </dev/null >/dev/null &
+      ;;
+    dropbear) /sbin/dropbear -F -E -s -p 22 -r /etc/dropbear_key </dev/null >/dev/null & ;;
+  esac
+}
+
+mount --make-rprivate /
+hostname "$name"
+"boot_$kind"
+echo ok
+while read -r word; do
+  case $word in
+    server)
+      server "$@"
+      echo "ok $!"
+      ;;
+    hide)
+      hide_tools && echo ok
+      ;;
+  esac
+done

@@ -1,0 +1,169 @@
+"""What a host is made of on disk: its keys, accounts, shell start-up file, its /var/tmp, and the busybox system.
+
+All of it lies in one directory per host that only root may enter; boot.sh mounts the pieces where they belong. The
+directory is the host's disk: it stays when the power goes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+
+from tests.lab.machine import LabError, call
+
+ACCOUNT = "grid"
+UID = 2001
+SHELLS = {
+    "bash": "/bin/bash",
+    "sh": "/bin/sh",
+    "dash": "/bin/dash",
+    "csh": "/bin/csh",
+    "fish": "/usr/bin/fish",
+    "mksh": "/bin/mksh",
+    "nologin": "/usr/sbin/nologin",
+}
+
+
+class HostDirectory:
+    """The files behind one host; `shell` names are those of SHELLS."""
+
+    def __init__(self, path: Path, name: str, authorized_key: str) -> None:
+        self.path = path
+        self._name = name
+        self.disk = path / "disk"
+        self._small_disk = False
+        for folder in (path, path / "etc", path / "proc", self.disk):
+            folder.mkdir(mode=0o755)
+        self.disk.chmod(0o1777)
+        self._write("authorized_keys", authorized_key)
+        self._write("etc/hostname", f"{name}\n")
+        self._write("etc/hosts", f"127.0.0.1 localhost {name}\n")
+        self._write("etc/group", _with_line("/etc/group", f"{ACCOUNT}:x:{UID}:"))
+        self._write("etc/shadow", _with_line("/etc/shadow", f"{ACCOUNT}:*:19000:0:99999:7:::"), mode=0o600)
+        self.new_host_key()
+        self.defaults()
+
+    def defaults(self) -> None:
+        """A host as it was on its first day, its keys apart."""
+        self.shell("bash")
+        self.bashrc("")
+        self.hidden(())
+        self.new_boot()
+
+    def shell(self, name: str) -> None:
+        shell = SHELLS.get(name, name)
+        if not Path(shell).exists():
+            raise LabError(f"{shell} is not on this machine (scripts/setup-test-host.sh installs it)")
+        self._write("etc/passwd", _with_line("/etc/passwd", f"{ACCOUNT}:x:{UID}:{UID}::/home/{ACCOUNT}:{shell}"))
+
+    def bashrc(self, text: str) -> None:
+        self._write("bashrc", text)
+
+    def hidden(self, tools: tuple[str, ...]) -> None:
+        self._write("hidden", "".join(f"{tool}\n" for tool in tools))
+
+    def new_boot(self) -> None:
+        """A boot id of its own, as on a real machine."""
+        self._write("proc/boot_id", f"{uuid.uuid4()}\n")
+
+    def new_host_key(self) -> None:
+        key = self.path / "host_key"
+        key.unlink(missing_ok=True)
+        call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self._name, "-f", str(key))
+
+    @property
+    def host_key(self) -> str:
+        """The public part, as a known_hosts line has it."""
+        return " ".join((self.path / "host_key.pub").read_text().split()[:2])
+
+    def wipe(self) -> None:
+        """Empty the disk."""
+        for entry in self.disk.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def shrink(self, size_bytes: int) -> None:
+        """Put a small empty disk in place of the large one."""
+        self.unshrink()
+        call("mount", "-t", "tmpfs", "-o", f"mode=1777,size={size_bytes}", "tmpfs", str(self.disk))
+        self._small_disk = True
+
+    def unshrink(self) -> None:
+        if self._small_disk:
+            # Lazily: a host that is just losing power may still hold it for a moment.
+            call("umount", "-l", str(self.disk))
+            self._small_disk = False
+
+    def fill(self, leave_bytes: int) -> None:
+        """Take all the space of a small disk but `leave_bytes`."""
+        if not self._small_disk:
+            raise LabError(f"{self._name}: only a small disk can be filled: call small_disk() first")
+        free = shutil.disk_usage(self.disk).free
+        with (self.disk / ".ballast").open("wb") as ballast:
+            ballast.write(b"\0" * max(free - leave_bytes, 0))
+
+    def free(self) -> None:
+        (self.disk / ".ballast").unlink(missing_ok=True)
+
+    def _write(self, name: str, text: str, mode: int = 0o644) -> None:
+        # In place: these files are bind-mounted, a replaced one would not be seen.
+        path = self.path / name
+        path.write_text(text)
+        path.chmod(mode)
+
+
+class BusyboxDirectory(HostDirectory):
+    """A system of busybox and dropbear alone: no other program, no bash, no SFTP server."""
+
+    def defaults(self) -> None:
+        super().defaults()
+        if not (self.path / "root").exists():
+            self._build_root()
+
+    def shell(self, name: str) -> None:
+        if name not in ("sh", "bash"):
+            raise LabError(f"{self._name} has no shell but busybox sh")
+        lines = ("root:x:0:0::/root:/bin/sh", f"{ACCOUNT}:x:{UID}:{UID}::/home/{ACCOUNT}:/bin/sh")
+        self._write("etc/passwd", "\n".join((*lines, "")))
+
+    def new_host_key(self) -> None:
+        super().new_host_key()
+        target = self.path / "dropbear_key"
+        target.unlink(missing_ok=True)
+        call("dropbearconvert", "openssh", "dropbear", str(self.path / "host_key"), str(target))
+
+    def _build_root(self) -> None:
+        root = self.path / "root"
+        for folder in ("bin", "sbin", "etc", "proc", "dev", "mnt", "tmp", "home", "root", "var/tmp", "usr/bin"):
+            (root / folder).mkdir(parents=True)
+        self._write("etc/shells", "/bin/sh\n")
+        self._write("etc/group", f"root:x:0:\n{ACCOUNT}:x:{UID}:\n")
+        self._write("etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\n")
+        _copy_program("busybox", root / "bin", root)
+        _copy_program("dropbear", root / "sbin", root)
+        for applet in call("busybox", "--list").split():
+            link = root / "bin" / applet
+            if applet != "busybox":
+                link.symlink_to("busybox")
+
+
+def _copy_program(name: str, folder: Path, root: Path) -> None:
+    source = shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")
+    if source is None:
+        raise LabError(f"{name} is not on this machine (scripts/setup-test-host.sh installs it)")
+    shutil.copy2(source, folder / name)
+    for word in call("ldd", source).split():
+        if word.startswith("/"):
+            target = root / word.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(word, target)
+
+
+def _with_line(path: str, line: str) -> str:
+    """The machine's accounts and the host's own; one of the same name gives way."""
+    name = line.partition(":")[0] + ":"
+    kept = [known for known in Path(path).read_text().splitlines() if not known.startswith(name)]
+    return "\n".join((*kept, line, ""))

@@ -1,0 +1,132 @@
+"""The lab's wires: one bridge with a subnet of its own, and a pair of plugs to a network namespace for each host.
+
+Names carry the number of the subnet (10.77.NUMBER.0/24), and creating the bridge is the claim on that number, so
+several labs live side by side. Hardware addresses are fixed and known on both sides: a cut wire is silent, without
+ARP's "no route to host", and a host that was off is found again at once.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab.machine import LabError, call, in_network, start_time
+
+NAMESPACES = Path("/run/netns")
+PREFIX = "sgl"
+
+
+@dataclass(frozen=True)
+class Subnet:
+    number: int
+
+    @property
+    def bridge(self) -> str:
+        return f"{PREFIX}{self.number}"
+
+    @property
+    def hardware(self) -> str:
+        return f"02:4c:4d:{self.number:02x}:00:01"
+
+    def remove(self) -> None:
+        call("ip", "link", "del", self.bridge)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """The place of one host in a subnet."""
+
+    subnet: Subnet
+    name: str
+    position: int
+
+    @property
+    def namespace(self) -> str:
+        return f"{self.subnet.bridge}-{self.name}"
+
+    @property
+    def plug(self) -> str:
+        """The end in the bridge: what a cut takes down."""
+        return f"{self.subnet.bridge}p{self.position}"
+
+    @property
+    def address(self) -> str:
+        return f"10.77.{self.subnet.number}.{10 + self.position}"
+
+    @property
+    def hardware(self) -> str:
+        return f"02:4c:4d:{self.subnet.number:02x}:01:{self.position:02x}"
+
+    @property
+    def namespace_path(self) -> Path:
+        return NAMESPACES / self.namespace
+
+    def lay(self) -> None:
+        """Make the namespace and connect it."""
+        bridge, gateway = self.subnet.bridge, self.subnet.hardware
+        call("ip", "netns", "add", self.namespace)
+        outside = f"""
+            link add {self.plug} type veth peer name eth0 address {self.hardware} netns {self.namespace}
+            link set {self.plug} master {bridge}
+            link set {self.plug} up
+            neigh replace {self.address} lladdr {self.hardware} dev {bridge} nud permanent
+        """
+        inside = f"""
+            link set lo up
+            addr add {self.address}/24 dev eth0
+            link set eth0 up
+            neigh replace 10.77.{self.subnet.number}.1 lladdr {gateway} dev eth0 nud permanent
+        """
+        call("ip", "-batch", "-", stdin=outside)
+        call("ip", "-n", self.namespace, "-batch", "-", stdin=inside)
+
+    def set_link(self, up: bool) -> None:
+        call("ip", "link", "set", self.plug, "up" if up else "down")
+
+    def rip_out(self) -> None:
+        """Remove the wire and its namespace; LabError when a process still lives in it."""
+        left = in_network(self.namespace_path)
+        call("ip", "link", "del", self.plug)
+        call("ip", "netns", "del", self.namespace)
+        if left:
+            raise LabError(f"{self.namespace}: processes left: {left}")
+
+
+def claim_subnet() -> Subnet:
+    """A bridge nobody else has, marked with our pid so that a later lab can tell when we are gone."""
+    for offset in range(256):
+        subnet = Subnet((os.getpid() + offset) % 256)
+        try:
+            call("ip", "link", "add", subnet.bridge, "address", subnet.hardware, "type", "bridge")
+        except LabError as error:
+            if "File exists" not in str(error):
+                raise
+            continue
+        call("ip", "link", "set", subnet.bridge, "alias", _owner(os.getpid()), "up")
+        call("ip", "addr", "add", f"10.77.{subnet.number}.1/24", "dev", subnet.bridge)
+        return subnet
+    raise LabError("all 256 lab subnets are taken")
+
+
+def remove_dead_subnets() -> list[int]:
+    """Take away what labs left whose process is gone (kill -9): their numbers."""
+    removed = []
+    for bridge in Path("/sys/class/net").glob(f"{PREFIX}[0-9]*"):
+        suffix = bridge.name.removeprefix(PREFIX)
+        if suffix.isdecimal() and _is_dead((bridge / "ifalias").read_text().strip()):
+            for namespace in NAMESPACES.glob(f"{bridge.name}-*"):
+                call("ip", "netns", "del", namespace.name)
+            call("ip", "link", "del", bridge.name)
+            removed.append(int(suffix))
+    return removed
+
+
+def _owner(pid: int) -> str:
+    return f"sshgrid lab of {pid} {start_time(pid)}"
+
+
+def _is_dead(alias: str) -> bool:
+    words = alias.split()
+    # A bridge without the mark was made a moment ago, or is not ours.
+    return alias.startswith("sshgrid lab of ") and str(start_time(int(words[3]))) != words[4]

@@ -1,0 +1,317 @@
+"""The lab itself is true: what it says it does to a host is what an ordinary ssh client sees happen."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.lab import machine
+from tests.lab.hosts import Lab, LabError, LabHost
+
+pytestmark = pytest.mark.lab
+
+
+def ssh(lab: Lab, name: str, command: str, stdin: str = "", seconds: float = 20) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        lab.ssh(name, command), input=stdin, capture_output=True, text=True, timeout=seconds, check=False
+    )
+
+
+def says(lab: Lab, name: str, command: str, stdin: str = "") -> str:
+    done = ssh(lab, name, command, stdin)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def can_connect(host: LabHost, seconds: float) -> bool:
+    """True or False; a timeout passes through, because it is what silence means."""
+    try:
+        socket.create_connection((host.address, 22), timeout=seconds).close()
+    except ConnectionError:
+        return False
+    return True
+
+
+def detached(command: str) -> str:
+    return f"setsid sh -c '{command}' </dev/null >/dev/null 2>&1 &"
+
+
+def test_four_hosts_are_up_quickly_and_know_their_names() -> None:
+    start = time.monotonic()
+    with Lab(4) as lab:
+        seconds = time.monotonic() - start
+        names = [says(lab, name, "hostname") for name in lab.hosts]
+    assert names == ["h1", "h2", "h3", "h4"]
+    assert seconds < 10
+
+
+def test_two_labs_live_side_by_side_and_leave_nothing(lab_hosts: Lab) -> None:
+    with Lab(1) as other:
+        assert other["h1"].address != lab_hosts["h1"].address
+        assert says(other, "h1", "id -un") == says(lab_hosts, "h1", "id -un") == "grid"
+        address, directory = other["h1"].address, other.directory
+    assert not directory.exists()
+    assert directory.name not in machine.call("ip", "link") + machine.call("ip", "netns")
+    assert address not in machine.call("ip", "neigh")
+
+
+def test_the_inventory_names_every_host_with_its_key_and_pinned_host_key(lab_hosts: Lab) -> None:
+    text = lab_hosts.inventory_yaml("placement: pack\n", fields={"h2": {"tags": ["fast"], "slots": 3}})
+    inventory = yaml.safe_load(text)
+    assert inventory["placement"] == "pack"
+    assert list(inventory["nodes"]) == ["h1", "h2", "h3", "h4"]
+    assert inventory["nodes"]["h2"]["tags"] == ["fast"]
+    assert inventory["nodes"]["h2"]["host"] == lab_hosts["h2"].address
+    assert Path(inventory["nodes"]["h3"]["identity_file"]).exists()
+    assert lab_hosts["h3"].address in Path(inventory["nodes"]["h3"]["known_hosts"]).read_text()
+
+
+def test_a_cut_is_silent_and_heal_joins_the_old_connection_again(lab_hosts: Lab) -> None:
+    host = lab_hosts["h1"]
+    session = subprocess.Popen(lab_hosts.ssh("h1", "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with session:
+        assert session.stdin is not None
+        assert session.stdout is not None
+        session.stdin.write(b"before\n")
+        session.stdin.flush()
+        assert session.stdout.readline() == b"before\n"
+        host.cut()
+        with pytest.raises(TimeoutError):
+            can_connect(host, 0.5)
+        session.stdin.write(b"after\n")
+        session.stdin.flush()
+        assert session.poll() is None
+        host.heal()
+        assert session.stdout.readline() == b"after\n"
+    assert can_connect(host, 5)
+
+
+def test_power_off_ends_everything_and_answers_nothing(lab_hosts: Lab) -> None:
+    host = lab_hosts["h2"]
+    assert says(lab_hosts, "h2", detached("exec sleep 1000")) == ""
+    outside = [pid for pid in machine.descendants(host.init) if machine.argv_of(pid) == ("sleep", "1000")]
+    assert [process.argv for process in host.processes()] == [("sleep", "1000")]
+    host.power_off()
+    assert host.processes() == []
+    assert not any(machine.is_alive(pid) for pid in outside)
+    with pytest.raises(TimeoutError):
+        can_connect(host, 0.5)
+
+
+def test_F16_a_reboot_keeps_the_disk_and_changes_boot_id_and_uptime(lab_hosts: Lab) -> None:
+    host = lab_hosts["h3"]
+    identity = "cat /proc/sys/kernel/random/boot_id; readlink /proc/self/ns/pid"
+    before = says(lab_hosts, "h3", identity + "; echo kept >/var/tmp/kept; echo gone >/tmp/gone; echo gone >~/gone")
+    host.power_cycle()
+    after = says(lab_hosts, "h3", identity)
+    assert set(before.split()).isdisjoint(after.split())
+    assert says(lab_hosts, "h3", "cat /var/tmp/kept; ls /tmp ~") == "kept\n/home/grid:\n\n/tmp:"
+    if machine.has_time_namespaces():
+        assert float(says(lab_hosts, "h3", "cat /proc/uptime").split()[0]) < 60 < machine.uptime() + 60
+
+
+def test_loads_differ_and_the_counters_move(lab_hosts: Lab) -> None:
+    lab_hosts["h1"].set_load(7.5, 1.0)
+    assert says(lab_hosts, "h1", "cat /proc/loadavg").startswith("7.50 ")
+    assert says(lab_hosts, "h2", "cat /proc/loadavg").startswith("0.00 ")
+    busy, idle = (cpu_deltas(lab_hosts, name) for name in ("h1", "h2"))
+    assert busy[0] > 0
+    assert idle[0] == 0 < idle[1]
+
+
+def cpu_deltas(lab: Lab, name: str) -> tuple[int, int]:
+    """Ticks spent busy and idle on all cores between two looks that differ."""
+
+    def look() -> list[int]:
+        return [int(word) for word in lab[name].run(["head", "-n1", "/proc/stat"]).stdout.split()[1:]]
+
+    first = last = look()
+
+    def moved() -> bool:
+        nonlocal last
+        last = look()
+        return last != first
+
+    machine.wait_until(moved, "/proc/stat to move")
+    return last[0] - first[0], last[3] - first[3]
+
+
+@pytest.mark.parametrize("shell", ["bash", "dash", "csh", "fish", "mksh"])
+def test_A12_the_login_shell_is_really_the_one_asked_for(lab_hosts: Lab, shell: str) -> None:
+    lab_hosts["h1"].set_shell(shell)
+    # The shell that reads the command is the parent of what it starts.
+    program = says(lab_hosts, "h1", "sh -c 'readlink /proc/$PPID/exe; :'; true").rpartition("/")[2]
+    assert program.removeprefix("bsd-") == shell
+
+
+def test_A13_nologin_runs_nothing(lab_hosts: Lab) -> None:
+    lab_hosts["h1"].set_shell("nologin")
+    done = ssh(lab_hosts, "h1", "echo ran")
+    assert done.returncode == 1
+    assert "ran" not in done.stdout
+
+
+def test_A14_a_noisy_bashrc_is_heard(lab_hosts: Lab) -> None:
+    lab_hosts["h1"].set_bashrc("echo noise\n")
+    assert says(lab_hosts, "h1", "echo word") == "noise\nword"
+    lab_hosts["h1"].power_cycle()
+    assert says(lab_hosts, "h1", "echo word") == "noise\nword"
+
+
+def test_F8_a_reset_ends_the_session_but_not_a_detached_job(lab_hosts: Lab) -> None:
+    host = lab_hosts["h4"]
+    with subprocess.Popen(
+        lab_hosts.ssh("h4", "echo here; exec cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as session:
+        assert session.stdout is not None
+        assert session.stdout.readline() == b"here\n"
+        says(lab_hosts, "h4", detached("exec sleep 1001"))
+        host.reset_sessions()
+        assert session.wait(10) == 255
+    assert ("sleep", "1001") in [process.argv for process in host.processes()]
+    host.end_processes()
+    assert host.processes() == []
+    assert can_connect(host, 5)
+
+
+def test_F9_without_its_listener_a_host_refuses_but_keeps_its_sessions(lab_hosts: Lab) -> None:
+    host = lab_hosts["h4"]
+    with subprocess.Popen(lab_hosts.ssh("h4", "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as session:
+        assert session.stdin is not None
+        assert session.stdout is not None
+        session.stdin.write(b"one\n")
+        session.stdin.flush()
+        assert session.stdout.readline() == b"one\n"
+        host.stop_server()
+        assert not can_connect(host, 5)
+        session.stdin.write(b"two\n")
+        session.stdin.flush()
+        assert session.stdout.readline() == b"two\n"
+    host.start_server()
+    assert can_connect(host, 5)
+
+
+def test_F4_a_frozen_host_answers_only_when_thawed(lab_hosts: Lab) -> None:
+    host = lab_hosts["h1"]
+    host.freeze()
+    with socket.create_connection((host.address, 22), timeout=5) as connection:
+        connection.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        host.thaw()
+        connection.settimeout(5)
+        assert connection.recv(4) == b"SSH-"
+
+
+def test_F23_a_small_disk_can_be_filled_and_freed(lab_hosts: Lab) -> None:
+    host = lab_hosts["h2"]
+    host.small_disk(1 << 20)
+    host.fill_disk()
+    assert ssh(lab_hosts, "h2", "echo text >/var/tmp/file").returncode != 0
+    host.free_disk()
+    assert says(lab_hosts, "h2", "echo text >/var/tmp/file; cat /var/tmp/file") == "text"
+    host.power_cycle()
+    assert says(lab_hosts, "h2", "cat /var/tmp/file") == "text"
+    with pytest.raises(LabError, match="small"):
+        lab_hosts["h1"].fill_disk()
+
+
+def test_a_hidden_tool_is_missing_on_that_host_alone(lab_hosts: Lab) -> None:
+    lab_hosts["h1"].hide("gcc", "perl")
+    for name, found in (("h1", ""), ("h2", "/usr/bin/perl")):
+        assert says(lab_hosts, name, "command -v perl; true") == found
+    assert says(lab_hosts, "h1", "command -v gcc cc; true") == ""
+    assert says(lab_hosts, "h2", "command -v gcc cc") == "/usr/bin/gcc\n/usr/bin/cc"
+    lab_hosts["h1"].power_cycle()
+    assert says(lab_hosts, "h1", "command -v perl; true") == ""
+    lab_hosts["h1"].reset()
+    assert says(lab_hosts, "h1", "command -v perl") == "/usr/bin/perl"
+
+
+def test_leftovers_are_found_even_when_the_host_is_off(lab_hosts: Lab) -> None:
+    host = lab_hosts["h1"]
+    assert host.leftovers() == []
+    says(lab_hosts, "h1", f"mkdir -p {host.workdir}/runs/0a0a0a0a-1.1")
+    host.power_off()
+    assert host.leftovers() == ["0a0a0a0a-1.1"]
+
+
+def test_a_process_left_on_a_host_is_told(lab_hosts: Lab) -> None:
+    says(lab_hosts, "h1", detached("exec sleep 1002"))
+    with pytest.raises(LabError, match="1002"):
+        lab_hosts.check_quiet(0.2)
+    lab_hosts["h1"].end_processes()
+
+
+def test_a_host_that_died_unasked_is_told(lab_hosts: Lab) -> None:
+    lab_hosts["h1"].run(["sh", "-c", "kill -9 $(pgrep -o sshd)"])
+    with pytest.raises(LabError, match="died unasked"):
+        lab_hosts.check_quiet(0.2)
+    lab_hosts["h1"].start_server()
+
+
+def test_orphans_are_reaped_as_on_a_real_machine(lab_hosts: Lab) -> None:
+    says(lab_hosts, "h1", "(sh -c 'exit 3' &); setsid true; true")
+
+    def zombies() -> str:
+        return lab_hosts["h1"].run(["sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status || :"]).stdout
+
+    machine.wait_until(lambda: not zombies(), "no zombie", 5, zombies)
+
+
+def test_A21_a_new_host_key_is_not_the_pinned_one(lab_hosts: Lab) -> None:
+    with Lab(1) as other:
+        other["h1"].new_host_key()
+        done = ssh(other, "h1", "true")
+    assert done.returncode == 255
+    assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in done.stderr
+
+
+def test_F16_pid_and_start_time_are_those_of_the_host(lab_hosts: Lab) -> None:
+    process_id = int(says(lab_hosts, "h1", "sleep 1003 </dev/null >/dev/null 2>&1 & echo $!"))
+    assert [process.pid for process in lab_hosts["h1"].processes()] == [process_id]
+    assert process_id < 1000
+    lab_hosts["h1"].end_processes()
+
+
+def test_A18_the_busybox_host_has_busybox_and_no_sftp(busybox_lab: Lab, busybox_host: LabHost) -> None:
+    assert says(busybox_lab, "b1", "readlink -f /bin/sh") == "/bin/busybox"
+    assert says(busybox_lab, "b1", "command -v bash java gcc python3 perl; true") == ""
+    assert says(busybox_lab, "b1", "cat /proc/loadavg").startswith("0.00")
+    batch = ["-b", "-", "-F", str(busybox_lab.ssh_config), "b1"]
+    done = subprocess.run(["sftp", *batch], input="pwd\n", capture_output=True, text=True, check=False, timeout=20)
+    assert done.returncode != 0
+    says(busybox_lab, "b1", "echo kept >/var/tmp/kept")
+    busybox_host.power_cycle()
+    assert says(busybox_lab, "b1", "cat /var/tmp/kept") == "kept"
+
+
+def test_sftp_works_on_an_openssh_host(lab_hosts: Lab) -> None:
+    batch = ["-b", "-", "-F", str(lab_hosts.ssh_config), "h1"]
+    done = subprocess.run(["sftp", *batch], input="pwd\n", capture_output=True, text=True, check=False, timeout=20)
+    assert "/home/grid" in done.stdout
+
+
+def test_a_lab_whose_process_was_killed_is_cleared_away_by_the_next(lab: Lab) -> None:
+    script = """
+from tests.lab.hosts import Lab
+with Lab(1) as lab:
+    print(lab.directory, lab["h1"].init, flush=True)
+    input()
+"""
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        directory, init = other.stdout.readline().decode().split()
+        other.kill()
+    machine.wait_until(lambda: not machine.is_alive(int(init)), "the orphaned host to end by itself")
+    with Lab(1):
+        assert not Path(directory).exists() or Path(directory) == lab.directory
