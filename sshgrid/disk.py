@@ -1,0 +1,141 @@
+"""Files of the master that must survive it: private folders, names that are durable, disk errors said in words.
+
+Used by the queue (store) and the bytes beside it (spool). Refuses folders and files that other people can write or
+read, links in place of files, and network file systems, where neither locks nor shared memory can be trusted.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sshgrid.errors import StoreError
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+
+NETWORK = frozenset(
+    """
+    9p afs beegfs ceph cifs coda davfs fhgfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs smb3 smbfs
+    fuse.ceph fuse.cephfs fuse.curlftpfs fuse.davfs2 fuse.glusterfs fuse.juicefs fuse.mfs fuse.moosefs fuse.rclone
+    fuse.s3fs fuse.smbnetfs fuse.sshfs fuse.weed
+    """.split()  # noqa: SIM905 - a list of 30 quoted words reads worse
+)
+
+_WORDS: dict[int, tuple[str, str]] = {
+    errno.ENOSPC: (
+        "no space left on its disk",
+        "free some space (see `df -h -i`); `sshgrid rm` forgets finished jobs and their output",
+    ),
+    errno.EDQUOT: (
+        "your disk quota is used up",
+        "free some space; `sshgrid rm` forgets finished jobs and their output",
+    ),
+    errno.EFBIG: ("it would grow over the file size limit", "raise it: ulimit -f unlimited"),
+    errno.EROFS: ("its file system is read-only", "choose another place: sshgrid master start --state-dir DIR"),
+    errno.EACCES: ("permission denied", "check its owner and mode: ls -ld"),
+    errno.EPERM: ("not permitted", "check its owner and mode: ls -ld"),
+    errno.EMFILE: ("too many open files", "raise the limit: ulimit -n 4096"),
+    errno.ENFILE: ("too many open files on this machine", ""),
+    errno.EIO: ("the disk reports an error", "look at `dmesg`; restore from a backup if the disk is failing"),
+}
+
+
+@contextmanager
+def blame_disk(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a StoreError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        words, hint = _WORDS.get(error.errno or 0, (error.strerror or str(error), ""))
+        raise StoreError(f"{path}: {words}", hint) from error
+
+
+def private_directory(path: Path, forbidden: int = 0o022) -> None:
+    """Make `path` with mode 0700, or see that it is a folder of ours without the `forbidden` bits."""
+    with blame_disk(path):
+        for missing in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):
+            with suppress(FileExistsError):  # two processes may start at once
+                missing.mkdir(mode=0o700)
+                missing.chmod(0o700)  # a umask of 077 or stranger must not matter
+        found = path.stat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise StoreError(f"{path}: not a directory", "choose another place: sshgrid master start --state-dir DIR")
+    _ours(path, found, forbidden, "700")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StoreError(f"{path}: not writable", f"chmod 700 {path}")
+
+
+def check_private_file(path: Path) -> None:
+    """See that `path` is a plain file of ours that nobody else can read or write."""
+    with blame_disk(path):
+        found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(f"{path}: not a plain file", "move it away")
+    _ours(path, found, 0o077, "600")
+
+
+def _ours(path: Path, found: os.stat_result, forbidden: int, mode: str) -> None:
+    if found.st_uid != os.geteuid():
+        raise StoreError(f"{path}: belongs to another user (uid {found.st_uid})", "run sshgrid as its owner")
+    if found.st_mode & forbidden:
+        can = "written" if found.st_mode & forbidden & 0o022 else "read"
+        raise StoreError(f"{path}: can be {can} by others (mode {found.st_mode & 0o777:o})", f"chmod {mode} {path}")
+
+
+def refuse_network(path: Path) -> None:
+    """StoreError when `path` lies on a network file system; nothing is known where there is no mountinfo."""
+    try:
+        mounts = MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
+        return
+    kind = filesystem_of(mounts, os.path.realpath(path))
+    if kind in NETWORK:
+        raise StoreError(
+            f"{path}: is on a network file system ({kind}), where a queue can be damaged",
+            "choose a local disk: sshgrid master start --state-dir DIR",
+        )
+
+
+def filesystem_of(mountinfo: str, path: str) -> str:
+    """Type of the file system that holds the absolute `path`; "" = not found. Format: proc_pid_mountinfo(5)."""
+    best, kind = -1, ""
+    for line in mountinfo.splitlines():
+        left, dash, right = line.partition(" - ")
+        fields = left.split(" ")
+        if not dash or len(fields) < 5:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4]).rstrip("/")
+        # A later mount on the same point hides the earlier one, hence >=.
+        if (path == point or path.startswith(point + "/")) and len(point) >= best:
+            best, kind = len(point), right.split(" ")[0]
+    return kind
+
+
+def create_aside(directory: Path, prefix: str) -> tuple[int, Path]:
+    """A new private file (0600) under a random name: to be filled, then given its name by `publish` or `replace`."""
+    descriptor, name = tempfile.mkstemp(prefix=prefix, dir=directory)
+    os.fchmod(descriptor, 0o600)
+    return descriptor, Path(name)
+
+
+def publish(aside: Path, path: Path) -> None:
+    """Give a finished file its name, durably, and never over an existing one (FileExistsError)."""
+    sync(aside)
+    os.link(aside, path, follow_symlinks=False)
+    aside.unlink()
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """What was written to this file, or the names in this folder, survive a power cut from now on."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

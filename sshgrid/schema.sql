@@ -1,0 +1,191 @@
+-- All SQL of sshgrid. store.py reads this file; each section begins with "-- name: X" and says what it is for.
+-- JSON columns are written and read by msgspec (see model.py); the other columns exist because a query needs them.
+
+
+-- name: schema_1
+-- Version 1 of the queue. A later version adds a section schema_2 that changes this one; it never edits it.
+
+-- What is said once for the whole file: `grid` (the 8 hex digits that mark our runs on the nodes), `needs` (the
+-- sshgrid that can read this version).
+CREATE TABLE meta (
+    name TEXT PRIMARY KEY NOT NULL,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- Things that are only counted: `late_news` = results that came from an attempt which was no longer the current one.
+CREATE TABLE counter (
+    name TEXT PRIMARY KEY NOT NULL,
+    value INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO counter (name, value) VALUES ('late_news', 0);
+
+-- One row a job, small, because begin and settle rewrite it. AUTOINCREMENT: an id is never given twice, not even after
+-- `rm`, since a folder on a silent node may still carry it.
+CREATE TABLE job (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    owner TEXT NOT NULL,
+    submit_key TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    submitted REAL NOT NULL,
+    phase TEXT NOT NULL CHECK (phase IN ('queued', 'running', 'done')),
+    last_attempt INTEGER NOT NULL DEFAULT 0,  -- the fence: news from a smaller number is late
+    not_before REAL NOT NULL DEFAULT 0,
+    cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested IN (0, 1)),
+    cancel_by TEXT NOT NULL DEFAULT '',
+    held TEXT NOT NULL DEFAULT '',
+    excluded TEXT NOT NULL DEFAULT '[]',  -- JSON: names of nodes
+    verdict TEXT,  -- JSON: model.Verdict
+    ended REAL,
+    UNIQUE (owner, submit_key),
+    CHECK ((phase = 'done') = (verdict IS NOT NULL)),
+    CHECK (phase <> 'running' OR last_attempt > 0)
+);
+
+-- The jobs that are not over, in the order in which they are looked at: finished jobs are not in it and cost nothing.
+CREATE INDEX job_active ON job (phase, priority DESC, submitted, id) WHERE phase <> 'done';
+
+-- What was asked for; apart from `job` because it may be long and never changes.
+CREATE TABLE submission (
+    job INTEGER PRIMARY KEY NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    body TEXT NOT NULL  -- JSON: model.Submission
+);
+
+-- Every try of every job.
+CREATE TABLE attempt (
+    job INTEGER NOT NULL REFERENCES job (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL CHECK (number > 0),
+    record TEXT NOT NULL,  -- JSON: model.AttemptRecord
+    PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+
+-- A job as model.Job has it, without its submission; its attempts are one JSON array.
+CREATE VIEW job_row AS
+SELECT
+    id, owner, submitted, phase, priority, excluded, not_before, verdict, cancel_requested, held, ended,
+    cancel_by,
+    (SELECT group_concat(record, ',') FROM (SELECT record FROM attempt WHERE job = job.id ORDER BY number)) AS attempts
+FROM job;
+
+
+-- name: set_meta
+-- Remembers one fact about the file.
+INSERT OR REPLACE INTO meta (name, value) VALUES (:name, :value);
+
+-- name: get_meta
+-- One fact about the file.
+SELECT value FROM meta WHERE name = :name;
+
+
+-- name: job_of_key
+-- The job that this submission already became, when it was sent before.
+SELECT id FROM job WHERE owner = :owner AND submit_key = :key;
+
+-- name: add_job
+-- Accepts a job.
+INSERT INTO job (owner, submit_key, priority, submitted, phase) VALUES (:owner, :key, :priority, :submitted, 'queued');
+
+-- name: add_submission
+-- Keeps what was asked for.
+INSERT INTO submission (job, body) VALUES (:id, :body);
+
+
+-- name: job_by_id
+-- One job.
+SELECT * FROM job_row WHERE id = :id;
+
+-- name: jobs_by_ids
+-- The jobs of a selector, in order; numbers that name no job are left out.
+SELECT * FROM job_row WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id;
+
+-- name: jobs_queued
+-- What waits, the most urgent first and then the oldest.
+SELECT * FROM job_row WHERE phase = 'queued' AND phase <> 'done' ORDER BY priority DESC, submitted, id;
+
+-- name: jobs_running
+-- What runs. Read at every start of the master, to look for the runs again.
+SELECT * FROM job_row WHERE phase = 'running' AND phase <> 'done' ORDER BY id;
+
+-- name: jobs_active
+-- What waits or runs, of one owner or of all ('').
+SELECT * FROM job_row
+WHERE phase IN ('queued', 'running') AND phase <> 'done' AND (:owner = '' OR owner = :owner) ORDER BY id;
+
+-- name: jobs_all
+-- Everything, of one owner or of all (''), that was not over before `since`.
+SELECT * FROM job_row WHERE (:owner = '' OR owner = :owner) AND (ended IS NULL OR ended >= :since) ORDER BY id;
+
+-- name: submission
+-- What was asked for.
+SELECT body FROM submission WHERE job = :id;
+
+-- name: ids
+-- All job numbers, of one owner or of all (''), in order.
+SELECT id FROM job WHERE (:owner = '' OR owner = :owner) ORDER BY id;
+
+-- name: tally
+-- How many jobs stand where and ended how.
+SELECT phase, verdict, count(*) FROM job GROUP BY phase, verdict;
+
+-- name: blobs
+-- Every file that some job still needs.
+SELECT json_extract(file.value, '$.sha256') FROM submission, json_each(body, '$.program.files') AS file
+UNION
+SELECT json_extract(body, '$.program.stdin.sha256') FROM submission
+WHERE json_extract(body, '$.program.stdin.sha256') IS NOT NULL;
+
+
+-- name: begin_job
+-- Claims a waiting job; no row changes when it no longer waits, is held or shall be cancelled.
+UPDATE job SET phase = 'running', last_attempt = last_attempt + 1
+WHERE id = :id AND phase = 'queued' AND held = '' AND cancel_requested = 0;
+
+-- name: last_attempt
+-- The number of the newest attempt of a job.
+SELECT last_attempt FROM job WHERE id = :id;
+
+-- name: add_attempt
+-- Records the claim.
+INSERT INTO attempt (job, number, record) VALUES (:id, :number, :record);
+
+-- name: note_attempt
+-- Progress of the current attempt of a running job; no row changes when it is not the current one.
+UPDATE attempt SET record = :record
+WHERE job = :id AND number = :number
+AND EXISTS (SELECT 1 FROM job WHERE id = :id AND last_attempt = :number AND phase = 'running');
+
+-- name: settle_job
+-- Ends the current attempt: back into the queue, or done. The number is the fence. A cancel or a hold that was asked for
+-- meanwhile stays asked for.
+UPDATE job SET
+    phase = :phase, not_before = :not_before, excluded = :excluded, verdict = :verdict, ended = :ended,
+    held = CASE WHEN :phase = 'done' THEN '' WHEN :held = '' THEN held ELSE :held END
+WHERE id = :id AND last_attempt = :number AND phase = 'running';
+
+-- name: note_settled
+-- The last word of an attempt; settle_job has proved that it is the current one.
+UPDATE attempt SET record = :record WHERE job = :id AND number = :number;
+
+-- name: finish_job
+-- Ends a job that waits (cancelled, or no node is left to try).
+UPDATE job SET phase = 'done', verdict = :verdict, ended = :ended, held = '' WHERE id = :id AND phase = 'queued';
+
+-- name: count_late_news
+-- A result came from an attempt that no longer counts.
+UPDATE counter SET value = value + 1 WHERE name = 'late_news';
+
+-- name: late_news
+-- How often that happened.
+SELECT value FROM counter WHERE name = 'late_news';
+
+
+-- name: request_cancel
+-- Marks a job that is not over: it must end, not start again. The newest ask is remembered (INT may be followed by KILL).
+UPDATE job SET cancel_requested = 1, cancel_by = :by WHERE id = :id AND phase <> 'done';
+
+-- name: hold_job
+-- Keeps a job from starting, with the reason; '' lets it go.
+UPDATE job SET held = :why WHERE id = :id AND phase <> 'done';
+
+-- name: remove_job
+-- Forgets a finished job with its submission and attempts.
+DELETE FROM job WHERE id = :id AND phase = 'done';

@@ -1,0 +1,302 @@
+"""Bytes that the master keeps beside the queue: uploaded files by their SHA-256, and what each attempt printed.
+
+A file has its name only when it is whole, checked and on disk. Output only ever grows; its size is the offset to go on
+from. Refuses names that are not a digest, a number or a known stream: no path is made of what a user typed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sshgrid import disk
+from sshgrid.disk import blame_disk
+from sshgrid.errors import UsageError
+from sshgrid.model import JobId
+
+STREAMS = ("stdout", "stderr", "compile")
+MAX_OPEN = 64
+HOUR = 3600.0
+_BLOCK = 65536
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHARD = re.compile(r"[0-9a-f]{2}")
+
+OutputName = tuple[JobId, int, str]
+
+
+class BlobWriter:
+    """A file on its way in. It is not there before `finish`; `abort` or a failure leaves nothing behind."""
+
+    def __init__(self, spool: Spool, sha256: str, size: int) -> None:
+        self._target = spool.path(sha256)
+        self._sha256 = sha256
+        self._size = size
+        self._hash = hashlib.sha256()
+        self._written = 0
+        with blame_disk(spool.incoming):
+            self._descriptor, self._aside = disk.create_aside(spool.incoming, f"{sha256[:8]}.")
+        self._unfinished = spool.unfinished
+        self._unfinished.add(self._aside)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.abort()
+
+    def append(self, piece: bytes) -> None:
+        """Take the next piece. UsageError as soon as there is more than was announced."""
+        if self._written + len(piece) > self._size:
+            self.abort()
+            raise UsageError(f"file {self._sha256[:12]}: more than the {self._size} bytes that were announced")
+        try:
+            with blame_disk(self._target):
+                _write_all(self._descriptor, piece)
+        except BaseException:
+            self.abort()
+            raise
+        self._hash.update(piece)
+        self._written += len(piece)
+
+    def finish(self) -> Path:
+        """The file under its digest, durable on return. UsageError when it is not what was announced."""
+        try:
+            self._check()
+            with blame_disk(self._target):
+                os.fsync(self._descriptor)
+                _publish(self._aside, self._target)
+        finally:
+            self.abort()
+        return self._target
+
+    def abort(self) -> None:
+        """Forget the file; nothing happens after `finish` or a second time."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self._aside.unlink(missing_ok=True)
+            self._unfinished.discard(self._aside)
+
+    def _check(self) -> None:
+        if self._written != self._size:
+            raise UsageError(f"file {self._sha256[:12]}: {self._written} bytes came, {self._size} were announced")
+        if (found := self._hash.hexdigest()) != self._sha256:
+            raise UsageError(f"file {self._sha256[:12]}: the bytes that came have SHA-256 {found[:12]}")
+
+
+def _publish(aside: Path, target: Path) -> None:
+    shard = target.parent
+    if not shard.exists():
+        shard.mkdir(mode=0o700, exist_ok=True)
+        disk.sync(shard.parent)
+    aside.replace(target)  # also over an old one: the same bytes, or a damaged file healed
+    disk.sync(shard)
+
+
+class Spool:
+    """One folder of one master. Methods block, for the time of one disk access."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.blobs = directory / "blobs"
+        self.outputs = directory / "out"
+        self.incoming = directory / "incoming"
+        self.unfinished: set[Path] = set()  # in `incoming`, and still written to
+        for folder in (directory, self.blobs, self.outputs, self.incoming):
+            disk.private_directory(folder, forbidden=0o077)
+        self._open: OrderedDict[OutputName, tuple[int, int]] = OrderedDict()  # -> (descriptor, size)
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1][0])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # --- files by digest ----------------------------------------------------------------------------------------------
+
+    def writer(self, sha256: str, size: int) -> BlobWriter:
+        return BlobWriter(self, sha256, size)
+
+    def keep(self, content: bytes) -> str:
+        """Keep these bytes, durable on return; gives their SHA-256."""
+        sha256 = hashlib.sha256(content).hexdigest()
+        if not self.has(sha256):
+            with self.writer(sha256, len(content)) as writer:
+                writer.append(content)
+                writer.finish()
+        return sha256
+
+    def path(self, sha256: str) -> Path:
+        """Where the file is, or will be."""
+        if not _SHA256.fullmatch(sha256):
+            raise UsageError(f"not a SHA-256: {sha256[:80]!r}")
+        return self.blobs / sha256[:2] / sha256
+
+    def has(self, sha256: str) -> bool:
+        """Is it here? A file that was asked for counts as new again: `sweep` leaves it for another hour."""
+        path = self.path(sha256)
+        with blame_disk(path):
+            try:
+                os.utime(path)
+            except FileNotFoundError:
+                return False
+        return True
+
+    def missing(self, shas: Iterable[str]) -> tuple[str, ...]:
+        """Which of these are not here, each once. What is here stays for at least the time that `sweep` grants."""
+        return tuple(sha256 for sha256 in dict.fromkeys(shas) if not self.has(sha256))
+
+    def read(self, sha256: str) -> bytes:
+        path = self.path(sha256)
+        with blame_disk(path):
+            return path.read_bytes()
+
+    def sweep(self, keep: Collection[str], now: float, age_seconds: float = HOUR) -> int:
+        """Delete files that no job needs and nobody asked for lately, and abandoned ones; gives the bytes freed."""
+        kept = frozenset(keep)
+        freed = 0
+        with blame_disk(self.directory):
+            for path in self._files():
+                found = path.stat()
+                if path.name not in kept and found.st_mtime < now - age_seconds:
+                    path.unlink()
+                    freed += found.st_size
+        return freed
+
+    def _files(self) -> Iterator[Path]:
+        yield from (path for path in self.incoming.iterdir() if path not in self.unfinished)
+        for shard in self.blobs.iterdir():
+            if _SHARD.fullmatch(shard.name):
+                yield from (path for path in shard.iterdir() if _SHA256.fullmatch(path.name))
+
+    # --- what attempts printed ----------------------------------------------------------------------------------------
+
+    def append(self, job: JobId, attempt: int, stream: str, piece: bytes) -> int:
+        """Add to an output and give its new size. After a StoreError a first part may be kept: `size` says how much."""
+        name = (job, attempt, stream)
+        path = self._output(*name)
+        with blame_disk(path):
+            descriptor, size = self._open.pop(name) if name in self._open else _open_output(path)
+            try:
+                _write_all(descriptor, piece)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            self._open[name] = (descriptor, size + len(piece))
+            if len(self._open) > MAX_OPEN:
+                os.close(self._open.popitem(last=False)[1][0])
+        return size + len(piece)
+
+    def size(self, job: JobId, attempt: int, stream: str) -> int:
+        """Bytes kept so far; 0 when nothing was printed."""
+        path = self._output(job, attempt, stream)
+        with blame_disk(path):
+            try:
+                return path.stat().st_size
+            except FileNotFoundError:
+                return 0
+
+    def read_output(self, job: JobId, attempt: int, stream: str, offset: int, max_bytes: int) -> bytes:
+        """At most `max_bytes` from `offset` on; b"" at the end of what is kept."""
+        with self._reading(self._output(job, attempt, stream)) as descriptor:
+            return b"" if descriptor is None else os.pread(descriptor, max_bytes, offset)
+
+    def tail(self, job: JobId, attempt: int, stream: str, lines: int) -> int:
+        """Offset at which the last `lines` lines begin; an unfinished last line counts as one."""
+        with self._reading(self._output(job, attempt, stream)) as descriptor:
+            return 0 if descriptor is None else _start_of_last(descriptor, lines)
+
+    def sync(self, job: JobId, attempt: int) -> None:
+        """All output of this attempt survives a power cut from now on: to be called before its job is settled."""
+        paths = [path for stream in STREAMS if (path := self._output(job, attempt, stream)).exists()]
+        if not paths:
+            return
+        with blame_disk(paths[0].parent):
+            for path in (*paths, paths[0].parent, self.outputs):
+                disk.sync(path)
+
+    def remove(self, job: JobId) -> None:
+        """Forget all output of a job."""
+        folder = self._folder(job)
+        for name in [name for name in self._open if name[0] == job]:
+            os.close(self._open.pop(name)[0])
+        with blame_disk(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+    def jobs(self) -> list[JobId]:
+        """Jobs that have output here: those that the queue does not know are left over from a crash."""
+        with blame_disk(self.outputs):
+            return sorted(JobId(int(entry.name)) for entry in self.outputs.iterdir() if entry.name.isdecimal())
+
+    def _folder(self, job: JobId) -> Path:
+        if not isinstance(job, int) or job < 1:
+            raise UsageError(f"not a job number: {job!r}")
+        return self.outputs / str(int(job))
+
+    def _output(self, job: JobId, attempt: int, stream: str) -> Path:
+        if not isinstance(attempt, int) or attempt < 1:
+            raise UsageError(f"not an attempt number: {attempt!r}")
+        if stream not in STREAMS:
+            raise UsageError(f"no such stream: {stream[:80]!r}", f"one of {', '.join(STREAMS)}")
+        return self._folder(job) / f"{int(attempt)}.{stream}"
+
+    @contextmanager
+    def _reading(self, path: Path) -> Iterator[int | None]:
+        with blame_disk(path):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                yield None
+                return
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+
+def _open_output(path: Path) -> tuple[int, int]:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700)
+        descriptor = os.open(path, flags, 0o600)
+    return descriptor, os.fstat(descriptor).st_size
+
+
+def _write_all(descriptor: int, piece: bytes) -> None:
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _start_of_last(descriptor: int, lines: int) -> int:
+    """Search backwards, a block at a time: a log of gigabytes costs no more than what is shown of it."""
+    end = os.fstat(descriptor).st_size
+    if lines <= 0 or end == 0:
+        return end
+    # The newline that ends the last line does not begin another one.
+    left = lines + (os.pread(descriptor, 1, end - 1) == b"\n")
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        block = os.pread(descriptor, end - start, start)
+        at = len(block)
+        while (at := block.rfind(b"\n", 0, at)) >= 0:
+            left -= 1
+            if left == 0:
+                return start + at + 1
+        end = start
+    return 0

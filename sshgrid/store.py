@@ -1,0 +1,311 @@
+"""The durable queue: jobs, attempts and verdicts in one SQLite file (all SQL is in schema.sql).
+
+What a call returned survives a kill and a power cut. An attempt's number is the fence: only the newest attempt of a
+running job can settle it. Refuses a file that it cannot trust (damaged, from a newer sshgrid, readable by others, on a
+network file system). One connection, used from the thread that opened it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import msgspec
+
+from sshgrid import database
+from sshgrid.errors import NoSuchJob, StoreError, UsageError
+from sshgrid.model import Attempt, AttemptRecord, Job, JobId, Phase, Submission, Verdict
+
+MAX_KEY = 200
+_MAX_INTEGER = 2**63 - 1
+_WAITING_KEPT = 20_000
+
+T = TypeVar("T")
+Values = Mapping[str, object]
+
+
+class Store:
+    """Open it with `Store.open`. Every change is one transaction, durable on return (or at the end of a `batch`)."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._inode = path.stat().st_ino
+        self._waiting: dict[int, Submission] = {}  # of jobs that are not over; a submission never changes
+        self.grid = str(self._value("get_meta", {"name": "grid"}))
+
+    @classmethod
+    def open(cls, path: Path, busy_seconds: float = database.BUSY_SECONDS) -> Self:
+        """Open the queue at `path`, made when it is missing. StoreError when it cannot be trusted."""
+        return cls(database.open_file(path, busy_seconds), path)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def job(self, job_id: JobId) -> Job:
+        found = self._jobs("job_by_id", {"id": job_id}) if 0 < job_id <= _MAX_INTEGER else []
+        if not found:
+            raise _no_such_job(job_id)
+        return found[0]
+
+    def jobs(
+        self, ids: Sequence[JobId] | None = None, *, active_only: bool = False, owner: str = "", since: float = 0.0
+    ) -> list[Job]:
+        """Jobs in the order of their numbers; `since` leaves out what was over before. Unknown ids are left out."""
+        if ids is not None:
+            known = [job_id for job_id in ids if 0 < job_id <= _MAX_INTEGER]
+            found = self._jobs("jobs_by_ids", {"ids": msgspec.json.encode(known).decode()})
+            return [job for job in found if _wanted(job, active_only, owner, since)]
+        return self._jobs("jobs_active" if active_only else "jobs_all", {"owner": owner, "since": since})
+
+    def ids(self, owner: str = "") -> list[JobId]:
+        return [JobId(row[0]) for row in self._rows("ids", {"owner": owner})]
+
+    def queued(self) -> list[Job]:
+        """What waits (held and backing off too): highest priority first, then oldest."""
+        return self._jobs("jobs_queued", {})
+
+    def running(self) -> list[Job]:
+        return self._jobs("jobs_running", {})
+
+    def tally(self) -> list[tuple[Phase, Verdict | None, int]]:
+        """How many jobs stand where and ended how, without reading each."""
+        rows = self._rows("tally", {})
+        return [(Phase(phase), verdict and self._decode(_verdict, verdict, "verdict"), n) for phase, verdict, n in rows]
+
+    def late_news(self) -> int:
+        """How many results were dropped because their attempt was no longer the current one."""
+        return int(self._value("late_news", {}))
+
+    def blobs(self) -> set[str]:
+        """SHA-256 of every file that some job still needs: what Spool.sweep must keep."""
+        return {row[0] for row in self._rows("blobs", {})}
+
+    # --- changing -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Many calls, one commit: durable when the block ends, undone together when it raises. Never await inside."""
+        with self._change():
+            yield
+
+    def add(self, submission: Submission, owner: str, key: str, now: float) -> Job:
+        """Accept a job. The same owner and `key` again give the same job, whatever it has become."""
+        body = _encode_submission(submission, owner, key)
+        with self._change():
+            before = self._rows("job_of_key", {"owner": owner, "key": key})
+            if before:
+                return self.job(JobId(before[0][0]))
+            values = {"owner": owner, "key": key, "priority": submission.priority, "submitted": now}
+            job_id = self._run("add_job", values).lastrowid
+            self._run("add_submission", {"id": job_id, "body": body})
+        assert job_id is not None
+        return Job(JobId(job_id), owner, submission, now)
+
+    def begin(self, job_id: JobId, node: str, now: float) -> Attempt | None:
+        """Claim a job for `node`. None when it no longer waits, is held, or shall be cancelled."""
+        with self._change():
+            # attempt + 1 is the fence: settle() ignores news that carries an older number.
+            if self._run("begin_job", {"id": job_id}).rowcount == 0:
+                return None
+            number = self._value("last_attempt", {"id": job_id})
+            record = AttemptRecord(number, node, now)
+            self._run("add_attempt", {"id": job_id, "number": number, "record": _json(record)})
+        return Attempt(job_id, number, node)
+
+    def note(self, attempt: Attempt, record: AttemptRecord) -> bool:
+        """Remember the progress of a running attempt. False = it is no longer the current one; nothing is kept."""
+        _same_attempt(attempt, record)
+        with self._change():
+            values = {"id": attempt.job, "number": attempt.number, "record": _json(record)}
+            return self._run("note_attempt", values).rowcount == 1
+
+    def settle(self, attempt: Attempt, record: AttemptRecord, job: Job) -> bool:
+        """Write how an attempt ended, and the job as lifecycle.settle made it. False = late news: counted, dropped."""
+        _same_attempt(attempt, record)
+        if job.id != attempt.job or job.phase is Phase.RUNNING:
+            raise ValueError(f"attempt {attempt} cannot settle job {job.id} as {job.phase}")
+        if record.outcome is None:
+            raise ValueError(f"the record of attempt {attempt} does not say how it ended")
+        with self._change():
+            if self._run("settle_job", {"number": attempt.number, **_settled_columns(job)}).rowcount == 0:
+                self._run("count_late_news", {})
+                return False
+            self._run("note_settled", {"id": attempt.job, "number": attempt.number, "record": _json(record)})
+        self._waiting.pop(job.id, None)
+        return True
+
+    def finish(self, job_id: JobId, verdict: Verdict, now: float) -> bool:
+        """End a job that waits (cancelled, no node left). False when it does not wait."""
+        self._waiting.pop(job_id, None)
+        with self._change():
+            return self._run("finish_job", {"id": job_id, "verdict": _json(verdict), "ended": now}).rowcount == 1
+
+    def request_cancel(self, job_id: JobId, by: str) -> Job:
+        """Mark a job that is not over: it never starts again. Gives the job as it stands; if it waits, finish() it."""
+        return self._mark("request_cancel", job_id, {"by": by})
+
+    def hold(self, job_id: JobId, why: str) -> Job:
+        """Keep a job that is not over from starting; "" lets it go. Gives the job as it stands."""
+        return self._mark("hold_job", job_id, {"why": why})
+
+    def remove(self, job_id: JobId) -> None:
+        """Forget a finished job. UsageError when it is not over."""
+        with self._change():
+            phase = self.job(job_id).phase
+            if phase is not Phase.DONE:
+                raise UsageError(
+                    f"job {job_id} is {phase}: only finished jobs can be removed", f"sshgrid kill {job_id}"
+                )
+            self._run("remove_job", {"id": job_id})
+
+    def backup(self, path: Path) -> None:
+        """A whole, checked, durable copy at `path` (0600), which must not exist (UsageError)."""
+        if os.path.lexists(path):
+            raise UsageError(f"{path}: exists already", "choose another name for the backup")
+        database.back_up(self._connection, path)
+
+    # --- SQLite -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        try:
+            with database.blame(self._path):
+                self._still_there()
+                with database.change(self._connection):
+                    yield
+        except BaseException:
+            self._waiting.clear()  # an id whose job was undone may be given again
+            raise
+
+    def _still_there(self) -> None:
+        # SQLite goes on writing to a file that was deleted under it, and every accepted job would be lost.
+        try:
+            if self._path.lstat().st_ino == self._inode:
+                return
+        except OSError:
+            pass
+        raise StoreError(f"{self._path}: was removed or replaced while in use", "stop the master, restore the file")
+
+    def _mark(self, name: str, job_id: JobId, values: Values) -> Job:
+        with self._change():
+            self.job(job_id)  # NoSuchJob, before an id that SQLite cannot hold
+            self._run(name, {"id": job_id, **values})
+            return self.job(job_id)
+
+    def _run(self, name: str, values: Values) -> sqlite3.Cursor:
+        return self._connection.execute(database.SQL[name], values)
+
+    def _rows(self, name: str, values: Values) -> list[Any]:
+        with database.blame(self._path):
+            return self._run(name, values).fetchall()
+
+    def _value(self, name: str, values: Values) -> Any:
+        rows = self._rows(name, values)
+        if not rows:
+            raise StoreError(f"{self._path}: damaged: no {values.get('name', name)} in it", database.RESTORE)
+        return rows[0][0]
+
+    def _jobs(self, name: str, values: Values) -> list[Job]:
+        with database.blame(self._path), database.snapshot(self._connection):
+            return [self._job(row) for row in self._run(name, values).fetchall()]
+
+    def _job(self, row: Any) -> Job:
+        where = f"job {row['id']}"
+        attempts = self._decode(_attempts, f"[{row['attempts'] or ''}]", where)
+        return Job(
+            id=JobId(row["id"]),
+            owner=row["owner"],
+            submission=self._submission(row["id"], keep=row["phase"] != "done"),
+            submitted=row["submitted"],
+            phase=Phase(row["phase"]),
+            attempts=tuple(sorted(attempts, key=lambda record: record.number)),
+            excluded=self._decode(_names, row["excluded"], where),
+            not_before=row["not_before"],
+            verdict=self._decode(_verdict, row["verdict"], where) if row["verdict"] else None,
+            cancel_requested=bool(row["cancel_requested"]),
+            held=row["held"],
+            ended=row["ended"],
+            cancel_by=row["cancel_by"],
+        )
+
+    def _submission(self, job_id: int, keep: bool) -> Submission:
+        # The loop asks for the same waiting jobs again and again: reading them anew would be most of its work.
+        if (kept := self._waiting.get(job_id)) is not None:
+            return kept
+        found = self._decode(_submission, self._value("submission", {"id": job_id}), f"job {job_id}")
+        if keep and len(self._waiting) < _WAITING_KEPT:
+            self._waiting[job_id] = found
+        return found
+
+    def _decode(self, decoder: msgspec.json.Decoder[T], text: str, where: str) -> T:
+        try:
+            return decoder.decode(text)
+        except msgspec.MsgspecError as error:
+            raise StoreError(f"{self._path}: damaged: {where}: {error}", database.RESTORE) from error
+
+
+_submission = msgspec.json.Decoder(Submission)
+_attempts = msgspec.json.Decoder(tuple[AttemptRecord, ...])
+_names = msgspec.json.Decoder(frozenset[str])
+_verdict: msgspec.json.Decoder[Verdict] = msgspec.json.Decoder(Verdict)
+_encoder = msgspec.json.Encoder()
+
+
+def _json(value: object) -> str:
+    return _encoder.encode(value).decode()
+
+
+# --- values and columns -----------------------------------------------------------------------------------------------
+
+
+def _encode_submission(submission: Submission, owner: str, key: str) -> str:
+    if not 0 < len(key) <= MAX_KEY:
+        raise UsageError(f"the key of a submission has 1 to {MAX_KEY} characters, this one {len(key)}")
+    if not -_MAX_INTEGER <= submission.priority <= _MAX_INTEGER:
+        raise UsageError(f"priority {submission.priority} is too large a number")
+    try:
+        (owner + key).encode()
+        return _json(submission)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"a submission must be valid text: {error}") from error
+
+
+def _settled_columns(job: Job) -> Values:
+    return {
+        "id": job.id,
+        "phase": job.phase.value,
+        "not_before": job.not_before,
+        "excluded": _json(sorted(job.excluded)),
+        "verdict": None if job.verdict is None else _json(job.verdict),
+        "ended": job.ended,
+        "held": job.held,
+    }
+
+
+def _same_attempt(attempt: Attempt, record: AttemptRecord) -> None:
+    if attempt.number != record.number:
+        raise ValueError(f"the record is of attempt {record.number}, not of {attempt}")
+
+
+def _wanted(job: Job, active_only: bool, owner: str, since: float) -> bool:
+    if active_only and job.phase is Phase.DONE:
+        return False
+    return owner in ("", job.owner) and (job.ended is None or job.ended >= since)
+
+
+def _no_such_job(job_id: int) -> NoSuchJob:
+    return NoSuchJob(f"no such job: {job_id}", "sshgrid ps --all")

@@ -1,0 +1,481 @@
+"""The queue over a real SQLite file: what it promises to its one user, the master."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+import pytest
+
+from sshgrid import database
+from sshgrid.errors import NoSuchJob, StoreError, UsageError
+from sshgrid.model import (
+    Attempt,
+    AttemptRecord,
+    Cancelled,
+    Exited,
+    GaveUp,
+    HostLost,
+    Job,
+    JobId,
+    Outcome,
+    Phase,
+    Program,
+    SourceFile,
+    Step,
+    Submission,
+    Usage,
+    Verdict,
+)
+from sshgrid.store import Store
+
+HELLO = Submission(Program("c", "hello.c", (SourceFile("hello.c", "a" * 64, 20),)), "hello.c")
+AWKWARD = Submission(
+    Program(
+        "python",
+        "p.py",
+        (SourceFile("p.py", "b" * 64, 1, True), SourceFile("x/né\n", "c" * 64, 2)),
+        args=(b"\xff\x00'\"", b"{}"),
+        env=(("K", b"\xfe"),),
+        stdin=SourceFile("-", "d" * 64, 3),
+    ),
+    "p.py 'a b'",
+    priority=-3,
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "queue.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    with Store.open(path) as opened:
+        yield opened
+
+
+def ask(path: Path, sql: str, values: Mapping[str, object] = MappingProxyType({})) -> list[Any]:
+    """Look into the file past the store."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql, dict(values)).fetchall()
+
+
+_keys = (f"key{number}" for number in itertools.count())
+
+
+def add(store: Store, owner: str = "ana", now: float = 1.0, submission: Submission = HELLO) -> JobId:
+    return store.add(submission, owner, next(_keys), now).id
+
+
+def begin(store: Store, job_id: JobId, node: str = "n1") -> Attempt:
+    attempt = store.begin(job_id, node, 2.0)
+    assert attempt is not None
+    return attempt
+
+
+def settled(job: Job, outcome: Outcome, verdict: Verdict | None = None, now: float = 3.0) -> tuple[AttemptRecord, Job]:
+    """What lifecycle.settle makes of it: done with a verdict, queued again without."""
+    record = msgspec.structs.replace(job.attempts[-1], outcome=outcome, ended=now)
+    phase = Phase.DONE if verdict else Phase.QUEUED
+    ended = now if verdict else None
+    attempts = (*job.attempts[:-1], record)
+    return record, msgspec.structs.replace(job, phase=phase, verdict=verdict, ended=ended, attempts=attempts)
+
+
+def settle(store: Store, attempt: Attempt, outcome: Outcome, verdict: Verdict | None = None) -> bool:
+    return store.settle(attempt, *settled(store.job(attempt.job), outcome, verdict))
+
+
+def done(store: Store) -> JobId:
+    job_id = add(store)
+    assert settle(store, begin(store, job_id), Exited(0), Exited(0))
+    return job_id
+
+
+# --- a job's way ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("submission", [HELLO, AWKWARD])
+def test_a_job_comes_back_as_it_was_accepted_also_after_reopening(path: Path, submission: Submission) -> None:
+    with Store.open(path) as store:
+        job = store.add(submission, "ana", "k", 1.5)
+        assert job == Job(JobId(1), "ana", submission, 1.5)
+        assert store.job(job.id) == job
+    with Store.open(path) as store:
+        assert store.job(job.id) == job
+        assert store.queued() == [job]
+
+
+def test_the_same_key_gives_the_same_job_whatever_it_has_become(store: Store) -> None:
+    job_id = store.add(HELLO, "ana", "k", 1.0).id
+    settle(store, begin(store, job_id), Exited(3), Exited(3))
+    again = store.add(HELLO, "ana", "k", 9.0)
+    assert again == store.job(job_id)
+    assert again.verdict == Exited(3)
+    assert store.ids() == [job_id]
+
+
+def test_A31_the_key_of_somebody_else_does_not_lead_to_their_job(store: Store) -> None:
+    assert store.add(HELLO, "ana", "k", 1.0).id != store.add(HELLO, "ben", "k", 1.0).id
+
+
+@pytest.mark.parametrize(
+    ("submission", "owner", "key"),
+    [
+        (HELLO, "ana", ""),
+        (HELLO, "ana", "k" * 201),
+        (HELLO, "\ud800", "k"),
+        (msgspec.structs.replace(HELLO, priority=2**63), "ana", "k"),
+        (msgspec.structs.replace(HELLO, command="\udcff"), "ana", "k"),
+    ],
+)
+def test_a_submission_that_cannot_be_kept_is_a_usage_error(
+    store: Store, submission: Submission, owner: str, key: str
+) -> None:
+    with pytest.raises(UsageError):
+        store.add(submission, owner, key, 1.0)
+    assert store.ids() == []
+
+
+def test_begin_claims_once_and_its_number_is_the_fence(store: Store) -> None:
+    job_id = add(store)
+    assert store.begin(job_id, "n1", 2.0) == Attempt(job_id, 1, "n1")
+    assert store.begin(job_id, "n2", 2.0) is None
+    job = store.job(job_id)
+    assert (job.phase, job.attempts) == (Phase.RUNNING, (AttemptRecord(1, "n1", 2.0),))
+    assert store.queued() == []
+    assert store.running() == [job]
+
+
+def test_begin_of_an_unknown_job_is_none(store: Store) -> None:
+    assert store.begin(JobId(7), "n1", 1.0) is None
+
+
+def test_settle_writes_the_attempt_and_the_job(store: Store, path: Path) -> None:
+    job_id = add(store)
+    attempt = begin(store, job_id)
+    record = AttemptRecord(1, "n1", 2.0, Step.FETCHING, Exited(4), 3.0, 20, True, "c 12.2", "pidns", Usage(2.1, 2.9))
+    after = msgspec.structs.replace(
+        store.job(job_id), phase=Phase.DONE, verdict=Exited(4), ended=3.0, attempts=(record,)
+    )
+    assert store.settle(attempt, record, after)
+    assert store.job(job_id) == after
+    with Store.open(path) as another:
+        assert another.job(job_id) == after
+
+
+def test_a_requeued_job_keeps_what_was_learned(store: Store) -> None:
+    job_id = add(store)
+    attempt = begin(store, job_id)
+    record, job = settled(store.job(job_id), HostLost("reset"))
+    job = msgspec.structs.replace(job, excluded=frozenset({"n1", "n0"}), not_before=8.5, held="poison")
+    assert store.settle(attempt, record, job)
+    assert store.job(job_id) == job
+    assert store.queued() == [job]
+
+
+def test_news_of_an_older_attempt_is_counted_and_changes_nothing(store: Store) -> None:
+    job_id = add(store)
+    first = begin(store, job_id, "n1")
+    late = settled(store.job(job_id), Exited(0), Exited(0))
+    settle(store, first, HostLost("silent"))
+    begin(store, job_id, "n2")
+    before = store.job(job_id)
+    assert not store.settle(first, *late)
+    assert store.job(job_id) == before
+    assert store.late_news() == 1
+
+
+def test_a_result_is_taken_once(store: Store, path: Path) -> None:
+    job_id = add(store)
+    attempt = begin(store, job_id)
+    result = settled(store.job(job_id), Exited(0), Exited(0))
+    assert [store.settle(attempt, *result) for _ in range(3)] == [True, False, False]
+    with Store.open(path) as another:
+        assert another.late_news() == 2
+
+
+def test_news_of_an_attempt_that_never_began_is_dropped(store: Store) -> None:
+    job_id = add(store)
+    attempt = begin(store, job_id)
+    record, job = settled(store.job(job_id), Exited(0), Exited(0))
+    ahead = Attempt(job_id, 2, "n1")
+    assert not store.settle(ahead, msgspec.structs.replace(record, number=2), job)
+    assert store.settle(attempt, record, job)
+
+
+def test_notes_are_kept_only_from_the_current_attempt(store: Store) -> None:
+    job_id = add(store)
+    first = begin(store, job_id, "n1")
+    note = AttemptRecord(1, "n1", 2.0, Step.COMPILING, uploaded_bytes=20)
+    assert store.note(first, note)
+    assert store.job(job_id).attempts == (note,)
+    settle(store, first, HostLost("silent"))
+    assert not store.note(first, note)
+    begin(store, job_id, "n2")
+    assert not store.note(first, note)
+    assert store.late_news() == 0
+
+
+def test_a_mistake_of_the_caller_is_a_value_error_and_changes_nothing(store: Store) -> None:
+    one, two = add(store), add(store)
+    attempt = begin(store, one)
+    record, job = settled(store.job(one), Exited(0), Exited(0))
+    begin(store, two)
+    for wrong_record, wrong_job in [
+        (msgspec.structs.replace(record, number=2), job),
+        (msgspec.structs.replace(record, outcome=None), job),
+        (record, store.job(two)),
+        (record, store.job(one)),
+    ]:
+        with pytest.raises(ValueError, match=r"attempt"):
+            store.settle(attempt, wrong_record, wrong_job)
+    assert len(store.running()) == 2
+
+
+def test_a_waiting_job_can_be_finished_and_a_running_one_cannot(store: Store) -> None:
+    waits, runs = add(store), add(store)
+    begin(store, runs)
+    assert store.finish(waits, GaveUp("no node"), 5.0)
+    assert not store.finish(waits, Cancelled(), 6.0)
+    assert not store.finish(runs, Cancelled(), 6.0)
+    job = store.job(waits)
+    assert (job.phase, job.verdict, job.ended) == (Phase.DONE, GaveUp("no node"), 5.0)
+
+
+def test_a_job_that_shall_be_cancelled_never_starts(store: Store) -> None:
+    job_id = add(store)
+    job = store.request_cancel(job_id, "INT")
+    assert (job.phase, job.cancel_requested, job.cancel_by) == (Phase.QUEUED, True, "INT")
+    assert store.begin(job_id, "n1", 1.0) is None
+    assert store.finish(job_id, Cancelled("INT"), 2.0)
+
+
+def test_a_cancel_that_arrives_while_a_result_is_weighed_is_not_lost(store: Store) -> None:
+    job_id = add(store)
+    attempt = begin(store, job_id)
+    result = settled(store.job(job_id), HostLost("silent"))
+    store.request_cancel(job_id, "TERM")
+    store.hold(job_id, "wait")
+    assert store.settle(attempt, *result)
+    job = store.job(job_id)
+    assert (job.phase, job.cancel_requested, job.held) == (Phase.QUEUED, True, "wait")
+
+
+def test_cancelling_what_is_over_changes_nothing(store: Store) -> None:
+    job_id = done(store)
+    before = store.job(job_id)
+    assert store.request_cancel(job_id, "TERM") == store.hold(job_id, "why") == before
+
+
+def test_a_held_job_starts_when_it_is_released(store: Store) -> None:
+    job_id = add(store)
+    assert store.hold(job_id, "HeldByUser").held == "HeldByUser"
+    assert store.begin(job_id, "n1", 1.0) is None
+    assert store.hold(job_id, "").held == ""
+    assert store.begin(job_id, "n1", 1.0)
+
+
+def test_only_finished_jobs_are_removed_and_their_numbers_are_not_given_again(store: Store, path: Path) -> None:
+    finished, waits = done(store), add(store)
+    with pytest.raises(UsageError, match=r"job 2 is queued"):
+        store.remove(waits)
+    store.finish(waits, Cancelled(), 1.0)
+    store.remove(finished)
+    store.remove(waits)
+    assert store.ids() == []
+    counts = [ask(path, f"SELECT count(*) FROM {table}") for table in ("job", "submission", "attempt")]
+    assert counts == [[(0,)]] * 3
+    assert add(store) == 3
+
+
+@pytest.mark.parametrize("job_id", [0, -1, 99, 2**63, 2**70])
+def test_an_unknown_number_is_no_such_job(store: Store, job_id: int) -> None:
+    add(store)
+    for ask in (
+        store.job,
+        store.remove,
+        lambda unknown: store.hold(unknown, "x"),
+        lambda unknown: store.request_cancel(unknown, "x"),
+    ):
+        with pytest.raises(NoSuchJob, match=f"no such job: {job_id}"):
+            ask(JobId(job_id))
+    assert store.jobs([JobId(job_id)]) == []
+
+
+def test_the_result_of_a_removed_job_is_late_news(store: Store) -> None:
+    job_id = add(store)
+    attempt = begin(store, job_id)
+    result = settled(store.job(job_id), Exited(0), Exited(0))
+    store.settle(attempt, *result)
+    store.remove(job_id)
+    assert not store.settle(attempt, *result)
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_can_be_chosen_by_number_owner_age_and_whether_they_are_over(store: Store) -> None:
+    old, waits, bens = done(store), add(store), add(store, "ben")
+    runs = add(store)
+    begin(store, runs)
+    everything: list[tuple[dict[str, object], list[JobId]]] = [
+        ({}, [old, waits, bens, runs]),
+        ({"active_only": True}, [waits, bens, runs]),
+        ({"active_only": True, "owner": "ben"}, [bens]),
+        ({"owner": "ana"}, [old, waits, runs]),
+        ({"since": 3.0}, [old, waits, bens, runs]),
+        ({"since": 3.1}, [waits, bens, runs]),
+    ]
+    for filters, expected in everything:
+        assert [job.id for job in store.jobs(**filters)] == expected  # type: ignore[arg-type]
+        chosen = [job.id for job in store.jobs([runs, old, bens], **filters)]  # type: ignore[arg-type]
+        assert chosen == [job_id for job_id in expected if job_id in (runs, old, bens)]
+    assert (store.ids(), store.ids("ben"), store.jobs([])) == ([old, waits, bens, runs], [bens], [])
+
+
+def test_what_waits_comes_by_priority_and_then_age(store: Store) -> None:
+    urgent = msgspec.structs.replace(HELLO, priority=5)
+    ids = [add(store, now=2.0), add(store, now=1.0), add(store, now=9.0, submission=urgent), add(store, now=1.0)]
+    assert [job.id for job in store.queued()] == [ids[2], ids[1], ids[3], ids[0]]
+
+
+def test_the_tally_counts_phases_and_verdicts(store: Store) -> None:
+    done(store), done(store), add(store), begin(store, add(store))
+    expected = {(Phase.DONE, Exited(0)): 2, (Phase.QUEUED, None): 1, (Phase.RUNNING, None): 1}
+    assert {(phase, verdict): count for phase, verdict, count in store.tally()} == expected
+
+
+def test_the_files_that_jobs_need_are_named_also_those_of_finished_jobs(store: Store) -> None:
+    hello = done(store)
+    add(store, submission=AWKWARD)
+    assert store.blobs() == {"a" * 64, "b" * 64, "c" * 64, "d" * 64}
+    store.remove(hello)
+    assert store.blobs() == {"b" * 64, "c" * 64, "d" * 64}
+
+
+def _read_one_and_fail(store: Store) -> None:
+    store.job(add(store, submission=AWKWARD))
+    raise ZeroDivisionError
+
+
+def test_a_batch_is_kept_whole_or_undone_whole(store: Store, path: Path) -> None:
+    with store.batch():
+        first = add(store)
+        with pytest.raises(NoSuchJob):
+            store.hold(JobId(99), "x")
+    with pytest.raises(ZeroDivisionError), store.batch():
+        _read_one_and_fail(store)
+    assert store.ids() == [first]
+    assert store.job(add(store)).submission == HELLO  # the number of the undone job is given again
+    with Store.open(path) as another:
+        assert another.jobs() == store.jobs()
+
+
+def test_a_change_by_another_process_is_seen(store: Store, path: Path) -> None:
+    with Store.open(path) as another:
+        job_id = add(another)
+        assert store.begin(job_id, "n1", 1.0)
+        assert another.begin(job_id, "n1", 1.0) is None
+        assert another.running() == store.running()
+
+
+# --- SQL --------------------------------------------------------------------------------------------------------------
+
+VALUES = dict.fromkeys(re.findall(r":(\w+)", "".join(database.SQL.values())))
+QUERIES = [name for name in database.SQL if not name.startswith("schema_")]
+
+
+def plan(path: Path, name: str) -> list[str]:
+    return [row[3] for row in ask(path, f"EXPLAIN QUERY PLAN {database.SQL[name]}", VALUES)]
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_every_statement_fits_the_schema_and_is_used(store: Store, path: Path, name: str) -> None:
+    plan(path, name)
+    source = Path(database.__file__).read_text() + Path(database.__file__).with_name("store.py").read_text()
+    assert f'"{name}"' in source
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(QUERIES) - {"jobs_all", "ids", "tally", "blobs", "late_news", "count_late_news"})
+)
+def test_100000_finished_jobs_slow_nothing_because_every_step_is_a_search_by_index(
+    store: Store, path: Path, name: str
+) -> None:
+    steps = [step for step in plan(path, name) if step.startswith(("SCAN", "SEARCH"))]
+    scans = [step for step in steps if step.startswith("SCAN") and "json_each" not in step and "(subquery" not in step]
+    assert scans == []
+
+
+@pytest.mark.parametrize("name", ["jobs_queued", "jobs_running", "jobs_active"])
+def test_finished_jobs_are_not_in_the_index_of_the_active_ones(store: Store, path: Path, name: str) -> None:
+    assert any("USING INDEX job_active" in step for step in plan(path, name))
+    assert name != "jobs_queued" or not any("ORDER BY" in step for step in plan(path, name)[:1])
+    ((definition,),) = ask(path, "SELECT sql FROM sqlite_master WHERE name = 'job_active'")
+    assert "WHERE phase <> 'done'" in definition
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_commit_waits_for_the_disk(store: Store) -> None:
+    connection = store._connection
+    pragmas = ("journal_mode", "synchronous", "foreign_keys", "application_id", "user_version")
+    found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
+    assert found == ["wal", 2, 1, database.APPLICATION_ID, 1]
+
+
+def test_the_grid_has_one_name_for_ever(path: Path) -> None:
+    with Store.open(path) as store:
+        name = store.grid
+    with Store.open(path) as store:
+        assert store.grid == name
+    assert len(name) == 8
+    int(name, 16)
+
+
+def test_a_store_is_used_from_one_thread(store: Store) -> None:
+    caught: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            store.ids()
+        except sqlite3.ProgrammingError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert len(caught) == 1
+
+
+def test_a_backup_is_whole_private_and_never_overwrites(store: Store, tmp_path: Path) -> None:
+    finished = done(store)
+    copy = tmp_path / "copy.db"
+    store.backup(copy)
+    add(store)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert [entry.name for entry in tmp_path.iterdir() if "copy" in entry.name] == ["copy.db"]
+    with Store.open(copy) as restored:
+        assert restored.jobs() == [store.job(finished)]
+        assert restored.grid == store.grid
+    before = copy.read_bytes()
+    with pytest.raises(UsageError, match=r"copy\.db: exists already"):
+        store.backup(copy)
+    assert copy.read_bytes() == before
+
+
+def test_a_backup_into_nowhere_is_a_store_error(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"No such file"):
+        store.backup(tmp_path / "none" / "copy.db")
