@@ -7,12 +7,15 @@ failure: a check that silently did not run is no check.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from tests.lab import machine
 from tests.lab.hosts import Lab, LabHost
+from tests.lab.liar import Liar, Mode
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +47,13 @@ def busybox_host(busybox_lab: Lab) -> Iterator[LabHost]:
     busybox_lab.reset()
     yield busybox_lab["b1"]
     busybox_lab.check_quiet()
+
+
+@pytest.fixture
+def liar(tmp_path: Path) -> Iterator[Callable[[Mode], Liar]]:
+    """Starts misbehaving SSH servers: `server = liar(Mode.DROPS)`; they end with the test."""
+    with ExitStack() as stack:
+        yield lambda mode: stack.enter_context(Liar(mode, tmp_path))
 
 
 def _needs_lab(*more_tools: str) -> int:

@@ -1,0 +1,120 @@
+"""The misbehaving server misbehaves as announced, seen with the system's own ssh and with bare sockets."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.lab.liar import Liar, Mode
+
+needs_ssh = pytest.mark.skipif(not shutil.which("ssh"), reason="needs the OpenSSH client")
+
+
+def ssh(liar: Liar, *words: str, program: str = "ssh", stdin: str = "", seconds: float = 20) -> tuple[int, str, str]:
+    options = [
+        *("-F", "/dev/null", "-o", f"UserKnownHostsFile={liar.known_hosts}", "-o", "GlobalKnownHostsFile=/dev/null"),
+        *("-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes"),
+        *("-i", str(liar.identity_file), "-o", f"Port={liar.port}", "-o", f"User={liar.user}"),
+    ]
+    done = subprocess.run(
+        [program, *options, liar.host, *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@needs_ssh
+def test_the_honest_mode_runs_a_command_with_its_stdin(tmp_path: Path) -> None:
+    with Liar(Mode.HONEST, tmp_path) as liar:
+        assert ssh(liar, "cat; echo error >&2; exit 7", stdin="word\n") == (7, "word\n", "error\n")
+        assert liar.commands == [b"cat; echo error >&2; exit 7"]
+
+
+@needs_ssh
+def test_the_honest_mode_takes_much_output_on_both_streams(tmp_path: Path) -> None:
+    with Liar(Mode.HONEST, tmp_path) as liar:
+        code, out, error = ssh(liar, "head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero")
+        assert (code, len(out), len(error)) == (0, 300_000, 300_000)
+
+
+@needs_ssh
+def test_a_dropped_connection_says_no_status(tmp_path: Path) -> None:
+    with Liar(Mode.DROPS, tmp_path) as liar:
+        code, out, _ = ssh(liar, "true")
+        assert (code, out) == (255, "partial")
+
+
+@needs_ssh
+def test_A16_zero_is_said_and_nothing_runs(tmp_path: Path) -> None:
+    with Liar(Mode.SAYS_ZERO, tmp_path) as liar:
+        assert ssh(liar, f"touch {tmp_path}/ran") == (0, "", "")
+    assert not (tmp_path / "ran").exists()
+
+
+@needs_ssh
+def test_after_the_login_nothing_is_answered(tmp_path: Path) -> None:
+    with Liar(Mode.MUTE_AFTER_LOGIN, tmp_path) as liar:
+        with pytest.raises(subprocess.TimeoutExpired):
+            ssh(liar, "true", seconds=2)
+        assert liar.sessions == 1
+
+
+@needs_ssh
+def test_a_login_is_refused(tmp_path: Path) -> None:
+    with Liar(Mode.REFUSES_LOGIN, tmp_path) as liar:
+        code, _, error = ssh(liar, "true")
+        assert code == 255
+        assert "Permission denied" in error
+        assert liar.sessions == 0
+
+
+@needs_ssh
+def test_A21_the_host_key_is_another(tmp_path: Path) -> None:
+    with Liar(Mode.OTHER_HOST_KEY, tmp_path) as liar:
+        code, _, error = ssh(liar, "true")
+        assert code == 255
+        assert "HOST IDENTIFICATION HAS CHANGED" in error
+
+
+@needs_ssh
+def test_A17_sftp_is_polluted_or_lies(tmp_path: Path) -> None:
+    with Liar(Mode.SFTP_POLLUTED, tmp_path) as liar:
+        assert ssh(liar, program="sftp", stdin="pwd\n")[0] == 255
+    source = tmp_path / "source"
+    source.write_text("text")
+    with Liar(Mode.SFTP_LIES, tmp_path) as liar:
+        code, out, _ = ssh(liar, program="sftp", stdin=f"put {source} /target\nls -l /target\n")
+    assert code == 0
+    assert "Uploading" in out
+
+
+def first_bytes(liar: Liar, count: int, say: bytes = b"") -> bytes:
+    with socket.create_connection((liar.host, liar.port), timeout=2) as connection:
+        connection.sendall(say)
+        received = b""
+        while len(received) < count and (piece := connection.recv(4096)):
+            received += piece
+        return received
+
+
+def test_F32_no_banner_ever_comes(tmp_path: Path) -> None:
+    with Liar(Mode.NO_BANNER, tmp_path) as liar, pytest.raises(TimeoutError):
+        first_bytes(liar, 1)
+
+
+def test_F33_the_banner_never_ends(tmp_path: Path) -> None:
+    with Liar(Mode.ENDLESS_BANNER, tmp_path) as liar:
+        assert b"SSH-" not in first_bytes(liar, 3000)
+
+
+def test_F33_a_web_server_stands_on_the_port(tmp_path: Path) -> None:
+    with Liar(Mode.HTTP, tmp_path) as liar:
+        assert first_bytes(liar, 100, b"SSH-2.0-test\r\n").startswith(b"HTTP/1.1 400")
