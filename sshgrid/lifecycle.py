@@ -1,0 +1,303 @@
+"""What the end of an attempt means for its job, and the words and numbers by which a job's fate is told.
+
+A failing program is a result, a failing host is a reason to go elsewhere, a failing toolchain is tried on one other
+node: three classes with budgets of their own. Refuses news of an attempt that is not the newest.
+"""
+
+from __future__ import annotations
+
+import signal
+from random import Random
+from typing import assert_never
+
+import msgspec
+
+from sshgrid.model import (
+    AttemptRecord,
+    Cancelled,
+    CompileFailed,
+    Crashed,
+    Exited,
+    GaveUp,
+    HostLost,
+    Job,
+    OnHostLoss,
+    Outcome,
+    OutOfMemory,
+    OutputLimit,
+    Phase,
+    RetryPolicy,
+    Step,
+    TimedOut,
+    ToolchainBroken,
+    Verdict,
+)
+from sshgrid.quantities import format_duration, format_size
+
+POISON_NODES = 3  # so many different nodes lost while it ran: the job is the likelier cause
+TOOLCHAIN_TRIES = 2
+HELD_BY_USER = "HeldByUser"
+
+
+# --- deciding ---------------------------------------------------------------------------------------------------------
+
+
+def settle(
+    job: Job,
+    record: AttemptRecord,
+    outcome: Outcome,
+    policy: RetryPolicy,
+    now: float,
+    rng: Random,
+    others: bool = True,
+) -> Job:
+    """The job after this attempt ended so: done, or queued for the next attempt. Unchanged = stale news.
+
+    `others`: is there a working node that has not failed this job (placement.others)? Then the next attempt may start
+    at once; if not, it waits a backoff and all nodes are its candidates again.
+    """
+    if _stale(job, record):
+        return job
+    job = _remember(job, msgspec.structs.replace(record, outcome=outcome, ended=now))
+    match outcome:
+        case Exited() | CompileFailed() | TimedOut() | OutOfMemory() | OutputLimit() | Cancelled() | Crashed():
+            return done(job, outcome, now)
+        case HostLost() | ToolchainBroken() if job.cancel_requested:
+            return done(job, Cancelled(job.cancel_by), now)
+        case HostLost():
+            return _after_host_loss(job, policy, now, rng, others)
+        case ToolchainBroken():
+            return _after_broken_toolchain(job, policy, now, rng, others)
+        case _:
+            assert_never(outcome)
+
+
+def _stale(job: Job, record: AttemptRecord) -> bool:
+    if job.phase is Phase.DONE:
+        return True
+    if not job.attempts:
+        return False
+    last = job.attempts[-1]
+    return last.number > record.number or (last.number == record.number and last.outcome is not None)
+
+
+def _remember(job: Job, record: AttemptRecord) -> Job:
+    before = tuple(old for old in job.attempts if old.number != record.number)
+    return msgspec.structs.replace(job, attempts=(*before, record))
+
+
+def done(job: Job, verdict: Verdict, now: float) -> Job:
+    """The job with its verdict; called by name only for one that waits (cancelled in the queue, nothing can run it)."""
+    return msgspec.structs.replace(job, phase=Phase.DONE, verdict=verdict, ended=now, held="")
+
+
+def _after_host_loss(job: Job, policy: RetryPolicy, now: float, rng: Random, others: bool) -> Job:
+    losses = _failures(job, HostLost)
+    if job.submission.on_host_loss is OnHostLoss.FAIL:
+        return done(job, GaveUp(f"{_met(job)} (--on-host-loss fail)"), now)
+    if job.submission.interactive:
+        return done(job, GaveUp(f"{_met(job)} (an interactive run is not retried)"), now)
+    if len(losses) > _retries(job, policy):
+        return done(job, GaveUp(_retries_used_up(job)), now)
+    job = _again(job, policy, now, rng, others)
+    # Only here, with retries left: whoever waits for a job without any is owed its end, not a pause.
+    if (count := _nodes_lost_while_running(job)) >= POISON_NODES:
+        return msgspec.structs.replace(job, held=f"lost {count} nodes while running: {_met(job)}")
+    return job
+
+
+def _after_broken_toolchain(job: Job, policy: RetryPolicy, now: float, rng: Random, others: bool) -> Job:
+    if job.submission.interactive or len(_failures(job, ToolchainBroken)) >= TOOLCHAIN_TRIES:
+        return done(job, GaveUp(f"the {job.submission.program.language} toolchain failed: {_met(job)}"), now)
+    return _again(job, policy, now, rng, others)
+
+
+def _again(job: Job, policy: RetryPolicy, now: float, rng: Random, others: bool) -> Job:
+    """Queued once more. The first failure moves on at once, so one dead host slows nobody."""
+    failures = len(_failures(job, HostLost, ToolchainBroken))
+    free = failures == 1 and others
+    return msgspec.structs.replace(
+        job,
+        phase=Phase.QUEUED,
+        excluded=job.excluded | {job.attempts[-1].node} if others else frozenset(),
+        not_before=now if free else now + backoff(policy, failures, rng),
+    )
+
+
+def backoff(policy: RetryPolicy, failures: int, rng: Random) -> float:
+    """Seconds before the next try: exponential with full jitter.
+
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+    doubling = 2.0 ** min(max(failures, 1) - 1, 60)
+    return rng.uniform(0.0, min(policy.backoff_max_seconds, policy.backoff_seconds * doubling))
+
+
+def patience(policy: RetryPolicy, elapsed_seconds: float) -> float:
+    """How long a silent host is waited for: as long as the work at stake took, within the policy's bounds."""
+    return min(max(elapsed_seconds, policy.patience_min_seconds), policy.patience_max_seconds)
+
+
+def attempts_allowed(job: Job, policy: RetryPolicy) -> int:
+    """The 3 of "attempt 2 of 3". A broken toolchain has a budget of its own, so a try it took does not count here."""
+    if job.submission.interactive or job.submission.on_host_loss is OnHostLoss.FAIL:
+        return 1
+    return 1 + _retries(job, policy) + len(_failures(job, ToolchainBroken))
+
+
+def _retries(job: Job, policy: RetryPolicy) -> int:
+    return policy.retries if job.submission.retries is None else job.submission.retries
+
+
+def _failures(job: Job, *kinds: type[HostLost] | type[ToolchainBroken]) -> list[AttemptRecord]:
+    return [record for record in job.attempts if isinstance(record.outcome, kinds)]
+
+
+def _nodes_lost_while_running(job: Job) -> int:
+    return len({record.node for record in _failures(job, HostLost) if record.step is Step.RUNNING})
+
+
+def _retries_used_up(job: Job) -> str:
+    tries = len(job.attempts)
+    text = f"{tries} attempts failed: {_met(job)}" if tries > 1 else f"the only attempt failed: {_met(job)}"
+    if _nodes_lost_while_running(job) >= POISON_NODES:
+        text += "; so many nodes lost while it ran may be this program's doing"
+    return text
+
+
+def _met(job: Job) -> str:
+    """What each failed attempt met, for the person who reads the reason."""
+    return "; ".join(
+        f"attempt {record.number} on {record.node}: {record.outcome.reason}"
+        for record in job.attempts
+        if isinstance(record.outcome, HostLost | ToolchainBroken)
+    )
+
+
+# --- telling ----------------------------------------------------------------------------------------------------------
+
+
+def state(job: Job, disconnected: bool = False) -> str:
+    """Slurm's word for where a job is or how it ended."""
+    match job.phase:
+        case Phase.QUEUED:
+            return "PENDING"
+        case Phase.RUNNING:
+            return "DISCONNECTED" if disconnected else "RUNNING"
+        case Phase.DONE:
+            return _ended_state(job.verdict)
+        case _:
+            assert_never(job.phase)
+
+
+def _ended_state(verdict: Verdict | None) -> str:
+    match verdict:
+        case Exited(0):
+            return "COMPLETED"
+        case Exited() | OutputLimit() | Crashed() | None:
+            return "FAILED"
+        case CompileFailed():
+            return "COMPILE_ERROR"
+        case TimedOut():
+            return "TIMEOUT"
+        case OutOfMemory():
+            return "OUT_OF_MEMORY"
+        case Cancelled():
+            return "CANCELLED"
+        case GaveUp():
+            return "NODE_FAIL"
+        case _:
+            assert_never(verdict)
+
+
+def exit_status(job: Job) -> int | None:
+    """What `run`, `attach` and `wait` of this one job exit with; None = it is not done."""
+    match job.verdict:
+        case None:
+            return None
+        case Exited(code):
+            return code
+        case TimedOut():
+            return 124
+        case GaveUp() | Crashed():
+            return 125
+        case CompileFailed():
+            return 126
+        case OutOfMemory():
+            return 128 + signal.SIGKILL
+        case OutputLimit():
+            return 128 + signal.SIGXFSZ
+        case Cancelled(by):
+            return 128 + cancel_signal(by)
+        case _:
+            assert_never(job.verdict)
+
+
+def cancel_signal(by: str) -> int:
+    """The signal named first in Cancelled.by ("INT", "KILL by ana"); TERM when it names none."""
+    name = by.split(maxsplit=1)[0].upper() if by.strip() else "TERM"
+    found = signal.Signals.__members__.get(f"SIG{name.removeprefix('SIG')}", signal.SIGTERM)
+    return int(found)
+
+
+def signal_of(code: int) -> int | None:
+    """The signal behind an exit code, 128+N as a shell reports it.
+
+    A shell cannot tell a program killed by signal N from one that calls exit(128+N), and neither can the run's record,
+    so both read the same here. Real-time signals (above 31) are left alone: nobody sends them by accident.
+    """
+    return code - 128 if 129 <= code <= 159 else None
+
+
+def ended_by_signal(verdict: Verdict | None) -> int | None:
+    """The signal that ended the program, as far as the verdict tells."""
+    match verdict:
+        case Exited(code):
+            return signal_of(code)
+        case OutOfMemory():
+            return int(signal.SIGKILL)
+        case OutputLimit():
+            return int(signal.SIGXFSZ)
+        case Cancelled(by):
+            return cancel_signal(by)
+        case CompileFailed() | TimedOut() | GaveUp() | Crashed() | None:
+            return None
+        case _:
+            assert_never(verdict)
+
+
+def reason(job: Job, now: float | None = None) -> str:
+    """Why a job waits or how it ended, in a table cell; "" = nothing to say. With `now`, a backoff is seen too."""
+    if job.verdict is not None:
+        return outcome_text(job.verdict)
+    if job.held:
+        return job.held
+    if job.phase is Phase.QUEUED and now is not None and job.not_before > now:
+        return "Backoff"
+    return ""
+
+
+def outcome_text(outcome: Outcome | Verdict) -> str:
+    """How an attempt or a job ended, for a person; "" for a plain success."""
+    match outcome:
+        case Exited(0):
+            return ""
+        case Exited(code):
+            number = signal_of(code)
+            return f"signal {number}" if number else f"exit code {code}"
+        case CompileFailed(code):
+            return f"the compiler said no (exit code {code})"
+        case TimedOut(seconds):
+            return f"time limit of {format_duration(seconds)}"
+        case OutOfMemory(size):
+            return f"memory limit of {format_size(size)}" if size else "out of memory"
+        case OutputLimit(size):
+            return f"output limit of {format_size(size)}"
+        case Cancelled(by):
+            return f"cancelled ({by})" if by else "cancelled"
+        case HostLost(text) | ToolchainBroken(text) | GaveUp(text):
+            return text
+        case Crashed(text):
+            return f"a bug in sshgrid: {text}"
+        case _:
+            assert_never(outcome)
