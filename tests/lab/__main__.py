@@ -100,8 +100,9 @@ def control(words: list[str]) -> int:
         stream.write(shlex.join(words) + "\n")
         stream.flush()
         answer = stream.read()
-    (_say if answer.startswith("error:") else sys.stdout.write)(answer)
-    return 1 if answer.startswith("error:") else 0
+    failed = answer.startswith("error:")
+    (_say if failed else _show)(answer)
+    return 1 if failed else 0
 
 
 def answer(lab: Lab, words: list[str]) -> str:
@@ -134,7 +135,7 @@ def _obey(lab: Lab, asked: queue.SimpleQueue[Ask]) -> None:
 def _listen_stdin(asked: queue.SimpleQueue[Ask]) -> None:
     # End of input is not the end of the lab: it may run in the background with stdin closed.
     for line in sys.stdin:
-        asked.put((_split(line), sys.stdout.write))
+        asked.put((_split(line), _show))
 
 
 def _listen_socket(listener: socket.socket, asked: queue.SimpleQueue[Ask]) -> None:
@@ -171,6 +172,10 @@ def _answers(path: Path) -> bool:
 
 def _table(host: LabHost) -> str:
     return "\n".join(f"{process.pid:>6}  {shlex.join(process.argv)}" for process in host.processes())
+
+
+def _show(text: str) -> None:
+    print(text, end="", flush=True)  # noqa: T201
 
 
 def _say(text: str) -> None:

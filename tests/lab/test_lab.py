@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from tests.lab import machine
 from tests.lab.hosts import Lab, LabError, LabHost
 
 pytestmark = pytest.mark.lab
+REPOSITORY = Path(__file__).parents[2]
 
 
 def ssh(lab: Lab, name: str, command: str, stdin: str = "", seconds: float = 20) -> subprocess.CompletedProcess[str]:
@@ -305,9 +307,8 @@ with Lab(1) as lab:
     print(lab.directory, lab["h1"].init, flush=True)
     input()
 """
-    root = Path(__file__).parents[2]
     with subprocess.Popen(
-        [sys.executable, "-c", script], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", script], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout is not None
         directory, init = other.stdout.readline().decode().split()
@@ -315,3 +316,37 @@ with Lab(1) as lab:
     machine.wait_until(lambda: not machine.is_alive(int(init)), "the orphaned host to end by itself")
     with Lab(1):
         assert not Path(directory).exists() or Path(directory) == lab.directory
+
+
+def test_people_can_hold_a_lab_and_trouble_it_by_command() -> None:
+    command = [sys.executable, "-m", "tests.lab", "--hosts", "1"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY
+    ) as held:
+        assert held.stdin is not None
+        assert held.stdout is not None
+        inventory = Path(held.stdout.readline().strip())
+        assert list(yaml.safe_load(inventory.read_text())["nodes"]) == ["h1"]
+        held.stdin.write("h1 run cat /etc/hostname\n")
+        held.stdin.flush()
+        assert held.stdout.readline() == "h1\n"
+        assert control(inventory, "h1", "power-off").returncode == 0
+        assert control(inventory, "status").stdout.endswith("off\n")
+        wrong = control(inventory, "h9", "power-off")
+        assert (wrong.returncode, wrong.stdout) == (1, "")
+        assert "h9" in wrong.stderr
+        held.terminate()
+        assert held.wait(20) == 0
+    assert not inventory.exists()
+
+
+def control(inventory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tests.lab", "ctl", *words],
+        env={**os.environ, "SSHGRID_LAB": str(inventory)},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )

@@ -1,0 +1,50 @@
+# The same commands that CI runs. PYTHON=python3.12 chooses another Python, PYTEST="-k word -x" what is tested.
+.DELETE_ON_ERROR:
+.PHONY: help run test lint docs bench clean
+
+BIN := .venv/bin
+PYTEST ?=
+
+help:
+	@echo 'make run    a first look: four languages on this machine'
+	@echo 'make test   every test (the lab of SSH hosts needs root; elsewhere its tests are skipped)'
+	@echo 'make lint   ruff, mypy, shellcheck'
+	@echo 'make docs   the manual, into docs/_build/html'
+	@echo 'make bench  what things cost on this machine (needs root)'
+	@echo 'make clean  remove what the others made'
+
+run: .venv/ready
+	@scripts/demo.sh
+
+test: .venv/ready-test
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: .venv/ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	shellcheck scripts/*.sh .ci/run tests/lab/*.sh
+	shellcheck sshgrid/remote/*.sh
+
+docs: .venv/ready-docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+bench: .venv/ready-test
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A marker per set of packages: made again when the list of packages changes.
+.venv/ready: pyproject.toml
+	scripts/venv.sh
+	@touch $@
+
+.venv/ready-test: pyproject.toml
+	scripts/venv.sh test
+	@touch $@
+
+.venv/ready-docs: pyproject.toml
+	scripts/venv.sh docs
+	@touch $@

@@ -1,0 +1,31 @@
+#!/bin/sh
+# What `make run` shows: the same small program in four languages through the shipped inventory, then the grid itself.
+# Languages without a toolchain here are named with the package that brings it. Stops the master only if it started it.
+set -eu
+cd "$(dirname "$0")/.."
+status=0
+
+grid() { .venv/bin/sshgrid -i inventory.yaml "$@"; }
+
+show() {
+  printf '\n$ sshgrid %s\n' "$*"
+  grid "$@" || status=1
+}
+
+show_if() { # TOOL PACKAGE FILE
+  if command -v "$1" >/dev/null; then
+    show run "examples/$3" 50
+  else
+    printf '\nexamples/%s is left out: there is no %s here (sudo apt-get install %s)\n' "$3" "$1" "$2"
+  fi
+}
+
+if ! grid master status >/dev/null 2>&1; then trap 'grid master stop >/dev/null 2>&1' EXIT; fi
+
+show_if python3 python3 primes.py
+show_if gcc gcc primes.c
+show_if g++ g++ Primes.cpp
+show_if javac default-jdk-headless Primes.java
+show nodes
+show ps -a
+exit "$status"
