@@ -114,9 +114,9 @@ WHERE phase IN ('queued', 'running') AND phase <> 'done' AND (:owner = '' OR own
 -- Everything, of one owner or of all (''), that was not over before `since`.
 SELECT * FROM job_row WHERE (:owner = '' OR owner = :owner) AND (ended IS NULL OR ended >= :since) ORDER BY id;
 
--- name: submission
--- What was asked for.
-SELECT body FROM submission WHERE job = :id;
+-- name: submissions
+-- What was asked for, of many jobs at once.
+SELECT job, body FROM submission WHERE job IN (SELECT value FROM json_each(:ids));
 
 -- name: ids
 -- All job numbers, of one owner or of all (''), in order.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -221,15 +222,31 @@ class Store:
 
     def _jobs(self, name: str, values: Values) -> list[Job]:
         with database.blame(self._path), database.snapshot(self._connection):
-            return [self._job(row) for row in self._run(name, values).fetchall()]
+            rows = self._run(name, values).fetchall()
+            submissions = self._submissions(rows)
+        return [self._job(row, submissions[row["id"]]) for row in rows]
 
-    def _job(self, row: Any) -> Job:
+    def _submissions(self, rows: Sequence[Any]) -> Mapping[int, Submission]:
+        # The loop asks for the same waiting jobs again and again: reading them anew would be most of its work.
+        active = {row["id"] for row in rows if row["phase"] != "done"}
+        needed = [row["id"] for row in rows if row["id"] not in self._waiting]
+        found = {
+            job_id: self._decode(_submission, body, f"job {job_id}")
+            for job_id, body in self._run("submissions", {"ids": _json(needed)})
+        }
+        if len(self._waiting) < _WAITING_KEPT:
+            self._waiting.update((job_id, found[job_id]) for job_id in active & found.keys())
+        if lost := set(needed) - found.keys():
+            raise StoreError(f"{self._path}: damaged: no submission of job {min(lost)}", database.RESTORE)
+        return ChainMap(found, self._waiting)
+
+    def _job(self, row: Any, submission: Submission) -> Job:
         where = f"job {row['id']}"
-        attempts = self._decode(_attempts, f"[{row['attempts'] or ''}]", where)
+        attempts = self._decode(_attempts, f"[{row['attempts']}]", where) if row["attempts"] else ()
         return Job(
             id=JobId(row["id"]),
             owner=row["owner"],
-            submission=self._submission(row["id"], keep=row["phase"] != "done"),
+            submission=submission,
             submitted=row["submitted"],
             phase=Phase(row["phase"]),
             attempts=tuple(sorted(attempts, key=lambda record: record.number)),
@@ -241,15 +258,6 @@ class Store:
             ended=row["ended"],
             cancel_by=row["cancel_by"],
         )
-
-    def _submission(self, job_id: int, keep: bool) -> Submission:
-        # The loop asks for the same waiting jobs again and again: reading them anew would be most of its work.
-        if (kept := self._waiting.get(job_id)) is not None:
-            return kept
-        found = self._decode(_submission, self._value("submission", {"id": job_id}), f"job {job_id}")
-        if keep and len(self._waiting) < _WAITING_KEPT:
-            self._waiting[job_id] = found
-        return found
 
     def _decode(self, decoder: msgspec.json.Decoder[T], text: str, where: str) -> T:
         try:
