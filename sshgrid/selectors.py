@@ -1,0 +1,158 @@
+"""Selectors: which nodes (`node[01-10],@fast,!beta`) and which jobs (`1,3,5-8`, `last`, `all`) a person means.
+
+Pure: a selector and what is known in, what is meant out. Refuses, rather than guesses, a part that names nothing known,
+and patterns that would expand to more than MAX_NAMES names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
+
+from sshgrid.errors import NoSuchJob, NoSuchNode, UsageError
+from sshgrid.model import JobId, Node
+
+MAX_NAMES = 10_000
+
+_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
+_JOBS = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", re.ASCII)
+_TASK = re.compile(r"[0-9]+\.[0-9]+", re.ASCII)
+_COMMA = re.compile(r",(?![^\[]*\])")  # not the comma of node[1,3]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """``; did you mean 'host'?`` when something known is close, else nothing: for the end of a message."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def expand(pattern: str) -> tuple[str, ...]:
+    """The names of a pattern: ``node[01-10]`` has ten, ``node[1,3]`` two, ``alpha`` itself. Zeros in front are kept."""
+    pieces = _BRACKETS.split(pattern)
+    fixed, inner = pieces[::2], [_numbers(inside, pattern) for inside in pieces[1::2]]
+    if any(char in piece for piece in fixed for char in "[]"):
+        raise UsageError(f"{pattern!r} has a bracket without its partner", "write a range like node[01-10]")
+    if prod(len(numbers) for numbers in inner) > MAX_NAMES:
+        raise _too_many(pattern)
+    return tuple(_woven(fixed, chosen) for chosen in itertools.product(*map(_written, inner)))
+
+
+class _Numbers:
+    """The numbers in one pair of brackets: known by their count before any is written out."""
+
+    def __init__(self, ranges: list[tuple[int, int, int]]) -> None:
+        self.ranges = ranges
+
+    def __len__(self) -> int:
+        return sum(last - first + 1 for first, last, _ in self.ranges)
+
+
+def _numbers(inside: str, pattern: str) -> _Numbers:
+    numbers = _Numbers([_range(part.strip(), pattern) for part in inside.split(",")])
+    if len(numbers) > MAX_NAMES:
+        raise _too_many(pattern)
+    return numbers
+
+
+def _range(part: str, pattern: str) -> tuple[int, int, int]:
+    found = _RANGE.fullmatch(part)
+    if found is None:
+        raise UsageError(f"{part!r} in {pattern!r} is not a range of numbers", "write a range like node[01-10]")
+    first, last = found[1], found[2] or found[1]
+    if int(first) > int(last):
+        raise UsageError(f"the range {part} in {pattern!r} runs backwards", f"write {last}-{first}")
+    return int(first), int(last), len(first) if first.startswith("0") else 0
+
+
+def _written(numbers: _Numbers) -> list[str]:
+    return [f"{number:0{width}d}" for first, last, width in numbers.ranges for number in range(first, last + 1)]
+
+
+def _woven(fixed: Sequence[str], chosen: Sequence[str]) -> str:
+    return "".join(itertools.chain.from_iterable(itertools.zip_longest(fixed, chosen, fillvalue="")))
+
+
+def _too_many(pattern: str) -> UsageError:
+    return UsageError(f"{pattern!r} stands for more than {MAX_NAMES} names")
+
+
+def nodes(selector: str, known: Sequence[Node]) -> tuple[Node, ...]:
+    """The nodes meant, in the order of `known`; ``""`` means all. NoSuchNode when a part, or the whole, names none."""
+    if not selector.strip():
+        return tuple(known)
+    parts = [part.strip() for part in _COMMA.split(selector)]
+    wanted = [_named(part, known) for part in parts if not part.startswith("!")]
+    unwanted = [_named(part[1:], known) for part in parts if part.startswith("!")]
+    chosen = set().union(*wanted) if wanted else {node.name for node in known}
+    chosen -= set().union(*unwanted)
+    if not chosen:
+        raise NoSuchNode(f"the selector {selector!r} leaves no node", "sshgrid nodes")
+    return tuple(node for node in known if node.name in chosen)
+
+
+def _named(part: str, known: Sequence[Node]) -> set[str]:
+    if not part or part == "@" or part.startswith("!"):
+        raise UsageError("a part of the selector is empty", "write for example: alpha,node[01-10],@fast,!beta")
+    if part.startswith("@"):
+        return _tagged(part[1:], known)
+    names = {node.name for node in known}
+    found = names.intersection(expand(part))
+    if not found:
+        raise NoSuchNode(f"no node {part!r}{did_you_mean(part, names)}", "sshgrid nodes")
+    return found
+
+
+def _tagged(tag: str, known: Sequence[Node]) -> set[str]:
+    found = {node.name for node in known if tag in node.tags}
+    if not found:
+        tags = set().union(*(node.tags for node in known))
+        raise NoSuchNode(f"no node has the tag {tag!r}{did_you_mean(tag, tags)}", "sshgrid nodes")
+    return found
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+def jobs(selector: str, known: Sequence[JobId]) -> tuple[JobId, ...]:
+    """The jobs meant, each once, in the order asked for. NoSuchJob when a part names none; ``all`` of none is none."""
+    ordered = sorted(known)
+    if selector.strip() in ("", "all"):
+        return tuple(ordered)
+    found = itertools.chain.from_iterable(_chosen(part.strip(), ordered) for part in selector.split(","))
+    return tuple(dict.fromkeys(found))
+
+
+def _chosen(part: str, ordered: Sequence[JobId]) -> Iterator[JobId]:
+    if part == "all":
+        return iter(ordered)
+    if part == "last":
+        if not ordered:
+            raise NoSuchJob("there is no job yet", "sshgrid run FILE")
+        return iter(ordered[-1:])
+    return _between(part, *_bounds(part), ordered)
+
+
+def _bounds(part: str) -> tuple[int, int]:
+    found = _JOBS.fullmatch(part)
+    if found is None:
+        hint = "write for example: 42, 3-8, 1,3,5-8, last or all"
+        what = "names the task of a sweep, which this version does not know" if _TASK.fullmatch(part) else "is no job"
+        raise UsageError(f"{part!r} {what}", hint)
+    first, last = int(found[1]), int(found[2] or found[1])
+    if first > last:
+        raise UsageError(f"the range {part} runs backwards", f"write {last}-{first}")
+    return first, last
+
+
+def _between(part: str, first: int, last: int, ordered: Sequence[JobId]) -> Iterator[JobId]:
+    found = [job for job in ordered if first <= job <= last]
+    if not found:
+        raise NoSuchJob(f"no such job: {part}" if first == last else f"no such jobs: {part}", "sshgrid ps --all")
+    return iter(found)
