@@ -99,8 +99,9 @@ class LabHost:
 
     def reset_sessions(self) -> None:
         """Kill the server's session processes: every client sees its connection end; detached jobs live on."""
-        machine.signal_all(self._sessions(), signal.SIGKILL)
-        wait_until(lambda: not self._sessions(), f"no session on {self.name}", 5, self._sessions)
+        killed = self._sessions()
+        machine.signal_all(killed, signal.SIGKILL)
+        wait_until(lambda: not any(map(machine.is_alive, killed)), f"no session on {self.name}", 5, self._sessions)
 
     def stop_server(self) -> None:
         """Kill the listener only: sessions live on, new connections are refused."""
@@ -133,9 +134,7 @@ class LabHost:
 
     def processes(self) -> list[Process]:
         """What runs here besides init and the SSH server; pids as the host sees them."""
-        pids = machine.descendants(self.init) if self.is_on else []
-        found = [Process(machine.inner_pid(pid), machine.argv_of(pid)) for pid in pids if not self._is_server(pid)]
-        return [process for process in found if process.pid]
+        return [Process(machine.inner_pid(pid), machine.argv_of(pid)) for pid in self._users_pids()]
 
     def end_processes(self) -> None:
         """Kill every process and session of users."""
@@ -274,15 +273,17 @@ class LabHost:
         except OSError:
             return False
 
-    def _is_server(self, pid: int) -> bool:
-        return machine.program_of(pid) in INFRASTRUCTURE
+    def _users_pids(self) -> list[int]:
+        pids = machine.descendants(self.init) if self.is_on else []
+        # A process without a program is on its way out.
+        return [pid for pid in pids if machine.program_of(pid) not in {"", *INFRASTRUCTURE}]
 
     def _serves(self) -> bool:
-        return machine.is_alive(self._server) and self._is_server(self._server)
+        return machine.is_alive(self._server)
 
     def _sessions(self) -> list[int]:
         pids = machine.descendants(self.init) if self.is_on else []
-        return [pid for pid in pids if self._is_server(pid) and pid != self._server]
+        return [pid for pid in pids if machine.program_of(pid) in INFRASTRUCTURE and pid != self._server]
 
     def _pid_below(self, root: int, inner: int) -> int:
         """The machine's number of the process that the host knows as `inner`."""
@@ -294,10 +295,11 @@ class LabHost:
     def _all_stopped(self) -> bool:
         pids = [self.init, *machine.descendants(self.init)]
         machine.signal_all(pids, signal.SIGSTOP)
-        return all(machine.state_of(pid) in "Tt" for pid in pids)
+        # Looked at again: what was forked before its parent stopped must stop, too.
+        return all(machine.state_of(pid) in "Tt" for pid in [*pids, *machine.descendants(self.init)])
 
     def _all_killed(self) -> bool:
-        pids = [pid for pid in machine.descendants(self.init) if not self._is_server(pid)]
+        pids = self._users_pids()
         machine.signal_all(pids, signal.SIGKILL)
         return not pids
 
