@@ -136,6 +136,11 @@ def test_when_the_retries_are_used_up_the_reason_lists_what_each_attempt_met() -
     assert exit_status(job) == 125
 
 
+def test_a_job_without_retries_says_what_its_only_attempt_met() -> None:
+    job = meet(waiting(retries=0), ("h1", LOST))
+    assert job.verdict == GaveUp("the only attempt failed: attempt 1 on h1: no answer for 10 s")
+
+
 @pytest.mark.parametrize(("retries", "attempts"), [(0, 1), (1, 2), (None, 3), (4, 5)])
 def test_retries_are_the_further_attempts_after_the_first(retries: int | None, attempts: int) -> None:
     job = waiting(retries)
@@ -271,6 +276,14 @@ def test_every_history_ends_within_its_budgets_and_only_a_result_or_an_empty_bud
 def test_a_backoff_stays_between_nothing_and_its_doubling_ceiling(failures: int, seed: int) -> None:
     ceiling = min(60.0, 2.0 * 2.0 ** min(max(failures, 1) - 1, 60))
     assert 0.0 <= lifecycle.backoff(POLICY, failures, Random(seed)) <= ceiling
+
+
+def test_a_backoff_doubles_up_to_a_minute_and_may_be_as_short_as_nothing() -> None:
+    class Dice(Random):
+        def uniform(self, a: float, b: float) -> float:
+            return b + a / 1000  # both ends in one number
+
+    assert [lifecycle.backoff(POLICY, failures, Dice()) for failures in (1, 2, 5, 6, 7)] == [2.0, 4.0, 32.0, 60.0, 60.0]
 
 
 def test_backoffs_are_spread_over_the_whole_range() -> None:
