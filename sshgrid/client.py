@@ -161,6 +161,13 @@ class Connection:
             raise MasterGone("the master closed the connection", "sshgrid master status; sshgrid master logs")
         self._inbox.extend(self._decoder.feed(piece))
 
+    def wait(self, deadline: float | None) -> bool:
+        """Until there is something to read (True), or the monotonic clock reaches `deadline` (False)."""
+        import select
+
+        left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        return bool(select.select([self._sock], [], [], left)[0])
+
     def arrived(self) -> Iterator[tuple[Message, bytes]]:
         """What has been read and not yet looked at."""
         while self._inbox:
@@ -235,6 +242,11 @@ def connect(places: Places, *, start: bool = True, say: Say = lambda _: None) ->
             raise MasterGone("no master is running for this inventory", "sshgrid master start")
         connection = start_master_if_missing(places)
     return _same_version(connection, places, say)
+
+
+def find_any_version(places: Places) -> Connection | None:
+    """The running master, whatever its version; None when there is none."""
+    return _try(places.socket)
 
 
 def start_master_if_missing(places: Places, extra: Sequence[str] = ()) -> Connection:
@@ -362,7 +374,7 @@ def _same_version(connection: Connection, places: Places, say: Say) -> Connectio
         raise MasterGone(welcome.message, "sshgrid master stop --drain, with the version that started it")
     connection.close()
     say(f"the master was another version, this is {VERSION}: a new one is started")
-    _wait_until_left(places.socket)
+    wait_until_left(places.socket, START_SECONDS)
     return start_master_if_missing(places)
 
 
@@ -378,12 +390,13 @@ def _stopped_when_idle(connection: Connection) -> bool:
     return True
 
 
-def _wait_until_left(path: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
+def wait_until_left(path: str, seconds: float | None) -> None:
+    """Until no master answers there. MasterGone when it still does after `seconds` (None = however long it takes)."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while deadline is None or time.monotonic() < deadline:
         try:
             Connection.open(path, 1.0).close()
         except (OSError, SshgridError):
             return
-        time.sleep(_STEP_SECONDS)
+        time.sleep(_STEP_SECONDS if deadline else 10 * _STEP_SECONDS)
     raise MasterGone("the old master does not leave", "sshgrid master status")
