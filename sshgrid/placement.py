@@ -211,6 +211,16 @@ def pack(candidates: Sequence[NodeView], rng: Random, turn: int) -> NodeView:
 POLICIES: Mapping[str, Policy] = {"least-loaded": least_loaded, "round-robin": round_robin, "pack": pack}
 
 
+def needs(submission: Submission) -> tuple[str, str, str, int | None]:
+    """All of a submission that this module looks at, as a key.
+
+    Within one round nodes only fill up, so when no node took a job, none will take the next one with the same needs:
+    10,000 waiting tasks of a sweep are one question, not 10,000.
+    """
+    program = submission.program
+    return submission.on, program.language, program.version, program.limits.memory_bytes
+
+
 def eligible(views: Sequence[NodeView], submission: Submission, excluded: Collection[str] = ()) -> list[NodeView]:
     """The nodes that may start it now.
 

@@ -450,6 +450,26 @@ def test_least_loaded_stays_near_the_best_score(views: list[NodeView], seed: int
         assert score(pick) <= min(map(score, placement.eligible(views, java()))) + placement.NEAR
 
 
+@given(views=grids(), excluded=exclusions, seed=st.integers(0, 1 << 30))
+def test_jobs_with_the_same_needs_get_the_same_answers(
+    views: list[NodeView], excluded: frozenset[str], seed: int
+) -> None:
+    one = java(">=17", "h0,h1" if len(views) > 1 else "", GIB)
+    program = msgspec.structs.replace(one.program, entry="Q.java", args=(b"1",), flags=("-g",))
+    two = Submission(program, "Q.java 1", "task 2", on=one.on, priority=3, retries=0, interactive=True)
+    assert placement.needs(one) == placement.needs(two)
+    assert explain(views, one, excluded) == explain(views, two, excluded)
+    assert placement.permanently_impossible(views, one) == placement.permanently_impossible(views, two)
+    assert placement.all_down(views, one) == placement.all_down(views, two)
+    picks = [place(views, each, excluded, POLICIES["pack"], Random(seed), 0) for each in (one, two)]
+    assert picks[0] == picks[1]
+
+
+@pytest.mark.parametrize("other", [java(), java(">=21"), java(">=17", "h1"), java(">=17", memory=GIB)])
+def test_whatever_placement_looks_at_is_part_of_the_needs(other: Submission) -> None:
+    assert placement.needs(other) != placement.needs(java(">=17"))
+
+
 @given(views=grids())
 def test_what_is_impossible_has_no_eligible_node_and_what_has_one_is_not_all_down(views: list[NodeView]) -> None:
     if placement.eligible(views, java()):
