@@ -379,6 +379,10 @@ def test_a_job_between_two_attempts_is_on_no_node_but_remembers_the_one_it_lost(
     assert [(each.node, each.outcome) for each in line.attempts] == [("h1", "host-lost: no answer for 10 s")]
 
 
+def test_a_clock_that_was_set_back_gives_no_negative_seconds() -> None:
+    assert report.job_line(begin(waiting(), "h1", began=120.0), 90.0, 3).seconds == 0.0
+
+
 def test_a_done_job_keeps_the_seconds_of_its_last_attempt() -> None:
     line = report.job_line(meet(waiting(), ("h1", Exited(3))), 9_999.0, 3)
     assert (line.node, line.seconds, line.phase) == ("h1", 10.0, "")
@@ -443,6 +447,12 @@ def test_a_node_line_tells_what_the_last_sample_said() -> None:
     assert (line.running, line.slots, line.cores, line.isolation) == (1, 4, 4, "pidns")
     assert (line.toolchains, line.tags) == (("c", "java"), ("fast", "lab"))
     assert report.node_line(node(), last_seen=107.0).last_seen == 107.0
+
+
+def test_a_share_is_never_more_than_all_of_it() -> None:
+    """A sample taken a little late counts more than a second of CPU time for its second."""
+    assert report.node_line(node(sample=Sample(100.0, 1.0, 4.2, 5.0, 0))).cpu == 1.0
+    assert report.node_line(node(sample=Sample(100.0, 1.0, None, 5.0, 0))).cpu is None
 
 
 def test_a_node_that_never_answered_claims_nothing() -> None:
