@@ -53,10 +53,13 @@ def read_file(path: Path) -> bytes:
     """The bytes of the file, at most one more than allowed. Only a regular file: a pipe could block for ever."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise InventoryError(f"{path}: not a regular file", HINT)
-            return file.read(MAX_BYTES + 1)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read(MAX_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError as error:
         raise InventoryError(f"{path}: no such file", "sshgrid node add NAME HOST") from error
     except OSError as error:

@@ -24,7 +24,7 @@ MAX_SHOWN = 50
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BREAK = re.compile(r"\r\n|\n|\r")
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue002-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
-_TAB_INDENT = re.compile(r"^ *\t[ \t]*(?=[^\s#])", re.MULTILINE)
+_TAB_INDENT = re.compile(r"^ *\t", re.MULTILINE)
 _BARE_TEMPLATE = re.compile(r"[:,\[] *\{[a-z]+\}")
 _SECRET = re.compile(r"((?:pass(?:word|wd|phrase)?|secret|token)\w*[\"']?[ \t]*:).*", re.IGNORECASE)
 
