@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, Command]] = {
     "power-off": ("pull the plug", lambda host, _: host.power_off()),
     "power-on": ("boot; the disk is as it was", lambda host, _: host.power_on()),
     "cut": ("cut the wire, silently", lambda host, _: host.cut()),
+    "reset-connections": ("answer with TCP resets until healed", lambda host, _: host.reset_connections()),
+    "lose": ("PERCENT of the packets until healed", lambda host, words: host.lose(int(words[0]))),
     "heal": ("join the wire", lambda host, _: host.heal()),
     "reset-sessions": ("break every SSH connection", lambda host, _: host.reset_sessions()),
     "stop-server": ("kill the SSH listener", lambda host, _: host.stop_server()),

@@ -94,7 +94,17 @@ class LabHost:
         """Cut the wire, silently: nothing is refused, nothing is answered."""
         self._wire.set_link(False)
 
+    def reset_connections(self) -> None:
+        """From now on the host answers every packet of a TCP connection to its server with a reset."""
+        self._wire.filter("tcp dport 22 reject with tcp reset")
+
+    def lose(self, percent: int) -> None:
+        """From now on this share of the packets to the host is lost: 1 to 100 percent."""
+        self._wire.filter(f"numgen random mod 100 <= {percent - 1} drop")
+
     def heal(self) -> None:
+        """The wire is joined, nothing is lost or refused any more."""
+        self._wire.filter("")
         self._wire.set_link(True)
 
     def reset_sessions(self) -> None:

@@ -33,13 +33,14 @@ class Subnet:
         call("ip", "link", "del", self.bridge)
 
 
-@dataclass(frozen=True)
 class Wire:
     """The place of one host in a subnet."""
 
-    subnet: Subnet
-    name: str
-    position: int
+    def __init__(self, subnet: Subnet, name: str, position: int) -> None:
+        self.subnet = subnet
+        self.name = name
+        self.position = position
+        self._is_filtered = False
 
     @property
     def namespace(self) -> str:
@@ -84,11 +85,21 @@ class Wire:
     def set_link(self, up: bool) -> None:
         call("ip", "link", "set", self.plug, "up" if up else "down")
 
+    def filter(self, rule: str) -> None:
+        """Put one nftables rule before everything that comes in; "" takes it away. Needs nft only for a rule."""
+        if not rule and not self._is_filtered:
+            return
+        table = f"table inet lab {{ chain in {{ type filter hook input priority 0; {rule}; }}; }}"
+        rules = f"table inet lab\ndelete table inet lab\n{table if rule else ''}\n"
+        call("ip", "netns", "exec", self.namespace, "nft", "-f", "-", stdin=rules)
+        self._is_filtered = bool(rule)
+
     def rip_out(self) -> None:
         """Remove the wire and its namespace; LabError when a process still lives in it."""
         left = in_network(self.namespace_path)
         call("ip", "link", "del", self.plug)
         call("ip", "netns", "del", self.namespace)
+        self._is_filtered = False
         if left:
             raise LabError(f"{self.namespace}: processes left: {left}")
 

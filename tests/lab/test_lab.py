@@ -40,6 +40,11 @@ def can_connect(host: LabHost, seconds: float) -> bool:
     return True
 
 
+def drain(connection: socket.socket) -> None:
+    while connection.recv(4096):
+        pass
+
+
 def wait_for_processes(host: LabHost, *expected: tuple[str, ...]) -> None:
     """The shell that started them may take a moment to leave."""
 
@@ -189,6 +194,28 @@ def test_F8_a_reset_ends_the_session_but_not_a_detached_job(lab_hosts: Lab) -> N
     wait_for_processes(host, ("sleep", "1001"))
     host.end_processes()
     assert host.processes() == []
+    assert can_connect(host, 5)
+
+
+def test_F7_connections_are_reset_until_the_host_is_healed(lab_hosts: Lab) -> None:
+    host = lab_hosts["h3"]
+    with socket.create_connection((host.address, 22), timeout=5) as connection:
+        assert connection.recv(4) == b"SSH-"
+        host.reset_connections()
+        connection.sendall(b"SSH-2.0-test\r\n")
+        with pytest.raises(ConnectionResetError):
+            drain(connection)
+    assert not can_connect(host, 5)
+    host.heal()
+    assert can_connect(host, 5)
+
+
+def test_lost_packets_slow_a_host_down_until_it_is_healed(lab_hosts: Lab) -> None:
+    host = lab_hosts["h3"]
+    host.lose(100)
+    with pytest.raises(TimeoutError):
+        can_connect(host, 0.3)
+    host.heal()
     assert can_connect(host, 5)
 
 
