@@ -17,6 +17,8 @@ from tests.lab import machine
 from tests.lab.hosts import Lab, LabHost
 from tests.lab.liar import Liar, Mode
 
+pytest_plugins = ["pytester"]
+
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:

@@ -41,8 +41,10 @@ class Lab:
             self._subnet = claim_subnet()
             stack.callback(self._subnet.remove)
             self.directory = ROOT / self._subnet.bridge
+            # The number is ours: what lies there is of a lab before the machine's last reboot.
+            _remove_directory(self.directory)
             self._make_directory()
-            stack.callback(shutil.rmtree, self.directory)
+            stack.callback(_remove_directory, self.directory)
             self._make_hosts()
             stack.callback(self._power_off)
             stack.enter_context(Ticker(host.load for host in self))
@@ -165,8 +167,12 @@ class Lab:
 def _clear_dead_labs() -> None:
     """A lab whose process was killed: its hosts ended by themselves, the rest is taken away here."""
     for number in remove_dead_subnets():
-        directory = ROOT / Subnet(number).bridge
-        for disk in directory.glob("*/disk"):
-            if os.path.ismount(disk):
-                call("umount", "-l", str(disk))
-        shutil.rmtree(directory, ignore_errors=True)
+        _remove_directory(ROOT / Subnet(number).bridge)
+
+
+def _remove_directory(directory: Path) -> None:
+    for disk in directory.glob("*/disk"):
+        if os.path.ismount(disk):
+            call("umount", "-l", str(disk))
+    if directory.exists():
+        shutil.rmtree(directory)
