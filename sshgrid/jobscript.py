@@ -40,6 +40,7 @@ def job_script(order: Order, facts: Facts) -> bytes:
         _assign("USER_NAMESPACE", "" if facts.uid == 0 else "--user --map-current-user"),
         _assign("INPUT", order.program.stdin.sha256 if order.program.stdin else ""),
         _assign("KEEP_CHILDREN", "0"),
+        _assign("INTERACTIVE", str(int(order.interactive))),
         _assign("BUILD_LIMIT", str(BUILD_LIMIT_SECONDS * 100)),
         *_limits(limits, recipe),
         *_function("layout", _layout(recipe)),

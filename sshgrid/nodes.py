@@ -282,6 +282,39 @@ class _Shell:
             yield line
 
 
+class Talk:
+    """The two directions of an interactive run."""
+
+    def __init__(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        self._process = process
+        self.stdout = _pieces(process.stdout)
+        self.stderr = _pieces(process.stderr)
+
+    @classmethod
+    async def begin(cls, process: asyncssh.SSHClientProcess[bytes], nonce: bytes) -> Talk:
+        """What login files print comes before the nonce and is not the program's."""
+        while line := await process.stdout.readline():
+            if line.strip() == nonce:
+                break
+        return cls(process)
+
+    async def type(self, piece: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError, asyncssh.Error):  # the program no longer reads: that is its right
+            self._process.stdin.write(piece)
+            await self._process.stdin.drain()
+
+    def end_input(self) -> None:
+        self._process.stdin.write_eof()
+
+    def resize(self, columns: int, rows: int) -> None:
+        self._process.change_terminal_size(columns, rows)
+
+
+async def _pieces(reader: asyncssh.SSHReader[bytes]) -> AsyncIterator[bytes]:
+    while piece := await reader.read(_READ):
+        yield piece
+
+
 async def _create(connection: asyncssh.SSHClientConnection, command: str) -> asyncssh.SSHClientProcess[bytes]:
     return await connection.create_process(command, encoding=None, stderr=asyncssh.DEVNULL)
 
@@ -418,13 +451,26 @@ class Link:
             self._lose(error)
             raise
 
-    async def start(self, run: str, not_after_uptime: float, job: bytes, build: str, objects: Sequence[str]) -> Started:
-        """Start a run, at most once. A lost answer means: unknown; look at the run folder."""
+    async def start(
+        self,
+        run: str,
+        not_after_uptime: float,
+        job: bytes,
+        build: str,
+        stdin: str,
+        objects: Sequence[str],
+        verb: str = "start",
+    ) -> Started:
+        """Start a run, at most once. A lost answer means: unknown; look at the run folder.
+
+        `stdin` and `objects` are digests; `stdin` is "-" when there is none, `objects` count only without the build.
+        The verb "prepare" leaves the launching to `converse`.
+        """
         if self._starter is None or self.lost.done():
             raise Dropped(self.node.name, "the connection ended")
         answer: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         self._answers[run] = answer
-        words = shlex.join(("start", run, str(int(not_after_uptime)), build, *objects)).encode()
+        words = shlex.join((verb, run, str(int(not_after_uptime)), build, stdin, *objects)).encode()
         mark = b"JOB-" + secrets.token_hex(8).encode()
         with blame(self.node):
             self._starter.write(words + b" <<'" + mark + b"'\n" + job + mark + b"\n")
@@ -467,11 +513,27 @@ class Link:
     async def claim(self, run: str) -> bool:
         return (await self._ask("claim", run)).strip() == b"claimed"
 
-    async def version(self, command: Sequence[str]) -> bytes:
-        return await self._ask("version", *command)
-
     async def prove(self, name: str, line: str) -> None:
         await self._ask("eval", f"printf '%s\\n' {shlex.quote(line)} | prove {shlex.quote(name)}")
+
+    # --- conversations
+
+    @contextlib.asynccontextmanager
+    async def converse(self, run: str, *, terminal: bool) -> AsyncIterator[Talk]:
+        """Run a claimed interactive run on a channel of its own, on a pseudo-terminal if asked. Raises HostError."""
+        nonce = secrets.token_hex(8)
+        library = f"{self.facts.workdir}/bin/{LIBRARY_NAME}"
+        words = ("exec", "/bin/sh", library, "converse", self.facts.workdir, run, self.facts.boot_id, nonce)
+        with blame(self.node):
+            process = await self._connection.create_process(
+                " ".join(words), encoding=None, term_type="xterm-256color" if terminal else None, term_size=(80, 24)
+            )
+            try:
+                yield await Talk.begin(process, nonce.encode())
+            finally:
+                process.close()
+        if self.lost.done():
+            raise Dropped(self.node.name, self.lost.result().reason)
 
     # --- uploads
 

@@ -35,7 +35,7 @@ OutputName = tuple[JobId, int, str]
 class BlobWriter:
     """A file on its way in. It is not there before `finish`; `abort` or a failure leaves nothing behind."""
 
-    def __init__(self, spool: Spool, sha256: str, size: int) -> None:
+    def __init__(self, spool: Spool, sha256: str, size: int | None) -> None:
         self._target = spool.path(sha256)
         self._sha256 = sha256
         self._size = size
@@ -54,7 +54,7 @@ class BlobWriter:
 
     def append(self, piece: bytes) -> None:
         """Take the next piece. UsageError as soon as there is more than was announced."""
-        if self._written + len(piece) > self._size:
+        if self._size is not None and self._written + len(piece) > self._size:
             self.abort()
             raise UsageError(f"file {self._sha256[:12]}: more than the {self._size} bytes that were announced")
         try:
@@ -86,7 +86,7 @@ class BlobWriter:
             self._unfinished.discard(self._aside)
 
     def _check(self) -> None:
-        if self._written != self._size:
+        if self._size is not None and self._written != self._size:
             raise UsageError(f"file {self._sha256[:12]}: {self._written} bytes came, {self._size} were announced")
         if (found := self._hash.hexdigest()) != self._sha256:
             raise UsageError(f"file {self._sha256[:12]}: the bytes that came have SHA-256 {found[:12]}")
@@ -126,7 +126,8 @@ class Spool:
 
     # --- files by digest ----------------------------------------------------------------------------------------------
 
-    def writer(self, sha256: str, size: int) -> BlobWriter:
+    def writer(self, sha256: str, size: int | None = None) -> BlobWriter:
+        """A file that comes in pieces; without `size` its digest alone says whether it is whole."""
         return BlobWriter(self, sha256, size)
 
     def keep(self, content: bytes) -> str:

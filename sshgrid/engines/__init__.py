@@ -1,0 +1,54 @@
+"""How an attempt is really run: one file for each way, one row in ENGINES when there are more than one.
+
+An engine gets an Order and a Sink, and gives back how it ended. It raises HostError only for what a machine did, never
+for what the program did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol, TypeAlias
+
+from sshgrid.jobscript import Order
+from sshgrid.model import Noun, Outcome, Step, Usage
+
+
+class Finish(Noun, frozen=True):
+    outcome: Outcome
+    usage: Usage = Usage()
+
+
+class Sink(Protocol):
+    """Where an engine brings what it learns. What `output` was given is kept when it returns."""
+
+    def kept(self, stream: str) -> int:
+        """Bytes of this attempt's stream that are kept already: a run that is found again goes on from there."""
+
+    async def output(self, stream: str, piece: bytes) -> None: ...
+
+    async def step(self, step: Step) -> None: ...
+
+    async def uploaded(self, count: int) -> None: ...
+
+    async def compiled(self, compiled: bool) -> None: ...
+
+
+# What a person types into an interactive run: bytes (b"" ends the input), or the window's (columns, rows).
+Keyboard: TypeAlias = "asyncio.Queue[bytes | tuple[int, int]]"
+
+
+class Engine(Protocol):
+    async def run(self, order: Order, sink: Sink, *, resume: bool = False) -> Finish:
+        """From upload to result. `resume`: it may have been started before; find it, never start it twice."""
+
+    async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
+        """A run tied to this conversation: it reads the keyboard, and ends when the connection does."""
+
+    async def signal(self, run: str, name: str) -> bool:
+        """Send a signal to a run; False when it is not there."""
+
+    async def refuse(self, run: str) -> bool:
+        """Keep a run that has not begun from ever beginning; False when it has begun."""
+
+    async def discard(self, run: str) -> None:
+        """End what is left of a run and remove its files."""

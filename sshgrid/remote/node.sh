@@ -13,6 +13,7 @@
 
 set -u
 umask 077
+PREPARE_ONLY=0
 
 # --- clocks and identities ---------------------------------------------------------------------------------------------
 
@@ -61,7 +62,7 @@ record_identity() { # record_identity PID FILE
 
 # --- starting ----------------------------------------------------------------------------------------------------------
 
-# start RUN NOT_AFTER BUILD SHA...: standard input is job.sh. Answers one line:
+# start RUN NOT_AFTER BUILD STDIN SHA...: standard input is job.sh. Answers one line:
 #   late RUN        the node's uptime is past NOT_AFTER: the command waited in a dead link
 #   missing RUN S.. these objects are not here (and the build is not either)
 #   already RUN     this attempt was started, or cancelled, before
@@ -71,19 +72,20 @@ start() {
   run=$1
   not_after=$2
   build=$3
-  shift 3
+  input=$4
+  shift 4
   uptime_seconds
   if [ "$now" -gt "$not_after" ]; then
     echo "late $run"
     return
   fi
-  if [ ! -d "$W/builds/$build" ] || [ "$build" = - ]; then
-    absent=
-    for sha; do [ -f "$W/objects/$sha" ] || absent="$absent $sha"; done
-    if [ -n "$absent" ]; then
-      echo "missing $run$absent"
-      return
-    fi
+  [ ! -d "$W/builds/$build" ] || set --
+  [ "$input" = - ] || set -- "$@" "$input"
+  absent=
+  for sha; do [ -f "$W/objects/$sha" ] || absent="$absent $sha"; done
+  if [ -n "$absent" ]; then
+    echo "missing $run$absent"
+    return
   fi
   dir=$W/runs/$run
   if ! mkdir "$dir" "$dir/work" 2>/dev/null; then
@@ -92,16 +94,23 @@ start() {
   fi
   # A record of fixed size, made now: the last resort for the exit code when no inode is left at the end.
   if cat >"$dir/job.sh" && printf '%255s\n' '' >"$dir/record" && : >"$dir/out" && : >"$dir/err"; then
-    launch "$run"
+    echo "claimed $run"
+    [ "$PREPARE_ONLY" = 1 ] || launch "$run"
   else
     rm -rf "$dir"
     echo "unfit $run no space left in $W"
   fi
 } 2>/dev/null
 
+# prepare ...: as start, but leaves the launching to `converse`
+prepare() {
+  PREPARE_ONLY=1
+  start "$@"
+  PREPARE_ONLY=0
+}
+
 # A background job of a shell ignores INT for ever after, and so would the program: `setsid -f` forks without that.
 launch() {
-  echo "claimed $1"
   if [ "$SETSID_FORK" = 1 ]; then
     setsid -f /bin/sh "$LIB" wrapper "$W" "$1" "$BOOT" </dev/null >/dev/null 2>"$W/runs/$1/wrapper.log"
   else
@@ -128,6 +137,14 @@ wrapper() {
   # Whatever is left of a run without a pid namespace, then this process's own group: the watchdog and its sleep.
   [ "$ISOLATION" = pidns ] || [ "$KEEP_CHILDREN" = 1 ] || kill_strays "$RUN"
   [ "$KEEP_CHILDREN" = 1 ] || kill -9 0
+}
+
+# converse NONCE: the wrapper in the foreground of a channel, whose streams are the program's.
+converse() {
+  stty -echo 2>/dev/null
+  printf '\n%s\n' "$1"
+  stty echo 2>/dev/null
+  wrapper "$RUN" 3>&2 2>"$W/runs/$RUN/wrapper.log"
 }
 
 # One task: build if nobody has, run, record. A batch is this, again and again.
@@ -178,7 +195,10 @@ guarded() {
   [ ! -h child ] || rm -f child
   watchdog "$2" </dev/null >/dev/null 2>&1 9>&- &
   watchdog_pid=$!
-  setsid /bin/sh "$LIB" child "$W" "$RUN" "$BOOT" "$1" 9>&-
+  # An interactive run stays in the session of its terminal.
+  if [ "$INTERACTIVE" = 1 ]; then set -- "$1"; else set -- "$1" setsid; fi
+  # shellcheck disable=SC2086 # one word or none
+  ${2-} /bin/sh "$LIB" child "$W" "$RUN" "$BOOT" "$1" 9>&-
   status=$?
   kill -9 "$watchdog_pid" 2>/dev/null
   return "$status"
@@ -224,7 +244,9 @@ stage() {
       tools_present || { ln -s toolchain ../why; exit 127; }
       input=/dev/null
       [ -z "$INPUT" ] || input=$W/objects/$INPUT
-      cd "$W/runs/$RUN/work" && environment && umask 022 && program <"$input" >>../out 2>>../err
+      cd "$W/runs/$RUN/work" && environment && umask 022 || exit 70
+      [ "$INTERACTIVE" = 0 ] || program 2>&3 3>&-
+      program <"$input" >>../out 2>>../err
       ;;
   esac
 }
@@ -334,17 +356,23 @@ tree() {
     }'
 }
 
+members() { tree "$1" | while read -r member _; do echo "$member"; done; }
+
 # Only `kill -NAME -PGID` works in every shell; `kill -s NAME -- -PGID` does not.
 signal_stage() { # SIGNAL, in the run's folder
   link_target child && identity_alive "$target" || return 1
-  kill -"$1" -"$pid" 2>/dev/null
+  kill -"$1" -"$pid" 2>/dev/null && return
+  # An interactive run has no group of its own.
+  for relative in $(members "$pid"); do
+    [ "$(cat "/proc/$relative/comm" 2>/dev/null)" = unshare ] || kill -"$1" "$relative" 2>/dev/null
+  done
 }
 
 kill_stage() {
   if link_target child && identity_alive "$target"; then
-    family=$(tree "$pid" | while read -r member _; do echo "$member"; done)
+    family=$(members "$pid")
     kill -9 -"$pid" 2>/dev/null
-    for member in $family; do kill -9 "$member" 2>/dev/null; done
+    for relative in $family; do kill -9 "$relative" 2>/dev/null; done
   fi
   return 0
 }
@@ -450,11 +478,6 @@ keep() {
 # prove NAME: standard input is the proof's text
 prove() { cat >"$W/proofs/.$1.$$" && mv -f "$W/proofs/.$1.$$" "$W/proofs/$1"; }
 
-# version COMMAND...: what a tool says of itself, at most 4 KB, within ten seconds
-version() {
-  "$@" </dev/null 2>&1 | head -c 4096
-}
-
 # A load sample a second, for as long as somebody reads: the heartbeat of the connection.
 sampler() {
   while :; do
@@ -480,7 +503,7 @@ sampler() {
 # --- entry when run as a program --------------------------------------------------------------------------------------
 
 case ${1-} in
-  wrapper | child | init)
+  wrapper | converse | child | init)
     LIB=$0
     verb=$1
     W=$2

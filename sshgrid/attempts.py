@@ -1,0 +1,324 @@
+"""Attempts under way: one task each, from the claim to the settled result, and the ways to end one early.
+
+An attempt's number is the fence: what an older attempt still says is dropped by the store. A task that is cancelled
+because the master leaves settles nothing; its run goes on and is found again. The only `except Exception` of the
+project stands here, where our own bug becomes a verdict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sshgrid import lifecycle, placement, toolchains
+from sshgrid.engines import Finish, Keyboard
+from sshgrid.errors import HostError, SshgridError
+from sshgrid.jobscript import Order, run_name
+from sshgrid.model import (
+    Attempt,
+    AttemptRecord,
+    Cancelled,
+    Crashed,
+    Exited,
+    HostLost,
+    Job,
+    JobId,
+    Outcome,
+    Phase,
+    Step,
+    ToolchainBroken,
+)
+from sshgrid.roster import Member
+
+if TYPE_CHECKING:
+    from sshgrid.master import Master
+
+log = logging.getLogger(__name__)
+
+# INT grows to TERM and KILL, as an impatient person would: (signal, seconds until the next)
+ESCALATION: dict[str, tuple[tuple[str, float], ...]] = {
+    "INT": (("INT", 5.0), ("TERM", 5.0), ("KILL", 5.0)),
+    "TERM": (("TERM", 5.0), ("KILL", 5.0)),
+    "KILL": (("KILL", 5.0),),
+}
+KEYS_WAITING = 64  # pieces of input; a client that types faster than the program reads has to wait
+CLEAN_TRIES = 5
+CLEAN_PAUSE_SECONDS = 2.0
+# Longer than the guard of a start.
+CLAIM_KEPT_SECONDS = 20.0
+
+
+class _Running:
+    """One attempt as it goes: its task, and the record that is not worth a commit for every step."""
+
+    def __init__(self, attempt: Attempt, record: AttemptRecord, run: str) -> None:
+        self.attempt = attempt
+        self.record = record
+        self.run = run
+        self.task: asyncio.Task[None] | None = None
+        self.ending: asyncio.Task[None] | None = None
+        self.keyboard: Keyboard = asyncio.Queue(KEYS_WAITING)
+        self.refused = False  # its run folder was claimed against it: it never started
+
+
+class _JobSink:
+    """Brings an attempt's news to disk first and to the watchers second."""
+
+    def __init__(self, master: Master, running: _Running) -> None:
+        self._master = master
+        self._running = running
+
+    def kept(self, stream: str) -> int:
+        attempt = self._running.attempt
+        return self._master.spool.size(attempt.job, attempt.number, stream)
+
+    async def output(self, stream: str, piece: bytes) -> None:
+        attempt = self._running.attempt
+        self._master.spool.append(attempt.job, attempt.number, stream, piece)
+        self._master.board.tell(attempt.job)
+
+    async def step(self, step: Step) -> None:
+        if step is self._running.record.step:
+            return
+        self._change(step=step)
+        if step is Step.RUNNING:
+            # Whether a lost host was lost while the program ran must survive this master.
+            self._master.store.note(self._running.attempt, self._running.record)
+
+    async def uploaded(self, count: int) -> None:
+        self._change(uploaded_bytes=self._running.record.uploaded_bytes + count)
+
+    async def compiled(self, compiled: bool) -> None:
+        if self._running.record.compiled is not compiled:
+            self._change(compiled=compiled)
+
+    def _change(self, **changes: object) -> None:
+        self._running.record = msgspec.structs.replace(self._running.record, **changes)
+        self._master.board.tell(self._running.attempt.job)
+
+
+class Attempts:
+    """All attempts of this master that are under way."""
+
+    def __init__(self, master: Master) -> None:
+        self._master = master
+        self._running: dict[JobId, _Running] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- beginning
+
+    def begin(self, job: Job, attempt: Attempt) -> None:
+        """Run what the store has claimed."""
+        if attempt.number > 1:
+            self._say_moved(job, attempt)
+        self._launch(job, attempt, resume=False)
+
+    def resume(self, job: Job) -> None:
+        """Find a run that an earlier master started."""
+        last = job.attempts[-1]
+        self._launch(job, Attempt(job.id, last.number, last.node), resume=True)
+
+    def _launch(self, job: Job, attempt: Attempt, *, resume: bool) -> None:
+        run = run_name(self._master.store.grid, attempt)
+        running = _Running(attempt, job.attempts[-1], run)
+        self._running[job.id] = running
+        if member := self._master.roster.members.get(attempt.node):
+            member.begun(run)
+        running.task = self._spawn(self._attempt(job, running, resume), f"attempt {attempt}")
+        self._master.board.tell(job.id)
+        if resume and job.cancel_requested:
+            self.end(job, lifecycle_signal(job))
+
+    def _say_moved(self, job: Job, attempt: Attempt) -> None:
+        before = job.attempts[-2]
+        why = lifecycle.outcome_text(before.outcome) if before.outcome else "gone"
+        allowed = lifecycle.attempts_allowed(job, self._master.inventory.retry)
+        where = f"moved to {attempt.node}" if attempt.node != before.node else f"trying {attempt.node} again"
+        word = "lost" if isinstance(before.outcome, HostLost) else "failed"
+        self._master.board.say(job.id, f"{before.node} {word} ({why}), {where} (attempt {attempt.number} of {allowed})")
+
+    def _spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # --- one attempt
+
+    async def _attempt(self, job: Job, running: _Running, resume: bool) -> None:
+        member = self._master.roster.members.get(running.attempt.node)
+        if member is None:
+            self._settle(running, Finish(HostLost(f"{running.attempt.node} is no longer in the inventory")))
+            return
+        try:
+            finish = await self._outcome(job, running, member, resume)
+        finally:
+            member.ended(running.run)
+        if running.ending is not None:
+            running.ending.cancel()
+        self._settle(running, finish)
+        # A start that is still on its way meets the folder until the node would refuse it as too late anyway.
+        late_start = running.refused or (resume and isinstance(finish.outcome, HostLost))
+        pause = CLAIM_KEPT_SECONDS if late_start else 0.0
+        self._spawn(self._discard(member, running.run, pause), f"clean {running.run}")
+
+    async def _outcome(self, job: Job, running: _Running, member: Member, resume: bool) -> Finish:
+        try:
+            order = self._order(job, running, member)
+            sink = _JobSink(self._master, running)
+            if order.interactive:
+                return await member.engine.converse(order, sink, running.keyboard)
+            return await member.engine.run(order, sink, resume=resume)
+        except HostError as error:
+            log.info("attempt %s on %s: %s", running.attempt, member.name, error.reason)
+            return Finish(HostLost(error.reason))
+        except asyncio.CancelledError:
+            if not running.refused:
+                raise
+            return Finish(Cancelled())
+        except SshgridError as error:
+            return Finish(ToolchainBroken(error.message))
+        except Exception as error:
+            log.exception("attempt %s on %s", running.attempt, member.name)
+            return Finish(Crashed(f"{type(error).__name__}: {error}"))
+
+    def _order(self, job: Job, running: _Running, member: Member) -> Order:
+        program = job.submission.program
+        found = member.toolchains.get(program.language)
+        if found is None or member.facts is None:
+            raise SshgridError(f"{member.name} no longer has {program.language}")
+        source = next(file for file in program.files if file.name == program.entry)
+        row = self._master.language(program.language)
+        recipe = toolchains.recipe(row, found, program, self._master.spool.read(source.sha256), member.facts)
+        words = f"{found.language} {found.version}".strip()
+        running.record = msgspec.structs.replace(running.record, toolchain=words, isolation=member.facts.isolation)
+        asked = job.submission
+        return Order(running.attempt, running.run, program, recipe, asked.interactive, asked.terminal)
+
+    def _settle(self, running: _Running, finish: Finish) -> None:
+        """The result on disk, then in memory, then told."""
+        master, attempt = self._master, running.attempt
+        job = master.current(attempt.job)
+        now = time.time()
+        outcome = self._as_cancelled(job, finish.outcome)
+        record = msgspec.structs.replace(running.record, outcome=outcome, ended=now, usage=finish.usage)
+        views = master.roster.views(now)
+        others = placement.others(views, job.submission, job.excluded | {attempt.node})
+        settled = lifecycle.settle(job, record, outcome, master.inventory.retry, now, master.roster.rng, others)
+        master.spool.sync(attempt.job, attempt.number)
+        if self._running.get(attempt.job) is running:
+            del self._running[attempt.job]
+        if not master.store.settle(attempt, record, settled):
+            log.info("attempt %s: late news dropped", attempt)
+            return
+        self._judge_node(attempt, record, outcome)
+        log.info("attempt %s on %s: %s", attempt, attempt.node, outcome)
+        master.keep(settled)
+
+    def _judge_node(self, attempt: Attempt, record: AttemptRecord, outcome: Outcome) -> None:
+        member = self._master.roster.members.get(attempt.node)
+        if member is None:
+            return
+        if isinstance(outcome, HostLost) and record.step is Step.RUNNING:
+            member.quarantine = member.quarantine.lost(time.time())
+        elif isinstance(outcome, Exited):
+            member.quarantine = member.quarantine.proved()
+
+    def _as_cancelled(self, job: Job, outcome: Outcome) -> Outcome:
+        """What ended because somebody asked is cancelled, whatever its last words were."""
+        if job.cancel_requested and not isinstance(outcome, HostLost | Crashed):
+            return Cancelled(job.cancel_by)
+        return outcome
+
+    async def _discard(self, member: Member, run: str, pause: float) -> None:
+        """Nothing of the run stays on the node. A node that is away is asked again when it is back."""
+        await asyncio.sleep(pause)
+        for _ in range(CLEAN_TRIES):
+            try:
+                await member.engine.discard(run)
+                return
+            except HostError as error:
+                log.info("%s: cannot clean %s yet: %s", member.name, run, error.reason)
+                await asyncio.sleep(CLEAN_PAUSE_SECONDS)
+        member.leftovers.add(run)
+
+    # --- looking at one
+
+    def live(self, job: Job) -> Job:
+        """The job with the newest step of its running attempt, which the store need not know."""
+        running = self._running.get(job.id)
+        if running is None or job.phase is not Phase.RUNNING or not job.attempts:
+            return job
+        return msgspec.structs.replace(job, attempts=(*job.attempts[:-1], running.record))
+
+    # --- ending one early
+
+    async def signal(self, job: Job, name: str) -> None:
+        """Only a signal; the run decides what it means. Raises HostError when its node does not answer."""
+        running = self._running.get(job.id)
+        member = self._master.roster.members.get(running.attempt.node) if running else None
+        if running and member:
+            await member.engine.signal(running.run, name)
+
+    async def typed(self, job: Job, piece: bytes) -> None:
+        """Standard input of an interactive run; words for one that has ended are dropped."""
+        if running := self._running.get(job.id):
+            await running.keyboard.put(piece)
+
+    async def resized(self, job: Job, columns: int, rows: int) -> None:
+        if running := self._running.get(job.id):
+            await running.keyboard.put((columns, rows))
+
+    def end(self, job: Job, signal: str) -> None:
+        """Signals of growing force until the attempt has ended."""
+        running = self._running.get(job.id)
+        if running is None:
+            return
+        if running.ending is not None:
+            running.ending.cancel()
+        running.ending = self._spawn(self._escalate(running, signal), f"end {running.attempt}")
+
+    async def _escalate(self, running: _Running, signal: str) -> None:
+        member = self._master.roster.members.get(running.attempt.node)
+        if member is None:
+            return
+        for name, pause in ESCALATION[signal]:
+            await self._until_sent(running, member, name)
+            await asyncio.sleep(pause)
+        while True:
+            await self._until_sent(running, member, "KILL")
+            await asyncio.sleep(1.0)
+
+    async def _until_sent(self, running: _Running, member: Member, name: str) -> None:
+        """A run that has not begun is refused its folder; one on a silent node is asked until it answers."""
+        while True:
+            try:
+                if await member.engine.signal(running.run, name):
+                    return
+                if await member.engine.refuse(running.run):
+                    running.refused = True
+                    assert running.task is not None
+                    running.task.cancel()
+                    return
+            except HostError as error:
+                log.info("%s: cannot send %s to %s yet: %s", member.name, name, running.run, error.reason)
+            await asyncio.sleep(0.2)
+
+    # --- leaving
+
+    async def close(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def lifecycle_signal(job: Job) -> str:
+    """The signal by which a job was cancelled: the first word of who asked."""
+    name = job.cancel_by.split(maxsplit=1)[0] if job.cancel_by else "TERM"
+    return name if name in ESCALATION else "TERM"

@@ -1,0 +1,302 @@
+"""Runs on the node itself: upload what it lacks, start detached, follow by byte offset, read the record.
+
+The connection is only for looking. When it is lost the run goes on; this waits for the next connection, as long as the
+work at stake is worth, and reads on where it stopped. Refuses to take an exit code from anything but the run's record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Protocol
+
+from sshgrid import toolchains
+from sshgrid.engines import Finish, Keyboard, Sink
+from sshgrid.errors import Dropped, NodeUnfit
+from sshgrid.jobscript import BUILD_LIMIT_SECONDS, Order, job_script
+from sshgrid.model import (
+    CompileFailed,
+    Exited,
+    HostLost,
+    Outcome,
+    OutOfMemory,
+    OutputLimit,
+    Step,
+    TimedOut,
+    ToolchainBroken,
+    Usage,
+)
+from sshgrid.nodes import PIECE_BYTES, Link, RunLook, RunRecord, Talk
+
+log = logging.getLogger(__name__)
+
+START_GUARD_SECONDS = 15  # a start that reaches the node later than this is refused there
+UPLOAD_TRIES = 3
+FIRST_PAUSE_SECONDS = 0.05
+LONGEST_PAUSE_SECONDS = 0.5
+BUILD_LOG_BYTES = PIECE_BYTES
+LAYOUT_FAILED = 74  # status of the wrapper when the build folder could not be filled
+STREAMS = {"stdout": "out", "stderr": "err"}
+
+
+class Host(Protocol):
+    """A node as the engine needs it: somebody keeps it connected."""
+
+    name: str
+
+    async def connected(self, patience_seconds: float) -> Link:
+        """The live connection, waited for; Dropped when patience ends."""
+
+    def uptime_now(self) -> float: ...
+
+
+class DirectEngine:
+    """Runs of one node."""
+
+    def __init__(self, host: Host, blob: Callable[[str], Path], patience: Callable[[float], float]) -> None:
+        self._host = host
+        self._blob = blob
+        self._patience = patience
+        self._built: set[str] = set()
+        self._building: dict[str, asyncio.Lock] = {}
+
+    async def run(self, order: Order, sink: Sink, *, resume: bool = False) -> Finish:
+        key = order.recipe.build_key
+        if resume or key in self._built:
+            return await self._run(order, sink, resume)
+        # Who comes while another builds the same waits for that build instead of starting a second one.
+        async with self._building.setdefault(key, asyncio.Lock()):
+            run = _Run(self._host, order, sink, self._patience)
+            if key not in self._built:
+                await self._launch(order, sink)
+                if finish := await run.follow(until_running=True):
+                    return finish
+                self._built.add(key)
+                self._building.pop(key, None)
+                return await self._to_end(run)
+        return await self._run(order, sink, resume)
+
+    async def _run(self, order: Order, sink: Sink, resume: bool) -> Finish:
+        run = _Run(self._host, order, sink, self._patience)
+        if not resume:
+            await self._launch(order, sink)
+        return await self._to_end(run)
+
+    async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
+        await self._launch(order, sink)
+        link = await self._host.connected(0)
+        await sink.step(Step.RUNNING)
+        async with link.converse(order.run, terminal=order.terminal) as talk:
+            typing = asyncio.create_task(_type(talk, keyboard))
+            try:
+                await asyncio.gather(_bring(talk.stdout, sink, "stdout"), _bring(talk.stderr, sink, "stderr"))
+            finally:
+                typing.cancel()
+        finish = await _Run(self._host, order, _Quiet(sink), self._patience).follow()
+        assert finish is not None
+        return finish
+
+    async def _to_end(self, run: _Run) -> Finish:
+        finish = await run.follow()
+        assert finish is not None
+        return finish
+
+    # --- starting
+
+    async def _launch(self, order: Order, sink: Sink) -> None:
+        """The run is claimed on the node when this returns. Raises HostError when the node cannot take it."""
+        for _ in range(UPLOAD_TRIES):
+            link = await self._host.connected(0)
+            started = await link.start(
+                order.run,
+                self._host.uptime_now() + START_GUARD_SECONDS,
+                job_script(order, link.facts),
+                order.recipe.build_key,
+                order.program.stdin.sha256 if order.program.stdin else "-",
+                sorted({file.sha256 for _, file in order.recipe.layout}),
+                "prepare" if order.interactive else "start",
+            )
+            match started.word:
+                case "claimed" | "already":
+                    return
+                case "missing":
+                    await sink.step(Step.UPLOADING)
+                    await self._upload(link, started.rest.split(), sink)
+                case "late":
+                    raise Dropped(self._host.name, "the start reached the node too late and was refused there")
+                case _:
+                    raise NodeUnfit(self._host.name, started.rest or f"answered {started.word!r} to a start")
+        raise NodeUnfit(self._host.name, "what is uploaded there does not stay")
+
+    async def _upload(self, link: Link, objects: list[str], sink: Sink) -> None:
+        for sha256 in objects:
+            await sink.uploaded(await link.upload(sha256, self._blob(sha256)))
+
+    # --- ending
+
+    async def signal(self, run: str, name: str) -> bool:
+        link = await self._host.connected(0)
+        return await link.signal(run, name)
+
+    async def refuse(self, run: str) -> bool:
+        link = await self._host.connected(0)
+        return await link.claim(run)
+
+    async def discard(self, run: str) -> None:
+        link = await self._host.connected(0)
+        await link.clean([run])
+
+
+async def _type(talk: Talk, keyboard: Keyboard) -> None:
+    while True:
+        match await keyboard.get():
+            case b"":
+                talk.end_input()
+            case bytes(piece):
+                await talk.type(piece)
+            case (columns, rows):
+                talk.resize(columns, rows)
+
+
+async def _bring(pieces: AsyncIterator[bytes], sink: Sink, stream: str) -> None:
+    async for piece in pieces:
+        await sink.output(stream, piece)
+
+
+class _Quiet:
+    """The sink of a run whose output has come by another way already; only what a build said is still news."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.step, self.uploaded, self.compiled = sink.step, sink.uploaded, sink.compiled
+
+    def kept(self, stream: str) -> int:
+        return 0
+
+    async def output(self, stream: str, piece: bytes) -> None:
+        if stream == "compile":
+            await self._sink.output(stream, piece)
+
+
+class _Run:
+    """Follows one run from wherever its kept output ends to its record."""
+
+    def __init__(self, host: Host, order: Order, sink: Sink, patience: Callable[[float], float]) -> None:
+        self._host = host
+        self._order = order
+        self._sink = sink
+        self._patience = patience
+        self._offsets = {stream: sink.kept(stream) for stream in STREAMS}
+        self._began = time.monotonic()
+        self._step: Step | None = None
+        self._pause = FIRST_PAUSE_SECONDS
+
+    async def follow(self, until_running: bool = False) -> Finish | None:
+        """The finish; with `until_running` None as soon as the program itself (not its build) runs."""
+        while True:
+            # Raises Dropped when patience with a silent host ends; the run itself lives on without us until then.
+            link = await self._host.connected(self._patience(time.monotonic() - self._began))
+            try:
+                finish = await self._look(link)
+                if finish or (until_running and self._step is Step.RUNNING):
+                    return finish
+                await self._wait(link)
+            except Dropped as error:
+                log.info("%s on %s: %s", self._order.run, self._host.name, error.reason)
+
+    async def _wait(self, link: Link) -> None:
+        bell = link.bell(self._order.run)
+        try:
+            async with asyncio.timeout(self._pause):
+                await bell.wait()
+        except TimeoutError:
+            self._pause = min(self._pause * 1.5, LONGEST_PAUSE_SECONDS)
+        bell.clear()
+
+    async def _look(self, link: Link) -> Finish | None:
+        look = (await link.poll([self._order.run]))[self._order.run]
+        if not look.present:
+            if not await link.claim(self._order.run):
+                return None  # it has begun just now
+            raise NodeUnfit(self._host.name, "the run is not there: it never began, or the machine was cleaned")
+        await self._tell_step(look)
+        moved = await self._fetch(link, look)
+        if look.record is None:
+            if not look.alive:
+                raise NodeUnfit(self._host.name, "the run vanished: its wrapper was killed, or the machine restarted")
+            if moved:
+                self._pause = 0.0 if moved >= PIECE_BYTES else FIRST_PAUSE_SECONDS
+            return None
+        await self._sink.step(Step.FETCHING)
+        while await self._fetch(link, look):
+            pass
+        return Finish(await self._outcome(link, look, look.record), _usage(look.record))
+
+    async def _tell_step(self, look: RunLook) -> None:
+        step = Step.RUNNING if look.running else Step.COMPILING if self._order.recipe.compile else Step.RUNNING
+        if step is not self._step:
+            self._step = step
+            await self._sink.step(step)
+        if look.running and self._order.recipe.compile:
+            await self._sink.compiled(look.compiled)
+
+    async def _fetch(self, link: Link, look: RunLook) -> int:
+        """Bring what is new of both streams, at most a piece of each; bytes brought."""
+        brought = 0
+        for stream, file in STREAMS.items():
+            behind = look.sizes.get(file, 0) - self._offsets[stream]
+            if behind > 0:
+                piece = await link.piece(self._order.run, file, self._offsets[stream], min(behind, PIECE_BYTES))
+                if piece:
+                    await self._sink.output(stream, piece)
+                self._offsets[stream] += len(piece)
+                brought += len(piece)
+        return brought
+
+    # --- what the record means
+
+    async def _outcome(self, link: Link, look: RunLook, record: RunRecord) -> Outcome:
+        limits = self._order.program.limits
+        if record.stage == "build":
+            return await self._build_outcome(link, look, record)
+        match look.why:
+            case "wall":
+                return TimedOut(limits.wall_seconds or 0.0)
+            case "memory":
+                return OutOfMemory(limits.memory_bytes or 0)
+            case "output":
+                return OutputLimit(limits.output_bytes or 0)
+            case "toolchain":
+                return ToolchainBroken(f"{self._order.recipe.run[0].decode(errors='replace')} is no longer there")
+            case _:
+                return Exited(record.code)
+
+    async def _build_outcome(self, link: Link, look: RunLook, record: RunRecord) -> Outcome:
+        words = b""
+        if size := look.sizes.get("build.log", 0):
+            words = await link.piece(self._order.run, "build.log", 0, min(size, BUILD_LOG_BYTES))
+            words = toolchains.restore_names(words, self._order.recipe)
+        outcome = judge_build(record.code, look.why, words, self._order.program.language)
+        if isinstance(outcome, CompileFailed) and words:
+            await self._sink.output("compile", words)
+        return outcome
+
+
+def judge_build(code: int, why: str, words: bytes, language: str) -> Outcome:
+    """Whose fault a failed build is: the program's, the toolchain's or the node's."""
+    if code == LAYOUT_FAILED or b"No space left on device" in words:
+        return HostLost("no space left for the build")
+    if why == "wall":
+        return ToolchainBroken(f"the {language} compiler did not end within {BUILD_LIMIT_SECONDS} s")
+    if code in (126, 127):
+        return ToolchainBroken(f"the {language} compiler could not be started")
+    if code >= 128 or b"internal compiler error" in words:
+        return ToolchainBroken(f"the {language} compiler crashed (status {code})")
+    return CompileFailed(code)
+
+
+def _usage(record: RunRecord) -> Usage:
+    return Usage(record.began_uptime, record.ended_uptime, record.cpu_seconds, record.peak_memory_bytes)

@@ -1,0 +1,140 @@
+"""Is a toolchain really there? Only a hello that was built and ran on the node says so.
+
+A proof travels through the same engine as any program: upload, build, run, collect. It is written down on the node as
+one line, which counts while the tools are the same. Refuses to draw a conclusion from a failing connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from itertools import count
+
+import msgspec
+
+from sshgrid import toolchains
+from sshgrid.engines import Engine
+from sshgrid.errors import UsageError
+from sshgrid.jobscript import Order, run_name
+from sshgrid.model import (
+    Attempt,
+    Exited,
+    Facts,
+    JobId,
+    Language,
+    Limits,
+    Noun,
+    Outcome,
+    Program,
+    Recipe,
+    Step,
+    Toolchain,
+)
+from sshgrid.spool import Spool
+
+LIMITS = Limits(wall_seconds=60.0)
+KEPT_BYTES = 16 * 1024
+PROOF_JOB = JobId(0)  # no job of the queue has this number
+# Unique over restarts, as a run folder of an earlier master may still be there.
+_numbers = count(int(time.time()) * 1000)
+
+
+class Proof(Noun, frozen=True):
+    """`problem` "" = the hello ran."""
+
+    language: str
+    fingerprint: str
+    version: str
+    problem: str
+
+    def line(self) -> str:
+        return "\t".join(
+            " ".join(field.split()) for field in (self.language, self.fingerprint, self.version, self.problem)
+        )
+
+
+def proofs_in(lines: Iterable[str]) -> dict[str, Proof]:
+    fields = (line.split("\t") for line in lines)
+    return {parts[0]: Proof(*parts) for parts in fields if len(parts) == 4}
+
+
+class _Memory:
+    """A sink that keeps the first bytes of a short run."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, bytes] = {}
+
+    def kept(self, stream: str) -> int:
+        return 0
+
+    async def output(self, stream: str, piece: bytes) -> None:
+        self.streams[stream] = (self.streams.get(stream, b"") + piece)[:KEPT_BYTES]
+
+    async def step(self, step: Step) -> None:
+        """Nobody watches a proof."""
+
+    async def uploaded(self, count: int) -> None:
+        """Nobody watches a proof."""
+
+    async def compiled(self, compiled: bool) -> None:
+        """Nobody watches a proof."""
+
+
+class Prover:
+    """Tests toolchains of one node."""
+
+    def __init__(self, grid: str, spool: Spool, engine: Engine, node: str) -> None:
+        self._grid = grid
+        self._spool = spool
+        self._engine = engine
+        self._node = node
+
+    async def prove(self, row: Language, candidate: Toolchain, facts: Facts) -> Proof:
+        """Raises HostError when the node does not answer: then nothing is known."""
+        version, said = "", b""
+        if row.version:
+            outcome, said = await self._run(_version_recipe(row, candidate), Program(row.name, "", (), limits=LIMITS))
+            version = toolchains.version_in(said)
+            if not row.hello and outcome != Exited(0):
+                return self._refuted(row, candidate, f"{row.version[0]} failed: {_words(said)}")
+        problem = await self._say_hello(row, msgspec.structs.replace(candidate, version=version), facts)
+        return Proof(row.name, candidate.fingerprint, version, problem)
+
+    def _refuted(self, row: Language, candidate: Toolchain, problem: str) -> Proof:
+        return Proof(row.name, candidate.fingerprint, "", problem)
+
+    async def _say_hello(self, row: Language, toolchain: Toolchain, facts: Facts) -> str:
+        """ "" when it said hello, else what happened instead."""
+        hello = toolchains.hello(row)
+        if hello is None:
+            return ""
+        program, source = hello
+        self._spool.keep(source)
+        program = msgspec.structs.replace(program, limits=LIMITS)
+        try:
+            recipe = toolchains.recipe(row, toolchain, program, source, facts)
+        except UsageError as error:  # a row of the user's that makes no command
+            return error.message
+        outcome, said = await self._run(recipe, program)
+        if outcome == Exited(0) and said.split() == [b"hello"]:
+            return ""
+        return f"its hello did not run: {_words(said) or outcome}"
+
+    async def _run(self, recipe: Recipe, program: Program) -> tuple[Outcome, bytes]:
+        attempt = Attempt(PROOF_JOB, next(_numbers), self._node)
+        order = Order(attempt, run_name(self._grid, attempt), program, recipe)
+        memory = _Memory()
+        finish = await self._engine.run(order, memory)
+        await self._engine.discard(order.run)
+        said = b"".join(memory.streams.get(stream, b"") for stream in ("stdout", "stderr", "compile"))
+        return finish.outcome, said
+
+
+def _version_recipe(row: Language, candidate: Toolchain) -> Recipe:
+    words = [candidate.commands.get(row.version[0], row.version[0]), *row.version[1:]]
+    key = f"version-{candidate.fingerprint}"
+    return Recipe(key, (), (), tuple(word.encode() for word in words))
+
+
+def _words(said: bytes) -> str:
+    return " ".join(said[:200].decode("utf-8", "replace").split())

@@ -1,0 +1,401 @@
+"""The nodes as they are now: one connection each, kept up, with its load, its toolchains and its health.
+
+A member dials its node whenever its breaker allows, notices silence by the missing load sample, and dials anew at once.
+Toolchains count only after a hello of theirs ran on the node; the proof is kept there. Refuses to decide where jobs go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from random import Random
+
+import msgspec
+
+from sshgrid import toolchains
+from sshgrid.breaker import Breaker, Quarantine
+from sshgrid.dial import Dialing
+from sshgrid.engines import Engine
+from sshgrid.engines.direct import DirectEngine
+from sshgrid.errors import Dropped, HostError
+from sshgrid.lifecycle import patience
+from sshgrid.model import Facts, Language, Node, RetryPolicy, Sample, Toolchain
+from sshgrid.nodes import Link
+from sshgrid.placement import NodeView
+from sshgrid.proof import Proof, Prover, proofs_in
+from sshgrid.spool import Spool
+
+log = logging.getLogger(__name__)
+
+SILENCE_SECONDS = 5.0  # without a load sample for so long, the connection is given up and dialled anew
+QUIET_SECONDS = 3.0  # toolchains that nobody asked for are tested after the node has been up for so long
+HANDSHAKES = 20
+
+
+class Member:
+    """One node, kept connected for as long as `keep` runs."""
+
+    def __init__(self, node: Node, grid: Roster) -> None:
+        self.node = node
+        self.name = node.name
+        self.running: set[str] = set()  # run names that were given to it and have not ended
+        self.leftovers: set[str] = set()  # runs that could not be cleaned while it was away
+        self.reason = ""  # why it is not up; "" while it is, or before the first dial
+        self.tried = False
+        self.last_seen = time.time()
+        self.facts: Facts | None = None
+        self.sample: Sample | None = None
+        self.toolchains: dict[str, Toolchain] = {}
+        self.untested: set[str] = set()
+        self.problems: dict[str, str] = {}
+        self.engine: Engine = DirectEngine(self, grid.spool.path, lambda worked: patience(grid.retry, worked))
+        self._grid = grid
+        self._link: Link | None = None
+        self._breaker = Breaker()
+        self.quarantine = Quarantine()
+        self._wanted: list[str] = []
+        self._wake = asyncio.Event()  # dial now; test now
+        self._starts: list[float] = []
+        self._ends: list[float] = []
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    # --- what placement sees
+
+    def view(self, now: float) -> NodeView:
+        room = self.quarantine.room(now)
+        node = self.node
+        if room is not None and self.up:
+            node = msgspec.structs.replace(node, slots=min(room, node.slots or self._cores()))
+        since = self.sample.at if self.sample else 0.0
+        return NodeView(
+            node=node,
+            up=self.up and room != 0,
+            reason=self.reason or ("" if room != 0 else "quarantined after losing several runs"),
+            facts=self.facts,
+            toolchains=dict(self.toolchains),
+            untested=frozenset(self.untested),
+            sample=self.sample,
+            running=len(self.running),
+            started_since_sample=sum(at > since for at in self._starts),
+            ended_since_sample=sum(at > since for at in self._ends),
+            next_try_seconds=None if self.up or not self.tried else max(0.0, self._breaker.next_try - now),
+        )
+
+    def _cores(self) -> int:
+        return self.facts.cores if self.facts else 1
+
+    @property
+    def up(self) -> bool:
+        return self._link is not None and not self._link.lost.done()
+
+    @property
+    def undecided(self) -> bool:
+        """The first dial has not ended, or the first load sample has not come."""
+        return not self.tried or (self.up and self.sample is None)
+
+    def begun(self, run: str) -> None:
+        self.running.add(run)
+        self._starts = [*self._starts[-63:], time.time()]
+
+    def ended(self, run: str) -> None:
+        if run in self.running:
+            self.running.discard(run)
+            self._ends = [*self._ends[-63:], time.time()]
+
+    # --- the engine's Host
+
+    async def connected(self, patience_seconds: float) -> Link:
+        """The live connection. Patience counts from the node's last sign of life. Raises Dropped when it ends."""
+        while True:
+            if self._link is not None and not self._link.lost.done():
+                return self._link
+            rest = self.last_seen + patience_seconds - time.time()
+            if rest <= 0:
+                silent = max(0.0, time.time() - self.last_seen)
+                raise Dropped(
+                    self.name, f"no answer for {silent:.0f} s" if silent >= 1 else self.reason or "not connected"
+                )
+            await self._changed(rest)
+
+    def uptime_now(self) -> float:
+        """The node's own clock, carried on from its last sample."""
+        if self.sample is not None:
+            return self.sample.uptime_seconds + time.time() - self.sample.at
+        return (self.facts.uptime_seconds if self.facts else 0.0) + time.time() - self.last_seen
+
+    async def _changed(self, seconds: float) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter
+        except TimeoutError:
+            pass
+        finally:
+            self._waiters.discard(waiter)
+
+    def _tell(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._grid.changed()
+
+    # --- keeping it connected
+
+    async def keep(self) -> None:
+        """Dial, watch, dial again; until cancelled."""
+        try:
+            while True:
+                await self._until_allowed()
+                link = await self._dial()
+                if link is not None:
+                    await self._watch(link)
+        finally:
+            if self._link is not None:
+                await self._link.close()
+
+    async def _until_allowed(self) -> None:
+        while not self._breaker.allows(time.time()):
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(max(0.05, self._breaker.next_try - time.time())):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def dial_now(self) -> None:
+        """Whatever the breaker says: a person asked."""
+        if not self.up:
+            self._breaker = Breaker()
+            self.tried = False
+            self._wake.set()
+
+    async def _dial(self) -> Link | None:
+        self._breaker = self._breaker.dialling()
+        try:
+            async with self._grid.handshakes:
+                link = await Link.open(self.node, self._grid.how, self._grid.tools, self._felt)
+        except HostError as error:
+            self._breaker = self._breaker.failed(time.time(), error, self._grid.rng)
+            self.reason = error.reason
+            self.tried = True
+            log.info("%s is down: %s", self.name, error.reason)
+            self._tell()
+            return None
+        self._breaker = self._breaker.succeeded(time.time())
+        self._link, self.facts, self.reason, self.tried = link, link.facts, "", True
+        self.last_seen = time.time()
+        self._learn(link)
+        log.info("%s is up: %s %s, %d cores", self.name, link.facts.system, link.facts.architecture, link.facts.cores)
+        self._tell()
+        return link
+
+    def _felt(self, sample: Sample) -> None:
+        first = self.sample is None or self.sample.busy_cores is None
+        self.sample = sample
+        self.last_seen = sample.at
+        self._grid.sampled(first)
+
+    async def _watch(self, link: Link) -> None:
+        """Until the connection is lost, or silent for too long."""
+        testing = asyncio.create_task(self._test_toolchains(link))
+        try:
+            await self._clean_leftovers(link)
+            while not link.lost.done():
+                await asyncio.wait([link.lost], timeout=1.0)
+                silent = time.time() - self.last_seen
+                if silent > SILENCE_SECONDS and not link.lost.done():
+                    await link.close(Dropped(self.name, f"no answer for {silent:.0f} s"))
+        finally:
+            testing.cancel()
+            await asyncio.gather(testing, return_exceptions=True)
+        self.reason = link.lost.result().reason
+        self.sample = None
+        log.info("%s: connection lost: %s", self.name, self.reason)
+        self._tell()
+        await link.close()
+
+    async def _clean_leftovers(self, link: Link) -> None:
+        runs = sorted(self.leftovers - self.running)
+        try:
+            if runs:
+                await link.clean(runs)
+                self.leftovers.difference_update(runs)
+        except HostError as error:
+            log.info("%s: leftovers stay for now: %s", self.name, error.reason)
+
+    # --- toolchains
+
+    def _learn(self, link: Link) -> None:
+        """Which languages are proved, which are refuted, and which have to be tested."""
+        known = proofs_in(link.found.proofs)
+        self.toolchains, self.problems, self.untested = {}, {}, set()
+        for row in self._grid.languages:
+            candidate = self._candidate(row, link)
+            if candidate is None:
+                continue
+            proof = known.get(row.name)
+            if proof is None or proof.fingerprint != candidate.fingerprint:
+                self.untested.add(row.name)
+            else:
+                self._believe(candidate, proof)
+
+    def _candidate(self, row: Language, link: Link) -> Toolchain | None:
+        if self.node.toolchains is not None and row.name not in self.node.toolchains:
+            return None
+        commands = toolchains.resolve(row, link.found.tools)
+        if commands is None:
+            return None
+        return Toolchain(row.name, "", commands, _fingerprint(row, commands, link.found.signatures))
+
+    def _believe(self, candidate: Toolchain, proof: Proof) -> None:
+        self.untested.discard(candidate.language)
+        if proof.problem:
+            self.problems[candidate.language] = proof.problem
+        else:
+            self.toolchains[candidate.language] = msgspec.structs.replace(candidate, version=proof.version)
+
+    def want(self, language: str) -> None:
+        """Somebody waits for this toolchain: test it before all others."""
+        if language in self.untested and language not in self._wanted:
+            self._wanted.append(language)
+            self._wake.set()
+
+    async def _test_toolchains(self, link: Link) -> None:
+        """One after the other, those that are waited for first. A failing connection leaves them untested."""
+        prover = Prover(self._grid.grid, self._grid.spool, self.engine, self.name)
+        quiet_at = time.time() + QUIET_SECONDS
+        try:
+            while self.untested:
+                language = self._next_test(quiet_at)
+                if language is None:
+                    self._wake.clear()
+                    await self._pause(quiet_at)
+                else:
+                    await self._test(prover, link, language)
+        except HostError as error:
+            log.info("%s: toolchain test stopped: %s", self.name, error.reason)
+
+    async def _test(self, prover: Prover, link: Link, language: str) -> None:
+        row = next(row for row in self._grid.languages if row.name == language)
+        candidate = self._candidate(row, link)
+        assert candidate is not None
+        proof = await prover.prove(row, candidate, link.facts)
+        self._believe(candidate, proof)
+        self._tell()
+        await link.prove(_file_name(language), proof.line())
+
+    def _next_test(self, quiet_at: float) -> str | None:
+        while self._wanted:
+            language = self._wanted.pop(0)
+            if language in self.untested:
+                return language
+        return min(self.untested) if time.time() >= quiet_at else None
+
+    async def _pause(self, until: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, until - time.time())):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+
+def _fingerprint(row: Language, commands: Mapping[str, str], signatures: Mapping[str, str]) -> str:
+    """Changes when the row of the table or one of its tools changes."""
+    tools = sorted((name, path, signatures.get(path, "")) for name, path in commands.items())
+    return hashlib.sha256(msgspec.json.encode((row, tools))).hexdigest()[:24]
+
+
+def _file_name(language: str) -> str:
+    return hashlib.sha256(language.encode()).hexdigest()[:16]
+
+
+class Roster:
+    """All nodes of the inventory, and what they share."""
+
+    def __init__(
+        self,
+        grid: str,
+        spool: Spool,
+        how: Dialing,
+        rng: Random,
+        changed: Callable[[], None],
+    ) -> None:
+        self.grid = grid
+        self.spool = spool
+        self.how = how
+        self.rng = rng
+        self.changed = changed
+        self.retry = RetryPolicy()
+        self.languages: Sequence[Language] = ()
+        self.tools: tuple[str, ...] = ()
+        self.handshakes = asyncio.Semaphore(HANDSHAKES)
+        self.members: dict[str, Member] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def sampled(self, first: bool) -> None:
+        """A sample alone changes little; the first ones decide whether a waiting job may choose."""
+        if first:
+            self.changed()
+
+    async def follow(self, nodes: Iterable[Node], languages: Sequence[Language], retry: RetryPolicy) -> None:
+        """Take up an inventory: new nodes join, changed ones dial anew, removed ones leave once their runs have."""
+        self.retry = retry
+        rows_changed = tuple(languages) != tuple(self.languages)
+        self.languages = languages
+        self.tools = toolchains.tools(languages)
+        wanted = {node.name: node for node in nodes}
+        for name, member in list(self.members.items()):
+            node = wanted.get(name)
+            if node is None:
+                member.node = msgspec.structs.replace(member.node, drained=True)
+                if not member.running:
+                    await self._drop(name)
+            elif _same_road(member.node, node) and not rows_changed:
+                member.node = node
+            else:
+                await self._redial(name, node)
+        for name, node in wanted.items():
+            if name not in self.members:
+                self._join(Member(node, self))
+        self.changed()
+
+    async def _redial(self, name: str, node: Node) -> None:
+        """Same member, as runs may be on it; another connection."""
+        member = self.members[name]
+        member.node = node
+        await self._end_task(name)
+        member.tried = False
+        self._tasks[name] = asyncio.create_task(member.keep(), name=f"node {name}")
+
+    def _join(self, member: Member) -> None:
+        self.members[member.name] = member
+        self._tasks[member.name] = asyncio.create_task(member.keep(), name=f"node {member.name}")
+
+    async def _drop(self, name: str) -> None:
+        await self._end_task(name)
+        self.members.pop(name, None)
+
+    async def _end_task(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def views(self, now: float) -> list[NodeView]:
+        return [member.view(now) for member in self.members.values()]
+
+    async def close(self) -> None:
+        await asyncio.gather(*(self._end_task(name) for name in list(self._tasks)))
+
+
+def _same_road(old: Node, new: Node) -> bool:
+    """May the connection stay? Slots, tags, weight and the like change nothing about it."""
+
+    def road(node: Node) -> Node:
+        return msgspec.structs.replace(node, slots=None, weight=1.0, tags=frozenset(), max_load=None, drained=False)
+
+    return road(old) == road(new)

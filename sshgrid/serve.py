@@ -1,0 +1,228 @@
+"""The master as a process: its lock, its Unix socket, and the inventory file that it follows.
+
+Every connection is a client of its own; as many as there are may ask at once. The socket is for its owner alone (mode
+0600, and the peer's user is checked). Refuses to start beside another master of the same state folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+from sshgrid import inventory as inventories
+from sshgrid.dial import dialing
+from sshgrid.disk import private_directory
+from sshgrid.errors import InventoryError, StoreError
+from sshgrid.master import Master
+from sshgrid.paths import Places
+from sshgrid.roster import Roster
+from sshgrid.session import Session
+from sshgrid.spool import Spool
+from sshgrid.store import Store
+from sshgrid.version import VERSION
+from sshgrid.wire import StatusReply
+
+log = logging.getLogger(__name__)
+
+INVENTORY_LOOK_SECONDS = 0.5
+READ_LIMIT = 256 * 1024
+
+
+def run(places: Places, idle_exit_seconds: float | None) -> int:
+    """Serve until stopped; the exit status of the process. Raises StoreError, InventoryError before it serves."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)
+    os.umask(0o077)
+    state = Path(places.state_dir)
+    private_directory(state, forbidden=0o077)
+    lock = _lock(state / "master.lock")
+    try:
+        asyncio.run(_serve(places, idle_exit_seconds))
+    finally:
+        os.close(lock)
+    return 0
+
+
+def _lock(path: Path) -> int:
+    """Held for as long as the process lives, however it ends."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        raise StoreError(f"another master already works in {path.parent}", "sshgrid master status") from error
+    return descriptor
+
+
+async def _serve(places: Places, idle_exit_seconds: float | None) -> None:
+    server = Server(places, idle_exit_seconds)
+    try:
+        await server.run()
+    finally:
+        await server.close()
+
+
+class Server:
+    """One master and its door for local clients."""
+
+    def __init__(self, places: Places, idle_exit_seconds: float | None) -> None:
+        self.places = places
+        self.started = time.time()
+        self.inventory_error = ""
+        self._idle_exit = idle_exit_seconds
+        self._last_use = time.monotonic()
+        self._sessions: set[asyncio.Task[None]] = set()
+        self._leave = asyncio.Event()
+        self._draining = False
+        inventory = inventories.load(Path(places.inventory))
+        self._seen = self._stamp()
+        state = Path(places.state_dir)
+        rng = Random()
+        spool = Spool(state / "spool")
+        store = Store.open(state / "queue.db")
+        roster = Roster(store.grid, spool, dialing(Path(places.config_dir), os.environ), rng, self._nodes_changed)
+        self.master = Master(store, spool, roster, inventory, rng)
+
+    def _nodes_changed(self) -> None:
+        self.master.wake()
+        self.master.board.tell_all()
+
+    # --- life
+
+    async def run(self) -> None:
+        """Until told to leave, or idle for long enough."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._leave.set)
+        listener = await self._listen()
+        log.info("sshgrid %s serves %s at %s", VERSION, self.places.inventory, self.places.socket)
+        working = asyncio.create_task(self.master.run(), name="master")
+        watching = asyncio.create_task(self._watch_inventory(), name="inventory")
+        leaving = asyncio.create_task(self._leave.wait(), name="leave")
+        try:
+            done, _ = await asyncio.wait({working, watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {leaving}:
+                task.result()
+        finally:
+            listener.close()
+            with contextlib.suppress(FileNotFoundError):
+                Path(self.places.socket).unlink()
+            for task in (working, watching, leaving, *self._sessions):
+                task.cancel()
+            await asyncio.gather(working, watching, leaving, *self._sessions, return_exceptions=True)
+
+    async def _listen(self) -> asyncio.Server:
+        path = Path(self.places.socket)
+        private_directory(path.parent, forbidden=0o077)
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        return await asyncio.start_unix_server(self._accept, path, limit=READ_LIMIT)
+
+    async def close(self) -> None:
+        await self.master.close()
+        log.info("left")
+
+    def leave(self, drain: bool) -> None:
+        """Stop serving; with `drain` once everything that was accepted has ended."""
+        if drain:
+            self._draining = True
+            self.master.pause()
+        else:
+            self._leave.set()
+
+    # --- clients
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._sessions.add(task)
+        try:
+            user = _peer(writer.get_extra_info("socket"))
+            if user is not None:
+                await Session(self, reader, writer, user).serve()
+        except (ConnectionError, asyncio.IncompleteReadError) as error:
+            log.debug("a client left: %s", error)
+        finally:
+            self._sessions.discard(task)
+            self._last_use = time.monotonic()
+            writer.close()
+
+    def status(self) -> StatusReply:
+        master = self.master
+        return StatusReply(
+            pid=os.getpid(),
+            version=VERSION,
+            socket=self.places.socket,
+            state_dir=self.places.state_dir,
+            inventory=self.places.inventory,
+            inventory_error=self.inventory_error,
+            uptime_seconds=time.time() - self.started,
+            nodes=len(master.roster.members),
+            jobs_by_state=master.counts(),
+            clients=len(self._sessions),
+        )
+
+    # --- the inventory file, and idleness
+
+    async def _watch_inventory(self) -> None:
+        while True:
+            await asyncio.sleep(INVENTORY_LOOK_SECONDS)
+            if self._stamp() != self._seen:
+                await self.reload()
+            self._leave_when_idle()
+
+    async def reload(self) -> None:
+        """Take up the file as it is now. A broken one changes nothing and is said. Raises InventoryError."""
+        self._seen = self._stamp()
+        try:
+            inventory = inventories.load(Path(self.places.inventory))
+        except InventoryError as error:
+            self.inventory_error = error.message
+            log.warning("the inventory has errors and is not taken up:\n%s", error.message)
+            return
+        self.inventory_error = ""
+        if inventory != self.master.inventory:
+            log.info("inventory taken up: %d nodes", len(inventory.nodes))
+            await self.master.follow(inventory)
+
+    def _stamp(self) -> tuple[int, int, int]:
+        try:
+            found = Path(self.places.inventory).stat()
+        except OSError:
+            return (0, 0, 0)
+        return (found.st_mtime_ns, found.st_size, found.st_ino)
+
+    def _leave_when_idle(self) -> None:
+        if self._sessions or not self.master.idle:
+            self._last_use = time.monotonic()
+        if self._draining and not self.master.busy:
+            self._leave.set()
+        if self._idle_exit is not None and time.monotonic() - self._last_use > self._idle_exit:
+            log.info("idle for %.0f s", self._idle_exit)
+            self._leave.set()
+
+
+def _peer(peer: socket.socket) -> str | None:
+    """The name of the user at the other end; None for anybody but the owner of this process (and root)."""
+    import pwd
+
+    _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    if user not in (os.getuid(), 0):
+        return None
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)

@@ -1,0 +1,264 @@
+"""One client's connection: greet, then answer request after request; one table from requests to what the master does.
+
+While a job is watched, the client may already send the next words (cancel, input): they are read at the same time.
+Refuses nothing silently: every error that is the client's is answered as one, and the connection goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, TypeAlias, assert_never
+
+from sshgrid.errors import SshgridError, UsageError
+from sshgrid.model import JobId, OnDisconnect
+from sshgrid.spool import BlobWriter
+from sshgrid.version import VERSION
+from sshgrid.wire import (
+    PROTOCOL,
+    Accepted,
+    Blobs,
+    Cancel,
+    CheckNodes,
+    Decoder,
+    Done,
+    Event,
+    Explain,
+    Failure,
+    Hello,
+    Hold,
+    Info,
+    Input,
+    Jobs,
+    JobsReply,
+    Logs,
+    Message,
+    MissingBlobs,
+    Nodes,
+    NodesReply,
+    PutBlob,
+    Reload,
+    Remove,
+    Reply,
+    Resize,
+    Status,
+    Stop,
+    Submit,
+    Toolchains,
+    ToolchainsReply,
+    Watch,
+    Welcome,
+    encode,
+    failure,
+)
+
+if TYPE_CHECKING:
+    from sshgrid.serve import Server
+
+# Requests that are answered with one reply.
+Question: TypeAlias = (
+    MissingBlobs
+    | Submit
+    | Cancel
+    | Jobs
+    | Info
+    | Remove
+    | Hold
+    | Nodes
+    | CheckNodes
+    | Explain
+    | Toolchains
+    | Status
+    | Reload
+    | Stop
+)
+
+READ_BYTES = 256 * 1024
+QUEUED_MESSAGES = 8
+
+
+class Session:
+    """A greeted client."""
+
+    def __init__(self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str) -> None:
+        self._server = server
+        self._master = server.master
+        self._reader = reader
+        self._writer = writer
+        self._user = user
+        self._incoming: dict[str, BlobWriter] = {}
+        self._queue: asyncio.Queue[tuple[Message, bytes] | Exception | None] = asyncio.Queue(QUEUED_MESSAGES)
+
+    async def serve(self) -> None:
+        """Until the client leaves."""
+        reading = asyncio.create_task(self._read())
+        try:
+            if await self._greet():
+                await self._answer_all()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            for blob in self._incoming.values():
+                blob.abort()
+
+    async def _read(self) -> None:
+        """Messages into the queue, which is short: a client that sends faster than it is served has to wait."""
+        decoder = Decoder()
+        try:
+            while piece := await self._reader.read(READ_BYTES):
+                for message in decoder.feed(piece):
+                    await self._queue.put(message)
+            await self._queue.put(None)
+        except (UsageError, ConnectionError) as error:
+            await self._queue.put(error)
+
+    async def _next(self) -> tuple[Message, bytes] | None:
+        """The next message; None when the client has left. UsageError when what it says is not our protocol."""
+        found = await self._queue.get()
+        if isinstance(found, UsageError):
+            raise found
+        return None if isinstance(found, Exception) else found
+
+    async def _send(self, message: Message, payload: bytes = b"") -> None:
+        self._writer.write(encode(message, payload))
+        await self._writer.drain()
+
+    async def _greet(self) -> bool:
+        try:
+            found = await self._next()
+        except UsageError as error:
+            await self._send(failure(error))
+            return False
+        if found is None:
+            return False
+        hello = found[0]
+        if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
+            await self._send(Failure("version", f"this master speaks protocol {PROTOCOL} of sshgrid {VERSION}"))
+            return False
+        await self._send(Welcome(VERSION, os.getpid()))
+        return True
+
+    async def _answer_all(self) -> None:
+        while True:
+            try:
+                found = await self._next()
+            except UsageError as error:  # nothing that follows can be understood
+                await self._send(failure(error))
+                return
+            if found is None:
+                return
+            message, payload = found
+            try:
+                if not isinstance(message, Watch | Logs):
+                    await self._answer(message, payload)
+                elif not await self._show(message):
+                    return
+            except SshgridError as error:
+                await self._send(failure(error))
+
+    # --- questions with one answer
+
+    async def _answer(self, message: Message, payload: bytes) -> None:
+        if isinstance(message, PutBlob):
+            self._take(message, payload)
+        elif isinstance(message, Input | Resize):
+            return  # words for an interactive run that has just ended
+        elif isinstance(message, Question):
+            await self._send(await self._reply(message))
+        else:
+            raise UsageError(f"{type(message).__name__} is not a request")
+
+    async def _reply(self, message: Question) -> Reply:  # noqa: C901 - one match holds every request
+        master = self._master
+        match message:
+            case MissingBlobs(sha256):
+                return Blobs(master.spool.missing(sha256))
+            case Submit(submission, key):
+                return Accepted(await master.submit(submission, key, self._user))
+            case Cancel():
+                return Done(await master.cancel(message))
+            case Jobs():
+                return JobsReply(tuple(await master.jobs(message)))
+            case Info(job):
+                return JobsReply((master.line(master.current(job), explain=True),))
+            case Remove(jobs):
+                return Done(await master.remove(jobs))
+            case Hold(jobs, release):
+                return Done(await master.hold(jobs, release))
+            case Nodes():
+                return NodesReply(tuple(await master.nodes(message)))
+            case CheckNodes(selector):
+                return NodesReply(tuple(await master.check_nodes(selector)))
+            case Explain(submission):
+                return await master.explain(submission)
+            case Toolchains(selector):
+                return ToolchainsReply(await master.toolchains(selector))
+            case Status():
+                return self._server.status()
+            case Reload():
+                return await self._reload()
+            case Stop(drain):
+                self._server.leave(drain)
+                return Done()
+            case _:
+                assert_never(message)
+
+    async def _reload(self) -> Reply:
+        await self._server.reload()
+        if self._server.inventory_error:
+            return Failure("inventory", self._server.inventory_error, "sshgrid inventory check")
+        return Done(len(self._master.roster.members))
+
+    def _take(self, message: PutBlob, piece: bytes) -> None:
+        """A piece of a file; a failure is told once and the rest of that file is refused with it."""
+        blob = self._incoming.get(message.sha256)
+        if blob is None:
+            blob = self._incoming[message.sha256] = self._master.spool.writer(message.sha256)
+        try:
+            blob.append(piece)
+            if message.last:
+                blob.finish()
+        except SshgridError:
+            self._incoming.pop(message.sha256).abort()
+            raise
+        if message.last:
+            del self._incoming[message.sha256]
+
+    # --- watching
+
+    async def _show(self, request: Watch | Logs) -> bool:
+        """Events to the end of the job; False when the client left before it."""
+        async with self._master.watch(request) as events:
+            showing = asyncio.create_task(self._show_events(events))
+            listening = asyncio.create_task(self._listen(request.job))
+            done, _ = await asyncio.wait({showing, listening}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (showing, listening):
+                task.cancel()
+            await asyncio.gather(showing, listening, return_exceptions=True)
+        if showing in done:
+            showing.result()
+            return True
+        if isinstance(request, Watch) and request.on_disconnect is OnDisconnect.CANCEL:
+            await self._master.cancel(Cancel((request.job,), "TERM"), "lost client")
+        return False
+
+    async def _show_events(self, events: AsyncIterator[tuple[Event, bytes]]) -> None:
+        async for event, payload in events:
+            await self._send(event, payload)
+
+    async def _listen(self, job: JobId) -> None:
+        """What the client says while it watches, until it leaves."""
+        with contextlib.suppress(UsageError):
+            while found := await self._next():
+                message, payload = found
+                match message:
+                    case Cancel():
+                        await self._master.cancel(message)
+                    case Input():
+                        await self._master.typed(job, payload)
+                    case Resize(columns, rows):
+                        await self._master.resized(job, columns, rows)
+                    case _:
+                        return
