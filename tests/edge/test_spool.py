@@ -67,6 +67,18 @@ def test_a_file_that_came_in_pieces_is_kept_under_its_digest(spool: Spool, piece
     assert everything(spool) == [f"blobs/{DIGEST[:2]}/{DIGEST}"]
 
 
+def test_without_an_announced_size_the_digest_alone_decides(spool: Spool) -> None:
+    for digest in (DIGEST, "0" * 64):
+        writer = spool.writer(digest)
+        writer.append(CONTENT)
+        if digest == DIGEST:
+            assert writer.finish().read_bytes() == CONTENT
+        else:
+            with pytest.raises(UsageError, match=r"the bytes that came have SHA-256"):
+                writer.finish()
+    assert everything(spool) == [f"blobs/{DIGEST[:2]}/{DIGEST}"]
+
+
 def test_an_empty_file_is_a_file(spool: Spool) -> None:
     digest = hashlib.sha256(b"").hexdigest()
     assert spool.writer(digest, 0).finish().read_bytes() == b""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import sqlite3
 import stat
 import threading
@@ -388,42 +387,6 @@ def test_a_change_by_another_process_is_seen(store: Store, path: Path) -> None:
         assert store.begin(job_id, "n1", 1.0)
         assert another.begin(job_id, "n1", 1.0) is None
         assert another.running() == store.running()
-
-
-# --- SQL --------------------------------------------------------------------------------------------------------------
-
-VALUES = dict.fromkeys(re.findall(r":(\w+)", "".join(database.SQL.values())))
-QUERIES = [name for name in database.SQL if not name.startswith("schema_")]
-
-
-def plan(path: Path, name: str) -> list[str]:
-    return [row[3] for row in ask(path, f"EXPLAIN QUERY PLAN {database.SQL[name]}", VALUES)]
-
-
-@pytest.mark.parametrize("name", QUERIES)
-def test_every_statement_fits_the_schema_and_is_used(store: Store, path: Path, name: str) -> None:
-    plan(path, name)
-    source = Path(database.__file__).read_text() + Path(database.__file__).with_name("store.py").read_text()
-    assert f'"{name}"' in source
-
-
-@pytest.mark.parametrize(
-    "name", sorted(set(QUERIES) - {"jobs_all", "ids", "tally", "blobs", "late_news", "count_late_news"})
-)
-def test_100000_finished_jobs_slow_nothing_because_every_step_is_a_search_by_index(
-    store: Store, path: Path, name: str
-) -> None:
-    steps = [step for step in plan(path, name) if step.startswith(("SCAN", "SEARCH"))]
-    scans = [step for step in steps if step.startswith("SCAN") and "json_each" not in step and "(subquery" not in step]
-    assert scans == []
-
-
-@pytest.mark.parametrize("name", ["jobs_queued", "jobs_running", "jobs_active"])
-def test_finished_jobs_are_not_in_the_index_of_the_active_ones(store: Store, path: Path, name: str) -> None:
-    assert any("USING INDEX job_active" in step for step in plan(path, name))
-    assert name != "jobs_queued" or not any("ORDER BY" in step for step in plan(path, name)[:1])
-    ((definition,),) = ask(path, "SELECT sql FROM sqlite_master WHERE name = 'job_active'")
-    assert "WHERE phase <> 'done'" in definition
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
