@@ -1,0 +1,95 @@
+"""A place of its own for each test, the command line as a process, and the scripted master behind it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sshgrid import paths
+from sshgrid.paths import Places
+from tests.service.fake_master import DEADLINE_SECONDS, FakeMaster
+
+INVENTORY = "version: 1\nnodes:\n  h2: {host: 127.0.0.1}\n"
+ROOT = str(Path(__file__).parents[2])
+
+
+class Cli:
+    """Runs `python -m sshgrid` with a home of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir(mode=0o700)
+        (self.home / "inventory.yaml").write_text(INVENTORY)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SSHGRID_")}
+        self.environ = {**kept, "SSHGRID_HOME": str(self.home), "PYTHONPATH": ROOT, "HOME": str(folder)}
+        self.children: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def places(self) -> Places:
+        return paths.places(None, self.environ, str(self.folder), str(self.folder))
+
+    def start(self, *words: str, stdin: int | None = subprocess.DEVNULL, **environ: str) -> subprocess.Popen[bytes]:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "sshgrid", *words],
+            cwd=self.folder,
+            env={**self.environ, **environ},
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self.children.append(child)
+        return child
+
+    def __call__(self, *words: str, stdin: bytes | None = None, **environ: str) -> subprocess.CompletedProcess[bytes]:
+        child = self.start(*words, stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE, **environ)
+        out, err = child.communicate(stdin, timeout=30)
+        return subprocess.CompletedProcess(words, child.returncode, out, err)
+
+    def close(self) -> None:
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+            child.wait()
+            for pipe in (child.stdin, child.stdout, child.stderr):
+                if pipe is not None:
+                    pipe.close()
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[Cli]:
+    cli = Cli(tmp_path)
+    yield cli
+    cli.close()
+
+
+@pytest.fixture
+def fake(cli: Cli) -> Iterator[FakeMaster]:
+    with FakeMaster(cli.places) as fake:
+        yield fake
+
+
+@pytest.fixture
+def program(cli: Cli) -> str:
+    """A file that may be run, in the folder where the command line is."""
+    (cli.folder / "hello.py").write_text("print('hello')\n")
+    return "hello.py"
+
+
+def wait_until(predicate: Callable[[], bool], seen: Callable[[], object]) -> None:
+    """Until it is so; the failure shows what was seen instead."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not predicate():
+        assert time.monotonic() < deadline, f"waited in vain; seen: {seen()}"
+        time.sleep(0.01)
+
+
+def interrupt(child: subprocess.Popen[bytes]) -> None:
+    child.send_signal(signal.SIGINT)

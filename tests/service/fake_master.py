@@ -1,0 +1,221 @@
+"""A scripted master: a real Unix-socket server in a thread that speaks sshgrid.wire and answers as the test says.
+
+It keeps what it was asked. A request without a script of its own gets an answer that says "all is well".
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+from sshgrid import wire
+from sshgrid.model import JobId, NodeState, Toolchain
+from sshgrid.paths import Places, private_dir
+from sshgrid.version import VERSION
+from sshgrid.wire import JobLine, Message, NodeLine
+
+Said: TypeAlias = Message | tuple[Message, bytes] | float  # a float closes the connection
+Script: TypeAlias = Callable[[Message], Iterable[Said]]
+
+DEADLINE_SECONDS = 10.0
+
+
+def job_line(number: int = 42, **changes: object) -> JobLine:
+    values: dict[str, object] = {
+        "id": JobId(number),
+        "user": "ann",
+        "program": "Primes.java 1000",
+        "name": "",
+        "state": "COMPLETED",
+        "phase": "",
+        "node": "h2",
+        "attempt": 1,
+        "attempts_allowed": 3,
+        "submitted": 1_700_000_000.25,
+        "started": 1_700_000_001.5,
+        "seconds": 2.5,
+        "exit_code": 0,
+        "signal": None,
+        "reason": "",
+        "exit_status": 0,
+    }
+    return JobLine(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def node_line(name: str = "h2", **changes: object) -> NodeLine:
+    values: dict[str, object] = {
+        "name": name,
+        "state": NodeState.IDLE,
+        "reason": "",
+        "cpu": 0.25,
+        "load": 0.5,
+        "memory_free": 4 << 30,
+        "running": 0,
+        "slots": 4,
+        "toolchains": ("c", "python"),
+        "last_seen": 1_700_000_000.0,
+    }
+    return NodeLine(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def output(stream: str, piece: bytes, attempt: int = 1) -> tuple[Message, bytes]:
+    return wire.Output(stream, attempt, len(piece)), piece
+
+
+CLOSE = 0.0  # said last: the master goes away
+
+
+class FakeMaster:
+    """Listens at the socket of these places until `close`."""
+
+    def __init__(self, places: Places, version: str = VERSION) -> None:
+        self.places, self.version = places, version
+        self.asked: list[tuple[Message, bytes]] = []
+        self.scripts: dict[type[Message], Script] = {}
+        self.refuses: wire.Failure | None = None
+        private_dir(places.state_dir)
+        private_dir(str(Path(places.socket).parent))
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(places.socket)
+        self._listener.listen(16)
+        self._connections: list[socket.socket] = []
+        self._changed = threading.Condition()
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def on(self, kind: type[Message], *answers: Said) -> None:
+        """Answer this kind of request so, every time."""
+        self.scripts[kind] = lambda _: answers
+
+    def in_turn(self, kind: type[Message], *turns: Iterable[Said]) -> None:
+        """Answer the first such request with the first turn, and so on; the last one stays."""
+        left = list(turns)
+        self.scripts[kind] = lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+    def got(self, kind: type[Message]) -> list[Message]:
+        with self._changed:
+            return [message for message, _ in self.asked if isinstance(message, kind)]
+
+    def payload(self, kind: type[Message]) -> bytes:
+        with self._changed:
+            return b"".join(piece for message, piece in self.asked if isinstance(message, kind))
+
+    def wait_for(self, kind: type[Message], count: int = 1) -> None:
+        """Until such a request has come."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        with self._changed:
+            while len([each for each, _ in self.asked if isinstance(each, kind)]) < count:
+                left = deadline - time.monotonic()
+                assert left > 0, f"no {kind.__name__}; asked were {self.asked}"
+                self._changed.wait(left)
+
+    def say(self, *words: Said) -> None:
+        """To the newest connection, unasked."""
+        self._say(self._connections[-1], words)
+
+    def drop(self) -> None:
+        """Close every connection, as a master that dies."""
+        for connection in self._connections:
+            _shut(connection)
+
+    def close(self) -> None:
+        _shut(self._listener)
+        Path(self.places.socket).unlink(missing_ok=True)
+        self.drop()
+        for thread in self._threads:
+            thread.join(DEADLINE_SECONDS)
+
+    def __enter__(self) -> FakeMaster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- the server
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._connections.append(connection)
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        decoder = wire.Decoder()
+        try:
+            while piece := connection.recv(1 << 16):
+                for message, payload in decoder.feed(piece):
+                    with self._changed:
+                        self.asked.append((message, payload))
+                        self._changed.notify_all()
+                    self._say(connection, self._answer(message))
+        except OSError:
+            return
+        finally:
+            _shut(connection)
+
+    def _answer(self, message: Message) -> Iterable[Said]:
+        if script := self.scripts.get(type(message)):
+            return script(message)
+        return self._all_is_well(message)
+
+    def _all_is_well(self, message: Message) -> Iterator[Said]:  # noqa: C901 - a table, one line a request
+        match message:
+            case wire.Hello():
+                yield self.refuses or wire.Welcome(self.version, 4242)
+            case wire.MissingBlobs(sha256=digests):
+                yield wire.Blobs(digests)
+            case wire.Submit():
+                yield wire.Accepted(JobId(42))
+            case wire.Watch(job=job) | wire.Logs(job=job):
+                yield wire.Ended(job_line(job))
+            case wire.Jobs(selector=selector):
+                yield wire.JobsReply((job_line(int(selector)) if selector.isdigit() else job_line(),))
+            case wire.Info(job=job):
+                yield wire.JobsReply((job_line(job),))
+            case wire.Nodes() | wire.CheckNodes():
+                yield wire.NodesReply((node_line(),))
+            case wire.Toolchains():
+                java = Toolchain("java", "17.0.15", {"javac": "/usr/bin/javac"}, "f00d")
+                yield wire.ToolchainsReply((wire.ToolchainLine("java", ("*.java",), (("h2", java),)),))
+            case wire.Status():
+                yield status_reply(self.places, self.version)
+            case wire.Cancel(jobs=jobs) | wire.Remove(jobs=jobs) | wire.Hold(jobs=jobs):
+                yield wire.Done(len(jobs))
+            case wire.Reload():
+                yield wire.Done()
+            case wire.Stop():
+                yield wire.Done()
+                _shut(self._listener)
+                Path(self.places.socket).unlink(missing_ok=True)
+
+    def _say(self, connection: socket.socket, words: Iterable[Said]) -> None:
+        for word in words:
+            match word:
+                case float():
+                    _shut(connection)
+                case (message, payload):
+                    connection.sendall(wire.encode(message, payload))
+                case _:
+                    connection.sendall(wire.encode(word))
+
+
+def status_reply(places: Places, version: str = VERSION, **jobs: int) -> wire.StatusReply:
+    return wire.StatusReply(4242, version, places.socket, places.state_dir, places.inventory, "", 1.5, 1, jobs, 1)
+
+
+def _shut(sock: socket.socket) -> None:
+    try:
+        sock.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+    finally:
+        sock.close()
