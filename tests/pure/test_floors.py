@@ -55,6 +55,7 @@ FLOORS: dict[str, int] = {
     "watching": 3,
     "client": 4,
     "serve": 4,
+    "session": 4,
     "": 5,  # sshgrid itself: public names only
     "__main__": 5,
     "bundle": 5,

@@ -83,6 +83,7 @@ def in_the_way(seen: NodeView, submission: Submission | None = None, excluded: f
         (view(busy=1.0, weight=0.5), 1.0),
         (view(busy=0.1, load=9.0), 4.5),  # a queue that CPU use cannot show
         (view(busy=0.1, load=1.9), 0.05),  # load within the cores is old news, CPU use is fresh
+        (view(busy=0.1, load=2.0), 0.05),
         (view(busy=2.0, load=9.0), 4.5),
         (view(busy=None, load=1.0), 0.5),
         (view(busy=0.0, started_since_sample=2), 1.0),
@@ -119,6 +120,7 @@ def test_slots_are_the_cores_unless_the_inventory_says_otherwise() -> None:
             view(up=False, reason="no answer for 10 s", next_try_seconds=4.0),
             "NodeDown: no answer for 10 s, next try in 4s",
         ),
+        (view(up=False, reason="reset", next_try_seconds=-1.0), "NodeDown: reset, next try in 0s"),
         (view("h2"), "BadConstraints: not in --on "),
         (view(toolchains={}), "NoToolchain: no java (looked for "),
         (view(toolchains={}, untested=frozenset({"java"})), "NoToolchain: still testing java"),
@@ -351,7 +353,7 @@ def test_only_the_nodes_of_the_selector_can_give_hope() -> None:
 
 
 def test_more_memory_than_any_able_node_has_is_impossible() -> None:
-    found = placement.permanently_impossible([view("h1"), view("h2", toolchains={})], java(memory=64 * GIB))
+    found = placement.permanently_impossible([view("h1", toolchains={}), view("h2")], java(memory=64 * GIB))
     assert found == ("BadConstraints", "no node is large enough: 64G of memory wanted, it has 8G")
 
 
