@@ -326,16 +326,21 @@ class Document(_Model):
 def json_schema() -> dict[str, object]:
     """A JSON Schema (2020-12) of the file, for editors and docs."""
     schema = Document.model_json_schema()
-    nodes = schema["properties"]["nodes"]
-    nodes["propertyNames"] = {"pattern": r"^[A-Za-z0-9_\[][A-Za-z0-9._:,\[\]-]*$"}
+    sections = schema["properties"]
+    sections["nodes"]["propertyNames"] = {"pattern": r"^[A-Za-z0-9_\[][A-Za-z0-9._:,\[\]-]*$"}
+    sections["nodes"]["additionalProperties"] = _or_nothing(sections["nodes"]["additionalProperties"])
+    for name in ("defaults", "toolchains", "retry"):
+        sections[name] = _or_nothing(sections[name])
     for name in ("NodeFields", "Defaults", "LanguageFields"):  # absent is not the same as the placeholder above
         for item in schema["$defs"][name]["properties"].values():
             item.pop("default", None)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **schema,
-        "title": "sshgrid inventory",
-    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "sshgrid inventory"}
+
+
+def _or_nothing(section: dict[str, Any]) -> dict[str, Any]:
+    """A key with nothing after it, as `_or_empty` reads it."""
+    section.pop("default", None)
+    return {"anyOf": [section, {"type": "null"}]}
 
 
 # --- what pydantic says, in our words ---------------------------------------------------------------------------------

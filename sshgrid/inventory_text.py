@@ -306,13 +306,21 @@ def plain(tree: Tree | None) -> object:
     """Dicts, lists and scalars; recursion is bounded by MAX_DEPTH."""
     match tree:
         case Pairs():
-            return {key.text: plain(value) for key, value in tree.items}
+            return {name: plain(value) for name, _, value in _named(tree)}
         case Items():
             return [plain(item) for item in tree.items]
         case Scalar():
             return tree.value
         case None:
             return None
+
+
+def _named(pairs: Pairs) -> Iterator[tuple[str, Scalar, Tree]]:
+    """The entries; a second one of the same name, which is refused anyway, gets another so that its errors are seen."""
+    seen: set[str] = set()
+    for number, (key, value) in enumerate(pairs.items):
+        yield (f"{key.text}\0{number}" if key.text in seen else key.text), key, value
+        seen.add(key.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,8 +336,8 @@ def places(tree: Tree, path: Path = (), key: int | None = None) -> Iterator[tupl
     start = tree.start if key is None or tree.end > tree.start else key
     yield path, Place(start if key is None else key, start)
     if isinstance(tree, Pairs):
-        for name, value in tree.items:
-            yield from places(value, (*path, name.text), name.start)
+        for name, key_scalar, value in _named(tree):
+            yield from places(value, (*path, name), key_scalar.start)
     elif isinstance(tree, Items):
         for number, item in enumerate(tree.items):
             yield from places(item, (*path, number))

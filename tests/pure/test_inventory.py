@@ -324,6 +324,11 @@ def test_A4_a_duplicate_key_is_refused_with_both_lines() -> None:
     assert "inventory.yaml:3:16: duplicate key 'port': first on line 3, again on line 3" in message
 
 
+def test_A4_the_errors_inside_both_duplicates_are_said_too() -> None:
+    message = refusal("nodes:\n  a: {hosts: x}\n  a: {port: 0, port: x, prot: 1}\n")
+    assert places(message) == ["2:7", "3:3", "3:13", "3:16", "3:25"]
+
+
 def test_A4_a_node_that_is_in_two_ranges_is_refused() -> None:
     message = refusal("nodes:\n  n[1-5]: {}\n  n[4-8]: {}\n  n2: {}\n")
     assert "3:3: the node 'n4' is already in 'n[1-5]'" in message

@@ -304,7 +304,7 @@ def inventories(draw: st.DrawFn) -> str:
         lines += draw(st.lists(comments, max_size=2))
     lines += draw(st.sampled_from([[], ["placement: pack  # p"], ["retry:", "    retries: 3"], ["...", "# end"]]))
     text = "\n".join(lines) + draw(st.sampled_from(["\n", "", "\n\n"]))
-    return text.replace("\n", draw(st.sampled_from(["\n", "\r\n"])))
+    return text.replace("\n", draw(st.sampled_from(["\n", "\r\n", "\r"])))
 
 
 @given(
