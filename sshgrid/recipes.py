@@ -109,6 +109,8 @@ def _plan(language: Language, program: Program, source: bytes) -> _Plan:
 
 def _renamed(entry: str, program: Program) -> tuple[tuple[str, str], ...]:
     pairs = [(_safe(entry), program.entry), (entry, program.entry)]
+    if entry != program.entry:  # go says ./main.go of what it was given as main.go
+        pairs.append((f"./{entry}", program.entry))
     pairs += [(_safe(file.name), file.name) for file in program.files]
     return tuple(dict.fromkeys(pair for pair in pairs if pair[0] != pair[1]))
 

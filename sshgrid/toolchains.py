@@ -139,7 +139,7 @@ def _unknown(file_name: str, head: bytes, languages: Sequence[Language]) -> Unkn
     named = {row.name: suffix_of(row) for row in languages}
     meant = next((each for each in known if each[1:] == ending.lower()), "") or named.get(ending.lower(), "")
     near = f"; did you mean {meant!r}?" if meant else _near(f".{ending}", known)
-    return UnknownLanguage(f"{shown}: no language is known for '.{ending}'{near}", _HINT)
+    return UnknownLanguage(f"{shown}: no language is known for {'.' + ending!r}{near}", _HINT)
 
 
 def _near(word: str, known: Iterable[str]) -> str:

@@ -281,7 +281,7 @@ each_language = pytest.mark.parametrize("name", sorted(ROWS))
 each_echo = pytest.mark.parametrize("name", sorted(ECHO))
 
 
-# --- all languages ------------------------------------------------------------------------------------------------------
+# --- all languages ---------------------------------------------------------------------------------------------------
 
 
 @each_language
@@ -338,7 +338,7 @@ def test_a_file_called_as_the_executable_is_in_nobodys_way(name: str, node: Node
     assert (done.stdout, done.returncode) == (b"[a]\n", 3)
 
 
-# --- single languages -----------------------------------------------------------------------------------------------------
+# --- single languages ------------------------------------------------------------------------------------------------
 
 
 def test_an_argument_that_is_not_utf8_arrives_in_c(node: Node) -> None:
