@@ -7,14 +7,14 @@ import re
 import string
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshgrid import inventory, inventory_text
+from sshgrid import inventory, inventory_text, placement
 from sshgrid.errors import InventoryError
 from sshgrid.inventory import Inventory
 from sshgrid.inventory_schema import Defaults, Document, LanguageFields, NodeFields, Retry
@@ -562,3 +562,9 @@ def test_the_json_schema_knows_every_key_and_no_other() -> None:
         assert described["additionalProperties"] is False
         assert described["properties"].keys() == model.model_fields.keys()
         assert all({"type", "anyOf", "enum", "items"} & item.keys() for item in described["properties"].values())
+
+
+@pytest.mark.parametrize("policy", sorted(placement.POLICIES))
+def test_every_placement_policy_can_be_written_in_the_file(policy: str) -> None:
+    assert parse(f"nodes: {{a: }}\nplacement: {policy}\n").placement == policy
+    assert len(placement.POLICIES) == len(get_args(Document.model_fields["placement"].annotation))
