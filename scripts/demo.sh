@@ -20,6 +20,7 @@ show_if() { # TOOL PACKAGE FILE
   fi
 }
 
+trap 'exit 130' INT TERM
 if ! grid master status >/dev/null 2>&1; then trap 'grid master stop >/dev/null 2>&1' EXIT; fi
 
 show_if python3 python3 primes.py
