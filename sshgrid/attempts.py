@@ -47,8 +47,6 @@ ESCALATION: dict[str, tuple[tuple[str, float], ...]] = {
     "KILL": (("KILL", 5.0),),
 }
 KEYS_WAITING = 64  # pieces of input; a client that types faster than the program reads has to wait
-CLEAN_TRIES = 5
-CLEAN_PAUSE_SECONDS = 2.0
 # Longer than the guard of a start.
 CLAIM_KEPT_SECONDS = 20.0
 
@@ -236,16 +234,13 @@ class Attempts:
         return outcome
 
     async def _discard(self, member: Member, run: str, pause: float) -> None:
-        """Nothing of the run stays on the node. A node that is away is asked again when it is back."""
+        """Nothing of the run stays on the node. A node that is away is asked when it is back."""
         await asyncio.sleep(pause)
-        for _ in range(CLEAN_TRIES):
-            try:
-                await member.engine.discard(run)
-                return
-            except HostError as error:
-                log.info("%s: cannot clean %s yet: %s", member.name, run, error.reason)
-                await asyncio.sleep(CLEAN_PAUSE_SECONDS)
-        member.leftovers.add(run)
+        try:
+            await member.engine.discard(run)
+        except HostError as error:
+            log.info("%s: cannot clean %s yet: %s", member.name, run, error.reason)
+            member.leftovers.add(run)
 
     # --- looking at one
 

@@ -264,8 +264,8 @@ def toolchains(session: Session, on: str) -> int:
 def _toolchain_row(line: ToolchainLine) -> tuple[str, str, str]:
     by_version: dict[str, list[str]] = {}
     for node, toolchain in line.nodes:
-        by_version.setdefault(toolchain.version or "?", []).append(node)
-    have = [f"{version}: {','.join(names)}" for version, names in by_version.items()]
+        by_version.setdefault(toolchain.version, []).append(node)
+    have = [f"{version}: {','.join(names)}".removeprefix(": ") for version, names in by_version.items()]
     have += [f"{each.node}: {each.reason}" for each in line.problems]
     return line.language, " ".join(line.match), "; ".join(have) or "-"
 

@@ -42,6 +42,7 @@ START_SECONDS = 20.0
 READ_BYTES = 256 * 1024
 _FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "COMPILE_ERROR"})
 _STEP_SECONDS = 0.005
+_ANOTHER_MASTER = "another master already works in"  # what a master says when the lock of the state folder is held
 R = TypeVar("R", bound=Noun)
 Say = Callable[[str], None]
 
@@ -284,15 +285,31 @@ def _held(lock: str) -> Iterator[None]:
 
 
 def _start(places: Places, extra: Sequence[str]) -> Connection:
-    _remove_stale(places.socket)
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        _remove_stale(places.socket)
+        try:
+            return _started(places, extra, deadline)
+        except _StillLeaving:
+            time.sleep(10 * _STEP_SECONDS)
+
+
+class _StillLeaving(Exception):
+    """The old master has closed its door, but not yet let go of its lock."""
+
+
+def _started(places: Places, extra: Sequence[str], deadline: float) -> Connection:
     process, log_start = _spawn(places, extra)
-    deadline, step = time.monotonic() + START_SECONDS, 0.001
+    step = 0.001
     while time.monotonic() < deadline:
         if connection := _try(places.socket):
             process.returncode = 0  # it outlives us: no ResourceWarning when the handle goes
             return connection
         if process.poll() is not None:
-            raise _died(places.log, log_start, process.returncode)
+            error = _died(places.log, log_start, process.returncode)
+            if _ANOTHER_MASTER in error.message and time.monotonic() < deadline:
+                raise _StillLeaving from error
+            raise error
         time.sleep(step)
         step = min(step * 1.3, _STEP_SECONDS)
     process.kill()

@@ -53,7 +53,7 @@ async def dial(node: Node, how: Dialing) -> asyncssh.SSHClientConnection:
             client_factory=lambda: witness,
             known_hosts=_known_hosts(node, how),
             config=_config(how),
-            agent_path=how.agent,
+            agent_path=None if node.identity_file else how.agent,
             preferred_auth="publickey",
             connect_timeout=node.connect_timeout_seconds,
             login_timeout=LOGIN_TIMEOUT_SECONDS,
@@ -77,7 +77,6 @@ def _overrides(node: Node) -> dict[str, object]:
         if not path.is_file():
             raise LoginRefused(node.name, f"identity file {node.identity_file} does not exist")
         options["client_keys"] = [str(path)]
-        options["agent_path"] = None
     return options
 
 
@@ -160,6 +159,11 @@ async def host_key_of(node: Node, how: Dialing) -> tuple[str, str]:
     name = witness.host if witness.port == 22 else f"[{witness.host}]:{witness.port}"
     public = witness.key.export_public_key().decode().strip()
     return witness.key.get_fingerprint(), f"{name} {public}"
+
+
+def scan_host_key(node: Node, how: Dialing) -> tuple[str, str]:
+    """`host_key_of` for a program without an event loop. Raises HostError."""
+    return asyncio.run(host_key_of(node, how))
 
 
 # --- blame --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ class Noun(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=Tru
     """Base of all values: immutable, compared by content, JSON in and out by msgspec."""
 
 
-# --- nodes -----------------------------------------------------------------------------------------------------------
+# --- nodes ------------------------------------------------------------------------------------------------------------
 
 
 class Node(Noun, frozen=True):
@@ -88,7 +88,7 @@ class NodeState(enum.StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
-# --- programs --------------------------------------------------------------------------------------------------------
+# --- programs ---------------------------------------------------------------------------------------------------------
 
 
 class SourceFile(Noun, frozen=True):
@@ -148,7 +148,7 @@ class Submission(Noun, frozen=True):
     wait_for_nodes: bool = False  # detached: stay queued while every able node is down, instead of giving up
 
 
-# --- how an attempt and a job end --------------------------------------------------------------------------------------
+# --- how an attempt and a job end -------------------------------------------------------------------------------------
 
 
 class Usage(Noun, frozen=True):
@@ -218,7 +218,7 @@ Outcome: TypeAlias = (
 Verdict: TypeAlias = Exited | CompileFailed | TimedOut | OutOfMemory | OutputLimit | Cancelled | GaveUp | Crashed
 
 
-# --- jobs ------------------------------------------------------------------------------------------------------------
+# --- jobs -------------------------------------------------------------------------------------------------------------
 
 
 class Phase(enum.StrEnum):
@@ -293,8 +293,8 @@ class Language(Noun, frozen=True):
     """One row of the table of languages. A command's first word may name alternatives: ``gcc|clang|cc``.
 
     Placeholders in `compile` and `run`, each a whole word or a part of one: ``{src}`` entry file, ``{srcs}`` all source
-    files of this language, ``{exe}`` the executable to be made, ``{out}`` the output folder, ``{main}`` the name of what
-    has main (Java), ``{dir}`` the absolute build folder; as whole words only: ``{flags}``, ``{args}``.
+    files of this language, ``{exe}`` the executable to be made, ``{out}`` the output folder, ``{main}`` the name of
+    what has main (Java), ``{dir}`` the absolute build folder; as whole words only: ``{flags}``, ``{args}``.
     """
 
     name: str

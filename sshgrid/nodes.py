@@ -510,6 +510,10 @@ class Link:
         if left.strip():
             raise NodeUnfit(self.node.name, f"cannot remove {left.decode(errors='replace').strip()}")
 
+    async def runs(self, grid: str) -> list[str]:
+        """Run folders of this grid that are there."""
+        return (await self._ask("runs_of", grid)).decode("utf-8", "replace").split()
+
     async def claim(self, run: str) -> bool:
         return (await self._ask("claim", run)).strip() == b"claimed"
 

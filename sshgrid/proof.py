@@ -83,11 +83,11 @@ class _Memory:
 class Prover:
     """Tests toolchains of one node."""
 
-    def __init__(self, grid: str, spool: Spool, engine: Engine, node: str) -> None:
+    def __init__(self, grid: str, spool: Spool, engine: Engine, known_runs: set[str]) -> None:
         self._grid = grid
         self._spool = spool
         self._engine = engine
-        self._node = node
+        self._known_runs = known_runs  # nobody may take these for strays
 
     async def prove(self, row: Language, candidate: Toolchain, facts: Facts) -> Proof:
         """Raises HostError when the node does not answer: then nothing is known."""
@@ -121,11 +121,15 @@ class Prover:
         return f"its hello did not run: {_words(said) or outcome}"
 
     async def _run(self, recipe: Recipe, program: Program) -> tuple[Outcome, bytes]:
-        attempt = Attempt(PROOF_JOB, next(_numbers), self._node)
+        attempt = Attempt(PROOF_JOB, next(_numbers), "")
         order = Order(attempt, run_name(self._grid, attempt), program, recipe)
         memory = _Memory()
-        finish = await self._engine.run(order, memory)
-        await self._engine.discard(order.run)
+        self._known_runs.add(order.run)
+        try:
+            finish = await self._engine.run(order, memory)
+            await self._engine.discard(order.run)
+        finally:
+            self._known_runs.discard(order.run)
         said = b"".join(memory.streams.get(stream, b"") for stream in ("stdout", "stderr", "compile"))
         return finish.outcome, said
 

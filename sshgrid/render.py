@@ -131,7 +131,7 @@ def _painted(line: str, row: Sequence[str], look: Look) -> str:
 
 JOB_HEADER = ("ID", "USER", "STATE", "NODE", "TIME", "TRY", "EXIT", "PROGRAM", "REASON")
 JOB_RIGHT = frozenset({"ID", "TIME", "TRY"})
-NODE_HEADER = ("NAME", "STATE", "CPU", "LOAD", "MEMORY", "RUNNING", "TOOLCHAINS", "REASON")
+NODE_HEADER = ("NAME", "STATE", "CPU", "LOAD", "MEMORY", "RUNNING", "REASON", "TOOLCHAINS")
 NODE_RIGHT = frozenset({"CPU", "LOAD", "MEMORY", "RUNNING"})
 
 
@@ -183,8 +183,8 @@ def node_row(node: NodeLine) -> tuple[str, ...]:
         "-" if node.load is None else f"{node.load:.2f}",
         "-" if node.memory_free is None else format_size(node.memory_free),
         f"{node.running}/{'-' if node.slots is None else node.slots}",
+        reason or "-",
         ",".join(node.toolchains) or "-",
-        reason,
     )
 
 

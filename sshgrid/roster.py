@@ -20,7 +20,7 @@ from sshgrid.breaker import Breaker, Quarantine
 from sshgrid.dial import Dialing
 from sshgrid.engines import Engine
 from sshgrid.engines.direct import DirectEngine
-from sshgrid.errors import Dropped, HostError
+from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.lifecycle import patience
 from sshgrid.model import Facts, Language, Node, RetryPolicy, Sample, Toolchain
 from sshgrid.nodes import Link
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 SILENCE_SECONDS = 5.0  # without a load sample for so long, the connection is given up and dialled anew
 QUIET_SECONDS = 3.0  # toolchains that nobody asked for are tested after the node has been up for so long
+RETEST_SECONDS = 30.0
 HANDSHAKES = 20
 
 
@@ -157,6 +158,13 @@ class Member:
             if self._link is not None:
                 await self._link.close()
 
+    def broken(self, task: asyncio.Task[None]) -> None:
+        """Our bug must not look like a node that was never dialled."""
+        if not task.cancelled() and (error := task.exception()):
+            log.error("%s is no longer kept connected", self.name, exc_info=error)
+            self.reason, self.tried = f"a bug in sshgrid: {type(error).__name__}: {error}", True
+            self._tell()
+
     async def _until_allowed(self) -> None:
         while not self._breaker.allows(time.time()):
             self._wake.clear()
@@ -203,8 +211,9 @@ class Member:
         """Until the connection is lost, or silent for too long."""
         testing = asyncio.create_task(self._test_toolchains(link))
         try:
-            await self._clean_leftovers(link)
+            await self._find_strays(link)
             while not link.lost.done():
+                await self._clean_leftovers(link)
                 await asyncio.wait([link.lost], timeout=1.0)
                 silent = time.time() - self.last_seen
                 if silent > SILENCE_SECONDS and not link.lost.done():
@@ -218,14 +227,28 @@ class Member:
         self._tell()
         await link.close()
 
-    async def _clean_leftovers(self, link: Link) -> None:
-        runs = sorted(self.leftovers - self.running)
+    async def _find_strays(self, link: Link) -> None:
+        """Runs of this grid that nobody knows any more: an earlier master did not live to clean them."""
         try:
-            if runs:
-                await link.clean(runs)
-                self.leftovers.difference_update(runs)
+            there = await link.runs(self._grid.grid)
+        except HostError as error:
+            log.info("%s: its runs could not be listed: %s", self.name, error.reason)
+            return
+        # Nodes may share a working folder: what runs for another of them is not a stray.
+        self.leftovers |= set(there) - self._grid.known_runs()
+
+    async def _clean_leftovers(self, link: Link) -> None:
+        runs = sorted(self.leftovers - self._grid.known_runs())
+        if not runs:
+            return
+        try:
+            await link.clean(runs)
+        except NodeUnfit as error:
+            log.warning("%s: %s", self.name, error.reason)
         except HostError as error:
             log.info("%s: leftovers stay for now: %s", self.name, error.reason)
+            return
+        self.leftovers.difference_update(runs)
 
     # --- toolchains
 
@@ -266,18 +289,19 @@ class Member:
 
     async def _test_toolchains(self, link: Link) -> None:
         """One after the other, those that are waited for first. A failing connection leaves them untested."""
-        prover = Prover(self._grid.grid, self._grid.spool, self.engine, self.name)
+        prover = Prover(self._grid.grid, self._grid.spool, self.engine, self._grid.proving)
         quiet_at = time.time() + QUIET_SECONDS
-        try:
-            while self.untested:
-                language = self._next_test(quiet_at)
-                if language is None:
-                    self._wake.clear()
-                    await self._pause(quiet_at)
-                else:
-                    await self._test(prover, link, language)
-        except HostError as error:
-            log.info("%s: toolchain test stopped: %s", self.name, error.reason)
+        while not link.lost.done():
+            self._wake.clear()
+            language = self._next_test(quiet_at)
+            if language is None:
+                await self._pause(max(quiet_at, time.time() + QUIET_SECONDS))
+                continue
+            try:
+                await self._test(prover, link, language)
+            except HostError as error:
+                log.info("%s: test of %s stopped: %s", self.name, language, error.reason)
+                quiet_at = time.time() + RETEST_SECONDS
 
     async def _test(self, prover: Prover, link: Link, language: str) -> None:
         row = next(row for row in self._grid.languages if row.name == language)
@@ -289,11 +313,13 @@ class Member:
         await link.prove(_file_name(language), proof.line())
 
     def _next_test(self, quiet_at: float) -> str | None:
+        """What somebody waits for; else, on a quiet node, one of the common languages."""
         while self._wanted:
             language = self._wanted.pop(0)
             if language in self.untested:
                 return language
-        return min(self.untested) if time.time() >= quiet_at else None
+        common = {row.name for row in self._grid.languages if row.default} & self.untested
+        return min(common) if common and time.time() >= quiet_at and not self.running else None
 
     async def _pause(self, until: float) -> None:
         try:
@@ -334,6 +360,7 @@ class Roster:
         self.tools: tuple[str, ...] = ()
         self.handshakes = asyncio.Semaphore(HANDSHAKES)
         self.members: dict[str, Member] = {}
+        self.proving: set[str] = set()  # runs that test toolchains
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def sampled(self, first: bool) -> None:
@@ -369,11 +396,16 @@ class Roster:
         member.node = node
         await self._end_task(name)
         member.tried = False
-        self._tasks[name] = asyncio.create_task(member.keep(), name=f"node {name}")
+        self._keep(member)
 
     def _join(self, member: Member) -> None:
         self.members[member.name] = member
-        self._tasks[member.name] = asyncio.create_task(member.keep(), name=f"node {member.name}")
+        self._keep(member)
+
+    def _keep(self, member: Member) -> None:
+        task = asyncio.create_task(member.keep(), name=f"node {member.name}")
+        task.add_done_callback(member.broken)
+        self._tasks[member.name] = task
 
     async def _drop(self, name: str) -> None:
         await self._end_task(name)
@@ -384,6 +416,9 @@ class Roster:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    def known_runs(self) -> set[str]:
+        return self.proving.union(*(member.running for member in self.members.values()))
 
     def views(self, now: float) -> list[NodeView]:
         return [member.view(now) for member in self.members.values()]

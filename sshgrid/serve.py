@@ -155,6 +155,8 @@ class Server:
                 await Session(self, reader, writer, user).serve()
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             log.debug("a client left: %s", error)
+        except asyncio.CancelledError:  # the master leaves; asyncio would log this as an error of ours
+            pass
         finally:
             self._sessions.discard(task)
             self._last_use = time.monotonic()

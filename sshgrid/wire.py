@@ -2,8 +2,8 @@
 
 A line is one JSON object with a "type". When it carries `size` and is one of the payload messages (`PutBlob`, `Output`,
 `Input`), exactly `size` raw bytes follow its newline: output is never escaped or re-encoded. A connection carries one
-request at a time; `Watch` and `Run` answer with events until `Ended`, every other request with one reply. The client may
-send `Input`, `Resize`, `Cancel` while it watches. Refuses lines over MAX_LINE and payloads over MAX_PAYLOAD.
+request at a time; `Watch` and `Logs` answer with events until `Ended`, every other request with one reply. The client
+may send `Input`, `Resize`, `Cancel` while it watches. Refuses lines over MAX_LINE and payloads over MAX_PAYLOAD.
 
 This module is pure: it knows no socket. `Decoder` is fed bytes and gives messages.
 """
@@ -77,7 +77,7 @@ class Logs(Noun, frozen=True, tag="logs"):
 
 
 class Cancel(Noun, frozen=True, tag="cancel"):
-    """End jobs. INT, TERM and KILL cancel (INT grows to TERM after 5 s and KILL after 10); any other signal is only sent."""
+    """End jobs. INT, TERM and KILL cancel (INT grows to TERM after 5 s, KILL after 10); other signals are only sent."""
 
     jobs: tuple[JobId, ...]
     signal: str = "TERM"
@@ -126,7 +126,7 @@ class Nodes(Noun, frozen=True, tag="nodes"):
 
 
 class CheckNodes(Noun, frozen=True, tag="check-nodes"):
-    """Dial these nodes now, whatever the breaker says, and answer with `NodesReply` when each has answered or failed."""
+    """Dial these nodes now, whatever the breaker says; `NodesReply` when each has answered or failed."""
 
     selector: str
 
@@ -304,7 +304,7 @@ class StatusReply(Noun, frozen=True, tag="status-reply"):
     clients: int
 
 
-# --- events of a watched job --------------------------------------------------------------------------------------------
+# --- events of a watched job ------------------------------------------------------------------------------------------
 
 
 class Output(Noun, frozen=True, tag="output"):
@@ -338,7 +338,7 @@ class Notice(Noun, frozen=True, tag="notice"):
 
 
 class Restarted(Noun, frozen=True, tag="restarted"):
-    """This stream of the new attempt does not begin as the old one did: what follows starts again from its first byte."""
+    """This stream of the new attempt does not begin as the old one did: what follows starts at its first byte."""
 
     stream: str
     attempt: int
@@ -351,16 +351,7 @@ class Ended(Noun, frozen=True, tag="ended"):
 Event: TypeAlias = Output | Progress | Waiting | Notice | Restarted | Ended
 
 Reply: TypeAlias = (
-    Welcome
-    | Failure
-    | Done
-    | Blobs
-    | Accepted
-    | JobsReply
-    | NodesReply
-    | ExplainReply
-    | ToolchainsReply
-    | StatusReply
+    Welcome | Failure | Done | Blobs | Accepted | JobsReply | NodesReply | ExplainReply | ToolchainsReply | StatusReply
 )
 
 Message: TypeAlias = Hello | Request | Reply | Event

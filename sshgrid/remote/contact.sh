@@ -37,7 +37,7 @@ private_folder() {
     *) unfit "the working folder $W belongs to another user"; return 1 ;;
   esac
   for folder in bin objects builds runs proofs; do
-    [ -d "$W/$folder" ] || mkdir "$W/$folder" 2>/dev/null || { unfit "cannot write in the working folder $W"; return 1; }
+    [ -d "$W/$folder" ] || mkdir "$W/$folder" 2>/dev/null || [ -d "$W/$folder" ] || { unfit "cannot write in the working folder $W"; return 1; }
   done
 }
 

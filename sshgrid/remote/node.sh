@@ -455,6 +455,13 @@ clean() {
   done
 }
 
+# runs_of GRID: the run folders of a grid
+runs_of() {
+  cd "$W/runs" || return
+  for run in "$1"-*; do [ -d "$run" ] && echo "$run"; done
+  return 0
+}
+
 # claim RUN: a cancel that comes before the start makes the same folder, so the start is refused.
 claim() { if mkdir "$W/runs/$1" 2>/dev/null; then echo claimed; else echo already; fi; }
 
