@@ -24,7 +24,7 @@ lint: .venv/ready-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	shellcheck scripts/*.sh .ci/run tests/lab/*.sh
-	shellcheck sshgrid/remote/*.sh
+	shellcheck --shell=sh sshgrid/remote/*.sh
 
 docs: .venv/ready-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
