@@ -274,11 +274,12 @@ def _ask_nodes(session: Session, selector: str) -> tuple[NodeLine, ...]:
 
 def _accept_keys(session: Session, lines: Sequence[NodeLine], *, ask: bool) -> bool:
     """Show each fingerprint; write down the keys that are confirmed. True when there was one."""
-    from sshgrid.nodes import scan_host_key_blocking
+    from sshgrid.dial import dialing, scan_host_key
 
     places, accepted = session.places(), False
+    how = dialing(places.config_dir, os.environ)
     for node in _nodes(session, ",".join(line.name for line in lines)):
-        fingerprint, known_hosts_line = scan_host_key_blocking(node)
+        fingerprint, known_hosts_line = scan_host_key(node, how)
         session.warn(f"{node.name}: host key {fingerprint}")
         if ask and not session.confirm("Is this the key of that machine?", "sshgrid node check NAME --accept-new"):
             continue

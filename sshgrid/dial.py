@@ -34,9 +34,9 @@ class Dialing(Noun, frozen=True):
     agent: str | None = None  # path of the agent's socket; None = no agent
 
 
-def dialing(config_dir: Path, environ: Mapping[str, str]) -> Dialing:
+def dialing(config_dir: str | Path, environ: Mapping[str, str]) -> Dialing:
     return Dialing(
-        known_hosts=str(config_dir / "known_hosts"),
+        known_hosts=str(Path(config_dir) / "known_hosts"),
         ssh_config=environ.get("SSHGRID_SSH_CONFIG", "~/.ssh/config"),
         agent=environ.get("SSH_AUTH_SOCK"),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
+from sshgrid import toolchains
 from sshgrid.errors import UsageError
 from sshgrid.model import Attempt, Facts, Limits, Noun, Program, Recipe
 
@@ -47,14 +48,15 @@ def job_script(order: Order, facts: Facts) -> bytes:
         *_function("environment", _environment(order, facts)),
         *_function("tools_present", [b"[ -x " + _quote(_tool(recipe.run)) + b" ]"]),
         *_function("compile", _compile(recipe)),
-        *_function("program", [b"exec " + b" ".join(_located(word) for word in recipe.run)]),
+        *_function("program", [b"exec " + b" ".join(_run_word(word) for word in recipe.run)]),
     ]
     return b"\n".join(lines) + b"\n"
 
 
 def _tool(run: tuple[bytes, ...]) -> bytes:
     """The interpreter or runtime that must be there; a program of the build folder needs none."""
-    return b"/bin/sh" if run[0].startswith(b"{dir}") else run[0]
+    below, tool = toolchains.placed(run[0])
+    return b"/bin/sh" if below else tool
 
 
 def _limits(limits: Limits, recipe: Recipe) -> list[bytes]:
@@ -88,20 +90,21 @@ def _environment(order: Order, facts: Facts) -> list[bytes]:
     }
     lines = [b": ${LANG:=C.UTF-8}; export LANG"] if "C.UTF-8" in facts.helpers else []
     pairs = [*order.recipe.env, *order.program.env, *((name, value.encode()) for name, value in own.items())]
-    return lines + [b"export " + name.encode() + b"=" + _located(value) for name, value in pairs]
+    return lines + [b"export " + name.encode() + b"=" + _quote(value) for name, value in pairs]
 
 
 def _compile(recipe: Recipe) -> list[bytes]:
-    return [b" ".join(_located(word.encode()) for word in command) + b" || return" for command in recipe.compile] or [
+    return [b" ".join(_quote(word.encode()) for word in command) + b" || return" for command in recipe.compile] or [
         b":"
     ]
 
 
-def _located(word: bytes) -> bytes:
-    """`{dir}` at the start of a word is the build folder, known only on the node."""
-    if word.startswith(b"{dir}"):
-        return b'"$BUILD_DIR"' + (_quote(word[5:]) if word[5:] else b"")
-    return _quote(word)
+def _run_word(word: bytes) -> bytes:
+    """A word of `recipe.run`: below the build folder, which is known only on the node, or as it is."""
+    below, rest = toolchains.placed(word)
+    if not below:
+        return _quote(rest)
+    return b'"$BUILD_DIR"' + (_quote(rest) if rest else b"")
 
 
 def _quote(word: bytes) -> bytes:

@@ -78,6 +78,7 @@ class Master:
 
     async def run(self) -> None:
         """Place what waits, whenever something has changed; until cancelled."""
+        self._forget_removed()
         await self.follow(self.inventory)
         for job in list(self._active.values()):
             if job.phase is Phase.RUNNING:
@@ -90,6 +91,11 @@ class Master:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    def _forget_removed(self) -> None:
+        """Output of jobs that a killed master had removed only half."""
+        for job_id in set(self.spool.jobs()) - set(self.store.ids()):
+            self.spool.remove(job_id)
 
     def wake(self) -> None:
         self._wake.set()

@@ -294,7 +294,8 @@ class Language(Noun, frozen=True):
 
     Placeholders in `compile` and `run`, each a whole word or a part of one: ``{src}`` entry file, ``{srcs}`` all source
     files of this language, ``{exe}`` the executable to be made, ``{out}`` the output folder, ``{main}`` the name of
-    what has main (Java), ``{dir}`` the absolute build folder; as whole words only: ``{flags}``, ``{args}``.
+    what has main (Java), ``{dir}`` the build folder, ``{cache}`` a folder of the node that survives runs; as whole
+    words only: ``{flags}``, ``{libs}`` (the ``-l`` flags, which a linker wants last), ``{args}``.
     """
 
     name: str

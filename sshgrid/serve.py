@@ -93,7 +93,7 @@ class Server:
         rng = Random()
         spool = Spool(state / "spool")
         store = Store.open(state / "queue.db")
-        roster = Roster(store.grid, spool, dialing(Path(places.config_dir), os.environ), rng, self._nodes_changed)
+        roster = Roster(store.grid, spool, dialing(places.config_dir, os.environ), rng, self._nodes_changed)
         self.master = Master(store, spool, roster, inventory, rng)
 
     def _nodes_changed(self) -> None:
