@@ -243,7 +243,7 @@ class Parsed(_ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from sshgrid.errors import UsageError
 
-        if not isinstance(value, str):
+        if not isinstance(value, str) or (ctx is not None and ctx.resilient_parsing):
             return value
         try:
             return self._parse(value)

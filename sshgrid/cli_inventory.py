@@ -103,7 +103,8 @@ def _edit(session: Session, change: Callable[[str], str], *, create: bool = Fals
     """Change the file and tell the master, if one runs; it would see it by itself a little later."""
     from pathlib import Path
 
-    from sshgrid import client, inventory_edit
+    from sshgrid import client
+    from sshgrid.inventory import edit as inventory_edit
     from sshgrid.wire import Done, Reload
 
     places = session.places(must_exist=not create)
@@ -137,7 +138,7 @@ def node_group() -> None:
 @pass_session
 def add(session: Session, /, name: str, address: str | None, accept_new: bool, **fields: Any) -> int:
     """Add a node to the inventory, see whether it works, and confirm its host key."""
-    from sshgrid import inventory_edit
+    from sshgrid.inventory import edit as inventory_edit
 
     written = node_fields(address, **fields)
     places = _edit(session, lambda text: inventory_edit.add_node(text, name, written), create=True)
@@ -188,7 +189,7 @@ def parse_address(text: str) -> dict[str, object]:
 @pass_session
 def remove(session: Session, selector: str) -> int:
     """Take nodes out of the inventory; what runs there may end."""
-    from sshgrid import inventory_edit
+    from sshgrid.inventory import edit as inventory_edit
 
     names = _names(session, selector)
     _edit(session, lambda text: inventory_edit.remove_nodes(text, names))
@@ -212,7 +213,7 @@ def resume(session: Session, selector: str) -> int:
 
 
 def _set_drained(session: Session, selector: str, *, drained: bool) -> int:
-    from sshgrid import inventory_edit
+    from sshgrid.inventory import edit as inventory_edit
 
     names = _names(session, selector)
     _edit(session, lambda text: inventory_edit.set_all_drained(text, names, drained))

@@ -382,17 +382,22 @@ def _same_version(connection: Connection, places: Places, say: Say) -> Connectio
     welcome = connection.welcome
     if isinstance(welcome, Welcome) and welcome.version == VERSION:
         return connection
-    if isinstance(welcome, Failure) and welcome.code != "version":
-        raise to_error(welcome)
-    if not _stopped_when_idle(connection):
-        if isinstance(welcome, Welcome):
-            say(f"the master is version {welcome.version}, this is {VERSION}; it is replaced when no job needs it")
-            return connection
-        raise MasterGone(welcome.message, "sshgrid master stop --drain, with the version that started it")
-    connection.close()
+    if isinstance(welcome, Welcome) and not _stopped_when_idle(connection):
+        say(f"the master is version {welcome.version}, this is {VERSION}; it is replaced when no job needs it")
+        return connection
+    with connection:
+        if isinstance(welcome, Failure):
+            _stop_other_protocol(connection, welcome)
     say(f"the master was another version, this is {VERSION}: a new one is started")
     wait_until_left(places.socket, START_SECONDS)
     return start_master_if_missing(places)
+
+
+def _stop_other_protocol(connection: Connection, refusal: Failure) -> None:
+    if refusal.code != "version":
+        raise to_error(refusal)
+    if not _stopped_when_idle(connection):
+        raise MasterGone(refusal.message, "sshgrid master stop --drain, with the version that started it")
 
 
 def _stopped_when_idle(connection: Connection) -> bool:

@@ -18,10 +18,10 @@ import msgspec
 from sshgrid import lifecycle, placement, report, selectors, toolchains
 from sshgrid.attempts import Attempts
 from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage, UsageError
-from sshgrid.inventory import Inventory
 from sshgrid.model import (
     Cancelled,
     GaveUp,
+    Inventory,
     Job,
     JobId,
     Language,

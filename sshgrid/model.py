@@ -310,6 +310,17 @@ class Language(Noun, frozen=True):
     default: bool = True  # on by default; False = offered where the probe finds it
 
 
+class Inventory(Noun, frozen=True):
+    """A valid inventory: ranges expanded, defaults merged, the table of languages complete."""
+
+    path: str
+    nodes: tuple[Node, ...]
+    languages: tuple[Language, ...]
+    placement: str
+    retry: RetryPolicy
+    digest: str  # SHA-256 of the text
+
+
 class Recipe(Noun, frozen=True):
     """What a node must do for a program, resolved for its toolchain: the input of the remote wrapper."""
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from random import Random
 
-from sshgrid import inventory as inventories
+from sshgrid import inventory_cache
 from sshgrid.dial import dialing
 from sshgrid.disk import private_directory
 from sshgrid.errors import InventoryError, StoreError
@@ -87,9 +87,10 @@ class Server:
         self._sessions: set[asyncio.Task[None]] = set()
         self._leave = asyncio.Event()
         self._draining = False
-        inventory = inventories.load(Path(places.inventory))
-        self._seen = self._stamp()
         state = Path(places.state_dir)
+        self._cache = state / "inventory.json"
+        self._seen = self._stamp()
+        inventory = inventory_cache.load(Path(places.inventory), self._cache)
         rng = Random()
         spool = Spool(state / "spool")
         store = Store.open(state / "queue.db")
@@ -190,7 +191,7 @@ class Server:
         """Take up the file as it is now. A broken one changes nothing and is said. Raises InventoryError."""
         self._seen = self._stamp()
         try:
-            inventory = inventories.load(Path(self.places.inventory))
+            inventory = inventory_cache.load(Path(self.places.inventory), self._cache)
         except InventoryError as error:
             self.inventory_error = error.message
             log.warning("the inventory has errors and is not taken up:\n%s", error.message)

@@ -12,7 +12,7 @@ import pytest
 
 from sshgrid import inventory
 from sshgrid.errors import InventoryError, UsageError
-from sshgrid.inventory_edit import add_node, edit_file, remove_node, set_drained
+from sshgrid.inventory.edit import add_node, edit_file, remove_node, set_drained
 
 TEXT = "# ours\nnodes:\n  a: {}   # first\n  b: {}\n"
 
@@ -204,7 +204,7 @@ def test_edits_of_many_threads_do_not_lose_one_another(file: Path) -> None:
 WORKER = """
 import sys
 from pathlib import Path
-from sshgrid.inventory_edit import add_node, edit_file, remove_node
+from sshgrid.inventory.edit import add_node, edit_file, remove_node
 path, name = Path(sys.argv[1]), sys.argv[2]
 for number in range(8):
     edit_file(path, lambda text: add_node(text, f"{name}{number}", {"host": "h"}))
@@ -226,7 +226,7 @@ def test_edits_of_many_processes_do_not_lose_one_another(file: Path) -> None:
 
 def test_a_killed_edit_leaves_the_old_file_or_the_new_one_and_no_lock(file: Path) -> None:
     script = (
-        "import os, sys\nfrom pathlib import Path\nfrom sshgrid import inventory_edit\n"
+        "import os, sys\nfrom pathlib import Path\nfrom sshgrid.inventory import edit as inventory_edit\n"
         "inventory_edit.os.fsync = lambda _: os.kill(os.getpid(), 9)\n"
         "inventory_edit.edit_file(Path(sys.argv[1]), lambda text: inventory_edit.add_node(text, 'c', {}))\n"
     )

@@ -6,8 +6,8 @@ import hashlib
 
 from sshgrid import toolchains
 from sshgrid.errors import UsageError
-from sshgrid.languages import LANGUAGES
 from sshgrid.model import Facts, Language, Program, Recipe, SourceFile, Toolchain
+from sshgrid.toolchains.table import LANGUAGES
 
 ROWS = {language.name: language for language in LANGUAGES}
 FACTS = Facts("Linux", "x86_64", "glibc 2.36", 4, 1 << 30, "boot", 1000, "/var/tmp/sshgrid-1000", "session")

@@ -14,10 +14,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshgrid import inventory, inventory_text, placement
+from sshgrid import inventory, placement
 from sshgrid.errors import InventoryError
 from sshgrid.inventory import Inventory
-from sshgrid.inventory_schema import Defaults, Document, LanguageFields, NodeFields, Retry
+from sshgrid.inventory import text as inventory_text
+from sshgrid.inventory.schema import Defaults, Document, LanguageFields, NodeFields, Retry
 from sshgrid.model import Node, RetryPolicy
 from sshgrid.toolchains import LANGUAGES
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sshgrid import inventory
 from sshgrid.errors import InventoryError, NoSuchNode, UsageError
-from sshgrid.inventory_edit import add_node, remove_node, remove_nodes, set_all_drained, set_drained
+from sshgrid.inventory.edit import add_node, remove_node, remove_nodes, set_all_drained, set_drained
 from sshgrid.model import Node
 from sshgrid.selectors import expand
 

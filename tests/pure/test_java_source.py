@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshgrid import java_source, toolchains
+from sshgrid import toolchains
 from sshgrid.errors import UsageError
+from sshgrid.toolchains import java_source
 from tests.pure.programs import is_refused, recipe_of
 
 # --- Java ------------------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshgrid import makefile
 from sshgrid.errors import UsageError
+from sshgrid.toolchains import makefile
 from tests.pure.programs import recipe_of
 
 # --- make ------------------------------------------------------------------------------------------------------------

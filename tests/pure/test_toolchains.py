@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshgrid import recipes, toolchains
+from sshgrid import toolchains
 from sshgrid.errors import UnknownLanguage, UsageError
-from sshgrid.languages import ALIASES, LANGUAGES
 from sshgrid.model import Language
+from sshgrid.toolchains import recipes
+from sshgrid.toolchains.table import ALIASES, LANGUAGES
 from tests.pure.programs import FACTS, ROWS, recipe_of, source_file, toolchain
 
 each_language = pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.name)

@@ -1,7 +1,7 @@
 """Which language is a file, and does a node have what it takes? Reads file names, first bytes and lists of paths.
 
 Refuses to guess: an ambiguous file is an error that names the candidates. Everything about languages can be had from
-here: the table itself is in languages.py, versions in versions.py, and what a node must do in recipes.py.
+here: the table itself is in table.py, versions in versions.py, and what a node must do in recipes.py.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from sshgrid.errors import UnknownLanguage, UsageError
-from sshgrid.languages import ALIASES, LANGUAGES
 from sshgrid.model import Language
-from sshgrid.names import check_name, check_program
-from sshgrid.recipes import (
+from sshgrid.toolchains.names import check_name, check_program
+from sshgrid.toolchains.recipes import (
     argv_in,
     hello,
     matches,
@@ -23,7 +22,8 @@ from sshgrid.recipes import (
     row_error,
     suffix_of,
 )
-from sshgrid.versions import parse_constraint, satisfies, version_in
+from sshgrid.toolchains.table import ALIASES, LANGUAGES
+from sshgrid.toolchains.versions import parse_constraint, satisfies, version_in
 
 __all__ = [
     "LANGUAGES",

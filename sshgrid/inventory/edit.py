@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 from sshgrid import inventory
 from sshgrid.errors import InventoryError, NoSuchNode, UsageError
-from sshgrid.inventory_text import Pairs, Scalar, Tree, emit, plain
+from sshgrid.inventory.text import Pairs, Scalar, Tree, emit, plain
 from sshgrid.selectors import did_you_mean, expand
 
 BY_HAND = "sshgrid inventory edit"

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from sshgrid.errors import UsageError
-from sshgrid.inventory_text import Path
+from sshgrid.inventory.text import Path
 from sshgrid.quantities import parse_duration
 from sshgrid.selectors import did_you_mean, expand
 

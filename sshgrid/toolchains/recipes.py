@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from sshgrid import java_source, makefile
 from sshgrid.errors import UnknownLanguage, UsageError
 from sshgrid.model import Facts, Language, Noun, Program, Recipe, SourceFile, Toolchain
-from sshgrid.names import MAX_COMPONENT_BYTES, MAX_NAME_BYTES, check_program
+from sshgrid.toolchains import java_source, makefile
+from sshgrid.toolchains.names import MAX_COMPONENT_BYTES, MAX_NAME_BYTES, check_program
 
 _KEY_VERSION = "sshgrid build 1"  # raise when the meaning of a recipe changes: old builds are then not taken for new
 

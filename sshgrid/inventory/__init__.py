@@ -17,11 +17,12 @@ from typing import Any, TypeAlias
 import msgspec
 from pydantic import ValidationError
 
-from sshgrid import inventory_schema, inventory_text
 from sshgrid.errors import InventoryError, UsageError
-from sshgrid.inventory_schema import Document, LanguageFields, NodeFields, json_schema
-from sshgrid.inventory_text import MAX_BYTES, Place, Problem, Text, Tree, emit
-from sshgrid.model import Language, Node, Noun, RetryPolicy
+from sshgrid.inventory import schema as inventory_schema
+from sshgrid.inventory import text as inventory_text
+from sshgrid.inventory.schema import Document, LanguageFields, NodeFields, json_schema
+from sshgrid.inventory.text import MAX_BYTES, Place, Problem, Text, Tree, emit
+from sshgrid.model import Inventory, Language, Node, Noun, RetryPolicy
 from sshgrid.quantities import format_duration
 from sshgrid.selectors import MAX_NAMES, did_you_mean, expand
 from sshgrid.toolchains import LANGUAGES
@@ -31,17 +32,6 @@ __all__ = ["Inventory", "json_schema", "load", "parse", "show", "show_yaml"]
 HINT = "sshgrid inventory check"
 
 Complaint: TypeAlias = tuple[inventory_text.Path, bool, str]  # about what, about its key?, a sentence
-
-
-class Inventory(Noun, frozen=True):
-    """A valid inventory: ranges expanded, defaults merged, the table of languages complete."""
-
-    path: str
-    nodes: tuple[Node, ...]
-    languages: tuple[Language, ...]
-    placement: str
-    retry: RetryPolicy
-    digest: str  # SHA-256 of the text
 
 
 def load(path: Path) -> Inventory:
