@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -64,10 +65,12 @@ class Cli:
 
 
 @pytest.fixture
-def cli(tmp_path: Path) -> Iterator[Cli]:
-    cli = Cli(tmp_path)
-    yield cli
-    cli.close()
+def cli() -> Iterator[Cli]:
+    # Not tmp_path: its names are longer than a socket's path may be.
+    with tempfile.TemporaryDirectory(prefix="sg") as folder:
+        cli = Cli(Path(folder))
+        yield cli
+        cli.close()
 
 
 @pytest.fixture
