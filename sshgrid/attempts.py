@@ -11,13 +11,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from sshgrid import lifecycle, placement, toolchains
 from sshgrid.engines import Finish, Keyboard
 from sshgrid.errors import HostError, SshgridError
+from sshgrid.jobbook import JobBook
 from sshgrid.jobscript import Order, run_name
 from sshgrid.model import (
     Attempt,
@@ -33,10 +33,8 @@ from sshgrid.model import (
     Step,
     ToolchainBroken,
 )
-from sshgrid.roster import Member
-
-if TYPE_CHECKING:
-    from sshgrid.master import Master
+from sshgrid.roster import Member, Roster
+from sshgrid.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -67,18 +65,19 @@ class _Running:
 class _JobSink:
     """Brings an attempt's news to disk first and to the watchers second."""
 
-    def __init__(self, master: Master, running: _Running) -> None:
-        self._master = master
+    def __init__(self, book: JobBook, spool: Spool, running: _Running) -> None:
+        self._book = book
+        self._spool = spool
         self._running = running
 
     def kept(self, stream: str) -> int:
         attempt = self._running.attempt
-        return self._master.spool.size(attempt.job, attempt.number, stream)
+        return self._spool.size(attempt.job, attempt.number, stream)
 
     async def output(self, stream: str, piece: bytes) -> None:
         attempt = self._running.attempt
-        self._master.spool.append(attempt.job, attempt.number, stream, piece)
-        self._master.board.tell(attempt.job)
+        self._spool.append(attempt.job, attempt.number, stream, piece)
+        self._book.board.tell(attempt.job)
 
     async def step(self, step: Step) -> None:
         if step is self._running.record.step:
@@ -86,7 +85,7 @@ class _JobSink:
         self._change(step=step)
         if step is Step.RUNNING:
             # Whether a lost host was lost while the program ran must survive this master.
-            self._master.store.note(self._running.attempt, self._running.record)
+            self._book.store.note(self._running.attempt, self._running.record)
 
     async def uploaded(self, count: int) -> None:
         self._change(uploaded_bytes=self._running.record.uploaded_bytes + count)
@@ -97,14 +96,16 @@ class _JobSink:
 
     def _change(self, **changes: object) -> None:
         self._running.record = msgspec.structs.replace(self._running.record, **changes)
-        self._master.board.tell(self._running.attempt.job)
+        self._book.board.tell(self._running.attempt.job)
 
 
 class Attempts:
     """All attempts of this master that are under way."""
 
-    def __init__(self, master: Master) -> None:
-        self._master = master
+    def __init__(self, book: JobBook, roster: Roster) -> None:
+        self._book = book
+        self._roster = roster
+        self._spool = roster.spool
         self._running: dict[JobId, _Running] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -122,23 +123,23 @@ class Attempts:
         self._launch(job, Attempt(job.id, last.number, last.node), resume=True)
 
     def _launch(self, job: Job, attempt: Attempt, *, resume: bool) -> None:
-        run = run_name(self._master.store.grid, attempt)
+        run = run_name(self._book.store.grid, attempt)
         running = _Running(attempt, job.attempts[-1], run)
         self._running[job.id] = running
-        if member := self._master.roster.members.get(attempt.node):
+        if member := self._roster.members.get(attempt.node):
             member.begun(run)
         running.task = self._spawn(self._attempt(job, running, resume), f"attempt {attempt}")
-        self._master.board.tell(job.id)
+        self._book.board.tell(job.id)
         if resume and job.cancel_requested:
             self.end(job, lifecycle_signal(job))
 
     def _say_moved(self, job: Job, attempt: Attempt) -> None:
         before = job.attempts[-2]
         why = lifecycle.outcome_text(before.outcome) if before.outcome else "gone"
-        allowed = lifecycle.attempts_allowed(job, self._master.inventory.retry)
+        allowed = lifecycle.attempts_allowed(job, self._roster.retry)
         where = f"moved to {attempt.node}" if attempt.node != before.node else f"trying {attempt.node} again"
         word = "lost" if isinstance(before.outcome, HostLost) else "failed"
-        self._master.board.say(job.id, f"{before.node} {word} ({why}), {where} (attempt {attempt.number} of {allowed})")
+        self._book.board.say(job.id, f"{before.node} {word} ({why}), {where} (attempt {attempt.number} of {allowed})")
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
@@ -149,7 +150,7 @@ class Attempts:
     # --- one attempt
 
     async def _attempt(self, job: Job, running: _Running, resume: bool) -> None:
-        member = self._master.roster.members.get(running.attempt.node)
+        member = self._roster.members.get(running.attempt.node)
         if member is None:
             self._settle(running, Finish(HostLost(f"{running.attempt.node} is no longer in the inventory")))
             return
@@ -168,7 +169,7 @@ class Attempts:
     async def _outcome(self, job: Job, running: _Running, member: Member, resume: bool) -> Finish:
         try:
             order = self._order(job, running, member)
-            sink = _JobSink(self._master, running)
+            sink = _JobSink(self._book, self._spool, running)
             if order.interactive:
                 return await member.engine.converse(order, sink, running.keyboard)
             return await member.engine.run(order, sink, resume=resume)
@@ -191,8 +192,8 @@ class Attempts:
         if found is None or member.facts is None:
             raise SshgridError(f"{member.name} no longer has {program.language}")
         source = next(file for file in program.files if file.name == program.entry)
-        row = self._master.language(program.language)
-        recipe = toolchains.recipe(row, found, program, self._master.spool.read(source.sha256), member.facts)
+        row = self._roster.language(program.language)
+        recipe = toolchains.recipe(row, found, program, self._spool.read(source.sha256), member.facts)
         words = f"{found.language} {found.version}".strip()
         running.record = msgspec.structs.replace(running.record, toolchain=words, isolation=member.facts.isolation)
         asked = job.submission
@@ -200,26 +201,26 @@ class Attempts:
 
     def _settle(self, running: _Running, finish: Finish) -> None:
         """The result on disk, then in memory, then told."""
-        master, attempt = self._master, running.attempt
-        job = master.current(attempt.job)
+        attempt = running.attempt
+        job = self._book.current(attempt.job)
         now = time.time()
         outcome = self._as_cancelled(job, finish.outcome)
         record = msgspec.structs.replace(running.record, outcome=outcome, ended=now, usage=finish.usage)
-        views = master.roster.views(now)
+        views = self._roster.views(now)
         others = placement.others(views, job.submission, job.excluded | {attempt.node})
-        settled = lifecycle.settle(job, record, outcome, master.inventory.retry, now, master.roster.rng, others)
-        master.spool.sync(attempt.job, attempt.number)
+        settled = lifecycle.settle(job, record, outcome, self._roster.retry, now, self._roster.rng, others)
+        self._spool.sync(attempt.job, attempt.number)
         if self._running.get(attempt.job) is running:
             del self._running[attempt.job]
-        if not master.store.settle(attempt, record, settled):
+        if not self._book.store.settle(attempt, record, settled):
             log.info("attempt %s: late news dropped", attempt)
             return
         self._judge_node(attempt, record, outcome)
         log.info("attempt %s on %s: %s", attempt, attempt.node, outcome)
-        master.keep(settled)
+        self._book.keep(settled)
 
     def _judge_node(self, attempt: Attempt, record: AttemptRecord, outcome: Outcome) -> None:
-        member = self._master.roster.members.get(attempt.node)
+        member = self._roster.members.get(attempt.node)
         if member is None:
             return
         if isinstance(outcome, HostLost) and record.step is Step.RUNNING:
@@ -256,7 +257,7 @@ class Attempts:
     async def signal(self, job: Job, name: str) -> None:
         """Only a signal; the run decides what it means. Raises HostError when its node does not answer."""
         running = self._running.get(job.id)
-        member = self._master.roster.members.get(running.attempt.node) if running else None
+        member = self._roster.members.get(running.attempt.node) if running else None
         if running and member:
             await member.engine.signal(running.run, name)
 
@@ -279,7 +280,7 @@ class Attempts:
         running.ending = self._spawn(self._escalate(running, signal), f"end {running.attempt}")
 
     async def _escalate(self, running: _Running, signal: str) -> None:
-        member = self._master.roster.members.get(running.attempt.node)
+        member = self._roster.members.get(running.attempt.node)
         if member is None:
             return
         for name, pause in ESCALATION[signal]:

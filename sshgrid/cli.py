@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 FAILED = 125
-# verb -> (module, name in it); also the order of `sshgrid --help`
+# verb -> (module, name in it, one line for `sshgrid --help`, which so need not import the module)
 VERBS = {
-    "run": ("cli_run", "run"),
-    "ps": ("cli_query", "ps"),
-    "info": ("cli_query", "info"),
-    "logs": ("cli_run", "logs"),
-    "attach": ("cli_run", "attach"),
-    "wait": ("cli_run", "wait"),
-    "kill": ("cli_query", "kill"),
-    "rm": ("cli_query", "rm"),
-    "hold": ("cli_query", "hold"),
-    "release": ("cli_query", "release"),
-    "nodes": ("cli_query", "nodes"),
-    "node": ("cli_inventory", "node_group"),
-    "toolchains": ("cli_query", "toolchains"),
-    "inventory": ("cli_inventory", "inventory_group"),
-    "master": ("cli_master", "master"),
-    "doctor": ("cli_master", "doctor"),
-    "shell": ("cli", "shell"),
-    "completion": ("cli_master", "completion"),
-    "version": ("cli_query", "version"),
+    "run": ("cli_run", "run", "Run a program on the able and least busy node."),
+    "ps": ("cli_query", "ps", "Jobs that wait or run."),
+    "info": ("cli_query", "info", "Everything about one job; for a waiting one, why."),
+    "logs": ("cli_run", "logs", "The kept output of a job."),
+    "attach": ("cli_run", "attach", "Follow a job; exits with its status."),
+    "wait": ("cli_run", "wait", "Wait until jobs are done."),
+    "kill": ("cli_query", "kill", "End jobs."),
+    "rm": ("cli_query", "rm", "Forget jobs that are done, and their output."),
+    "hold": ("cli_query", "hold", "Keep waiting jobs from starting."),
+    "release": ("cli_query", "release", "Let held jobs go."),
+    "nodes": ("cli_query", "nodes", "The nodes, how busy they are and what they have."),
+    "node": ("cli_inventory", "node_group", "Add, remove, check and drain nodes."),
+    "toolchains": ("cli_query", "toolchains", "The languages known, and which nodes have them."),
+    "inventory": ("cli_inventory", "inventory_group", "The file that says which machines there are."),
+    "master": ("cli_master", "master", "The process that holds the queue and the connections."),
+    "doctor": ("cli_master", "doctor", "What is set, from where, and what is wrong."),
+    "shell": ("cli", "shell", "A prompt that takes these commands."),
+    "completion": ("cli_master", "completion", "Completion for bash, zsh or fish."),
+    "version": ("cli_query", "version", "The version of this sshgrid."),
 }
 
 
@@ -56,9 +56,13 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        module, name = VERBS[cmd_name]
+        module, name, _ = VERBS[cmd_name]
         found: click.Command = getattr(import_module(f"sshgrid.{module}"), name)
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb, about) for verb, (_, _, about) in VERBS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -101,7 +105,7 @@ def cli() -> None:
 cli.params += GLOBAL_OPTIONS
 
 
-@click.command(short_help="A prompt that takes these commands.")
+@click.command()
 @click.pass_context
 def shell(ctx: click.Context, /) -> int:
     """A prompt with completion, history and a live view of jobs and nodes."""

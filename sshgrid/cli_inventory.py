@@ -38,7 +38,7 @@ class NodeIll(SshgridError):
 # --- inventory -------------------------------------------------------------------------------------------------------
 
 
-@click.group("inventory", cls=Verbs, short_help="The file that says which machines there are.")
+@click.group("inventory", cls=Verbs)
 def inventory_group() -> None:
     """Check and show inventory.yaml."""
 
@@ -122,7 +122,7 @@ def _edit(session: Session, change: Callable[[str], str], *, create: bool = Fals
 # --- node ------------------------------------------------------------------------------------------------------------
 
 
-@click.group("node", cls=Verbs, short_help="Add, remove, check and drain nodes.")
+@click.group("node", cls=Verbs)
 def node_group() -> None:
     """Edit the nodes of the inventory; every comment in it stays."""
 

@@ -27,7 +27,7 @@ IDLE_EXIT = "15m"
 LOG_LOOK_SECONDS = 0.2
 
 
-@click.group(cls=Verbs, short_help="The process that holds the queue and the connections.")
+@click.group(cls=Verbs)
 def master() -> None:
     """One master per inventory; `run` starts it when it is missing, and it leaves when it has been idle."""
 
@@ -184,7 +184,7 @@ class Check(Noun, frozen=True):
     hint: str = ""
 
 
-@click.command(cls=Verb, short_help="What is set, from where, and what is wrong.")
+@click.command(cls=Verb)
 @pass_session
 def doctor(session: Session) -> int:
     """Show every setting with its source, then look: inventory, state folder, master, each node. Exit 1 when ill."""
@@ -285,7 +285,7 @@ def _doctor_text(session: Session, values: list[Value], checks: list[Check]) -> 
     return text + "\n" + table(("CHECK", "RESULT", "DETAIL", "HINT"), rows, look)
 
 
-@click.command(cls=Verb, short_help="Completion for bash, zsh or fish.")
+@click.command(cls=Verb)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, /, shell: str) -> int:

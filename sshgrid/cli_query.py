@@ -35,7 +35,7 @@ class NothingDone(SshgridError):
 # --- ps and nodes ----------------------------------------------------------------------------------------------------
 
 
-@click.command(cls=Verb, short_help="Jobs that wait or run.")
+@click.command(cls=Verb)
 @click.option("-a", "--all", "everything", is_flag=True, help="Also those that are done.")
 @click.option("--user", metavar="U", default="", help="Of this user.")
 @click.option("--state", metavar="S", default="", help="In these states: RUNNING,FAILED ...")
@@ -72,7 +72,7 @@ def ps(
     return _shown(session, show, watch=watch)
 
 
-@click.command(cls=Verb, short_help="The nodes, how busy they are and what they have.")
+@click.command(cls=Verb)
 @click.option("--watch", is_flag=True, help="Again every second.")
 @click.option("--sort", type=click.Choice(["cpu", "load", "name"]), help="Busiest first, or by name.")
 @pass_session
@@ -125,7 +125,7 @@ def _shown(session: Session, show: Callable[[Connection], None], *, watch: bool)
 # --- info ------------------------------------------------------------------------------------------------------------
 
 
-@click.command(cls=Verb, short_help="Everything about one job; for a waiting one, why.")
+@click.command(cls=Verb)
 @click.argument("job", metavar="ID", shell_complete=complete_jobs)
 @pass_session
 def info(session: Session, job: str) -> int:
@@ -175,7 +175,7 @@ def _info_text(session: Session, job: JobLine) -> str:
 # --- what changes jobs -----------------------------------------------------------------------------------------------
 
 
-@click.command(cls=Verb, short_help="End jobs.")
+@click.command(cls=Verb)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @click.option("--signal", "signal_name", metavar="S", default="TERM", help="INT, TERM, KILL end it; others are sent.")
 @pass_session
@@ -197,7 +197,7 @@ def signal_word(text: str) -> str:
     return word
 
 
-@click.command(cls=Verb, short_help="Forget jobs that are done, and their output.")
+@click.command(cls=Verb)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @pass_session
 def rm(session: Session, selector: str) -> int:
@@ -207,7 +207,7 @@ def rm(session: Session, selector: str) -> int:
     return _change(session, selector, Remove, "is not done")
 
 
-@click.command(cls=Verb, short_help="Keep waiting jobs from starting.")
+@click.command(cls=Verb)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @pass_session
 def hold(session: Session, selector: str) -> int:
@@ -217,7 +217,7 @@ def hold(session: Session, selector: str) -> int:
     return _change(session, selector, Hold, "does not wait")
 
 
-@click.command(cls=Verb, short_help="Let held jobs go.")
+@click.command(cls=Verb)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @pass_session
 def release(session: Session, selector: str) -> int:
@@ -244,7 +244,7 @@ def _change(session: Session, selector: str, request: Callable[[tuple[JobId, ...
 # --- toolchains and version ------------------------------------------------------------------------------------------
 
 
-@click.command(cls=Verb, short_help="The languages known, and which nodes have them.")
+@click.command(cls=Verb)
 @click.option("--on", metavar="SEL", default="", shell_complete=complete_nodes, help="Only these nodes.")
 @pass_session
 def toolchains(session: Session, on: str) -> int:
@@ -283,7 +283,7 @@ def _toolchain_object(line: ToolchainLine) -> dict[str, object]:
     }
 
 
-@click.command(cls=Verb, short_help="The version of this sshgrid.")
+@click.command(cls=Verb)
 @pass_session
 def version(session: Session) -> int:
     """Print the version."""

@@ -53,7 +53,7 @@ class _RunVerb(Verb):
         return ["[OPTIONS] FILE|- [ARGS]..."]
 
 
-@click.command(cls=_RunVerb, short_help="Run a program on the able and least busy node.")
+@click.command(cls=_RunVerb)
 @click.argument("file", type=click.Path())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option("--on", metavar="SEL", default="", shell_complete=complete_nodes, help="Only on these nodes.")
@@ -316,7 +316,7 @@ def _explain(session: Session, submission: Submission, sources: Sequence[Source]
 # --- attach, logs, wait ----------------------------------------------------------------------------------------------
 
 
-@click.command(cls=Verb, short_help="Follow a job; exits with its status.")
+@click.command(cls=Verb)
 @click.argument("job", metavar="ID", shell_complete=complete_jobs)
 @pass_session
 def attach(session: Session, job: str) -> int:
@@ -330,7 +330,7 @@ def attach(session: Session, job: str) -> int:
     return _until_ended(session, follow, screen, found)
 
 
-@click.command(cls=Verb, short_help="The kept output of a job.")
+@click.command(cls=Verb)
 @click.argument("job", metavar="ID", shell_complete=complete_jobs)
 @click.option("-f", "--follow", is_flag=True, help="Until the job is done.")
 @click.option("--tail", metavar="N", type=click.IntRange(0), help="Only the last N lines.")
@@ -356,7 +356,7 @@ def logs(session: Session, job: str, follow: bool, tail: int | None, only: str |
     return 0
 
 
-@click.command(cls=Verb, short_help="Wait until jobs are done.")
+@click.command(cls=Verb)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @click.option("--timeout", metavar="D", type=DURATION, help="Give up waiting after this time (exit 124).")
 @pass_session

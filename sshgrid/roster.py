@@ -20,7 +20,7 @@ from sshgrid.breaker import Breaker, Quarantine
 from sshgrid.dial import Dialing
 from sshgrid.engines import Engine
 from sshgrid.engines.direct import DirectEngine
-from sshgrid.errors import Dropped, HostError, NodeUnfit
+from sshgrid.errors import Dropped, HostError, NodeUnfit, UnknownLanguage
 from sshgrid.lifecycle import patience
 from sshgrid.model import Facts, Language, Node, RetryPolicy, Sample, Toolchain
 from sshgrid.nodes import Link
@@ -416,6 +416,21 @@ class Roster:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    def language(self, name: str) -> Language:
+        """The row of this language. Raises UnknownLanguage."""
+        row = next((row for row in self.languages if row.name == name), None)
+        if row is None:
+            raise UnknownLanguage(f"unknown language {name!r}", "sshgrid toolchains")
+        return row
+
+    def undecided(self, language: str) -> bool:
+        """Is there a node that is still being dialled, or asked for this toolchain?"""
+        return any(member.undecided or (member.up and language in member.untested) for member in self.members.values())
+
+    def want(self, language: str) -> None:
+        for member in self.members.values():
+            member.want(language)
 
     def known_runs(self) -> set[str]:
         return self.proving.union(*(member.running for member in self.members.values()))

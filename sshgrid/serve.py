@@ -24,7 +24,9 @@ from sshgrid import inventory_cache
 from sshgrid.dial import dialing
 from sshgrid.disk import private_directory
 from sshgrid.errors import InventoryError, StoreError
+from sshgrid.jobbook import JobBook
 from sshgrid.master import Master
+from sshgrid.model import Phase
 from sshgrid.paths import Places
 from sshgrid.roster import Roster
 from sshgrid.session import Session
@@ -94,12 +96,10 @@ class Server:
         rng = Random()
         spool = Spool(state / "spool")
         store = Store.open(state / "queue.db")
-        roster = Roster(store.grid, spool, dialing(places.config_dir, os.environ), rng, self._nodes_changed)
-        self.master = Master(store, spool, roster, inventory, rng)
-
-    def _nodes_changed(self) -> None:
-        self.master.wake()
-        self.master.board.tell_all()
+        book = JobBook(store)
+        how = dialing(places.config_dir, os.environ)
+        roster = Roster(store.grid, spool, how, rng, book.nodes_changed)
+        self.master = Master(store, roster, book, inventory, rng)
 
     # --- life
 
@@ -209,9 +209,9 @@ class Server:
         return (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def _leave_when_idle(self) -> None:
-        if self._sessions or not self.master.idle:
+        if self._sessions or not self.master.book.idle:
             self._last_use = time.monotonic()
-        if self._draining and not self.master.busy:
+        if self._draining and not self.master.book.in_phase(Phase.RUNNING):
             self._leave.set()
         if self._idle_exit is not None and time.monotonic() - self._last_use > self._idle_exit:
             log.info("idle for %.0f s", self._idle_exit)

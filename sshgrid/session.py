@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
 
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.model import JobId, OnDisconnect
@@ -44,6 +44,7 @@ from sshgrid.wire import (
     Reply,
     Resize,
     Status,
+    StatusReply,
     Stop,
     Submit,
     Toolchains,
@@ -55,7 +56,7 @@ from sshgrid.wire import (
 )
 
 if TYPE_CHECKING:
-    from sshgrid.serve import Server
+    from sshgrid.master import Master
 
 # Requests that are answered with one reply.
 Question: TypeAlias = (
@@ -79,10 +80,23 @@ READ_BYTES = 256 * 1024
 QUEUED_MESSAGES = 8
 
 
+class Host(Protocol):
+    """The process that the session is part of."""
+
+    master: Master
+    inventory_error: str
+
+    def status(self) -> StatusReply: ...
+
+    def leave(self, drain: bool) -> None: ...
+
+    async def reload(self) -> None: ...
+
+
 class Session:
     """A greeted client."""
 
-    def __init__(self, server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str) -> None:
+    def __init__(self, server: Host, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str) -> None:
         self._server = server
         self._master = server.master
         self._reader = reader
@@ -182,7 +196,7 @@ class Session:
             case Jobs():
                 return JobsReply(tuple(await master.jobs(message)))
             case Info(job):
-                return JobsReply((master.line(master.current(job), explain=True),))
+                return JobsReply((master.line(master.book.current(job), explain=True),))
             case Remove(jobs):
                 return Done(await master.remove(jobs))
             case Hold(jobs, release):

@@ -7,80 +7,29 @@ more, so a watcher that does not read costs nothing. Refuses to show two attempt
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, Callable
+from typing import TypeAlias
 
+from sshgrid.jobbook import JobBook
 from sshgrid.model import Job, JobId, Phase
 from sshgrid.replay import Piece, Read, Shown, advance
-from sshgrid.wire import MAX_PAYLOAD, Ended, Event, Logs, Notice, Output, Progress, Restarted, Waiting, Watch
-
-if TYPE_CHECKING:
-    from sshgrid.master import Master
+from sshgrid.spool import Spool
+from sshgrid.wire import MAX_PAYLOAD, Ended, Event, JobLine, Logs, Notice, Output, Progress, Restarted, Waiting, Watch
 
 STREAMS = ("stdout", "stderr", "compile")
 PIECE_BYTES = MAX_PAYLOAD // 4
-NOTICES_KEPT = 64
 
-
-class Board:
-    """Who waits for news of which job, and the sentences that were said about it."""
-
-    def __init__(self) -> None:
-        self._waiters: dict[JobId | None, set[asyncio.Future[None]]] = {}
-        self._notices: dict[JobId, list[str]] = {}
-
-    def tell(self, job: JobId) -> None:
-        """Something about this job is new."""
-        for key in (job, None):
-            for waiter in self._waiters.get(key, ()):
-                if not waiter.done():
-                    waiter.set_result(None)
-
-    def tell_all(self) -> None:
-        """Something about the nodes is new, which may concern every waiting job."""
-        for waiters in self._waiters.values():
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-    def say(self, job: JobId, text: str) -> None:
-        notices = self._notices.setdefault(job, [])
-        notices.append(text)
-        del notices[:-NOTICES_KEPT]
-        self.tell(job)
-
-    def notices(self, job: JobId) -> list[str]:
-        return self._notices.get(job, [])
-
-    def forget(self, job: JobId) -> None:
-        self._notices.pop(job, None)
-
-    def listen(self, job: JobId | None) -> asyncio.Future[None]:
-        """Done at the next news; ask for it before looking, so that nothing falls in between."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.setdefault(job, set()).add(waiter)
-        waiter.add_done_callback(lambda done: self._leave(job, done))
-        return waiter
-
-    def _leave(self, job: JobId | None, waiter: asyncio.Future[None]) -> None:
-        waiters = self._waiters.get(job)
-        if waiters is not None:
-            waiters.discard(waiter)
-            if not waiters:
-                del self._waiters[job]
-
-    async def changed(self, job: JobId | None, seconds: float) -> None:
-        waiter = self.listen(job)
-        await asyncio.wait([waiter], timeout=seconds)
-        waiter.cancel()
+# A job as people see it; the second argument: also why it waits, node by node.
+Line: TypeAlias = Callable[[Job, bool], JobLine]
 
 
 class _Watcher:
     """How far one watcher has come."""
 
-    def __init__(self, master: Master, job: JobId) -> None:
-        self._master = master
-        self._job = job
+    def __init__(self, book: JobBook, spool: Spool, line: Line) -> None:
+        self._book = book
+        self._spool = spool
+        self._line = line
         self._shown = {stream: Shown() for stream in STREAMS}
         self._told: Event | None = None
         self._notices = 0
@@ -88,7 +37,7 @@ class _Watcher:
     def news(self, job: Job) -> list[Event]:
         """Sentences and steps that are new."""
         events: list[Event] = []
-        notices = self._master.board.notices(job.id)
+        notices = self._book.board.notices(job.id)
         events += [Notice(text) for text in notices[self._notices :]]
         self._notices = len(notices)
         state = self._state(job)
@@ -98,7 +47,7 @@ class _Watcher:
         return events
 
     def _state(self, job: Job) -> Event | None:
-        line = self._master.line(job, explain=job.phase is Phase.QUEUED)
+        line = self._line(job, job.phase is Phase.QUEUED)
         if job.phase is Phase.QUEUED:
             return Waiting(line.reason, line.why)
         if job.phase is Phase.RUNNING:
@@ -119,17 +68,17 @@ class _Watcher:
         return None
 
     def _reader(self, job: JobId, stream: str) -> Read:
-        spool = self._master.spool
+        spool = self._spool
         return lambda attempt, offset, count: spool.read_output(job, attempt, stream, offset, count)
 
 
-async def watch(master: Master, request: Watch) -> AsyncGenerator[tuple[Event, bytes], None]:
+async def watch(book: JobBook, spool: Spool, line: Line, request: Watch) -> AsyncGenerator[tuple[Event, bytes], None]:
     """A job from its beginning to its end."""
-    watcher = _Watcher(master, request.job)
+    watcher = _Watcher(book, spool, line)
     while True:
-        waiter = master.board.listen(request.job)
+        waiter = book.board.listen(request.job)
         try:
-            job = master.current(request.job)
+            job = book.current(request.job)
             for event in watcher.news(job):
                 yield event, b""
             while request.output and (found := watcher.next_piece(job)):
@@ -138,30 +87,30 @@ async def watch(master: Master, request: Watch) -> AsyncGenerator[tuple[Event, b
                     yield Restarted(stream, attempt), b""
                 yield Output(stream, attempt, len(piece.data)), piece.data
             if job.phase is Phase.DONE:
-                yield Ended(master.line(job)), b""
+                yield Ended(line(job, False)), b""
                 return
             await asyncio.wait([waiter], timeout=1.0)
         finally:
             waiter.cancel()
 
 
-async def tail(master: Master, request: Logs) -> AsyncGenerator[tuple[Event, bytes], None]:
+async def tail(book: JobBook, spool: Spool, line: Line, request: Logs) -> AsyncGenerator[tuple[Event, bytes], None]:
     """The kept output of one attempt; with `follow` until the job is done."""
-    job = master.current(request.job)
+    job = book.current(request.job)
     attempt = request.attempt or (job.attempts[-1].number if job.attempts else 1)
     offsets = dict.fromkeys(request.streams, 0)
     if request.tail_lines is not None:
-        offsets = {stream: master.spool.tail(job.id, attempt, stream, request.tail_lines) for stream in offsets}
+        offsets = {stream: spool.tail(job.id, attempt, stream, request.tail_lines) for stream in offsets}
     while True:
-        waiter = master.board.listen(request.job)
+        waiter = book.board.listen(request.job)
         try:
-            job = master.current(request.job)
+            job = book.current(request.job)
             for stream in offsets:
-                while piece := master.spool.read_output(job.id, attempt, stream, offsets[stream], PIECE_BYTES):
+                while piece := spool.read_output(job.id, attempt, stream, offsets[stream], PIECE_BYTES):
                     offsets[stream] += len(piece)
                     yield Output(stream, attempt, len(piece)), piece
             if job.phase is Phase.DONE or not request.follow:
-                yield Ended(master.line(job)), b""
+                yield Ended(line(job, False)), b""
                 return
             await asyncio.wait([waiter], timeout=1.0)
         finally:

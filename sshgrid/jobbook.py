@@ -1,0 +1,59 @@
+"""The jobs that are not over, in memory as they are in the store, and the board that tells of their changes.
+
+The store is written first; what stands here is never ahead of it. Finished jobs are read from the store when asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+
+from sshgrid.board import Board
+from sshgrid.model import Job, JobId, Phase
+from sshgrid.store import Store
+
+
+class JobBook:
+    """What is queued and what runs. `wake` is set whenever somebody may have to decide something."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.board = Board()
+        self.wake = asyncio.Event()
+        self._active: dict[JobId, Job] = {job.id: job for job in store.jobs(active_only=True)}
+
+    def current(self, job_id: JobId) -> Job:
+        """The job as it stands. Raises NoSuchJob."""
+        return self._active.get(job_id) or self.store.job(job_id)
+
+    def keep(self, job: Job) -> None:
+        """A newer state of a job, which the store has already."""
+        if job.phase is Phase.DONE:
+            self._active.pop(job.id, None)
+        else:
+            self._active[job.id] = job
+        self.board.tell(job.id)
+        self.wake.set()
+
+    def reread(self, job_id: JobId) -> Job:
+        """As `keep`, with what the store says."""
+        job = self.store.job(job_id)
+        self.keep(job)
+        return job
+
+    def in_phase(self, phase: Phase) -> list[Job]:
+        return [job for job in self._active.values() if job.phase is phase]
+
+    def running_by_owner(self) -> Mapping[str, int]:
+        return Counter(job.owner for job in self.in_phase(Phase.RUNNING))
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs and nothing waits that could still run."""
+        return all(job.held for job in self._active.values())
+
+    def nodes_changed(self) -> None:
+        """A node came, went or changed: every waiting job may have something to decide, and to tell."""
+        self.wake.set()
+        self.board.tell_all()

@@ -1,0 +1,128 @@
+"""Which waiting job starts next, and which will never start: looks again whenever something has changed.
+
+It only asks and acts: who is eligible and who is next is decided in placement. Refuses to start a new job in haste
+while a node that may be the better choice is still being dialled or tested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from random import Random
+from typing import TypeAlias
+
+from sshgrid import placement
+from sshgrid.attempts import Attempts
+from sshgrid.jobbook import JobBook
+from sshgrid.model import Cancelled, GaveUp, Job, Phase, Submission
+from sshgrid.placement import NodeView
+from sshgrid.roster import Roster
+
+# For so long a new job waits for nodes that are being dialled or tested.
+DECIDE_SECONDS = 3.0
+# An attached job gives up when every node that might run it has been down for so long.
+NOBODY_UP_SECONDS = 5.0
+LONGEST_PAUSE_SECONDS = 30.0
+
+Wants: TypeAlias = tuple[str, str, int | None, str, frozenset[str], bool]
+
+
+class Scheduler:
+    """Claims nodes for jobs. `policy` is a name in placement.POLICIES."""
+
+    def __init__(self, book: JobBook, roster: Roster, attempts: Attempts, policy: str, rng: Random) -> None:
+        self.policy = policy
+        self.paused = False  # start nothing more; what runs goes on
+        self._book = book
+        self._roster = roster
+        self._attempts = attempts
+        self._rng = rng
+        self.turn = 0
+        self._since = time.time()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        wake = self._book.wake
+        while True:
+            wake.clear()
+            pause = LONGEST_PAUSE_SECONDS if self.paused else self._step(time.time())
+            try:
+                async with asyncio.timeout(pause):
+                    await wake.wait()
+            except TimeoutError:
+                pass
+
+    def _step(self, now: float) -> float:
+        """Start what can be started; seconds until the next look that nothing else would cause."""
+        waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held]
+        pauses = [LONGEST_PAUSE_SECONDS, *(job.not_before - now for job in waiting if job.not_before > now)]
+        views = self._roster.views(now)
+        stuck: set[Wants] = set()  # of many alike, one that finds no node speaks for all
+        for job in placement.order([job for job in waiting if job.not_before <= now], self._book.running_by_owner()):
+            wants = _wants(job)
+            if wants in stuck or self._finish_hopeless(job, views, now):
+                continue
+            if rest := self._undecided_seconds(job, now):
+                pauses.append(rest)
+            elif self._start(job, views, now):
+                views = self._roster.views(now)
+                continue
+            elif placement.all_down(views, job.submission):
+                pauses.append(1.0)
+            stuck.add(wants)
+        return max(0.01, min(pauses))
+
+    def _undecided_seconds(self, job: Job, now: float) -> float:
+        """How long this job still waits for nodes that are being dialled or tested; 0 = it may choose."""
+        language = job.submission.program.language
+        self._roster.want(language)
+        rest = max(job.submitted, self._since) + DECIDE_SECONDS - now
+        if rest <= 0 or job.attempts or not self._roster.undecided(language):
+            return 0.0
+        return max(0.05, rest)
+
+    def _start(self, job: Job, views: Sequence[NodeView], now: float) -> bool:
+        policy = placement.POLICIES[self.policy]
+        view = placement.place(views, job.submission, job.excluded, policy, self._rng, self.turn)
+        if view is None:
+            self._book.board.tell(job.id)
+            return False
+        self.turn += 1
+        attempt = self._book.store.begin(job.id, view.node.name, now)
+        job = self._book.reread(job.id)
+        if attempt is None:
+            return False
+        self._attempts.begin(job, attempt)
+        return True
+
+    def _finish_hopeless(self, job: Job, views: Sequence[NodeView], now: float) -> bool:
+        reason = self._hopeless(job, views, now)
+        if reason is None:
+            return False
+        verdict = Cancelled(job.cancel_by) if job.cancel_requested else GaveUp(reason)
+        self._book.store.finish(job.id, verdict, now)
+        self._book.reread(job.id)
+        return True
+
+    def _hopeless(self, job: Job, views: Sequence[NodeView], now: float) -> str | None:
+        if job.cancel_requested:
+            return "cancelled"
+        if impossible := placement.permanently_impossible(views, job.submission, self._roster.languages):
+            return impossible[1]
+        since = max(job.submitted, self._since, job.attempts[-1].ended or 0.0 if job.attempts else 0.0)
+        waited = now - since > (self._roster.retry.patience_min_seconds if job.attempts else NOBODY_UP_SECONDS)
+        if waited and not job.submission.wait_for_nodes and placement.all_down(views, job.submission):
+            return "no node is up: " + self._reasons(views, job.submission)
+        return None
+
+    def _reasons(self, views: Sequence[NodeView], submission: Submission) -> str:
+        why = placement.explain(views, submission, (), self._roster.languages)
+        return "; ".join(f"{line.node}: {line.reason}" for line in why)
+
+
+def _wants(job: Job) -> Wants:
+    """What decides where a job may go: jobs alike in this are placed alike."""
+    program = job.submission.program
+    new = not job.attempts
+    return program.language, program.version, program.limits.memory_bytes, job.submission.on, job.excluded, new
