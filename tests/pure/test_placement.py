@@ -492,6 +492,11 @@ def test_who_already_runs_many_waits_until_the_others_have_as_many() -> None:
     assert [each.id for each in order(jobs, {"ana": 2})] == [3, 4, 1, 5, 2]
 
 
+def test_turns_handed_out_count_in_the_next_priority_as_well() -> None:
+    jobs = [job(1, priority=1), job(2), job(3, "bob"), job(4, "bob"), job(5), job(6, "bob")]
+    assert [each.id for each in order(jobs, {"bob": 0})] == [1, 3, 2, 4, 5, 6]
+
+
 def test_one_users_ten_thousand_jobs_delay_anothers_one_job_by_one_slot() -> None:
     jobs = [job(number) for number in range(10_000)] + [job(10_000, "bob")]
     ordered = order(jobs, {})
