@@ -18,29 +18,33 @@ from sshgrid.version import VERSION
 from tests.service.conftest import ROOT, Cli
 from tests.service.fake_master import FakeMaster, job_line, node_line
 
-JOB_KEYS = set(
-    [
-        "id",
-        "user",
-        "program",
-        "state",
-        "phase",
-        "node",
-        "attempt",
-        "submitted",
-        "started",
-        "seconds",
-        "exit_code",
-        "signal",
-        "reason",
-    ]
-)
-NODE_KEYS = set(
-    ["name", "state", "reason", "cpu", "load", "memory_free", "running", "slots", "toolchains", "last_seen"]
-)
-ATTEMPT_KEYS = set(
-    ["number", "node", "outcome", "started", "ended", "uploaded_bytes", "compiled", "cpu_seconds", "peak_memory"]
-)
+JOB_KEYS = {
+    "id",
+    "user",
+    "program",
+    "state",
+    "phase",
+    "node",
+    "attempt",
+    "submitted",
+    "started",
+    "seconds",
+    "exit_code",
+    "signal",
+    "reason",
+}
+NODE_KEYS = {"name", "state", "reason", "cpu", "load", "memory_free", "running", "slots", "toolchains", "last_seen"}
+ATTEMPT_KEYS = {
+    "number",
+    "node",
+    "outcome",
+    "started",
+    "ended",
+    "uploaded_bytes",
+    "compiled",
+    "cpu_seconds",
+    "peak_memory",
+}
 ATTEMPT = wire.AttemptLine(1, "h1", "lost: no answer", 1_700_000_001.0, 1_700_000_011.0, 2048, True, 0.5, 1 << 20)
 
 
@@ -222,7 +226,8 @@ def test_A34_a_jobs_name_cannot_repaint_the_terminal(cli: Cli, fake: FakeMaster)
 def test_colour_is_off_for_a_pipe_unless_asked_for(
     cli: Cli, fake: FakeMaster, words: tuple[str, ...], environ: dict[str, str], coloured: bool
 ) -> None:
-    assert (b"\x1b[32mCOMPLETED\x1b[0m" in cli(*words, **environ).stdout) == coloured
+    cli.environ |= environ
+    assert (b"\x1b[32mCOMPLETED\x1b[0m" in cli(*words).stdout) == coloured
 
 
 # --- master, doctor, version, completion -----------------------------------------------------------------------------
@@ -236,9 +241,7 @@ def test_master_status_says_what_it_holds_and_is_1_when_there_is_none(cli: Cli) 
     )
     with FakeMaster(cli.places):
         value = printed(cli, "master", "status", "--json")
-    assert set(["schema", "pid", "version", "socket", "state_dir", "inventory", "uptime", "nodes", "jobs"]) <= set(
-        value
-    )
+    assert {"schema", "pid", "version", "socket", "state_dir", "inventory", "uptime", "nodes", "jobs"} <= set(value)
 
 
 def test_master_stop_waits_until_it_has_left(cli: Cli, fake: FakeMaster) -> None:
