@@ -197,7 +197,9 @@ class Attempts:
         words = f"{found.language} {found.version}".strip()
         running.record = msgspec.structs.replace(running.record, toolchain=words, isolation=member.facts.isolation)
         asked = job.submission
-        return Order(running.attempt, running.run, program, recipe, asked.interactive, asked.terminal)
+        return Order(
+            running.attempt, running.run, program, recipe, asked.interactive, asked.terminal, asked.on_host_loss
+        )
 
     def _settle(self, running: _Running, finish: Finish) -> None:
         """The result on disk, then in memory, then told."""

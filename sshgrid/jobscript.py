@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from sshgrid import toolchains
 from sshgrid.errors import UsageError
-from sshgrid.model import Attempt, Facts, Limits, Noun, Program, Recipe
+from sshgrid.model import Attempt, Facts, Limits, Noun, OnHostLoss, Program, Recipe
 
 BUILD_LIMIT_SECONDS = 600
 
@@ -25,14 +25,15 @@ class Order(Noun, frozen=True):
     recipe: Recipe
     interactive: bool = False
     terminal: bool = False
+    on_host_loss: OnHostLoss = OnHostLoss.RELAUNCH
 
 
 def run_name(grid: str, attempt: Attempt) -> str:
     return f"{grid}-{attempt.job}.{attempt.number}"
 
 
-def job_script(order: Order, facts: Facts) -> bytes:
-    """The bytes of job.sh."""
+def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) -> bytes:
+    """The bytes of job.sh. `lease_uptime`: the run ends itself then, in the node's uptime, unless it is renewed."""
     recipe, limits = order.recipe, order.program.limits
     lines = [
         _assign("BUILD", recipe.build_key),
@@ -42,6 +43,7 @@ def job_script(order: Order, facts: Facts) -> bytes:
         _assign("INPUT", order.program.stdin.sha256 if order.program.stdin else ""),
         _assign("KEEP_CHILDREN", "0"),
         _assign("INTERACTIVE", str(int(order.interactive))),
+        _assign("LEASE", "" if lease_uptime is None else str(int(lease_uptime))),
         _assign("BUILD_LIMIT", str(BUILD_LIMIT_SECONDS * 100)),
         *_limits(limits, recipe),
         *_function("layout", _layout(recipe)),

@@ -514,6 +514,10 @@ class Link:
         """Run folders of this grid that are there."""
         return (await self._ask("runs_of", grid)).decode("utf-8", "replace").split()
 
+    async def renew(self, run: str, until_uptime: float) -> None:
+        """The run's lease ends then, in the node's uptime."""
+        await self._ask("renew", run, str(int(until_uptime)))
+
     async def claim(self, run: str) -> bool:
         return (await self._ask("claim", run)).strip() == b"claimed"
 

@@ -73,7 +73,7 @@ def attempt_outcome(record: AttemptRecord) -> str:
     if isinstance(record.outcome, Exited):
         return f"exited {record.outcome.code}"
     kind, text = str(record.outcome.__struct_config__.tag), lifecycle.outcome_text(record.outcome)
-    return f"{kind}: {text}"
+    return text if text.startswith(kind) else f"{kind}: {text}"
 
 
 def code_and_signal(exit_code: int | None, signal: int | None) -> str:

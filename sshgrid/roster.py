@@ -109,17 +109,19 @@ class Member:
     # --- the engine's Host
 
     async def connected(self, patience_seconds: float) -> Link:
-        """The live connection. Patience counts from the node's last sign of life. Raises Dropped when it ends."""
+        """The live connection. Raises Dropped when patience ends, counted from the node's last sign of life.
+
+        When every node is silent the fault is ours: nobody's patience ends then. Without patience it raises at once.
+        """
         while True:
             if self._link is not None and not self._link.lost.done():
                 return self._link
-            rest = self.last_seen + patience_seconds - time.time()
-            if rest <= 0:
-                silent = max(0.0, time.time() - self.last_seen)
+            silent = max(0.0, time.time() - self.last_seen)
+            if silent >= patience_seconds and not (patience_seconds and self._grid.all_silent):
                 raise Dropped(
                     self.name, f"no answer for {silent:.0f} s" if silent >= 1 else self.reason or "not connected"
                 )
-            await self._changed(rest)
+            await self._changed(min(max(0.05, patience_seconds - silent), 1.0))
 
     def uptime_now(self) -> float:
         """The node's own clock, carried on from its last sample."""
@@ -431,6 +433,10 @@ class Roster:
     def want(self, language: str) -> None:
         for member in self.members.values():
             member.want(language)
+
+    @property
+    def all_silent(self) -> bool:
+        return not any(member.up for member in self.members.values())
 
     def known_runs(self) -> set[str]:
         return self.proving.union(*(member.running for member in self.members.values()))

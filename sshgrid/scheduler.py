@@ -25,7 +25,7 @@ DECIDE_SECONDS = 3.0
 NOBODY_UP_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 30.0
 
-Wants: TypeAlias = tuple[str, str, int | None, str, frozenset[str], bool]
+Wants: TypeAlias = tuple[tuple[str, str, str, int | None], frozenset[str], bool, bool]
 
 
 class Scheduler:
@@ -122,7 +122,5 @@ class Scheduler:
 
 
 def _wants(job: Job) -> Wants:
-    """What decides where a job may go: jobs alike in this are placed alike."""
-    program = job.submission.program
-    new = not job.attempts
-    return program.language, program.version, program.limits.memory_bytes, job.submission.on, job.excluded, new
+    """What decides where a job may go, and whether it waits: jobs alike in this share their fate for one step."""
+    return placement.needs(job.submission), job.excluded, not job.attempts, job.submission.wait_for_nodes

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from sshgrid.model import (
     CompileFailed,
     Exited,
     HostLost,
+    OnHostLoss,
     Outcome,
     OutOfMemory,
     OutputLimit,
@@ -33,6 +35,8 @@ from sshgrid.nodes import PIECE_BYTES, Link, RunLook, RunRecord, Talk
 
 log = logging.getLogger(__name__)
 
+# What a node may take to see that a lease has ended, and to end the run: a look a second, KILL, and a slow machine.
+LEASE_MARGIN_SECONDS = 4.0
 START_GUARD_SECONDS = 15  # a start that reaches the node later than this is refused there
 UPLOAD_TRIES = 3
 FIRST_PAUSE_SECONDS = 0.05
@@ -110,10 +114,12 @@ class DirectEngine:
         """The run is claimed on the node when this returns. Raises HostError when the node cannot take it."""
         for _ in range(UPLOAD_TRIES):
             link = await self._host.connected(0)
+            uptime = self._host.uptime_now()
+            lease = uptime + self._patience(0.0) if order.on_host_loss is OnHostLoss.FENCE else None
             started = await link.start(
                 order.run,
-                self._host.uptime_now() + START_GUARD_SECONDS,
-                job_script(order, link.facts),
+                uptime + START_GUARD_SECONDS,
+                job_script(order, link.facts, lease),
                 order.recipe.build_key,
                 order.program.stdin.sha256 if order.program.stdin else "-",
                 sorted({file.sha256 for _, file in order.recipe.layout}),
@@ -193,19 +199,47 @@ class _Run:
         self._began = time.monotonic()
         self._step: Step | None = None
         self._pause = FIRST_PAUSE_SECONDS
+        self._renew_at = 0.0
+        fenced = order.on_host_loss is OnHostLoss.FENCE
+        self._lease_ends = self._began + patience(0.0) + LEASE_MARGIN_SECONDS if fenced else 0.0
 
     async def follow(self, until_running: bool = False) -> Finish | None:
         """The finish; with `until_running` None as soon as the program itself (not its build) runs."""
         while True:
             # Raises Dropped when patience with a silent host ends; the run itself lives on without us until then.
-            link = await self._host.connected(self._patience(time.monotonic() - self._began))
+            link = await self._connected()
             try:
+                await self._renew(link)
                 finish = await self._look(link)
                 if finish or (until_running and self._step is Step.RUNNING):
                     return finish
                 await self._wait(link)
             except Dropped as error:
                 log.info("%s on %s: %s", self._order.run, self._host.name, error.reason)
+
+    def _worth(self) -> float:
+        """Seconds that a silent host is waited for: as long as the work at stake took."""
+        if self._order.on_host_loss is OnHostLoss.WAIT:
+            return math.inf
+        return self._patience(time.monotonic() - self._began)
+
+    async def _connected(self) -> Link:
+        try:
+            return await self._host.connected(self._worth())
+        except Dropped:
+            # Under a lease the run ends itself; before that nobody else may begin.
+            await asyncio.sleep(max(0.0, self._lease_ends - time.monotonic()))
+            raise
+
+    async def _renew(self, link: Link) -> None:
+        """Long before it ends, as a lost packet or two must not end a run."""
+        now = time.monotonic()
+        if self._order.on_host_loss is OnHostLoss.FENCE and now >= self._renew_at:
+            seconds = self._worth()
+            # Noted before it is sent: a renewal without an answer may have arrived all the same.
+            self._lease_ends = max(self._lease_ends, now + seconds + LEASE_MARGIN_SECONDS)
+            await link.renew(self._order.run, self._host.uptime_now() + seconds)
+            self._renew_at = now + seconds / 4
 
     async def _wait(self, link: Link) -> None:
         bell = link.bell(self._order.run)
@@ -269,6 +303,8 @@ class _Run:
                 return OutOfMemory(limits.memory_bytes or 0)
             case "output":
                 return OutputLimit(limits.output_bytes or 0)
+            case "lease":
+                return HostLost("its lease ended, as no master renewed it in time")
             case "toolchain":
                 return ToolchainBroken(f"{self._order.recipe.run[0].decode(errors='replace')} is no longer there")
             case _:
@@ -289,6 +325,8 @@ def judge_build(code: int, why: str, words: bytes, language: str) -> Outcome:
     """Whose fault a failed build is: the program's, the toolchain's or the node's."""
     if code == LAYOUT_FAILED or b"No space left on device" in words:
         return HostLost("no space left for the build")
+    if why == "lease":
+        return HostLost("its lease ended, as no master renewed it in time")
     if why == "wall":
         return ToolchainBroken(f"the {language} compiler did not end within {BUILD_LIMIT_SECONDS} s")
     if code in (126, 127):

@@ -304,8 +304,21 @@ uptime_hundredths() {
   fi
 }
 
-# Memory and output of the run; status 1 when the stage has been ended.
+# A lease is an absolute time of this node's uptime: however late a renewal comes, it cannot mean more than it says.
+lease_ended() {
+  until=$LEASE
+  [ -r lease ] && read -r until <lease
+  uptime_seconds
+  [ "$now" -ge "$until" ]
+}
+
+# Lease, output and memory of the run; status 1 when the stage has been ended.
 look() {
+  if [ -n "$LEASE" ] && lease_ended; then
+    ln -s lease why 2>/dev/null
+    kill_stage
+    return 1
+  fi
   if [ -n "$OUTPUT_LIMIT" ] && [ -e out ]; then
     # shellcheck disable=SC2046,SC2012 # two lines of nine fields
     set -- $(ls -ln out err 2>/dev/null)
@@ -453,6 +466,12 @@ clean() {
     rm -rf "$dir" "$W"/builds/.*."$run"
     [ ! -e "$dir" ] || echo "left $run"
   done
+}
+
+# renew RUN UNTIL: the lease of a run ends not before this uptime
+renew() {
+  cd "$W/runs/$1" 2>/dev/null || return
+  echo "$2" >lease.new && mv -f lease.new lease
 }
 
 # runs_of GRID: the run folders of a grid
