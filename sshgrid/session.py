@@ -102,6 +102,7 @@ class Session:
         self._reader = reader
         self._writer = writer
         self._user = user
+        self._stranger = False  # speaks another protocol
         self._incoming: dict[str, BlobWriter] = {}
         self._queue: asyncio.Queue[tuple[Message, bytes] | Exception | None] = asyncio.Queue(QUEUED_MESSAGES)
 
@@ -150,7 +151,9 @@ class Session:
         hello = found[0]
         if not isinstance(hello, Hello) or hello.protocol != PROTOCOL:
             await self._send(Failure("version", f"this master speaks protocol {PROTOCOL} of sshgrid {VERSION}"))
-            return False
+            # One that speaks otherwise may still ask what this is and end it: that is how it is replaced.
+            self._stranger = True
+            return isinstance(hello, Hello)
         await self._send(Welcome(VERSION, os.getpid()))
         return True
 
@@ -175,6 +178,8 @@ class Session:
     # --- questions with one answer
 
     async def _answer(self, message: Message, payload: bytes) -> None:
+        if self._stranger and not isinstance(message, Status | Stop):
+            raise UsageError(f"this master speaks protocol {PROTOCOL} of sshgrid {VERSION}")
         if isinstance(message, PutBlob):
             self._take(message, payload)
         elif isinstance(message, Input | Resize):

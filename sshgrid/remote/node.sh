@@ -411,23 +411,23 @@ kill_strays() { # RUN
 
 # --- looking (the control channel) ----------------------------------------------------------------------------------------
 
-# poll RUN...: names, sizes and link targets of everything worth knowing, in one fork; then "dead RUN" for each whose
-# wrapper is gone.
+# poll RUN...: "dead RUN" for each whose wrapper is gone, then names, sizes and link targets of everything worth
+# knowing, in one fork. In this order, as a wrapper writes its record before it goes: dead and no record is really lost.
+# rc is listed before the outputs for the same reason: with a record, the sizes are final.
 poll() {
   cd "$W/runs" || return
   files=
   for run; do
-    files="$files $run/job.sh $run/pid $run/child $run/compiled $run/running $run/why $run/rc $run/record $run/out $run/err $run/build.log"
+    if [ ! -d "$run" ]; then
+      echo "gone $run"
+    elif [ ! -h "$run/rc" ] && link_target "$run/pid" && ! identity_alive "$target"; then
+      echo "dead $run"
+    fi
+    files="$files $run/rc $run/why $run/job.sh $run/compiled $run/running $run/record $run/out $run/err $run/build.log"
   done
   # shellcheck disable=SC2086,SC2012 # names are ours: grid-job.attempt/file
   ls -ln $files 2>/dev/null
-  for run; do
-    if [ ! -d "$run" ]; then
-      echo "gone $run"
-    elif link_target "$run/pid" && ! identity_alive "$target"; then
-      echo "dead $run"
-    fi
-  done
+  return 0
 }
 
 # piece FILE OFFSET COUNT: bytes of a file below runs/
