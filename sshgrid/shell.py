@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from sshgrid import client
-from sshgrid.cli_base import Session
+from sshgrid.cli.base import Session
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.wire import Nodes, NodesReply, Status, StatusReply
 
@@ -70,7 +70,7 @@ def _prompt_lines(session: Session) -> int:
 def run_line(session: Session, line: str) -> int | None:
     """The exit status of one line; None when it asks to leave."""
     from sshgrid.cli import invoke
-    from sshgrid.cli_base import report
+    from sshgrid.cli.base import report
 
     try:
         words = shlex.split(line, comments=True)

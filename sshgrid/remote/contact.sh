@@ -19,6 +19,10 @@ esac
 case $W in
   '~'/*) W=$HOME/${W#??} ;;
 esac
+# A slash at the end would hide that the folder is a link.
+while :; do
+  case $W in ?*/) W=${W%/} ;; *) break ;; esac
+done
 
 fact() { printf '%s %s\n' "$1" "$2"; }
 unfit() { fact unfit "$1"; }
@@ -26,6 +30,7 @@ unfit() { fact unfit "$1"; }
 # --- a working folder that is ours alone: another local user may have put a link or a folder of theirs in our way ------
 
 private_folder() {
+  case $W in /*) ;; *) unfit "the working folder $W is not an absolute path"; return 1 ;; esac
   mkdir -p "$W" 2>/dev/null
   [ -d "$W" ] || { unfit "cannot make the working folder $W"; return 1; }
   [ ! -L "$W" ] || { unfit "the working folder $W is a link"; return 1; }
@@ -39,6 +44,8 @@ private_folder() {
   for folder in bin objects builds runs proofs; do
     [ -d "$W/$folder" ] || mkdir "$W/$folder" 2>/dev/null || [ -d "$W/$folder" ] || { unfit "cannot write in the working folder $W"; return 1; }
   done
+  # printf, because a redirection that fails at `:` would end this shell.
+  { printf '%s\n' "$$" >"$W/bin/.writable"; } 2>/dev/null || { unfit "cannot write in the working folder $W (disk full or read-only)"; return 1; }
 }
 
 # --- what it is --------------------------------------------------------------------------------------------------------
@@ -51,7 +58,10 @@ boot_identity() {
   [ -r /proc/1/stat ] && read -r first </proc/1/stat
   # shellcheck disable=SC2086 # split into fields on purpose
   set -- ${first##*') '}
-  echo "$boot_id/$(readlink /proc/self/ns/pid 2>/dev/null)/${20:-0}"
+  # No brackets: the identity travels through login shells that take them for a pattern.
+  namespace=$(readlink /proc/self/ns/pid 2>/dev/null)
+  namespace=${namespace#*'['}
+  echo "$boot_id/${namespace%']'}/${20:-0}"
 }
 
 count_cores() {

@@ -8,8 +8,11 @@
 #     work/                     the program's current folder
 #     pid       link "pid=N,start=T,boot=B": the wrapper's identity       child   the same for the program's group
 #     running   exists once the program (not its build) has been started
-#     why       link: who ended it before its time (wall, memory, output, signal)
+#     why       link: who ended it before its time (wall, memory, output, signal), or why it never began (refused)
 #     rc        link "rc=N,...": present = finished; atomic, works on a full disk
+#     record    256 bytes made at the start: the stage that has begun, and the result where no inode is left for rc
+#
+# A redirection that fails ends the whole shell when it stands at a special builtin (`: >file`): never write that here.
 
 set -u
 umask 077
@@ -31,11 +34,13 @@ uptime_seconds() {
 start_time_of() {
   started=
   if [ -d /proc/self ]; then
-    { IFS= read -r stat_line </proc/"$1"/stat; } 2>/dev/null || return 1
+    stat_line=
+    # A program's name may hold a newline, and the kernel does not escape it.
+    { while IFS= read -r part; do stat_line=$stat_line$part; done </proc/"$1"/stat; } 2>/dev/null || return 1
     # shellcheck disable=SC2086 # split into fields on purpose
     set -- ${stat_line##*') '}
-    case $1 in Z | X) return 1 ;; esac
-    started=${20}
+    case ${1-} in '' | Z | X) return 1 ;; esac
+    started=${20-}
   else
     kill -0 "$1" 2>/dev/null || return 1
     started=0
@@ -88,12 +93,13 @@ start() {
     return
   fi
   dir=$W/runs/$run
-  if ! mkdir "$dir" "$dir/work" 2>/dev/null; then
+  if ! mkdir "$dir" 2>/dev/null; then
     if [ -d "$dir" ]; then echo "already $run"; else echo "unfit $run cannot make a run folder in $W (disk full or read-only)"; fi
     return
   fi
   # A record of fixed size, made now: the last resort for the exit code when no inode is left at the end.
-  if cat >"$dir/job.sh" && printf '%255s\n' '' >"$dir/record" && : >"$dir/out" && : >"$dir/err"; then
+  if mkdir "$dir/work" && cat >"$dir/job.sh" && printf '%255s\n' '' >"$dir/record" &&
+    printf '' >"$dir/out" && printf '' >"$dir/err" && printf '' >"$dir/wrapper.log"; then
     echo "claimed $run"
     [ "$PREPARE_ONLY" = 1 ] || launch "$run"
   else
@@ -109,13 +115,12 @@ prepare() {
   PREPARE_ONLY=0
 }
 
-# A background job of a shell ignores INT for ever after, and so would the program: `setsid -f` forks without that.
+# A background job of a shell ignores INT for ever after, and so would the program: `setsid -f` forks without that. Where
+# it is not known, the second of two setsid is a group leader already, and therefore forks.
+# The run's name is in the environment from the first moment: whoever cleans finds every process by it.
 launch() {
-  if [ "$SETSID_FORK" = 1 ]; then
-    setsid -f /bin/sh "$LIB" wrapper "$W" "$1" "$BOOT" </dev/null >/dev/null 2>"$W/runs/$1/wrapper.log"
-  else
-    setsid /bin/sh "$LIB" wrapper "$W" "$1" "$BOOT" </dev/null >/dev/null 2>"$W/runs/$1/wrapper.log" &
-  fi
+  if [ "$SETSID_FORK" = 1 ]; then fork=-f; else fork=setsid; fi
+  SSHGRID_RUN="$1/" setsid "$fork" /bin/sh "$LIB" wrapper "$W" "$1" "$BOOT" </dev/null >/dev/null 2>"$W/runs/$1/wrapper.log"
 }
 
 # --- the wrapper: outlives the connection, the master and itself being looked at -----------------------------------------
@@ -129,7 +134,10 @@ wrapper() {
   cd "$DIR" || exit 70
   # Caught, not ignored: what is ignored here would stay ignored in the program.
   trap : HUP INT QUIT TERM PIPE USR1 USR2
-  record_identity $$ pid
+  SSHGRID_RUN=$RUN/
+  export SSHGRID_RUN
+  # The link is the claim: one wrapper a run, and none once a master has given up waiting for it.
+  record_identity $$ pid || exit 70
   # shellcheck source=/dev/null
   . ./job.sh
   run_task
@@ -153,19 +161,15 @@ run_task() {
   BUILD_DIR=$W/builds/$BUILD
   uptime_seconds
   began=$now
-  code=0
   if [ ! -d "$BUILD_DIR" ]; then
-    build
-    code=$?
-    case $code in
-      0) ;;
-      *) record "$code" "stage=build"; return ;;
-    esac
+    step=layout
+    build || { record "$?" "stage=$step"; return; }
   fi
-  : >running
+  step=start
+  printf '' >running
   bell "running $RUN"
   guarded program "$WALL_LIMIT"
-  record "$?" "stage=run"
+  record "$?" "stage=$step"
 }
 
 # Built aside and renamed in: a half-built folder is never seen. Two who build the same: the first rename counts.
@@ -178,9 +182,13 @@ build() {
   cd "$DIR" || return 74
   if [ "$COMPILES" = 1 ]; then
     guarded build "$BUILD_LIMIT" || { status=$?; rm -rf "$aside"; return "$status"; }
-    : >compiled
+    printf '' >compiled
   fi
-  if [ -d "$BUILD_DIR" ]; then rm -rf "$aside"; else mv "$aside" "$BUILD_DIR" 2>/dev/null || [ -d "$BUILD_DIR" ]; fi
+  step=layout
+  [ -d "$BUILD_DIR" ] || mv "$aside" "$BUILD_DIR" 2>/dev/null
+  # Who comes second between the look and the mv lands inside the first one's folder.
+  rm -rf "$aside" "$BUILD_DIR/.$BUILD.$RUN"
+  [ -d "$BUILD_DIR" ] || return 74
 }
 
 # place SHA PATH MODE: one source file into the build folder (the current folder)
@@ -189,11 +197,12 @@ place() {
   cp "$W/objects/$1" "./$2" && chmod "$3" "./$2"
 }
 
-# guarded STAGE SECONDS: the stage in a session of its own, with a watchdog beside it; status as of a shell.
+# guarded STAGE HUNDREDTHS: the stage in a session of its own, with a watchdog beside it; status as of a shell. Sets step
+# to "build" or "run" when the stage has really begun.
 # It runs in the foreground: a background job would have INT ignored.
 guarded() {
   [ ! -h child ] || rm -f child
-  watchdog "$2" </dev/null >/dev/null 2>&1 9>&- &
+  watchdog "$1" "$2" </dev/null >/dev/null 2>&1 9>&- &
   watchdog_pid=$!
   # An interactive run stays in the session of its terminal.
   if [ "$INTERACTIVE" = 1 ]; then set -- "$1"; else set -- "$1" setsid; fi
@@ -201,7 +210,21 @@ guarded() {
   ${2-} /bin/sh "$LIB" child "$W" "$RUN" "$BOOT" "$1" 9>&-
   status=$?
   kill -9 "$watchdog_pid" 2>/dev/null
+  [ "$ISOLATION" = pidns ] || [ "$INTERACTIVE$KEEP_CHILDREN" != 00 ] || kill_group
+  begun=
+  read -r begun _ <record
+  case $begun in
+    build) step=build ;;
+    program) step=run ;;
+  esac
   return "$status"
+}
+
+# Whoever is left in the stage's group when its leader has gone.
+kill_group() {
+  link_target child || return 0
+  leader=${target#pid=}
+  kill -9 -"${leader%%,*}" 2>/dev/null
 }
 
 # child STAGE: first process of the stage's session; its pid is the group that signals go to.
@@ -232,28 +255,42 @@ init() {
 }
 
 stage() {
-  BUILD_DIR=$W/builds/$BUILD
   # shellcheck disable=SC3045 # dash, busybox and bash all have them
   {
     [ -z "$ADDRESS_SPACE_KB" ] || [ "$1" != program ] || ulimit -v "$ADDRESS_SPACE_KB"
     ulimit -c 0
   } 2>/dev/null
   case $1 in
-    build) cd "$W/builds/.$BUILD.$RUN" && environment && compile </dev/null >"$W/runs/$RUN/build.log" 2>&1 ;;
+    build)
+      cd "$W/builds/.$BUILD.$RUN" || exit 70
+      set -- "$W/builds/$BUILD" "$W/runs/$RUN"
+      { begin_as build && environment "$1" && compile "$1"; } </dev/null >"$2/build.log" 2>&1
+      ;;
     program)
-      tools_present || { ln -s toolchain ../why; exit 127; }
+      tools_present || { ln -s toolchain why; exit 127; }
+      cd work || exit 70
       input=/dev/null
       [ -z "$INPUT" ] || input=$W/objects/$INPUT
-      cd "$W/runs/$RUN/work" && environment && umask 022 || exit 70
-      [ "$INTERACTIVE" = 0 ] || program 2>&3 3>&-
-      program <"$input" >>../out 2>>../err
+      # From here on the user's variables may have any name, ours too: what is still needed is in the parameters.
+      set -- "$W/builds/$BUILD" "$input" "$INTERACTIVE"
+      umask 022
+      environment "$1"
+      if [ "$3" = 0 ]; then
+        { begin_as program && program "$1"; } <"$2" >>../out 2>>../err
+      else
+        { begin_as program && program "$1"; } 2>&3 3>&-
+      fi
+      exit 70
       ;;
   esac
 }
 
+# From here on a failure is the program's, or the compiler's. Written into bytes that are there already.
+begin_as() { printf '%-9s' "$1" 1<>"$W/runs/$RUN/record"; }
+
 # The result, in one step that cannot be half done.
 record() {
-  times >cpu 2>/dev/null
+  { times >cpu; } 2>/dev/null
   cpu=
   { read -r _ && read -r user system && cpu=$user+$system; } <cpu
   uptime_seconds
@@ -268,15 +305,18 @@ record() {
 
 # Ends the stage when a limit is passed: TERM, five seconds, KILL. Notes why before it acts. Looks ten times in the first
 # second (short limits), then once a second.
-watchdog() {
+watchdog() { # STAGE HUNDREDTHS
   trap '' INT TERM
   looks=0
   deadline=
   fraction=
-  if [ -n "$1" ]; then
+  # What a compiler uses is not what the user has limited.
+  [ "$1" = program ] || MEMORY_LIMIT=
+  if [ -n "$2" ]; then
     uptime_hundredths
-    deadline=$((hundredths + $1))
+    deadline=$((hundredths + $2))
   fi
+  page=$(getconf PAGESIZE 2>/dev/null) || page=4096
   while :; do
     looks=$((looks + 1))
     pause=1
@@ -315,13 +355,13 @@ lease_ended() {
 # Lease, output and memory of the run; status 1 when the stage has been ended.
 look() {
   if [ -n "$LEASE" ] && lease_ended; then
-    ln -s lease why 2>/dev/null
+    ln -sf lease why 2>/dev/null
     kill_stage
     return 1
   fi
   if [ -n "$OUTPUT_LIMIT" ] && [ -e out ]; then
     # shellcheck disable=SC2046,SC2012 # two lines of nine fields
-    set -- $(ls -ln out err 2>/dev/null)
+    set -- $(LC_ALL=C ls -ln out err 2>/dev/null)
     if [ "$((${5:-0} + ${14:-0}))" -gt "$OUTPUT_LIMIT" ]; then
       end_stage output
       return 1
@@ -335,14 +375,14 @@ look() {
   [ -r peak ] && read -r most <peak
   [ "$memory" -le "$most" ] || echo "$memory" >peak
   if [ -n "$MEMORY_LIMIT" ] && [ "$memory" -gt "$MEMORY_LIMIT" ]; then
-    ln -s memory why 2>/dev/null
+    ln -sf memory why 2>/dev/null
     kill_stage
     return 1
   fi
 }
 
-end_stage() { # WHY
-  ln -s "$1" why 2>/dev/null
+end_stage() { # WHY; a signal that the program outlived is no reason any more
+  ln -sf "$1" why 2>/dev/null
   signal_stage TERM
   waited=0
   while [ "$waited" -lt 50 ]; do
@@ -355,17 +395,28 @@ end_stage() { # WHY
 
 # --- process trees -------------------------------------------------------------------------------------------------------
 
-# tree PID: "pid resident-bytes" of the process and all its descendants
+# tree PID: "pid resident-bytes" of the process and all its descendants. A process's name may hold spaces, brackets and
+# newlines. Numbers by %.0f: mawk prints large ones as 1.2e+10 otherwise.
 tree() {
-  cat /proc/[0-9]*/stat 2>/dev/null | awk -v root="$1" -v page=4096 '
-    { pid = $1; sub(/^.*\) /, ""); parent[pid] = $2; resident[pid] = $22 * page }
+  cat /proc/[0-9]*/stat 2>/dev/null | awk -v root="$1" -v page="${page:-4096}" '
+    {
+      record = record $0
+      rest = record
+      sub(/^.*\) /, "", rest)
+      if (split(rest, field, " ") < 40) next
+      split(record, word, " ")
+      pid = word[1]
+      parent[pid] = field[2]
+      resident[pid] = field[22] * page
+      record = ""
+    }
     END {
       inside[root] = 1
       do {
         grown = 0
         for (p in parent) if (!(p in inside) && parent[p] in inside) { inside[p] = 1; grown = 1 }
       } while (grown)
-      for (p in inside) if (p in parent) print p, resident[p]
+      for (p in inside) if (p in parent) printf "%s %.0f\n", p, resident[p]
     }'
 }
 
@@ -374,9 +425,13 @@ members() { tree "$1" | while read -r member _; do echo "$member"; done; }
 # Only `kill -NAME -PGID` works in every shell; `kill -s NAME -- -PGID` does not.
 signal_stage() { # SIGNAL, in the run's folder
   link_target child && identity_alive "$target" || return 1
-  kill -"$1" -"$pid" 2>/dev/null && return
+  leader=$pid
+  # unshare blocks INT and TERM alone; any other signal would end it, and the whole run with it.
+  case $ISOLATION$1 in
+    pidnsINT | pidnsTERM | session*) kill -"$1" -"$leader" 2>/dev/null && return ;;
+  esac
   # An interactive run has no group of its own.
-  for relative in $(members "$pid"); do
+  for relative in $(members "$leader"); do
     [ "$(cat "/proc/$relative/comm" 2>/dev/null)" = unshare ] || kill -"$1" "$relative" 2>/dev/null
   done
 }
@@ -396,7 +451,7 @@ kill_strays() { # RUN
   rounds=0
   while [ "$empty" -lt 2 ] && [ "$rounds" -lt 200 ]; do
     rounds=$((rounds + 1))
-    strays=$(grep -ls "SSHGRID_RUN=$1/" /proc/[0-9]*/environ 2>/dev/null)
+    strays=$(grep -Fls "SSHGRID_RUN=$1/" /proc/[0-9]*/environ 2>/dev/null)
     killed=0
     for stray in $strays; do
       stray=${stray#/proc/}
@@ -411,30 +466,31 @@ kill_strays() { # RUN
 
 # --- looking (the control channel) ----------------------------------------------------------------------------------------
 
-# poll RUN...: "dead RUN" for each whose wrapper is gone, then names, sizes and link targets of everything worth
-# knowing, in one fork. In this order, as a wrapper writes its record before it goes: dead and no record is really lost.
-# rc is listed before the outputs for the same reason: with a record, the sizes are final.
+# poll RUN...: "gone RUN" for each that has no folder, "dead RUN" for each whose wrapper is gone, "record RUN ..." for each
+# result that could not be made a link; then names, sizes and link targets of everything worth knowing, in one fork. In
+# this order, as a wrapper writes its record before it goes: dead and no record is really lost. rc is listed before the
+# outputs for the same reason: with a record, the sizes are final.
 poll() {
   cd "$W/runs" || return
   files=
   for run; do
+    files="$files $run/rc $run/why $run/job.sh $run/pid $run/compiled $run/running $run/out $run/err $run/build.log"
     if [ ! -d "$run" ]; then
       echo "gone $run"
-    elif [ ! -h "$run/rc" ] && link_target "$run/pid" && ! identity_alive "$target"; then
-      echo "dead $run"
+    elif [ ! -h "$run/rc" ]; then
+      if link_target "$run/pid" && ! identity_alive "$target"; then echo "dead $run"; fi
+      line=
+      { read -r line <"$run/record"; } 2>/dev/null
+      case $line in rc=*) echo "record $run $line" ;; esac
     fi
-    files="$files $run/rc $run/why $run/job.sh $run/compiled $run/running $run/record $run/out $run/err $run/build.log"
   done
   # shellcheck disable=SC2086,SC2012 # names are ours: grid-job.attempt/file
-  ls -ln $files 2>/dev/null
+  LC_ALL=C ls -ln $files 2>/dev/null
   return 0
 }
 
 # piece FILE OFFSET COUNT: bytes of a file below runs/
 piece() { tail -c "+$(($2 + 1))" "$W/runs/$1" | head -c "$3"; }
-
-# The last resort, when no link could be made for lack of inodes.
-record_of() { cat "$W/runs/$1/record"; }
 
 # signal RUN NAME: to the program's group. Answers "sent" or "none".
 signal() {
@@ -456,22 +512,19 @@ clean() {
     dir=$W/runs/$run
     [ -d "$dir" ] || continue
     cd "$dir" || continue
-    kill_stage
+    # The wrapper first: it would go on to the next stage, or write into what is being removed.
     if link_target pid && identity_alive "$target"; then
       kill -9 -"$pid" 2>/dev/null
     fi
+    kill_stage
     if [ ! -h rc ] || [ "$ISOLATION" != pidns ]; then kill_strays "$run"; fi
     cd "$W" || return
-    chmod -R u+rwx "$dir/work" 2>/dev/null
-    rm -rf "$dir" "$W"/builds/.*."$run"
+    rm -rf "$dir" "$W"/builds/.*."$run" 2>/dev/null || {
+      chmod -R u+rwx "$dir" "$W"/builds/.*."$run"
+      rm -rf "$dir" "$W"/builds/.*."$run"
+    } 2>/dev/null
     [ ! -e "$dir" ] || echo "left $run"
   done
-}
-
-# renew RUN UNTIL: the lease of a run ends not before this uptime
-renew() {
-  cd "$W/runs/$1" 2>/dev/null || return
-  echo "$2" >lease.new && mv -f lease.new lease
 }
 
 # runs_of GRID: the run folders of a grid
@@ -481,8 +534,21 @@ runs_of() {
   return 0
 }
 
-# claim RUN: a cancel that comes before the start makes the same folder, so the start is refused.
-claim() { if mkdir "$W/runs/$1" 2>/dev/null; then echo claimed; else echo already; fi; }
+# claim RUN: a cancel that comes before the start makes the same folder, so the start is refused. Answers "claimed",
+# "already" or "unfit".
+claim() {
+  if mkdir "$W/runs/$1" 2>/dev/null; then
+    ln -s refused "$W/runs/$1/why"
+    echo claimed
+  elif [ -d "$W/runs/$1" ]; then
+    echo already
+  else
+    echo unfit
+  fi
+}
+
+# forestall RUN: its folder is there and no wrapper has come; none shall come any more.
+forestall() { ln -s "pid=0,start=0,boot=none" "$W/runs/$1/pid" 2>/dev/null; }
 
 # have SHA...: prints those that are not here
 have() {
@@ -500,6 +566,9 @@ keep() {
   fi
   mv -f "$part" "$W/objects/$2" && echo kept
 }
+
+# drop PART: an upload that failed
+drop() { rm -f "$W/objects/$1"; }
 
 # prove NAME: standard input is the proof's text
 prove() { cat >"$W/proofs/.$1.$$" && mv -f "$W/proofs/.$1.$$" "$W/proofs/$1"; }

@@ -57,15 +57,11 @@ FLOORS: dict[str, int] = {
     "session": 4,
     "": 5,  # sshgrid itself: public names only
     "__main__": 5,
-    "bundle": 5,
     "cli": 5,
-    "cli_*": 5,
-    "follow": 5,
-    "interactive": 5,
-    "render": 5,
-    "screen": 5,
+    "cli.*": 5,
     "shell": 5,
     "testing": 5,
+    "testing.*": 5,
 }
 
 # Library -> the modules that may import it. What is not listed is free.

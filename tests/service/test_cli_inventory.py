@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sshgrid import wire
-from sshgrid.cli_inventory import parse_address, remember_key
+from sshgrid.cli.inventory import parse_address, remember_key
 from sshgrid.errors import UsageError
 from sshgrid.model import NodeState
 from tests.service.conftest import Cli

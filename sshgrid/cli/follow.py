@@ -1,0 +1,285 @@
+"""Following one job to its end: events to a screen, Ctrl-C and the terminal back to the master.
+
+A master that goes away is looked for again, and what was already printed is not printed twice. Refuses to guess: when
+the replayed output differs from what was printed, it says so and prints it from its first byte.
+"""
+
+from __future__ import annotations
+
+import select
+import signal
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from sshgrid.cli.screen import Screen
+from sshgrid.client import Connection, to_error
+from sshgrid.errors import MasterGone, SshgridError
+from sshgrid.model import JobId, OnDisconnect
+from sshgrid.wire import (
+    Cancel,
+    Ended,
+    Failure,
+    JobLine,
+    Message,
+    Notice,
+    Output,
+    Progress,
+    Request,
+    Restarted,
+    Waiting,
+    Watch,
+)
+
+RECONNECT_SECONDS = 30.0
+LOOK_SECONDS = 1.0  # how long a word that a signal handler could not send may have to wait
+
+
+class Detached(Exception):
+    """The person left (second Ctrl-C, or `~.`); the job goes on."""
+
+
+class _Differs(Exception):
+    """The replay does not begin with what was printed."""
+
+
+class Printed:
+    """What of one stream is on the screen: enough to skip it in a replay, and to notice that the replay is another."""
+
+    def __init__(self) -> None:
+        self._since_attempt = 0  # output starts again with this attempt
+        self._size, self._sum = 0, 0
+        self._skip, self._skipped_sum = 0, 0
+
+    def rewind(self) -> None:
+        """The master is going to say everything again."""
+        self._skip, self._skipped_sum = self._size, 0
+
+    @property
+    def missing(self) -> bool:
+        """Whether the replay has not yet said all that was printed."""
+        return self._skip > 0
+
+    def restarted(self, attempt: int) -> bool:
+        """False when this restart is part of a replay."""
+        if attempt <= self._since_attempt:
+            return False
+        self._since_attempt, self._size, self._sum, self._skip = attempt, 0, 0, 0
+        return True
+
+    def forget(self) -> None:
+        self._size, self._sum, self._skip = 0, 0, 0
+
+    def fresh(self, attempt: int, piece: bytes) -> bytes:
+        """The part of `piece` that is new. _Differs when the old part is not what was printed."""
+        if attempt < self._since_attempt:
+            return b""
+        old, new = piece[: self._skip], piece[self._skip :]
+        if old:
+            self._skip -= len(old)
+            self._skipped_sum = zlib.crc32(old, self._skipped_sum)
+            if self._skip == 0 and self._skipped_sum != self._sum:
+                raise _Differs
+        self._size += len(new)
+        self._sum = zlib.crc32(new, self._sum)
+        return new
+
+
+class Keyboard:
+    """What an interactive run adds to following: nothing here, see sshgrid.cli.interactive."""
+
+    def __init__(self) -> None:
+        self.descriptor = -1  # to be listened to; -1 = nothing to read (any more)
+        self.leave: Callable[[], None] = lambda: None  # the person wants out
+
+    @contextmanager
+    def raw(self) -> Iterator[None]:
+        """The terminal as the program wants it."""
+        yield
+
+    def begin(self, connection: Connection) -> None:
+        """A (new) connection watches."""
+
+    def typed(self, connection: Connection) -> None:
+        """`descriptor` has something to read."""
+
+
+class Follow:
+    """One followed job. `reopen` gives a new connection to the (perhaps new) master."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        job: JobId,
+        screen: Screen,
+        reopen: Callable[[], Connection],
+        *,
+        on_disconnect: OnDisconnect = OnDisconnect.KEEP,
+        interrupt_cancels: bool = True,
+        keyboard: Keyboard | None = None,
+    ) -> None:
+        self._connection, self._job, self._screen, self._reopen = connection, job, screen, reopen
+        self._watch = Watch(job, on_disconnect=on_disconnect)
+        self._interrupt_cancels = interrupt_cancels
+        self._keyboard = keyboard or Keyboard()
+        self._printed: dict[str, Printed] = {}
+        self.interrupts = 0
+
+    def until_ended(self) -> JobLine:
+        """Everything the job says, to the screen. Detached: the person left. MasterGone: no master came back."""
+        self._begin()
+        with self._interruptible():
+            while True:
+                try:
+                    return self._until_ended()
+                except MasterGone as error:
+                    self._reconnect(error)
+                except _Differs:
+                    self._start_again()
+                except BrokenPipeError:
+                    # Nobody reads the output: as with a local program, that ends it.
+                    if self._interrupt_cancels:
+                        self.cancel("TERM")
+                    raise
+
+    def cancel(self, signal_name: str) -> None:
+        """Also from a signal handler: queued when a send is under way."""
+        self._connection.queue(Cancel((self._job,), signal_name))
+        self._connection.flush_some()
+
+    def leave(self) -> None:
+        """First cancel, then, asked again, leave the job alone."""
+        self.interrupts += 1
+        if self.interrupts > 1 or not self._interrupt_cancels:
+            raise Detached
+        try:
+            self.cancel("INT")
+        except MasterGone:
+            return  # said again to the next connection
+
+    # --- the conversation
+
+    def _begin(self) -> None:
+        self._connection.send(self._watch)
+        if self.interrupts and self._interrupt_cancels:
+            self._connection.send(Cancel((self._job,), "INT"))
+        self._keyboard.begin(self._connection)
+
+    def _until_ended(self) -> JobLine:
+        for message, payload in conversation(self._connection, self._keyboard):
+            match message:
+                case Output(stream=stream, attempt=attempt):
+                    if new := self._of(stream).fresh(attempt, payload):
+                        self._screen.output(stream, attempt, new)
+                case Progress():
+                    self._screen.progress(message)
+                case Waiting():
+                    self._screen.waiting(message)
+                case Notice():
+                    self._screen.notice(message)
+                case Restarted(stream=stream, attempt=attempt):
+                    if self._of(stream).restarted(attempt):
+                        self._screen.restarted(message)
+                case Ended(job=job):
+                    self._check_replayed()
+                    return job
+                case Failure():
+                    raise to_error(message)
+                case _:
+                    pass  # the answer to a Cancel
+        raise AssertionError("a conversation ends by an exception")
+
+    def _of(self, stream: str) -> Printed:
+        return self._printed.setdefault(stream, Printed())
+
+    def _check_replayed(self) -> None:
+        for stream, printed in self._printed.items():
+            if printed.missing:
+                self._screen.notice(Notice(f"{stream} ended shorter than what was printed before"))
+
+    # --- when the master goes
+
+    def _reconnect(self, first: MasterGone) -> None:
+        self._connection.close()
+        deadline, pause = time.monotonic() + RECONNECT_SECONDS, 0.05
+        while True:
+            try:
+                self._connection = self._reopen()
+                for printed in self._printed.values():
+                    printed.rewind()
+                self._begin()
+                return
+            except MasterGone as error:
+                if time.monotonic() > deadline:
+                    raise self._lost(error) from first
+            except SshgridError as error:
+                raise self._lost(error) from first
+            time.sleep(pause)
+            pause = min(pause * 2, 1.0)
+
+    def _lost(self, error: SshgridError) -> MasterGone:
+        return MasterGone(f"job {self._job} goes on, but its master is gone: {error}", f"sshgrid attach {self._job}")
+
+    def _start_again(self) -> None:
+        for stream, printed in self._printed.items():
+            if stream != "compile":
+                printed.forget()
+        self._screen.notice(Notice("the output starts again: it is not the one that was printed before"))
+        self._connection.close()
+        self._connection = self._reopen()
+        self._begin()
+
+    # --- Ctrl-C
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+            self.leave()
+
+        before = signal.signal(signal.SIGINT, on_interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+            self._connection.close()
+
+
+def conversation(connection: Connection, keyboard: Keyboard) -> Iterator[tuple[Message, bytes]]:
+    """Messages as they come, while what is typed or queued goes out. Ends by MasterGone."""
+    poll = select.poll()
+    while True:
+        yield from connection.arrived()
+        clear = connection.flush_some()
+        poll.register(connection.fileno(), select.POLLIN | (0 if clear else select.POLLOUT))
+        # Read the keyboard only when what was typed before has left: the master's pace is ours.
+        listening = keyboard.descriptor >= 0 and clear
+        if listening:
+            poll.register(keyboard.descriptor, select.POLLIN)
+        ready = dict(poll.poll(LOOK_SECONDS * 1000))
+        if listening:
+            poll.unregister(keyboard.descriptor)
+            if keyboard.descriptor in ready:
+                keyboard.typed(connection)
+        if ready.get(connection.fileno(), 0) & ~select.POLLOUT:
+            connection.read_once()
+
+
+def follow_logs(connection: Connection, request: Request, screen: Screen) -> JobLine:
+    """The kept output of an attempt, once."""
+    connection.send(request)
+    for message, payload in connection.events():
+        match message:
+            case Output(stream=stream, attempt=attempt):
+                screen.output(stream, attempt, payload)
+            case Ended(job=job):
+                return job
+            case _:
+                pass  # progress of a job that goes on
+    raise AssertionError("events end by an exception")
+
+
+def exit_status(job: JobLine) -> int:
+    """What the command exits with for this job."""
+    return 125 if job.exit_status is None else job.exit_status

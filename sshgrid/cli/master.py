@@ -1,0 +1,302 @@
+"""`master start|stop|status|logs` and `doctor`: the process behind the socket, and what is wrong when it is not there.
+
+Refuses to start a second master for one inventory.
+"""
+# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from sshgrid.cli.base import Session, Verb, Verbs, pass_session
+from sshgrid.errors import MasterGone, SshgridError, UsageError
+from sshgrid.model import Noun
+
+if TYPE_CHECKING:
+    from sshgrid.client import Connection
+    from sshgrid.paths import Places
+    from sshgrid.wire import NodeLine, StatusReply
+
+IDLE_EXIT = "15m"
+LOG_LOOK_SECONDS = 0.2
+
+
+@click.group(cls=Verbs)
+def master() -> None:
+    """One master per inventory; `run` starts it when it is missing, and it leaves when it has been idle."""
+
+
+@master.command()
+@click.option("--foreground", is_flag=True, help="Stay here, log to stderr.")
+@click.option("--state-dir", metavar="D", help="Where the queue, the outputs and the socket are kept.")
+@click.option("--idle-exit", metavar="D|never", default=IDLE_EXIT, help=f"Leave after this idle time ({IDLE_EXIT}).")
+@pass_session
+def start(session: Session, foreground: bool, state_dir: str | None, idle_exit: str) -> int:
+    """Start the master of this inventory, unless it runs."""
+    from sshgrid import client
+
+    session.state_dir = state_dir or session.state_dir
+    seconds = _idle_seconds(idle_exit)
+    places = session.places()
+    if foreground:
+        from sshgrid import serve
+
+        return serve.run(places, seconds)
+    connection = client.start_master_if_missing(places, ("--idle-exit", idle_exit))
+    with connection:
+        _show_status(session, _status(connection), verb="runs")
+    return 0
+
+
+def _idle_seconds(text: str) -> float | None:
+    from sshgrid.quantities import parse_duration
+
+    return None if text == "never" else parse_duration(text)
+
+
+@master.command()
+@click.option("--drain", is_flag=True, help="Let running jobs end first; start no others.")
+@pass_session
+def stop(session: Session, drain: bool) -> int:
+    """Stop the master. Running jobs go on, and the next master takes them up again."""
+    from sshgrid import client
+    from sshgrid.wire import Done, Stop
+
+    places = session.places()
+    connection = client.find_any_version(places)
+    if connection is None:
+        session.warn("no master is running")
+        return 0
+    with connection:
+        connection.ask(Stop(drain), Done)
+    client.wait_until_left(places.socket, None if drain else client.START_SECONDS)
+    session.show(lambda: {"schema": 1, "stopped": True}, str)
+    return 0
+
+
+@master.command()
+@pass_session
+def status(session: Session) -> int:
+    """Say whether the master runs (exit 1 when not), and what it holds."""
+    from sshgrid import client
+
+    connection = client.find_any_version(session.places())
+    if connection is None:
+        raise _NotRunning("no master is running for this inventory", "sshgrid master start")
+    with connection:
+        _show_status(session, _status(connection))
+    return 0
+
+
+class _NotRunning(MasterGone):
+    exit_status = 1
+
+
+def _status(connection: Connection) -> StatusReply:
+    from sshgrid.wire import Status, StatusReply
+
+    return connection.ask(Status(), StatusReply)
+
+
+def _show_status(session: Session, reply: StatusReply, verb: str = "") -> None:
+    if verb:
+        session.show(lambda: _status_object(reply), lambda: f"master {verb}, pid {reply.pid}\n")
+        return
+    session.show(lambda: _status_object(reply), lambda: _status_text(session, reply))
+
+
+def _status_object(reply: StatusReply) -> dict[str, object]:
+    import msgspec
+
+    value: dict[str, object] = msgspec.to_builtins(reply)
+    del value["type"]
+    return {"schema": 1, **value, "uptime": reply.uptime_seconds, "jobs": reply.jobs_by_state}
+
+
+def _status_text(session: Session, reply: StatusReply) -> str:
+    from sshgrid.cli.render import pairs
+    from sshgrid.quantities import format_duration
+
+    jobs = " ".join(f"{state} {count}" for state, count in sorted(reply.jobs_by_state.items()) if count)
+    rows = (
+        ("pid", str(reply.pid)),
+        ("version", reply.version),
+        ("socket", reply.socket),
+        ("state", reply.state_dir),
+        ("inventory", reply.inventory),
+        ("problem", reply.inventory_error),
+        ("uptime", format_duration(reply.uptime_seconds)),
+        ("nodes", str(reply.nodes)),
+        ("jobs", jobs or "none"),
+        ("clients", str(reply.clients)),
+    )
+    return pairs(rows, session.out)
+
+
+@master.command("logs")
+@click.option("-f", "--follow", is_flag=True, help="Go on as it grows.")
+@click.option("--tail", metavar="N", type=click.IntRange(0), default=100, help="The last N lines (100).")
+@pass_session
+def master_logs(session: Session, follow: bool, tail: int) -> int:
+    """Print the master's log."""
+    from sshgrid.cli.base import write_or_leave
+    from sshgrid.cli.render import write_out
+
+    path = session.places().log
+    try:
+        with open(path, encoding="utf-8", errors="replace") as log:
+            for text in _log_pieces(log.read(), tail, log.read if follow else None):
+                write_or_leave(write_out, session.out.safe(text))
+    except FileNotFoundError:
+        raise _NotRunning(f"there is no log yet: {path}", "sshgrid master start") from None
+    return 0
+
+
+def _log_pieces(text: str, tail: int, more: object) -> Iterator[str]:
+    yield "".join(text.splitlines(keepends=True)[-tail:] if tail else ())
+    while callable(more):
+        piece = more()
+        if piece:
+            yield piece
+        else:
+            time.sleep(LOG_LOOK_SECONDS)
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------------
+
+
+class Value(Noun, frozen=True):
+    name: str
+    value: str
+    source: str
+
+
+class Check(Noun, frozen=True):
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+@click.command(cls=Verb)
+@pass_session
+def doctor(session: Session) -> int:
+    """Show every setting with its source, then look: inventory, state folder, master, each node. Exit 1 when ill."""
+    places = session.places(must_exist=False)
+    values, checks = list(_values(session, places)), [_check_inventory(places), _check_state(places)]
+    lines: tuple[NodeLine, ...] = ()
+    if all(check.ok for check in checks):
+        check, lines = _check_master(session)
+        checks += [check, *map(_check_node, lines)]
+    session.show(lambda: _doctor_object(values, checks), lambda: _doctor_text(session, values, checks))
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _values(session: Session, places: Places) -> Iterator[Value]:
+    from sshgrid.version import VERSION
+
+    yield Value("version", VERSION, os.path.dirname(os.path.abspath(__file__)))
+    yield Value("python", sys.version.split()[0], sys.executable)
+    yield Value("inventory", places.inventory, places.inventory_source)
+    yield Value("state_dir", places.state_dir, places.state_source)
+    yield Value("socket", places.socket, places.state_source)
+    yield Value("log", places.log, places.state_source)
+    yield Value("config_dir", places.config_dir, _config_source(session))
+    yield Value("color", session.color, _color_source(session))
+    yield Value("ssh_agent", session.environ.get("SSH_AUTH_SOCK", "none"), "SSH_AUTH_SOCK")
+
+
+def _config_source(session: Session) -> str:
+    return next((name for name in ("SSHGRID_HOME", "XDG_CONFIG_HOME") if session.environ.get(name)), "default")
+
+
+def _color_source(session: Session) -> str:
+    if session.color != "auto":
+        return "--color"
+    if session.environ.get("NO_COLOR"):
+        return "NO_COLOR"
+    return "TERM" if session.environ.get("TERM") == "dumb" else "default"
+
+
+def _check_inventory(places: Places) -> Check:
+    from pathlib import Path
+
+    from sshgrid import inventory
+
+    try:
+        found = inventory.load(Path(places.inventory))
+    except SshgridError as error:
+        return Check("inventory", False, error.message, error.hint)
+    return Check("inventory", True, f"{len(found.nodes)} nodes")
+
+
+def _check_state(places: Places) -> Check:
+    from sshgrid.paths import private_dir
+
+    try:
+        private_dir(places.state_dir)
+        private_dir(os.path.dirname(places.socket))
+    except SshgridError as error:
+        return Check("state_dir", False, error.message, error.hint)
+    return Check("state_dir", True, "ours alone")
+
+
+def _check_master(session: Session) -> tuple[Check, tuple[NodeLine, ...]]:
+    from sshgrid.wire import CheckNodes, NodesReply
+
+    try:
+        with session.connect() as connection:
+            reply = _status(connection)
+            lines = connection.ask(CheckNodes(""), NodesReply).nodes
+    except SshgridError as error:
+        return Check("master", False, error.message, error.hint), ()
+    return Check("master", True, f"pid {reply.pid}, version {reply.version}"), lines
+
+
+def _check_node(line: NodeLine) -> Check:
+    ill = line.state in ("DOWN", "UNKNOWN")
+    detail = line.reason or ",".join(line.toolchains) or str(line.state)
+    return Check(f"node {line.name}", not ill, detail, f"sshgrid node check {line.name}" if ill else "")
+
+
+def _doctor_object(values: list[Value], checks: list[Check]) -> dict[str, object]:
+    import msgspec
+
+    return {
+        "schema": 1,
+        "values": msgspec.to_builtins(values),
+        "checks": msgspec.to_builtins(checks),
+        "ok": all(check.ok for check in checks),
+    }
+
+
+def _doctor_text(session: Session, values: list[Value], checks: list[Check]) -> str:
+    from sshgrid.cli.render import table
+
+    look = session.out
+    text = table(("SETTING", "VALUE", "FROM"), ((each.name, each.value, each.source) for each in values), look)
+    rows = [(each.name, "ok" if each.ok else "ILL", each.detail, each.hint) for each in checks]
+    return text + "\n" + table(("CHECK", "RESULT", "DETAIL", "HINT"), rows, look)
+
+
+@click.command(cls=Verb)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, /, shell: str) -> int:
+    """Print what the shell must evaluate: source <(sshgrid completion bash)"""
+    from click.shell_completion import get_completion_class
+
+    from sshgrid.cli.base import session_of
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise UsageError(f"no completion for {shell}")
+    script = kind(ctx.find_root().command, {}, "sshgrid", "_SSHGRID_COMPLETE").source()
+    session_of(ctx).show(lambda: {"schema": 1, "script": script}, lambda: script)
+    return 0

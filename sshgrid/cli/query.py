@@ -1,0 +1,299 @@
+"""`ps`, `info`, `kill`, `rm`, `hold`, `release`, `nodes`, `toolchains`, `version`: one question to the master each.
+
+Answers go to stdout as a table, or as one JSON value with --json. Refuses to count what was already done as a success:
+`kill` of an ended job exits 1.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from sshgrid.cli.base import DURATION, Session, Verb, complete_jobs, complete_nodes, pass_session
+from sshgrid.errors import SshgridError, UsageError
+
+if TYPE_CHECKING:
+    from sshgrid.client import Connection
+    from sshgrid.model import JobId
+    from sshgrid.wire import JobLine, NodeLine, Request, ToolchainLine
+
+WATCH_SECONDS = 1.0
+_CLEAR_SCREEN = "\x1b[H\x1b[2J"
+
+
+class NothingDone(SshgridError):
+    """What was asked for was so already, or is not possible now."""
+
+    code = "nothing-done"
+    exit_status = 1
+
+
+# --- ps and nodes ----------------------------------------------------------------------------------------------------
+
+
+@click.command(cls=Verb)
+@click.option("-a", "--all", "everything", is_flag=True, help="Also those that are done.")
+@click.option("--user", metavar="U", default="", help="Of this user.")
+@click.option("--state", metavar="S", default="", help="In these states: RUNNING,FAILED ...")
+@click.option("--since", metavar="D", type=DURATION, help="Submitted within this time; also those that are done.")
+@click.option("--watch", is_flag=True, help="Again every second.")
+@click.option("--no-header", is_flag=True, help="No first line.")
+@pass_session
+def ps(
+    session: Session, everything: bool, user: str, state: str, since: float | None, watch: bool, no_header: bool
+) -> int:
+    """List jobs, the oldest first."""
+    from sshgrid.cli import render
+    from sshgrid.wire import Jobs, JobsReply
+
+    states = tuple(word.strip().upper() for word in state.split(",") if word.strip())
+    unknown = [word for word in states if word not in render.STATE_COLOURS and word != "PENDING"]
+    if unknown:
+        raise UsageError(f"--state: no such state: {unknown[0]}", "--state PENDING,RUNNING,FAILED")
+    query = Jobs("", user, states, since, active_only=not (everything or states or since is not None))
+
+    def show(connection: Connection) -> None:
+        jobs = connection.ask(query, JobsReply).jobs
+        session.show(
+            lambda: {"schema": 1, "jobs": [render.job_object(job, full=False) for job in jobs]},
+            lambda: render.table(
+                render.JOB_HEADER,
+                map(render.job_row, jobs),
+                session.out,
+                right=render.JOB_RIGHT,
+                with_header=not no_header,
+            ),
+        )
+
+    return _shown(session, show, watch=watch)
+
+
+@click.command(cls=Verb)
+@click.option("--watch", is_flag=True, help="Again every second.")
+@click.option("--sort", type=click.Choice(["cpu", "load", "name"]), help="Busiest first, or by name.")
+@pass_session
+def nodes(session: Session, watch: bool, sort: str | None) -> int:
+    """List nodes."""
+    from sshgrid.wire import Nodes, NodesReply
+
+    def show(connection: Connection) -> None:
+        show_nodes(session, sorted_nodes(connection.ask(Nodes(), NodesReply).nodes, sort))
+
+    return _shown(session, show, watch=watch)
+
+
+def sorted_nodes(lines: tuple[NodeLine, ...], sort: str | None) -> list[NodeLine]:
+    """The unknown goes last; without `sort` in the order of the inventory."""
+    if sort == "name":
+        return sorted(lines, key=lambda line: line.name)
+    if sort is None:
+        return list(lines)
+
+    def busy(line: NodeLine) -> float:
+        value = line.cpu if sort == "cpu" else line.load
+        return -1.0 if value is None else value
+
+    return sorted(lines, key=busy, reverse=True)
+
+
+def show_nodes(session: Session, lines: list[NodeLine]) -> None:
+    from sshgrid.cli import render
+
+    session.show(
+        lambda: {"schema": 1, "nodes": [render.node_object(line) for line in lines]},
+        lambda: render.table(render.NODE_HEADER, map(render.node_row, lines), session.out, right=render.NODE_RIGHT),
+    )
+
+
+def _shown(session: Session, show: Callable[[Connection], None], *, watch: bool) -> int:
+    from sshgrid.cli.render import write_out
+
+    with session.connect() as connection:
+        while True:
+            if watch and session.out.terminal and not session.json:
+                write_out(_CLEAR_SCREEN)
+            show(connection)
+            if not watch:
+                return 0
+            time.sleep(WATCH_SECONDS)
+
+
+# --- info ------------------------------------------------------------------------------------------------------------
+
+
+@click.command(cls=Verb)
+@click.argument("job", metavar="ID", shell_complete=complete_jobs)
+@pass_session
+def info(session: Session, job: str) -> int:
+    """Show a job's attempts, times and use; while it waits, what rules out each node."""
+    from sshgrid.cli import render
+    from sshgrid.errors import NoSuchJob
+    from sshgrid.wire import Info, JobsReply
+
+    with session.connect() as connection:
+        found = connection.ask(Info(session.one_job(connection, job)), JobsReply).jobs
+    if not found:
+        raise NoSuchJob(f"no such job: {job}", "sshgrid ps -a")
+    session.show(lambda: render.job_object(found[0]), lambda: _info_text(session, found[0]))
+    return 0
+
+
+def _info_text(session: Session, job: JobLine) -> str:
+    from sshgrid.cli import render
+    from sshgrid.quantities import format_duration
+
+    look = session.out
+    text = render.pairs(
+        (
+            ("job", str(job.id)),
+            ("name", job.name),
+            ("user", job.user),
+            ("program", job.program),
+            ("state", job.state + (f" ({job.phase})" if job.phase else "")),
+            ("reason", job.reason),
+            ("node", job.node),
+            ("attempt", f"{job.attempt} of {job.attempts_allowed}" if job.attempt else ""),
+            ("submitted", render.local_time(job.submitted)),
+            ("started", render.local_time(job.started)),
+            ("time", format_duration(job.seconds)),
+            ("exit", "" if job.exit_status is None else f"{job.exit_status} ({render.exit_text(job)})"),
+        ),
+        look,
+    )
+    if job.attempts:
+        header = ("ATTEMPT", "NODE", "OUTCOME", "TIME", "SENT", "COMPILED", "CPU", "MEMORY", "TOOLCHAIN", "ISOLATION")
+        text += "\n" + render.table(header, (render.attempt_row(each) for each in job.attempts), look)
+    if job.why:
+        text += "\n" + render.table(("NODE", "WHY NOT"), ((each.node, each.reason) for each in job.why), look)
+    return text
+
+
+# --- what changes jobs -----------------------------------------------------------------------------------------------
+
+
+@click.command(cls=Verb)
+@click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
+@click.option("--signal", "signal_name", metavar="S", default="TERM", help="INT, TERM, KILL end it; others are sent.")
+@pass_session
+def kill(session: Session, selector: str, signal_name: str) -> int:
+    """End jobs, waiting or running. INT grows to TERM after 5 s and to KILL after 10 s."""
+    from sshgrid.wire import Cancel
+
+    name = signal_word(signal_name)
+    return _change(session, selector, lambda jobs: Cancel(jobs, name), "has already ended")
+
+
+def signal_word(text: str) -> str:
+    """TERM for TERM, SIGTERM, term and 15."""
+    if text.isdigit() and int(text) in {int(each) for each in signal.Signals}:
+        return signal.Signals(int(text)).name.removeprefix("SIG")
+    word = text.upper().removeprefix("SIG")
+    if f"SIG{word}" not in signal.Signals.__members__:
+        raise UsageError(f"--signal: no such signal: {text}", "--signal KILL")
+    return word
+
+
+@click.command(cls=Verb)
+@click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
+@pass_session
+def rm(session: Session, selector: str) -> int:
+    """Forget jobs that are done, and their output."""
+    from sshgrid.wire import Remove
+
+    return _change(session, selector, Remove, "is not done")
+
+
+@click.command(cls=Verb)
+@click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
+@pass_session
+def hold(session: Session, selector: str) -> int:
+    """Keep waiting jobs from starting until `release`."""
+    from sshgrid.wire import Hold
+
+    return _change(session, selector, Hold, "does not wait")
+
+
+@click.command(cls=Verb)
+@click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
+@pass_session
+def release(session: Session, selector: str) -> int:
+    """Let held jobs start."""
+    from sshgrid.wire import Hold
+
+    return _change(session, selector, lambda jobs: Hold(jobs, release=True), "is not held")
+
+
+def _change(session: Session, selector: str, request: Callable[[tuple[JobId, ...]], Request], when_nothing: str) -> int:
+    from sshgrid.wire import Done
+
+    with session.connect() as connection:
+        wanted = session.jobs(connection, selector)
+        count = connection.ask(request(wanted), Done).count if wanted else 0
+    if not count:
+        what = f"job {wanted[0]} {when_nothing}" if len(wanted) == 1 else f"none of {selector}: each {when_nothing}"
+        raise NothingDone(what, f"sshgrid info {wanted[0]}" if len(wanted) == 1 else "sshgrid ps -a")
+    if session.json:
+        session.show(lambda: {"schema": 1, "count": count, "jobs": list(wanted)}, str)
+    return 0
+
+
+# --- toolchains and version ------------------------------------------------------------------------------------------
+
+
+@click.command(cls=Verb)
+@click.option("--on", metavar="SEL", default="", shell_complete=complete_nodes, help="Only these nodes.")
+@pass_session
+def toolchains(session: Session, on: str) -> int:
+    """List languages, their files, and the version each node has."""
+    from sshgrid.cli import render
+    from sshgrid.wire import Toolchains, ToolchainsReply
+
+    with session.connect() as connection:
+        lines = connection.ask(Toolchains(on), ToolchainsReply).languages
+    session.show(
+        lambda: {"schema": 1, "toolchains": [_toolchain_object(line) for line in lines]},
+        lambda: render.table(("LANGUAGE", "FILES", "NODES"), map(_toolchain_row, lines), session.out),
+    )
+    return 0
+
+
+def _toolchain_row(line: ToolchainLine) -> tuple[str, str, str]:
+    by_version: dict[str, list[str]] = {}
+    for node, toolchain in line.nodes:
+        by_version.setdefault(toolchain.version, []).append(node)
+    have = [f"{version}: {','.join(names)}".removeprefix(": ") for version, names in by_version.items()]
+    have += [f"{each.node}: {each.reason}" for each in line.problems]
+    return line.language, " ".join(line.match), "; ".join(have) or "-"
+
+
+def _toolchain_object(line: ToolchainLine) -> dict[str, object]:
+    from sshgrid.cli.render import why_objects
+
+    found = [{"node": node, "version": each.version, "commands": dict(each.commands)} for node, each in line.nodes]
+    return {
+        "schema": 1,
+        "language": line.language,
+        "match": list(line.match),
+        "nodes": found,
+        "problems": why_objects(line.problems),
+    }
+
+
+@click.command(cls=Verb)
+@pass_session
+def version(session: Session) -> int:
+    """Print the version."""
+    import platform
+
+    from sshgrid.version import VERSION
+    from sshgrid.wire import PROTOCOL
+
+    session.show(
+        lambda: {"schema": 1, "version": VERSION, "protocol": PROTOCOL, "python": platform.python_version()},
+        lambda: f"sshgrid {VERSION}\n",
+    )
+    return 0
