@@ -1,68 +1,100 @@
 """`python -m bench`: what the promise "it feels local" costs here, on a lab of real SSH hosts. Needs root.
 
-A warm `sshgrid run` of a small program must cost less than one cold `ssh`; this measures both on the same hosts. Ends
-with 1 when it does not hold.
+Installs sshgrid as a user has it, measures it against ssh, and prints a table of ratios. Ends with 1 when a target is
+not met. `--only crowd` or `--only single` measures a part; `--sshgrid PATH` another installation.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import statistics
+import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+from bench import crowd
+from bench.installed import ROOT, Failed, install
+from bench.single import Bench
+from bench.table import Row, say, text
 from tests.lab import machine
 from tests.lab.hosts import Lab
 
-REPEATS = 20
-PROGRAM = "#!/bin/sh\necho hello\n"
+HOSTS = 4
+PARTS = ("single", "crowd")
 
 
 def main() -> int:
+    arguments = _arguments()
     if reason := machine.missing():
-        sys.stderr.write(f"error: {reason}\n")
+        say(f"error: {reason}")
         return 1
-    with tempfile.TemporaryDirectory() as home, Lab(4) as lab:
-        return _measure(lab, Path(home))
+    sys.stdout.write(_machine())
+    found = []
+    with tempfile.TemporaryDirectory(prefix="sshgrid-bench-") as folder, Lab(HOSTS) as lab:
+        home = Path(folder)
+        command = arguments.sshgrid or install(home / "installed")
+        try:
+            for row in _rows(lab, command, home, arguments):
+                say(text([row]).splitlines()[1])
+                found.append(row)
+        except Failed as error:
+            say(f"error: {error}")
+            return 1
+    sys.stdout.write(text(found))
+    return 0 if all(row.met is not False for row in found) else 1
 
 
-def _measure(lab: Lab, home: Path) -> int:
-    inventory, program = home / "inventory.yaml", home / "hello.sh"
-    inventory.write_text(lab.inventory_yaml())
-    program.write_text(PROGRAM)
-    os.environ["SSHGRID_HOME"] = str(home / "sshgrid")
-    sshgrid = [str(Path(sys.executable).with_name("sshgrid")), "-i", str(inventory)]
-    run = [*sshgrid, "run", str(program)]
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench")
+    parser.add_argument("--repeats", type=int, default=20, help="pairs of each ratio (20)")
+    parser.add_argument("--only", choices=PARTS, action="append", help="measure only this part")
+    parser.add_argument("--sshgrid", type=Path, help="an installed command, instead of installing this tree")
+    return parser.parse_args()
+
+
+def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) -> Iterator[Row]:
+    wanted = arguments.only or PARTS
+    if "single" in wanted:
+        yield from Bench(lab, command, home / "single", arguments.repeats).rows()
+    if "crowd" in wanted:
+        yield from crowd.rows(lab, command, home / "crowd")
+
+
+def _machine() -> str:
+    """What the figures are figures of."""
+    facts = (
+        ("date", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
+        ("commit", _said("git", "-C", str(ROOT), "describe", "--always", "--dirty")),
+        ("processor", f"{os.cpu_count()} x {_processor()}"),
+        ("system", f"{_release()}, Linux {platform.release()}"),
+        ("python", platform.python_version()),
+        ("ssh", _said("ssh", "-V").partition(",")[0]),
+        ("load before", " ".join(f"{load:.2f}" for load in os.getloadavg())),
+    )
+    return "".join(f"{name:<12} {value}\n" for name, value in facts) + "\n"
+
+
+def _said(*command: str) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    return (done.stdout or done.stderr).strip() or "unknown"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _release() -> str:
     try:
-        first = _seconds(run)
-        # Every host has seen the program once before the warm runs are counted.
-        for name in lab.hosts:
-            _seconds([*sshgrid, "run", "--on", name, str(program)])
-        warm = [_seconds(run) for _ in range(REPEATS)]
-    finally:
-        subprocess.run([*sshgrid, "master", "stop"], check=False, capture_output=True)
-    cold = [_seconds(lab.ssh("h1", "echo", "hello")) for _ in range(REPEATS)]
-    _row("first run, with the start of the master", [first])
-    _row("warm run", warm)
-    _row("cold ssh", cold)
-    return 0 if statistics.median(warm) < statistics.median(cold) else 1
-
-
-def _seconds(command: Sequence[str]) -> float:
-    start = time.perf_counter()
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    if done.stdout != b"hello\n":
-        raise RuntimeError(f"{command} printed {done.stdout!r}")
-    return time.perf_counter() - start
-
-
-def _row(what: str, seconds: Sequence[float]) -> None:
-    median, worst = statistics.median(seconds) * 1000, max(seconds) * 1000
-    sys.stdout.write(f"{what:<42}{median:>8.0f} ms median{worst:>8.0f} ms worst of {len(seconds)}\n")
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system()
 
 
 if __name__ == "__main__":

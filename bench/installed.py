@@ -1,0 +1,106 @@
+"""sshgrid as a user has it: installed from a copy of this tree, not editable, into a virtual environment of its own.
+
+A `Grid` is that command with an inventory and a home of its own. Refuses to measure a command that fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("sshgrid", "pyproject.toml", "README.md")
+TIMEOUT_SECONDS = 300.0
+
+
+class Failed(Exception):
+    """A command that was to be measured did not do what it should."""
+
+
+def install(folder: Path) -> Path:
+    """The path of the `sshgrid` command. Takes a copy: setuptools leaves a build folder in what it is given."""
+    source = folder / "source"
+    source.mkdir(parents=True)
+    for name in COPIED:
+        origin = ROOT / name
+        if origin.is_dir():
+            shutil.copytree(origin, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif origin.exists():
+            shutil.copy2(origin, source)
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
+    pip = [str(folder / "venv/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*pip, str(source)], check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failed(f"pip install: {done.stderr[-2000:]}")
+    return folder / "venv/bin/sshgrid"
+
+
+def seconds(command: Sequence[str], expected: bytes | None = None, env: dict[str, str] | None = None) -> float:
+    """Wall time of a command, from before its start to its end, as a person at a prompt waits for it."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        command, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=TIMEOUT_SECONDS
+    )
+    taken = time.perf_counter() - start
+    if done.returncode != 0 or (expected is not None and done.stdout != expected):
+        raise Failed(f"{' '.join(command)}: status {done.returncode}, said {done.stdout!r} and {done.stderr!r}")
+    return taken
+
+
+class Grid:
+    """The command on one inventory. As a context manager it stops its master at the end."""
+
+    def __init__(self, command: Path, home: Path, inventory: str) -> None:
+        self.home = home
+        home.mkdir(parents=True)
+        self._inventory = home / "inventory.yaml"
+        self._inventory.write_text(inventory)
+        self._command = command
+        self._environment = os.environ | {"SSHGRID_HOME": str(home / "sshgrid")}
+
+    def __enter__(self) -> Grid:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def seconds(self, *words: str, expected: bytes | None = None) -> float:
+        return seconds([str(self._command), "-i", str(self._inventory), *words], expected, self._environment)
+
+    def json(self, *words: str) -> Any:
+        command = [str(self._command), "-i", str(self._inventory), "--json", *words]
+        done = subprocess.run(
+            command, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=self._environment
+        )
+        if done.returncode != 0:
+            raise Failed(f"{' '.join(command)}: {done.stderr!r}{done.stdout!r}")
+        return json.loads(done.stdout)
+
+    def stop(self) -> None:
+        """Until its process is gone; there may be none."""
+        with contextlib.suppress(Failed):
+            pid = self.json("master", "status")["pid"]
+            self.seconds("master", "stop")
+            while Path(f"/proc/{pid}").exists():
+                time.sleep(0.01)
+
+    def forget(self) -> None:
+        """Everything that its masters kept here."""
+        self.stop()
+        shutil.rmtree(self.home / "sshgrid")
+
+    def wait_for_toolchains(self, wanted: set[str], deadline_seconds: float = TIMEOUT_SECONDS) -> None:
+        """Until every node has proved these."""
+        deadline = time.monotonic() + deadline_seconds
+        while lacking := [node for node in self.json("nodes")["nodes"] if not wanted <= set(node["toolchains"])]:
+            if time.monotonic() > deadline:
+                raise Failed(f"{len(lacking)} nodes are not ready, the first is {lacking[0]}")
+            time.sleep(1.0)
