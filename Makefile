@@ -17,6 +17,7 @@ run: .venv/ready
 	@scripts/demo.sh
 
 test: .venv/ready-test
+	scripts/setup-test-host.sh
 	$(BIN)/python -m pytest $(PYTEST)
 
 lint: .venv/ready-test

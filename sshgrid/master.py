@@ -178,9 +178,11 @@ class Master:
             self.attempts.end(job, signal)
 
     async def hold(self, jobs: Sequence[JobId], release: bool) -> int:
-        for job_id in jobs:
+        """Keep waiting jobs from starting, or let them go; how many of these wait."""
+        waiting = [job_id for job_id in jobs if self.book.current(job_id).phase is Phase.QUEUED]
+        for job_id in waiting:
             self.book.keep(self.store.hold(job_id, "" if release else lifecycle.HELD_BY_USER))
-        return len(jobs)
+        return len(waiting)
 
     async def remove(self, jobs: Sequence[JobId]) -> int:
         """Forget finished jobs and what they left here."""

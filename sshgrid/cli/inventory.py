@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sshgrid.cli.base import Session, Verbs, complete_nodes, pass_session
-from sshgrid.errors import MasterGone, SshgridError, UsageError
+from sshgrid.errors import InventoryError, MasterGone, SshgridError, UsageError
 
 if TYPE_CHECKING:
     from sshgrid.inventory import Inventory
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _ADDRESS = re.compile(
     r"(?:(?P<user>[^@]+)@)?(?:\[(?P<ipv6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:@\[\]]+))(?::(?P<port>\d+))?"
 )
+_LOGIN_REFUSED = "login refused"
 _UNKNOWN_KEY = "unknown host key"  # how HostKeyUnknown begins
 
 
@@ -46,8 +47,12 @@ def inventory_group() -> None:
 @inventory_group.command()
 @pass_session
 def check(session: Session) -> int:
-    """Read the inventory and say everything that is wrong with it."""
-    found = _load(session.places())
+    """Read the inventory and say everything that is wrong with it. Exit 1 when something is."""
+    try:
+        found = _load(session.places())
+    except InventoryError as error:
+        error.exit_status = 1  # that was the question; elsewhere it is why nothing could be done
+        raise
     session.show(
         lambda: {"schema": 1, "path": found.path, "valid": True, "nodes": len(found.nodes), "digest": found.digest},
         lambda: f"{found.path}: {len(found.nodes)} node{'s' * (len(found.nodes) != 1)}, no errors\n",
@@ -135,15 +140,16 @@ def node_group() -> None:
 @click.option("--slots", metavar="N", type=click.IntRange(1), help="Runs at a time; as many as it has cores.")
 @click.option("--local", is_flag=True, help="This machine itself, without sshd.")
 @click.option("--accept-new", is_flag=True, help="Trust the key of a host never seen before, without asking.")
+@click.option("--copy-key", is_flag=True, help="Install your public key there with ssh-copy-id, which asks a password.")
 @pass_session
-def add(session: Session, /, name: str, address: str | None, accept_new: bool, **fields: Any) -> int:
+def add(session: Session, /, name: str, address: str | None, accept_new: bool, copy_key: bool, **fields: Any) -> int:
     """Add a node to the inventory, see whether it works, and confirm its host key."""
     from sshgrid.inventory import edit as inventory_edit
 
     written = node_fields(address, **fields)
     places = _edit(session, lambda text: inventory_edit.add_node(text, name, written), create=True)
     session.say(f"{name} is in {places.inventory}")
-    return _checked(session, name, accept_new=accept_new, added=True)
+    return _checked(session, name, accept_new=accept_new, added=True, copy_key=copy_key)
 
 
 def node_fields(
@@ -245,13 +251,16 @@ def check_nodes(session: Session, selector: str, accept_new: bool) -> int:
     return _checked(session, selector, accept_new=accept_new)
 
 
-def _checked(session: Session, selector: str, *, accept_new: bool, added: bool = False) -> int:
+def _checked(session: Session, selector: str, *, accept_new: bool, added: bool = False, copy_key: bool = False) -> int:
     from sshgrid.cli.query import show_nodes
 
     lines = _ask_nodes(session, selector)
     unknown = [line for line in lines if _UNKNOWN_KEY in line.reason]
     asked = accept_new or (added and not session.no_input and session.err.terminal)
     if unknown and asked and _accept_keys(session, unknown, ask=not accept_new):
+        lines = _ask_nodes(session, selector)
+    if copy_key and any(_LOGIN_REFUSED in line.reason for line in lines):
+        _copy_key(session, selector)
         lines = _ask_nodes(session, selector)
     show_nodes(session, list(lines))
     ill = [line for line in lines if line.state in ("DOWN", "UNKNOWN")]
@@ -288,6 +297,22 @@ def _accept_keys(session: Session, lines: Sequence[NodeLine], *, ask: bool) -> b
         remember_key(os.path.expanduser(known_hosts), known_hosts_line)
         accepted = True
     return accepted
+
+
+def _copy_key(session: Session, selector: str) -> None:
+    """The user's public key onto the node, by OpenSSH's own tool: the password is asked there and never seen here."""
+    import subprocess
+
+    if session.no_input:
+        raise UsageError("--copy-key asks for a password, and --no-input forbids that")
+    known_hosts = os.path.join(session.places().config_dir, "known_hosts")
+    for node in _nodes(session, selector):
+        target = node.ssh_config or (f"{node.user}@{node.host}" if node.user else node.host)
+        command = ["ssh-copy-id", "-o", f'UserKnownHostsFile="{known_hosts}" ~/.ssh/known_hosts']
+        command += ["-p", str(node.port)] if node.port else []
+        command += ["-i", os.path.expanduser(node.identity_file)] if node.identity_file else []
+        if subprocess.run([*command, "--", target], check=False).returncode != 0:
+            raise UsageError(f"ssh-copy-id could not install your key on {target}", f"ssh-copy-id {target}")
 
 
 def remember_key(known_hosts: str, line: str) -> None:

@@ -20,7 +20,7 @@ def test_check_counts_and_errors_name_file_line_and_column(cli: Cli) -> None:
     assert good.stdout.decode() == f"{(cli.home / 'inventory.yaml').resolve()}: 1 node, no errors\n"
     (cli.home / "inventory.yaml").write_text("version: 1\nnodes:\n  h2: {hosts: x}\n  h2: {host: y}\n")
     bad = cli("inventory", "check")
-    assert bad.returncode == 125
+    assert bad.returncode == 1
     assert b"inventory.yaml:3:8" in bad.stderr
     assert b"inventory.yaml:4:3" in bad.stderr
 
@@ -69,6 +69,25 @@ def test_A20_an_unknown_host_key_is_not_trusted_unless_accepted(cli: Cli, fake: 
     assert done.returncode == 1
     assert done.stderr.endswith(b"hint: sshgrid node check h2 --accept-new\n")
     assert not (cli.home / "known_hosts").exists()
+
+
+def test_copy_key_lets_openssh_ask_for_the_password_and_never_sees_it(cli: Cli, fake: FakeMaster) -> None:
+    refused = node_line("h9", state=NodeState.DOWN, reason="login refused for grid: no key was accepted")
+    fake.on(wire.CheckNodes, wire.NodesReply((refused,)))
+    tools = cli.folder / "bin"
+    tools.mkdir()
+    (tools / "ssh-copy-id").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"$HOME/asked"\n')
+    (tools / "ssh-copy-id").chmod(0o755)
+    done = cli(
+        "node", "add", "h9", "grid@127.0.0.9:2200", "--copy-key", PATH=f"{tools}:{cli.environ.get('PATH', '')}"
+    )
+    asked = (cli.folder / "asked").read_text().splitlines()
+    assert asked[0] == "-o"
+    assert asked[1].startswith(f'UserKnownHostsFile="{cli.home}/known_hosts"')
+    assert asked[2:] == ["-p", "2200", "--", "grid@127.0.0.9"]
+    assert done.returncode == 1
+    assert b"login refused" in done.stderr
+    assert cli("--no-input", "node", "add", "h8", "127.0.0.8", "--copy-key").returncode in (1, 2)
 
 
 def test_an_accepted_key_is_written_down_for_us_alone(tmp_path: Path) -> None:
