@@ -201,6 +201,17 @@ def blame(node: Node, witness: _Witness | None = None, how: Dialing | None = Non
         raise Unreachable(node.name, os.strerror(error.errno).lower() if error.errno else str(error)) from error
 
 
+@contextlib.contextmanager
+def blame_in_use(node: Node) -> Iterator[None]:
+    """On a connection that had worked: whatever goes wrong inside, it is no longer of use."""
+    try:
+        yield
+    except asyncssh.ChannelOpenError as error:
+        raise Dropped(node.name, f"no further channel: {error.reason}") from error
+    except (asyncssh.Error, OSError) as error:
+        raise Dropped(node.name, f"connection lost: {_short(error)}") from error
+
+
 def _short(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text[:160] or type(error).__name__

@@ -102,11 +102,11 @@ def _compile(recipe: Recipe) -> list[bytes]:
 
 
 def _run_word(word: bytes) -> bytes:
-    """A word of `recipe.run`: below the build folder, which is known only on the node, or as it is."""
+    """A word of `recipe.run`: below the build folder, which the node gives as the first parameter, or as it is."""
     below, rest = toolchains.placed(word)
     if not below:
         return _quote(rest)
-    return b'"$BUILD_DIR"' + (_quote(rest) if rest else b"")
+    return b'"$1"' + (_quote(rest) if rest else b"")
 
 
 def _quote(word: bytes) -> bytes:

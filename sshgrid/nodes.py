@@ -20,9 +20,8 @@ from importlib import resources
 from pathlib import Path
 
 import asyncssh
-import msgspec
 
-from sshgrid.dial import Dialing, blame, dial, end
+from sshgrid.dial import Dialing, blame, blame_in_use, dial, end
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Facts, Node, Noun, Sample
 
@@ -30,6 +29,7 @@ log = logging.getLogger(__name__)
 
 GREETING_SECONDS = 15
 ANSWER_SECONDS = 30
+CLEAN_SECONDS = 600  # a run may have made a million files
 PIECE_BYTES = 1024 * 1024
 _READ = 256 * 1024
 _SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
@@ -68,7 +68,7 @@ class RunRecord(Noun, frozen=True):
     """The target of a run's rc link."""
 
     code: int
-    stage: str  # "build" | "run"
+    stage: str  # what ended: "layout" or "start" (nothing of the user's had begun), "build", "run"
     began_uptime: float
     ended_uptime: float
     cpu_seconds: float | None
@@ -79,6 +79,7 @@ class RunLook(Noun, frozen=True):
     """What one look at a run folder shows."""
 
     present: bool = False
+    begun: bool = False  # its wrapper is or was there
     alive: bool = True  # False: the folder is there, the wrapper is not
     compiled: bool = False
     running: bool = False  # the program itself, not its build
@@ -145,8 +146,12 @@ def parse_poll(output: bytes, runs: Sequence[str]) -> dict[str, RunLook]:
     files: dict[str, dict[str, tuple[int, str]]] = {run: {} for run in runs}
     dead: set[str] = set()
     for line in output.splitlines():
-        if line.startswith((b"dead ", b"gone ")):
-            dead.add(line[5:].decode())
+        word, _, rest = line.decode("utf-8", "replace").partition(" ")
+        run, _, text = rest.partition(" ")
+        if word in ("dead", "gone"):
+            dead.add(run)
+        elif word == "record" and run in files:
+            files[run]["rc"] = (0, text)
         elif (match := _LISTED.match(line)) and (run := match[2].decode()) in files:
             files[run][match[3].decode()] = (int(match[1]), (match[4] or b"").decode("utf-8", "replace"))
     return {run: _look(found, run not in dead) for run, found in files.items()}
@@ -155,6 +160,7 @@ def parse_poll(output: bytes, runs: Sequence[str]) -> dict[str, RunLook]:
 def _look(found: Mapping[str, tuple[int, str]], alive: bool) -> RunLook:
     return RunLook(
         present=bool(found),
+        begun="pid" in found,
         alive=alive,
         compiled="compiled" in found,
         running="running" in found,
@@ -222,6 +228,7 @@ class _Shell:
         self._process = process
         self._nonce = nonce
         self._turn = asyncio.Lock()
+        self._asked = 0
 
     @classmethod
     async def open(cls, node: Node, connection: asyncssh.SSHClientConnection) -> _Shell:
@@ -255,24 +262,35 @@ class _Shell:
         )
 
     async def ask(self, command: bytes, seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
-        """(status, output) of a command. Raises Dropped; after a time-out the conversation has lost its place."""
+        """(status, output) of a command. Raises Dropped when nothing comes for so long, or the connection ends."""
         async with self._turn:
+            self._asked += 1
+            mark = self._nonce + b"-%d" % self._asked
+            # In braces: a shell that reads half a question and then the end of its input runs none of it.
+            question = (
+                b"{ printf '\\n%s\\n' " + mark + b"\n" + command + b"\n}\nprintf '\\n%s %s\\n' " + mark + b" $?\n"
+            )
             try:
-                async with asyncio.timeout(seconds):
-                    self.write(command + b"\nprintf '\\n%s %s\\n' " + self._nonce + b" $?\n")
-                    return await self._answer()
+                async with asyncio.timeout(seconds) as limit:
+                    self.write(question)
+                    return await self._answer(mark, limit, seconds)
             except TimeoutError as error:
                 raise Dropped(self._node.name, f"no answer for {seconds:g} s") from error
 
-    async def _answer(self) -> tuple[int, bytes]:
-        """Up to the closing nonce. Nothing can follow it, as the next question is not asked before."""
+    async def _answer(self, mark: bytes, limit: asyncio.Timeout, seconds: float) -> tuple[int, bytes]:
+        """What comes between the mark and the mark with the status. Who asked before may have left without theirs."""
         answer = bytearray()
+        begun = False
         while piece := await self._process.stdout.read(_READ):
+            limit.reschedule(asyncio.get_running_loop().time() + seconds)
             answer += piece
-            if answer.endswith(b"\n"):
+            if not begun and (place := answer.find(b"\n" + mark + b"\n")) >= 0:
+                begun = True
+                del answer[: place + len(mark) + 2]
+            if begun and answer.endswith(b"\n"):
                 start = answer.rfind(b"\n", max(0, len(answer) - 64), len(answer) - 1)
                 last = bytes(answer[start + 1 :]).split()
-                if start >= 0 and len(last) == 2 and last[0] == self._nonce:
+                if start >= 0 and len(last) == 2 and last[0] == mark:
                     return int(last[1]), bytes(answer[:start])
         raise Dropped(self._node.name, "the connection ended")
 
@@ -359,7 +377,7 @@ class Link:
 
     async def _prepare(self, on_sample: Callable[[Sample], None]) -> None:
         """The control shell learns the verbs; the starter and the sampler begin."""
-        status, output = await self._control.ask(self._variables() + _install_script() + _LEARN)
+        status, output = await self._control.ask(self._variables() + _install_script())
         if status != 0:
             raise NodeUnfit(
                 self.node.name, f"cannot write in {self.facts.workdir}: {output[-80:].decode(errors='replace')}"
@@ -415,7 +433,7 @@ class Link:
     def _until_lost(self, reason: str) -> Iterator[None]:
         """However a channel ends that should not, the connection is over."""
         try:
-            with blame(self.node):
+            with blame_in_use(self.node):
                 yield
             self._lose(Dropped(self.node.name, reason))
         except HostError as error:
@@ -444,7 +462,7 @@ class Link:
         if self.lost.done():
             raise Dropped(self.node.name, self.lost.result().reason)
         try:
-            with blame(self.node):
+            with blame_in_use(self.node):
                 _, output = await self._control.ask(shlex.join((verb, *words)).encode(), seconds)
                 return output
         except HostError as error:
@@ -472,9 +490,9 @@ class Link:
         self._answers[run] = answer
         words = shlex.join((verb, run, str(int(not_after_uptime)), build, stdin, *objects)).encode()
         mark = b"JOB-" + secrets.token_hex(8).encode()
-        with blame(self.node):
-            self._starter.write(words + b" <<'" + mark + b"'\n" + job + mark + b"\n")
         try:
+            with blame_in_use(self.node):
+                self._starter.write(b"{ " + words + b" <<'" + mark + b"'\n" + job + mark + b"\n}\n")
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await answer
         except TimeoutError as error:
@@ -485,16 +503,11 @@ class Link:
             self._answers.pop(run, None)
 
     async def poll(self, runs: Sequence[str]) -> dict[str, RunLook]:
-        looks = parse_poll(await self._ask("poll", *runs), runs)
-        for run, look in looks.items():
-            if look.present and look.record is None and not look.alive:
-                looks[run] = await self._last_resort(run, look)
-        return looks
+        return parse_poll(await self._ask("poll", *runs), runs)
 
-    async def _last_resort(self, run: str, look: RunLook) -> RunLook:
-        """No inode was left for the rc link: the record is in the file that was made for this."""
-        record = parse_record((await self._ask("record_of", run)).decode("utf-8", "replace"))
-        return look if record is None else msgspec.structs.replace(look, record=record)
+    async def forestall(self, run: str) -> None:
+        """No wrapper has come for this claimed run; from now on none can begin."""
+        await self._ask("forestall", run)
 
     async def piece(self, run: str, file: str, offset: int, count: int) -> bytes:
         return await self._ask("piece", f"{run}/{file}", str(offset), str(count))
@@ -504,7 +517,7 @@ class Link:
 
     async def clean(self, runs: Sequence[str]) -> None:
         """No process and no file of these runs is left on the node. Raises NodeUnfit when some is."""
-        left = await self._ask("clean", *runs)
+        left = await self._ask("clean", *runs, seconds=CLEAN_SECONDS)
         for run in runs:
             self.forget(run)
         if left.strip():
@@ -519,7 +532,13 @@ class Link:
         await self._ask("renew", run, str(int(until_uptime)))
 
     async def claim(self, run: str) -> bool:
-        return (await self._ask("claim", run)).strip() == b"claimed"
+        """Take the run's place, so that it can never start; False when it is there. Raises NodeUnfit on a full disk."""
+        answer = (await self._ask("claim", run)).strip()
+        if answer == b"unfit":
+            raise NodeUnfit(
+                self.node.name, f"cannot make a run folder in {self.facts.workdir} (disk full or read-only)"
+            )
+        return answer == b"claimed"
 
     async def prove(self, name: str, line: str) -> None:
         await self._ask("eval", f"printf '%s\\n' {shlex.quote(line)} | prove {shlex.quote(name)}")
@@ -532,7 +551,8 @@ class Link:
         nonce = secrets.token_hex(8)
         library = f"{self.facts.workdir}/bin/{LIBRARY_NAME}"
         words = ("exec", "/bin/sh", library, "converse", self.facts.workdir, run, self.facts.boot_id, nonce)
-        with blame(self.node):
+        self._check_safe(*words)
+        with blame_in_use(self.node):
             process = await self._connection.create_process(
                 " ".join(words), encoding=None, term_type="xterm-256color" if terminal else None, term_size=(80, 24)
             )
@@ -554,9 +574,13 @@ class Link:
         target = f"{self.facts.workdir}/objects/{part}"
         size = source.stat().st_size
         async with self._uploads:
-            with blame(self.node):
-                if not await self._put(source, target):
-                    await self._pour(source, target)
+            try:
+                with blame_in_use(self.node):
+                    if not await self._put(source, target):
+                        await self._pour(source, target)
+            except NodeUnfit:
+                await self._ask("drop", part)
+                raise
         verdict = (await self._ask("keep", part, sha256, str(size), seconds=600)).decode(errors="replace").strip()
         if verdict != "kept":
             raise NodeUnfit(self.node.name, f"an upload arrived {verdict or 'nowhere'} (disk full?)")
@@ -582,15 +606,20 @@ class Link:
 
     async def _pour(self, source: Path, target: str) -> None:
         """Through a channel to `cat`, for nodes without SFTP."""
-        if not _SAFE_PATH.fullmatch(target):
-            raise NodeUnfit(self.node.name, f"the working folder {self.facts.workdir} has unusual characters")
+        self._check_safe(target)
         process = await _create(self._connection, f"exec /bin/sh -c 'umask 077; cat >{target}'")
-        with source.open("rb") as file:
+        # Who no longer reads has no space left: `keep` will say so.
+        with source.open("rb") as file, contextlib.suppress(BrokenPipeError):
             while piece := file.read(_READ):
                 process.stdin.write(piece)
                 await process.stdin.drain()
-        process.stdin.write_eof()
+            process.stdin.write_eof()
         await process.wait()
+
+    def _check_safe(self, *words: str) -> None:
+        """What is part of a command line goes through login shells that quote in their own ways. Raises NodeUnfit."""
+        if not all(map(_SAFE_PATH.fullmatch, words)):
+            raise NodeUnfit(self.node.name, f"the working folder {self.facts.workdir} has unusual characters")
 
     # --- the end
 
@@ -609,6 +638,17 @@ def _contact_script(node: Node, tools: Iterable[str]) -> bytes:
 def _install_script() -> bytes:
     """The verb library becomes a file of the working folder, as runs outlive the shell that started them."""
     mark = b"LIBRARY-" + secrets.token_hex(8).encode()
+    size = str(len(_LIBRARY)).encode()
+    # Its size is looked at, too: after a power cut a file may be there and empty.
     return (
-        b'[ -f "$LIB" ] || { cat >"$LIB.$$" <<\'' + mark + b"'\n" + _LIBRARY + mark + b'\nmv -f "$LIB.$$" "$LIB"; }\n'
+        b'if [ "$(wc -c <"$LIB")" -eq '
+        + size
+        + b' ] || { cat >"$LIB.$$" && mv -f "$LIB.$$" "$LIB"; } <<\''
+        + mark
+        + b"'\n"
+        + _LIBRARY
+        + mark
+        + b"\nthen\n"
+        + _LEARN
+        + b"else\nfalse\nfi\n"
     )

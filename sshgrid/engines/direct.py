@@ -42,7 +42,8 @@ UPLOAD_TRIES = 3
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 0.5
 BUILD_LOG_BYTES = PIECE_BYTES
-LAYOUT_FAILED = 74  # status of the wrapper when the build folder could not be filled
+BEGIN_SECONDS = 20.0  # between the claim of a run folder and its wrapper
+WORDS_BYTES = 300
 STREAMS = {"stdout": "out", "stderr": "err"}
 
 
@@ -200,6 +201,7 @@ class _Run:
         self._step: Step | None = None
         self._pause = FIRST_PAUSE_SECONDS
         self._renew_at = 0.0
+        self._claimed_since = 0.0
         fenced = order.on_host_loss is OnHostLoss.FENCE
         self._lease_ends = self._began + patience(0.0) + LEASE_MARGIN_SECONDS if fenced else 0.0
 
@@ -252,14 +254,19 @@ class _Run:
 
     async def _look(self, link: Link) -> Finish | None:
         look = (await link.poll([self._order.run]))[self._order.run]
-        if not look.present:
-            if not await link.claim(self._order.run):
-                return None  # it has begun just now
+        if not look.present and await link.claim(self._order.run):
             raise NodeUnfit(self._host.name, "the run is not there: it never began, or the machine was cleaned")
+        if look.why == "refused" and not look.begun:
+            raise NodeUnfit(self._host.name, "the run was refused before it began")
+        if not look.begun and look.record is None:
+            await self._await_wrapper(link)
+            return None
         await self._tell_step(look)
         moved = await self._fetch(link, look)
         if look.record is None:
             if not look.alive:
+                # The program may have outlived its wrapper, and must not see another attempt begin.
+                await link.signal(self._order.run, "KILL")
                 raise NodeUnfit(self._host.name, "the run vanished: its wrapper was killed, or the machine restarted")
             if moved:
                 self._pause = 0.0 if moved >= PIECE_BYTES else FIRST_PAUSE_SECONDS
@@ -268,6 +275,13 @@ class _Run:
         while await self._fetch(link, look):
             pass
         return Finish(await self._outcome(link, look, look.record), _usage(look.record))
+
+    async def _await_wrapper(self, link: Link) -> None:
+        """Claimed, and nobody there yet. A shell that could not fork never comes: then nobody may come later."""
+        now = time.monotonic()
+        self._claimed_since = self._claimed_since or now
+        if now - self._claimed_since > BEGIN_SECONDS:
+            await link.forestall(self._order.run)
 
     async def _tell_step(self, look: RunLook) -> None:
         step = Step.RUNNING if look.running else Step.COMPILING if self._order.recipe.compile else Step.RUNNING
@@ -294,7 +308,7 @@ class _Run:
 
     async def _outcome(self, link: Link, look: RunLook, record: RunRecord) -> Outcome:
         limits = self._order.program.limits
-        if record.stage == "build":
+        if record.stage in ("layout", "build"):
             return await self._build_outcome(link, look, record)
         match look.why:
             case "wall":
@@ -307,10 +321,15 @@ class _Run:
                 return HostLost("its lease ended, as no master renewed it in time")
             case "toolchain":
                 return ToolchainBroken(f"{self._order.recipe.run[0].decode(errors='replace')} is no longer there")
+            case _ if record.stage == "start":
+                words = (await link.piece(self._order.run, "wrapper.log", 0, WORDS_BYTES)).decode(errors="replace")
+                return HostLost(f"the program could not be started there: {' '.join(words.split()) or record.code}")
             case _:
                 return Exited(record.code)
 
     async def _build_outcome(self, link: Link, look: RunLook, record: RunRecord) -> Outcome:
+        if record.stage == "layout":
+            return HostLost("no space left for the build")
         words = b""
         if size := look.sizes.get("build.log", 0):
             words = await link.piece(self._order.run, "build.log", 0, min(size, BUILD_LOG_BYTES))
@@ -323,7 +342,7 @@ class _Run:
 
 def judge_build(code: int, why: str, words: bytes, language: str) -> Outcome:
     """Whose fault a failed build is: the program's, the toolchain's or the node's."""
-    if code == LAYOUT_FAILED or b"No space left on device" in words:
+    if b"No space left on device" in words:
         return HostLost("no space left for the build")
     if why == "lease":
         return HostLost("its lease ended, as no master renewed it in time")

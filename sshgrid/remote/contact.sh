@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # First contact: what this machine is, in one round trip. Fed to `exec /bin/sh` on standard input, after `set --` has put
 # the working folder's template, the name of the verb library and the tool names into the positional parameters.
 # Leaves $W (working folder), $LIB (path of the library, not yet written) and $BOOT behind for the shell that goes on.

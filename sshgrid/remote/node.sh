@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # The verbs that a node knows. Sourced by the long-lived shells of a connection, and run as `sh node.sh wrapper RUN` for
 # the part of a run that must outlive every connection. Expects $W (working folder) and $BOOT (identity of this boot).
 # POSIX only (dash, busybox, bash): no local, no arrays, no $'..'. Values arrive as positional parameters or files.
@@ -137,7 +138,12 @@ wrapper() {
   SSHGRID_RUN=$RUN/
   export SSHGRID_RUN
   # The link is the claim: one wrapper a run, and none once a master has given up waiting for it.
-  record_identity $$ pid || exit 70
+  if ! record_identity $$ pid; then
+    uptime_seconds
+    began=$now
+    [ -h pid ] || record 74 stage=layout
+    exit 70
+  fi
   # shellcheck source=/dev/null
   . ./job.sh
   run_task
@@ -213,9 +219,9 @@ guarded() {
   [ "$ISOLATION" = pidns ] || [ "$INTERACTIVE$KEEP_CHILDREN" != 00 ] || kill_group
   begun=
   read -r begun _ <record
-  case $begun in
-    build) step=build ;;
-    program) step=run ;;
+  case $1,$begun in
+    build,build) step=build ;;
+    program,program) step=run ;;
   esac
   return "$status"
 }
@@ -231,7 +237,7 @@ kill_group() {
 child() {
   DIR=$W/runs/$RUN
   cd "$DIR" || exit 70
-  record_identity $$ child
+  record_identity $$ child || exit 70
   # shellcheck source=/dev/null
   . ./job.sh
   case $ISOLATION in
@@ -263,8 +269,8 @@ stage() {
   case $1 in
     build)
       cd "$W/builds/.$BUILD.$RUN" || exit 70
-      set -- "$W/builds/$BUILD" "$W/runs/$RUN"
-      { begin_as build && environment "$1" && compile "$1"; } </dev/null >"$2/build.log" 2>&1
+      set -- "$W/runs/$RUN"
+      { begin_as build "$1/record" && environment && compile; } </dev/null >"$1/build.log" 2>&1
       ;;
     program)
       tools_present || { ln -s toolchain why; exit 127; }
@@ -274,11 +280,11 @@ stage() {
       # From here on the user's variables may have any name, ours too: what is still needed is in the parameters.
       set -- "$W/builds/$BUILD" "$input" "$INTERACTIVE"
       umask 022
-      environment "$1"
+      environment
       if [ "$3" = 0 ]; then
-        { begin_as program && program "$1"; } <"$2" >>../out 2>>../err
+        { begin_as program ../record && program "$1"; } <"$2" >>../out 2>>../err
       else
-        { begin_as program && program "$1"; } 2>&3 3>&-
+        { begin_as program ../record && program "$1"; } 2>&3 3>&-
       fi
       exit 70
       ;;
@@ -286,7 +292,7 @@ stage() {
 }
 
 # From here on a failure is the program's, or the compiler's. Written into bytes that are there already.
-begin_as() { printf '%-9s' "$1" 1<>"$W/runs/$RUN/record"; }
+begin_as() { printf '%-9s' "$1" 1<>"$2"; }
 
 # The result, in one step that cannot be half done.
 record() {
