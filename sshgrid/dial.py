@@ -46,10 +46,23 @@ async def dial(node: Node, how: Dialing) -> asyncssh.SSHClientConnection:
     """A logged-in connection. Raises Unreachable, LoginRefused, HostKeyUnknown, HostKeyChanged."""
     if node.connection == "local":
         return await serve_local()
+    jump = await _through_jumps(node, how)
+    try:
+        connection = await _connect(node, how, jump)
+    except BaseException:
+        if jump is not None:
+            await end(jump)
+        raise
+    connection.set_extra_info(jump=jump)
+    return connection
+
+
+async def _connect(node: Node, how: Dialing, jump: asyncssh.SSHClientConnection | None) -> asyncssh.SSHClientConnection:
     witness = _Witness()
     with blame(node, witness, how):
         return await asyncssh.connect(
             node.ssh_config or node.host,
+            tunnel=jump,
             client_factory=lambda: witness,
             known_hosts=_known_hosts(node, how),
             config=_config(how),
@@ -61,6 +74,36 @@ async def dial(node: Node, how: Dialing) -> asyncssh.SSHClientConnection:
             keepalive_count_max=KEEPALIVE_COUNT,
             **_overrides(node),
         )
+
+
+async def _through_jumps(node: Node, how: Dialing) -> asyncssh.SSHClientConnection | None:
+    """The connection to the last host of ssh_config's ProxyJump; each one's key is checked as any other's."""
+    with blame(node):
+        options = asyncssh.SSHClientConnectionOptions(config=_config(how), host=node.ssh_config or node.host)
+    hops = options.tunnel if isinstance(options.tunnel, str) else ""
+    jump: asyncssh.SSHClientConnection | None = None
+    for hop in filter(None, (part.strip() for part in hops.split(","))):
+        try:
+            jump = await _connect(_hop(node, hop), how, jump)
+        except BaseException:
+            if jump is not None:
+                await end(jump)
+            raise
+    return jump
+
+
+def _hop(node: Node, text: str) -> Node:
+    """A jump host as a node: `[user@]host[:port]`, where the host may be an alias of its own."""
+    user, _, place = text.rpartition("@")
+    host, _, port = place.rpartition(":") if ":" in place else (place, "", "")
+    return Node(
+        f"{node.name} (jump host {text})",
+        ssh_config=host,
+        user=user or None,
+        port=int(port) if port.isdigit() else None,
+        known_hosts=node.known_hosts,
+        connect_timeout_seconds=node.connect_timeout_seconds,
+    )
 
 
 def _overrides(node: Node) -> dict[str, object]:
@@ -126,7 +169,12 @@ def _untrusted(node: Node, how: Dialing, witness: _Witness) -> HostError:
                     "if the machine was reinstalled, remove that line and run: "
                     f"sshgrid node check {node.name} --accept-new; otherwise somebody may be in between",
                 )
-    return HostKeyUnknown(node.name, f"unknown host key {fingerprint}", f"sshgrid node check {node.name} --accept-new")
+    # A jump host in front of a node is accepted together with that node.
+    name = node.name.partition(" (jump host ")[0]
+    unknown = HostKeyUnknown(node.name, f"unknown host key {fingerprint}", f"sshgrid node check {name} --accept-new")
+    place = witness.host if witness.port == 22 else f"[{witness.host}]:{witness.port}"
+    unknown.fingerprint, unknown.line = fingerprint, f"{place} {witness.key.export_public_key().decode().strip()}"
+    return unknown
 
 
 def _names_host(line: str, witness: _Witness) -> bool:
@@ -138,32 +186,22 @@ def _names_host(line: str, witness: _Witness) -> bool:
     return False
 
 
-async def host_key_of(node: Node, how: Dialing) -> tuple[str, str]:
-    """(fingerprint, known_hosts line) of the key that a node shows now, without logging in."""
-    witness = _Witness()
-    with blame(node, witness, how), contextlib.suppress(asyncssh.HostKeyNotVerifiable):
-        connection = await asyncssh.connect(
-            node.ssh_config or node.host,
-            client_factory=lambda: witness,
-            known_hosts=asyncssh.import_known_hosts(""),
-            config=_config(how),
-            agent_path=None,
-            client_keys=None,
-            connect_timeout=node.connect_timeout_seconds,
-            login_timeout=LOGIN_TIMEOUT_SECONDS,
-            **{name: value for name, value in _overrides(node).items() if name in ("host", "port", "username")},
-        )
-        connection.abort()
-    if witness.key is None:
-        raise Unreachable(node.name, "it showed no host key")
-    name = witness.host if witness.port == 22 else f"[{witness.host}]:{witness.port}"
-    public = witness.key.export_public_key().decode().strip()
-    return witness.key.get_fingerprint(), f"{name} {public}"
+def unknown_host_key(node: Node, how: Dialing) -> tuple[str, str] | None:
+    """(fingerprint, known_hosts line) of the first key on the way to a node that is not known yet; None = all are.
+
+    For a program without an event loop. Raises HostError for what else is wrong before that point.
+    """
+    return asyncio.run(_unknown_host_key(node, how))
 
 
-def scan_host_key(node: Node, how: Dialing) -> tuple[str, str]:
-    """`host_key_of` for a program without an event loop. Raises HostError."""
-    return asyncio.run(host_key_of(node, how))
+async def _unknown_host_key(node: Node, how: Dialing) -> tuple[str, str] | None:
+    try:
+        await end(await dial(node, how))
+    except HostKeyUnknown as error:
+        return error.fingerprint, error.line
+    except LoginRefused:
+        return None  # the key was checked before
+    return None
 
 
 # --- blame --------------------------------------------------------------------------------------------------------
@@ -227,3 +265,5 @@ async def end(connection: asyncssh.SSHClientConnection) -> None:
     with contextlib.suppress(asyncssh.Error, OSError, TimeoutError):
         async with asyncio.timeout(2):
             await connection.wait_closed()
+    if (jump := connection.get_extra_info("jump")) is not None:
+        await end(jump)

@@ -94,7 +94,11 @@ class LoginRefused(HostError):
 
 
 class HostKeyUnknown(HostError):
+    """`fingerprint` is for people to compare, `line` what known_hosts would have to hold."""
+
     code = "host-key-unknown"
+    fingerprint = ""
+    line = ""
 
 
 class HostKeyChanged(HostError):

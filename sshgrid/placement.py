@@ -17,6 +17,7 @@ from sshgrid.model import Facts, Job, Language, Node, Noun, Sample, Submission, 
 from sshgrid.quantities import format_duration, format_size
 from sshgrid.wire import NodeReason
 
+COUNTDOWN = ", next try in "
 NEAR = 0.1  # busy share: nodes this close to the best count as equally idle
 
 # From hopeless to hopeful: a waiting job shows the most hopeful thing that is in its way.
@@ -120,7 +121,7 @@ def _absent(view: NodeView) -> Obstacle | None:
         return None
     text = view.reason or "not contacted yet"
     if view.next_try_seconds is not None:
-        text += f", next try in {format_duration(max(0.0, view.next_try_seconds))}"
+        text += f"{COUNTDOWN}{format_duration(max(0.0, view.next_try_seconds))}"
     return "NodeDown", text
 
 

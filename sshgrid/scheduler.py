@@ -118,7 +118,7 @@ class Scheduler:
 
     def _reasons(self, views: Sequence[NodeView], submission: Submission) -> str:
         why = placement.explain(views, submission, (), self._roster.languages)
-        return "; ".join(f"{line.node}: {line.reason}" for line in why)
+        return "; ".join(f"{line.node}: {line.reason.partition(': ')[2]}" for line in why)
 
 
 def _wants(job: Job) -> Wants:

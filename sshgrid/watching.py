@@ -12,9 +12,23 @@ from typing import TypeAlias
 
 from sshgrid.jobbook import JobBook
 from sshgrid.model import Job, JobId, Phase
+from sshgrid.placement import COUNTDOWN
 from sshgrid.replay import Piece, Read, Shown, advance
 from sshgrid.spool import Spool
-from sshgrid.wire import MAX_PAYLOAD, Ended, Event, JobLine, Logs, Notice, Output, Progress, Restarted, Waiting, Watch
+from sshgrid.wire import (
+    MAX_PAYLOAD,
+    Ended,
+    Event,
+    JobLine,
+    Logs,
+    NodeReason,
+    Notice,
+    Output,
+    Progress,
+    Restarted,
+    Waiting,
+    Watch,
+)
 
 STREAMS = ("stdout", "stderr", "compile")
 PIECE_BYTES = MAX_PAYLOAD // 4
@@ -41,8 +55,8 @@ class _Watcher:
         events += [Notice(text) for text in notices[self._notices :]]
         self._notices = len(notices)
         state = self._state(job)
-        if state is not None and state != self._told:
-            self._told = state
+        if state is not None and (key := _lasting(state)) != self._told:
+            self._told = key
             events.append(state)
         return events
 
@@ -70,6 +84,13 @@ class _Watcher:
     def _reader(self, job: JobId, stream: str) -> Read:
         spool = self._spool
         return lambda attempt, offset, count: spool.read_output(job, attempt, stream, offset, count)
+
+
+def _lasting(state: Event) -> Event:
+    """Without what changes every second: a countdown alone is no news."""
+    if not isinstance(state, Waiting):
+        return state
+    return Waiting(state.reason, tuple(NodeReason(why.node, why.reason.partition(COUNTDOWN)[0]) for why in state.why))
 
 
 async def watch(book: JobBook, spool: Spool, line: Line, request: Watch) -> AsyncGenerator[tuple[Event, bytes], None]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _ADDRESS = re.compile(
     r"(?:(?P<user>[^@]+)@)?(?:\[(?P<ipv6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^:@\[\]]+))(?::(?P<port>\d+))?"
 )
+MAX_JUMPS = 8  # each host on the way has a key
 _LOGIN_REFUSED = "login refused"
 _UNKNOWN_KEY = "unknown host key"  # how HostKeyUnknown begins
 
@@ -283,19 +284,23 @@ def _ask_nodes(session: Session, selector: str) -> tuple[NodeLine, ...]:
 
 
 def _accept_keys(session: Session, lines: Sequence[NodeLine], *, ask: bool) -> bool:
-    """Show each fingerprint; write down the keys that are confirmed. True when there was one."""
-    from sshgrid.dial import dialing, scan_host_key
+    """Show each unknown key on the way to these nodes; write down those that are confirmed. True when there was one."""
+    from sshgrid.dial import dialing, unknown_host_key
 
     places, accepted = session.places(), False
     how = dialing(places.config_dir, os.environ)
     for node in _nodes(session, ",".join(line.name for line in lines)):
-        fingerprint, known_hosts_line = scan_host_key(node, how)
-        session.warn(f"{node.name}: host key {fingerprint}")
-        if ask and not session.confirm("Is this the key of that machine?", "sshgrid node check NAME --accept-new"):
-            continue
-        known_hosts = node.known_hosts or os.path.join(places.config_dir, "known_hosts")
-        remember_key(os.path.expanduser(known_hosts), known_hosts_line)
-        accepted = True
+        known_hosts = os.path.expanduser(node.known_hosts or os.path.join(places.config_dir, "known_hosts"))
+        for _ in range(MAX_JUMPS):
+            found = unknown_host_key(node, how)
+            if found is None:
+                break
+            fingerprint, line = found
+            session.warn(f"{node.name}: host key {fingerprint} of {line.split()[0]}")
+            if ask and not session.confirm("Is this the key of that machine?", "sshgrid node check NAME --accept-new"):
+                break
+            remember_key(known_hosts, line)
+            accepted = True
     return accepted
 
 
