@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
 
 from sshgrid.errors import SshgridError, UsageError
@@ -19,6 +20,7 @@ from sshgrid.version import VERSION
 from sshgrid.wire import (
     PROTOCOL,
     Accepted,
+    Backup,
     Blobs,
     Cancel,
     CheckNodes,
@@ -73,6 +75,7 @@ Question: TypeAlias = (
     | Toolchains
     | Status
     | Reload
+    | Backup
     | Stop
 )
 
@@ -218,6 +221,9 @@ class Session:
                 return self._server.status()
             case Reload():
                 return await self._reload()
+            case Backup(path):
+                master.store.backup(Path(path))
+                return Done()
             case Stop(drain):
                 self._server.leave(drain)
                 return Done()

@@ -149,6 +149,12 @@ class Reload(Noun, frozen=True, tag="reload"):
     """Read the inventory now instead of at the next look. Answered by `Done` or `Failure`."""
 
 
+class Backup(Noun, frozen=True, tag="backup"):
+    """A whole copy of the queue to this absolute path, which must not exist, while everything goes on."""
+
+    path: str
+
+
 class Stop(Noun, frozen=True, tag="stop"):
     drain: bool = False
 
@@ -172,6 +178,7 @@ Request: TypeAlias = (
     | Toolchains
     | Status
     | Reload
+    | Backup
     | Stop
 )
 

@@ -81,6 +81,20 @@ def stop(session: Session, drain: bool) -> int:
 
 
 @master.command()
+@click.argument("file", metavar="FILE")
+@pass_session
+def backup(session: Session, file: str) -> int:
+    """Copy the queue to FILE while everything goes on. To restore: stop the master, copy FILE over its queue.db."""
+    from sshgrid.wire import Backup, Done
+
+    target = os.path.abspath(file)
+    with session.connect() as connection:
+        connection.ask(Backup(target), Done)
+    session.show(lambda: {"schema": 1, "backup": target}, str)
+    return 0
+
+
+@master.command()
 @pass_session
 def status(session: Session) -> int:
     """Say whether the master runs (exit 1 when not), and what it holds."""
