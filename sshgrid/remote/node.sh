@@ -533,6 +533,12 @@ clean() {
   done
 }
 
+# renew RUN UNTIL: the lease of a run ends not before this uptime
+renew() {
+  cd "$W/runs/$1" 2>/dev/null || return
+  echo "$2" >lease.new && mv -f lease.new lease
+}
+
 # runs_of GRID: the run folders of a grid
 runs_of() {
   cd "$W/runs" || return
