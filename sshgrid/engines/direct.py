@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sshgrid import toolchains
+from sshgrid.channels import Talk
 from sshgrid.engines import Finish, Keyboard, Sink
 from sshgrid.errors import Dropped, NodeUnfit
 from sshgrid.jobscript import BUILD_LIMIT_SECONDS, Order, job_script
@@ -31,7 +32,8 @@ from sshgrid.model import (
     ToolchainBroken,
     Usage,
 )
-from sshgrid.nodes import PIECE_BYTES, Link, RunLook, RunRecord, Talk
+from sshgrid.nodes import PIECE_BYTES, Link
+from sshgrid.readings import RunLook, RunRecord
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,140 @@
+"""Channels of one SSH connection: a shell that answers framed questions, and the streams of an interactive run.
+
+Scripts travel on the standard input of `exec /bin/sh`, a nonce first and nonce and status last: the one form that is
+exact in every login shell. Refuses to take an exit status of ssh for an answer: without the nonce, nothing of ours ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+
+import asyncssh
+
+from sshgrid.errors import Dropped, NodeUnfit
+from sshgrid.model import Node
+
+GREETING_SECONDS = 15
+ANSWER_SECONDS = 30
+READ_BYTES = 256 * 1024
+# Some login files read one line of standard input: let it be this one.
+PADDING = b"# " + b"." * 60 + b"\n"
+
+
+class Shell:
+    """A /bin/sh on the node, fed through its standard input: byte-exact under every login shell."""
+
+    def __init__(self, node: Node, process: asyncssh.SSHClientProcess[bytes], nonce: bytes) -> None:
+        self._node = node
+        self._process = process
+        self._nonce = nonce
+        self._turn = asyncio.Lock()
+        self._asked = 0
+
+    @classmethod
+    async def open(cls, node: Node, connection: asyncssh.SSHClientConnection) -> Shell:
+        """Raises NodeUnfit when what logs in there does not run commands."""
+        nonce = secrets.token_hex(8).encode()
+        process = await create(connection, "exec /bin/sh")
+        shell = cls(node, process, nonce)
+        shell.write(PADDING + b"printf '\\n%s\\n' " + nonce + b"\n")
+        await shell._skip_greeting()
+        return shell
+
+    def write(self, text: bytes) -> None:
+        self._process.stdin.write(text)
+
+    async def _skip_greeting(self) -> None:
+        """What login files print comes before the nonce; without the nonce nothing of ours ran, whatever the status."""
+        junk = b""
+        try:
+            async with asyncio.timeout(GREETING_SECONDS):
+                while line := await self._process.stdout.readline():
+                    if line.strip() == self._nonce:
+                        return
+                    junk = junk or line.strip()
+        except TimeoutError as error:
+            raise NodeUnfit(self._node.name, f"login takes longer than {GREETING_SECONDS} s") from error
+        words = junk[:80].decode("utf-8", "replace")
+        raise NodeUnfit(
+            self._node.name,
+            "its login shell does not run commands" + (f" (first line was {words!r})" if words else ""),
+            "give the account an ordinary shell, and let its start-up files neither exit nor replace the shell",
+        )
+
+    async def ask(self, command: bytes, seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
+        """(status, output) of a command. Raises Dropped when nothing comes for so long, or the connection ends."""
+        async with self._turn:
+            self._asked += 1
+            mark = self._nonce + b"-%d" % self._asked
+            # In braces: a shell that reads half a question and then the end of its input runs none of it.
+            question = (
+                b"{ printf '\\n%s\\n' " + mark + b"\n" + command + b"\n}\nprintf '\\n%s %s\\n' " + mark + b" $?\n"
+            )
+            try:
+                async with asyncio.timeout(seconds) as limit:
+                    self.write(question)
+                    return await self._answer(mark, limit, seconds)
+            except TimeoutError as error:
+                raise Dropped(self._node.name, f"no answer for {seconds:g} s") from error
+
+    async def _answer(self, mark: bytes, limit: asyncio.Timeout, seconds: float) -> tuple[int, bytes]:
+        """What comes between the mark and the mark with the status. Who asked before may have left without theirs."""
+        answer = bytearray()
+        begun = False
+        while piece := await self._process.stdout.read(READ_BYTES):
+            limit.reschedule(asyncio.get_running_loop().time() + seconds)
+            answer += piece
+            if not begun and (place := answer.find(b"\n" + mark + b"\n")) >= 0:
+                begun = True
+                del answer[: place + len(mark) + 2]
+            if begun and answer.endswith(b"\n"):
+                start = answer.rfind(b"\n", max(0, len(answer) - 64), len(answer) - 1)
+                last = bytes(answer[start + 1 :]).split()
+                if start >= 0 and len(last) == 2 and last[0] == mark:
+                    return int(last[1]), bytes(answer[:start])
+        raise Dropped(self._node.name, "the connection ended")
+
+    async def lines(self) -> AsyncIterator[bytes]:
+        """Every further line, for a shell that is no longer asked. Ends with the connection."""
+        while line := await self._process.stdout.readline():
+            yield line
+
+
+class Talk:
+    """The two directions of an interactive run."""
+
+    def __init__(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        self._process = process
+        self.stdout = _pieces(process.stdout)
+        self.stderr = _pieces(process.stderr)
+
+    @classmethod
+    async def begin(cls, process: asyncssh.SSHClientProcess[bytes], nonce: bytes) -> Talk:
+        """What login files print comes before the nonce and is not the program's."""
+        while line := await process.stdout.readline():
+            if line.strip() == nonce:
+                break
+        return cls(process)
+
+    async def type(self, piece: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError, asyncssh.Error):  # the program no longer reads: that is its right
+            self._process.stdin.write(piece)
+            await self._process.stdin.drain()
+
+    def end_input(self) -> None:
+        self._process.stdin.write_eof()
+
+    def resize(self, columns: int, rows: int) -> None:
+        self._process.change_terminal_size(columns, rows)
+
+
+async def _pieces(reader: asyncssh.SSHReader[bytes]) -> AsyncIterator[bytes]:
+    while piece := await reader.read(READ_BYTES):
+        yield piece
+
+
+async def create(connection: asyncssh.SSHClientConnection, command: str) -> asyncssh.SSHClientProcess[bytes]:
+    return await connection.create_process(command, encoding=None, stderr=asyncssh.DEVNULL)

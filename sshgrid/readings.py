@@ -1,0 +1,180 @@
+"""What the scripts on a node print, as values: first contact, the state of runs, load samples. Pure.
+
+The formats are those of `remote/contact.sh` and `remote/node.sh`. Refuses nothing that a node may say: a line that is
+not understood is passed over, and a node that lacks what runs need is NodeUnfit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from sshgrid.errors import NodeUnfit
+from sshgrid.model import Facts, Noun, Sample
+
+
+class Found(Noun, frozen=True):
+    """First contact: the facts, and what is known of tools."""
+
+    facts: Facts
+    tools: Mapping[str, str]  # name -> absolute path
+    signatures: Mapping[str, str]  # absolute path -> size, time and inode: changes when the tool changes
+    proofs: tuple[str, ...]  # lines that `prove` has written
+    path: str  # PATH for runs
+
+
+class Started(Noun, frozen=True):
+    """The starter's answer: "claimed" | "already" | "late" | "missing" | "unfit", and its words."""
+
+    word: str
+    rest: str = ""
+
+
+class RunRecord(Noun, frozen=True):
+    """The target of a run's rc link."""
+
+    code: int
+    stage: str  # what ended: "layout" or "start" (nothing of the user's had begun), "build", "run"
+    began_uptime: float
+    ended_uptime: float
+    cpu_seconds: float | None
+    peak_memory_bytes: int | None
+
+
+class RunLook(Noun, frozen=True):
+    """What one look at a run folder shows."""
+
+    present: bool = False
+    begun: bool = False  # its wrapper is or was there
+    alive: bool = True  # False: the folder is there, the wrapper is not
+    compiled: bool = False
+    running: bool = False  # the program itself, not its build
+    why: str = ""
+    record: RunRecord | None = None
+    sizes: Mapping[str, int] = {}  # "out", "err", "build.log"
+
+
+def parse_contact(node: str, output: bytes) -> Found:
+    """Raises NodeUnfit when the node says that it cannot work."""
+    single: dict[str, str] = {}
+    tools: dict[str, str] = {}
+    signatures: dict[str, str] = {}
+    proofs: list[str] = []
+    helpers: set[str] = set()
+    for line in output.decode("utf-8", "replace").splitlines():
+        key, _, value = line.partition(" ")
+        match key:
+            case "tool":
+                name, _, path = value.partition(" ")
+                tools[name] = path
+            case "file":
+                fields = value.split(maxsplit=9)
+                if len(fields) == 10:
+                    signatures[fields[9]] = " ".join((fields[0], *fields[4:9]))
+            case "proof":
+                proofs.append(value)
+            case "helper":
+                helpers.add(value)
+            case "unfit":
+                raise NodeUnfit(node, value)
+            case _:
+                single[key] = value
+    try:
+        facts = Facts(
+            system=single["system"],
+            architecture=single["architecture"],
+            libc=single["libc"],
+            cores=max(1, int(single["cores"])),
+            memory_bytes=int(single["memory"]),
+            boot_id=single["boot"],
+            uid=int(single["uid"]),
+            workdir=single["workdir"],
+            isolation=single["isolation"],
+            helpers=frozenset(helpers),
+            uptime_seconds=float(single["uptime"]),
+        )
+    except (KeyError, ValueError) as error:
+        raise NodeUnfit(node, f"first contact gave no usable answer ({error})") from error
+    missing = sorted({"setsid", "awk"} - helpers)
+    if missing:
+        raise NodeUnfit(node, f"it lacks {' and '.join(missing)}", "install util-linux and an awk there")
+    return Found(facts, tools, signatures, tuple(proofs), single["path"])
+
+
+_LISTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([0-9a-f]+-\d+\.\d+)/([a-z.]+)(?: -> (.*))?$")
+
+
+def parse_poll(output: bytes, runs: Sequence[str]) -> dict[str, RunLook]:
+    """`ls -ln` of the run folders, then the wrappers that are gone."""
+    files: dict[str, dict[str, tuple[int, str]]] = {run: {} for run in runs}
+    dead: set[str] = set()
+    for line in output.splitlines():
+        word, _, rest = line.decode("utf-8", "replace").partition(" ")
+        run, _, text = rest.partition(" ")
+        if word in ("dead", "gone"):
+            dead.add(run)
+        elif word == "record" and run in files:
+            files[run]["rc"] = (0, text)
+        elif (match := _LISTED.match(line)) and (run := match[2].decode()) in files:
+            files[run][match[3].decode()] = (int(match[1]), (match[4] or b"").decode("utf-8", "replace"))
+    return {run: _look(found, run not in dead) for run, found in files.items()}
+
+
+def _look(found: Mapping[str, tuple[int, str]], alive: bool) -> RunLook:
+    return RunLook(
+        present=bool(found),
+        begun="pid" in found,
+        alive=alive,
+        compiled="compiled" in found,
+        running="running" in found,
+        why=found["why"][1] if "why" in found else "",
+        record=parse_record(found["rc"][1]) if "rc" in found else None,
+        sizes={name: found[name][0] for name in ("out", "err", "build.log") if name in found},
+    )
+
+
+def parse_record(text: str) -> RunRecord | None:
+    """`rc=0,stage=run,began=1,ended=2,cpu=0m0.01s+0m0.00s,peak=`; None when it is not one."""
+    fields = dict(part.split("=", 1) for part in text.strip().split(",") if "=" in part)
+    try:
+        return RunRecord(
+            code=int(fields["rc"]),
+            stage=fields["stage"],
+            began_uptime=float(fields["began"]),
+            ended_uptime=float(fields["ended"]),
+            cpu_seconds=_cpu_seconds(fields.get("cpu", "")),
+            peak_memory_bytes=int(fields["peak"]) if fields.get("peak") else None,
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def _cpu_seconds(text: str) -> float | None:
+    """What the shell's `times` prints: minutes and seconds of user and system time."""
+    parts = re.findall(r"(\d+)m(\d+(?:\.\d+)?)s", text)
+    return sum(int(minutes) * 60 + float(seconds) for minutes, seconds in parts) if parts else None
+
+
+class LoadMeter:
+    """Two lines of the sampler make a Sample: CPU use is a difference."""
+
+    def __init__(self, cores: int) -> None:
+        self._cores = cores
+        self._last: tuple[float, float] | None = None
+
+    def read(self, line: bytes, at: float) -> Sample | None:
+        try:
+            uptime, load, busy, idle, free = (float(field) for field in line.split())
+        except ValueError:
+            return None
+        cores = self._busy_cores(busy, idle)
+        return Sample(at, uptime, cores, load, int(free) * 1024)
+
+    def _busy_cores(self, busy: float, idle: float) -> float | None:
+        before, self._last = self._last, (busy, idle)
+        if before is None:
+            return None
+        worked, rested = busy - before[0], idle - before[1]
+        if worked < 0 or rested < 0 or worked + rested <= 0:
+            return None
+        return self._cores * worked / (worked + rested)
