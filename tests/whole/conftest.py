@@ -1,0 +1,60 @@
+"""A grid over the lab: a home and a master for each module, a folder for each test, and the rule that nothing is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.lab.hosts import Lab
+from tests.whole.grid import Grid
+
+
+@pytest.fixture(scope="module")
+def module_grid(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
+    """One master for the tests of a module, and h1 to h4 as they are."""
+    grid = Grid(lab, tmp_path_factory.mktemp("grid"))
+    yield grid
+    grid.stop()
+
+
+@pytest.fixture
+def grid(module_grid: Grid, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Grid]:
+    """The module's grid, in a folder of the test's own. Afterwards no host may have anything of a job."""
+    module_grid.folder = tmp_path
+    yield module_grid
+    try:
+        module_grid.check()
+    finally:
+        module_grid.end_jobs()
+
+
+@pytest.fixture
+def hosts(grid: Grid, lab: Lab) -> Iterator[Lab]:
+    """The lab's hosts, to be troubled: afterwards all are well again, and the master has seen it."""
+    yield lab
+    for host in lab:
+        host.power_on()
+        host.thaw()
+        host.heal()
+        host.start_server()
+        host.set_load(0.0, 0.0)
+        host.set_shell("bash")
+        host.set_bashrc("")
+    grid.until_up()
+
+
+@pytest.fixture
+def new_grid(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Grid]]:
+    """Makes grids of the test's own, for tests that trouble the master itself."""
+    with ExitStack() as stack:
+
+        def make() -> Grid:
+            grid = Grid(lab, tmp_path_factory.mktemp("own"))
+            stack.callback(grid.stop)
+            stack.callback(grid.check)
+            return grid
+
+        yield make

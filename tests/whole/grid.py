@@ -1,0 +1,283 @@
+"""The whole product as its user has it: the command line in processes of its own, its master, and the lab's hosts.
+
+A Grid has a SSHGRID_HOME of its own and an inventory of the lab. Refuses to end in peace: after every test nothing of a
+job may be left on any host, and the master may not have logged a traceback.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from tests.lab import machine
+from tests.lab.host import INFRASTRUCTURE, LabHost
+from tests.lab.hosts import Lab
+
+ROOT = str(Path(__file__).parents[2])
+SECONDS = 60.0  # a command that takes longer hangs
+# The languages of these tests; the others would only be tested on each node in the background.
+LANGUAGES = ["c", "cpp", "java", "python", "sh", "make", "executable"]
+
+T = TypeVar("T")
+
+
+class Done(NamedTuple):
+    """A command that has ended."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+class Running:
+    """A command that goes on; used as a context manager it is dead afterwards."""
+
+    def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
+        self.process = process
+        self._out, self._err = out, err
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+
+    @property
+    def out(self) -> bytes:
+        return self._out.read_bytes()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    def until_out(self, wanted: bytes, seconds: float = 20.0) -> None:
+        until(lambda: wanted in self.out, f"{wanted!r} on stdout", seconds, lambda: (self.out[-500:], self.err))
+
+    def until_err(self, wanted: str, seconds: float = 20.0) -> None:
+        until(lambda: wanted in self.err, f"{wanted!r} on stderr", seconds, lambda: (self.out[-500:], self.err))
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def done(self, seconds: float = SECONDS) -> Done:
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {seconds:g} s: {self.out[-500:]!r} {self.err}") from None
+        return Done(code, self.out, self.err)
+
+
+class Grid:
+    """One home, one inventory, one master (started by the first command)."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.lab = lab
+        self.home = folder / "home"
+        self.home.mkdir(mode=0o700)
+        self.folder = folder  # where commands are given; each test has its own
+        self.inventory = self.home / "inventory.yaml"
+        self.write_inventory()
+        self._log_read = 0
+        self._commands = 0
+
+    def write_inventory(
+        self,
+        extra: str = "",
+        *,
+        hosts: Sequence[str] | None = None,
+        fields: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
+        text = f"defaults: {{toolchains: {json.dumps(LANGUAGES)}}}\n{extra}"
+        self.inventory.write_text(self.lab.inventory_yaml(text, hosts=hosts, fields=fields))
+
+    @property
+    def environ(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SSHGRID_")}
+        return {**kept, "SSHGRID_HOME": str(self.home), "HOME": str(self.home), "PYTHONPATH": ROOT}
+
+    # --- commands
+
+    def __call__(
+        self, *words: str | bytes, stdin: bytes | int | None = None, env: Mapping[str, str] | None = None
+    ) -> Done:
+        """Run a command to its end. `stdin`: bytes through a pipe, or a descriptor; without it /dev/null."""
+        source: Any = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
+        done = subprocess.run(
+            self.argv(*words),
+            **source,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=self.folder,
+            env={**self.environ, **(env or {})},
+            timeout=SECONDS,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout, done.stderr.decode(errors="backslashreplace"))
+
+    def argv(self, *words: str | bytes) -> list[str | bytes]:
+        return [sys.executable, "-m", "sshgrid", *words]
+
+    def start(self, *words: str | bytes, stdin: int = subprocess.DEVNULL) -> Running:
+        """Start a command; its output goes to files."""
+        self._commands += 1
+        out, err = self.folder / f".{self._commands}.out", self.folder / f".{self._commands}.err"
+        with out.open("wb") as out_file, err.open("wb") as err_file:
+            process = subprocess.Popen(
+                self.argv(*words), stdin=stdin, stdout=out_file, stderr=err_file, cwd=self.folder, env=self.environ
+            )
+        return Running(process, out, err)
+
+    def write(self, name: str, text: str | bytes) -> Path:
+        """A file where the commands are given."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return path
+
+    def detach(self, *words: str | bytes) -> str:
+        """`run -d`: the job's id."""
+        done = self("run", "-d", *words)
+        assert done.code == 0, done
+        return done.text.strip()
+
+    # --- what is known of jobs and nodes
+
+    def info(self, job: str | int) -> dict[str, Any]:
+        done = self("--json", "info", str(job))
+        assert done.code == 0, done
+        return dict(done.json)
+
+    def last(self) -> dict[str, Any]:
+        return self.info("last")
+
+    def until_state(self, job: str, state: str, seconds: float = 20.0) -> dict[str, Any]:
+        return until_value(
+            lambda: self.info(job), lambda found: found["state"] == state, f"job {job} to be {state}", seconds
+        )
+
+    def nodes(self) -> dict[str, Any]:
+        return {node["name"]: node for node in self("--json", "nodes").json["nodes"]}
+
+    def until_up(self, *names: str, seconds: float = 30.0) -> None:
+        """Until these nodes (all, when none is named) are up and have given a load sample."""
+        self("node", "check", *([",".join(names)] if names else []))
+        until_value(
+            self.nodes,
+            lambda found: all(found[name]["load"] is not None for name in names or found),
+            f"{names or 'all nodes'} to be up",
+            seconds,
+        )
+
+    def until_proved(self, language: str, *names: str, seconds: float = 60.0) -> None:
+        """Until these nodes are known to have the language."""
+        until_value(
+            self.nodes,
+            lambda found: all(language in found[name]["toolchains"] for name in names or found),
+            f"{language} on {names or 'all nodes'}",
+            seconds,
+        )
+
+    # --- the master
+
+    @property
+    def state_dir(self) -> Path:
+        return next((self.home / "state").iterdir())
+
+    @property
+    def log(self) -> str:
+        logs = list(self.home.glob("state/*/master.log"))
+        return logs[0].read_text(errors="replace") if logs else ""
+
+    def master_pid(self) -> int:
+        return int(self("--json", "master", "status").json["pid"])
+
+    def stop(self) -> None:
+        self("master", "stop")
+
+    # --- after a test
+
+    def check(self, seconds: float = 15.0) -> None:
+        """Nothing is left on the hosts, and the master has no bug to tell of."""
+        log = self.log
+        new, self._log_read = log[self._log_read :], len(log)
+        assert "Traceback" not in new, new
+        for host in self.lab:
+            if host.is_on:
+                until_value(partial(remains, host), operator.not_, f"nothing on {host.name}", seconds)
+
+    def end_jobs(self) -> None:
+        """What a failed test left running must not trouble the next one."""
+        self("kill", "all", "--signal", "KILL")
+
+
+# --- what is on a host ------------------------------------------------------------------------------------------------
+
+
+def remains(host: LabHost) -> list[object]:
+    """Run folders and processes of jobs. The tests of toolchains, which are nobody's jobs, are left out."""
+    found: list[object] = [name for name in host.leftovers() if "-0." not in name]
+    below = set(machine.descendants(host.init))
+    servers = {pid for pid in below if machine.program_of(pid) in INFRASTRUCTURE}
+    sessions = servers.union(*(machine.descendants(pid) for pid in servers))
+    for pid in below:
+        run = run_of(pid)
+        if "-0." not in run and (run or pid not in sessions) and machine.program_of(pid):
+            found.append((machine.inner_pid(pid), machine.argv_of(pid), run))
+    return found
+
+
+def run_of(pid: int) -> str:
+    """The name of the run that a process belongs to, "" when it does not say so."""
+    try:
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    return next((os.fsdecode(word[len(b"SSHGRID_RUN=") :]) for word in words if word.startswith(b"SSHGRID_RUN=")), "")
+
+
+def programs(host: LabHost, word: str) -> list[int]:
+    """Processes of jobs whose command line has this word."""
+    return [pid for pid in machine.descendants(host.init) if any(word in each for each in machine.argv_of(pid))]
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+def until(holds: Callable[[], object], what: str, seconds: float = 20.0, seen: Callable[[], object] = str) -> None:
+    """Return as soon as `holds()`; after the deadline say what was awaited and what was seen instead."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}; saw {seen()}"
+        time.sleep(0.02)
+
+
+def until_value(value: Callable[[], T], good: Callable[[T], bool], what: str, seconds: float = 20.0) -> T:
+    """The first value that is `good`."""
+    deadline = time.monotonic() + seconds
+    while not good(found := value()):
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}; saw {found}"
+        time.sleep(0.02)
+    return found

@@ -1,0 +1,335 @@
+"""Programs as people write them, over real SSH hosts: output and exit code are those of a run on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.whole.grid import Done, Grid
+
+pytestmark = pytest.mark.lab
+
+HELLO = {
+    "hello.py": """import sys
+print("hello", sys.argv[1:])
+print("oops", file=sys.stderr)
+sys.exit(3)
+""",
+    "hello.c": """#include <stdio.h>
+int main(int argc, char **argv) {
+    printf("hello");
+    for (int i = 1; i < argc; i++) printf(" [%s]", argv[i]);
+    printf("\\n");
+    fprintf(stderr, "oops\\n");
+    return 3;
+}
+""",
+    "hello.cpp": """#include <iostream>
+int main(int argc, char **argv) {
+    std::cout << "hello";
+    for (int i = 1; i < argc; i++) std::cout << " [" << argv[i] << "]";
+    std::cout << std::endl;
+    std::cerr << "oops" << std::endl;
+    return 3;
+}
+""",
+    "hello.java": """public class hello {
+    public static void main(String[] args) {
+        System.out.println("hello " + java.util.Arrays.toString(args));
+        System.err.println("oops");
+        System.exit(3);
+    }
+}
+""",
+}
+ECHO = "import sys\nsys.stdout.write('\\0'.join(sys.argv[1:]))\n"
+CAT = "import sys\nsys.stdout.buffer.write(sys.stdin.buffer.read())\n"
+HARD_WORDS = [
+    "a",
+    "b c",
+    'it\'s "quoted"',
+    "two\nlines\n",
+    "$(touch /tmp/gotcha) `id` $HOME ${x}",
+    "grüße 你好 🎉",
+    "-n",
+    "--help",
+    "",
+    "*",
+    "\\n",
+    "!!",
+    "a;b|c&d>e",
+    "\t",
+]
+
+
+def run_here(path: Path, words: list[str]) -> Done:
+    """The same program on this machine."""
+    source, built = str(path), str(path.parent / "built")
+    match path.suffix:
+        case ".py":
+            argv = [sys.executable, source]
+        case ".c":
+            subprocess.run(["gcc", "-O2", "-o", built, source], check=True)
+            argv = [built]
+        case ".cpp":
+            subprocess.run(["g++", "-O2", "-std=c++17", "-o", built, source], check=True)
+            argv = [built]
+        case _:
+            subprocess.run(["javac", "-d", built, source], check=True)
+            argv = ["java", "-cp", built, path.stem]
+    done = subprocess.run([*argv, *words], capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    return Done(done.returncode, done.stdout, done.stderr.decode())
+
+
+@pytest.mark.parametrize("name", HELLO)
+def test_a_hello_says_and_returns_what_it_would_here(grid: Grid, name: str) -> None:
+    path = grid.write(name, HELLO[name])
+    assert grid("run", name, "a", "b c") == run_here(path, ["a", "b c"])
+
+
+@pytest.mark.parametrize("name", ["args.py", "args.c"])
+def test_arguments_arrive_as_they_are(grid: Grid, name: str) -> None:
+    print_all = "#include <unistd.h>\n#include <string.h>\nint main(int n, char **w) {"
+    print_all += "for (int i = 1; i < n; i++) write(1, w[i], strlen(w[i]) + (i < n - 1)); }\n"
+    grid.write(name, ECHO if name.endswith(".py") else print_all)
+    done = grid("run", name, *HARD_WORDS)
+    assert (done.code, done.text.split("\0")) == (0, HARD_WORDS)
+
+
+def test_arguments_need_not_be_utf8(grid: Grid) -> None:
+    grid.write("args.py", "import os, sys\nos.write(1, os.fsencode(sys.argv[1]))\n")
+    assert grid("run", "args.py", b"\xff\xfe\x80").out == b"\xff\xfe\x80"
+
+
+def test_what_follows_the_file_is_the_programs(grid: Grid) -> None:
+    grid.write("args.py", ECHO)
+    done = grid("run", "args.py", "--json", "-d", "--on", "h9", "--", "-i", "x")
+    assert done.text.split("\0") == ["--json", "-d", "--on", "h9", "--", "-i", "x"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b.py",
+        "it's.py",
+        'say "hi".py',
+        "-n.py",
+        "two\nlines.py",
+        "@name.py",
+        "$(id).py",
+        "ünï.py",
+        "{src}.py",
+        "*.py",
+    ],
+)
+def test_A9_a_file_may_have_any_name(grid: Grid, name: str) -> None:
+    grid.write(name, ECHO)
+    assert grid("run", f"./{name}", "x", "y").text == "x\0y"
+
+
+@pytest.mark.parametrize("name", ["a b.c", "-o.c", "it's.c", "@name.c", "two\nlines.c", "x;y.c"])
+def test_A9_a_c_file_may_have_any_name(grid: Grid, name: str) -> None:
+    grid.write(name, '#include <stdio.h>\nint main(void) { printf("%s", "fine"); }\n')
+    done = grid("run", f"./{name}")
+    assert (done.code, done.out) == (0, b"fine"), done
+
+
+def test_A9_a_java_file_may_have_any_name_and_a_package(grid: Grid) -> None:
+    text = "package org.example.deep;\npublic class Inner {\n  public static void main(String... words) "
+    text += "{ System.out.println(Inner.class.getName() + words.length); }\n}\nclass Other {}\n"
+    grid.write("it's - not the class.java", text)
+    done = grid("run", "it's - not the class.java", "x")
+    assert (done.code, done.text) == (0, "org.example.deep.Inner1\n"), done
+
+
+# --- how programs end -------------------------------------------------------------------------------------------------
+
+SEGV = "int main(void) { volatile int *nowhere = 0; return *nowhere; }\n"
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 126, 127, 254])
+def test_the_exit_code_is_the_programs(grid: Grid, code: int) -> None:
+    grid.write("leave.py", f"import sys; sys.exit({code})")
+    assert grid("run", "leave.py").code == code
+    assert grid.last()["exit_code"] == code
+    assert grid.last()["state"] == ("COMPLETED" if code == 0 else "FAILED")
+
+
+def test_A42_a_255_is_the_programs_own(grid: Grid) -> None:
+    grid.write("leave.py", "import sys; sys.exit(255)")
+    done = grid("run", "leave.py")
+    assert (done.code, done.err) == (255, "")
+    assert [attempt["outcome"] for attempt in grid.last()["attempts"]] != []
+    assert len(grid.last()["attempts"]) == 1
+
+
+def test_A42_a_segmentation_fault_is_139(grid: Grid) -> None:
+    grid.write("segv.c", SEGV)
+    assert grid("run", "segv.c").code == 139
+    assert grid.last()["signal"] == 11
+
+
+def test_A42_a_sigkill_is_137_and_shown_as_signal_9(grid: Grid) -> None:
+    grid.write("die.py", "import os\nprint('before', flush=True)\nos.kill(os.getpid(), 9)\n")
+    done = grid("run", "die.py")
+    assert (done.code, done.out) == (137, b"before\n")
+    job = grid.last()
+    assert (job["state"], job["signal"], len(job["attempts"])) == ("FAILED", 9, 1)
+
+
+def test_a_compile_error_speaks_of_the_users_file(grid: Grid) -> None:
+    grid.write("my bad.c", "int main(void) { return nothing; }\n")
+    done = grid("run", "my bad.c")
+    assert (done.code, done.out) == (126, b"")
+    assert "my bad.c:1:" in done.err
+    assert "nothing" in done.err
+    assert "/var/tmp" not in done.err
+    assert grid.last()["state"] == "COMPILE_ERROR"
+
+
+def test_a_java_compile_error_speaks_of_the_users_file(grid: Grid) -> None:
+    grid.write("Wrong.java", "public class Wrong { public static void main(String[] a) { int x = y; } }\n")
+    done = grid("run", "Wrong.java")
+    assert (done.code, "Wrong.java:1:" in done.err, "/var/tmp" in done.err) == (126, True, False), done
+
+
+def test_a_time_limit_is_124_and_leaves_nothing(grid: Grid) -> None:
+    grid.write("forever.py", "import time\nprint('begun', flush=True)\nwhile True: time.sleep(1)\n")
+    done = grid("run", "--time-limit", "1s", "forever.py")
+    assert (done.code, done.out) == (124, b"begun\n")
+    assert grid.last()["state"] == "TIMEOUT"
+
+
+def test_children_that_outlive_their_parent_do_not_outlive_the_run(grid: Grid) -> None:
+    grid.write(
+        "fork.py",
+        """import os, sys, time
+for kind in ("child", "session", "double"):
+    if os.fork() == 0:
+        if kind != "child": os.setsid()
+        if kind == "double" and os.fork(): os._exit(0)
+        if kind == "double":
+            for number in (0, 1, 2): os.close(number)
+        while True: time.sleep(1)
+print("parent is done", flush=True)
+sys.exit(4)
+""",
+    )
+    done = grid("run", "fork.py")
+    assert (done.code, done.out) == (4, b"parent is done\n")  # and the fixture looks for processes
+
+
+# --- standard input ---------------------------------------------------------------------------------------------------
+
+
+def test_standard_input_may_be_a_pipe_a_file_devnull_or_none(grid: Grid) -> None:
+    grid.write("cat.py", CAT)
+    path = grid.write("in.bin", bytes(range(256)) * 300)
+    assert grid("run", "cat.py", stdin=b"through\na pipe").out == b"through\na pipe"
+    with path.open("rb") as file:
+        assert grid("run", "cat.py", stdin=file.fileno()).out == path.read_bytes()
+    assert grid("run", "--stdin", "in.bin", "cat.py").out == path.read_bytes()
+    assert grid("run", "cat.py") == (0, b"", "")
+    assert grid("run", "--stdin", "none", "cat.py", stdin=b"not read").out == b""
+    assert grid("run", "--stdin", "-", "cat.py", stdin=b"asked for").out == b"asked for"
+
+
+def test_a_program_that_ignores_its_input_does_no_harm(grid: Grid) -> None:
+    grid.write("hello.py", "print('hello')")
+    assert grid("run", "hello.py", stdin=b"x" * 3_000_000) == (0, b"hello\n", "")
+
+
+def test_the_program_itself_may_come_from_standard_input(grid: Grid) -> None:
+    assert grid("run", "--lang", "python", "-", "x", stdin=ECHO.encode()).text == "x"
+
+
+# --- output -----------------------------------------------------------------------------------------------------------
+
+
+def test_output_may_be_binary(grid: Grid) -> None:
+    grid.write("bytes.py", "import os\nos.write(1, bytes(range(256)) * 40)\nos.write(2, bytes(range(255, -1, -1)))\n")
+    done = subprocess.run(
+        grid.argv("run", "bytes.py"), capture_output=True, cwd=grid.folder, env=grid.environ, check=True
+    )
+    assert done.stdout == bytes(range(256)) * 40
+    assert done.stderr == bytes(range(255, -1, -1))
+
+
+def test_output_may_be_a_megabyte_in_one_line(grid: Grid) -> None:
+    grid.write("line.py", "print('x' * 1_000_000, end='')")
+    assert grid("run", "line.py").out == b"x" * 1_000_000
+
+
+def test_output_may_be_nothing(grid: Grid) -> None:
+    grid.write("quiet.c", "int main(void) { return 0; }\n")
+    assert grid("run", "quiet.c") == (0, b"", "")
+
+
+def test_output_may_be_200_megabytes(grid: Grid) -> None:
+    grid.write(
+        "much.py",
+        """import hashlib, sys
+digest = hashlib.sha256()
+for number in range(200):
+    piece = hashlib.sha256(str(number).encode()).digest() * 32768
+    digest.update(piece)
+    sys.stdout.buffer.write(piece)
+sys.stderr.write(digest.hexdigest())
+""",
+    )
+    digest, size = hashlib.sha256(), 0
+    with subprocess.Popen(
+        grid.argv("run", "much.py"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=grid.folder, env=grid.environ
+    ) as client:
+        assert client.stdout is not None
+        assert client.stderr is not None
+        while piece := client.stdout.read(1 << 20):
+            digest.update(piece)
+            size += len(piece)
+        said = client.stderr.read().decode()
+    assert (client.returncode, size, said) == (0, 200 * (1 << 20), digest.hexdigest())
+    assert grid("rm", "last").code == 0
+
+
+# --- long programs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_c_program_of_a_thousand_lines(grid: Grid) -> None:
+    functions = [f"static long f{n}(long x) {{ return (x * {n + 3} + {n}) % 1000003; }}" for n in range(1000)]
+    calls = [f"    x = f{n}(x);" for n in range(1000)]
+    grid.write(
+        "long.c",
+        "\n".join(["#include <stdio.h>", *functions, "int main(void) {", "    long x = 1;", *calls])
+        + '\n    printf("%ld\\n", x);\n}\n',
+    )
+    expected = 1
+    for n in range(1000):
+        expected = (expected * (n + 3) + n) % 1000003
+    assert grid("run", "long.c").text == f"{expected}\n"
+
+
+def test_a_python_program_of_a_thousand_lines(grid: Grid) -> None:
+    lines = ["total = 0", *(f"total = (total * 31 + {n}) % 1000003" for n in range(1000)), "print(total)"]
+    grid.write("long.py", "\n".join(lines))
+    expected = 0
+    for n in range(1000):
+        expected = (expected * 31 + n) % 1000003
+    assert grid("run", "long.py").text == f"{expected}\n"
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_a_makefile_is_a_program(grid: Grid) -> None:
+    grid.write("project/Makefile", "prog: main.c lib/part.c\n\tgcc -o $@ $^\n")
+    grid.write(
+        "project/main.c",
+        '#include <stdio.h>\nint part(void);\nint main(int n, char **w) { printf("%d %s", part(), w[1]); }\n',
+    )
+    grid.write("project/lib/part.c", "int part(void) { return 42; }\n")
+    done = grid("run", "./project", "a b")
+    assert (done.code, done.out) == (0, b"42 a b"), done
