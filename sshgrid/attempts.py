@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Coroutine
 
 import msgspec
 
-from sshgrid import lifecycle, placement, toolchains
+from sshgrid import intake, lifecycle, placement, toolchains
 from sshgrid.engines import Finish, Keyboard
-from sshgrid.errors import HostError, SshgridError
+from sshgrid.errors import HostError, SshgridError, StoreError
 from sshgrid.jobbook import JobBook
 from sshgrid.jobscript import Order, run_name
 from sshgrid.model import (
@@ -28,6 +29,7 @@ from sshgrid.model import (
     HostLost,
     Job,
     JobId,
+    OnHostLoss,
     Outcome,
     Phase,
     Step,
@@ -144,8 +146,17 @@ class Attempts:
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._over)
         return task
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """A task that failed has settled nothing: when the disk is to blame, the master must not go on without it."""
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, StoreError):
+            self._book.fail(error)
+        elif error is not None:
+            log.error("%s failed", task.get_name(), exc_info=error)
 
     # --- one attempt
 
@@ -168,9 +179,11 @@ class Attempts:
 
     async def _outcome(self, job: Job, running: _Running, member: Member, resume: bool) -> Finish:
         try:
-            order = self._order(job, running, member)
+            if resume:
+                await member.connected(self._patience(job, running))
+            order = self._order(job, running, member, resume)
             sink = _JobSink(self._book, self._spool, running)
-            if order.interactive:
+            if order.interactive and not resume:
                 return await member.engine.converse(order, sink, running.keyboard)
             return await member.engine.run(order, sink, resume=resume)
         except HostError as error:
@@ -180,19 +193,29 @@ class Attempts:
             if not running.refused:
                 raise
             return Finish(Cancelled())
+        except StoreError:
+            raise
         except SshgridError as error:
             return Finish(ToolchainBroken(error.message))
         except Exception as error:
             log.exception("attempt %s on %s", running.attempt, member.name)
             return Finish(Crashed(f"{type(error).__name__}: {error}"))
 
-    def _order(self, job: Job, running: _Running, member: Member) -> Order:
+    def _patience(self, job: Job, running: _Running) -> float:
+        """Seconds that a master waits for the node of a run which an earlier one started."""
+        if job.submission.on_host_loss is OnHostLoss.WAIT:
+            return math.inf
+        return lifecycle.patience(self._roster.retry, time.time() - running.record.began)
+
+    def _order(self, job: Job, running: _Running, member: Member, resume: bool) -> Order:
         program = job.submission.program
+        row = self._roster.language(program.language)
         found = member.toolchains.get(program.language)
+        if found is None and resume:
+            found = intake.stand_in(row)  # it runs already: what the node has now no longer matters
         if found is None or member.facts is None:
             raise SshgridError(f"{member.name} no longer has {program.language}")
         source = next(file for file in program.files if file.name == program.entry)
-        row = self._roster.language(program.language)
         recipe = toolchains.recipe(row, found, program, self._spool.read(source.sha256), member.facts)
         words = f"{found.language} {found.version}".strip()
         running.record = msgspec.structs.replace(running.record, toolchain=words, isolation=member.facts.isolation)
@@ -214,7 +237,7 @@ class Attempts:
         self._spool.sync(attempt.job, attempt.number)
         if self._running.get(attempt.job) is running:
             del self._running[attempt.job]
-        if not self._book.store.settle(attempt, record, settled):
+        if settled.phase is Phase.RUNNING or not self._book.store.settle(attempt, record, settled):
             log.info("attempt %s: late news dropped", attempt)
             return
         self._judge_node(attempt, record, outcome)

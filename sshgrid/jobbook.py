@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from sshgrid.board import Board
+from sshgrid.errors import StoreError
 from sshgrid.model import Job, JobId, Phase
 from sshgrid.store import Store
 
@@ -21,7 +22,13 @@ class JobBook:
         self.store = store
         self.board = Board()
         self.wake = asyncio.Event()
+        self.failure: StoreError | None = None
         self._active: dict[JobId, Job] = {job.id: job for job in store.jobs(active_only=True)}
+
+    def fail(self, error: StoreError) -> None:
+        """What is kept here can no longer be trusted: whoever decides must stop."""
+        self.failure = self.failure or error
+        self.wake.set()
 
     def current(self, job_id: JobId) -> Job:
         """The job as it stands. Raises NoSuchJob."""
@@ -51,7 +58,7 @@ class JobBook:
     @property
     def idle(self) -> bool:
         """Nothing runs and nothing waits that could still run."""
-        return all(job.held for job in self._active.values())
+        return all(job.held and job.phase is Phase.QUEUED for job in self._active.values())
 
     def nodes_changed(self) -> None:
         """A node came, went or changed: every waiting job may have something to decide, and to tell."""

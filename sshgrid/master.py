@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
-import msgspec
-
-from sshgrid import lifecycle, placement, report, selectors, toolchains
+from sshgrid import intake, lifecycle, placement, report, selectors
 from sshgrid.attempts import Attempts
-from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage, UsageError
+from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage
 from sshgrid.jobbook import JobBook
 from sshgrid.model import (
     Cancelled,
@@ -90,32 +88,13 @@ class Master:
 
     async def submit(self, submission: Submission, key: str, owner: str = "") -> JobId:
         """Accept a job: durable on return. Raises UnknownLanguage, NoNodeLeft, UsageError."""
-        submission = self._complete(submission)
+        if before := self.store.job_of_key(owner, key):
+            return before.id  # accepted is accepted, whatever the grid looks like now
+        submission = intake.complete(submission, self.inventory.languages, self.spool)
         await self._refuse_impossible(submission)
-        missing = self.spool.missing(_digests(submission))
-        if missing:
-            raise UsageError(f"{len(missing)} files of this job were not uploaded")
         job = self.store.add(submission, owner, key, time.time())
         self.book.keep(job)
         return job.id
-
-    def _complete(self, submission: Submission) -> Submission:
-        """A program whose language the client could not tell gets it from the inventory's table."""
-        program = submission.program
-        for file in program.files:
-            toolchains.check_name(file.name)
-        if program.language:
-            known = {row.name for row in self.inventory.languages}
-            if program.language not in known:
-                raise UnknownLanguage(f"unknown language {program.language!r}", "sshgrid toolchains")
-            return submission
-        entry = next((file for file in program.files if file.name == program.entry), None)
-        if entry is None:
-            raise UsageError(f"{program.entry} is not among the files of the program")
-        head = self.spool.read(entry.sha256)[:4096] if self.spool.has(entry.sha256) else b""
-        row, version = toolchains.language_of(entry.name, head, entry.executable, self.inventory.languages, "")
-        named = msgspec.structs.replace(program, language=row.name, version=program.version or version)
-        return msgspec.structs.replace(submission, program=named)
 
     async def _refuse_impossible(self, submission: Submission) -> None:
         """Early no to what no node can ever run; waits a moment for nodes that have not been asked yet."""
@@ -242,7 +221,7 @@ class Master:
         return await self.nodes(Nodes(selector))
 
     async def explain(self, submission: Submission) -> ExplainReply:
-        submission = self._complete(submission)
+        submission = intake.complete(submission, self.inventory.languages, self.spool)
         await self._refuse_impossible(submission)
         views = self.roster.views(time.time())
         policy = placement.POLICIES[self.inventory.placement]
@@ -284,12 +263,6 @@ class Master:
         await self.roster.close()
         self.spool.close()
         self.store.close()
-
-
-def _digests(submission: Submission) -> Collection[str]:
-    program = submission.program
-    files = (*program.files, program.stdin) if program.stdin else program.files
-    return {file.sha256 for file in files}
 
 
 def _refusal(code: str, message: str) -> SshgridError:

@@ -367,7 +367,7 @@ def all_down(views: Sequence[NodeView], submission: Submission) -> bool:
 # --- whose turn it is -------------------------------------------------------------------------------------------------
 
 
-def order(jobs: Sequence[Job], running_by_owner: Mapping[str, int]) -> list[Job]:
+def order(jobs: Sequence[Job], running_by_owner: Mapping[str, float]) -> list[Job]:
     """Priority, then fair share (fewest running first, counting the turns handed out here), then age."""
     turns = dict(running_by_owner)
     levels: dict[int, list[Job]] = {}
@@ -376,7 +376,7 @@ def order(jobs: Sequence[Job], running_by_owner: Mapping[str, int]) -> list[Job]
     return [job for priority in sorted(levels, reverse=True) for job in _fair(levels[priority], turns)]
 
 
-def _fair(jobs: Sequence[Job], turns: dict[str, int]) -> list[Job]:
+def _fair(jobs: Sequence[Job], turns: dict[str, float]) -> list[Job]:
     """Each turn goes to the owner with the fewest; a heap of owners makes 10,000 jobs a matter of milliseconds."""
     queues: dict[str, list[Job]] = {}
     for job in sorted(jobs, key=_age, reverse=True):  # newest first: pop() then takes the oldest

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 from typing import TypeAlias
 
 from sshgrid import placement
 from sshgrid.attempts import Attempts
 from sshgrid.jobbook import JobBook
-from sshgrid.model import Cancelled, GaveUp, Job, Phase, Submission
+from sshgrid.model import Cancelled, GaveUp, Job, Noun, Phase, Submission
 from sshgrid.placement import NodeView
 from sshgrid.roster import Roster
 
@@ -26,6 +26,13 @@ NOBODY_UP_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 30.0
 
 Wants: TypeAlias = tuple[tuple[str, str, str, int | None], frozenset[str], bool, bool]
+
+
+class _Prospect(Noun, frozen=True):
+    """Why jobs alike will never start, or why none can start now because every able node is down; "" = not so."""
+
+    impossible: str = ""
+    all_down: str = ""
 
 
 class Scheduler:
@@ -39,13 +46,16 @@ class Scheduler:
         self._attempts = attempts
         self._rng = rng
         self.turn = 0
+        self._served: dict[str, int] = {}  # owner -> number of the turn that was theirs last
         self._since = time.time()
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Until cancelled, or until what is kept can no longer be trusted (StoreError)."""
         wake = self._book.wake
         while True:
             wake.clear()
+            if self._book.failure is not None:
+                raise self._book.failure
             pause = LONGEST_PAUSE_SECONDS if self.paused else self._step(time.time())
             try:
                 async with asyncio.timeout(pause):
@@ -55,23 +65,37 @@ class Scheduler:
 
     def _step(self, now: float) -> float:
         """Start what can be started; seconds until the next look that nothing else would cause."""
-        waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held]
+        waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
         pauses = [LONGEST_PAUSE_SECONDS, *(job.not_before - now for job in waiting if job.not_before > now)]
         views = self._roster.views(now)
+        prospects: dict[Wants, _Prospect] = {}
         stuck: set[Wants] = set()  # of many alike, one that finds no node speaks for all
-        for job in placement.order([job for job in waiting if job.not_before <= now], self._book.running_by_owner()):
+        for job in placement.order([job for job in waiting if job.not_before <= now], self._handed_out()):
             wants = _wants(job)
-            if wants in stuck or self._finish_hopeless(job, views, now):
+            prospect = prospects.get(wants) or prospects.setdefault(wants, self._prospect(views, job.submission))
+            if self._finish_hopeless(job, prospect, now) or wants in stuck:
                 continue
             if rest := self._undecided_seconds(job, now):
                 pauses.append(rest)
             elif self._start(job, views, now):
                 views = self._roster.views(now)
                 continue
-            elif placement.all_down(views, job.submission):
+            elif prospect.all_down:
                 pauses.append(1.0)
             stuck.add(wants)
         return max(0.01, min(pauses))
+
+    def _handed_out(self) -> Mapping[str, float]:
+        """What each owner runs; among equals, whose last turn is longest ago comes first.
+
+        Without that, the owner of the oldest jobs would take every turn of a grid with a single slot.
+        """
+        running = self._book.running_by_owner()
+        owners = {job.owner for job in self._book.in_phase(Phase.QUEUED)} | running.keys()
+        self._served = {owner: turn for owner, turn in self._served.items() if owner in owners}
+        recent = sorted(self._served, key=self._served.__getitem__)
+        rank = {owner: place / (len(recent) + 1) for place, owner in enumerate(recent, 1)}
+        return {owner: running.get(owner, 0) + rank.get(owner, 0.0) for owner in owners}
 
     def _undecided_seconds(self, job: Job, now: float) -> float:
         """How long this job still waits for nodes that are being dialled or tested; 0 = it may choose."""
@@ -89,6 +113,7 @@ class Scheduler:
             self._book.board.tell(job.id)
             return False
         self.turn += 1
+        self._served[job.owner] = self.turn
         attempt = self._book.store.begin(job.id, view.node.name, now)
         job = self._book.reread(job.id)
         if attempt is None:
@@ -96,8 +121,16 @@ class Scheduler:
         self._attempts.begin(job, attempt)
         return True
 
-    def _finish_hopeless(self, job: Job, views: Sequence[NodeView], now: float) -> bool:
-        reason = self._hopeless(job, views, now)
+    def _prospect(self, views: Sequence[NodeView], submission: Submission) -> _Prospect:
+        impossible = placement.permanently_impossible(views, submission, self._roster.languages)
+        if impossible:
+            return _Prospect(impossible[1])
+        if not placement.all_down(views, submission):
+            return _Prospect()
+        return _Prospect(all_down="no node is up: " + self._reasons(views, submission))
+
+    def _finish_hopeless(self, job: Job, prospect: _Prospect, now: float) -> bool:
+        reason = self._hopeless(job, prospect, now)
         if reason is None:
             return False
         verdict = Cancelled(job.cancel_by) if job.cancel_requested else GaveUp(reason)
@@ -105,16 +138,14 @@ class Scheduler:
         self._book.reread(job.id)
         return True
 
-    def _hopeless(self, job: Job, views: Sequence[NodeView], now: float) -> str | None:
+    def _hopeless(self, job: Job, prospect: _Prospect, now: float) -> str | None:
         if job.cancel_requested:
             return "cancelled"
-        if impossible := placement.permanently_impossible(views, job.submission, self._roster.languages):
-            return impossible[1]
+        if prospect.impossible:
+            return prospect.impossible
         since = max(job.submitted, self._since, job.attempts[-1].ended or 0.0 if job.attempts else 0.0)
         waited = now - since > (self._roster.retry.patience_min_seconds if job.attempts else NOBODY_UP_SECONDS)
-        if waited and not job.submission.wait_for_nodes and placement.all_down(views, job.submission):
-            return "no node is up: " + self._reasons(views, job.submission)
-        return None
+        return prospect.all_down if waited and prospect.all_down and not job.submission.wait_for_nodes else None
 
     def _reasons(self, views: Sequence[NodeView], submission: Submission) -> str:
         why = placement.explain(views, submission, (), self._roster.languages)

@@ -107,14 +107,18 @@ class Store:
         """Accept a job. The same owner and `key` again give the same job, whatever it has become."""
         body = _encode_submission(submission, owner, key)
         with self._change():
-            before = self._rows("job_of_key", {"owner": owner, "key": key})
-            if before:
-                return self.job(JobId(before[0][0]))
+            if before := self.job_of_key(owner, key):
+                return before
             values = {"owner": owner, "key": key, "priority": submission.priority, "submitted": now}
             job_id = self._run("add_job", values).lastrowid
             self._run("add_submission", {"id": job_id, "body": body})
         assert job_id is not None
         return Job(JobId(job_id), owner, submission, now)
+
+    def job_of_key(self, owner: str, key: str) -> Job | None:
+        """The job that this submission became, when it was accepted before."""
+        before = self._rows("job_of_key", {"owner": owner, "key": key})
+        return self.job(JobId(before[0][0])) if before else None
 
     def begin(self, job_id: JobId, node: str, now: float) -> Attempt | None:
         """Claim a job for `node`. None when it no longer waits, is held, or shall be cancelled."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from sshgrid import paths
+from sshgrid.model import Node
 from sshgrid.paths import Places
+from sshgrid.testing import Play, ScriptedGrid, inventory
 from tests.service.fake_master import DEADLINE_SECONDS, FakeMaster
 
 INVENTORY = "version: 1\nnodes:\n  h2: {host: 127.0.0.1}\n"
@@ -96,3 +100,39 @@ def wait_until(predicate: Callable[[], bool], seen: Callable[[], object]) -> Non
 
 def interrupt(child: subprocess.Popen[bytes]) -> None:
     child.send_signal(signal.SIGINT)
+
+
+class Grids:
+    """Makes scripted grids, all over the same queue: a second one is the next master."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.made: list[ScriptedGrid] = []
+
+    async def __call__(
+        self, *plays: Play, nodes: tuple[str | Node, ...] = ("n1", "n2", "n3"), down: tuple[str, ...] = ()
+    ) -> ScriptedGrid:
+        grid = ScriptedGrid(self.folder, inventory(*nodes), *plays, down=down)
+        self.made.append(grid)
+        return await grid.begin()
+
+    async def close(self) -> None:
+        for grid in self.made:
+            await grid.end()
+            await grid.engine.close()
+
+
+@pytest.fixture
+async def grids(tmp_path: Path) -> AsyncIterator[Grids]:
+    grids = Grids(tmp_path / "state")
+    yield grids
+    await grids.close()
+
+
+@pytest.fixture
+def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever the test does to it, the master has no error of its own to log, nor asyncio one that nobody saw."""
+    yield
+    gc.collect()
+    errors = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert errors == [], [record.getMessage() for record in errors]

@@ -1,0 +1,89 @@
+"""What a submission must be before it becomes a job: complete, possible to lay out, and free of tricks.
+
+Every way of asking comes through here, so a client's own checks are only a courtesy. Refuses with a UsageError whatever
+would otherwise fail on a node, attempt after attempt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from sshgrid import selectors, toolchains
+from sshgrid.errors import NoSuchNode, UnknownLanguage, UsageError
+from sshgrid.model import Facts, Language, Limits, Program, Submission, Toolchain
+from sshgrid.spool import Spool
+from sshgrid.toolchains.versions import parse_constraint
+
+MAX_SECONDS = 10 * 365 * 86400.0
+MAX_BYTES = 1 << 62
+MAX_RETRIES = 1000
+_HEAD_BYTES = 4096
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Any node will do to see whether a program can be laid out at all.
+_SOMEWHERE = Facts("", "", "", 1, 0, "", 0, "/", "session")
+
+
+def complete(submission: Submission, languages: Sequence[Language], spool: Spool) -> Submission:
+    """The submission with its language named. Raises UsageError, UnknownLanguage, FileMissing."""
+    program = submission.program
+    toolchains.check_program(program)
+    _check_wishes(submission)
+    if missing := spool.missing(digests(program)):
+        raise UsageError(f"{len(missing)} files of this job were not uploaded")
+    source = spool.read(next(file.sha256 for file in program.files if file.name == program.entry))
+    program = _named(program, source[:_HEAD_BYTES], languages)
+    row = next(row for row in languages if row.name == program.language)
+    toolchains.recipe(row, stand_in(row), program, source, _SOMEWHERE)
+    return msgspec.structs.replace(submission, program=program)
+
+
+def digests(program: Program) -> Collection[str]:
+    files = (*program.files, program.stdin) if program.stdin else program.files
+    return {file.sha256 for file in files}
+
+
+def stand_in(row: Language) -> Toolchain:
+    """A toolchain whose tools are where PATH finds them: for when it does not matter where they are."""
+    return Toolchain(row.name, "", {command: command.split("|")[0] for command in toolchains.commands(row)}, "")
+
+
+def _named(program: Program, head: bytes, languages: Sequence[Language]) -> Program:
+    """With the language from the inventory's table when the client could not tell it."""
+    parse_constraint(program.version)
+    if not program.language:
+        entry = next(file for file in program.files if file.name == program.entry)
+        row, version = toolchains.language_of(entry.name, head, entry.executable, languages, "")
+        return msgspec.structs.replace(program, language=row.name, version=program.version or version)
+    if program.language not in {row.name for row in languages}:
+        raise UnknownLanguage(f"unknown language {program.language!r}", "sshgrid toolchains")
+    return program
+
+
+def _check_wishes(submission: Submission) -> None:
+    _check_environment(submission.program)
+    _check_limits(submission.program.limits)
+    if submission.retries is not None and not 0 <= submission.retries <= MAX_RETRIES:
+        raise UsageError(f"retries must be 0 to {MAX_RETRIES}, not {submission.retries}")
+    if submission.on:
+        with suppress(NoSuchNode):  # which nodes there are is asked later; here only whether it is a selector
+            selectors.nodes(submission.on, ())
+
+
+def _check_environment(program: Program) -> None:
+    for name, value in program.env:
+        if not _VARIABLE.fullmatch(name):
+            raise UsageError(f"not a variable's name: {name[:80]!r}", "--env NAME=VALUE")
+        if b"\0" in value:
+            raise UsageError(f"the value of {name} holds a NUL byte")
+
+
+def _check_limits(limits: Limits) -> None:
+    if limits.wall_seconds is not None and not 0 < limits.wall_seconds <= MAX_SECONDS:
+        raise UsageError(f"a time limit of {limits.wall_seconds:g} s cannot be kept")
+    for name, size in (("memory", limits.memory_bytes), ("output", limits.output_bytes)):
+        if size is not None and not 0 < size <= MAX_BYTES:
+            raise UsageError(f"a limit of {size} bytes of {name} cannot be kept")

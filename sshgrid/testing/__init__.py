@@ -1,0 +1,21 @@
+"""For tests of sshgrid and of what builds on it, without SSH: a scripted engine and a grid of scripted nodes.
+
+`check_engine` is the contract that every engine passes. Nothing here is part of a running master.
+"""
+
+from sshgrid.testing.engine import Play, ScriptedEngine, Stage, after, until_killed
+from sshgrid.testing.grid import FACTS, ScriptedGrid, ScriptedMember, ScriptedRoster, inventory, until
+
+__all__ = [
+    "FACTS",
+    "Play",
+    "ScriptedEngine",
+    "ScriptedGrid",
+    "ScriptedMember",
+    "ScriptedRoster",
+    "Stage",
+    "after",
+    "inventory",
+    "until",
+    "until_killed",
+]

@@ -1,0 +1,228 @@
+"""An engine that plays a script instead of running programs.
+
+A scripted run is detached as a real one is: it lives on when the master that started it goes. Refuses to begin a run
+twice, or one that was refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TypeAlias, TypeVar
+
+from sshgrid.engines import Finish, Keyboard, Sink
+from sshgrid.errors import Dropped, HostError, NodeUnfit
+from sshgrid.jobscript import Order
+from sshgrid.model import CompileFailed, Exited, Outcome, Step, ToolchainBroken
+
+T = TypeVar("T")
+
+Play: TypeAlias = "Outcome | HostError | Callable[[Stage], Awaitable[Outcome]]"
+
+
+class Stage:
+    """A run on a scripted node, as the function that plays it sees it."""
+
+    def __init__(self, order: Order, stdin: bytes) -> None:
+        self.order = order
+        self.node = order.attempt.node
+        self.args = order.program.args
+        self.stdin = stdin
+        self.keyboard: Keyboard | None = None
+        self.printed: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray(), "compile": bytearray()}
+        self.step = Step.RUNNING
+        self.end: Outcome | HostError | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._signals: asyncio.Queue[str] = asyncio.Queue()
+        self._news = asyncio.Event()
+
+    async def enter(self, step: Step) -> None:
+        self.step = step
+        self._news.set()
+
+    async def say(self, piece: bytes, stream: str = "stdout") -> None:
+        self.printed[stream] += piece
+        self._news.set()
+
+    async def signal(self) -> str:
+        """The next signal that is sent to the run."""
+        return await self._signals.get()
+
+    def send(self, name: str) -> None:
+        self._signals.put_nowait(name)
+        if name == "KILL" and self.task is not None and self.end is None:
+            self.end = Exited(137)
+            self.task.cancel()
+            self._news.set()
+
+    async def play(self, play: Play) -> None:
+        """To the end, whatever it is."""
+        try:
+            if isinstance(play, HostError):
+                self.step = Step.UPLOADING
+            end = await play(self) if callable(play) else play
+        except HostError as error:
+            end = error
+        if isinstance(end, CompileFailed | ToolchainBroken):
+            self.step = Step.COMPILING
+        self.end = end
+        self._news.set()
+
+    async def bring(self, sink: Sink) -> Outcome:
+        """Everything said so far and from now on to the sink, from where that ends; then the end. Raises HostError."""
+        offsets = {stream: sink.kept(stream) for stream in self.printed}
+        while True:
+            self._news.clear()
+            end = self.end
+            await sink.step(self.step)
+            for stream, printed in self.printed.items():
+                if piece := bytes(printed[offsets[stream] :]):
+                    offsets[stream] += len(piece)
+                    await sink.output(stream, piece)
+            if isinstance(end, HostError):
+                raise end
+            if end is not None:
+                return end
+            await self._news.wait()
+
+
+class ScriptedEngine:
+    """All nodes of a scripted grid: the n-th run that is started plays the n-th play, the last ones Exited(0).
+
+    A play is an outcome, a HostError, or an async function that is given the Stage. `ran_on` says where runs went.
+    """
+
+    def __init__(self, *plays: Play, blob: Callable[[str], bytes] = lambda _: b"") -> None:
+        self.coming: list[Play] = list(plays)
+        self.stages: dict[str, Stage] = {}
+        self.ran_on: list[str] = []
+        self.orders: list[Order] = []
+        self.refused: set[str] = set()
+        self.discarded: list[str] = []
+        self.signals: list[tuple[str, str]] = []
+        self.uploads = asyncio.Event()  # cleared: whatever is started stays in its upload
+        self.uploads.set()
+        self._away: dict[str, asyncio.Future[HostError]] = {}
+        self._blob = blob
+
+    def plays(self, *plays: Play) -> None:
+        self.coming += plays
+
+    def stage(self, job: int, attempt: int = 1) -> Stage | None:
+        """The run of this attempt; None before it has begun."""
+        found = (s for s in self.stages.values() if (s.order.attempt.job, s.order.attempt.number) == (job, attempt))
+        return next(found, None)
+
+    def lose(self, node: str, reason: str = "connection lost") -> None:
+        """The node does not answer from now on; what runs there goes on unseen."""
+        away = self._away.setdefault(node, asyncio.get_running_loop().create_future())
+        if not away.done():
+            away.set_result(Dropped(node, reason))
+
+    def find(self, node: str) -> None:
+        self._away.pop(node, None)
+
+    def _check(self, node: str) -> None:
+        away = self._away.get(node)
+        if away is not None and away.done():
+            raise away.result()
+
+    # --- the Engine
+
+    async def run(self, order: Order, sink: Sink, *, resume: bool = False) -> Finish:
+        self._check(order.attempt.node)
+        stage = self.stages.get(order.run)
+        if stage is None:
+            stage = await self._begin(order, sink, resume)
+        return Finish(await self._while_it_answers(stage.node, stage.bring(sink)))
+
+    async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
+        self._check(order.attempt.node)
+        stage = await self._begin(order, sink, resume=False, keyboard=keyboard)
+        return Finish(await self._while_it_answers(stage.node, stage.bring(sink)))
+
+    async def _begin(self, order: Order, sink: Sink, resume: bool, keyboard: Keyboard | None = None) -> Stage:
+        node, run = order.attempt.node, order.run
+        if resume or run in self.refused:
+            self.refused.add(run)
+            raise NodeUnfit(node, "the run is not there: it never began, or the machine was cleaned")
+        await sink.step(Step.UPLOADING)
+        await self._while_it_answers(node, self.uploads.wait())
+        if run in self.refused:
+            raise NodeUnfit(node, "the run was refused")
+        await sink.uploaded(sum(file.size for file in order.program.files))
+        stdin = order.program.stdin
+        stage = self.stages[run] = Stage(order, self._blob(stdin.sha256) if stdin else b"")
+        stage.keyboard = keyboard
+        self.ran_on.append(node)
+        self.orders.append(order)
+        play = self.coming.pop(0) if self.coming else Exited(0)
+        stage.task = asyncio.create_task(stage.play(play), name=f"scripted {run}")
+        return stage
+
+    async def _while_it_answers(self, node: str, work: Coroutine[object, object, T]) -> T:
+        away = self._away.setdefault(node, asyncio.get_running_loop().create_future())
+        task = asyncio.create_task(work)
+        try:
+            waiting: set[asyncio.Future[object]] = {task, away}  # type: ignore[arg-type]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise away.result()
+        finally:
+            task.cancel()
+
+    async def signal(self, run: str, name: str) -> bool:
+        stage = self.stages.get(run)
+        if stage is None:
+            return False
+        self._check(stage.node)
+        if stage.end is not None:
+            return False
+        self.signals.append((run, name))
+        stage.send(name)
+        return True
+
+    async def refuse(self, run: str) -> bool:
+        if run in self.stages:
+            return False
+        self.refused.add(run)
+        return True
+
+    async def discard(self, run: str) -> None:
+        stage = self.stages.get(run)
+        if stage is not None:
+            self._check(stage.node)
+            del self.stages[run]
+            await _end(stage)
+        self.refused.discard(run)
+        self.discarded.append(run)
+
+    async def close(self) -> None:
+        for stage in self.stages.values():
+            await _end(stage)
+
+
+async def _end(stage: Stage) -> None:
+    if stage.task is not None:
+        stage.task.cancel()
+        await asyncio.gather(stage.task, return_exceptions=True)
+
+
+def after(said: bytes, end: Outcome | HostError, stream: str = "stdout") -> Callable[[Stage], Awaitable[Outcome]]:
+    """A play that prints and ends so."""
+
+    async def play(stage: Stage) -> Outcome:
+        await stage.say(said, stream)
+        if isinstance(end, HostError):
+            raise end
+        return end
+
+    return play
+
+
+async def until_killed(stage: Stage) -> Outcome:
+    """A play that says it is ready, then ends by whatever signal comes first."""
+    await stage.say(b"ready\n")
+    name = await stage.signal()
+    return Exited(128 + {"HUP": 1, "INT": 2, "TERM": 15}.get(name, 9))

@@ -1,0 +1,233 @@
+"""A grid of scripted nodes behind a real master and a real queue, and how to wait for it.
+
+Refuses to sleep for timing: whoever waits waits for a predicate, which has a deadline and says what was seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import msgspec
+
+from sshgrid.dial import Dialing
+from sshgrid.errors import Dropped
+from sshgrid.jobbook import JobBook
+from sshgrid.master import Master
+from sshgrid.model import (
+    Facts,
+    Inventory,
+    Job,
+    JobId,
+    Language,
+    Node,
+    Phase,
+    Program,
+    RetryPolicy,
+    Sample,
+    SourceFile,
+    Submission,
+    Toolchain,
+)
+from sshgrid.roster import Member, Roster
+from sshgrid.spool import Spool
+from sshgrid.store import Store
+from sshgrid.testing.engine import Play, ScriptedEngine, Stage
+from sshgrid.toolchains import LANGUAGES
+from sshgrid.wire import Event, JobLine, Logs, Watch
+
+if TYPE_CHECKING:
+    from sshgrid.nodes import Link
+
+DEADLINE_SECONDS = 10.0
+FACTS = Facts("Linux", "x86_64", "glibc 2.36", 4, 8 << 30, "boot", 1000, "/var/tmp/sshgrid-1000", "session")
+T = TypeVar("T")
+
+
+async def until(look: Callable[[], T | None], seen: Callable[[], object] = lambda: "") -> T:
+    """Wait until `look` gives something true, and give that; the failure shows what was `seen` instead."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"waited in vain; seen: {seen()}"
+        await asyncio.sleep(0.002)
+    return found
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+class ScriptedMember(Member):
+    """A node that is up or not as the test says, has what the test says, and costs no connection."""
+
+    def __init__(self, node: Node, roster: ScriptedRoster) -> None:
+        super().__init__(node, roster)
+        self.engine = roster.engine
+        self.alive = node.name not in roster.down
+        self._languages = tuple(row.name for row in roster.languages)
+
+    @property
+    def up(self) -> bool:
+        return self.alive
+
+    async def keep(self) -> None:
+        self._settle_down()
+        await asyncio.get_running_loop().create_future()
+
+    async def connected(self, patience_seconds: float) -> Link:
+        """Waits as a real member does; there is no link to give."""
+        while not self.alive:
+            if time.time() - self.last_seen >= patience_seconds:
+                raise Dropped(self.name, "no answer")
+            await asyncio.sleep(0.002)
+        return cast("Link", None)
+
+    def _settle_down(self) -> None:
+        """As after a dial: what a node is and has is not known before it was up once."""
+        self.tried = True
+        if self.alive and self.facts is None:
+            self.facts = FACTS
+            self.has(*self._languages)
+        self.reason = "" if self.alive else self.reason or "no route to host"
+        now = time.time()
+        self.sample = Sample(now, 1000.0, 0.0, 0.0, 4 << 30) if self.alive else None
+        self.last_seen = now
+        self._tell()
+
+    def has(self, *languages: str) -> None:
+        """These toolchains and no others."""
+        self._languages = languages
+        self.toolchains = {name: Toolchain(name, "1.0", _commands(name), f"{name}-1") for name in languages}
+
+    def come(self) -> None:
+        self.alive = True
+        self._settle_down()
+
+    def go(self, reason: str = "connection lost") -> None:
+        """Down, and what runs there is not heard of."""
+        self.alive, self.reason = False, reason
+        self._settle_down()
+
+
+def _commands(language: str) -> dict[str, str]:
+    row = next(row for row in LANGUAGES if row.name == language)
+    words = [command[0] for command in (*row.compile, row.run, row.version) if command]
+    return {word: f"/usr/bin/{word.split('|')[0]}" for word in words}
+
+
+class ScriptedRoster(Roster):
+    """A real roster whose members are scripted."""
+
+    def __init__(self, grid: str, spool: Spool, engine: ScriptedEngine, changed: Callable[[], None]) -> None:
+        super().__init__(grid, spool, Dialing(), Random(1), changed)
+        self.engine = engine
+        self.down: set[str] = set()
+
+    def _join(self, member: Member) -> None:
+        super()._join(ScriptedMember(member.node, self))
+
+
+# --- a grid -----------------------------------------------------------------------------------------------------------
+
+
+def inventory(
+    *nodes: str | Node, retry: RetryPolicy | None = None, languages: Iterable[Language] = LANGUAGES, placement: str = ""
+) -> Inventory:
+    """Nodes of four slots, filled in the order of their names; failures are retried at once."""
+    made = tuple(Node(node, host="127.0.0.1", slots=4) if isinstance(node, str) else node for node in nodes)
+    quick = RetryPolicy(backoff_seconds=0.0, patience_min_seconds=0.05)
+    return Inventory("inventory.yaml", made, tuple(languages), placement or "pack", retry or quick, "digest")
+
+
+class ScriptedGrid:
+    """A real master over a real queue in `folder`, on nodes that play a script. Begin it again for a new master."""
+
+    def __init__(self, folder: Path, inventory: Inventory, *plays: Play, down: Iterable[str] = ()) -> None:
+        self.folder = folder
+        self.inventory = inventory
+        self.engine = ScriptedEngine(*plays, blob=lambda sha256: self.spool.read(sha256))
+        self.down = set(down)
+        self._keys = count(1)
+        self._working: asyncio.Task[None] | None = None
+
+    async def begin(self) -> ScriptedGrid:
+        """A master that works."""
+        self.spool = Spool(self.folder / "spool")
+        self.store = Store.open(self.folder / "queue.db")
+        self.book = JobBook(self.store)
+        self.roster = ScriptedRoster(self.store.grid, self.spool, self.engine, self.book.nodes_changed)
+        self.roster.down = self.down
+        self.master = Master(self.store, self.roster, self.book, self.inventory, Random(1))
+        self._working = asyncio.create_task(self.master.run(), name="master")
+        await until(lambda: len(self.roster.members) >= len(self.inventory.nodes))
+        return self
+
+    @property
+    def working(self) -> asyncio.Task[None]:
+        assert self._working is not None
+        return self._working
+
+    async def end(self) -> None:
+        """The master leaves; what runs goes on."""
+        if self._working is not None:
+            self._working.cancel()
+            await asyncio.gather(self._working, return_exceptions=True)
+            self._working = None
+            await self.master.close()
+
+    def member(self, node: str) -> ScriptedMember:
+        member = self.roster.members[node]
+        assert isinstance(member, ScriptedMember)
+        return member
+
+    # --- asking
+
+    def submission(self, source: bytes = b"echo hello\n", file: str = "hello.sh", **wishes: object) -> Submission:
+        """A program of one file, kept in the spool; `wishes` are fields of Submission or Program."""
+        stdin = wishes.pop("stdin", None)
+        fields = {key: wishes.pop(key) for key in list(wishes) if key in Program.__struct_fields__}
+        if isinstance(stdin, bytes):
+            fields["stdin"] = SourceFile("stdin", self.spool.keep(stdin), len(stdin))
+        program = Program("", file, (SourceFile(file, self.spool.keep(source), len(source)),))
+        asked = Submission(msgspec.structs.replace(program, **fields), file)
+        return msgspec.structs.replace(asked, **wishes)
+
+    async def submit(self, submission: Submission | None = None, owner: str = "ann", key: str = "") -> JobId:
+        key = key or f"key-{next(self._keys)}"
+        return await self.master.submit(submission or self.submission(), key, owner)
+
+    def job(self, job: JobId) -> Job:
+        return self.book.current(job)
+
+    def line(self, job: JobId) -> JobLine:
+        return self.master.line(self.job(job), True)
+
+    async def reaches(self, job: JobId, *states: str) -> JobLine:
+        """Until `ps` says one of these states."""
+        return await until(
+            lambda: line if (line := self.line(job)).state in states else None, lambda: (self.line(job), self.job(job))
+        )
+
+    async def begun(self, job: JobId, attempt: int = 1) -> Stage:
+        """Until this attempt has really begun on its node."""
+        return await until(lambda: self.engine.stage(job, attempt), lambda: (self.line(job), self.engine.ran_on))
+
+    async def wait(self, job: JobId) -> JobLine:
+        """Until it is over."""
+        await until(lambda: self.job(job).phase is Phase.DONE, lambda: (self.line(job), self.job(job)))
+        return self.line(job)
+
+    async def run(self, submission: Submission | None = None) -> JobLine:
+        return await self.wait(await self.submit(submission))
+
+    async def watch(self, job: JobId, request: Watch | Logs | None = None) -> list[tuple[Event, bytes]]:
+        """All events, to the end."""
+        async with self.master.watch(request or Watch(job)) as events, asyncio.timeout(DEADLINE_SECONDS):
+            return [event async for event in events]
+
+    def kept(self, job: JobId, attempt: int = 1, stream: str = "stdout") -> bytes:
+        return self.spool.read_output(job, attempt, stream, 0, 1 << 30)
