@@ -97,6 +97,10 @@ class Shell:
                     return int(last[1]), bytes(answer[:start])
         raise Dropped(self._node.name, "the connection ended")
 
+    def close(self) -> None:
+        """Say goodbye; nothing more is asked."""
+        self._process.close()
+
     async def lines(self) -> AsyncIterator[bytes]:
         """Every further line, for a shell that is no longer asked. Ends with the connection."""
         while line := await self._process.stdout.readline():

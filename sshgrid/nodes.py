@@ -41,6 +41,7 @@ def _remote(name: str) -> bytes:
 
 _LIBRARY = _remote("node.sh")
 _CONTACT = _remote("contact.sh")
+_SWEEP = _remote("sweep.sh")
 LIBRARY_NAME = f"node-{hashlib.sha256(_LIBRARY).hexdigest()[:12]}.sh"
 
 
@@ -246,6 +247,17 @@ class Link:
 
     async def prove(self, name: str, line: str) -> None:
         await self._ask("eval", f"printf '%s\\n' {shlex.quote(line)} | prove {shlex.quote(name)}")
+
+    async def sweep(self, days: int, most_bytes: int) -> None:
+        """Free objects and builds not used for `days`, then the oldest until the rest fits. Never one in use."""
+        with blame_in_use(self.node):
+            shell = await Shell.open(self.node, self._connection)
+            words = f"W={shlex.quote(self.facts.workdir)}\nset -- {days} {most_bytes // 1024}\n".encode()
+            try:
+                _, output = await shell.ask(words + _SWEEP, CLEAN_SECONDS)
+            finally:
+                shell.close()
+        log.info("%s: sweep: %s", self.node.name, output.decode("utf-8", "replace").strip())
 
     # --- conversations
 

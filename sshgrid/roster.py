@@ -34,6 +34,11 @@ SILENCE_SECONDS = 5.0  # without a load sample for so long, the connection is gi
 QUIET_SECONDS = 3.0  # toolchains that nobody asked for are tested after the node has been up for so long
 RETEST_SECONDS = 30.0
 HANDSHAKES = 20
+# What lies on a node: nothing older, and not more.
+SWEEP_DAYS = 14
+SWEEP_BYTES = 10 << 30
+FIRST_SWEEP_SECONDS = 60.0  # not while somebody waits for a first run
+SWEEP_SECONDS = 6 * 3600.0
 
 
 class Member:
@@ -214,8 +219,12 @@ class Member:
         testing = asyncio.create_task(self._test_toolchains(link))
         try:
             await self._find_strays(link)
+            sweep_at = time.time() + FIRST_SWEEP_SECONDS
             while not link.lost.done():
                 await self._clean_leftovers(link)
+                if time.time() >= sweep_at:
+                    await self._sweep(link)
+                    sweep_at = time.time() + SWEEP_SECONDS
                 await asyncio.wait([link.lost], timeout=1.0)
                 silent = time.time() - self.last_seen
                 if silent > SILENCE_SECONDS and not link.lost.done():
@@ -251,6 +260,12 @@ class Member:
             log.info("%s: leftovers stay for now: %s", self.name, error.reason)
             return
         self.leftovers.difference_update(runs)
+
+    async def _sweep(self, link: Link) -> None:
+        try:
+            await link.sweep(SWEEP_DAYS, SWEEP_BYTES)
+        except HostError as error:
+            log.info("%s: sweep stopped: %s", self.name, error.reason)
 
     # --- toolchains
 

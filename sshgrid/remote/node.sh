@@ -85,6 +85,8 @@ start() {
     echo "late $run"
     return
   fi
+  # A mark of use, before the look: what is used is not swept away.
+  printf '' >"$W/builds/$build.used"
   [ ! -d "$W/builds/$build" ] || set --
   [ "$input" = - ] || set -- "$@" "$input"
   absent=
@@ -181,11 +183,13 @@ run_task() {
 # Built aside and renamed in: a half-built folder is never seen. Two who build the same: the first rename counts.
 build() {
   aside=$W/builds/.$BUILD.$RUN
-  if ! { mkdir "$aside" && cd "$aside" && layout; }; then
+  laid_out=0
+  { mkdir "$aside" && cd "$aside" && layout && laid_out=1; }
+  cd "$DIR" || return 74
+  if [ "$laid_out" = 0 ]; then
     rm -rf "$aside"
     return 74
   fi
-  cd "$DIR" || return 74
   if [ "$COMPILES" = 1 ]; then
     guarded build "$BUILD_LIMIT" || { status=$?; rm -rf "$aside"; return "$status"; }
     printf '' >compiled
@@ -437,9 +441,11 @@ signal_stage() { # SIGNAL, in the run's folder
     pidnsINT | pidnsTERM | session*) kill -"$1" -"$leader" 2>/dev/null && return ;;
   esac
   # An interactive run has no group of its own.
+  missed=1
   for relative in $(members "$leader"); do
-    [ "$(cat "/proc/$relative/comm" 2>/dev/null)" = unshare ] || kill -"$1" "$relative" 2>/dev/null
+    [ "$(cat "/proc/$relative/comm" 2>/dev/null)" = unshare ] || { kill -"$1" "$relative" 2>/dev/null && missed=0; }
   done
+  return "$missed"
 }
 
 kill_stage() {
