@@ -267,3 +267,5 @@ async def end(connection: asyncssh.SSHClientConnection) -> None:
             await connection.wait_closed()
     if (jump := connection.get_extra_info("jump")) is not None:
         await end(jump)
+    if (commands := connection.get_extra_info("commands")) is not None:
+        await commands.close()

@@ -22,6 +22,7 @@ _PIECE = 65536
 
 async def serve_local() -> asyncssh.SSHClientConnection:
     """Both ends of a fresh loopback connection, logged in. Its server ends with it."""
+    commands = Commands()
     host_key = asyncssh.generate_private_key("ssh-ed25519")
     user_key = asyncssh.generate_private_key("ssh-ed25519")
     ours, theirs = _loopback_pair()
@@ -31,7 +32,7 @@ async def serve_local() -> asyncssh.SSHClientConnection:
         authorized_client_keys=asyncssh.import_authorized_keys(user_key.export_public_key().decode()),
         password_auth=False,
         kbdint_auth=False,
-        process_factory=_run_command,
+        process_factory=commands.run,
         sftp_factory=True,
         allow_scp=False,
         encoding=None,
@@ -46,7 +47,32 @@ async def serve_local() -> asyncssh.SSHClientConnection:
         agent_path=None,
     )
     _, connection = await asyncio.gather(server, client)
+    connection.set_extra_info(commands=commands)
     return connection
+
+
+class Commands:
+    """The exec requests of one local node; `close` ends those that are left when its connection is gone."""
+
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            await _run_command(process)
+        except asyncio.CancelledError:  # by `close`, and ended properly
+            pass
+        finally:
+            self._running.discard(task)
+
+    async def close(self) -> None:
+        tasks = list(self._running)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _loopback_pair() -> tuple[socket.socket, socket.socket]:
@@ -90,12 +116,16 @@ async def _run_command(process: asyncssh.SSHServerProcess[bytes]) -> None:
         await asyncio.gather(_pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr))
         _leave(process, await child.wait())
     except (asyncssh.Error, OSError):
-        # The channel is gone, and so is the reason for this shell; what it detached lives on.
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
+        pass  # the channel is gone, and so is the reason for this shell; what it detached lives on
     finally:
         feeding.cancel()
+        await _end(child)
+
+
+async def _end(child: asyncio.subprocess.Process) -> None:
+    """Kill it if it lives, and let go of its pipes: what it detached may hold their other ends for hours."""
+    child._transport.close()  # type: ignore[attr-defined] # nothing public closes the pipes
+    await child.wait()
 
 
 def _leave(process: asyncssh.SSHServerProcess[bytes], status: int) -> None:
@@ -150,11 +180,10 @@ async def _run_on_terminal(process: asyncssh.SSHServerProcess[bytes], command: s
             await process.stdout.drain()
         _leave(process, await child.wait())
     except (asyncssh.Error, OSError):
-        with contextlib.suppress(ProcessLookupError):
-            child.kill()
-        await child.wait()
+        pass
     finally:
         feeding.cancel()
+        await _end(child)
         os.close(master)
 
 

@@ -1,4 +1,4 @@
-"""What lies on a node is freed when it is old or too much, and never when a run needs it: over a node of this machine."""
+"""What lies on a node is freed when it is old or too much, never when a run needs it: over a node of this machine."""
 
 from __future__ import annotations
 
