@@ -288,11 +288,11 @@ class Attempts:
 
     async def typed(self, job: Job, piece: bytes) -> None:
         """Standard input of an interactive run; words for one that has ended are dropped."""
-        if running := self._running.get(job.id):
+        if (running := self._running.get(job.id)) and job.submission.interactive:
             await running.keyboard.put(piece)
 
     async def resized(self, job: Job, columns: int, rows: int) -> None:
-        if running := self._running.get(job.id):
+        if (running := self._running.get(job.id)) and job.submission.interactive:
             await running.keyboard.put((columns, rows))
 
     def end(self, job: Job, signal: str) -> None:

@@ -8,6 +8,7 @@ second.
 from __future__ import annotations
 
 import logging
+import signal as signals
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from random import Random
 
 from sshgrid import intake, lifecycle, placement, report, selectors
 from sshgrid.attempts import Attempts
-from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage
+from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage, UsageError
 from sshgrid.jobbook import JobBook
 from sshgrid.model import (
     Cancelled,
@@ -46,6 +47,10 @@ from sshgrid.wire import (
 )
 
 log = logging.getLogger(__name__)
+
+# Names that every node's `kill` knows: no numbers, no real-time signals.
+SIGNALS = frozenset(name.removeprefix("SIG") for name in signals.Signals.__members__ if not name.startswith("SIGRT"))
+MAX_WINDOW = 65535  # as the terminal's own 16 bits
 
 
 class Master:
@@ -124,7 +129,9 @@ class Master:
             await events.aclose()
 
     async def cancel(self, request: Cancel, by: str = "") -> int:
-        """End jobs, or only send them a signal; how many were not over yet."""
+        """End jobs, or only send them a signal; how many were not over yet. Raises NoSuchJob, UsageError, HostError."""
+        if request.signal not in SIGNALS:
+            raise UsageError(f"no such signal: {request.signal[:80]!r}", "--signal KILL")
         ending = request.signal in ("INT", "TERM", "KILL")
         count = 0
         for job_id in request.jobs:
@@ -139,11 +146,13 @@ class Master:
         return count
 
     async def typed(self, job_id: JobId, piece: bytes) -> None:
-        """Bytes for the standard input of an interactive run; b"" ends it."""
+        """Bytes for the standard input of an interactive run; b"" ends it. Other runs hear nothing of them."""
         await self.attempts.typed(self.book.current(job_id), piece)
 
     async def resized(self, job_id: JobId, columns: int, rows: int) -> None:
         """The window of an interactive run on a terminal has another size now."""
+        if not (0 <= columns <= MAX_WINDOW and 0 <= rows <= MAX_WINDOW):
+            raise UsageError(f"no window has {columns} columns and {rows} rows")
         await self.attempts.resized(self.book.current(job_id), columns, rows)
 
     def _cancel(self, job: Job, signal: str, by: str) -> None:
@@ -168,6 +177,7 @@ class Master:
         for job_id in jobs:
             self.store.remove(job_id)
             self.spool.remove(job_id)
+            self.book.board.forget(job_id)
         self.spool.sweep(self.store.blobs(), time.time())
         return len(jobs)
 
