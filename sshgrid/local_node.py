@@ -124,7 +124,12 @@ async def _run_command(process: asyncssh.SSHServerProcess[bytes]) -> None:
 
 async def _end(child: asyncio.subprocess.Process) -> None:
     """Kill it if it lives, and let go of its pipes: what it detached may hold their other ends for hours."""
-    child._transport.close()  # type: ignore[attr-defined] # nothing public closes the pipes
+    for descriptor in range(3):
+        # Nothing public closes the pipes without also reaping the process, behind the back of whoever waits for it.
+        if (pipe := child._transport.get_pipe_transport(descriptor)) is not None:  # type: ignore[attr-defined]
+            pipe.close()
+    with contextlib.suppress(ProcessLookupError):
+        child.kill()
     await child.wait()
 
 
