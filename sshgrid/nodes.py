@@ -210,6 +210,12 @@ class Link:
     async def poll(self, runs: Sequence[str]) -> dict[str, RunLook]:
         return parse_poll(await self._ask("poll", *runs), runs)
 
+    async def glance(self, run: str, offset: int, count: int) -> tuple[RunLook, bytes]:
+        """`poll` of one run, and what its stdout has from `offset` on, in one round trip."""
+        answer = b"\n" + await self._ask("glance", run, str(offset), str(count))
+        listed, _, piece = answer.partition(b"\nout\n")
+        return parse_poll(listed, [run])[run], piece
+
     async def forestall(self, run: str) -> None:
         """No wrapper has come for this claimed run; from now on none can begin."""
         await self._ask("forestall", run)

@@ -249,7 +249,8 @@ class Member:
         self.leftovers |= set(there) - self._grid.known_runs()
 
     async def _clean_leftovers(self, link: Link) -> None:
-        runs = sorted(self.leftovers - self._grid.known_runs())
+        # Asked every second by every node: what all of them run is only gathered when there is something to compare.
+        runs = sorted(self.leftovers - self._grid.known_runs()) if self.leftovers else []
         if not runs:
             return
         try:

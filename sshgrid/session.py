@@ -239,6 +239,8 @@ class Session:
     def _take(self, message: PutBlob, piece: bytes) -> None:
         """A piece of a file; a failure is told once and the rest of that file is refused with it."""
         blob = self._incoming.get(message.sha256)
+        if blob is None and message.last and self._master.spool.holds(message.sha256, piece):
+            return
         if blob is None:
             blob = self._incoming[message.sha256] = self._master.spool.writer(message.sha256)
         try:

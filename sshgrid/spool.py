@@ -155,6 +155,10 @@ class Spool:
                 return False
         return True
 
+    def holds(self, sha256: str, content: bytes) -> bool:
+        """Is it here, with exactly these bytes? Then they need not be written again."""
+        return self.has(sha256) and self.read(sha256) == content
+
     def missing(self, shas: Iterable[str]) -> tuple[str, ...]:
         """Which of these are not here, each once. What is here stays for at least the time that `sweep` grants."""
         return tuple(sha256 for sha256 in dict.fromkeys(shas) if not self.has(sha256))

@@ -90,7 +90,7 @@ class DirectEngine:
         run = _Run(self._host, order, sink, self._patience)
         if not resume:
             await self._launch(order, sink)
-        return await self._to_end(run)
+        return await self._to_end(run, at_once=resume)
 
     async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
         await self._launch(order, sink)
@@ -102,12 +102,10 @@ class DirectEngine:
                 await asyncio.gather(_bring(talk.stdout, sink, "stdout"), _bring(talk.stderr, sink, "stderr"))
             finally:
                 typing.cancel()
-        finish = await _Run(self._host, order, _Quiet(sink), self._patience).follow()
-        assert finish is not None
-        return finish
+        return await self._to_end(_Run(self._host, order, _Quiet(sink), self._patience), at_once=True)
 
-    async def _to_end(self, run: _Run) -> Finish:
-        finish = await run.follow()
+    async def _to_end(self, run: _Run, *, at_once: bool = False) -> Finish:
+        finish = await run.follow(at_once=at_once)
         assert finish is not None
         return finish
 
@@ -202,24 +200,31 @@ class _Run:
         self._began = time.monotonic()
         self._step: Step | None = None
         self._pause = FIRST_PAUSE_SECONDS
+        self._rang = False
         self._renew_at = 0.0
         self._claimed_since = 0.0
         fenced = order.on_host_loss is OnHostLoss.FENCE
         self._lease_ends = self._began + patience(0.0) + LEASE_MARGIN_SECONDS if fenced else 0.0
 
-    async def follow(self, until_running: bool = False) -> Finish | None:
-        """The finish; with `until_running` None as soon as the program itself (not its build) runs."""
+    async def follow(self, *, until_running: bool = False, at_once: bool = False) -> Finish | None:
+        """The finish; with `until_running` None as soon as the program itself (not its build) runs.
+
+        Looks when the node rings or some time has passed: what was just started has no news. `at_once` looks before.
+        """
         while True:
             # Raises Dropped when patience with a silent host ends; the run itself lives on without us until then.
             link = await self._connected()
             try:
                 await self._renew(link)
+                if not at_once:
+                    await self._wait(link)
+                at_once = False
                 finish = await self._look(link)
                 if finish or (until_running and self._step is Step.RUNNING):
                     return finish
-                await self._wait(link)
             except Dropped as error:
                 log.info("%s on %s: %s", self._order.run, self._host.name, error.reason)
+                at_once = True
 
     def _worth(self) -> float:
         """Seconds that a silent host is waited for: as long as the work at stake took."""
@@ -249,13 +254,14 @@ class _Run:
         bell = link.bell(self._order.run)
         try:
             async with asyncio.timeout(self._pause):
-                await bell.wait()
+                self._rang = await bell.wait()
         except TimeoutError:
+            self._rang = False
             self._pause = min(self._pause * 1.5, LONGEST_PAUSE_SECONDS)
         bell.clear()
 
     async def _look(self, link: Link) -> Finish | None:
-        look = (await link.poll([self._order.run]))[self._order.run]
+        look, moved = await self._see(link)
         if not look.present and await link.claim(self._order.run):
             raise NodeUnfit(self._host.name, "the run is not there: it never began, or the machine was cleaned")
         if look.why == "refused" and not look.begun:
@@ -264,7 +270,7 @@ class _Run:
             await self._await_wrapper(link)
             return None
         await self._tell_step(look)
-        moved = await self._fetch(link, look)
+        moved += await self._fetch(link, look)
         if look.record is None:
             if not look.alive:
                 # The program may have outlived its wrapper, and must not see another attempt begin.
@@ -278,6 +284,15 @@ class _Run:
             pass
         return Finish(await self._outcome(link, look, look.record), _usage(look.record))
 
+    async def _see(self, link: Link) -> tuple[RunLook, int]:
+        """The run, and how much of its stdout came along: after a bell there is most likely all that will ever be."""
+        run = self._order.run
+        if not self._rang:
+            return (await link.poll([run]))[run], 0
+        look, piece = await link.glance(run, self._offsets["stdout"], PIECE_BYTES)
+        await self._keep("stdout", piece)
+        return look, len(piece)
+
     async def _await_wrapper(self, link: Link) -> None:
         """Claimed, and nobody there yet. A shell that could not fork never comes: then nobody may come later."""
         now = time.monotonic()
@@ -287,7 +302,8 @@ class _Run:
 
     async def _tell_step(self, look: RunLook) -> None:
         step = Step.RUNNING if look.running else Step.COMPILING if self._order.recipe.compile else Step.RUNNING
-        if step is not self._step:
+        # Of a run that is over nobody must be told durably that it runs.
+        if step is not self._step and look.record is None:
             self._step = step
             await self._sink.step(step)
         if look.running and self._order.recipe.compile:
@@ -300,11 +316,14 @@ class _Run:
             behind = look.sizes.get(file, 0) - self._offsets[stream]
             if behind > 0:
                 piece = await link.piece(self._order.run, file, self._offsets[stream], min(behind, PIECE_BYTES))
-                if piece:
-                    await self._sink.output(stream, piece)
-                self._offsets[stream] += len(piece)
+                await self._keep(stream, piece)
                 brought += len(piece)
         return brought
+
+    async def _keep(self, stream: str, piece: bytes) -> None:
+        if piece:
+            await self._sink.output(stream, piece)
+        self._offsets[stream] += len(piece)
 
     # --- what the record means
 

@@ -169,13 +169,16 @@ run_task() {
   BUILD_DIR=$W/builds/$BUILD
   uptime_seconds
   began=$now
+  builds=0
   if [ ! -d "$BUILD_DIR" ]; then
+    builds=1
     step=layout
     build || { record "$?" "stage=$step"; return; }
   fi
   step=start
   printf '' >running
-  bell "running $RUN"
+  # Others wait for a build to end; without one nobody waits for the beginning.
+  [ "$builds" = 0 ] || bell "running $RUN"
   guarded program "$WALL_LIMIT"
   record "$?" "stage=$step"
 }
@@ -503,6 +506,13 @@ poll() {
 
 # piece FILE OFFSET COUNT: bytes of a file below runs/
 piece() { tail -c "+$(($2 + 1))" "$W/runs/$1" | head -c "$3"; }
+
+# glance RUN OFFSET COUNT: poll, a line "out", and bytes of its stdout: all that most runs need, in one round trip
+glance() {
+  poll "$1"
+  echo out
+  [ ! -s "$W/runs/$1/out" ] || piece "$1/out" "$2" "$3"
+}
 
 # signal RUN NAME: to the program's group. Answers "sent" or "none".
 signal() {
