@@ -128,8 +128,10 @@ async def _end(child: asyncio.subprocess.Process) -> None:
         # Nothing public closes the pipes without also reaping the process, behind the back of whoever waits for it.
         if (pipe := child._transport.get_pipe_transport(descriptor)) is not None:  # type: ignore[attr-defined]
             pipe.close()
-    with contextlib.suppress(ProcessLookupError):
-        child.kill()
+    if child.returncode is None:
+        # Not child.kill(): it reaps a process that has just ended, and asyncio's own waiting then fails (Python 3.11).
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGKILL)
     await child.wait()
 
 
