@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Frees what no run needs any more in the working folder $W: objects and builds that were not used for long, then the
 # least recently used until the rest fits. Fed to a shell on standard input, after `set --` has put the age in days and
 # the size in kilobytes into the positional parameters. Never touches what a run folder names, or what was used within the

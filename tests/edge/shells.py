@@ -1,0 +1,243 @@
+"""A node without SSH: the scripts of sshgrid/remote run by a chosen shell, as the connection would run them.
+
+Every call is a shell of its own, as verbs share nothing but files. A test's runs carry its own grid name, so what they
+leave behind is found and blamed on them. Refuses to end while a process of a run lives.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from sshgrid.jobscript import Order, job_script, run_name
+from sshgrid.model import Attempt, Facts, JobId, Limits, Program, Recipe, SourceFile
+from sshgrid.readings import Found, RunLook, parse_contact, parse_poll
+from tests.lab.machine import argv_of, is_alive, uptime, wait_until
+
+REMOTE = resources.files("sshgrid") / "remote"
+PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+# What `readlink /proc/self/exe` says, how it is called, and whether the node has nothing but busybox.
+SHELLS: Mapping[str, tuple[str, str]] = {
+    "dash": ("dash", "dash"),
+    "bash": ("bash", "bash"),
+    "posix": ("bash", "sh"),  # bash that is called sh is in POSIX mode
+    "busybox": ("busybox", "sh"),
+}
+PATIENCE_SECONDS = 20.0
+
+
+def missing_shell(name: str) -> str:
+    program = SHELLS[name][0]
+    return "" if shutil.which(program, path=PATH) else f"{program} is not installed here"
+
+
+class ShellNode:
+    """One working folder, one shell, one isolation ("session", "pidns", or "" = the best that works)."""
+
+    def __init__(self, folder: Path, shell: str, isolation: str = "", workdir: Path | None = None) -> None:
+        program, name = SHELLS[shell]
+        self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.sh = folder / "shell" / name
+        self.sh.parent.mkdir()
+        self.sh.symlink_to(shutil.which(program, path=PATH) or "")
+        self.path = self._applets() if shell == "busybox" else PATH
+        self.workdir = workdir or folder / "w"
+        self.grid = secrets.token_hex(4)
+        self.found = self.contact()
+        self.facts: Facts = self.found.facts
+        if isolation and isolation != self.facts.isolation:
+            if isolation == "pidns":
+                raise LookupError("no pid namespace can be had here")
+            self.facts = msgspec.structs.replace(self.facts, isolation=isolation)
+        self.library = self.workdir / "bin" / "node.sh"
+        # The node's own /bin/sh is the shell under test.
+        self.library.write_text((REMOTE / "node.sh").read_text().replace("/bin/sh", str(self.sh)))
+        self._jobs = 0
+
+    def _applets(self) -> str:
+        """A machine that has busybox and nothing else."""
+        folder = self.folder / "applets"
+        folder.mkdir()
+        subprocess.run([shutil.which("busybox", path=PATH) or "", "--install", "-s", folder], check=True)
+        return str(folder)
+
+    # --- shells
+
+    def script(self, text: bytes, seconds: float = PATIENCE_SECONDS) -> subprocess.CompletedProcess[bytes]:
+        """A shell that reads its commands from standard input, as the one of a connection."""
+        return subprocess.run(
+            [self.sh], input=text, capture_output=True, check=False, env=self._environment(), timeout=seconds
+        )
+
+    def contact(self, *tools: str, workdir: str = "") -> Found:
+        return parse_contact("n1", self.contact_words(*tools, workdir=workdir))
+
+    def contact_words(self, *tools: str, workdir: str = "") -> bytes:
+        words = [workdir or str(self.workdir), "node.sh", *tools]
+        script = '. "$0"'
+        return self._run(script, str(REMOTE / "contact.sh"), *words).stdout
+
+    def verb(self, *words: str, stdin: bytes = b"", seconds: float = PATIENCE_SECONDS) -> bytes:
+        done = self._run(self.variables() + '. "$LIB"; "$@"', "sh", *words, stdin=stdin, seconds=seconds)
+        assert not done.stderr, done.stderr
+        return done.stdout
+
+    def variables(self) -> str:
+        fork = int("setsid-fork" in self.facts.helpers)
+        return (
+            f"W='{self.workdir}'; LIB='{self.library}'; BOOT='{self.facts.boot_id}'; ISOLATION={self.facts.isolation}; "
+            f"SETSID_FORK={fork}; SHA256SUM={int('sha256sum' in self.facts.helpers)}; "
+        )
+
+    def _run(
+        self, script: str, *words: str, stdin: bytes = b"", seconds: float = PATIENCE_SECONDS
+    ) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [self.sh, "-c", script, *words],
+            input=stdin,
+            capture_output=True,
+            check=False,
+            env=self._environment(),
+            timeout=seconds,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        return {"PATH": self.path, "HOME": str(self.folder), "LANG": "C.UTF-8"}
+
+    # --- runs
+
+    def put(self, content: bytes, name: str = "p.sh", executable: bool = False) -> SourceFile:
+        sha256 = hashlib.sha256(content).hexdigest()
+        (self.workdir / "objects" / sha256).write_bytes(content)
+        return SourceFile(name, sha256, len(content), executable)
+
+    def order(
+        self,
+        source: bytes,
+        *args: bytes,
+        compiler: tuple[tuple[str, ...], ...] = (),
+        run: tuple[bytes, ...] = (),
+        stdin: bytes | None = None,
+        env: Mapping[str, bytes] | None = None,
+        build: str = "",
+        wall: float | None = None,
+        memory: int | None = None,
+        output: int | None = None,
+    ) -> Order:
+        """A program of one file, by default a sh script; each order is another run."""
+        self._jobs += 1
+        file = self.put(source)
+        program = Program(
+            "sh",
+            file.name,
+            (file,),
+            args,
+            tuple((env or {}).items()),
+            self.put(stdin, "stdin") if stdin is not None else None,
+            limits=Limits(wall, memory, output),
+        )
+        key = build or hashlib.sha256(source + repr(compiler).encode()).hexdigest()[:16]
+        recipe = Recipe(key, ((file.name, file),), compiler, (*(run or (b"/bin/sh", b"{dir}/p.sh")), *args))
+        attempt = Attempt(JobId(self._jobs), 1, "n1")
+        return Order(attempt, run_name(self.grid, attempt), program, recipe)
+
+    def start(
+        self,
+        order: Order,
+        *,
+        verb: str = "start",
+        not_after: float | None = None,
+        objects: Sequence[str] | None = None,
+        lease: float | None = None,
+    ) -> str:
+        guard = str(int(uptime() + 15 if not_after is None else not_after))
+        stdin = order.program.stdin.sha256 if order.program.stdin else "-"
+        wanted = [file.sha256 for _, file in order.recipe.layout] if objects is None else objects
+        words = (verb, order.run, guard, order.recipe.build_key, stdin, *wanted)
+        return self.verb(*words, stdin=job_script(order, self.facts, lease)).decode().strip()
+
+    def run(self, order: Order, seconds: float = PATIENCE_SECONDS) -> RunLook:
+        """From start to record."""
+        assert self.start(order) == f"claimed {order.run}"
+        return self.ended(order, seconds)
+
+    def look(self, run: str) -> RunLook:
+        return parse_poll(self.verb("poll", run), [run])[run]
+
+    def ended(self, order: Order, seconds: float = PATIENCE_SECONDS) -> RunLook:
+        look = RunLook()
+
+        def over() -> bool:
+            nonlocal look
+            look = self.look(order.run)
+            return look.record is not None or not look.alive
+
+        wait_until(over, f"the end of {order.run}", seconds, lambda: (look, self.log(order)))
+        return look
+
+    def is_running(self, order: Order, words: str = "") -> None:
+        """Wait until the program runs and has printed these words."""
+        wait_until(
+            lambda: self.look(order.run).running and words.encode() in self.read(order, "out"),
+            f"{order.run} to say {words!r}",
+            PATIENCE_SECONDS,
+            lambda: (self.look(order.run), self.read(order, "out"), self.read(order, "err"), self.log(order)),
+        )
+
+    def dir(self, order: Order) -> Path:
+        return self.workdir / "runs" / order.run
+
+    def read(self, order: Order, name: str) -> bytes:
+        path = self.dir(order) / name
+        return path.read_bytes() if path.exists() else b""
+
+    def log(self, order: Order) -> str:
+        return self.read(order, "wrapper.log").decode(errors="replace")
+
+    def link(self, order: Order, name: str) -> str:
+        path = self.dir(order) / name
+        return str(path.readlink()) if path.is_symlink() else ""
+
+    def pid(self, order: Order, name: str = "pid") -> int:
+        """The process that the link `pid` (the wrapper) or `child` (the program's group) names."""
+        return int(self.link(order, name).partition(",")[0].removeprefix("pid="))
+
+    # --- what is left
+
+    def processes(self, run: str = "") -> dict[int, str]:
+        """Whatever carries a run of this node in its environment, or the working folder in its command line."""
+        return {pid: " ".join(argv_of(pid)) for pid in _pids() if is_alive(pid) and self._is_ours(pid, run)}
+
+    def _is_ours(self, pid: int, run: str) -> bool:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+        except OSError:
+            return False
+        mark = f"SSHGRID_RUN={run}/" if run else f"SSHGRID_RUN={self.grid}-"
+        return mark.encode() in environment or f"{self.workdir}/runs/{run}" in " ".join(argv_of(pid))
+
+    def end(self) -> None:
+        """Everything of this node ends; AssertionError when `clean` would have left something."""
+        runs = self.verb("runs_of", self.grid).decode().split()
+        if runs:
+            assert self.verb("clean", *runs) == b""
+        left = self.processes()
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left
+        assert not any((self.workdir / "runs").iterdir())
+        assert not list((self.workdir / "builds").glob(".*"))
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
