@@ -25,14 +25,16 @@ class Shown(Noun, frozen=True):
 
 
 class Piece(Noun, frozen=True):
-    """`restarted`: these bytes begin the output anew."""
+    """`restarted`: these bytes begin the output anew; there may be none then."""
 
     data: bytes
     restarted: bool = False
 
 
-def advance(shown: Shown, attempt: int, read: Read, most: int) -> tuple[Shown, Piece | None]:
+def advance(shown: Shown, attempt: int, read: Read, most: int, over: bool = False) -> tuple[Shown, Piece | None]:
     """The next step of showing `attempt`; None when there is nothing (more) to show now.
+
+    `over`: it has ended with a result, so when that is less than is on the screen, the output begins anew.
 
     >>> kept = {1: b"one two", 2: b"one two three"}
     >>> read = lambda attempt, offset, count: kept[attempt][offset : offset + count]
@@ -43,10 +45,10 @@ def advance(shown: Shown, attempt: int, read: Read, most: int) -> tuple[Shown, P
         shown = Shown(shown.attempt or attempt, shown.count, attempt, 0)
     while shown.attempt != attempt and shown.position < shown.count:
         new = read(attempt, shown.position, min(most, shown.count - shown.position))
-        if not new:
+        if not new and not over:
             return shown, None
         old = read(shown.attempt, shown.position, len(new))
-        if new != old:
+        if new != old or not new:
             return _show(Shown(attempt, 0, attempt, 0), read, most, restarted=True)
         shown = Shown(shown.attempt, shown.count, attempt, shown.position + len(new))
     return _show(Shown(attempt, shown.position, attempt, shown.position), read, most)
@@ -54,7 +56,7 @@ def advance(shown: Shown, attempt: int, read: Read, most: int) -> tuple[Shown, P
 
 def _show(shown: Shown, read: Read, most: int, restarted: bool = False) -> tuple[Shown, Piece | None]:
     data = read(shown.attempt, shown.position, most)
-    if not data:
+    if not data and not restarted:
         return shown, None
     position = shown.position + len(data)
     return Shown(shown.attempt, position, shown.attempt, position), Piece(data, restarted)
