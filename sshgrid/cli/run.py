@@ -117,6 +117,7 @@ class _Order:
         from sshgrid.model import Limits, OnDisconnect, OnHostLoss, Program, Submission
 
         wanted = self._wanted
+        interactive = bool(wanted["interactive"])
         program = Program(
             # "" = the master decides: it knows the languages that the inventory adds or overrides.
             language=self._language or bundle.language,
@@ -137,9 +138,10 @@ class _Order:
             retries=wanted["retries"],
             priority=wanted["priority"],
             on_host_loss=OnHostLoss(self._text("on_host_loss")),
-            on_disconnect=OnDisconnect(self._text("on_disconnect")),
-            interactive=bool(wanted["interactive"]),
-            terminal=bool(wanted["interactive"]) and _is_terminal(0) and _is_terminal(1),
+            # An interactive run is nothing without who talks to it.
+            on_disconnect=OnDisconnect.CANCEL if interactive else OnDisconnect(self._text("on_disconnect")),
+            interactive=interactive,
+            terminal=interactive and _is_terminal(0) and _is_terminal(1),
             wait_for_nodes=bool(wanted["detach"]),
         )
 
