@@ -1,4 +1,4 @@
-"""A grid over the lab: a home and a master for each module, a folder for each test, and the rule that nothing is left."""
+"""A grid over the lab: a home and master for each module, a folder for each test, and nothing may be left."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ def module_grid(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def grid(module_grid: Grid, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Grid]:
+def grid(module_grid: Grid, tmp_path: Path) -> Iterator[Grid]:
     """The module's grid, in a folder of the test's own. Afterwards no host may have anything of a job."""
     module_grid.folder = tmp_path
     yield module_grid
     try:
         module_grid.check()
-    finally:
+    except AssertionError:
         module_grid.end_jobs()
+        raise
 
 
 @pytest.fixture

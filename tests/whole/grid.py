@@ -128,8 +128,7 @@ class Grid:
         done = subprocess.run(
             self.argv(*words),
             **source,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             cwd=self.folder,
             env={**self.environ, **(env or {})},
             timeout=SECONDS,

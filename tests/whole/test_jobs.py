@@ -1,0 +1,351 @@
+"""Jobs that go on: leaving and coming back, Ctrl-C, signals, the terminal, and what is known of them afterwards."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import termios
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.whole.grid import Grid, programs, remains, until
+
+pytestmark = pytest.mark.lab
+
+FOREVER = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.1)\n"
+# Says when it has begun, and goes on when its file `go` is there (the account's home is the host's own).
+GATED = """import os, sys, time
+print("first", flush=True)
+while not os.path.exists(sys.argv[1]): time.sleep(0.02)
+print("second", flush=True)
+sys.exit(7)
+"""
+
+
+def open_gate(grid: Grid, gate: str) -> None:
+    for host in grid.lab:
+        host.run(["touch", gate])
+
+
+@pytest.fixture
+def gate(grid: Grid, request: pytest.FixtureRequest) -> str:
+    return f"/tmp/gate-{abs(hash(request.node.name))}"
+
+
+# --- leaving and coming back ------------------------------------------------------------------------------------------
+
+
+def test_a_detached_job_is_waited_for_shown_and_forgotten(grid: Grid, gate: str) -> None:
+    grid.write("gated.py", GATED)
+    detached = grid("run", "-d", "gated.py", gate)
+    assert (detached.code, detached.err) == (0, "")
+    job = detached.text.strip()
+    assert job.isdigit()
+    grid.until_state(job, "RUNNING")
+    assert grid("wait", "--timeout", "100ms", job).code == 124
+    assert [line["id"] for line in grid("--json", "ps").json["jobs"]] == [int(job)]
+    with grid.start("attach", job) as attached, grid.start("logs", "-f", job) as followed:
+        attached.until_out(b"first\n")
+        followed.until_out(b"first\n")
+        open_gate(grid, gate)
+        assert attached.done() == (7, b"first\nsecond\n", "")
+        assert followed.done() == (0, b"first\nsecond\n", "")
+    assert grid("wait", job).code == 7
+    assert grid("logs", job) == (0, b"first\nsecond\n", "")
+    assert grid("logs", "--tail", "1", job).out == b"second\n"
+    assert grid("logs", "--stderr", job).out == b""
+    assert grid("attach", job) == (7, b"first\nsecond\n", "")
+    assert grid("--json", "ps").json["jobs"] == []
+    assert grid("rm", job).code == 0
+    assert grid("info", job).code == 1
+
+
+def test_the_check_for_leftovers_sees_a_job_that_runs(grid: Grid) -> None:
+    grid.write("forever.py", FOREVER)
+    job = grid.detach("forever.py")
+    node = grid.until_state(job, "RUNNING")["node"]
+    until(lambda: programs(grid.lab[node], "forever.py"), "the program to run")
+    assert any(f"-{job}.1" in str(found) for found in remains(grid.lab[node]))
+    assert len(remains(grid.lab[node])) >= 2
+    assert grid("kill", job).code == 0
+    assert grid("wait", job).code == 143
+    assert grid("kill", job).code == 1
+    assert grid.info(job)["state"] == "CANCELLED"
+
+
+@pytest.mark.parametrize(("name", "code"), [("TERM", 143), ("KILL", 137), ("INT", 130)])
+def test_kill_sends_a_signal_and_ends_the_job(grid: Grid, name: str, code: int) -> None:
+    grid.write("forever.py", FOREVER)
+    job = grid.detach("forever.py")
+    grid.until_state(job, "RUNNING")
+    assert grid("kill", "--signal", name, job).code == 0
+    assert grid("wait", job).code == code
+
+
+def test_kill_with_another_signal_only_sends_it(grid: Grid) -> None:
+    grid.write(
+        "listen.py",
+        "import signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(9))\n"
+        "print('ready', flush=True)\nwhile True: time.sleep(0.1)\n",
+    )
+    with grid.start("run", "listen.py") as client:
+        client.until_out(b"ready\n")
+        assert grid("kill", "--signal", "USR1", "last").code == 0
+        assert client.done().code == 9
+    assert grid.last()["state"] == "FAILED"
+
+
+def test_a_program_that_will_not_hear_is_ended_all_the_same(grid: Grid) -> None:
+    grid.write(
+        "deaf.py",
+        "import signal, time\nfor n in (1, 2, 15): signal.signal(n, signal.SIG_IGN)\n"
+        "print('deaf', flush=True)\nwhile True: time.sleep(0.1)\n",
+    )
+    with grid.start("run", "deaf.py") as client:
+        client.until_out(b"deaf\n")
+        assert grid("kill", "last").code == 0
+        assert client.done(20).code != 0
+    assert grid.last()["state"] == "CANCELLED"
+
+
+def test_a_job_is_told_who_and_where_it_is(grid: Grid) -> None:
+    grid.write(
+        "who.py", "import os\nfor n in ('JOB_ID', 'TASK_ID', 'ATTEMPT', 'NODE'): print(os.environ['SSHGRID_' + n])\n"
+    )
+    done = grid("run", "--on", "h3", "who.py")
+    job = grid.last()["id"]
+    assert done.text.split() == [str(job), str(job), "1", "h3"]
+
+
+def test_several_jobs_at_once_are_waited_for_together(grid: Grid) -> None:
+    grid.write("leave.py", "import sys; sys.exit(int(sys.argv[1]))")
+    first = int(grid.detach("leave.py", "0"))
+    assert int(grid.detach("leave.py", "0")) == first + 1
+    assert grid("wait", f"{first}-{first + 1}").code == 0
+    grid.detach("leave.py", "5")
+    assert grid("wait", f"{first},{first + 2}").code == 1
+
+
+# --- Ctrl-C -----------------------------------------------------------------------------------------------------------
+
+
+def test_control_c_ends_the_job_and_is_130(grid: Grid) -> None:
+    grid.write("forever.py", FOREVER)
+    with grid.start("run", "forever.py") as client:
+        client.until_out(b"begun\n")
+        began = time.monotonic()
+        client.interrupt()
+        assert client.done().code == 130
+    assert time.monotonic() - began < 5  # Python takes INT for an answer
+    job = grid.last()
+    assert (job["state"], job["exit_status"]) == ("CANCELLED", 130)
+    assert not programs(grid.lab[job["node"]], "forever.py")
+
+
+def test_a_second_control_c_detaches_and_prints_the_id(grid: Grid) -> None:
+    grid.write(
+        "slow.py",
+        "import signal, time\nsignal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))\n"
+        "print('begun', flush=True)\nwhile True: time.sleep(0.05)\n",
+    )
+    with grid.start("run", "slow.py") as client:
+        client.until_out(b"begun\n")
+        client.interrupt()
+        client.until_out(b"heard\n")
+        client.interrupt()
+        done = client.done()
+    job = grid.last()
+    assert done.code == 130
+    assert f"job {job['id']} goes on" in done.err
+    assert f"sshgrid attach {job['id']}" in done.err
+    grid("kill", "--signal", "KILL", "last")
+    assert grid("wait", "last").code == 137
+
+
+def test_a_client_that_is_merely_lost_kills_nothing_unless_asked(grid: Grid, gate: str) -> None:
+    grid.write("gated.py", GATED)
+    with grid.start("run", "gated.py", gate) as client:
+        client.until_out(b"first\n")
+        client.process.kill()
+    with grid.start("run", "--on-disconnect", "cancel", "gated.py", f"{gate}-never") as client:
+        client.until_out(b"first\n")
+        client.process.kill()
+    lost = int(grid.last()["id"])
+    grid.until_state(str(lost), "CANCELLED")
+    assert grid.info(lost - 1)["state"] == "RUNNING"
+    open_gate(grid, gate)
+    assert grid("attach", str(lost - 1)) == (7, b"first\nsecond\n", "")
+
+
+def test_a_reader_that_leaves_ends_the_run(grid: Grid) -> None:
+    grid.write("yes.py", "while True: print('yes', flush=True)")
+    client = subprocess.Popen(
+        grid.argv("run", "yes.py"),
+        cwd=grid.folder,
+        env=grid.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    with client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"yes\n"
+        client.stdout.close()
+        assert client.wait(20) == 128 + signal.SIGPIPE
+    grid.until_state("last", "CANCELLED")
+
+
+# --- interactive ------------------------------------------------------------------------------------------------------
+
+TALK = """import sys
+print("name?", flush=True)
+name = sys.stdin.readline().strip()
+print("hello", name, sys.stdin.isatty(), sys.stdout.isatty(), flush=True)
+sys.exit(6)
+"""
+
+
+def test_an_interactive_run_through_a_pipe_is_a_conversation(grid: Grid) -> None:
+    grid.write("talk.py", TALK)
+    read, write = os.pipe()
+    with grid.start("run", "-I", "talk.py", stdin=read) as client:
+        os.close(read)
+        client.until_out(b"name?\n")
+        os.write(write, b"world\n")
+        client.until_out(b"hello world")
+        os.close(write)
+        assert client.done() == (6, b"name?\nhello world False False\n", "")
+
+
+class Terminal:
+    """A pseudo-terminal with a command on it."""
+
+    def __init__(self, grid: Grid, *words: str) -> None:
+        self.master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (33, 99))
+        self.modes = termios.tcgetattr(slave)
+        self.seen = b""
+        environ = {**grid.environ, "TERM": "xterm"}
+        self.process = subprocess.Popen(
+            grid.argv(*words), cwd=grid.folder, env=environ, stdin=slave, stdout=slave, stderr=slave,
+            start_new_session=True,
+        )  # fmt: skip
+        self._slave = slave
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+        os.close(self.master)
+        os.close(self._slave)
+
+    def until(self, wanted: bytes, seconds: float = 20.0) -> None:
+        deadline = time.monotonic() + seconds
+        while wanted not in self.seen:
+            assert time.monotonic() < deadline, f"no {wanted!r} in {self.seen!r}"
+            if select.select([self.master], [], [], 0.1)[0]:
+                self.seen += os.read(self.master, 65536)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self.master, keys)
+
+    @property
+    def is_as_before(self) -> bool:
+        return termios.tcgetattr(self._slave) == self.modes
+
+
+def test_an_interactive_run_has_the_terminal(grid: Grid) -> None:
+    grid.write("talk.py", "import os\nprint('size', os.get_terminal_size(1), flush=True)\n" + TALK)
+    with Terminal(grid, "run", "-I", "talk.py") as terminal:
+        terminal.until(b"name?")
+        terminal.type(b"world\r")
+        terminal.until(b"hello world True True")
+        assert terminal.process.wait(20) == 6
+        assert terminal.is_as_before
+    assert b"columns=99, lines=33" in terminal.seen
+    assert b"\x1b" not in terminal.seen
+
+
+def test_control_c_on_an_interactive_terminal_is_the_programs(grid: Grid) -> None:
+    grid.write(
+        "heed.py",
+        "import time\nprint('ready', flush=True)\ntry:\n    time.sleep(99)\nexcept KeyboardInterrupt:\n"
+        "    print('interrupted', flush=True)\n    raise SystemExit(11)\n",
+    )
+    with Terminal(grid, "run", "-I", "heed.py") as terminal:
+        terminal.until(b"ready")
+        terminal.type(b"\x03")
+        terminal.until(b"interrupted")
+        assert terminal.process.wait(20) == 11
+        assert terminal.is_as_before
+
+
+def test_an_interactive_run_ends_with_its_client(grid: Grid) -> None:
+    grid.write("forever.py", FOREVER)
+    read, write = os.pipe()
+    with grid.start("run", "-I", "forever.py", stdin=read) as client:
+        os.close(read)
+        client.until_out(b"begun\n")
+        client.process.kill()
+    os.close(write)
+    until(lambda: grid.last()["state"] not in ("RUNNING", "PENDING"), "the job to end", 20, grid.last)
+
+
+def test_a_waiting_person_at_a_terminal_sees_no_trace_in_the_output(grid: Grid) -> None:
+    grid.write("hello.py", "print('hello')")
+    with Terminal(grid, "run", "hello.py") as terminal:
+        terminal.until(b"hello\r\n")
+        assert terminal.process.wait(20) == 0
+
+
+# --- what the environment and limits do -------------------------------------------------------------------------------
+
+
+def test_memory_that_is_too_much_is_137_and_said(grid: Grid) -> None:
+    grid.write(
+        "greedy.py",
+        "import time\nkeep = bytearray(300 << 20)\nfor n in range(0, len(keep), 4096): keep[n] = 1\ntime.sleep(30)\n",
+    )
+    done = grid("run", "--memory", "100M", "greedy.py")
+    assert done.code == 137
+    assert grid.last()["state"] == "OUT_OF_MEMORY"
+
+
+def test_A37_a_secret_of_the_environment_is_nowhere_to_be_seen(grid: Grid) -> None:
+    secret = "hunter2-" + os.urandom(8).hex()
+    grid.write("tell.py", "import os, time\nprint(os.environ['TOKEN'], flush=True)\ntime.sleep(99)\n")
+    environ = {**grid.environ, "TOKEN": secret}
+    with (grid.folder / "out").open("wb") as out:
+        client = subprocess.Popen(
+            grid.argv("run", "--env", "TOKEN", "tell.py"),
+            cwd=grid.folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+        )
+    with client:
+        until(lambda: secret.encode() in (grid.folder / "out").read_bytes(), "the program to know its secret")
+        node = grid.lab[grid.last()["node"]]
+        assert programs(node, "tell.py")
+        assert programs(node, secret) == []
+        assert not any(
+            secret.encode() in path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()
+        )
+        for words in (["ps", "-a"], ["info", "last"], ["master", "logs"], ["--json", "info", "last"]):
+            assert secret not in grid(*words).text
+        found = node.run(["grep", "-rl", secret, "/var/tmp", "/tmp"], check=False).stdout.split()
+        modes = node.run(["stat", "-c", "%a", *found]).stdout.split() if found else []
+        assert set(modes) <= {"600"}
+        assert grid("kill", "last").code == 0
+        client.wait(20)
+    assert secret not in grid.log
+    found = node.run(["grep", "-rl", secret, "/var/tmp"], check=False).stdout.split()
+    until(lambda: not node.run(["grep", "-rl", secret, "/var/tmp"], check=False).stdout, "the secret to be gone", 10)

@@ -1,0 +1,139 @@
+"""What bad input gets: one error that names the thing and the place, the right exit code, and nothing done anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.hosts import Lab
+from tests.whole.grid import Done, Grid
+
+pytestmark = pytest.mark.lab
+
+
+def refused(done: Done, code: int, *words: str) -> None:
+    """The whole of a refusal: exit code, nothing on stdout, one error that says these words."""
+    assert (done.code, done.out) == (code, b""), done
+    assert done.err.startswith("error: "), done
+    assert done.err.count("error:") == 1, done
+    assert "Traceback" not in done.err
+    for word in words:
+        assert word in done.err, done
+
+
+def jobs(grid: Grid) -> list[int]:
+    return [job["id"] for job in grid("--json", "ps", "-a").json["jobs"]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_job_is_made(module_grid: Grid) -> Iterator[None]:
+    yield
+    assert jobs(module_grid) == []
+
+
+def test_an_unknown_extension_is_127(grid: Grid) -> None:
+    grid.write("prog.xyz", "what is this\n")
+    refused(grid("run", "prog.xyz"), 127, "prog.xyz", "hint: ")
+
+
+def test_a_missing_file_is_127_and_a_near_one_is_named(grid: Grid) -> None:
+    grid.write("primes.py", "print(2)")
+    refused(grid("run", "prime.py"), 127, "no such file: prime.py", "primes.py")
+
+
+def test_an_unreadable_place_is_2(grid: Grid) -> None:
+    grid.write("file", "")
+    refused(grid("run", "file/below.py"), 2, "file/below.py")
+
+
+def test_a_folder_without_a_makefile_is_2(grid: Grid) -> None:
+    grid.write("folder/main.c", "int main(void) { return 0; }")
+    refused(grid("run", "folder"), 2, "folder is a folder without a Makefile", "hint: ")
+
+
+def test_A10_a_link_in_a_folder_is_refused_by_name(grid: Grid) -> None:
+    grid.write("folder/Makefile", "all:\n")
+    (grid.folder / "folder" / "away").symlink_to("/etc/passwd")
+    refused(grid("run", "folder"), 2, "folder/away")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--no-such-option", "x.py"],
+        ["run"],
+        ["--no-such-option"],
+        ["rum", "x.py"],
+        ["run", "--time-limit", "soon", "x.py"],
+        ["run", "--memory", "much", "x.py"],
+        ["run", "--retries", "-1", "x.py"],
+        ["run", "--env", "1A=2", "x.py"],
+        ["run", "--on-host-loss", "pray", "x.py"],
+        ["run", "--flags", "'", "x.c"],
+        ["run", "--on", "h[1-", "x.py"],
+        ["run", "--lang", "java>=", "x.py"],
+        ["logs"],
+        ["ps", "--state", "SLEEPING"],
+        ["kill", "1-", "--signal", "NOTHING"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_2(grid: Grid, words: list[str]) -> None:
+    grid.write("x.py", "print(1)")
+    grid.write("x.c", "int main(void) { return 0; }")
+    refused(grid(*words), 2)
+
+
+def test_no_such_node_is_125(grid: Grid) -> None:
+    grid.write("x.py", "print(1)")
+    refused(grid("run", "--on", "h9", "x.py"), 125, "h9")
+    refused(grid("run", "--on", "@nobody", "x.py"), 125, "nobody")
+
+
+def test_a_version_that_no_node_has_is_127(grid: Grid) -> None:
+    grid.write("X.java", "class X { public static void main(String[] a) {} }")
+    refused(grid("run", "--lang", "java>=99", "X.java"), 127, "java>=99")
+
+
+def test_a_language_nobody_knows_is_127(grid: Grid) -> None:
+    grid.write("x.py", "print(1)")
+    refused(grid("run", "--lang", "brainfog", "x.py"), 127, "brainfog")
+
+
+def test_no_such_job_is_1(grid: Grid) -> None:
+    for verb in ("info", "logs", "attach", "wait", "kill", "rm"):
+        refused(grid(verb, "9999"), 1, "no such job", "9999")
+
+
+def test_A11_one_argument_may_be_as_long_as_the_system_takes(grid: Grid) -> None:
+    grid.write("length.py", "import sys; print(len(sys.argv[1]))")
+    assert grid("run", "length.py", "x" * 130_000).out == b"130000\n"
+    assert grid("rm", "last").code == 0
+
+
+def test_A9_a_name_that_is_not_utf8_is_refused(grid: Grid) -> None:
+    with open(bytes(grid.folder) + b"/\xff.py", "wb") as file:  # noqa: PTH123 - no str
+        file.write(b"print(1)")
+    refused(grid("run", b"\xff.py"), 2, "not UTF-8")
+
+
+def test_errors_are_json_when_asked(grid: Grid) -> None:
+    done = grid("--json", "run", "nowhere.py")
+    assert done.code == 127
+    assert done.json["schema"] == 1
+    assert done.json["error"].keys() == {"code", "message", "hint"}
+    assert done.json["error"]["code"] == "no-such-file"
+    assert done.err == ""
+
+
+def test_nobody_up_is_125_and_says_why_node_by_node(grid: Grid, hosts: Lab) -> None:
+    grid.write("x.py", "print(1)")
+    assert grid("run", "x.py").out == b"1\n"
+    assert grid("rm", "last").code == 0
+    for host in hosts:
+        host.stop_server()
+        host.reset_sessions()
+    done = grid("run", "x.py")
+    refused(done, 125, "h1", "h2", "h3", "h4")
+    assert grid("rm", "last").code == 0
