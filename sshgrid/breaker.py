@@ -26,6 +26,8 @@ QUARANTINE_MAX_SECONDS = 1800.0
 
 
 class BreakerState(enum.StrEnum):
+    """What may be done with a node that failed."""
+
     CLOSED = "closed"  # it works, as far as we know
     OPEN = "open"  # leave it alone until next_try
     HALF_OPEN = "half-open"  # one dial will tell

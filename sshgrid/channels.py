@@ -141,4 +141,5 @@ async def _pieces(reader: asyncssh.SSHReader[bytes]) -> AsyncIterator[bytes]:
 
 
 async def create(connection: asyncssh.SSHClientConnection, command: str) -> asyncssh.SSHClientProcess[bytes]:
+    """A channel that runs `command`: bytes in and out, its stderr dropped."""
     return await connection.create_process(command, encoding=None, stderr=asyncssh.DEVNULL)

@@ -135,6 +135,7 @@ def blame(path: Path) -> Iterator[None]:
 
 
 def connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
+    """A connection with the settings that make a commit durable. Raises StoreError as `open` does."""
     # isolation_level=None: no statement opens a transaction behind our back.
     connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, cached_statements=100)
     connection.row_factory = sqlite3.Row

@@ -35,6 +35,7 @@ class Dialing(Noun, frozen=True):
 
 
 def dialing(config_dir: str | Path, environ: Mapping[str, str]) -> Dialing:
+    """What the environment says: our known_hosts, the user's ssh_config and agent."""
     return Dialing(
         known_hosts=str(Path(config_dir) / "known_hosts"),
         ssh_config=environ.get("SSHGRID_SSH_CONFIG", "~/.ssh/config"),

@@ -4,6 +4,8 @@
       UsageError          the request is wrong: never retried
         InventoryError      file:line:column, all of a file's errors at once
         UnknownLanguage     no such file type, or no toolchain for it anywhere: exit 127
+        FileMissing         what was to be run or read is not there: exit 127
+        NoSuchNode
         NoSuchJob           also the answer for a job of somebody else
         NotAllowed
       HostError           a machine, or the road to it; settled as HostLost

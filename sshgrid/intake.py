@@ -42,6 +42,7 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
 
 
 def digests(program: Program) -> Collection[str]:
+    """The SHA-256 of every file that a program needs, its input too."""
     files = (*program.files, program.stdin) if program.stdin else program.files
     return {file.sha256 for file in files}
 

@@ -29,6 +29,7 @@ class Order(Noun, frozen=True):
 
 
 def run_name(grid: str, attempt: Attempt) -> str:
+    """The name of an attempt's folder on its node."""
     return f"{grid}-{attempt.job}.{attempt.number}"
 
 

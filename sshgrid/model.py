@@ -79,6 +79,8 @@ class Sample(Noun, frozen=True):
 
 
 class NodeState(enum.StrEnum):
+    """Slurm's words for what a node is doing."""
+
     IDLE = "IDLE"
     MIXED = "MIXED"
     ALLOCATED = "ALLOCATED"
@@ -101,6 +103,8 @@ class SourceFile(Noun, frozen=True):
 
 
 class Limits(Noun, frozen=True):
+    """What a run may use; None = no limit."""
+
     wall_seconds: float | None = None
     memory_bytes: int | None = None
     output_bytes: int | None = None  # stdout and stderr together
@@ -121,6 +125,8 @@ class Program(Noun, frozen=True):
 
 
 class OnHostLoss(enum.StrEnum):
+    """What becomes of a job whose host falls silent: `run --on-host-loss`."""
+
     RELAUNCH = "relaunch"
     WAIT = "wait"
     FAIL = "fail"
@@ -128,6 +134,8 @@ class OnHostLoss(enum.StrEnum):
 
 
 class OnDisconnect(enum.StrEnum):
+    """What becomes of a job whose client is lost: `run --on-disconnect`."""
+
     KEEP = "keep"
     CANCEL = "cancel"
 
@@ -173,18 +181,26 @@ class CompileFailed(Noun, frozen=True, tag="compile-failed"):
 
 
 class TimedOut(Noun, frozen=True, tag="timed-out"):
+    """The time limit ended it."""
+
     wall_seconds: float
 
 
 class OutOfMemory(Noun, frozen=True, tag="out-of-memory"):
+    """The memory limit ended it."""
+
     limit_bytes: int
 
 
 class OutputLimit(Noun, frozen=True, tag="output-limit"):
+    """It printed more than it may."""
+
     limit_bytes: int
 
 
 class Cancelled(Noun, frozen=True, tag="cancelled"):
+    """Somebody ended it: "INT", "TERM by ana"."""
+
     by: str = ""
 
 
@@ -266,6 +282,8 @@ class AttemptRecord(Noun, frozen=True):
 
 
 class Job(Noun, frozen=True):
+    """One submission on its way: where it is, what was tried, and how it ended."""
+
     id: JobId
     owner: str
     submission: Submission
@@ -282,6 +300,8 @@ class Job(Noun, frozen=True):
 
 
 class RetryPolicy(Noun, frozen=True):
+    """How often, how soon and how patiently hosts are tried again: `retry` of the inventory."""
+
     retries: int = 2
     backoff_seconds: float = 2.0
     backoff_max_seconds: float = 60.0

@@ -48,6 +48,7 @@ Policy: TypeAlias = Callable[[Sequence[NodeView], Random, int], NodeView]
 
 
 def cores(view: NodeView) -> int:
+    """How many cores it has; 1 as long as nobody knows."""
     return max(1, view.facts.cores) if view.facts else 1
 
 

@@ -54,6 +54,7 @@ class Proof(Noun, frozen=True):
 
 
 def proofs_in(lines: Iterable[str]) -> dict[str, Proof]:
+    """The proofs that a node has kept, by language; lines of another form are none."""
     fields = (line.split("\t") for line in lines)
     return {parts[0]: Proof(*parts) for parts in fields if len(parts) == 4}
 

@@ -51,6 +51,7 @@ def _seconds(record: AttemptRecord | None, now: float) -> float:
 
 
 def attempt_line(record: AttemptRecord) -> AttemptLine:
+    """An attempt as `info` shows it."""
     return AttemptLine(
         number=record.number,
         node=record.node,

@@ -272,6 +272,7 @@ SIZE = Parsed("size", _size)
 
 
 def complete_nodes(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Names and tags of nodes, for the shell's completion."""
     from sshgrid.wire import Nodes, NodesReply
 
     reply = _ask_quietly(ctx, lambda connection: connection.ask(Nodes(), NodesReply))
@@ -281,6 +282,7 @@ def complete_nodes(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
 
 def complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The newest jobs, `last` and `all`, for the shell's completion."""
     from sshgrid.wire import Jobs, JobsReply
 
     reply = _ask_quietly(ctx, lambda connection: connection.ask(Jobs(), JobsReply))
@@ -310,4 +312,5 @@ def _ask_quietly(ctx: click.Context, ask: Callable[[Connection], T]) -> T | None
 
 
 def session_of(ctx: click.Context) -> Session:
+    """The session that the global options have written into."""
     return ctx.ensure_object(Session)

@@ -186,12 +186,16 @@ def _log_pieces(text: str, tail: int, more: object) -> Iterator[str]:
 
 
 class Value(Noun, frozen=True):
+    """One setting, and where its value came from."""
+
     name: str
     value: str
     source: str
 
 
 class Check(Noun, frozen=True):
+    """One thing that `doctor` looked at; `hint` is what mends it."""
+
     name: str
     ok: bool
     detail: str

@@ -101,6 +101,7 @@ def sorted_nodes(lines: tuple[NodeLine, ...], sort: str | None) -> list[NodeLine
 
 
 def show_nodes(session: Session, lines: list[NodeLine]) -> None:
+    """The table of nodes, or their JSON."""
     from sshgrid.cli import render
 
     session.show(

@@ -136,6 +136,7 @@ NODE_RIGHT = frozenset({"CPU", "LOAD", "MEMORY", "RUNNING"})
 
 
 def job_row(job: JobLine) -> tuple[str, ...]:
+    """A job's line of `ps`."""
     return (
         str(job.id),
         job.user,
@@ -157,6 +158,7 @@ def exit_text(job: JobLine) -> str:
 
 
 def attempt_row(attempt: AttemptLine) -> tuple[str, ...]:
+    """An attempt's line of `info`."""
     ended = time.time() if attempt.ended is None else attempt.ended
     return (
         str(attempt.number),
@@ -173,6 +175,7 @@ def attempt_row(attempt: AttemptLine) -> tuple[str, ...]:
 
 
 def node_row(node: NodeLine) -> tuple[str, ...]:
+    """A node's line of `nodes`."""
     reason = node.reason
     if node.next_try_seconds is not None:
         reason = f"{reason}, next try in {format_duration(max(node.next_try_seconds, 0.0))}".lstrip(", ")
@@ -212,6 +215,7 @@ def iso(at: float | None) -> str | None:
 
 
 def local_time(at: float | None) -> str:
+    """The time as a clock on this wall shows it; "" for none."""
     return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
@@ -233,15 +237,18 @@ def _attempt_object(attempt: AttemptLine) -> dict[str, object]:
 
 
 def why_objects(why: Iterable[NodeReason]) -> list[dict[str, object]]:
+    """What rules each node out, for --json."""
     return [{"schema": SCHEMA, "node": each.node, "reason": each.reason} for each in why]
 
 
 def node_object(node: NodeLine) -> dict[str, object]:
+    """A node for --json."""
     value: dict[str, object] = msgspec.to_builtins(node)
     return value | {"schema": SCHEMA, "last_seen": iso(node.last_seen)}
 
 
 def error_object(error: SshgridError) -> dict[str, object]:
+    """A failure for --json."""
     inner = {"code": error.code, "message": error.message, "hint": error.hint}
     return {"schema": SCHEMA, "error": inner}
 

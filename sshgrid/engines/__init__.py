@@ -14,6 +14,8 @@ from sshgrid.model import Noun, Outcome, Step, Usage
 
 
 class Finish(Noun, frozen=True):
+    """How an attempt ended, and what it used."""
+
     outcome: Outcome
     usage: Usage = Usage()
 
@@ -38,6 +40,8 @@ Keyboard: TypeAlias = "asyncio.Queue[bytes | tuple[int, int]]"
 
 
 class Engine(Protocol):
+    """One way of running attempts. Raises HostError for what a machine or the road to it did."""
+
     async def run(self, order: Order, sink: Sink, *, resume: bool = False) -> Finish:
         """From upload to result. `resume`: it may have been started before; find it, never start it twice."""
 

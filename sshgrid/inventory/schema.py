@@ -162,6 +162,7 @@ def _argv(value: object) -> tuple[str, ...]:
 
 
 def emit_words(command: str) -> str:
+    """The command as the list of words that should have been written, for an error's hint."""
     return (
         "[" + ", ".join(json.dumps(word) if re.search(r"[{},\[\]]", word) else word for word in command.split()) + "]"
     )

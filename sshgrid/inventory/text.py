@@ -40,6 +40,8 @@ class Problem:
 
 @dataclass(slots=True)
 class Scalar:
+    """A single value and its place in the text."""
+
     start: int
     end: int
     text: str  # as written, without quotes
@@ -48,6 +50,8 @@ class Scalar:
 
 @dataclass(slots=True)
 class Items:
+    """A list and its place in the text."""
+
     start: int
     end: int
     flow: bool
