@@ -385,6 +385,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._searched = 0  # so far there is no end of a line in it
         self._head: PutBlob | Output | Input | None = None
 
     def feed(self, piece: bytes) -> Iterator[tuple[Message, bytes]]:
@@ -400,7 +401,8 @@ class Decoder:
                 head, self._head = self._head, None
                 yield head, payload
                 continue
-            end = self._buffer.find(b"\n")
+            end = self._buffer.find(b"\n", self._searched)
+            self._searched = 0 if end >= 0 else len(self._buffer)
             if end < 0:
                 if len(self._buffer) > MAX_LINE:
                     raise UsageError(f"a request line is longer than {MAX_LINE} bytes")
@@ -417,7 +419,8 @@ class Decoder:
 def _parse(line: bytes) -> Message:
     try:
         message = _decoder.decode(line)
-    except msgspec.MsgspecError as error:
+    # Nested too deeply, or not UTF-8 inside a string: neither is a MsgspecError.
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise UsageError(f"not a request this version understands: {error}") from error
     if isinstance(message, _PAYLOAD) and not 0 <= message.size <= MAX_PAYLOAD:
         raise UsageError(f"a payload of {message.size} bytes is over the limit of {MAX_PAYLOAD}")
