@@ -43,7 +43,7 @@ clean:
 	@touch $@
 
 .venv/ready-test: pyproject.toml
-	scripts/venv.sh test
+	scripts/venv.sh test,docs
 	@touch $@
 
 .venv/ready-docs: pyproject.toml

@@ -1,0 +1,280 @@
+"""Pages that cannot drift: `<!-- generated: NAME -->` becomes what GENERATORS[NAME] reads from the code.
+
+Each generator is a function without arguments that gives Markdown; the tests call them too. Refuses an unknown NAME.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from sshgrid import cli, inventory, wire
+from sshgrid.toolchains import LANGUAGES
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "sshgrid"
+FLOOR_TABLE = ROOT / "tests" / "pure" / "test_floors.py"
+MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
+
+FLOOR_NAMES = {
+    0: "nouns and errors",
+    1: "pure decisions: no loop, clock, dice or files but what is passed in",
+    2: "the outside world: nodes, engines, the queue on disk",
+    3: "the master",
+    4: "between master and client",
+    5: "what people type",
+}
+
+
+# --- Markdown -----------------------------------------------------------------------------------------------------
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; the cells are Markdown already."""
+    lines = [list(header), *map(list, rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+def code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def prose(text: str) -> str:
+    """A docstring's words as one Markdown paragraph: what Markdown would take for markup outside code is escaped."""
+    words = " ".join(text.split()).replace("``", "`")
+    parts = words.split("`")
+    parts[::2] = [re.sub(r"([<*_\[\]{}])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)
+
+
+# --- the module map -----------------------------------------------------------------------------------------------
+
+
+def floors() -> dict[str, int]:
+    """The table that the test of the house rules holds."""
+    for node in ast.parse(FLOOR_TABLE.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "FLOORS" and node.value:
+            return dict(ast.literal_eval(node.value))
+    raise LookupError(f"no FLOORS in {FLOOR_TABLE}")
+
+
+def modules() -> dict[str, str]:
+    """Dotted name -> docstring of every module that says something; the empty ones only make packages."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        if words:
+            found[name.removesuffix(".__init__")] = words
+    return found
+
+
+def other_files() -> dict[str, str]:
+    """What is not Python: the shell code for nodes and the SQL, with the first sentence of its first comment."""
+    found = {}
+    for path in sorted([*PACKAGE.rglob("*.sh"), *PACKAGE.rglob("*.sql")]):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comment = []
+        for line in lines:
+            if not line.startswith(("# ", "-- ")):
+                break
+            if not line.startswith("# shellcheck "):
+                comment.append(line.split(" ", 1)[1])
+        found[path.relative_to(PACKAGE).as_posix()] = re.split(r"(?<=\.)\s", " ".join(comment), maxsplit=1)[0]
+    return found
+
+
+def module_map() -> str:
+    by_floor: dict[int, list[tuple[str, str]]] = {}
+    table_of_floors = floors()
+    for name, words in modules().items():
+        floor = table_of_floors.get(name, table_of_floors.get(name.split(".")[0] + ".*", 5))
+        by_floor.setdefault(floor, []).append((code(name), prose(words.split("\n\n")[0])))
+    for name, words in other_files().items():
+        by_floor[2].append((code(name), prose(words)))
+    return "\n".join(
+        f"### Floor {floor}: {FLOOR_NAMES[floor]}\n\n{table(('module', 'what for'), by_floor[floor])}"
+        for floor in sorted(by_floor, reverse=True)
+    )
+
+
+# --- the command line ---------------------------------------------------------------------------------------------
+
+
+def command_tree() -> Iterator[tuple[str, click.Context]]:
+    """("sshgrid node add", its context) of every command, as `--help` lists them."""
+    yield from _commands(click.Context(cli.cli, info_name="sshgrid"))
+
+
+def _commands(context: click.Context) -> Iterator[tuple[str, click.Context]]:
+    yield context.command_path, context
+    if isinstance(context.command, click.Group):
+        for name in context.command.list_commands(context):
+            command = context.command.get_command(context, name)
+            assert command is not None
+            yield from _commands(click.Context(command, info_name=name, parent=context))
+
+
+def command_reference() -> str:
+    return "\n".join(_command(path, context) for path, context in command_tree())
+
+
+def _command(path: str, context: click.Context) -> str:
+    command = context.command
+    usage = " ".join([path, *command.collect_usage_pieces(context)])
+    help_text = textwrap.dedent(command.help or command.short_help or "").strip()
+    text = f"{'##' if path.count(' ') < 2 else '###'} {path}\n\n```text\n{usage}\n```\n\n"
+    text += "\n\n".join(prose(paragraph) for paragraph in help_text.split("\n\n")) + "\n"
+    rows = [record for parameter in command.params if (record := parameter.get_help_record(context))]
+    if isinstance(command, click.Group) and path != "sshgrid":
+        names = command.list_commands(context)
+        text += "\nCommands: " + ", ".join(f"[{name}](#{path.replace(' ', '-')}-{name})" for name in names) + "\n"
+    if rows:
+        text += "\n" + table(
+            ("option", "meaning"), ((code(option), prose(meaning)) for option, meaning in rows if meaning)
+        )
+    return text
+
+
+# --- inventory.yaml -----------------------------------------------------------------------------------------------
+
+
+def inventory_reference() -> str:
+    schema: Mapping[str, Any] = inventory.json_schema()
+    kinds = schema["$defs"]
+    top = {name: value for name, value in schema["properties"].items() if name not in _SECTIONS}
+    text = "### The whole file\n\n" + _keys({**top, **{name: {"section": name} for name in _SECTIONS}})
+    for name, (kind, words) in _SECTIONS.items():
+        text += f"\n### `{name}`\n\n{words}\n\n" + _keys(kinds[kind]["properties"], kinds[kind].get("required", ()))
+    return text
+
+
+_SECTIONS = {
+    "defaults": ("Defaults", "What every node has unless it says otherwise."),
+    "nodes": (
+        "NodeFields",
+        "One entry a machine, or a range of machines: `node[01-10]`, where `{name}` in `host`, `ssh_config`, "
+        "`identity_file`, `known_hosts` and `workdir` stands for each node's name.",
+    ),
+    "toolchains": (
+        "LanguageFields",
+        "A language of your own, or a change to a built-in one. Commands are lists of words, never shell strings.",
+    ),
+    "retry": ("Retry", "What happens after a host failed."),
+}
+
+
+def _keys(properties: Mapping[str, Mapping[str, Any]], required: Iterable[str] = ()) -> str:
+    rows = []
+    for name, value in properties.items():
+        if "section" in value:
+            rows.append((code(name), "a mapping", f"see [below](#{name})"))
+            continue
+        words = prose(str(value.get("description", "")))
+        if "default" in value and "default" not in words:
+            words += ("; " if words else "") + f"default: `{_yaml(value['default'])}`"
+        rows.append((code(name), _kind(value), words + (" (must be there)" if name in required else "")))
+    return table(("key", "value", "meaning"), rows)
+
+
+def _kind(value: Mapping[str, Any]) -> str:
+    """What may be written there, in words."""
+    if "const" in value:
+        return code(str(value["const"]))
+    if "enum" in value:
+        return " or ".join(code(str(each)) for each in value["enum"])
+    if "anyOf" in value:
+        return " or ".join(_kind(each) for each in value["anyOf"])
+    kind = value.get("type", "anything")
+    words = " or ".join([kind] if isinstance(kind, str) else list(kind))
+    if kind == "array":
+        items = _kind(value.get("items", {}))
+        return "list of lists of words" if items.startswith("list") else f"list of {items}"
+    low, high = value.get("minimum", value.get("exclusiveMinimum")), value.get("maximum")
+    if isinstance(kind, str) and high is not None:
+        words += f", {low} to {high}"
+    return {"string": "text", "boolean": "`true` or `false`", "string or number": _measure(value)}.get(words, words)
+
+
+def _measure(value: Mapping[str, Any]) -> str:
+    return "a share: `80%` or `0.8`" if "%" in str(value.get("pattern")) else "a duration: `500ms`, `10s`, `5m`, `2h`"
+
+
+def _yaml(value: object) -> str:
+    match value:
+        case list():
+            return "[" + ", ".join(_yaml(each) for each in value) + "]"
+        case float():
+            return f"{value:g}s"
+        case _:
+            return str(value)
+
+
+# --- languages and the wire -------------------------------------------------------------------------------------------
+
+
+def language_table() -> str:
+    rows = (
+        (
+            f"`{row.name}`",
+            " ".join(code(glob) for glob in row.match) or "mode x",
+            "<br>".join(code(" ".join(command)) for command in row.compile) or "-",
+            code(" ".join(row.run)),
+        )
+        for row in LANGUAGES
+    )
+    return table(("language", "files", "compile", "run"), rows)
+
+
+def requests() -> str:
+    return _messages(get_args(wire.Request))
+
+
+def events() -> str:
+    return _messages(get_args(wire.Event))
+
+
+def _messages(kinds: Iterable[type[Any]]) -> str:
+    rows = []
+    for kind in kinds:
+        words = kind.__doc__ or ""
+        fields = ", ".join(code(name) for name in kind.__struct_fields__)
+        rows.append((code(kind.__struct_config__.tag), fields, prose(words.split("\n\n")[0])))
+    return table(('"type"', "fields", "meaning"), rows)
+
+
+# --- the extension ------------------------------------------------------------------------------------------------
+
+GENERATORS: Mapping[str, Callable[[], str]] = {
+    "commands": command_reference,
+    "events": events,
+    "inventory": inventory_reference,
+    "languages": language_table,
+    "modules": module_map,
+    "requests": requests,
+}
+
+
+def fill(text: str) -> str:
+    """A page with everything generated in its place."""
+    return MARKER.sub(lambda found: GENERATORS[found[1]](), text)
+
+
+def _fill_page(_: Sphinx, __: str, source: list[str]) -> None:
+    source[0] = fill(source[0])
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """What Sphinx calls."""
+    app.connect("source-read", _fill_page)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
