@@ -185,7 +185,7 @@ class Grid:
         self("node", "check", *([",".join(names)] if names else []))
         until_value(
             self.nodes,
-            lambda found: all(found[name]["load"] is not None for name in names or found),
+            lambda found: set(names) <= set(found) and all(found[name]["load"] is not None for name in names or found),
             f"{names or 'all nodes'} to be up",
             seconds,
         )
