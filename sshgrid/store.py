@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from sshgrid import database
-from sshgrid.errors import NoSuchJob, StoreError, UsageError
+from sshgrid.errors import NoSuchJob, NotAllowed, StoreError, UsageError
 from sshgrid.model import Attempt, AttemptRecord, Job, JobId, Phase, Submission, Verdict
 
 MAX_KEY = 200
@@ -168,11 +168,11 @@ class Store:
         return self._mark("hold_job", job_id, {"why": why})
 
     def remove(self, job_id: JobId) -> None:
-        """Forget a finished job. UsageError when it is not over."""
+        """Forget a finished job. NotAllowed when it is not over."""
         with self._change():
             phase = self.job(job_id).phase
             if phase is not Phase.DONE:
-                raise UsageError(
+                raise NotAllowed(
                     f"job {job_id} is {phase}: only finished jobs can be removed", f"sshgrid kill {job_id}"
                 )
             self._run("remove_job", {"id": job_id})
