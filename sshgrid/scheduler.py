@@ -80,8 +80,8 @@ class Scheduler:
             elif self._start(job, views, now):
                 views = self._roster.views(now)
                 continue
-            elif prospect.all_down:
-                pauses.append(1.0)
+            else:
+                pauses.append(1.0)  # load and memory change by samples alone, which wake nobody
             stuck.add(wants)
         return max(0.01, min(pauses))
 
