@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 PAGES = sorted(path for path in DOCS.rglob("*.md") if "_build" not in path.parts)
+SOURCES = sorted((ROOT / "sshgrid").rglob("*.py"))
 COMMAND_SECONDS = 120.0
 ALL = [README, ROOT / "CHANGELOG.md", *PAGES]
 
@@ -376,9 +377,22 @@ def test_the_manual_builds_without_a_warning(tmp_path: Path) -> None:
     assert "<table" in (tmp_path / "html" / "commands.html").read_text(encoding="utf-8")
 
 
-# --- the code speaks for itself ---------------------------------------------------------------------------------------
+def _longest_words(message: str) -> str:
+    """What of a message is always the same: its longest run of small words."""
+    return str(max(re.findall(r"[a-z' ]+", message), key=len)).strip()
 
-SOURCES = sorted((ROOT / "sshgrid").rglob("*.py"))
+
+def test_the_messages_that_troubleshooting_explains_are_in_the_code() -> None:
+    page = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]*) \|", page, re.MULTILINE)
+    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+    assert len(messages) > 20
+    sources = [*SOURCES, *(ROOT / "sshgrid" / "remote").glob("*.sh")]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    assert [message for message in messages if (_longest_words(message) or message) not in code] == []
+
+
+# --- the code speaks for itself ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
