@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import struct
 import sys
 import time
@@ -129,15 +130,19 @@ class Server:
         path = Path(self.places.socket)
         private_directory(path.parent, forbidden=0o077)
         with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise StoreError(f"{path}: is in the place of the master's socket", "move it away")
             path.unlink()
-        return await asyncio.start_unix_server(self._accept, path, limit=READ_LIMIT)
+        listener = await asyncio.start_unix_server(self._accept, path, limit=READ_LIMIT)
+        path.chmod(0o600)  # the folder lets nobody in meanwhile
+        return listener
 
     async def close(self) -> None:
         await self.master.close()
         log.info("left")
 
     def leave(self, drain: bool) -> None:
-        """Stop serving; with `drain` once everything that was accepted has ended."""
+        """Stop serving: at once, and runs go on; with `drain` once they have ended, while nothing new starts."""
         if drain:
             self._draining = True
             self.master.pause()

@@ -81,6 +81,7 @@ Question: TypeAlias = (
 
 READ_BYTES = 256 * 1024
 QUEUED_MESSAGES = 8
+MAX_UPLOADS = 64
 
 
 class Host(Protocol):
@@ -107,6 +108,8 @@ class Session:
         self._user = user
         self._stranger = False  # speaks another protocol
         self._incoming: dict[str, BlobWriter] = {}
+        self._refused: set[str] = set()  # files of which a piece could not be taken, while the rest still comes
+        self._waiting: tuple[Message, bytes] | None = None  # came while something was watched
         self._queue: asyncio.Queue[tuple[Message, bytes] | Exception | None] = asyncio.Queue(QUEUED_MESSAGES)
 
     async def serve(self) -> None:
@@ -134,21 +137,28 @@ class Session:
 
     async def _next(self) -> tuple[Message, bytes] | None:
         """The next message; None when the client has left. UsageError when what it says is not our protocol."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            return waiting
         found = await self._queue.get()
         if isinstance(found, UsageError):
             raise found
         return None if isinstance(found, Exception) else found
+
+    async def _next_or_refuse(self) -> tuple[Message, bytes] | None:
+        """The next message; None when nothing that could be understood will follow."""
+        try:
+            return await self._next()
+        except UsageError as error:
+            await self._send(failure(error))
+            return None
 
     async def _send(self, message: Message, payload: bytes = b"") -> None:
         self._writer.write(encode(message, payload))
         await self._writer.drain()
 
     async def _greet(self) -> bool:
-        try:
-            found = await self._next()
-        except UsageError as error:
-            await self._send(failure(error))
-            return False
+        found = await self._next_or_refuse()
         if found is None:
             return False
         hello = found[0]
@@ -161,16 +171,10 @@ class Session:
         return True
 
     async def _answer_all(self) -> None:
-        while True:
-            try:
-                found = await self._next()
-            except UsageError as error:  # nothing that follows can be understood
-                await self._send(failure(error))
-                return
-            if found is None:
-                return
+        while found := await self._next_or_refuse():
             message, payload = found
             try:
+                self._refuse_stranger(message)
                 if not isinstance(message, Watch | Logs):
                     await self._answer(message, payload)
                 elif not await self._show(message):
@@ -178,11 +182,13 @@ class Session:
             except SshgridError as error:
                 await self._send(failure(error))
 
+    def _refuse_stranger(self, message: Message) -> None:
+        if self._stranger and not isinstance(message, Status | Stop):
+            raise UsageError(f"this master speaks protocol {PROTOCOL} of sshgrid {VERSION}")
+
     # --- questions with one answer
 
     async def _answer(self, message: Message, payload: bytes) -> None:
-        if self._stranger and not isinstance(message, Status | Stop):
-            raise UsageError(f"this master speaks protocol {PROTOCOL} of sshgrid {VERSION}")
         if isinstance(message, PutBlob):
             self._take(message, payload)
         elif isinstance(message, Input | Resize):
@@ -222,13 +228,18 @@ class Session:
             case Reload():
                 return await self._reload()
             case Backup(path):
-                master.store.backup(Path(path))
-                return Done()
+                return self._back_up(Path(path))
             case Stop(drain):
                 self._server.leave(drain)
                 return Done()
             case _:
                 assert_never(message)
+
+    def _back_up(self, path: Path) -> Reply:
+        if not path.is_absolute():  # ours is not the folder that the client stands in
+            raise UsageError(f"{path}: not an absolute path")
+        self._master.store.backup(path)
+        return Done()
 
     async def _reload(self) -> Reply:
         await self._server.reload()
@@ -237,21 +248,33 @@ class Session:
         return Done(len(self._master.roster.members))
 
     def _take(self, message: PutBlob, piece: bytes) -> None:
-        """A piece of a file; a failure is told once and the rest of that file is refused with it."""
-        blob = self._incoming.get(message.sha256)
-        if blob is None and message.last and self._master.spool.holds(message.sha256, piece):
+        """A piece of a file; a failure is told once and the rest of that file is dropped."""
+        sha256 = message.sha256
+        if sha256 in self._refused:
+            if message.last:
+                self._refused.discard(sha256)
             return
-        if blob is None:
-            blob = self._incoming[message.sha256] = self._master.spool.writer(message.sha256)
+        if sha256 not in self._incoming and message.last and self._master.spool.holds(sha256, piece):
+            return
+        blob = self._incoming.get(sha256) or self._begin_upload(sha256)
         try:
             blob.append(piece)
             if message.last:
                 blob.finish()
         except SshgridError:
-            self._incoming.pop(message.sha256).abort()
+            blob.abort()
+            if not message.last:
+                self._refused.add(sha256)
             raise
-        if message.last:
-            del self._incoming[message.sha256]
+        finally:
+            if message.last or sha256 in self._refused:
+                self._incoming.pop(sha256, None)
+
+    def _begin_upload(self, sha256: str) -> BlobWriter:
+        if len(self._incoming) >= MAX_UPLOADS:
+            raise UsageError(f"more than {MAX_UPLOADS} files are uploaded at the same time")
+        blob = self._incoming[sha256] = self._master.spool.writer(sha256)
+        return blob
 
     # --- watching
 
@@ -260,13 +283,19 @@ class Session:
         async with self._master.watch(request) as events:
             showing = asyncio.create_task(self._show_events(events))
             listening = asyncio.create_task(self._listen(request.job))
-            done, _ = await asyncio.wait({showing, listening}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (showing, listening):
-                task.cancel()
-            await asyncio.gather(showing, listening, return_exceptions=True)
-        if showing in done:
-            showing.result()
-            return True
+            try:
+                await asyncio.wait({showing, listening}, return_when=asyncio.FIRST_COMPLETED)
+                if listening.done() and listening.result():
+                    await asyncio.wait({showing})
+                ended = showing.done()
+            finally:
+                for task in (showing, listening):
+                    task.cancel()
+                await asyncio.gather(showing, listening, return_exceptions=True)
+        if ended:
+            with contextlib.suppress(ConnectionError):  # it left while it was told something
+                showing.result()
+                return True
         if isinstance(request, Watch) and request.on_disconnect is OnDisconnect.CANCEL:
             await self._master.cancel(Cancel((request.job,), "TERM"), "lost client")
         return False
@@ -275,17 +304,27 @@ class Session:
         async for event, payload in events:
             await self._send(event, payload)
 
-    async def _listen(self, job: JobId) -> None:
-        """What the client says while it watches, until it leaves."""
-        with contextlib.suppress(UsageError):
-            while found := await self._next():
-                message, payload = found
-                match message:
-                    case Cancel():
-                        await self._master.cancel(message)
-                    case Input():
-                        await self._master.typed(job, payload)
-                    case Resize(columns, rows):
-                        await self._master.resized(job, columns, rows)
-                    case _:
-                        return
+    async def _listen(self, job: JobId) -> bool:
+        """What the client says while it watches. False: it left. True: its next question came, which has to wait."""
+        with contextlib.suppress(ConnectionError):
+            while found := await self._next_or_refuse():
+                try:
+                    if not await self._hear(job, *found):
+                        self._waiting = found
+                        return True
+                except SshgridError as error:
+                    await self._send(failure(error))
+        return False
+
+    async def _hear(self, job: JobId, message: Message, payload: bytes) -> bool:
+        """Words that belong to what is watched; False when these do not."""
+        match message:
+            case Cancel():
+                await self._master.cancel(message)
+            case Input():
+                await self._master.typed(job, payload)
+            case Resize(columns, rows):
+                await self._master.resized(job, columns, rows)
+            case _:
+                return False
+        return True

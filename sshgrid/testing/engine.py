@@ -33,6 +33,7 @@ class Stage:
         self.step = Step.RUNNING
         self.end: Outcome | HostError | None = None
         self.task: asyncio.Task[None] | None = None
+        self.heard: list[str] = []  # signals so far
         self._signals: asyncio.Queue[str] = asyncio.Queue()
         self._news = asyncio.Event()
 
@@ -49,6 +50,7 @@ class Stage:
         return await self._signals.get()
 
     def send(self, name: str) -> None:
+        self.heard.append(name)
         self._signals.put_nowait(name)
         if name == "KILL" and self.task is not None and self.end is None:
             self.end = Exited(137)
