@@ -251,7 +251,7 @@ def find_any_version(places: Places) -> Connection | None:
 
 
 def start_master_if_missing(places: Places, extra: Sequence[str] = ()) -> Connection:
-    """Start a master unless somebody else was quicker; `extra` are further words for `master start`."""
+    """Start a master unless somebody else was quicker; `extra` are further words for `sshgrid.daemon`."""
     private_dir(places.state_dir)
     private_dir(os.path.dirname(places.socket))
     with _held(places.lock):
@@ -329,8 +329,7 @@ def _remove_stale(path: str) -> None:
 def _spawn(places: Places, extra: Sequence[str]) -> tuple[Any, int]:
     import subprocess
 
-    command = [sys.executable, "-m", "sshgrid", "--inventory", places.inventory, "master", "start", "--foreground"]
-    command += ["--state-dir", places.state_dir, *extra]
+    command = [sys.executable, "-m", "sshgrid.daemon", places.inventory, places.state_dir, *extra]
     log = os.open(places.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         start = os.fstat(log).st_size

@@ -70,26 +70,26 @@ class Link:
         connection = await dial(node, how)
         try:
             with blame(node):
-                control = await Shell.open(node, connection)
+                # All at once: a shell takes its time to start.
+                control, starter, sampler = await asyncio.gather(
+                    Shell.open(node, connection), Shell.open(node, connection), Shell.open(node, connection)
+                )
                 _, output = await control.ask(_contact_script(node, tools))
                 found = parse_contact(node.name, output)
                 link = cls(node, connection, control, found)
-                await link._prepare(on_sample)
+                await link._prepare(starter, sampler, on_sample)
                 return link
         except BaseException:
             await end(connection)
             raise
 
-    async def _prepare(self, on_sample: Callable[[Sample], None]) -> None:
+    async def _prepare(self, starter: Shell, sampler: Shell, on_sample: Callable[[Sample], None]) -> None:
         """The control shell learns the verbs; the starter and the sampler begin."""
         status, output = await self._control.ask(self._variables() + _install_script())
         if status != 0:
             raise NodeUnfit(
                 self.node.name, f"cannot write in {self.facts.workdir}: {output[-80:].decode(errors='replace')}"
             )
-        starter, sampler = await asyncio.gather(
-            Shell.open(self.node, self._connection), Shell.open(self.node, self._connection)
-        )
         starter.write(self._variables() + _LEARN + b"exec 9>&1 2>/dev/null\n")
         sampler.write(self._variables() + _LEARN + b"sampler\n")
         self._starter = starter

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sshgrid.cli.base import Session, Verb, Verbs, pass_session
+from sshgrid.daemon import IDLE_EXIT, idle_seconds
 from sshgrid.errors import MasterGone, SshgridError, UsageError
 from sshgrid.model import Noun
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from sshgrid.paths import Places
     from sshgrid.wire import NodeLine, StatusReply
 
-IDLE_EXIT = "15m"
 LOG_LOOK_SECONDS = 0.2
 
 
@@ -42,22 +42,16 @@ def start(session: Session, foreground: bool, state_dir: str | None, idle_exit: 
     from sshgrid import client
 
     session.state_dir = state_dir or session.state_dir
-    seconds = _idle_seconds(idle_exit)
+    seconds = idle_seconds(idle_exit)
     places = session.places()
     if foreground:
         from sshgrid import serve
 
         return serve.run(places, seconds)
-    connection = client.start_master_if_missing(places, ("--idle-exit", idle_exit))
+    connection = client.start_master_if_missing(places, (idle_exit,))
     with connection:
         _show_status(session, _status(connection), verb="runs")
     return 0
-
-
-def _idle_seconds(text: str) -> float | None:
-    from sshgrid.quantities import parse_duration
-
-    return None if text == "never" else parse_duration(text)
 
 
 @master.command()

@@ -62,6 +62,7 @@ FLOORS: dict[str, int] = {
     "__main__": 5,
     "cli": 5,
     "cli.*": 5,
+    "daemon": 5,
     "shell": 5,
     "testing": 5,
     "testing.*": 5,
