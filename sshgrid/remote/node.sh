@@ -461,18 +461,21 @@ kill_stage() {
 }
 
 # Processes that left the group still carry the run's name in their environment. Look until two rounds find nothing.
+# -z, as each variable ends in a NUL byte, behind which busybox does not look otherwise.
 kill_strays() { # RUN
   empty=0
   rounds=0
   while [ "$empty" -lt 2 ] && [ "$rounds" -lt 200 ]; do
     rounds=$((rounds + 1))
-    strays=$(grep -Fls "SSHGRID_RUN=$1/" /proc/[0-9]*/environ 2>/dev/null)
+    strays=$(grep -Fxlsz "SSHGRID_RUN=$1/" /proc/[0-9]*/environ 2>/dev/null)
     killed=0
     for stray in $strays; do
       stray=${stray#/proc/}
       stray=${stray%/environ}
       [ "$stray" = $$ ] && continue
       start_time_of "$stray" || continue
+      # A leader takes its group along: some of it may have thrown the environment away.
+      kill -9 -"$stray" 2>/dev/null
       kill -9 "$stray" 2>/dev/null && killed=1
     done
     if [ "$killed" = 0 ]; then empty=$((empty + 1)); else empty=0; fi
