@@ -17,7 +17,7 @@ class Board:
 
     def __init__(self) -> None:
         self._waiters: dict[JobId | None, set[asyncio.Future[None]]] = {}
-        self._notices: dict[JobId, list[str]] = {}
+        self._notices: dict[JobId, list[tuple[int, str]]] = {}  # numbered from 1: the oldest ones go
 
     def tell(self, job: JobId) -> None:
         """Something about this job is new."""
@@ -35,12 +35,13 @@ class Board:
 
     def say(self, job: JobId, text: str) -> None:
         notices = self._notices.setdefault(job, [])
-        notices.append(text)
+        notices.append((notices[-1][0] + 1 if notices else 1, text))
         del notices[:-NOTICES_KEPT]
         self.tell(job)
 
-    def notices(self, job: JobId) -> list[str]:
-        return self._notices.get(job, [])
+    def notices(self, job: JobId, heard: int = 0) -> list[tuple[int, str]]:
+        """The sentences with a number above `heard`, each with its number."""
+        return [notice for notice in self._notices.get(job, ()) if notice[0] > heard]
 
     def forget(self, job: JobId) -> None:
         self._notices.pop(job, None)

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import TypeAlias
 
 from sshgrid.jobbook import JobBook
-from sshgrid.model import Job, JobId, Phase
+from sshgrid.model import Cancelled, Crashed, GaveUp, Job, JobId, Phase
 from sshgrid.placement import COUNTDOWN
 from sshgrid.replay import Piece, Read, Shown, advance
 from sshgrid.spool import Spool
@@ -46,14 +46,13 @@ class _Watcher:
         self._line = line
         self._shown = {stream: Shown() for stream in STREAMS}
         self._told: Event | None = None
-        self._notices = 0
+        self._heard = 0  # number of the last sentence that was told
 
     def news(self, job: Job) -> list[Event]:
         """Sentences and steps that are new."""
         events: list[Event] = []
-        notices = self._book.board.notices(job.id)
-        events += [Notice(text) for text in notices[self._notices :]]
-        self._notices = len(notices)
+        for self._heard, text in self._book.board.notices(job.id, self._heard):
+            events.append(Notice(text))
         state = self._state(job)
         if state is not None and (key := _lasting(state)) != self._told:
             self._told = key
@@ -74,16 +73,22 @@ class _Watcher:
         if not job.attempts:
             return None
         attempt = job.attempts[-1].number
+        ended = _has_result(job)
         for stream in STREAMS:
-            read = self._reader(job.id, stream)
-            self._shown[stream], piece = advance(self._shown[stream], attempt, read, PIECE_BYTES)
+            read = _reader(self._spool, job.id, stream)
+            self._shown[stream], piece = advance(self._shown[stream], attempt, read, PIECE_BYTES, ended)
             if piece is not None:
                 return stream, attempt, piece
         return None
 
-    def _reader(self, job: JobId, stream: str) -> Read:
-        spool = self._spool
-        return lambda attempt, offset, count: spool.read_output(job, attempt, stream, offset, count)
+
+def _has_result(job: Job) -> bool:
+    """Has the newest attempt ended by what its program did? Then it will say no more."""
+    return job.phase is Phase.DONE and not isinstance(job.verdict, GaveUp | Cancelled | Crashed)
+
+
+def _reader(spool: Spool, job: JobId, stream: str) -> Read:
+    return lambda attempt, offset, count: spool.read_output(job, attempt, stream, offset, count)
 
 
 def _lasting(state: Event) -> Event:
@@ -106,7 +111,8 @@ async def watch(book: JobBook, spool: Spool, line: Line, request: Watch) -> Asyn
                 stream, attempt, piece = found
                 if piece.restarted:
                     yield Restarted(stream, attempt), b""
-                yield Output(stream, attempt, len(piece.data)), piece.data
+                if piece.data:
+                    yield Output(stream, attempt, len(piece.data)), piece.data
             if job.phase is Phase.DONE:
                 yield Ended(line(job, False)), b""
                 return
@@ -115,21 +121,38 @@ async def watch(book: JobBook, spool: Spool, line: Line, request: Watch) -> Asyn
             waiter.cancel()
 
 
-async def tail(book: JobBook, spool: Spool, line: Line, request: Logs) -> AsyncGenerator[tuple[Event, bytes], None]:
-    """The kept output of one attempt; with `follow` until the job is done."""
-    job = book.current(request.job)
-    attempt = request.attempt or (job.attempts[-1].number if job.attempts else 1)
-    offsets = dict.fromkeys(request.streams, 0)
+def _newest(job: Job) -> int:
+    return job.attempts[-1].number if job.attempts else 1
+
+
+def _already_shown(job: Job, spool: Spool, request: Logs) -> dict[str, Shown]:
+    """Where each stream begins: behind what was seen, at the last lines, or at its first byte."""
+    attempt = request.attempt or _newest(job)
+    places = dict.fromkeys(request.streams, (attempt, 0))
     if request.tail_lines is not None:
-        offsets = {stream: spool.tail(job.id, attempt, stream, request.tail_lines) for stream in offsets}
+        places = {stream: (attempt, spool.tail(job.id, attempt, stream, request.tail_lines)) for stream in places}
+    places |= {seen.stream: (seen.attempt, seen.size) for seen in request.seen if seen.stream in places}
+    return {stream: Shown(number, size, number, size) for stream, (number, size) in places.items()}
+
+
+async def tail(book: JobBook, spool: Spool, line: Line, request: Logs) -> AsyncGenerator[tuple[Event, bytes], None]:
+    """The kept output of one attempt, or with `follow` of each newest one; with `follow` until the job is done."""
+    shown = _already_shown(book.current(request.job), spool, request)
     while True:
         waiter = book.board.listen(request.job)
         try:
             job = book.current(request.job)
-            for stream in offsets:
-                while piece := spool.read_output(job.id, attempt, stream, offsets[stream], PIECE_BYTES):
-                    offsets[stream] += len(piece)
-                    yield Output(stream, attempt, len(piece)), piece
+            attempt = request.attempt or _newest(job)
+            for stream in shown:
+                read = _reader(spool, job.id, stream)
+                while True:
+                    shown[stream], piece = advance(shown[stream], attempt, read, PIECE_BYTES)
+                    if piece is None:
+                        break
+                    if piece.restarted:
+                        yield Restarted(stream, attempt), b""
+                    offset = shown[stream].count - len(piece.data)
+                    yield Output(stream, attempt, len(piece.data), offset), piece.data
             if job.phase is Phase.DONE or not request.follow:
                 yield Ended(line(job, False)), b""
                 return
