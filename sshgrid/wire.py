@@ -66,14 +66,24 @@ class Watch(Noun, frozen=True, tag="watch"):
     on_disconnect: OnDisconnect = OnDisconnect.KEEP
 
 
+class Seen(Noun, frozen=True):
+    """So many bytes of a stream were seen, of this attempt."""
+
+    stream: str
+    attempt: int
+    size: int
+
+
 class Logs(Noun, frozen=True, tag="logs"):
-    """The kept output of one attempt; 0 = the newest. With `follow` until the job is done. Events `Output`, `Ended`."""
+    """The kept output of one attempt; 0 = the newest, with `follow` each newest in turn. With `follow` until the job is
+    done. Events `Output`, `Restarted`, `Ended`. `seen`: goes on behind it, whatever `tail_lines` says."""
 
     job: JobId
     attempt: int = 0
     follow: bool = False
     tail_lines: int | None = None
     streams: tuple[str, ...] = ("stdout", "stderr")
+    seen: tuple[Seen, ...] = ()
 
 
 class Cancel(Noun, frozen=True, tag="cancel"):
@@ -90,6 +100,8 @@ class Input(Noun, frozen=True, tag="input"):
 
 
 class Resize(Noun, frozen=True, tag="resize"):
+    """The window of an interactive run on a terminal has this size now."""
+
     columns: int
     rows: int
 
@@ -105,6 +117,8 @@ class Jobs(Noun, frozen=True, tag="jobs"):
 
 
 class Info(Noun, frozen=True, tag="info"):
+    """One job with its attempts, and why it waits. Answered by `JobsReply` with one job."""
+
     job: JobId
 
 
@@ -122,6 +136,8 @@ class Hold(Noun, frozen=True, tag="hold"):
 
 
 class Nodes(Noun, frozen=True, tag="nodes"):
+    """List nodes. Answered by `NodesReply`."""
+
     selector: str = ""
 
 
@@ -138,11 +154,13 @@ class Explain(Noun, frozen=True, tag="explain"):
 
 
 class Toolchains(Noun, frozen=True, tag="toolchains"):
+    """The languages, and which of these nodes have them. Answered by `ToolchainsReply`."""
+
     selector: str = ""
 
 
 class Status(Noun, frozen=True, tag="status"):
-    pass
+    """Who this master is and what it holds. Answered by `StatusReply`."""
 
 
 class Reload(Noun, frozen=True, tag="reload"):
@@ -156,6 +174,8 @@ class Backup(Noun, frozen=True, tag="backup"):
 
 
 class Stop(Noun, frozen=True, tag="stop"):
+    """Leave; with `drain` once what runs has ended. Answered by `Done`."""
+
     drain: bool = False
 
 
@@ -187,6 +207,8 @@ Request: TypeAlias = (
 
 
 class Welcome(Noun, frozen=True, tag="welcome"):
+    """The answer to `Hello`."""
+
     version: str
     pid: int
 
@@ -201,23 +223,33 @@ class Failure(Noun, frozen=True, tag="failure"):
 
 
 class Done(Noun, frozen=True, tag="done"):
+    """It is so now; `count` = how many things it concerned."""
+
     count: int = 0
 
 
 class Blobs(Noun, frozen=True, tag="blobs"):
+    """Digests of files, as asked for."""
+
     sha256: tuple[str, ...]
 
 
 class Accepted(Noun, frozen=True, tag="accepted"):
+    """The job is in the queue, durably."""
+
     job: JobId
 
 
 class NodeReason(Noun, frozen=True):
+    """What rules a node out."""
+
     node: str
     reason: str
 
 
 class AttemptLine(Noun, frozen=True):
+    """An attempt as `info` shows it."""
+
     number: int
     node: str
     outcome: str  # "" while it runs
@@ -255,10 +287,14 @@ class JobLine(Noun, frozen=True):
 
 
 class JobsReply(Noun, frozen=True, tag="jobs-reply"):
+    """Jobs, the oldest first."""
+
     jobs: tuple[JobLine, ...]
 
 
 class NodeLine(Noun, frozen=True):
+    """A node as `nodes` shows it."""
+
     name: str
     state: NodeState
     reason: str
@@ -276,6 +312,8 @@ class NodeLine(Noun, frozen=True):
 
 
 class NodesReply(Noun, frozen=True, tag="nodes-reply"):
+    """Nodes, in the order of the inventory."""
+
     nodes: tuple[NodeLine, ...]
 
 
@@ -288,6 +326,8 @@ class ExplainReply(Noun, frozen=True, tag="explain-reply"):
 
 
 class ToolchainLine(Noun, frozen=True):
+    """A language, and what each node has for it."""
+
     language: str
     match: tuple[str, ...]
     nodes: tuple[tuple[str, Toolchain], ...]  # (node, what it has)
@@ -295,10 +335,14 @@ class ToolchainLine(Noun, frozen=True):
 
 
 class ToolchainsReply(Noun, frozen=True, tag="toolchains-reply"):
+    """The table of languages."""
+
     languages: tuple[ToolchainLine, ...]
 
 
 class StatusReply(Noun, frozen=True, tag="status-reply"):
+    """As `master status` shows it."""
+
     pid: int
     version: str
     socket: str
@@ -315,11 +359,12 @@ class StatusReply(Noun, frozen=True, tag="status-reply"):
 
 
 class Output(Noun, frozen=True, tag="output"):
-    """`size` raw bytes of the program follow. stream: "stdout" | "stderr" | "compile"."""
+    """`size` raw bytes of the program follow. stream: "stdout" | "stderr" | "compile". `offset`: in its stream."""
 
     stream: str
     attempt: int
     size: int
+    offset: int = 0
 
 
 class Progress(Noun, frozen=True, tag="progress"):
@@ -352,6 +397,8 @@ class Restarted(Noun, frozen=True, tag="restarted"):
 
 
 class Ended(Noun, frozen=True, tag="ended"):
+    """The job is done, and this is how."""
+
     job: JobLine
 
 
@@ -428,6 +475,7 @@ def _parse(line: bytes) -> Message:
 
 
 def failure(error: SshgridError) -> Failure:
+    """An error of ours as it travels."""
     return Failure(error.code, error.message, error.hint, error.exit_status)
 
 
