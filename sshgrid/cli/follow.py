@@ -23,12 +23,14 @@ from sshgrid.wire import (
     Ended,
     Failure,
     JobLine,
+    Logs,
     Message,
     Notice,
     Output,
     Progress,
     Request,
     Restarted,
+    Seen,
     Waiting,
     Watch,
 )
@@ -129,8 +131,11 @@ class Follow:
 
     def until_ended(self) -> JobLine:
         """Everything the job says, to the screen. Detached: the person left. MasterGone: no master came back."""
-        self._begin()
         with self._interruptible():
+            try:
+                self._begin()
+            except MasterGone as error:
+                self._reconnect(error)
             while True:
                 try:
                     return self._until_ended()
@@ -203,33 +208,21 @@ class Follow:
 
     def _reconnect(self, first: MasterGone) -> None:
         self._connection.close()
-        deadline, pause = time.monotonic() + RECONNECT_SECONDS, 0.05
-        while True:
-            try:
-                self._connection = self._reopen()
-                for printed in self._printed.values():
-                    printed.rewind()
-                self._begin()
-                return
-            except MasterGone as error:
-                if time.monotonic() > deadline:
-                    raise self._lost(error) from first
-            except SshgridError as error:
-                raise self._lost(error) from first
-            time.sleep(pause)
-            pause = min(pause * 2, 1.0)
 
-    def _lost(self, error: SshgridError) -> MasterGone:
-        return MasterGone(f"job {self._job} goes on, but its master is gone: {error}", f"sshgrid attach {self._job}")
+        def begin(connection: Connection) -> None:
+            self._connection = connection
+            for printed in self._printed.values():
+                printed.rewind()
+            self._begin()
+
+        reconnect(self._reopen, begin, self._job, first)
 
     def _start_again(self) -> None:
         for stream, printed in self._printed.items():
             if stream != "compile":
                 printed.forget()
         self._screen.notice(Notice("the output starts again: it is not the one that was printed before"))
-        self._connection.close()
-        self._connection = self._reopen()
-        self._begin()
+        self._reconnect(MasterGone("the output is asked for from its beginning"))
 
     # --- Ctrl-C
 
@@ -266,18 +259,100 @@ def conversation(connection: Connection, keyboard: Keyboard) -> Iterator[tuple[M
             connection.read_once()
 
 
-def follow_logs(connection: Connection, request: Request, screen: Screen) -> JobLine:
-    """The kept output of an attempt, once."""
-    connection.send(request)
-    for message, payload in connection.events():
-        match message:
-            case Output(stream=stream, attempt=attempt):
-                screen.output(stream, attempt, payload)
-            case Ended(job=job):
-                return job
-            case _:
-                pass  # progress of a job that goes on
-    raise AssertionError("events end by an exception")
+def reconnect(
+    reopen: Callable[[], Connection], begin: Callable[[Connection], None], job: JobId, first: MasterGone
+) -> None:
+    """To the master that comes after the one that went, with which the conversation begins anew."""
+    deadline, pause = time.monotonic() + RECONNECT_SECONDS, 0.05
+    while True:
+        try:
+            begin(reopen())
+            return
+        except MasterGone as error:
+            if time.monotonic() > deadline:
+                raise _lost(job, error) from first
+        except SshgridError as error:
+            raise _lost(job, error) from first
+        time.sleep(pause)
+        pause = min(pause * 2, 1.0)
+
+
+def _lost(job: JobId, error: SshgridError) -> MasterGone:
+    return MasterGone(f"job {job} goes on, but its master is gone: {error}", f"sshgrid attach {job}")
+
+
+class Following:
+    """Requests about jobs, asked again of the next master when one goes: `wait` and `logs`."""
+
+    def __init__(self, connection: Connection, reopen: Callable[[], Connection]) -> None:
+        self.connection = connection
+        self._reopen = reopen
+
+    def __enter__(self) -> Following:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def ended(self, job: JobId, deadline: float | None) -> JobLine | None:
+        """The job as it ended; None when the deadline came first."""
+        request = Watch(job, output=False)
+        for message, _ in self._answers(lambda: request, job, deadline):
+            if isinstance(message, Ended):
+                return message.job
+        return None
+
+    def logs(self, request: Logs, screen: Screen) -> JobLine:
+        """The kept output, each byte once."""
+        seen: dict[str, Seen] = {}
+
+        def rest() -> Logs:
+            return Logs(
+                request.job, request.attempt, request.follow, request.tail_lines, request.streams, tuple(seen.values())
+            )
+
+        for message, payload in self._answers(rest, request.job, None):
+            match message:
+                case Output(stream=stream, attempt=attempt, size=size, offset=offset):
+                    screen.output(stream, attempt, payload)
+                    seen[stream] = Seen(stream, attempt, offset + size)
+                case Restarted():
+                    screen.restarted(message)
+                case Ended(job=job):
+                    return job
+                case _:
+                    pass  # progress of a job that goes on
+        raise AssertionError("without a deadline it ends by an event or an exception")
+
+    def _answers(
+        self, request: Callable[[], Request], job: JobId, deadline: float | None
+    ) -> Iterator[tuple[Message, bytes]]:
+        """Until the deadline. Raises the error that a Failure carries."""
+        begun = False
+        while True:
+            try:
+                if not begun:
+                    self.connection.send(request())
+                    begun = True
+                for message, payload in self.connection.arrived():
+                    if isinstance(message, Failure):
+                        raise to_error(message)
+                    yield message, payload
+                if not self.connection.wait(deadline):
+                    return
+                self.connection.read_once()
+            except MasterGone as error:
+                self._reconnect(request, job, error)
+                begun = True
+
+    def _reconnect(self, request: Callable[[], Request], job: JobId, first: MasterGone) -> None:
+        self.connection.close()
+
+        def begin(connection: Connection) -> None:
+            self.connection = connection
+            connection.send(request())
+
+        reconnect(self._reopen, begin, job, first)
 
 
 def exit_status(job: JobLine) -> int:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 TIMED_OUT = 124
+SUBMIT_TRIES = 5  # masters that may go, one after the other, while a job is handed over
 _LANG = re.compile(r"([A-Za-z0-9_+#.-]+?)\s*([<>=!~][<>=!~.,*\s0-9A-Za-z_+-]*)?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -66,8 +67,18 @@ class _RunVerb(Verb):
 @click.option("--priority", metavar="N", type=click.IntRange(-1000, 1000), default=0, help="Higher goes first.")
 @click.option("--name", metavar="S", default="", help="What `ps` calls it.")
 @click.option("-d", "--detach", is_flag=True, help="Print the job's id and leave.")
-@click.option("--on-host-loss", type=click.Choice(["relaunch", "wait", "fail", "fence"]), default="relaunch")
-@click.option("--on-disconnect", type=click.Choice(["keep", "cancel"]), default="keep")
+@click.option(
+    "--on-host-loss",
+    type=click.Choice(["relaunch", "wait", "fail", "fence"]),
+    default="relaunch",
+    help="When its host falls silent: start elsewhere, wait for it, give up, or never let two runs live.",
+)
+@click.option(
+    "--on-disconnect",
+    type=click.Choice(["keep", "cancel"]),
+    default="keep",
+    help="When this client is lost: keep the job, or cancel it.",
+)
 @click.option("-I", "--interactive", is_flag=True, help="Tie it to this terminal; never retried.")
 @click.option("--flags", metavar="TEXT", default="", help="For the compiler, as one word: '-O3 -Wall'.")
 @click.option("--show-node", is_flag=True, help="Say on stderr where it runs.")
@@ -199,16 +210,18 @@ def _submit(session: Session, submission: Submission, sources: Sequence[Source])
     import uuid
 
     key = uuid.uuid4().hex
-    connection = session.connect()
-    try:
-        return connection, _send(connection, submission, sources, key)
-    except MasterGone:
-        connection.close()
+    for again in range(SUBMIT_TRIES):
         connection = session.connect()
-        return connection, _send(connection, submission, sources, key)
-    except BaseException:
-        connection.close()
-        raise
+        try:
+            return connection, _send(connection, submission, sources, key)
+        except MasterGone:
+            connection.close()
+            if again + 1 == SUBMIT_TRIES:
+                raise
+        except BaseException:
+            connection.close()
+            raise
+    raise AssertionError("the last try returns or raises")
 
 
 def _send(connection: Connection, submission: Submission, sources: Sequence[Source], key: str) -> JobId:
@@ -342,15 +355,15 @@ def attach(session: Session, job: str) -> int:
 @pass_session
 def logs(session: Session, job: str, follow: bool, tail: int | None, only: str | None, attempt: int | None) -> int:
     """Print what a job wrote, stdout to stdout and stderr to stderr."""
-    from sshgrid.cli.follow import follow_logs
+    from sshgrid.cli.follow import Following
     from sshgrid.wire import Logs
 
     streams = {"stdout": ("stdout",), "stderr": ("compile", "stderr")}.get(only or "", ("compile", "stdout", "stderr"))
-    with session.connect() as connection:
-        found = session.one_job(connection, job)
+    with Following(session.connect(), session.connect) as following:
+        found = session.one_job(following.connection, job)
         request = Logs(found, attempt or 0, follow, tail, streams)
         try:
-            line = follow_logs(connection, request, _screen(session))
+            line = following.logs(request, _screen(session))
             if session.json:
                 _screen(session).ended(line, interrupted=False)
         except BrokenPipeError:
@@ -365,14 +378,14 @@ def logs(session: Session, job: str, follow: bool, tail: int | None, only: str |
 def wait(session: Session, selector: str, timeout: float | None) -> int:
     """Wait for jobs; of one job the exit status is its own, of several 0 when all are, else 1."""
     from sshgrid.cli import render
-    from sshgrid.cli.follow import exit_status
+    from sshgrid.cli.follow import Following, exit_status
 
     deadline = None if timeout is None else time.monotonic() + timeout
-    with session.connect() as connection:
-        wanted = session.jobs(connection, selector)
+    with Following(session.connect(), session.connect) as following:
+        wanted = session.jobs(following.connection, selector)
         ended: list[JobLine] = []
         for job in wanted:
-            line = _wait_for(connection, job, deadline)
+            line = following.ended(job, deadline)
             if line is None:
                 raise _StillRunning(f"job {job} is not done", f"sshgrid info {job}")
             ended.append(line)
@@ -386,20 +399,3 @@ def wait(session: Session, selector: str, timeout: float | None) -> int:
 class _StillRunning(SshgridError):
     code = "timeout"
     exit_status = TIMED_OUT
-
-
-def _wait_for(connection: Connection, job: JobId, deadline: float | None) -> JobLine | None:
-    """The job as it ended; None when the deadline came first."""
-    from sshgrid.client import to_error
-    from sshgrid.wire import Ended, Failure, Watch
-
-    connection.send(Watch(job, output=False))
-    while True:
-        for message, _ in connection.arrived():
-            if isinstance(message, Ended):
-                return message.job
-            if isinstance(message, Failure):
-                raise to_error(message)
-        if not connection.wait(deadline):
-            return None
-        connection.read_once()

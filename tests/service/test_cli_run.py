@@ -344,6 +344,23 @@ def test_F10_after_a_lost_master_nothing_is_printed_twice(cli: Cli, fake: FakeMa
     assert (done.returncode, done.stdout, done.stderr) == (0, b"one\ntwo\nthree\n", b"e\n")
 
 
+def test_F10_wait_asks_the_next_master(cli: Cli, fake: FakeMaster) -> None:
+    fake.in_turn(wire.Watch, [CLOSE], [CLOSE], [wire.Ended(job_line(exit_status=3))])
+    done = cli("wait", "7")
+    assert (done.returncode, done.stderr) == (3, b"")
+
+
+def test_F10_logs_go_on_with_the_next_master_behind_what_was_shown(cli: Cli, fake: FakeMaster) -> None:
+    def at(offset: int, piece: bytes) -> tuple[wire.Message, bytes]:
+        return wire.Output("stdout", 1, len(piece), offset), piece
+
+    fake.in_turn(wire.Logs, [at(5, b"six\n"), CLOSE], [at(9, b"ten\n"), CLOSE], [wire.Ended(job_line())])
+    done = cli("logs", "-f", "--tail", "1", "--stdout", "7")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"six\nten\n", b"")
+    seen = [request.seen for request in fake.got(wire.Logs) if isinstance(request, wire.Logs)]
+    assert seen == [(), (wire.Seen("stdout", 1, 9),), (wire.Seen("stdout", 1, 13),)]
+
+
 def test_output_that_differs_after_a_lost_master_starts_again_and_is_said(
     cli: Cli, fake: FakeMaster, program: str
 ) -> None:
