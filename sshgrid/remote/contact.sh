@@ -45,8 +45,8 @@ private_folder() {
   for folder in bin objects builds runs proofs; do
     [ -d "$W/$folder" ] || mkdir "$W/$folder" 2>/dev/null || [ -d "$W/$folder" ] || { unfit "cannot write in the working folder $W"; return 1; }
   done
-  # printf, because a redirection that fails at `:` would end this shell.
-  { printf '%s\n' "$$" >"$W/bin/.writable"; } 2>/dev/null || { unfit "cannot write in the working folder $W (disk full or read-only)"; return 1; }
+  # printf, because a redirection that fails at `:` would end this shell. Emptied again, so that the next look needs new room.
+  { printf '%s\n' "$$" >"$W/bin/.writable" && printf '' >"$W/bin/.writable"; } 2>/dev/null || { unfit "cannot write in the working folder $W (disk full or read-only)"; return 1; }
 }
 
 # --- what it is --------------------------------------------------------------------------------------------------------

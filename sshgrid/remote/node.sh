@@ -159,6 +159,7 @@ wrapper() {
 converse() {
   stty -echo 2>/dev/null
   printf '\n%s\n' "$1"
+  [ -t 2 ] || printf '\n%s\n' "$1" >&2
   stty echo 2>/dev/null
   wrapper "$RUN" 3>&2 2>"$W/runs/$RUN/wrapper.log"
 }
@@ -277,7 +278,9 @@ stage() {
     build)
       cd "$W/builds/.$BUILD.$RUN" || exit 70
       set -- "$W/runs/$RUN"
-      { begin_as build "$1/record" && environment && compile; } </dev/null >"$1/build.log" 2>&1
+      # Room for its words, taken beforehand: a compiler that fills the disk could not say so. The reader strips the blanks.
+      printf '%8192s' '' >"$1/build.log"
+      { begin_as build "$1/record" && environment && compile; } </dev/null 1<>"$1/build.log" 2>&1
       ;;
     program)
       tools_present || { ln -s toolchain why; exit 127; }
@@ -303,7 +306,7 @@ begin_as() { printf '%-9s' "$1" 1<>"$2"; }
 
 # The result, in one step that cannot be half done.
 record() {
-  { times >cpu; } 2>/dev/null
+  { { times; } >cpu; } 2>/dev/null
   cpu=
   { read -r _ && read -r user system && cpu=$user+$system; } <cpu
   uptime_seconds
