@@ -85,6 +85,12 @@ class Master:
         self.scheduler.policy = inventory.placement
         await self.roster.follow(inventory.nodes, inventory.languages, inventory.retry)
 
+    async def let_go(self) -> None:
+        """Nodes that were removed from the inventory while they had work leave once that has ended."""
+        names = {node.name for node in self.inventory.nodes}
+        if any(member.name not in names and not member.running for member in self.roster.members.values()):
+            await self.follow(self.inventory)
+
     def pause(self) -> None:
         """Start nothing more; what runs goes on."""
         self.scheduler.paused = True

@@ -34,7 +34,7 @@ from sshgrid.session import Session
 from sshgrid.spool import Spool
 from sshgrid.store import Store
 from sshgrid.version import VERSION
-from sshgrid.wire import StatusReply
+from sshgrid.wire import Failure, StatusReply, encode
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +90,7 @@ class Server:
         self._sessions: set[asyncio.Task[None]] = set()
         self._leave = asyncio.Event()
         self._draining = False
+        self._reloading = asyncio.Lock()
         state = Path(places.state_dir)
         self._cache = state / "inventory.json"
         self._seen = self._stamp()
@@ -157,7 +158,10 @@ class Server:
         self._sessions.add(task)
         try:
             user = _peer(writer.get_extra_info("socket"))
-            if user is not None:
+            if user is None:
+                writer.write(encode(Failure("not-allowed", "this master serves its owner only", "", 1)))
+                await writer.drain()
+            else:
                 await Session(self, reader, writer, user).serve()
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             log.debug("a client left: %s", error)
@@ -188,12 +192,22 @@ class Server:
     async def _watch_inventory(self) -> None:
         while True:
             await asyncio.sleep(INVENTORY_LOOK_SECONDS)
-            if self._stamp() != self._seen:
-                await self.reload()
+            await self.reload_if_changed()
+            async with self._reloading:
+                await self.master.let_go()
             self._leave_when_idle()
 
+    async def reload_if_changed(self) -> None:
+        """Whoever asks now is answered by the file as it is now, even when it was written this very moment."""
+        if self._stamp() != self._seen:
+            await self.reload()
+
     async def reload(self) -> None:
-        """Take up the file as it is now. A broken one changes nothing and is said. Raises InventoryError."""
+        """Take up the file as it is now. A broken one changes nothing and is said in `inventory_error`."""
+        async with self._reloading:  # two at once would mix their lists of nodes
+            await self._take_up()
+
+    async def _take_up(self) -> None:
         self._seen = self._stamp()
         try:
             inventory = inventory_cache.load(Path(self.places.inventory), self._cache)

@@ -610,8 +610,12 @@ async def test_a_removed_node_takes_nothing_new_and_ends_what_it_has(grids: Grid
     await grid.master.follow(msgspec.structs.replace(grid.inventory, nodes=grid.inventory.nodes[1:]))
     assert {line.name: line.state for line in await grid.master.nodes(Nodes())} == {"n1": "DRAINING", "n2": "IDLE"}
     assert (await grid.run()).node == "n2"
+    await grid.master.let_go()
+    assert "n1" in grid.roster.members
     await grid.master.cancel(Cancel((job,)))
     assert (await grid.wait(job)).node == "n1"
+    await grid.master.let_go()
+    assert [line.name for line in await grid.master.nodes(Nodes())] == ["n2"]
 
 
 async def test_an_unused_node_that_is_removed_is_gone(grids: Grids) -> None:
