@@ -354,7 +354,7 @@ class _Run:
         words = b""
         if size := look.sizes.get("build.log", 0):
             words = await link.piece(self._order.run, "build.log", 0, min(size, BUILD_LOG_BYTES))
-            words = toolchains.restore_names(words, self._order.recipe)
+            words = toolchains.restore_names(words.rstrip(b" "), self._order.recipe)
         outcome = judge_build(record.code, look.why, words, self._order.program.language)
         if isinstance(outcome, CompileFailed) and words:
             await self._sink.output("compile", words)
