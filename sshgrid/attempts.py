@@ -19,7 +19,7 @@ from sshgrid import intake, lifecycle, placement, toolchains
 from sshgrid.engines import Finish, Keyboard
 from sshgrid.errors import HostError, SshgridError, StoreError
 from sshgrid.jobbook import JobBook
-from sshgrid.jobscript import Order, run_name
+from sshgrid.jobscript import LEASE_MARGIN_SECONDS, Order, run_name
 from sshgrid.model import (
     Attempt,
     AttemptRecord,
@@ -205,7 +205,9 @@ class Attempts:
         """Seconds that a master waits for the node of a run which an earlier one started."""
         if job.submission.on_host_loss is OnHostLoss.WAIT:
             return math.inf
-        return lifecycle.patience(self._roster.retry, time.time() - running.record.began)
+        # The lease that the earlier master gave last may end as late as this one's patience: nobody else before that.
+        margin = LEASE_MARGIN_SECONDS if job.submission.on_host_loss is OnHostLoss.FENCE else 0.0
+        return lifecycle.patience(self._roster.retry, time.time() - running.record.began) + margin
 
     def _order(self, job: Job, running: _Running, member: Member, resume: bool) -> Order:
         program = job.submission.program
@@ -221,7 +223,14 @@ class Attempts:
         running.record = msgspec.structs.replace(running.record, toolchain=words, isolation=member.facts.isolation)
         asked = job.submission
         return Order(
-            running.attempt, running.run, program, recipe, asked.interactive, asked.terminal, asked.on_host_loss
+            running.attempt,
+            running.run,
+            program,
+            recipe,
+            asked.interactive,
+            asked.terminal,
+            asked.on_host_loss,
+            max(0.0, time.time() - running.record.began) if resume else 0.0,
         )
 
     def _settle(self, running: _Running, finish: Finish) -> None:
@@ -261,7 +270,9 @@ class Attempts:
 
     async def _discard(self, member: Member, run: str, pause: float) -> None:
         """Nothing of the run stays on the node. A node that is away is asked when it is back."""
+        member.claims.add(run)
         await asyncio.sleep(pause)
+        member.claims.discard(run)
         try:
             await member.engine.discard(run)
         except HostError as error:

@@ -14,6 +14,8 @@ from sshgrid.errors import UsageError
 from sshgrid.model import Attempt, Facts, Limits, Noun, OnHostLoss, Program, Recipe
 
 BUILD_LIMIT_SECONDS = 600
+# What a node may take to see that a lease has ended, and to end the run: a look a second, KILL, and a slow machine.
+LEASE_MARGIN_SECONDS = 4.0
 
 
 class Order(Noun, frozen=True):
@@ -26,6 +28,7 @@ class Order(Noun, frozen=True):
     interactive: bool = False
     terminal: bool = False
     on_host_loss: OnHostLoss = OnHostLoss.RELAUNCH
+    worked_seconds: float = 0.0  # of a run that an earlier master started: how long ago
 
 
 def run_name(grid: str, attempt: Attempt) -> str:

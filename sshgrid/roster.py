@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from random import Random
@@ -30,6 +31,7 @@ from sshgrid.spool import Spool
 
 log = logging.getLogger(__name__)
 
+STRAYS_AGAIN_SECONDS = 20.0  # longer than the guard of a start
 SILENCE_SECONDS = 5.0  # without a load sample for so long, the connection is given up and dialled anew
 QUIET_SECONDS = 3.0  # toolchains that nobody asked for are tested after the node has been up for so long
 RETEST_SECONDS = 30.0
@@ -49,6 +51,7 @@ class Member:
         self.name = node.name
         self.running: set[str] = set()  # run names that were given to it and have not ended
         self.leftovers: set[str] = set()  # runs that could not be cleaned while it was away
+        self.claims: set[str] = set()  # run folders that stand against a start which may still be on its way
         self.reason = ""  # why it is not up; "" while it is, or before the first dial
         self.tried = False
         self.last_seen = time.time()
@@ -217,26 +220,40 @@ class Member:
     async def _watch(self, link: Link) -> None:
         """Until the connection is lost, or silent for too long."""
         testing = asyncio.create_task(self._test_toolchains(link))
+        tidying = asyncio.create_task(self._tidy(link))
         try:
-            await self._find_strays(link)
-            sweep_at = time.time() + FIRST_SWEEP_SECONDS
             while not link.lost.done():
-                await self._clean_leftovers(link)
-                if time.time() >= sweep_at:
-                    await self._sweep(link)
-                    sweep_at = time.time() + SWEEP_SECONDS
                 await asyncio.wait([link.lost], timeout=1.0)
+                if tidying.done():
+                    tidying.result()  # it ends with the link, or by a bug of ours
                 silent = time.time() - self.last_seen
                 if silent > SILENCE_SECONDS and not link.lost.done():
                     await link.close(Dropped(self.name, f"no answer for {silent:.0f} s"))
         finally:
             testing.cancel()
-            await asyncio.gather(testing, return_exceptions=True)
+            tidying.cancel()
+            await asyncio.gather(testing, tidying, return_exceptions=True)
         self.reason = link.lost.result().reason
         self.sample = None
         log.info("%s: connection lost: %s", self.name, self.reason)
         self._tell()
         await link.close()
+
+    async def _tidy(self, link: Link) -> None:
+        """Whatever no job needs any more. Apart from the watch, as a node may fall silent in the middle of it."""
+        await self._find_strays(link)
+        # A start that an old connection still held back comes until the node refuses it as too late.
+        strays_at = time.time() + STRAYS_AGAIN_SECONDS
+        sweep_at = time.time() + FIRST_SWEEP_SECONDS
+        while not link.lost.done():
+            await self._clean_leftovers(link)
+            if time.time() >= strays_at:
+                await self._find_strays(link)
+                strays_at = math.inf
+            if time.time() >= sweep_at:
+                await self._sweep(link)
+                sweep_at = time.time() + SWEEP_SECONDS
+            await asyncio.wait([link.lost], timeout=1.0)
 
     async def _find_strays(self, link: Link) -> None:
         """Runs of this grid that nobody knows any more: an earlier master did not live to clean them."""
@@ -455,7 +472,7 @@ class Roster:
         return not any(member.up for member in self.members.values())
 
     def known_runs(self) -> set[str]:
-        return self.proving.union(*(member.running for member in self.members.values()))
+        return self.proving.union(*(member.running | member.claims for member in self.members.values()))
 
     def views(self, now: float) -> list[NodeView]:
         return [member.view(now) for member in self.members.values()]

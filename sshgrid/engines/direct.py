@@ -18,7 +18,7 @@ from sshgrid import toolchains
 from sshgrid.channels import Talk
 from sshgrid.engines import Finish, Keyboard, Sink
 from sshgrid.errors import Dropped, NodeUnfit
-from sshgrid.jobscript import BUILD_LIMIT_SECONDS, Order, job_script
+from sshgrid.jobscript import BUILD_LIMIT_SECONDS, LEASE_MARGIN_SECONDS, Order, job_script
 from sshgrid.model import (
     CompileFailed,
     Exited,
@@ -33,12 +33,10 @@ from sshgrid.model import (
     Usage,
 )
 from sshgrid.nodes import PIECE_BYTES, Link
-from sshgrid.readings import RunLook, RunRecord
+from sshgrid.readings import RunLook, RunRecord, Started
 
 log = logging.getLogger(__name__)
 
-# What a node may take to see that a lease has ended, and to end the run: a look a second, KILL, and a slow machine.
-LEASE_MARGIN_SECONDS = 4.0
 START_GUARD_SECONDS = 15  # a start that reaches the node later than this is refused there
 UPLOAD_TRIES = 3
 FIRST_PAUSE_SECONDS = 0.05
@@ -76,9 +74,9 @@ class DirectEngine:
             return await self._run(order, sink, resume)
         # Who comes while another builds the same waits for that build instead of starting a second one.
         async with self._building.setdefault(key, asyncio.Lock()):
-            run = _Run(self._host, order, sink, self._patience)
             if key not in self._built:
                 await self._launch(order, sink)
+                run = _Run(self._host, order, sink, self._patience)
                 if finish := await run.follow(until_running=True):
                     return finish
                 self._built.add(key)
@@ -87,10 +85,9 @@ class DirectEngine:
         return await self._run(order, sink, resume)
 
     async def _run(self, order: Order, sink: Sink, resume: bool) -> Finish:
-        run = _Run(self._host, order, sink, self._patience)
         if not resume:
             await self._launch(order, sink)
-        return await self._to_end(run, at_once=resume)
+        return await self._to_end(_Run(self._host, order, sink, self._patience), at_once=resume)
 
     async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
         await self._launch(order, sink)
@@ -112,22 +109,15 @@ class DirectEngine:
     # --- starting
 
     async def _launch(self, order: Order, sink: Sink) -> None:
-        """The run is claimed on the node when this returns. Raises HostError when the node cannot take it."""
+        """The run is claimed on the node when this returns, or perhaps was before the connection was lost.
+
+        Raises HostError when the node cannot take it.
+        """
         for _ in range(UPLOAD_TRIES):
             link = await self._host.connected(0)
-            uptime = self._host.uptime_now()
-            lease = uptime + self._patience(0.0) if order.on_host_loss is OnHostLoss.FENCE else None
-            started = await link.start(
-                order.run,
-                uptime + START_GUARD_SECONDS,
-                job_script(order, link.facts, lease),
-                order.recipe.build_key,
-                order.program.stdin.sha256 if order.program.stdin else "-",
-                sorted({file.sha256 for _, file in order.recipe.layout}),
-                "prepare" if order.interactive else "start",
-            )
+            started = await self._start(order, link)
             match started.word:
-                case "claimed" | "already":
+                case "claimed" | "already" | "unknown":
                     return
                 case "missing":
                     await sink.step(Step.UPLOADING)
@@ -137,6 +127,29 @@ class DirectEngine:
                 case _:
                     raise NodeUnfit(self._host.name, started.rest or f"answered {started.word!r} to a start")
         raise NodeUnfit(self._host.name, "what is uploaded there does not stay")
+
+    async def _start(self, order: Order, link: Link) -> Started:
+        uptime = self._host.uptime_now()
+        not_after, lease = uptime + START_GUARD_SECONDS, None
+        if order.on_host_loss is OnHostLoss.FENCE:
+            lease = uptime + self._patience(0.0)
+            not_after = min(not_after, lease)
+        try:
+            return await link.start(
+                order.run,
+                not_after,
+                job_script(order, link.facts, lease),
+                order.recipe.build_key,
+                order.program.stdin.sha256 if order.program.stdin else "-",
+                sorted({file.sha256 for _, file in order.recipe.layout}),
+                "prepare" if order.interactive else "start",
+            )
+        except Dropped as error:
+            if order.interactive:
+                raise
+            # It may have begun: as with any run on a silent host, patience and a look decide.
+            log.info("%s on %s: the start was not answered: %s", order.run, self._host.name, error.reason)
+            return Started("unknown")
 
     async def _upload(self, link: Link, objects: list[str], sink: Sink) -> None:
         for sha256 in objects:
@@ -197,14 +210,16 @@ class _Run:
         self._sink = sink
         self._patience = patience
         self._offsets = {stream: sink.kept(stream) for stream in STREAMS}
-        self._began = time.monotonic()
+        self._began = time.monotonic() - order.worked_seconds
         self._step: Step | None = None
         self._pause = FIRST_PAUSE_SECONDS
         self._rang = False
         self._renew_at = 0.0
         self._claimed_since = 0.0
         fenced = order.on_host_loss is OnHostLoss.FENCE
-        self._lease_ends = self._began + patience(0.0) + LEASE_MARGIN_SECONDS if fenced else 0.0
+        # Whoever gave the lease, it was not for longer than this.
+        longest = patience(order.worked_seconds) + LEASE_MARGIN_SECONDS
+        self._lease_ends = time.monotonic() + longest if fenced else 0.0
 
     async def follow(self, *, until_running: bool = False, at_once: bool = False) -> Finish | None:
         """The finish; with `until_running` None as soon as the program itself (not its build) runs.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from tests.lab.machine import LabError, call
@@ -102,7 +103,8 @@ class HostDirectory:
         if not self._small_disk:
             raise LabError(f"{self._name}: only a small disk can be filled: call small_disk() first")
         free = shutil.disk_usage(self.disk).free
-        with (self.disk / ".ballast").open("wb") as ballast:
+        # Others write at the same time: the disk may be full before all of it is written.
+        with suppress(OSError), (self.disk / ".ballast").open("wb", buffering=0) as ballast:
             ballast.write(b"\0" * max(free - leave_bytes, 0))
 
     def free(self) -> None:
