@@ -46,9 +46,6 @@ class Door:
     async def reload(self) -> None:
         self.inventory_error = "inventory.yaml:1:1: broken"
 
-    async def reload_if_changed(self) -> None:
-        """The file is never touched here."""
-
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
