@@ -17,7 +17,7 @@ import msgspec
 
 from sshgrid import intake, lifecycle, placement, toolchains
 from sshgrid.engines import Finish, Keyboard
-from sshgrid.errors import HostError, SshgridError, StoreError
+from sshgrid.errors import HostError, NeverBegan, SshgridError, StoreError
 from sshgrid.jobbook import JobBook
 from sshgrid.jobscript import LEASE_MARGIN_SECONDS, Order, run_name
 from sshgrid.model import (
@@ -61,7 +61,8 @@ class _Running:
         self.task: asyncio.Task[None] | None = None
         self.ending: asyncio.Task[None] | None = None
         self.keyboard: Keyboard = asyncio.Queue(KEYS_WAITING)
-        self.refused = False  # its run folder was claimed against it: it never started
+        self.refused = False  # its run folder was claimed against it by a cancel: it never started
+        self.never_began = False  # the same, by somebody who looked for it
 
 
 class _JobSink:
@@ -173,7 +174,7 @@ class Attempts:
             running.ending.cancel()
         self._settle(running, finish)
         # A start that is still on its way meets the folder until the node would refuse it as too late anyway.
-        late_start = running.refused or (resume and isinstance(finish.outcome, HostLost))
+        late_start = running.refused or running.never_began
         pause = CLAIM_KEPT_SECONDS if late_start else 0.0
         self._spawn(self._discard(member, running.run, pause), f"clean {running.run}")
 
@@ -188,6 +189,7 @@ class Attempts:
             return await member.engine.run(order, sink, resume=resume)
         except HostError as error:
             log.info("attempt %s on %s: %s", running.attempt, member.name, error.reason)
+            running.never_began = isinstance(error, NeverBegan)
             return Finish(HostLost(error.reason))
         except asyncio.CancelledError:
             if not running.refused:

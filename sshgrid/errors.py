@@ -115,6 +115,10 @@ class NodeUnfit(HostError):
     code = "node-unfit"
 
 
+class NeverBegan(NodeUnfit):
+    """The run's folder was claimed against it; a start that is still on its way meets that folder."""
+
+
 class NoNodeLeft(SshgridError):
     code = "no-node"
     exit_status = 125

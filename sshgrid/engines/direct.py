@@ -17,7 +17,7 @@ from typing import Protocol
 from sshgrid import toolchains
 from sshgrid.channels import Talk
 from sshgrid.engines import Finish, Keyboard, Sink
-from sshgrid.errors import Dropped, NodeUnfit
+from sshgrid.errors import Dropped, NeverBegan, NodeUnfit
 from sshgrid.jobscript import BUILD_LIMIT_SECONDS, LEASE_MARGIN_SECONDS, Order, job_script
 from sshgrid.model import (
     CompileFailed,
@@ -278,7 +278,7 @@ class _Run:
     async def _look(self, link: Link) -> Finish | None:
         look, moved = await self._see(link)
         if not look.present and await link.claim(self._order.run):
-            raise NodeUnfit(self._host.name, "the run is not there: it never began, or the machine was cleaned")
+            raise NeverBegan(self._host.name, "the run is not there: it never began, or the machine was cleaned")
         if look.why == "refused" and not look.begun:
             raise NodeUnfit(self._host.name, "the run was refused before it began")
         if not look.begun and look.record is None:

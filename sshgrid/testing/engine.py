@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeAlias, TypeVar
 
 from sshgrid.engines import Finish, Keyboard, Sink
-from sshgrid.errors import Dropped, HostError, NodeUnfit
+from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.jobscript import Order
 from sshgrid.model import CompileFailed, Exited, Outcome, Step, ToolchainBroken
 
@@ -147,7 +147,7 @@ class ScriptedEngine:
         node, run = order.attempt.node, order.run
         if resume or run in self.refused:
             self.refused.add(run)
-            raise NodeUnfit(node, "the run is not there: it never began, or the machine was cleaned")
+            raise NeverBegan(node, "the run is not there: it never began, or the machine was cleaned")
         await sink.step(Step.UPLOADING)
         await self._while_it_answers(node, self.uploads.wait())
         if run in self.refused:

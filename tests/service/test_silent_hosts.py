@@ -12,7 +12,7 @@ import pytest
 
 from sshgrid.engines import direct
 from sshgrid.engines.direct import START_GUARD_SECONDS, DirectEngine
-from sshgrid.errors import Dropped, NodeUnfit
+from sshgrid.errors import Dropped, NeverBegan
 from sshgrid.jobscript import Order
 from sshgrid.model import Attempt, Exited, Facts, JobId, OnHostLoss, Program, Recipe, Step
 from sshgrid.nodes import Link
@@ -112,7 +112,7 @@ async def test_F12_a_start_without_an_answer_is_looked_for_before_anybody_moves(
 
 async def test_F12_a_start_that_never_arrived_is_forestalled_and_the_job_moves() -> None:
     link = SilentLink(RunLook())
-    with pytest.raises(NodeUnfit):
+    with pytest.raises(NeverBegan):
         await engine(link).run(order(OnHostLoss.RELAUNCH), Sink())
     assert link.claimed == ["f00d-1.1"]
 
