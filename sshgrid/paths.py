@@ -7,11 +7,11 @@ gives socket paths that fit into the 108 bytes a Unix socket has. Paths are stri
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Mapping
 
+from sshgrid.digest import sha256
 from sshgrid.errors import InventoryError, StoreError
 from sshgrid.model import Noun
 
@@ -48,7 +48,7 @@ def places(
     if must_exist and not os.path.exists(inventory):
         raise _no_inventory(inventory, source, notes)
     inventory = os.path.realpath(inventory)
-    mark = hashlib.sha256(os.fsencode(inventory)).hexdigest()[:16]
+    mark = sha256(os.fsencode(inventory)).hexdigest()[:16]
     state_dir, state_source = _state_dir(state_flag, environ, cwd, home, mark)
     return Places(
         inventory=inventory,
@@ -143,6 +143,6 @@ def _socket(state_dir: str, environ: Mapping[str, str]) -> str:
     plain = os.path.join(state_dir, "master.sock")
     if len(os.fsencode(plain)) <= MAX_SOCKET_BYTES:
         return plain
-    mark = hashlib.sha256(os.fsencode(state_dir)).hexdigest()[:16]
+    mark = sha256(os.fsencode(state_dir)).hexdigest()[:16]
     runtime = environ.get("XDG_RUNTIME_DIR") or "/tmp"  # the folder below it is checked by private_dir
     return os.path.join(runtime, f"sshgrid-{os.getuid()}", f"{mark}.sock")

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from sshgrid import client
-from sshgrid.cli.base import Session
+from sshgrid.cli.session import Session
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.wire import Nodes, NodesReply, Status, StatusReply
 
@@ -69,8 +69,8 @@ def _prompt_lines(session: Session) -> int:
 
 def run_line(session: Session, line: str) -> int | None:
     """The exit status of one line; None when it asks to leave."""
-    from sshgrid.cli import invoke
-    from sshgrid.cli.base import report
+    from sshgrid.cli.session import report
+    from sshgrid.cli.verbs import invoke
 
     try:
         words = shlex.split(line, comments=True)
@@ -89,7 +89,7 @@ def _prompt_session(session: Session, counts: LiveCounts) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.history import FileHistory
 
-    from sshgrid.cli import cli
+    from sshgrid.cli.verbs import cli
 
     return PromptSession(
         history=FileHistory(_history_file(session)),

@@ -1,6 +1,6 @@
-"""The command line: verbs, global options, and the one place where an error becomes words and an exit status.
+"""The command line: the one place where it begins and ends, whatever happens in between.
 
-Thin: a verb's module is imported when the verb is called, and none of them imports the master's libraries. Refuses to
+What it does is in sshgrid.cli.verbs; the usual words of `run` take a shorter way through sshgrid.cli.quick. Refuses to
 show a traceback unless asked with -vv.
 """
 # os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
@@ -10,141 +10,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-import click
-
-from sshgrid.cli.base import GLOBAL_OPTIONS, Session, report
-
 if TYPE_CHECKING:
-    from sshgrid.errors import UsageError
+    from sshgrid.cli.session import Session
 
-INTERRUPTED = 130
 FAILED = 125
-# verb -> (module, name in it, one line for `sshgrid --help`, which so need not import the module)
-VERBS = {
-    "run": ("cli.run", "run", "Run a program on the able and least busy node."),
-    "ps": ("cli.query", "ps", "Jobs that wait or run."),
-    "info": ("cli.query", "info", "Everything about one job; for a waiting one, why."),
-    "logs": ("cli.run", "logs", "The kept output of a job."),
-    "attach": ("cli.run", "attach", "Follow a job; exits with its status."),
-    "wait": ("cli.run", "wait", "Wait until jobs are done."),
-    "kill": ("cli.query", "kill", "End jobs."),
-    "rm": ("cli.query", "rm", "Forget jobs that are done, and their output."),
-    "hold": ("cli.query", "hold", "Keep waiting jobs from starting."),
-    "release": ("cli.query", "release", "Let held jobs go."),
-    "nodes": ("cli.query", "nodes", "The nodes, how busy they are and what they have."),
-    "node": ("cli.inventory", "node_group", "Add, remove, check and drain nodes."),
-    "toolchains": ("cli.query", "toolchains", "The languages known, and which nodes have them."),
-    "inventory": ("cli.inventory", "inventory_group", "The file that says which machines there are."),
-    "master": ("cli.master", "master", "The process that holds the queue and the connections."),
-    "doctor": ("cli.master", "doctor", "What is set, from where, and what is wrong."),
-    "shell": ("cli", "shell", "A prompt that takes these commands."),
-    "completion": ("cli.master", "completion", "Completion for bash, zsh or fish."),
-    "version": ("cli.query", "version", "The version of this sshgrid."),
-}
-
-
-class _Verbs(click.Group):
-    """Verbs that are imported when they are needed."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        module, name, _ = VERBS[cmd_name]
-        found: click.Command = getattr(import_module(f"sshgrid.{module}"), name)
-        return found
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(verb, about) for verb, (_, _, about) in VERBS.items()])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            from sshgrid.errors import UsageError
-
-            raise UsageError(f"no such command: {args[0]}", _nearest(args[0]))
-        return super().resolve_command(ctx, args)
-
-
-def _nearest(word: str) -> str:
-    import difflib
-
-    if os.path.exists(word):
-        return f"sshgrid run {word}"
-    close = difflib.get_close_matches(word, VERBS, 1)
-    return f"sshgrid {close[0]}" if close else "sshgrid --help"
-
-
-def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    if value and not ctx.resilient_parsing:
-        from sshgrid.version import VERSION
-
-        click.echo(f"sshgrid {VERSION}")
-        ctx.exit()
-
-
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="The version."
-)
-def cli() -> None:
-    """Any machine that you can ssh into becomes part of one computer.
-
-    `sshgrid run FILE [ARGS]` runs a program on the able and least busy node, and exits with its exit code.
-    """
-
-
-cli.params += GLOBAL_OPTIONS
-
-
-@click.command()
-@click.pass_context
-def shell(ctx: click.Context, /) -> int:
-    """A prompt with completion, history and a live view of jobs and nodes."""
-    from sshgrid.cli.base import session_of
-    from sshgrid.shell import repl
-
-    return repl(session_of(ctx))
-
-
-# --- one call of the command line ------------------------------------------------------------------------------------
-
-
-def invoke(words: Sequence[str], session: Session) -> int:
-    """Run one command; errors are said, never raised. The exit status."""
-    from sshgrid.errors import SshgridError
-
-    try:
-        return int(cli.main(list(words), prog_name="sshgrid", standalone_mode=False, obj=session) or 0)
-    except SshgridError as error:
-        return report(session, error)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return 2
-    except click.ClickException as error:
-        session.json |= "--json" in words  # nothing was parsed: it may stand behind the mistake
-        return report(session, _usage_error(error))
-    except (click.Abort, KeyboardInterrupt):
-        return INTERRUPTED
-    except SystemExit as leaving:
-        return leaving.code if isinstance(leaving.code, int) else FAILED
-
-
-def _usage_error(error: click.ClickException) -> UsageError:
-    from sshgrid.errors import UsageError
-
-    context = getattr(error, "ctx", None)
-    hint = f"{context.command_path} --help" if context is not None else "sshgrid --help"
-    message = error.format_message().rstrip(".")
-    return UsageError(message[:1].lower() + message[1:], hint)
 
 
 def main() -> None:
@@ -152,12 +24,24 @@ def main() -> None:
     sys.excepthook = _say_bug
     stdout_closed = sys.stdout is None
     _open_standard_descriptors()
+    from sshgrid.cli.session import Session, report
+
     session = Session()
     if stdout_closed:
         from sshgrid.errors import SshgridError
 
         _leave(report(session, SshgridError("standard output is closed", "sshgrid ... >/dev/null")))
-    _leave(invoke(sys.argv[1:], session))
+    _leave(_status(sys.argv[1:], session))
+
+
+def _status(words: Sequence[str], session: Session) -> int:
+    from sshgrid.cli import quick
+
+    if understood := quick.understood(words):
+        return quick.run(understood, session)
+    from sshgrid.cli.verbs import invoke
+
+    return invoke(words, session)
 
 
 def _open_standard_descriptors() -> None:

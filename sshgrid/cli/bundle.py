@@ -7,13 +7,13 @@ links and special files in a folder (a link may point anywhere), and names that 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from sshgrid.digest import sha256
 from sshgrid.errors import FileMissing, UsageError
 from sshgrid.model import SourceFile
 from sshgrid.wire import MAX_PAYLOAD, Blobs, MissingBlobs, PutBlob
@@ -32,7 +32,7 @@ class Source:
     def __init__(
         self, name: str, stream: BinaryIO, *, executable: bool = False, path: str | None = None, keep: int = SMALL_BYTES
     ) -> None:
-        digest, size, pieces = hashlib.sha256(), 0, list[bytes]()
+        digest, size, pieces = _sha256(stream), 0, list[bytes]()
         spooled: BinaryIO | None = None
         while piece := stream.read(MAX_PAYLOAD):
             digest.update(piece)
@@ -57,6 +57,19 @@ class Source:
         elif self._path is not None:
             with open(self._path, "rb") as stream:
                 yield from _read(stream)
+
+
+def _sha256(stream: BinaryIO) -> Any:
+    """An empty digest; of hashlib unless the stream is a small file, as importing that takes a while."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        found = None
+    if found and stat.S_ISREG(found.st_mode) and found.st_size <= SMALL_BYTES:
+        return sha256()
+    import hashlib
+
+    return hashlib.sha256()
 
 
 def _read(stream: BinaryIO) -> Iterator[bytes]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sshgrid.cli.base import Session, Verbs, complete_nodes, pass_session
+from sshgrid.cli.base import Verbs, complete_nodes, pass_session
+from sshgrid.cli.session import Session
 from sshgrid.errors import InventoryError, MasterGone, SshgridError, UsageError
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sshgrid.cli.base import Session, Verb, Verbs, pass_session
+from sshgrid.cli.base import Verb, Verbs, pass_session
+from sshgrid.cli.session import Session
 from sshgrid.daemon import IDLE_EXIT, idle_seconds
 from sshgrid.errors import MasterGone, SshgridError, UsageError
 from sshgrid.model import Noun
@@ -153,8 +154,8 @@ def _status_text(session: Session, reply: StatusReply) -> str:
 @pass_session
 def master_logs(session: Session, follow: bool, tail: int) -> int:
     """Print the master's log."""
-    from sshgrid.cli.base import write_or_leave
     from sshgrid.cli.render import write_out
+    from sshgrid.cli.session import write_or_leave
 
     path = session.places().log
     try:

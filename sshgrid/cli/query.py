@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sshgrid.cli.base import DURATION, Session, Verb, complete_jobs, complete_nodes, pass_session
+from sshgrid.cli.base import DURATION, Verb, complete_jobs, complete_nodes, pass_session
+from sshgrid.cli.session import Session
 from sshgrid.errors import SshgridError, UsageError
 
 if TYPE_CHECKING:

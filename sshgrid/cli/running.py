@@ -1,0 +1,277 @@
+"""One run from the words of the command line to its exit status: what to send, sending it, following it.
+
+stdout and stderr are the program's. Refuses to invent an exit code: it is the one that the master took from the run's
+record. Without click, as people wait for this (see sshgrid.cli.quick); what is needed only for the answer is imported
+while the master works on the question.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from sshgrid.cli.session import INTERRUPTED, PIPE_CLOSED, Session
+from sshgrid.errors import MasterGone, UsageError
+
+if TYPE_CHECKING:
+    from sshgrid.cli.bundle import Bundle, Source
+    from sshgrid.cli.follow import Follow
+    from sshgrid.cli.screen import Screen
+    from sshgrid.client import Connection
+    from sshgrid.model import JobId, Submission
+
+SUBMIT_TRIES = 5  # masters that may go, one after the other, while a job is handed over
+_LANG = re.compile(r"([A-Za-z0-9_+#.-]+?)\s*([<>=!~][<>=!~.,*\s0-9A-Za-z_+-]*)?")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What a shell takes as it is, as shlex.quote sees it.
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-")
+
+
+def run(session: Session, file: str, args: Sequence[str], wanted: Mapping[str, Any]) -> int:
+    """The command `run`; `wanted` has a value for each of its options."""
+    order = _Order(file, args, wanted)
+    bundle, stdin = order.read(session)
+    submission = order.submission(bundle, stdin)
+    sources = [*bundle.sources, *([stdin] if stdin else [])]
+    if wanted["dry_run"]:
+        return _explain(session, submission, sources)
+    if wanted["detach"]:
+        return _detached(session, submission, sources)
+    return _followed(session, submission, sources, show_node=bool(wanted["show_node"]))
+
+
+class _Order:
+    """The words of `run`, turned into a submission."""
+
+    def __init__(self, file: str, args: Sequence[str], wanted: Mapping[str, Any]) -> None:
+        self._file, self._args, self._wanted = file, args, wanted
+        self._language, self._version = language_and_version(self._text("lang"))
+        if wanted["interactive"] and (wanted["detach"] or wanted["stdin"] or file == "-"):
+            raise UsageError("-I ties the run to this terminal: it goes with neither -d, --stdin nor a program from -")
+
+    def _text(self, name: str) -> str:
+        return str(self._wanted[name])
+
+    def read(self, session: Session) -> tuple[Bundle, Source | None]:
+        from sshgrid.cli import bundle
+
+        program = bundle.read_program(self._file, self._language, bundle.our_stdin())
+        choice = self._text("stdin")
+        if self._wanted["interactive"] or (self._file == "-" and not choice):
+            choice = "none"
+        if self._file == "-" and choice == "-":
+            raise UsageError("standard input cannot be both the program and its input", "--stdin FILE")
+        return program, bundle.read_stdin(choice, None if session.in_shell else bundle.our_stdin(), session.say)
+
+    def submission(self, bundle: Bundle, stdin: Source | None) -> Submission:
+        from sshgrid.model import Limits, OnDisconnect, OnHostLoss, Program, Submission
+
+        wanted = self._wanted
+        interactive = bool(wanted["interactive"])
+        program = Program(
+            # "" = the master decides: it knows the languages that the inventory adds or overrides.
+            language=self._language or bundle.language,
+            entry=bundle.entry,
+            files=tuple(source.file for source in bundle.sources),
+            args=tuple(os.fsencode(arg) for arg in self._args),
+            env=_environment(wanted["env"]),
+            stdin=stdin.file if stdin else None,
+            flags=_flags(self._text("flags")),
+            version=self._version,
+            limits=Limits(wanted["time_limit"], wanted["memory"]),
+        )
+        return Submission(
+            program=program,
+            command=_command(self._file, self._args),
+            name=self._text("name"),
+            on=self._text("on"),
+            retries=wanted["retries"],
+            priority=wanted["priority"],
+            on_host_loss=OnHostLoss(self._text("on_host_loss")),
+            # An interactive run is nothing without who talks to it.
+            on_disconnect=OnDisconnect.CANCEL if interactive else OnDisconnect(self._text("on_disconnect")),
+            interactive=interactive,
+            terminal=interactive and _is_terminal(0) and _is_terminal(1),
+            wait_for_nodes=bool(wanted["detach"]),
+        )
+
+
+def language_and_version(text: str) -> tuple[str, str]:
+    """("java", ">=17") of `--lang "java>=17"`."""
+    match = _LANG.fullmatch(text.strip())
+    if text and match is None:
+        raise UsageError(f"--lang: not a language: {text!r}", 'write it as java or "java>=17"')
+    return (match[1], (match[2] or "").replace(" ", "")) if match and text else ("", "")
+
+
+def _environment(words: Sequence[str]) -> tuple[tuple[str, bytes], ...]:
+    found: dict[str, bytes] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not _ENV_NAME.fullmatch(name):
+            raise UsageError(f"--env: not a variable's name: {name!r}", "--env NAME=VALUE")
+        if not equals and name not in os.environ:
+            raise UsageError(f"--env: {name} is not set here", f"--env {name}=VALUE")
+        found[name] = os.fsencode(value if equals else os.environ[name])
+    return tuple(found.items())
+
+
+def _flags(text: str) -> tuple[str, ...]:
+    if not text:
+        return ()
+    import shlex
+
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise UsageError(f"--flags: {error}", "quote it once: --flags '-O3 -DNAME=\"a b\"'") from error
+
+
+def _command(file: str, args: Sequence[str]) -> str:
+    """As typed, for `ps`; it is only shown."""
+    words = [file, *args]
+    if all(word and _PLAIN.issuperset(word) for word in words):
+        return " ".join(words)
+    import shlex
+
+    return os.fsencode(shlex.join(words)).decode("utf-8", "backslashreplace")
+
+
+def _is_terminal(descriptor: int) -> bool:
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False
+
+
+# --- run it ----------------------------------------------------------------------------------------------------------
+
+
+def _submit(session: Session, submission: Submission, sources: Sequence[Source]) -> tuple[Connection, JobId]:
+    """Durable when it returns. A master that leaves meanwhile is started again: the same key is the same job."""
+    key = os.urandom(16).hex()
+    for again in range(SUBMIT_TRIES):
+        connection = session.connect()
+        try:
+            return connection, _send(connection, submission, sources, key)
+        except MasterGone:
+            connection.close()
+            if again + 1 == SUBMIT_TRIES:
+                raise
+        except BaseException:
+            connection.close()
+            raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _send(connection: Connection, submission: Submission, sources: Sequence[Source], key: str) -> JobId:
+    from sshgrid.cli.bundle import upload
+    from sshgrid.wire import Accepted, Submit
+
+    upload(connection, sources)
+    connection.send(Submit(submission, key))
+    import sshgrid.cli.follow  # noqa: F401 - wanted next, and the master is busy with this job now
+
+    return connection.answer(Accepted).job
+
+
+def _detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
+    connection, job = _submit(session, submission, sources)
+    connection.close()
+    session.show(lambda: {"schema": 1, "id": job}, lambda: f"{job}\n")
+    return 0
+
+
+def _followed(session: Session, submission: Submission, sources: Sequence[Source], *, show_node: bool) -> int:
+    typed = None
+    if submission.interactive:
+        from sshgrid.cli.interactive import Stdin
+
+        typed = Stdin(terminal=submission.terminal)
+    with _postponed_interrupts() as interrupts:
+        connection, job = _submit(session, submission, sources)
+    from sshgrid.cli.follow import Follow, Keyboard
+
+    keyboard = typed or Keyboard()
+    screen = screen_of(session, show_node=show_node, quiet=submission.terminal)
+    screen.accepted(job)
+    follow = Follow(connection, job, screen, session.connect, on_disconnect=submission.on_disconnect, keyboard=keyboard)
+    follow.interrupts = len(interrupts)
+    keyboard.leave = follow.leave
+    with keyboard.raw():
+        return until_ended(session, follow, screen, job)
+
+
+@contextmanager
+def _postponed_interrupts() -> Iterator[list[int]]:
+    """A first Ctrl-C while a job is handed over must reach the job; a second one leaves at once."""
+    seen: list[int] = []
+
+    def on_interrupt(number: int, _frame: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def screen_of(session: Session, *, show_node: bool = False, quiet: bool = False) -> Screen:
+    from sshgrid.cli.screen import Lines, Plain
+
+    if session.json:
+        return Lines()
+    return Plain(session.warn, session.err, talks=session.talks() and not quiet, show_node=show_node)
+
+
+def until_ended(session: Session, follow: Follow, screen: Screen, job: JobId) -> int:
+    from sshgrid.cli.follow import Detached, exit_status
+
+    try:
+        line = follow.until_ended()
+        screen.ended(line, interrupted=follow.interrupts > 0)
+    except Detached:
+        session.warn(f"job {job} goes on: sshgrid attach {job}")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return PIPE_CLOSED
+    return INTERRUPTED if follow.interrupts else exit_status(line)
+
+
+def _explain(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
+    from sshgrid.cli import render
+    from sshgrid.cli.bundle import upload
+    from sshgrid.wire import Explain, ExplainReply
+
+    with session.connect() as connection:
+        upload(connection, sources)
+        reply = connection.ask(Explain(submission), ExplainReply)
+    scores, reasons = dict(reply.scores), {each.node: each.reason for each in reply.why}
+    names = [*scores, *(name for name in reasons if name not in scores)]
+    rows = [
+        (
+            name,
+            "chosen" if name == reply.chosen else "",
+            f"{scores[name]:.2f}" if name in scores else "-",
+            reasons.get(name, ""),
+        )
+        for name in names
+    ]
+    session.show(
+        lambda: {
+            "schema": 1,
+            "chosen": reply.chosen or None,
+            "scores": scores,
+            "why": render.why_objects(reply.why),
+        },
+        lambda: render.table(("NODE", "CHOICE", "SCORE", "REASON"), rows, session.out, right=frozenset({"SCORE"})),
+    )
+    return 0 if reply.chosen else 125

@@ -1,0 +1,186 @@
+"""One command's surroundings: the global options, what follows from them, and how it talks.
+
+Without click, as `sshgrid run` is answered without it (see sshgrid.cli.quick). Nothing here connects, reads a file or
+imports anything heavy before a command asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sshgrid.cli.render import Look
+    from sshgrid.client import Connection
+    from sshgrid.errors import SshgridError
+    from sshgrid.model import JobId
+    from sshgrid.paths import Places
+
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell shows it for other tools
+INTERRUPTED = 130
+FAILED = 125
+
+
+class Session:
+    """One command's surroundings. Global options write into it, commands read it."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        self.environ = os.environ if environ is None else environ
+        self.inventory: str | None = None
+        self.state_dir: str | None = None
+        self.json = False
+        self.color = "auto"
+        self.quiet = False
+        self.verbose = 0
+        self.no_input = False
+        self.in_shell = False
+
+    def child(self) -> Session:
+        """For one line of the shell: what was said when the shell began still holds."""
+        other = Session(self.environ)
+        other.__dict__.update(self.__dict__)
+        other.in_shell = True
+        return other
+
+    # --- places and master
+
+    def places(self, *, must_exist: bool = True) -> Places:
+        from sshgrid import paths
+
+        home = self.environ.get("HOME") or os.path.expanduser("~")
+        found = paths.places(
+            self.inventory, self.environ, _cwd(), home, state_flag=self.state_dir, must_exist=must_exist
+        )
+        for note in found.notes:
+            self.warn(note)
+        return found
+
+    def connect(self, *, start: bool = True) -> Connection:
+        from sshgrid import client
+
+        return client.connect(self.places(), start=start, say=self.warn)
+
+    # --- talk
+
+    @property
+    def out(self) -> Look:
+        return self._look(1)
+
+    @property
+    def err(self) -> Look:
+        return self._look(2)
+
+    def _look(self, descriptor: int) -> Look:
+        from sshgrid.cli.render import Look
+
+        return Look.detect(descriptor, self.color, self.environ)
+
+    def talks(self) -> bool:
+        """Whether a person wants to hear how things go, and not only what went wrong."""
+        return self.verbose > 0 or (self.err.terminal and not self.quiet and not self.json)
+
+    def say(self, text: str) -> None:
+        """To stderr, for a person; nothing without a terminal or -v."""
+        if self.talks():
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """To stderr, always."""
+        from sshgrid.cli.render import write_err
+
+        write_err(self.err.safe(text) + "\n")
+
+    def show(self, value: Callable[[], object], text: Callable[[], str]) -> None:
+        """To stdout: `value` as one line of JSON with --json, else `text`."""
+        from sshgrid.cli.render import to_json, write_out
+
+        write_or_leave(write_out, to_json(value()) + "\n" if self.json else text())
+
+    def confirm(self, question: str, otherwise: str) -> bool:
+        """Ask on the terminal; UsageError with the hint `otherwise` where nobody can be asked."""
+        from sshgrid.errors import UsageError
+
+        if self.no_input or sys.stdin is None or not sys.stdin.isatty() or not self.err.terminal:
+            raise UsageError(f"{question} Nobody is there to answer.", otherwise)
+        import click
+
+        return click.confirm(self.err.safe(question), err=True)
+
+    # --- jobs
+
+    def jobs(self, connection: Connection, selector: str) -> tuple[JobId, ...]:
+        """The ids a selector names; a plain number needs no question to the master."""
+        from sshgrid.model import JobId
+        from sshgrid.wire import Jobs, JobsReply
+
+        if selector.isascii() and selector.isdigit():
+            return (JobId(int(selector)),)
+        return tuple(job.id for job in connection.ask(Jobs(selector), JobsReply).jobs)
+
+    def one_job(self, connection: Connection, selector: str) -> JobId:
+        from sshgrid.errors import NoSuchJob, UsageError
+
+        found = self.jobs(connection, selector)
+        if len(found) > 1:
+            raise UsageError(f"{selector} names {len(found)} jobs; one is wanted here", "sshgrid ps -a")
+        if not found:
+            raise NoSuchJob(f"no such job: {selector}", "sshgrid ps -a")
+        return found[0]
+
+
+def write_or_leave(write: Callable[[str], None], text: str) -> None:
+    """Whoever closed our stdout wants no more: leave as other tools do, without a word."""
+    try:
+        write(text)
+    except BrokenPipeError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)  # so that the interpreter's last flush does not fail again
+        raise SystemExit(PIPE_CLOSED) from None
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # the folder we are in was removed
+        return "/"
+
+
+def said(session: Session, work: Callable[[], int]) -> int:
+    """The exit status of `work`; errors are said, never raised."""
+    from sshgrid.errors import SshgridError
+
+    try:
+        return work()
+    except SshgridError as error:
+        return report(session, error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else FAILED
+
+
+def report(session: Session, error: SshgridError) -> int:
+    """Say what went wrong, as text or JSON; the exit status."""
+    from sshgrid.cli import render
+
+    if session.json:
+        write_or_leave(render.write_out, render.to_json(_encodable(render.error_object(error))) + "\n")
+    else:
+        render.write_err(render.error_text(error, session.err))
+    if session.verbose > 1:
+        import traceback
+
+        render.write_err("".join(traceback.format_exception(error)))
+    return error.exit_status
+
+
+def _encodable(value: object) -> object:
+    """JSON is UTF-8; a file name in a message need not be."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        case dict():
+            return {key: _encodable(inner) for key, inner in value.items()}
+    return value
