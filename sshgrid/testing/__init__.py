@@ -3,11 +3,16 @@
 `check_engine` is the contract that every engine passes. Nothing here is part of a running master.
 """
 
+from sshgrid.testing.contract import CHECKS, Bench, Check, MakeBench, check_engine, imitate
 from sshgrid.testing.engine import Play, ScriptedEngine, Stage, after, until_killed
 from sshgrid.testing.grid import FACTS, ScriptedGrid, ScriptedMember, ScriptedRoster, inventory, until
 
 __all__ = [
+    "CHECKS",
     "FACTS",
+    "Bench",
+    "Check",
+    "MakeBench",
     "Play",
     "ScriptedEngine",
     "ScriptedGrid",
@@ -15,6 +20,8 @@ __all__ = [
     "ScriptedRoster",
     "Stage",
     "after",
+    "check_engine",
+    "imitate",
     "inventory",
     "until",
     "until_killed",

@@ -1,0 +1,368 @@
+"""The contract that every engine passes: what a master may rely on, whatever runs the programs.
+
+A check is given a Bench (an engine on a node, ready to run) and the contract's own programs. These are real sh scripts,
+each with an imitation in Python, so that an engine without processes can be held to the same. Refuses nothing silently:
+a broken promise is an AssertionError that says which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from itertools import count
+from typing import Protocol, TypeAlias
+
+from sshgrid import toolchains
+from sshgrid.engines import Engine, Finish, Keyboard
+from sshgrid.errors import HostError
+from sshgrid.jobscript import Order, run_name
+from sshgrid.model import Attempt, Exited, JobId, Noun, Outcome, Program, SourceFile, Step, Toolchain
+from sshgrid.spool import Spool
+from sshgrid.testing.engine import Stage
+from sshgrid.testing.grid import FACTS
+
+DEADLINE_SECONDS = 30.0
+GRID = "c0ffee00"
+EVERY_BYTE = bytes(range(256))
+AWKWARD = (b"", b"a b", b"$(id)", b"`id`", b"'\"", b"-n", b"\xff\xfe", b"line\nline", b"{dir}", "ü".encode(), b"*")
+_SH = next(row for row in toolchains.LANGUAGES if row.name == "sh")
+_TOOLS = Toolchain("sh", "", dict.fromkeys(toolchains.commands(_SH), "/bin/sh"), "contract")
+_jobs = count(1)
+
+
+class Bench(Protocol):
+    """An engine with one node that works."""
+
+    engine: Engine
+    node: str
+    spool: Spool
+
+    async def left(self) -> Sequence[str]:
+        """Whatever is on the node of any run: folders, processes."""
+
+
+MakeBench: TypeAlias = Callable[[], AbstractAsyncContextManager[Bench]]
+Check: TypeAlias = Callable[[Bench], Awaitable[None]]
+
+
+class Script(Noun, frozen=True):
+    """A program of the contract, and the same in Python."""
+
+    source: bytes
+    imitation: Callable[[Stage], Awaitable[Outcome]]
+
+
+class Notes:
+    """A sink that keeps what it is given; `before` is what an earlier master kept."""
+
+    def __init__(self, before: bytes = b"") -> None:
+        self.streams = {"stdout": before, "stderr": b"", "compile": b""}
+        self.steps: list[Step] = []
+        self.uploads = 0
+
+    def kept(self, stream: str) -> int:
+        return len(self.streams[stream])
+
+    async def output(self, stream: str, piece: bytes) -> None:
+        self.streams[stream] += piece
+
+    async def step(self, step: Step) -> None:
+        if self.steps[-1:] != [step]:
+            self.steps.append(step)
+
+    async def uploaded(self, count: int) -> None:
+        self.uploads += count
+
+    async def compiled(self, compiled: bool) -> None:
+        """The programs of the contract are not compiled."""
+
+    async def until(self, words: bytes) -> None:
+        """Until the program has said this."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while words not in self.streams["stdout"]:
+            assert time.monotonic() < deadline, f"waited for {words!r}; said was {self.streams}"
+            await asyncio.sleep(0.005)
+
+
+def order(bench: Bench, script: Script, *args: bytes, stdin: bytes | None = None, interactive: bool = False) -> Order:
+    """A new attempt at one of the contract's programs."""
+    attempt = Attempt(JobId(next(_jobs)), 1, bench.node)
+    source = SourceFile("main.sh", bench.spool.keep(script.source), len(script.source))
+    given = None if stdin is None else SourceFile("stdin", bench.spool.keep(stdin), len(stdin))
+    program = Program("sh", "main.sh", (source,), args, stdin=given)
+    recipe = toolchains.recipe(_SH, _TOOLS, program, script.source, FACTS)
+    return Order(attempt, run_name(GRID, attempt), program, recipe, interactive=interactive)
+
+
+async def finish(bench: Bench, what: Order, notes: Notes, *, resume: bool = False) -> Finish:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        return await bench.engine.run(what, notes, resume=resume)
+
+
+async def until_clean(bench: Bench) -> None:
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while left := await bench.left():
+        assert time.monotonic() < deadline, f"left on the node: {left}"
+        await asyncio.sleep(0.02)
+
+
+# --- the programs -----------------------------------------------------------------------------------------------------
+
+
+async def _hello(stage: Stage) -> Outcome:
+    await stage.say(b"hello\n")
+    return Exited(0)
+
+
+async def _args(stage: Stage) -> Outcome:
+    await stage.say(b"".join(arg + b"\0" for arg in stage.args))
+    return Exited(0)
+
+
+async def _cat(stage: Stage) -> Outcome:
+    if stage.keyboard is None:
+        await stage.say(stage.stdin)
+        return Exited(0)
+    while (piece := await stage.keyboard.get()) != b"":
+        await stage.say(piece if isinstance(piece, bytes) else b"")
+    return Exited(0)
+
+
+async def _exits(stage: Stage) -> Outcome:
+    code = int(stage.args[0])
+    return Exited(code if code >= 0 else 128 - code)
+
+
+async def _counts(stage: Stage) -> Outcome:
+    for number in range(int(stage.args[0])):
+        await stage.say(b"out %d\n" % number)
+        await stage.say(b"err %d\n" % number, "stderr")
+    return Exited(0)
+
+
+async def _waits(stage: Stage) -> Outcome:
+    await stage.say(b"ready\n")
+    while (name := await stage.signal()) != "TERM":
+        await stage.say(b"heard %s\n" % name.encode())
+    await stage.say(b"bye\n")
+    return Exited(7)
+
+
+async def _deaf(stage: Stage) -> Outcome:
+    await stage.say(b"ready\n")
+    while await stage.signal() != "KILL":
+        pass
+    return Exited(137)
+
+
+HELLO = Script(b"echo hello\n", _hello)
+ARGS = Script(b"for word; do printf '%s\\0' \"$word\"; done\n", _args)
+CAT = Script(b"cat\n", _cat)
+EXITS = Script(b'[ "$1" -ge 0 ] || kill "$1" $$\nexit "$1"\n', _exits)
+COUNTS = Script(b'i=0\nwhile [ "$i" -lt "$1" ]; do echo "out $i"; echo "err $i" >&2; i=$((i + 1)); done\n', _counts)
+WAITS = Script(
+    b"trap 'echo heard USR1' USR1\ntrap 'echo bye; exit 7' TERM\necho ready\nwhile :; do sleep 0.02; done\n", _waits
+)
+DEAF = Script(b"trap '' INT TERM HUP\necho ready\nwhile :; do sleep 0.02; done\n", _deaf)
+
+IMITATIONS = {
+    hashlib.sha256(script.source).hexdigest(): script.imitation
+    for script in (HELLO, ARGS, CAT, EXITS, COUNTS, WAITS, DEAF)
+}
+
+
+async def imitate(stage: Stage) -> Outcome:
+    """A play for ScriptedEngine: whatever program of the contract it is given."""
+    return await IMITATIONS[stage.order.program.files[0].sha256](stage)
+
+
+# --- the checks -------------------------------------------------------------------------------------------------------
+
+
+async def says_hello(bench: Bench) -> None:
+    notes = Notes()
+    what = order(bench, HELLO)
+    assert (await finish(bench, what, notes)).outcome == Exited(0)
+    assert notes.streams == {"stdout": b"hello\n", "stderr": b"", "compile": b""}
+
+
+async def hands_over_arguments_exactly(bench: Bench) -> None:
+    notes = Notes()
+    assert (await finish(bench, order(bench, ARGS, *AWKWARD), notes)).outcome == Exited(0)
+    assert notes.streams["stdout"] == b"".join(arg + b"\0" for arg in AWKWARD)
+
+
+async def hands_over_standard_input_exactly(bench: Bench) -> None:
+    for stdin in (b"", b"no newline at the end", EVERY_BYTE * 2000):
+        notes = Notes()
+        assert (await finish(bench, order(bench, CAT, stdin=stdin), notes)).outcome == Exited(0)
+        assert notes.streams["stdout"] == stdin
+
+
+async def has_empty_standard_input_when_none_is_given(bench: Bench) -> None:
+    notes = Notes()
+    assert (await finish(bench, order(bench, CAT), notes)).outcome == Exited(0)
+    assert notes.streams["stdout"] == b""
+
+
+async def reports_the_programs_own_exit_code(bench: Bench) -> None:
+    for code in (0, 1, 3, 124, 125, 126, 127, 255):
+        outcome = (await finish(bench, order(bench, EXITS, b"%d" % code), Notes())).outcome
+        assert outcome == Exited(code), f"{code} came back as {outcome}"
+
+
+async def reports_the_signal_that_ended_the_program(bench: Bench) -> None:
+    for number in (2, 9, 15):
+        outcome = (await finish(bench, order(bench, EXITS, b"-%d" % number), Notes())).outcome
+        assert outcome == Exited(128 + number), f"signal {number} came back as {outcome}"
+
+
+async def keeps_the_output_of_each_stream_in_order(bench: Bench) -> None:
+    notes = Notes()
+    await finish(bench, order(bench, COUNTS, b"2000"), notes)
+    assert notes.streams["stdout"] == b"".join(b"out %d\n" % number for number in range(2000))
+    assert notes.streams["stderr"] == b"".join(b"err %d\n" % number for number in range(2000))
+
+
+async def sends_signals(bench: Bench) -> None:
+    what, notes = order(bench, WAITS), Notes()
+    running = asyncio.create_task(finish(bench, what, notes))
+    await notes.until(b"ready\n")
+    assert await bench.engine.signal(what.run, "USR1")
+    await notes.until(b"heard USR1\n")
+    assert await bench.engine.signal(what.run, "TERM")
+    assert (await running).outcome == Exited(7)
+    assert notes.streams["stdout"] == b"ready\nheard USR1\nbye\n"
+    assert Step.RUNNING in notes.steps, notes.steps
+
+
+async def kills_what_listens_to_nothing_else(bench: Bench) -> None:
+    what, notes = order(bench, DEAF), Notes()
+    running = asyncio.create_task(finish(bench, what, notes))
+    await notes.until(b"ready\n")
+    assert await bench.engine.signal(what.run, "TERM")
+    assert await bench.engine.signal(what.run, "KILL")
+    assert (await running).outcome == Exited(137)
+
+
+async def knows_no_run_that_never_was(bench: Bench) -> None:
+    what = order(bench, HELLO)
+    assert not await bench.engine.signal(what.run, "TERM")
+    await bench.engine.discard(what.run)
+
+
+async def refuses_a_run_before_it_begins_and_not_after(bench: Bench) -> None:
+    refused, notes = order(bench, HELLO), Notes()
+    assert await bench.engine.refuse(refused.run)
+    try:
+        outcome: object = (await finish(bench, refused, notes)).outcome
+    except HostError as error:
+        outcome = error
+    assert isinstance(outcome, HostError), f"a refused run ended as {outcome}"
+    assert notes.streams["stdout"] == b""
+    begun, notes = order(bench, HELLO), Notes()
+    await finish(bench, begun, notes)
+    assert not await bench.engine.refuse(begun.run)
+    await bench.engine.discard(refused.run)
+
+
+async def finds_a_finished_run_again(bench: Bench) -> None:
+    what, notes = order(bench, COUNTS, b"50"), Notes()
+    first = await finish(bench, what, notes)
+    for before in (b"", notes.streams["stdout"][:100], notes.streams["stdout"]):
+        again = Notes(before)
+        second = await finish(bench, what, again, resume=True)
+        assert (second.outcome, again.streams["stdout"]) == (first.outcome, notes.streams["stdout"])
+
+
+async def goes_on_with_a_run_that_nobody_watched(bench: Bench) -> None:
+    what, notes = order(bench, WAITS), Notes()
+    watching = asyncio.create_task(bench.engine.run(what, notes))
+    await notes.until(b"ready\n")
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    again = Notes(notes.streams["stdout"])
+    running = asyncio.create_task(finish(bench, what, again, resume=True))
+    await asyncio.sleep(0)
+    assert await bench.engine.signal(what.run, "USR1")
+    await again.until(b"heard USR1\n")
+    assert await bench.engine.signal(what.run, "TERM")
+    assert (await running).outcome == Exited(7)
+    assert again.streams["stdout"] == b"ready\nheard USR1\nbye\n"
+
+
+async def never_begins_a_run_that_is_only_looked_for(bench: Bench) -> None:
+    what, notes = order(bench, HELLO), Notes()
+    for resume in (True, False):  # and after that it is too late to begin it
+        try:
+            outcome: object = (await finish(bench, what, notes, resume=resume)).outcome
+        except HostError as error:
+            outcome = error
+        assert isinstance(outcome, HostError), f"a run that never was ended as {outcome}"
+    assert notes.streams["stdout"] == b""
+
+
+async def runs_many_at_once_without_mixing_them_up(bench: Bench) -> None:
+    async def one(number: int) -> None:
+        notes = Notes()
+        outcome = (await finish(bench, order(bench, ARGS, b"%d" % number), notes)).outcome
+        assert (outcome, notes.streams["stdout"]) == (Exited(0), b"%d\0" % number)
+
+    await asyncio.gather(*(one(number) for number in range(12)))
+
+
+async def converses_with_an_interactive_run(bench: Bench) -> None:
+    what, notes = order(bench, CAT, interactive=True), Notes()
+    keyboard: Keyboard = asyncio.Queue()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        running = asyncio.create_task(bench.engine.converse(what, notes, keyboard))
+        await keyboard.put(b"hi\n")
+        await notes.until(b"hi\n")
+        await keyboard.put(b"")
+        assert (await running).outcome == Exited(0)
+    assert notes.streams["stdout"] == b"hi\n"
+
+
+async def leaves_nothing_of_what_is_discarded(bench: Bench) -> None:
+    ended, running, notes = order(bench, HELLO), order(bench, DEAF), Notes()
+    await finish(bench, ended, Notes())
+    watching = asyncio.create_task(bench.engine.run(running, notes))
+    await notes.until(b"ready\n")
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert len(await bench.left()) >= 2
+    for what in (ended, running):
+        await bench.engine.discard(what.run)
+        await bench.engine.discard(what.run)  # asking twice is fine
+    await until_clean(bench)
+
+
+CHECKS: tuple[Check, ...] = (
+    says_hello,
+    hands_over_arguments_exactly,
+    hands_over_standard_input_exactly,
+    has_empty_standard_input_when_none_is_given,
+    reports_the_programs_own_exit_code,
+    reports_the_signal_that_ended_the_program,
+    keeps_the_output_of_each_stream_in_order,
+    sends_signals,
+    kills_what_listens_to_nothing_else,
+    knows_no_run_that_never_was,
+    refuses_a_run_before_it_begins_and_not_after,
+    finds_a_finished_run_again,
+    goes_on_with_a_run_that_nobody_watched,
+    never_begins_a_run_that_is_only_looked_for,
+    runs_many_at_once_without_mixing_them_up,
+    converses_with_an_interactive_run,
+    leaves_nothing_of_what_is_discarded,
+)
+
+
+async def check_engine(make_bench: MakeBench) -> None:
+    """Every check of the contract, each on a bench of its own. AssertionError: the engine does not keep it."""
+    for check in CHECKS:
+        async with make_bench() as bench:
+            await check(bench)
