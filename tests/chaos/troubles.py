@@ -1,0 +1,121 @@
+"""The faults of a plan, done to the hosts, the master and the clients at their times; and what became of each.
+
+Every host has a thread of its own, so that a slow boot does not delay the cut of another. Refuses to leave a host dark:
+`end` heals, boots and frees whatever is not as it was.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.chaos.clients import Clients
+from tests.chaos.grid import Grid
+from tests.chaos.plan import Fault, Plan
+from tests.lab.host import LabHost
+
+LOST_PERCENT = 33
+MASTER_BACK_SECONDS = 30.0
+STEP_SECONDS = 0.01
+
+
+@dataclass
+class Trouble:
+    """A fault as it was done. `seconds`: how long it lasted, for the master until another one listened."""
+
+    kind: str
+    host: str
+    at: float
+    seconds: float
+
+
+class Troubles:
+    """One run's worth."""
+
+    def __init__(self, plan: Plan, grid: Grid, clients: Clients) -> None:
+        self.done: list[Trouble] = []
+        self.mishaps: list[str] = []  # of the lab, not of the grid
+        self._plan = plan
+        self._grid = grid
+        self._clients = clients
+        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def begin(self, since: float) -> None:
+        for host in ("", *self._grid.lab.hosts):
+            faults = [fault for fault in self._plan.faults if fault.host == host]
+            thread = threading.Thread(target=self._all, args=(faults, since), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def wait(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def end(self) -> None:
+        """No further fault, and every host as it was."""
+        self._over.set()
+        self.wait()
+        for host in self._grid.lab:
+            host.power_on()
+            host.heal()
+            host.start_server()
+            host.free_disk()
+
+    def _all(self, faults: list[Fault], since: float) -> None:
+        for fault in faults:
+            if self._over.wait(max(0.0, since + fault.at - time.monotonic())):
+                return
+            trouble = Trouble(fault.kind, fault.host, time.time(), 0.0)
+            try:
+                self._one(fault)
+            except Exception as error:  # noqa: BLE001 - told in the report
+                self.mishaps.append(f"{fault}: {type(error).__name__}: {error}")
+            trouble.seconds = time.time() - trouble.at
+            self.done.append(trouble)
+
+    def _one(self, fault: Fault) -> None:
+        match fault.kind:
+            case "kill-master":
+                self._kill_master()
+            case "kill-client":
+                self._clients.kill_one()
+            case _:
+                begin, end = _pair(fault.kind, self._grid.lab[fault.host])
+                begin()
+                try:
+                    self._over.wait(fault.seconds)
+                finally:
+                    end()
+
+    def _kill_master(self) -> None:
+        """A client starts the next one; this only looks when."""
+        dead = self._grid.kill_master()
+        deadline = time.monotonic() + MASTER_BACK_SECONDS
+        while dead is not None and time.monotonic() < deadline:
+            if self._grid.master_pid() not in (None, dead):
+                return
+            time.sleep(STEP_SECONDS)
+
+
+def _pair(kind: str, host: LabHost) -> tuple[Callable[[], None], Callable[[], None]]:
+    """How a fault of a host begins, and how it ends."""
+    match kind:
+        case "cut" | "long-cut":
+            return host.cut, host.heal
+        case "reset-sessions":
+            return host.reset_sessions, lambda: None
+        case "refuse":
+            return host.reset_connections, host.heal
+        case "lose":
+            return lambda: host.lose(LOST_PERCENT), host.heal
+        case "stop-server":
+            return host.stop_server, host.start_server
+        case "power" | "long-power":
+            return host.power_off, host.power_on
+        case "full-disk":
+            return host.fill_disk, host.free_disk
+        case _:
+            raise ValueError(kind)

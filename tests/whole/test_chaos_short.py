@@ -1,0 +1,22 @@
+"""The short form of `make chaos`: a minute of torture, and nothing is lost. SSHGRID_CHAOS_SEED replays another seed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.chaos import Wish, torture
+from tests.lab.hosts import Lab
+
+SEED = int(os.environ.get("SSHGRID_CHAOS_SEED", "11"))
+JOBS = 60
+SECONDS = 35.0
+
+
+@pytest.mark.lab
+def test_nothing_is_lost_while_everything_around_it_dies(lab_hosts: Lab, tmp_path: Path) -> None:
+    report = torture(Wish(SEED, JOBS, len(lab_hosts.hosts), 3, SECONDS), lab_hosts, tmp_path)
+    assert report.accepted >= JOBS, report.text
+    assert report.is_clean, report.text
