@@ -14,12 +14,13 @@ import msgspec
 
 from sshgrid import toolchains
 from sshgrid.engines import Engine
-from sshgrid.errors import UsageError
+from sshgrid.errors import NodeUnfit, UsageError
 from sshgrid.jobscript import Order, run_name
 from sshgrid.model import (
     Attempt,
     Exited,
     Facts,
+    HostLost,
     JobId,
     Language,
     Limits,
@@ -132,6 +133,8 @@ class Prover:
             await self._engine.discard(order.run)
         finally:
             self._known_runs.discard(order.run)
+        if isinstance(finish.outcome, HostLost):
+            raise NodeUnfit("", finish.outcome.reason)
         return finish.outcome, memory.streams
 
 

@@ -12,9 +12,10 @@ import secrets
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import msgspec
 
@@ -38,6 +39,38 @@ PATIENCE_SECONDS = 20.0
 def missing_shell(name: str) -> str:
     program = SHELLS[name][0]
     return "" if shutil.which(program, path=PATH) else f"{program} is not installed here"
+
+
+class How(TypedDict, total=False):
+    """What an order may say beside its program's text."""
+
+    compiler: tuple[tuple[str, ...], ...]
+    run: tuple[bytes, ...]
+    stdin: bytes
+    env: Mapping[str, bytes]
+    limits: Limits
+
+
+def make_order(
+    keep: Callable[[bytes], str], grid: str, number: int, source: bytes, args: tuple[bytes, ...], **how: Unpack[How]
+) -> Order:
+    """One attempt at a program of one file, `p.sh`; `keep` puts bytes away and gives their digest."""
+    file = SourceFile("p.sh", keep(source), len(source))
+    stdin = how.get("stdin")
+    compiler = how.get("compiler", ())
+    program = Program(
+        "sh",
+        file.name,
+        (file,),
+        args,
+        tuple(how.get("env", {}).items()),
+        None if stdin is None else SourceFile("stdin", keep(stdin), len(stdin)),
+        limits=how.get("limits", Limits()),
+    )
+    key = hashlib.sha256(source + repr(compiler).encode()).hexdigest()
+    recipe = Recipe(key, ((file.name, file),), compiler, (*how.get("run", (b"/bin/sh", b"{dir}/p.sh")), *args))
+    attempt = Attempt(JobId(number), 1, "n1")
+    return Order(attempt, run_name(grid, attempt), program, recipe)
 
 
 class ShellNode:
@@ -116,40 +149,15 @@ class ShellNode:
 
     # --- runs
 
-    def put(self, content: bytes, name: str = "p.sh", executable: bool = False) -> SourceFile:
+    def put(self, content: bytes) -> str:
         sha256 = hashlib.sha256(content).hexdigest()
         (self.workdir / "objects" / sha256).write_bytes(content)
-        return SourceFile(name, sha256, len(content), executable)
+        return sha256
 
-    def order(
-        self,
-        source: bytes,
-        *args: bytes,
-        compiler: tuple[tuple[str, ...], ...] = (),
-        run: tuple[bytes, ...] = (),
-        stdin: bytes | None = None,
-        env: Mapping[str, bytes] | None = None,
-        build: str = "",
-        wall: float | None = None,
-        memory: int | None = None,
-        output: int | None = None,
-    ) -> Order:
+    def order(self, source: bytes, *args: bytes, **how: Unpack[How]) -> Order:
         """A program of one file, by default a sh script; each order is another run."""
         self._jobs += 1
-        file = self.put(source)
-        program = Program(
-            "sh",
-            file.name,
-            (file,),
-            args,
-            tuple((env or {}).items()),
-            self.put(stdin, "stdin") if stdin is not None else None,
-            limits=Limits(wall, memory, output),
-        )
-        key = build or hashlib.sha256(source + repr(compiler).encode()).hexdigest()[:16]
-        recipe = Recipe(key, ((file.name, file),), compiler, (*(run or (b"/bin/sh", b"{dir}/p.sh")), *args))
-        attempt = Attempt(JobId(self._jobs), 1, "n1")
-        return Order(attempt, run_name(self.grid, attempt), program, recipe)
+        return make_order(self.put, self.grid, self._jobs, source, args, **how)
 
     def start(
         self,

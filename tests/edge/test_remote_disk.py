@@ -148,7 +148,9 @@ def test_F23_wherever_the_inodes_end_no_result_is_invented(disk: Disk, node_of: 
 def test_a_compiler_that_finds_the_disk_full_says_so(disk: Disk, node_of: NodeOf, kind: str) -> None:
     place = disk("size=2m")
     node = node_of(kind, place / "w")
-    order = node.order(b"", compiler=(("/bin/sh", "-c", "exec /usr/bin/head -c 9M /dev/zero >exe"),), run=(b"{dir}/exe",))
+    order = node.order(
+        b"", compiler=(("/bin/sh", "-c", "exec /usr/bin/head -c 9M /dev/zero >exe"),), run=(b"{dir}/exe",)
+    )
     look = node.run(order)
     assert look.record
     assert (look.record.code, look.record.stage) == (1, "build")

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from sshgrid.jobscript import Order
+from sshgrid.model import Limits
 from sshgrid.readings import RunLook
 from tests.edge.shells import PATH, ShellNode
 from tests.lab.machine import argv_of, is_alive, start_time, uptime, wait_until
@@ -58,7 +59,7 @@ def gone(node: ShellNode, seconds: int = 0) -> None:
 
 
 def test_the_wall_limit_ends_a_run_in_hundredths_of_a_second(node: ShellNode) -> None:
-    order = node.order(b"exec sleep 1000", wall=0.25)
+    order = node.order(b"exec sleep 1000", limits=Limits(wall_seconds=0.25))
     began = uptime()
     look = node.run(order)
     assert 0.2 < uptime() - began < 4
@@ -69,7 +70,7 @@ def test_the_wall_limit_ends_a_run_in_hundredths_of_a_second(node: ShellNode) ->
 @pytest.mark.parametrize("kind", ["dash-session", "dash-pidns", "busybox-session"])
 def test_who_ignores_term_is_killed_after_the_grace(node_of: NodeOf, kind: str) -> None:
     node, seconds = node_of(kind), next(_seconds)
-    order = node.order(FAMILY % {b"n": seconds} + b"while :; do sleep 0.1; done", wall=0.3)
+    order = node.order(FAMILY % {b"n": seconds} + b"while :; do sleep 0.1; done", limits=Limits(wall_seconds=0.3))
     began = uptime()
     look = node.run(order)
     assert 5 < uptime() - began < 12
@@ -79,7 +80,7 @@ def test_who_ignores_term_is_killed_after_the_grace(node_of: NodeOf, kind: str) 
 
 def test_the_memory_limit_counts_children_and_kills(node: ShellNode) -> None:
     source = b"import os, time\npid = os.fork()\nx = b'' if pid else b'x' * (200 << 20)\ntime.sleep(1000)"
-    order = node.order(source, run=(PYTHON, b"{dir}/p.sh"), memory=100 << 20)
+    order = node.order(source, run=(PYTHON, b"{dir}/p.sh"), limits=Limits(memory_bytes=100 << 20))
     look = node.run(order)
     assert (code(look), look.why) == (137, "memory")
     assert look.record
@@ -89,16 +90,23 @@ def test_the_memory_limit_counts_children_and_kills(node: ShellNode) -> None:
 
 def test_the_memory_limit_is_the_program_s_not_its_compiler_s(node: ShellNode) -> None:
     greedy = "import sys, time; x = b'x' * (60 << 20); time.sleep(0.5); open('exe', 'w').write('echo built')"
-    order = node.order(b"", compiler=((sys.executable, "-c", greedy),), run=(b"/bin/sh", b"{dir}/exe"), memory=20 << 20)
+    order = node.order(
+        b"",
+        compiler=((sys.executable, "-c", greedy),),
+        run=(b"/bin/sh", b"{dir}/exe"),
+        limits=Limits(memory_bytes=20 << 20),
+    )
     look = node.run(order)
     assert (code(look), look.why, node.read(order, "out")) == (0, "", b"built\n")
 
 
 def test_F28_the_output_limit_counts_both_streams(node: ShellNode) -> None:
-    order = node.order(b"head -c 600 /dev/zero; head -c 600 /dev/zero >&2; exec sleep 1000", output=1000)
+    order = node.order(
+        b"head -c 600 /dev/zero; head -c 600 /dev/zero >&2; exec sleep 1000", limits=Limits(output_bytes=1000)
+    )
     look = node.run(order)
     assert (code(look), look.why) == (143, "output")
-    under = node.order(b"head -c 500 /dev/zero; head -c 500 /dev/zero >&2; sleep 0.4", output=1000)
+    under = node.order(b"head -c 500 /dev/zero; head -c 500 /dev/zero >&2; sleep 0.4", limits=Limits(output_bytes=1000))
     assert code(node.run(under)) == 0
     gone(node)
 
@@ -113,11 +121,16 @@ def test_the_output_limit_holds_whatever_the_node_s_language_is(node_of: NodeOf)
     )
     (fake / "ls").chmod(0o755)
     node.path = f"{fake}:{node.path}"
-    assert node.run(node.order(b"head -c 9000 /dev/zero; exec sleep 1000", output=1000)).why == "output"
+    assert (
+        node.run(node.order(b"head -c 9000 /dev/zero; exec sleep 1000", limits=Limits(output_bytes=1000))).why
+        == "output"
+    )
 
 
 def test_a_limit_that_ends_a_run_is_its_reason_even_when_a_signal_was_outlived(node: ShellNode) -> None:
-    order = node.order(b"trap 'echo got' INT; echo ready; while :; do sleep 0.05; done", wall=1.0)
+    order = node.order(
+        b"trap 'echo got' INT; echo ready; while :; do sleep 0.05; done", limits=Limits(wall_seconds=1.0)
+    )
     node.start(order)
     node.is_running(order, "ready")
     node.verb("signal", order.run, "INT")
@@ -231,7 +244,7 @@ def test_F19_a_program_whose_wrapper_was_killed_is_noticed_and_ended(node: Shell
 
 def test_F19_limits_hold_without_the_wrapper(node_of: NodeOf) -> None:
     node = node_of("dash-session")
-    order = node.order(b"echo ready; exec sleep 1000", wall=1.0)
+    order = node.order(b"echo ready; exec sleep 1000", limits=Limits(wall_seconds=1.0))
     node.start(order)
     node.is_running(order, "ready")
     os.kill(node.pid(order), signal.SIGKILL)
@@ -317,7 +330,7 @@ def test_an_interactive_run_speaks_over_the_channel_s_own_streams(node: ShellNod
         timeout=20,
         start_new_session=True,
     )
-    assert (done.stdout, done.stderr) == (b"\nNONCE\nout typed\n", b"err typed\n")
+    assert (done.stdout, done.stderr) == (b"\nNONCE\nout typed\n", b"\nNONCE\nerr typed\n")
     assert code(node.look(order.run)) == 6
     again = subprocess.run(words, input=b"", capture_output=True, check=False, env={"PATH": node.path}, timeout=20)
     assert again.returncode == 70, "a conversation that comes a second time does not run the program again"
