@@ -60,7 +60,6 @@ class _Running:
         self.run = run
         self.task: asyncio.Task[None] | None = None
         self.ending: asyncio.Task[None] | None = None
-        self.keyboard: Keyboard = asyncio.Queue(KEYS_WAITING)
         self.refused = False  # its run folder was claimed against it by a cancel: it never started
         self.never_began = False  # the same, by somebody who looked for it
 
@@ -110,6 +109,7 @@ class Attempts:
         self._roster = roster
         self._spool = roster.spool
         self._running: dict[JobId, _Running] = {}
+        self._keyboards: dict[JobId, Keyboard] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- beginning
@@ -185,7 +185,7 @@ class Attempts:
             order = self._order(job, running, member, resume)
             sink = _JobSink(self._book, self._spool, running)
             if order.interactive and not resume:
-                return await member.engine.converse(order, sink, running.keyboard)
+                return await member.engine.converse(order, sink, self._keyboard(job.id))
             return await member.engine.run(order, sink, resume=resume)
         except HostError as error:
             log.info("attempt %s on %s: %s", running.attempt, member.name, error.reason)
@@ -248,6 +248,7 @@ class Attempts:
         self._spool.sync(attempt.job, attempt.number)
         if self._running.get(attempt.job) is running:
             del self._running[attempt.job]
+            self._keyboards.pop(attempt.job, None)
         if settled.phase is Phase.RUNNING or not self._book.store.settle(attempt, record, settled):
             log.info("attempt %s: late news dropped", attempt)
             return
@@ -300,13 +301,17 @@ class Attempts:
             await member.engine.signal(running.run, name)
 
     async def typed(self, job: Job, piece: bytes) -> None:
-        """Standard input of an interactive run; words for one that has ended are dropped."""
-        if (running := self._running.get(job.id)) and job.submission.interactive:
-            await running.keyboard.put(piece)
+        """Standard input of an interactive run, kept until it begins; words for one that has ended are dropped."""
+        if job.submission.interactive and job.phase is not Phase.DONE:
+            await self._keyboard(job.id).put(piece)
 
     async def resized(self, job: Job, columns: int, rows: int) -> None:
-        if (running := self._running.get(job.id)) and job.submission.interactive:
-            await running.keyboard.put((columns, rows))
+        """As `typed`, for the size of the window."""
+        if job.submission.interactive and job.phase is not Phase.DONE:
+            await self._keyboard(job.id).put((columns, rows))
+
+    def _keyboard(self, job_id: JobId) -> Keyboard:
+        return self._keyboards.setdefault(job_id, asyncio.Queue(KEYS_WAITING))
 
     def end(self, job: Job, signal: str) -> None:
         """Signals of growing force until the attempt has ended."""

@@ -116,11 +116,14 @@ class Talk:
         self.stderr = _pieces(process.stderr)
 
     @classmethod
-    async def begin(cls, process: asyncssh.SSHClientProcess[bytes], nonce: bytes) -> Talk:
-        """What login files print comes before the nonce and is not the program's."""
-        while line := await process.stdout.readline():
-            if line.strip() == nonce:
-                break
+    async def begin(cls, process: asyncssh.SSHClientProcess[bytes], nonce: bytes, *, terminal: bool) -> Talk:
+        """What login files print, on either stream, comes before the nonce and is not the program's."""
+        # A terminal has one stream for both.
+        streams = (process.stdout,) if terminal else (process.stdout, process.stderr)
+        for stream in streams:
+            while line := await stream.readline():
+                if line.strip() == nonce:
+                    break
         return cls(process)
 
     async def type(self, piece: bytes) -> None:

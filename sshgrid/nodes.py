@@ -279,7 +279,7 @@ class Link:
                 " ".join(words), encoding=None, term_type="xterm-256color" if terminal else None, term_size=(80, 24)
             )
             try:
-                yield await Talk.begin(process, nonce.encode())
+                yield await Talk.begin(process, nonce.encode(), terminal=terminal)
             finally:
                 process.close()
         if self.lost.done():

@@ -96,6 +96,8 @@ class Host(Protocol):
 
     async def reload(self) -> None: ...
 
+    async def reload_if_changed(self) -> None: ...
+
 
 class Session:
     """A greeted client."""
@@ -200,6 +202,8 @@ class Session:
 
     async def _reply(self, message: Question) -> Reply:  # noqa: C901 - one match holds every request
         master = self._master
+        if isinstance(message, Submit | Explain | Nodes | CheckNodes | Toolchains):
+            await self._server.reload_if_changed()
         match message:
             case MissingBlobs(sha256):
                 return Blobs(master.spool.missing(sha256))

@@ -51,7 +51,8 @@ class _Watcher:
     def news(self, job: Job) -> list[Event]:
         """Sentences and steps that are new."""
         events: list[Event] = []
-        for self._heard, text in self._book.board.notices(job.id, self._heard):
+        for number, text in self._book.board.notices(job.id, self._heard):
+            self._heard = number
             events.append(Notice(text))
         state = self._state(job)
         if state is not None and (key := _lasting(state)) != self._told:

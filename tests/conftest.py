@@ -7,6 +7,7 @@ failure: a check that silently did not run is no check.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,10 @@ from tests.lab.hosts import Lab, LabHost
 from tests.lab.liar import Liar, Mode
 
 pytest_plugins = ["pytester"]
+
+# Started as a shell's background job, a process has INT ignored, and so would everything that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from hashlib import sha256
 
@@ -68,7 +69,7 @@ def test_the_source_its_name_and_its_arguments_arrive(cli: Cli, fake: FakeMaster
 
 def test_an_argument_that_is_not_utf8_arrives_as_it_is(cli: Cli, fake: FakeMaster, program: str) -> None:
     done = subprocess.run(
-        ["python", "-m", "sshgrid", "run", program, b"\xff\xfe"],
+        [sys.executable, "-m", "sshgrid", "run", program, b"\xff\xfe"],
         cwd=cli.folder, env=cli.environ, capture_output=True, timeout=30, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -461,7 +462,7 @@ def test_interactive_on_a_terminal_is_raw_and_leaves_it_as_it_was(cli: Cli, fake
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
     child = subprocess.Popen(
-        ["python", "-m", "sshgrid", "run", "-I", program], cwd=cli.folder, env=cli.environ, stdin=slave, stdout=slave,
+        [sys.executable, "-m", "sshgrid", "run", "-I", program], cwd=cli.folder, env=cli.environ, stdin=slave, stdout=slave,
         stderr=slave, start_new_session=True,
     )  # fmt: skip
     cli.children.append(child)

@@ -10,6 +10,7 @@ import select
 import stat
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ class Terminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 30, 100, 0, 0))
         self.child = subprocess.Popen(
-            ["python", "-m", "sshgrid", "shell"],
+            [sys.executable, "-m", "sshgrid", "shell"],
             cwd=cli.folder,
             env={**cli.environ, "TERM": "xterm"},
             stdin=slave,
