@@ -155,7 +155,9 @@ class Lab:
 
     def _check_nothing_left(self) -> None:
         left = [str(path) for path in NAMESPACES.glob(f"{self._subnet.bridge}-*")]
-        left += [path.name for path in Path("/sys/class/net").glob(f"{self._subnet.bridge}*")]
+        # Not bridge*: sgl39 is another lab than sgl3.
+        bridge = self._subnet.bridge
+        left += [path.name for path in Path("/sys/class/net").iterdir() if path.name.partition("p")[0] == bridge]
         left += [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if self._owns(line)]
         if left:
             raise LabError(f"the lab left {', '.join(left)}")
