@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +18,10 @@ def module_grid(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """One master for the tests of a module, and h1 to h4 as they are."""
     grid = Grid(lab, tmp_path_factory.mktemp("grid"))
     yield grid
-    grid.stop()
+    try:
+        grid.check(60, tests_too=True)
+    finally:
+        grid.stop()
 
 
 @pytest.fixture
@@ -30,6 +34,12 @@ def grid(module_grid: Grid, tmp_path: Path) -> Iterator[Grid]:
     except AssertionError:
         module_grid.end_jobs()
         raise
+
+
+@pytest.fixture
+def gate() -> str:
+    """A file that no host has: programs of this test wait for it, and `open_gate` makes it."""
+    return f"/tmp/gate-{uuid.uuid4()}"
 
 
 @pytest.fixture

@@ -218,14 +218,14 @@ class Grid:
 
     # --- after a test
 
-    def check(self, seconds: float = 15.0) -> None:
-        """Nothing is left on the hosts, and the master has no bug to tell of."""
+    def check(self, seconds: float = 15.0, *, tests_too: bool = False) -> None:
+        """Nothing is left on the hosts (`tests_too`: nor of tests of toolchains), and no bug is in the master's log."""
         log = self.log
         new, self._log_read = log[self._log_read :], len(log)
         assert "Traceback" not in new, new
         for host in self.lab:
             if host.is_on:
-                until_value(partial(remains, host), operator.not_, f"nothing on {host.name}", seconds)
+                until_value(partial(remains, host, tests_too), operator.not_, f"nothing on {host.name}", seconds)
 
     def end_jobs(self) -> None:
         """What a failed test left running must not trouble the next one."""
@@ -235,15 +235,15 @@ class Grid:
 # --- what is on a host ------------------------------------------------------------------------------------------------
 
 
-def remains(host: LabHost) -> list[object]:
-    """Run folders and processes of jobs. The tests of toolchains, which are nobody's jobs, are left out."""
-    found: list[object] = [name for name in host.leftovers() if "-0." not in name]
+def remains(host: LabHost, tests_too: bool = False) -> list[object]:
+    """Run folders and processes of jobs, and of tests of toolchains (they are nobody's job) if asked."""
+    found: list[object] = [name for name in host.leftovers() if tests_too or "-0." not in name]
     below = set(machine.descendants(host.init))
     servers = {pid for pid in below if machine.program_of(pid) in INFRASTRUCTURE}
     sessions = servers.union(*(machine.descendants(pid) for pid in servers))
     for pid in below:
         run = run_of(pid)
-        if "-0." not in run and (run or pid not in sessions) and machine.program_of(pid):
+        if (tests_too or "-0." not in run) and (run or pid not in sessions) and machine.program_of(pid):
             found.append((machine.inner_pid(pid), machine.argv_of(pid), run))
     return found
 
@@ -260,6 +260,13 @@ def run_of(pid: int) -> str:
 def programs(host: LabHost, word: str) -> list[int]:
     """Processes of jobs whose command line has this word."""
     return [pid for pid in machine.descendants(host.init) if any(word in each for each in machine.argv_of(pid))]
+
+
+def open_gate(lab: Lab, gate: str) -> None:
+    """Programs that wait for this file may go on."""
+    for host in lab:
+        if host.is_on:
+            host.run(["touch", gate])
 
 
 # --- waiting ----------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole.grid import Grid, programs, remains, until
+from tests.whole.grid import Grid, open_gate, programs, remains, until
 
 pytestmark = pytest.mark.lab
 
@@ -27,16 +27,6 @@ sys.exit(7)
 """
 
 
-def open_gate(grid: Grid, gate: str) -> None:
-    for host in grid.lab:
-        host.run(["touch", gate])
-
-
-@pytest.fixture
-def gate(grid: Grid, request: pytest.FixtureRequest) -> str:
-    return f"/tmp/gate-{abs(hash(request.node.name))}"
-
-
 # --- leaving and coming back ------------------------------------------------------------------------------------------
 
 
@@ -48,11 +38,12 @@ def test_a_detached_job_is_waited_for_shown_and_forgotten(grid: Grid, gate: str)
     assert job.isdigit()
     grid.until_state(job, "RUNNING")
     assert grid("wait", "--timeout", "100ms", job).code == 124
+    assert grid("rm", job).code == 1
     assert [line["id"] for line in grid("--json", "ps").json["jobs"]] == [int(job)]
     with grid.start("attach", job) as attached, grid.start("logs", "-f", job) as followed:
         attached.until_out(b"first\n")
         followed.until_out(b"first\n")
-        open_gate(grid, gate)
+        open_gate(grid.lab, gate)
         assert attached.done() == (7, b"first\nsecond\n", "")
         assert followed.done() == (0, b"first\nsecond\n", "")
     assert grid("wait", job).code == 7
@@ -178,7 +169,7 @@ def test_a_client_that_is_merely_lost_kills_nothing_unless_asked(grid: Grid, gat
     lost = int(grid.last()["id"])
     grid.until_state(str(lost), "CANCELLED")
     assert grid.info(lost - 1)["state"] == "RUNNING"
-    open_gate(grid, gate)
+    open_gate(grid.lab, gate)
     assert grid("attach", str(lost - 1)) == (7, b"first\nsecond\n", "")
 
 

@@ -56,6 +56,22 @@ def test_on_chooses_among_the_named_nodes_only(grid: Grid) -> None:
     assert set(nodes_of(grid, 6, "--on", "!h1,!h2,!h3")) == {"h4"}
 
 
+def test_max_load_keeps_new_runs_away(grid: Grid, hosts: Lab) -> None:
+    grid.write_inventory(fields={"h1": {"max_load": 0.5}})
+    try:
+        grid.until_up()
+        hosts["h1"].set_load(9.0, 2.0)
+        until_load(grid, h1=9.0)
+        grid.write("who.py", WHO)
+        job = grid.detach("--on", "h1", "who.py")
+        info = grid.info(job)
+        assert (info["state"], info["reason"]) == ("PENDING", "LoadTooHigh")
+        hosts["h1"].set_load(0.0, 0.0)
+        assert grid("wait", "--timeout", "20s", job).code == 0
+    finally:
+        grid.write_inventory()
+
+
 def test_a_second_run_of_an_unchanged_c_file_sends_nothing_and_compiles_nothing(grid: Grid) -> None:
     grid.write("once.c", '#include <stdio.h>\nint main(int n, char **w) { printf("%s", w[1]); }\n')
     first, second = [grid.last() for word in "xy" if grid("run", "--on", "h2", "once.c", word).text == word]

@@ -1,0 +1,388 @@
+"""Hosts that die, go silent, refuse or fill up: the work moves, the output is right, and nobody else is slowed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab import machine
+from tests.lab.host import LabHost
+from tests.lab.hosts import Lab
+from tests.whole.grid import Grid, open_gate, remains, until, until_value
+
+pytestmark = pytest.mark.lab
+
+# Says what it has come to; the second half only when the file is there.
+HALVES = """import os, sys, time
+for n in range(100): print("first", n, flush=True)
+while not os.path.exists(sys.argv[1]): time.sleep(0.02)
+for n in range(100): print("second", n, flush=True)
+"""
+OUTPUT = b"".join(b"%s %d\n" % (word, n) for word in (b"first", b"second") for n in range(100))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def less_patience(module_grid: Grid) -> None:
+    """Nobody has to wait ten seconds for a host to be given up here; a cut is still noticed first."""
+    module_grid.write_inventory("retry: {patience: [8s, 1m]}")
+
+
+def seen_down(grid: Grid, host: LabHost) -> None:
+    """The host is going to restart: the master is to know that its connection is gone, not to find out later."""
+    host.stop_server()
+    host.reset_sessions()
+    until_value(grid.nodes, lambda nodes: nodes[host.name]["state"] == "DOWN", f"{host.name} to be down")
+
+
+def until_last_ran(grid: Grid) -> str:
+    """The node of the last job, once it runs."""
+    return str(grid.until_state("last", "RUNNING")["node"])
+
+
+def test_F16_a_host_that_loses_power_gives_its_job_to_another(grid: Grid, hosts: Lab, gate: str) -> None:
+    grid.until_up()
+    grid.write("halves.py", HALVES)
+    with grid.start("run", "halves.py", gate) as client:
+        client.until_out(b"first 99\n")
+        lost = until_last_ran(grid)
+        hosts[lost].power_off()
+        open_gate(hosts, gate)
+        done = client.done(40)
+    assert (done.code, done.out) == (0, OUTPUT)
+    job = grid.last()
+    first, second = job["attempts"]
+    assert (job["state"], job["attempt"]) == ("COMPLETED", 2)
+    assert (first["node"], second["node"] != lost) == (lost, True)
+    assert "no answer" in first["outcome"]
+    assert f"{lost} lost" in done.err
+    assert f"moved to {second['node']} (attempt 2 of 3)" in done.err
+    hosts[lost].power_on()
+    grid.until_up(lost)
+    until_value(lambda: remains(hosts[lost]), lambda found: not found, f"{lost} to be cleaned")
+
+
+def test_F16_a_host_that_reboots_is_not_waited_for(grid: Grid, hosts: Lab, gate: str) -> None:
+    grid.until_up()
+    grid.write("halves.py", HALVES)
+    with grid.start("run", "--on", "h1,h2", "halves.py", gate) as client:
+        client.until_out(b"first 99\n")
+        lost = until_last_ran(grid)
+        hosts[lost].power_cycle()
+        open_gate(hosts, gate)
+        done = client.done(40)
+    assert (done.code, done.out) == (0, OUTPUT)
+    assert len(grid.last()["attempts"]) == 2
+
+
+def test_F2_a_cut_that_heals_in_time_costs_nothing(grid: Grid, hosts: Lab, gate: str) -> None:
+    grid.until_up()
+    grid.write("halves.py", HALVES)
+    with grid.start("run", "halves.py", gate) as client:
+        client.until_out(b"first 99\n")
+        node = until_last_ran(grid)
+        hosts[node].cut()
+        grid.until_state("last", "DISCONNECTED")
+        open_gate(hosts, gate)
+        hosts[node].heal()
+        assert client.done(40) == (0, OUTPUT, "")
+    assert len(grid.last()["attempts"]) == 1
+
+
+def test_F7_a_reset_while_it_runs_costs_nothing(grid: Grid, hosts: Lab, gate: str) -> None:
+    grid.until_up()
+    grid.write("halves.py", HALVES)
+    with grid.start("run", "halves.py", gate) as client:
+        client.until_out(b"first 99\n")
+        node = until_last_ran(grid)
+        hosts[node].reset_sessions()
+        open_gate(hosts, gate)
+        assert client.done(40) == (0, OUTPUT, "")
+    assert len(grid.last()["attempts"]) == 1
+
+
+def test_F7_a_reset_while_it_collects_costs_nothing(grid: Grid, hosts: Lab) -> None:
+    grid.until_up()
+    grid.write("much.py", "import os\nfor n in range(60): os.write(1, b'%06d\\n' % n * 149797)\n")
+    with grid.start("run", "--on", "h3", "much.py") as client:
+        until(lambda: len(client.out) > 1 << 20, "the first megabyte")
+        hosts["h3"].reset_sessions()
+        done = client.done(40)
+    assert done.code == 0
+    assert done.out == b"".join(b"%06d\n" % n * 149797 for n in range(60))
+    assert len(grid.last()["attempts"]) == 1
+    grid("rm", "last")
+
+
+SLOW_BUILD = """out: main.c
+\ttouch GATE.begun
+\twhile [ ! -e GATE ]; do sleep 0.05; done
+\tgcc -o $@ main.c
+"""
+
+
+@pytest.mark.parametrize("trouble", ["reset", "power"])
+def test_a_host_lost_while_it_compiles(grid: Grid, hosts: Lab, gate: str, trouble: str) -> None:
+    grid.until_up()
+    grid.write("project/Makefile", SLOW_BUILD.replace("GATE", gate))
+    grid.write("project/main.c", '#include <stdio.h>\nint main(void) { puts("built"); }\n')
+    with grid.start("run", "project") as client:
+        node = until_value(lambda: grid.last(), lambda job: job["phase"] == "compiling", "the build")["node"]
+        until(lambda: hosts[node].run(["test", "-e", f"{gate}.begun"], check=False).returncode == 0, "make to work")
+        if trouble == "reset":
+            hosts[node].reset_sessions()
+        else:
+            hosts[node].power_off()
+        open_gate(hosts, gate)
+        done = client.done(40)
+    assert (done.code, done.out) == (0, b"built\n"), done
+    assert len(grid.last()["attempts"]) == (1 if trouble == "reset" else 2)
+
+
+@pytest.mark.parametrize("trouble", ["reset", "cut"])
+def test_F25_a_host_lost_while_it_is_sent_the_input(grid: Grid, hosts: Lab, trouble: str) -> None:
+    grid.until_up()
+    grid.write("size.py", "import sys\nprint(len(sys.stdin.buffer.read()))\n")
+    size = 60_000_000
+    with (grid.folder / "in").open("wb") as file:
+        file.write(trouble.encode())
+        file.truncate(size)
+    with grid.start("run", "--on", "h1,h2", "--stdin", "in", "size.py") as client:
+        host = hosts[until_value(lambda: uploading(hosts), bool, "an upload")]
+        host.reset_sessions() if trouble == "reset" else host.cut()
+        done = client.done(40)
+    assert (done.code, done.out) == (0, b"%d\n" % size), done
+    assert len(grid.last()["attempts"]) == 2
+    grid("rm", "last")
+
+
+def uploading(lab: Lab) -> str:
+    """The host that is being sent something large."""
+    for host in lab:
+        for part in host.disk_path(host.workdir).glob("objects/*.*"):
+            with contextlib.suppress(FileNotFoundError):
+                if part.stat().st_size > 1 << 20:
+                    return host.name
+    return ""
+
+
+def test_a_host_lost_while_its_toolchain_is_tested(grid: Grid, hosts: Lab) -> None:
+    grid.until_up()
+    host = hosts["h1"]
+    seen_down(grid, host)
+    host.reset()
+    grid.write("A.java", "class A { public static void main(String[] a) { System.out.print(a[0]); } }")
+    with grid.start("run", "--on", "h1", "A.java", "fine") as client:
+        until(lambda: any("-0." in run for run in host.leftovers()), "a test of java on h1")
+        host.reset_sessions()
+        done = client.done(40)
+    assert (done.code, done.out) == (0, b"fine"), done
+
+
+@pytest.mark.parametrize("trouble", ["cut", "reset", "refuse", "freeze"])
+def test_a_host_that_does_not_connect_is_passed_over(grid: Grid, hosts: Lab, trouble: str) -> None:
+    grid.until_up()
+    host = hosts["h1"]
+    match trouble:
+        case "cut":
+            host.cut()
+        case "reset":
+            host.reset_connections()
+        case "refuse":
+            host.stop_server()
+            host.reset_sessions()
+        case "freeze":
+            host.freeze()
+    grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
+    done = grid("run", "--on", "h1,h2", "who.py")
+    assert (done.code, done.out) == (0, b"h2\n"), done
+
+
+def test_F32_a_host_that_freezes_while_it_runs_gives_its_job_away(grid: Grid, hosts: Lab, gate: str) -> None:
+    grid.until_up()
+    grid.write("halves.py", HALVES)
+    with grid.start("run", "--on", "h1,h2", "halves.py", gate) as client:
+        client.until_out(b"first 99\n")
+        lost = until_last_ran(grid)
+        other = "h2" if lost == "h1" else "h1"
+        hosts[lost].freeze()
+        hosts[other].run(["touch", gate])
+        done = client.done(40)
+    assert (done.code, done.out) == (0, OUTPUT)
+    assert [attempt["node"] for attempt in grid.last()["attempts"]] == [lost, other]
+    hosts[lost].thaw()
+    grid.until_up(lost)
+    until_value(lambda: remains(hosts[lost]), lambda found: not found, f"{lost} to be cleaned", 30)
+
+
+def test_one_dead_host_slows_nobody(grid: Grid, hosts: Lab) -> None:
+    grid.until_up()
+    grid.write("hello.py", "print('hello')")
+
+    def nine_runs() -> float:
+        """The slowest of nine, in seconds."""
+        times = []
+        for _ in range(9):
+            began = time.monotonic()
+            assert grid("run", "hello.py").out == b"hello\n"
+            times.append(time.monotonic() - began)
+        return max(times)
+
+    grid("run", "hello.py")
+    before = nine_runs()
+    hosts["h4"].cut()
+    until_value(grid.nodes, lambda nodes: nodes["h4"]["state"] == "DOWN", "h4 to be down")
+    assert nine_runs() < 2 * before + 1.0
+
+
+def test_F24_a_host_with_a_full_disk_is_passed_over(grid: Grid, hosts: Lab) -> None:
+    host = hosts["h1"]
+    grid.write("hello.py", "print('hello')")
+    seen_down(grid, host)
+    host.small_disk(3 << 20)
+    try:
+        grid.until_up()
+        assert grid("run", "--on", "h1", "hello.py").code == 0
+        host.fill_disk()
+        for name in ("h2", "h3", "h4"):
+            hosts[name].set_load(5.0, 1.9)
+        until_value(grid.nodes, lambda nodes: all(nodes[n]["load"] == 5.0 for n in ("h2", "h3", "h4")), "the loads")
+        grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])\n" + "# long\n" * 2000)
+        done = grid("run", "who.py")
+        assert done.code == 0, done
+        assert done.out != b"h1\n"
+        job = grid.last()
+        first = job["attempts"][0]
+        assert first["node"] == "h1", job
+        assert "disk full" in first["outcome"] or "no space" in first["outcome"]
+        host.free_disk()
+    finally:
+        seen_down(grid, host)
+        host.reset()
+
+
+def test_F23_a_disk_that_fills_while_it_runs_does_not_hide_how_it_ended(grid: Grid, hosts: Lab, gate: str) -> None:
+    host = hosts["h1"]
+    grid.write("hello.py", "print('hello')")
+    seen_down(grid, host)
+    host.small_disk(3 << 20)
+    try:
+        grid.until_up()
+        assert grid("run", "--on", "h1", "hello.py").code == 0
+        grid.write("gated.py", HALVES.split('for n in range(100): print("second"')[0] + "sys.exit(5)\n")
+        with grid.start("run", "--on", "h1", "gated.py", gate) as client:
+            client.until_out(b"first 99\n")
+            host.fill_disk()
+            host.run(["touch", gate])
+            assert client.done().code == 5
+        host.free_disk()
+        until(lambda: not remains(host), "h1 to be cleaned", 20, lambda: remains(host))
+    finally:
+        seen_down(grid, host)
+        host.reset()
+
+
+def test_A41_a_workdir_that_is_not_ours_is_refused_and_named(grid: Grid, hosts: Lab) -> None:
+    host = hosts["h1"]
+    before = grid.inventory.read_text()
+    host.run(["sh", "-c", "mkdir /tmp/others && chmod 755 /tmp/others && ln -s /tmp /var/tmp/link"])
+    try:
+        for workdir in ("/tmp/others/work", "/var/tmp/link/../link", "/tmp/others"):
+            grid.write_inventory(fields={"h1": {"workdir": workdir}})
+            until_value(grid.nodes, lambda nodes: nodes["h1"]["state"] == "DOWN", f"h1 to be refused with {workdir}")
+            assert workdir.split("/")[2] in grid.nodes()["h1"]["reason"]
+            grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
+            assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
+    finally:
+        grid.inventory.write_text(before)
+        host.run(["rm", "/var/tmp/link"])
+
+
+def test_A21_a_changed_host_key_is_refused_until_a_person_acts(grid: Grid, hosts: Lab) -> None:
+    host = hosts["h1"]
+    known = hosts.known_hosts.read_text()
+    seen_down(grid, host)
+    try:
+        host.new_host_key()
+        grid("node", "check", "h1")
+        node = grid.nodes()["h1"]
+        assert node["state"] == "DOWN"
+        assert "host key changed" in node["reason"]
+        assert f"{hosts.known_hosts}:1" in node["reason"]
+        done = grid("node", "check", "h1", "--accept-new")
+        assert done.code == 1
+        assert hosts.known_hosts.read_text() == known
+        grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
+        assert grid("run", "--on", "h1", "who.py").code == 125
+        assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
+    finally:
+        lines = [host.known_host if line.startswith(f"{host.address} ") else line for line in known.splitlines()]
+        hosts.known_hosts.write_text("\n".join((*lines, "")))
+
+
+def test_a_node_that_refuses_the_login_is_passed_over_and_said(grid: Grid, hosts: Lab, tmp_path: Path) -> None:
+    before = grid.inventory.read_text()
+    machine.call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "stranger"))
+    try:
+        grid.write_inventory(fields={"h1": {"identity_file": str(tmp_path / "stranger")}})
+        until_value(grid.nodes, lambda nodes: nodes["h1"]["state"] == "DOWN", "h1 to refuse")
+        assert "login refused" in grid.nodes()["h1"]["reason"]
+        grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
+        assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
+        refused = grid("run", "--on", "h1", "who.py")
+        assert (refused.code, "login refused" in refused.err) == (125, True)
+    finally:
+        grid.inventory.write_text(before)
+
+
+# --- what logs in there -----------------------------------------------------------------------------------------------
+
+
+def relogin(grid: Grid, host: LabHost) -> None:
+    host.reset_sessions()
+    grid.until_up(host.name)
+
+
+@pytest.mark.parametrize("shell", ["csh", "fish", "mksh", "dash"])
+def test_A12_any_login_shell_will_do(grid: Grid, hosts: Lab, shell: str) -> None:
+    hosts["h1"].set_shell(shell)
+    relogin(grid, hosts["h1"])
+    grid.write("args.py", "import sys; print(sys.argv[1:])")
+    words = ["a b", "it's", 'say "hi"', "$(id) `id` $HOME", "two\nlines", "", "!x", "*"]
+    done = grid("run", "--on", "h1", "args.py", *words)
+    assert (done.code, done.text) == (0, f"{words}\n"), done
+
+
+def test_A14_a_noisy_bashrc_does_no_harm(grid: Grid, hosts: Lab) -> None:
+    hosts["h1"].set_bashrc("echo Welcome to h1; echo oops >&2; printf 'no newline'\n")
+    relogin(grid, hosts["h1"])
+    grid.write("say.py", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(4)")
+    assert grid("run", "--on", "h1", "say.py") == (4, b"out\n", "err\n")
+
+
+def test_A16_a_login_that_runs_nothing_is_found_out(grid: Grid, hosts: Lab) -> None:
+    hosts["h1"].set_bashrc("exit 0\n")
+    hosts["h1"].reset_sessions()
+    node = until_value(
+        lambda: grid("node", "check", "h1") and grid.nodes()["h1"],
+        lambda found: found["state"] == "DOWN",
+        "h1 to be unfit",
+        40,
+    )
+    assert "login" in node["reason"]
+    grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
+    assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
+
+
+def test_A13_an_account_without_a_shell_is_said(grid: Grid, hosts: Lab) -> None:
+    hosts["h1"].set_shell("nologin")
+    hosts["h1"].reset_sessions()
+    node = until_value(
+        lambda: grid("node", "check", "h1") and grid.nodes()["h1"],
+        lambda found: found["state"] == "DOWN",
+        "h1 to be unfit",
+    )
+    assert "does not run commands" in node["reason"]
+    assert "This account is currently not available" in node["reason"]
