@@ -78,9 +78,7 @@ def test_copy_key_lets_openssh_ask_for_the_password_and_never_sees_it(cli: Cli, 
     tools.mkdir()
     (tools / "ssh-copy-id").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"$HOME/asked"\n')
     (tools / "ssh-copy-id").chmod(0o755)
-    done = cli(
-        "node", "add", "h9", "grid@127.0.0.9:2200", "--copy-key", PATH=f"{tools}:{cli.environ.get('PATH', '')}"
-    )
+    done = cli("node", "add", "h9", "grid@127.0.0.9:2200", "--copy-key", PATH=f"{tools}:{cli.environ.get('PATH', '')}")
     asked = (cli.folder / "asked").read_text().splitlines()
     assert asked[0] == "-o"
     assert asked[1].startswith(f'UserKnownHostsFile="{cli.home}/known_hosts"')

@@ -189,7 +189,7 @@ def test_wrong_usage_is_json_too_when_json_was_asked_for(cli: Cli) -> None:
 
 def test_a_closed_stdout_is_an_error(cli: Cli) -> None:
     done = subprocess.run(
-        ["sh", "-c", "exec python -m sshgrid version >&-"],
+        ["sh", "-c", 'exec "$0" -m sshgrid version >&-', sys.executable],
         cwd=cli.folder, env=cli.environ, capture_output=True, timeout=30, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr.startswith(b"error: standard output is closed")) == (125, True)

@@ -462,9 +462,14 @@ def test_interactive_on_a_terminal_is_raw_and_leaves_it_as_it_was(cli: Cli, fake
     master, slave = pty.openpty()
     before = termios.tcgetattr(slave)
     child = subprocess.Popen(
-        [sys.executable, "-m", "sshgrid", "run", "-I", program], cwd=cli.folder, env=cli.environ, stdin=slave, stdout=slave,
-        stderr=slave, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "sshgrid", "run", "-I", program],
+        cwd=cli.folder,
+        env=cli.environ,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
     cli.children.append(child)
     fake.wait_for(wire.Resize)
     os.write(master, b"\x03")

@@ -108,16 +108,21 @@ def test_the_bottom_line_counts_jobs_and_nodes(fake: FakeMaster, cli: Cli) -> No
 
 @pytest.mark.parametrize(
     ("typed", "completed"),
-    [("toolc\t", "toolchains"), ("ps --no-h\t", "--no-header"), ("info 4\t", "42"), ("node drain h\t", "h2")],
+    [("toolc", "hains"), ("ps --no-h", "eader"), ("info 4", "2"), ("node drain h", "2")],
 )
 def test_tab_completes_verbs_flags_jobs_and_nodes(terminal: Terminal, typed: str, completed: str) -> None:
     terminal.type(typed)
+    terminal.expect(typed.split()[-1])
+    terminal.type("\t")
+    # A screen is only told what is new on it: the rest of the word.
     terminal.expect(completed)
 
 
 def test_tab_completes_file_names(terminal: Terminal, program: str) -> None:
-    terminal.type("run hel\t")
-    terminal.expect("hello.py")
+    terminal.type("run hel")
+    terminal.expect("hel")
+    terminal.type("\t")
+    terminal.expect("lo.py")
 
 
 def test_the_history_is_ours_alone(terminal: Terminal, cli: Cli) -> None:
