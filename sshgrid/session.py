@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.model import JobId, OnDisconnect
@@ -41,6 +41,7 @@ from sshgrid.wire import (
     Nodes,
     NodesReply,
     PutBlob,
+    Question,
     Reload,
     Remove,
     Reply,
@@ -59,25 +60,6 @@ from sshgrid.wire import (
 
 if TYPE_CHECKING:
     from sshgrid.master import Master
-
-# Requests that are answered with one reply.
-Question: TypeAlias = (
-    MissingBlobs
-    | Submit
-    | Cancel
-    | Jobs
-    | Info
-    | Remove
-    | Hold
-    | Nodes
-    | CheckNodes
-    | Explain
-    | Toolchains
-    | Status
-    | Reload
-    | Backup
-    | Stop
-)
 
 READ_BYTES = 256 * 1024
 QUEUED_MESSAGES = 8

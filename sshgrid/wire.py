@@ -179,15 +179,11 @@ class Stop(Noun, frozen=True, tag="stop"):
     drain: bool = False
 
 
-Request: TypeAlias = (
-    PutBlob
-    | MissingBlobs
+# What is answered with one reply.
+Question: TypeAlias = (
+    MissingBlobs
     | Submit
-    | Watch
-    | Logs
     | Cancel
-    | Input
-    | Resize
     | Jobs
     | Info
     | Remove
@@ -201,6 +197,8 @@ Request: TypeAlias = (
     | Backup
     | Stop
 )
+
+Request: TypeAlias = Question | PutBlob | Watch | Logs | Input | Resize
 
 
 # --- what is answered -------------------------------------------------------------------------------------------------
