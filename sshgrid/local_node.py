@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import signal
 import socket
+import struct
+import termios
+from collections.abc import Callable
 
 import asyncssh
 
@@ -165,61 +169,94 @@ async def _pump(source: asyncio.StreamReader, target: asyncssh.SSHWriter[bytes])
 
 
 async def _run_on_terminal(process: asyncssh.SSHServerProcess[bytes], command: str) -> None:
-    import fcntl
-    import struct
-    import termios
-
-    def resize(columns: int, rows: int) -> None:
-        fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    master, slave = os.openpty()
-    size = process.term_size
-    resize(size[0], size[1])
+    terminal = _Terminal()
+    columns, rows, *_ = process.term_size
+    terminal.resize(columns, rows)
     child = await asyncio.create_subprocess_exec(
-        "/bin/sh", "-c", command, stdin=slave, stdout=slave, stderr=slave, preexec_fn=_take_terminal
+        "/bin/sh",
+        "-c",
+        command,
+        stdin=terminal.slave,
+        stdout=terminal.slave,
+        stderr=terminal.slave,
+        preexec_fn=_take_terminal,
     )
-    os.close(slave)
-    feeding = asyncio.create_task(_feed_terminal(process, master, resize))
-    loop = asyncio.get_running_loop()
+    os.close(terminal.slave)
+    feeding = asyncio.create_task(_feed_terminal(process, terminal))
+    showing = asyncio.create_task(_show_terminal(process, terminal))
+    gone = asyncio.create_task(process.wait_closed())
     try:
-        while piece := await loop.run_in_executor(None, _read_terminal, master):
-            process.stdout.write(piece)
-            await process.stdout.drain()
-        _leave(process, await child.wait())
-    except (asyncssh.Error, OSError):
-        pass
+        await asyncio.wait((showing, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not gone.done():
+            _leave(process, await child.wait())
     finally:
-        feeding.cancel()
+        for task in (feeding, showing, gone):
+            task.cancel()
+        await asyncio.gather(feeding, showing, gone, return_exceptions=True)
+        terminal.hang_up()
         await _end(child)
-        os.close(master)
 
 
 def _take_terminal() -> None:
-    import fcntl
-    import termios
-
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-def _read_terminal(master: int) -> bytes:
-    try:
-        return os.read(master, _PIECE)
-    except OSError:  # EIO: the last process on the terminal has ended
-        return b""
+class _Terminal:
+    """The master's side of a pseudo-terminal. No thread waits for it: a few of them would use up all there are."""
 
+    def __init__(self) -> None:
+        self._master, self.slave = os.openpty()
+        os.set_blocking(self._master, False)
 
-async def _feed_terminal(process: asyncssh.SSHServerProcess[bytes], master: int, resize: object) -> None:
-    assert callable(resize)
-    loop = asyncio.get_running_loop()
-    while True:
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    async def read(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                return os.read(self._master, _PIECE)
+            except BlockingIOError:
+                await self._ready(loop.add_reader, loop.remove_reader)
+            except OSError:  # EIO: the last process on the terminal has ended
+                return b""
+
+    async def write(self, piece: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        while piece:
+            try:
+                piece = piece[os.write(self._master, piece) :]
+            except BlockingIOError:
+                await self._ready(loop.add_writer, loop.remove_writer)
+
+    async def _ready(self, watch: Callable[..., object], forget: Callable[[int], object]) -> None:
+        ready = asyncio.Event()
+        watch(self._master, ready.set)
         try:
-            piece = await process.stdin.read(_PIECE)
-        except asyncssh.TerminalSizeChanged as change:
-            resize(change.width, change.height)
-            continue
-        except (asyncssh.Error, OSError):
-            return
-        if not piece:
-            return
-        await loop.run_in_executor(None, os.write, master, piece)
+            await ready.wait()
+        finally:
+            forget(self._master)
+
+    def hang_up(self) -> None:
+        os.close(self._master)
+
+
+async def _show_terminal(process: asyncssh.SSHServerProcess[bytes], terminal: _Terminal) -> None:
+    with contextlib.suppress(asyncssh.Error, OSError):
+        while piece := await terminal.read():
+            process.stdout.write(piece)
+            await process.stdout.drain()
+
+
+async def _feed_terminal(process: asyncssh.SSHServerProcess[bytes], terminal: _Terminal) -> None:
+    with contextlib.suppress(asyncssh.Error, OSError):
+        while True:
+            try:
+                piece = await process.stdin.read(_PIECE)
+            except asyncssh.TerminalSizeChanged as change:
+                terminal.resize(change.width, change.height)
+                continue
+            if not piece:
+                return
+            await terminal.write(piece)
