@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 STRAYS_AGAIN_SECONDS = 20.0  # longer than the guard of a start
 SILENCE_SECONDS = 5.0  # without a load sample for so long, the connection is given up and dialled anew
+TIDY_SECONDS = 5.0  # how often a node is asked whether there is something to clean, when nothing is known of
 QUIET_SECONDS = 3.0  # toolchains that nobody asked for are tested after the node has been up for so long
 RETEST_SECONDS = 30.0
 HANDSHAKES = 20
@@ -223,7 +224,9 @@ class Member:
         tidying = asyncio.create_task(self._tidy(link))
         try:
             while not link.lost.done():
-                await asyncio.wait([link.lost], timeout=1.0)
+                # A node that speaks is not looked at again before it could have been silent for too long.
+                rest = self.last_seen + SILENCE_SECONDS - time.time()
+                await asyncio.wait([link.lost], timeout=min(max(rest, 0.05), SILENCE_SECONDS))
                 if tidying.done():
                     tidying.result()  # it ends with the link, or by a bug of ours
                 silent = time.time() - self.last_seen
@@ -253,7 +256,7 @@ class Member:
             if time.time() >= sweep_at:
                 await self._sweep(link)
                 sweep_at = time.time() + SWEEP_SECONDS
-            await asyncio.wait([link.lost], timeout=1.0)
+            await asyncio.wait([link.lost], timeout=1.0 if self.leftovers else TIDY_SECONDS)
 
     async def _find_strays(self, link: Link) -> None:
         """Runs of this grid that nobody knows any more: an earlier master did not live to clean them."""

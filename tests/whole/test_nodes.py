@@ -34,7 +34,8 @@ def nodes_of(grid: Grid, times: int, *options: str) -> list[str]:
         done = grid("--json", "run", "--show-node", *options, "who.py")
         assert done.code == 0, done
         job = done.lines[-1]
-        (said,) = [event["text"] for event in done.lines if event.get("event") == "output"]
+        # It may come in pieces.
+        said = "".join(event["text"] for event in done.lines if event.get("event") == "output")
         assert said.strip() == job["node"]
         found.append(job["node"])
     return found
