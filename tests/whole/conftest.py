@@ -65,7 +65,7 @@ def new_grid(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cal
         def make() -> Grid:
             grid = Grid(lab, tmp_path_factory.mktemp("own"))
             stack.callback(grid.stop)
-            stack.callback(grid.check)
+            stack.callback(grid.check, 30, tests_too=True)
             return grid
 
         yield make
