@@ -46,6 +46,7 @@ ESCALATION: dict[str, tuple[tuple[str, float], ...]] = {
     "TERM": (("TERM", 5.0), ("KILL", 5.0)),
     "KILL": (("KILL", 5.0),),
 }
+LEAVE_SECONDS = 2.0
 KEYS_WAITING = 64  # pieces of input; a client that types faster than the program reads has to wait
 # Longer than the guard of a start.
 CLAIM_KEPT_SECONDS = 20.0
@@ -111,6 +112,7 @@ class Attempts:
         self._running: dict[JobId, _Running] = {}
         self._keyboards: dict[JobId, Keyboard] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._cleaning: set[asyncio.Task[None]] = set()  # of these, what removes ended runs from nodes right now
 
     # --- beginning
 
@@ -176,7 +178,10 @@ class Attempts:
         # A start that is still on its way meets the folder until the node would refuse it as too late anyway.
         late_start = running.refused or running.never_began
         pause = CLAIM_KEPT_SECONDS if late_start else 0.0
-        self._spawn(self._discard(member, running.run, pause), f"clean {running.run}")
+        cleaning = self._spawn(self._discard(member, running.run, pause), f"clean {running.run}")
+        if not late_start:
+            self._cleaning.add(cleaning)
+            cleaning.add_done_callback(self._cleaning.discard)
 
     async def _outcome(self, job: Job, running: _Running, member: Member, resume: bool) -> Finish:
         try:
@@ -351,6 +356,9 @@ class Attempts:
     # --- leaving
 
     async def close(self) -> None:
+        """Runs go on; what has just ended is still cleaned up, as perhaps no master comes after this one."""
+        if self._cleaning:
+            await asyncio.wait(set(self._cleaning), timeout=LEAVE_SECONDS)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -204,6 +204,21 @@ async def test_F3_a_run_on_a_lost_node_is_cleaned_when_the_node_is_back(grids: G
     await until(lambda: stage.order.run in grid.member("n1").leftovers, lambda: grid.member("n1").leftovers)
 
 
+async def test_a_master_does_not_wait_long_for_a_node_that_does_not_let_itself_be_cleaned(
+    grids: Grids, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "LEAVE_SECONDS", 0.02)
+    grid = await grids(Exited(0))
+
+    async def never(_: str) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(grid.engine, "discard", never)
+    await grid.run()
+    async with asyncio.timeout(5):
+        await grid.end()
+
+
 # --- what an attempt says about itself --------------------------------------------------------------------------------
 
 

@@ -230,6 +230,15 @@ def any_rc(home: Home) -> bool:
     return any(os.path.lexists(run / "rc") for run in (home.folder / "work" / "runs").glob("*"))
 
 
+async def test_a_master_that_leaves_cleans_up_after_what_has_just_ended(home: Home) -> None:
+    master = await home.start()
+    async with await home.talk() as talk:
+        await talk.watch(await talk.submit(b"exit 0\n", "k"))
+        master.terminate()
+    await ended(master)
+    assert home.runs() == []
+
+
 async def test_two_masters_in_one_state_folder_are_refused(home: Home) -> None:
     await home.start()
     assert "error: another master already works in" in await home.fails()
