@@ -39,6 +39,7 @@ from sshgrid.wire import (
 )
 
 START_SECONDS = 20.0
+START_KILLS = 5  # so many masters may be killed while they start
 READ_BYTES = 256 * 1024
 _FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "COMPILE_ERROR"})
 _STEP_SECONDS = 0.005
@@ -286,16 +287,25 @@ def _held(lock: str) -> Iterator[None]:
 
 def _start(places: Places, extra: Sequence[str]) -> Connection:
     deadline = time.monotonic() + START_SECONDS
+    kills = START_KILLS
     while True:
         _remove_stale(places.socket)
         try:
             return _started(places, extra, deadline)
         except _StillLeaving:
             time.sleep(10 * _STEP_SECONDS)
+        except _Killed as killed:
+            kills -= 1
+            if not kills:
+                raise killed.__cause__ or killed from None
 
 
 class _StillLeaving(Exception):
     """The old master has closed its door, but not yet let go of its lock."""
+
+
+class _Killed(Exception):
+    """Somebody ended the new master before it could answer: no fault of its own, so another one may do better."""
 
 
 def _started(places: Places, extra: Sequence[str], deadline: float) -> Connection:
@@ -309,6 +319,8 @@ def _started(places: Places, extra: Sequence[str], deadline: float) -> Connectio
             error = _died(places.log, log_start, process.returncode)
             if _ANOTHER_MASTER in error.message and time.monotonic() < deadline:
                 raise _StillLeaving from error
+            if process.returncode < 0:
+                raise _Killed from error
             raise error
         time.sleep(step)
         step = min(step * 1.3, _STEP_SECONDS)

@@ -125,6 +125,36 @@ def test_a_master_that_dies_at_once_is_reported_with_its_own_words(cli: Cli) -> 
     assert log.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(("killed", "comes"), [(client.START_KILLS - 1, True), (client.START_KILLS, False)])
+def test_a_master_that_is_killed_while_it_starts_is_started_again(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, killed: int, comes: bool
+) -> None:
+    starts: list[FakeMaster] = []
+    fake_starts(monkeypatch, starts)
+    real, victims = client._spawn, list(range(killed))
+
+    class Victim:
+        returncode = -9
+
+        def poll(self) -> int:
+            return self.returncode
+
+    def spawn(places: Places, extra: tuple[str, ...]) -> object:
+        if not victims:
+            return real(places, extra)
+        victims.pop()
+        Path(places.log).touch()
+        return Victim(), 0
+
+    monkeypatch.setattr(client, "_spawn", spawn)
+    if comes:
+        client.connect(cli.places).close()
+        starts[0].close()
+    else:
+        with pytest.raises(MasterGone, match="ended with status -9"):
+            client.connect(cli.places)
+
+
 def test_an_idle_master_of_another_version_is_replaced_and_that_is_said(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
