@@ -45,11 +45,12 @@ class Wish:
     clients: int
     seconds: float
     kinds: tuple[str, ...] = ()
+    every: float = plan.SECONDS_BETWEEN_FAULTS
 
 
 def torture(wish: Wish, lab: Lab, folder: Path) -> check.Report:
     """One run; its evidence in `folder`."""
-    drawn = plan.draw(wish.seed, wish.jobs, list(lab.hosts), wish.clients, wish.seconds, wish.kinds)
+    drawn = plan.draw(wish.seed, wish.jobs, list(lab.hosts), wish.clients, wish.seconds, wish.kinds, wish.every)
     (folder / "plan.json").write_text(json.dumps(asdict(drawn)))
     seen = folder / "seen"
     seen.mkdir()
@@ -167,7 +168,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 125
     seed = arguments.seed if arguments.seed is not None else Random().randrange(1_000_000)
     wish = Wish(
-        seed, arguments.jobs, arguments.hosts, arguments.clients, arguments.minutes * 60, tuple(arguments.only or ())
+        seed,
+        arguments.jobs,
+        arguments.hosts,
+        arguments.clients,
+        arguments.minutes * 60,
+        tuple(arguments.only or ()),
+        arguments.every,
     )
     folder = Path(tempfile.mkdtemp(prefix=f"chaos-{seed}-", dir="/tmp"))
     say(f"seed {seed}: {wish.jobs} jobs of {wish.clients} clients on {wish.hosts} hosts, faults for {wish.seconds:g} s")
@@ -195,5 +202,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=5.0, help="for so long faults strike (5)")
     kinds: list[str] = [*plan.HOST_FAULTS, *plan.GRID_FAULTS]
     parser.add_argument("--only", action="append", choices=kinds, help="only this kind of fault (may be repeated)")
+    parser.add_argument("--every", type=float, default=plan.SECONDS_BETWEEN_FAULTS, help="seconds between two faults")
     parser.add_argument("--keep", action="store_true", help="keep the evidence of a clean run, too")
     return parser

@@ -62,11 +62,19 @@ class Plan:
     seconds: float
 
 
-def draw(seed: int, jobs: int, hosts: Sequence[str], clients: int, seconds: float, kinds: Sequence[str] = ()) -> Plan:
-    """`kinds`: only these faults."""
+def draw(
+    seed: int,
+    jobs: int,
+    hosts: Sequence[str],
+    clients: int,
+    seconds: float,
+    kinds: Sequence[str] = (),
+    every: float = SECONDS_BETWEEN_FAULTS,
+) -> Plan:
+    """`kinds`: only these faults; `every`: mean seconds between two."""
     # Two dice, so that another set of faults troubles the very same jobs.
     errands = _errands(Random(f"{seed} jobs"), jobs, clients, seconds * SHARE_OF_SENDING)
-    faults = _faults(Random(f"{seed} faults"), hosts, seconds, kinds)
+    faults = _faults(Random(f"{seed} faults"), hosts, seconds, kinds, every)
     return Plan(seed, errands, faults, seconds)
 
 
@@ -85,7 +93,9 @@ def _job(dice: Random, name: str) -> Job:
     return Job(name, seconds, lines, width, dice.choice(CODES), dice.random() < 0.1)
 
 
-def _faults(dice: Random, hosts: Sequence[str], seconds: float, kinds: Sequence[str]) -> tuple[Fault, ...]:
+def _faults(
+    dice: Random, hosts: Sequence[str], seconds: float, kinds: Sequence[str], every: float
+) -> tuple[Fault, ...]:
     weights = {kind: row[0] for kind, row in HOST_FAULTS.items()} | GRID_FAULTS
     chosen = [kind for kind in weights if not kinds or kind in kinds]
     busy_until = dict.fromkeys(hosts, 0.0)
@@ -96,7 +106,7 @@ def _faults(dice: Random, hosts: Sequence[str], seconds: float, kinds: Sequence[
         fault = Fault(round(at, 2), kind) if kind in GRID_FAULTS else _host_fault(dice, kind, at, busy_until)
         if fault is not None:
             found.append(fault)
-        at += dice.expovariate(1 / SECONDS_BETWEEN_FAULTS)
+        at += dice.expovariate(1 / every)
     return tuple(found)
 
 
