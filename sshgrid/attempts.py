@@ -315,6 +315,10 @@ class Attempts:
         if job.submission.interactive and job.phase is not Phase.DONE:
             await self._keyboard(job.id).put((columns, rows))
 
+    def forget(self, job_id: JobId) -> None:
+        """The job ended without an attempt: what was typed for it goes."""
+        self._keyboards.pop(job_id, None)
+
     def _keyboard(self, job_id: JobId) -> Keyboard:
         return self._keyboards.setdefault(job_id, asyncio.Queue(KEYS_WAITING))
 

@@ -166,6 +166,7 @@ class Master:
         job = self.store.request_cancel(job.id, words)
         if job.phase is Phase.QUEUED:
             self.store.finish(job.id, Cancelled(words), time.time())
+            self.attempts.forget(job.id)
             self.book.reread(job.id)
         elif job.phase is Phase.RUNNING:
             self.book.keep(job)

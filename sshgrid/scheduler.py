@@ -135,6 +135,7 @@ class Scheduler:
             return False
         verdict = Cancelled(job.cancel_by) if job.cancel_requested else GaveUp(reason)
         self._book.store.finish(job.id, verdict, now)
+        self._attempts.forget(job.id)
         self._book.reread(job.id)
         return True
 

@@ -269,6 +269,19 @@ async def test_an_interactive_run_hears_the_keyboard_and_the_window(grids: Grids
     assert grid.kept(job) == b"b'hi'\n(100, 30)\n"
 
 
+async def test_what_was_typed_before_a_run_begins_is_heard_and_forgotten_with_it(grids: Grids) -> None:
+    grid = await grids(echo, down=("n1", "n2", "n3"))
+    jobs = [await grid.submit(grid.submission(interactive=True, wait_for_nodes=True)) for _ in range(2)]
+    for job in jobs:
+        await grid.master.typed(job, b"early")
+        await grid.master.typed(job, b"")
+    await grid.master.cancel(Cancel((jobs[1],)))
+    grid.member("n1").come()
+    assert (await grid.wait(jobs[0])).exit_status == 5
+    assert grid.kept(jobs[0]) == b"b'early'\n"
+    assert grid.master.attempts._keyboards == {}
+
+
 async def test_an_interactive_run_is_never_tried_again(grids: Grids) -> None:
     grid = await grids(Dropped("n1", "reset"))
     line = await grid.run(grid.submission(interactive=True))
