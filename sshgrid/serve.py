@@ -173,7 +173,11 @@ class Server:
             writer.close()
 
     def status(self) -> StatusReply:
-        master = self.master
+        """What `master status` shows."""
+        import psutil  # only for those who ask: a cold start is waited for
+
+        master, process = self.master, psutil.Process()
+        cpu = process.cpu_times()
         return StatusReply(
             pid=os.getpid(),
             version=VERSION,
@@ -185,6 +189,8 @@ class Server:
             nodes=len(master.roster.members),
             jobs_by_state=master.counts(),
             clients=len(self._sessions),
+            memory_bytes=process.memory_info().rss,
+            cpu_seconds=cpu.user + cpu.system,
         )
 
     # --- the inventory file, and idleness

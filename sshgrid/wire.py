@@ -351,6 +351,8 @@ class StatusReply(Noun, frozen=True, tag="status-reply"):
     nodes: int
     jobs_by_state: dict[str, int]
     clients: int
+    memory_bytes: int = 0  # resident, of the master's process
+    cpu_seconds: float = 0.0
 
 
 # --- events of a watched job ------------------------------------------------------------------------------------------

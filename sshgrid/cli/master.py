@@ -130,7 +130,7 @@ def _status_object(reply: StatusReply) -> dict[str, object]:
 
 def _status_text(session: Session, reply: StatusReply) -> str:
     from sshgrid.cli.render import pairs
-    from sshgrid.quantities import format_duration
+    from sshgrid.quantities import format_duration, format_size
 
     jobs = " ".join(f"{state} {count}" for state, count in sorted(reply.jobs_by_state.items()) if count)
     rows = (
@@ -144,6 +144,8 @@ def _status_text(session: Session, reply: StatusReply) -> str:
         ("nodes", str(reply.nodes)),
         ("jobs", jobs or "none"),
         ("clients", str(reply.clients)),
+        ("memory", format_size(reply.memory_bytes)),
+        ("cpu", format_duration(reply.cpu_seconds)),
     )
     return pairs(rows, session.out)
 
@@ -188,6 +190,9 @@ class Value(Noun, frozen=True):
     source: str
 
 
+LEAST_FREE_BYTES = 100 << 20  # below it an upload or an output may stop the master at any moment
+
+
 class Check(Noun, frozen=True):
     """One thing that `doctor` looked at; `hint` is what mends it."""
 
@@ -202,7 +207,8 @@ class Check(Noun, frozen=True):
 def doctor(session: Session) -> int:
     """Show every setting with its source, then look: inventory, state folder, master, each node. Exit 1 when ill."""
     places = session.places(must_exist=False)
-    values, checks = list(_values(session, places)), [_check_inventory(places), _check_state(places)]
+    values = list(_values(session, places))
+    checks = [_check_inventory(places), _check_state(places), _check_disk(places)]
     lines: tuple[NodeLine, ...] = ()
     if all(check.ok for check in checks):
         check, lines = _check_master(session)
@@ -258,6 +264,22 @@ def _check_state(places: Places) -> Check:
     except SshgridError as error:
         return Check("state_dir", False, error.message, error.hint)
     return Check("state_dir", True, "ours alone")
+
+
+def _check_disk(places: Places) -> Check:
+    """A queue that cannot be written stops the master."""
+    import psutil
+
+    from sshgrid.quantities import format_size
+
+    try:
+        free = psutil.disk_usage(places.state_dir).free
+    except OSError as error:
+        return Check("disk", False, f"{places.state_dir}: {error.strerror}", "sshgrid master start")
+    enough = free >= LEAST_FREE_BYTES
+    return Check(
+        "disk", enough, f"{format_size(free)} free", "" if enough else f"make room where {places.state_dir} is"
+    )
 
 
 def _check_master(session: Session) -> tuple[Check, tuple[NodeLine, ...]]:

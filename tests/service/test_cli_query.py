@@ -264,10 +264,14 @@ def test_doctor_says_each_value_with_its_source_and_looks_at_each_node(cli: Cli,
     assert [(each["name"], each["ok"]) for each in value["checks"]] == [
         ("inventory", True),
         ("state_dir", True),
+        ("disk", True),
         ("master", True),
         ("node h1", True),
         ("node h2", False),
     ]
+    disk = next(check for check in value["checks"] if check["name"] == "disk")
+    assert disk["ok"]
+    assert disk["detail"].endswith(" free")
     assert "ILL     no route to host" in cli("doctor").stdout.decode()
 
 
