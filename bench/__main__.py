@@ -1,7 +1,7 @@
 """`python -m bench`: what the promise "it feels local" costs here, on a lab of real SSH hosts. Needs root.
 
 Installs sshgrid as a user has it, measures it against ssh, and prints a table of ratios. Ends with 1 when a target is
-not met. `--only crowd` or `--only single` measures a part; `--sshgrid PATH` another installation.
+not met. `--only warm` measures a part (again for others); `--sshgrid PATH` another installation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import crowd
+from bench import crowd, single
 from bench.installed import ROOT, Failed, install
 from bench.single import Bench
 from bench.table import Row, say, text
@@ -24,7 +24,7 @@ from tests.lab import machine
 from tests.lab.hosts import Lab
 
 HOSTS = 4
-PARTS = ("single", "crowd")
+PARTS = (*single.PARTS, "crowd")
 
 
 def main() -> int:
@@ -58,8 +58,8 @@ def _arguments() -> argparse.Namespace:
 
 def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) -> Iterator[Row]:
     wanted = arguments.only or PARTS
-    if "single" in wanted:
-        yield from Bench(lab, command, home / "single", arguments.repeats).rows()
+    if set(wanted) & set(single.PARTS):
+        yield from Bench(lab, command, home / "single", arguments.repeats).rows(wanted)
     if "crowd" in wanted:
         yield from crowd.rows(lab, command, home / "crowd")
 

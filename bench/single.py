@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from tests.lab.hosts import Lab
 HOST = "h1"
 HELLO = 'print("hello")\n'
 SAID = b"hello\n"
+PARTS = ("first", "warm", "again", "cold", "help")
 TOOLCHAINS = ("c", "java", "python")
 SOURCES = {
     "c": ("hello.c", '#include <stdio.h>\nint main(void) { puts("hello"); return 0; }\n// %d\n'),
@@ -46,16 +47,16 @@ class Bench:
         fields = {name: {"toolchains": list(TOOLCHAINS)} for name in lab.hosts}
         self._grid = Grid(command, home / "grid", lab.inventory_yaml(fields=fields))
 
-    def rows(self) -> Iterator[Row]:
-        """All figures of single runs, each as soon as it is known."""
+    def rows(self, wanted: Collection[str]) -> Iterator[Row]:
+        """The figures of these PARTS, each as soon as it is known."""
+        parts = (self._first_contact, self._warm, self._again, self._cold, self._help)
         with self._grid:
-            yield self._first_contact()
-            say("waiting until every host has proved its toolchains")
-            self._warm_up()
-            yield from self._warm()
-            yield from self._again()
-            yield self._cold()
-            yield self._help()
+            for part, measure in zip(PARTS, parts, strict=True):
+                if part not in wanted:
+                    continue
+                if part != "first":
+                    self._warm_up()
+                yield from measure()
 
     # --- both sides
 
@@ -66,6 +67,7 @@ class Bench:
         return seconds(self._lab.ssh(HOST, "python3", "hello.py"), SAID)
 
     def _warm_up(self) -> None:
+        say("waiting until every host has proved its toolchains")
         self._grid.wait_for_toolchains(set(TOOLCHAINS))
         for name in self._lab.hosts:
             self._grid.seconds("run", "--on", name, str(self._hello), expected=SAID)
@@ -88,16 +90,16 @@ class Bench:
         finally:
             subprocess.run([*words[:-1], *control, "-O", "exit", HOST], check=True, capture_output=True)
 
-    def _cold(self) -> Row:
+    def _cold(self) -> Iterator[Row]:
         """The master is stopped before each run, outside of the measured time; proofs and uploads stay on the hosts."""
 
         def cold_run() -> float:
             self._grid.stop()
             return rested(self._run)
 
-        return ratio_row("cold run (no master) / cold ssh", pairs(cold_run, self._ssh, self._repeats), 3)
+        yield ratio_row("cold run (no master) / cold ssh", pairs(cold_run, self._ssh, self._repeats), 3)
 
-    def _first_contact(self) -> Row:
+    def _first_contact(self) -> Iterator[Row]:
         """As on the first day: nothing of ours on the hosts or here, not even a proved toolchain."""
 
         def first_run() -> float:
@@ -107,7 +109,7 @@ class Bench:
             return rested(self._run)
 
         self._run()
-        return ratio_row("very first contact, empty workdirs / cold ssh", pairs(first_run, self._ssh, 5))
+        yield ratio_row("very first contact, empty workdirs / cold ssh", pairs(first_run, self._ssh, 5))
 
     def _again(self) -> Iterator[Row]:
         """First and second run of the same file on the same host; each pair has a file that was never seen."""
@@ -144,9 +146,9 @@ class Bench:
     def _last_attempt(self) -> Any:
         return self._grid.json("info", "last")["attempts"][-1]
 
-    def _help(self) -> Row:
+    def _help(self) -> Iterator[Row]:
         python = str(self._command.with_name("python"))
         measured = pairs(
             lambda: seconds([str(self._command), "--help"]), lambda: seconds([python, "-c", "pass"]), self._repeats
         )
-        return ratio_row("sshgrid --help / python -c pass", measured)
+        yield ratio_row("sshgrid --help / python -c pass", measured)

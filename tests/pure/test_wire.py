@@ -224,3 +224,12 @@ def test_every_error_can_be_told_and_keeps_its_words(kind: type[SshgridError]) -
     assert list(Decoder().feed(wire.encode(told))) == [(told, b"")]
     assert (told.code, told.hint, told.exit_status) == (kind.code, "hint", kind.exit_status)
     assert "words" in told.message
+
+
+def test_a_message_is_understood_wherever_its_type_stands() -> None:
+    lines = b'{"size":2,"type":"input"}\nhi{ "type": "accepted", "job": 7 }\n{"type":"accepted","job":8}\n'
+    assert list(Decoder().feed(lines)) == [
+        (wire.Input(2), b"hi"),
+        (wire.Accepted(JobId(7)), b""),
+        (wire.Accepted(JobId(8)), b""),
+    ]
