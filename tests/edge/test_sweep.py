@@ -73,6 +73,14 @@ async def test_what_was_used_within_the_hour_stays_even_when_it_is_too_much(link
     assert names(work / "objects") == [A]
 
 
+async def test_F25_what_is_left_of_a_cut_upload_goes_and_one_under_way_stays(link: Link) -> None:
+    work = Path(link.facts.workdir)
+    put(work / "objects" / "0123456789abcdef.0a0b", TODAY)
+    put(work / "objects" / "0123456789abcdef.0c0d", NOW)
+    await link.sweep(14, 1 << 30)
+    assert names(work / "objects") == ["0123456789abcdef.0c0d"]
+
+
 async def test_a_sweep_leaves_nothing_of_its_own(link: Link) -> None:
     work = Path(link.facts.workdir)
     before = names(work)
