@@ -25,7 +25,7 @@ from tests.lab.hosts import Lab
 ROOT = str(Path(__file__).parents[2])
 SECONDS = 60.0  # a command that takes longer hangs
 # The languages of these tests; the others would only be tested on each node in the background.
-LANGUAGES = ["c", "cpp", "java", "python", "sh", "make", "executable"]
+LANGUAGES = ["c", "cpp", "java", "python", "sh", "bash", "make", "executable"]
 
 T = TypeVar("T")
 
@@ -90,28 +90,15 @@ class Running:
         return Done(code, self.out, self.err)
 
 
-class Grid:
-    """One home, one inventory, one master (started by the first command)."""
+class Commands:
+    """The command line in a home of its own, with one master (started by the first command)."""
 
-    def __init__(self, lab: Lab, folder: Path) -> None:
-        self.lab = lab
+    def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
         self.home.mkdir(mode=0o700)
         self.folder = folder  # where commands are given; each test has its own
         self.inventory = self.home / "inventory.yaml"
-        self.write_inventory()
-        self._log_read = 0
         self._commands = 0
-
-    def write_inventory(
-        self,
-        extra: str = "",
-        *,
-        hosts: Sequence[str] | None = None,
-        fields: Mapping[str, Mapping[str, object]] | None = None,
-    ) -> None:
-        text = f"defaults: {{toolchains: {json.dumps(LANGUAGES)}}}\n{extra}"
-        self.inventory.write_text(self.lab.inventory_yaml(text, hosts=hosts, fields=fields))
 
     @property
     def environ(self) -> dict[str, str]:
@@ -215,6 +202,36 @@ class Grid:
 
     def stop(self) -> None:
         self("master", "stop")
+
+
+class LocalGrid(Commands):
+    """This machine as its own and only node."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.workdir = folder / "work"
+        node = {"connection": "local", "workdir": str(self.workdir), "toolchains": LANGUAGES}
+        self.inventory.write_text(f"version: 1\nnodes:\n  here: {json.dumps(node)}\n")
+
+
+class Grid(Commands):
+    """A lab's hosts as the inventory."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        super().__init__(folder)
+        self.lab = lab
+        self.write_inventory()
+        self._log_read = 0
+
+    def write_inventory(
+        self,
+        extra: str = "",
+        *,
+        hosts: Sequence[str] | None = None,
+        fields: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
+        text = f"defaults: {{toolchains: {json.dumps(LANGUAGES)}}}\n{extra}"
+        self.inventory.write_text(self.lab.inventory_yaml(text, hosts=hosts, fields=fields))
 
     # --- after a test
 

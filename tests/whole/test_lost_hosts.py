@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from tests.lab import machine
 from tests.lab.host import LabHost
 from tests.lab.hosts import Lab
-from tests.whole.grid import Grid, open_gate, remains, until, until_value
+from tests.whole.grid import Grid, Running, open_gate, remains, until, until_value
 
 pytestmark = pytest.mark.lab
 
@@ -123,49 +125,87 @@ SLOW_BUILD = """out: main.c
 """
 
 
-@pytest.mark.parametrize("trouble", ["reset", "power"])
-def test_a_host_lost_while_it_compiles(grid: Grid, hosts: Lab, gate: str, trouble: str) -> None:
-    grid.until_up()
+@contextmanager
+def building(grid: Grid, on: str, gate: str) -> Iterator[Running]:
+    """A run whose build has begun and waits for the gate."""
     grid.write("project/Makefile", SLOW_BUILD.replace("GATE", gate))
     grid.write("project/main.c", '#include <stdio.h>\nint main(void) { puts("built"); }\n')
-    with grid.start("run", "project") as client:
-        node = until_value(lambda: grid.last(), lambda job: job["phase"] == "compiling", "the build")["node"]
-        until(lambda: hosts[node].run(["test", "-e", f"{gate}.begun"], check=False).returncode == 0, "make to work")
-        if trouble == "reset":
-            hosts[node].reset_sessions()
-        else:
-            hosts[node].power_off()
-        open_gate(hosts, gate)
-        done = client.done(40)
-    assert (done.code, done.out) == (0, b"built\n"), done
-    assert len(grid.last()["attempts"]) == (1 if trouble == "reset" else 2)
+    with grid.start("run", "--on", on, "project") as client:
+        jobs = until_value(
+            lambda: grid("--json", "ps").json["jobs"],
+            lambda found: found and found[-1]["phase"] == "compiling",
+            "a build",
+        )
+        node = jobs[-1]["node"]
+        until(lambda: grid.lab[node].run(["test", "-e", f"{gate}.begun"], check=False).returncode == 0, "make to work")
+        yield client
 
 
-@pytest.mark.parametrize("trouble", ["reset", "cut"])
-def test_F25_a_host_lost_while_it_is_sent_the_input(grid: Grid, hosts: Lab, trouble: str) -> None:
+def test_F7_a_reset_while_it_compiles_costs_nothing(grid: Grid, hosts: Lab, gate: str) -> None:
     grid.until_up()
+    with building(grid, "h1,h2", gate) as client:
+        hosts[grid.last()["node"]].reset_sessions()
+        open_gate(hosts, gate)
+        assert client.done(40) == (0, b"built\n", "")
+    assert len(grid.last()["attempts"]) == 1
+
+
+def large_input(grid: Grid) -> int:
+    """A file `in` that takes a moment to be sent, of bytes that no host has; its size."""
     grid.write("size.py", "import sys\nprint(len(sys.stdin.buffer.read()))\n")
-    size = 60_000_000
     with (grid.folder / "in").open("wb") as file:
-        file.write(trouble.encode())
-        file.truncate(size)
+        file.write(grid.folder.name.encode())
+        file.truncate(60_000_000)
+    return 60_000_000
+
+
+def uploading(lab: Lab, *names: str) -> str:
+    """Which of these hosts is being sent something large."""
+    for host in map(lab.__getitem__, names):
+        for part in host.disk_path(host.workdir).glob("objects/*.*"):
+            with contextlib.suppress(FileNotFoundError):
+                if part.stat().st_size > 1 << 20:
+                    return host.name
+    return ""
+
+
+def test_F25_a_reset_while_the_input_is_sent(grid: Grid, hosts: Lab) -> None:
+    grid.until_up()
+    size = large_input(grid)
     with grid.start("run", "--on", "h1,h2", "--stdin", "in", "size.py") as client:
-        host = hosts[until_value(lambda: uploading(hosts), bool, "an upload")]
-        host.reset_sessions() if trouble == "reset" else host.cut()
+        hosts[until_value(lambda: uploading(hosts, "h1", "h2"), bool, "an upload")].reset_sessions()
         done = client.done(40)
     assert (done.code, done.out) == (0, b"%d\n" % size), done
     assert len(grid.last()["attempts"]) == 2
     grid("rm", "last")
 
 
-def uploading(lab: Lab) -> str:
-    """The host that is being sent something large."""
-    for host in lab:
-        for part in host.disk_path(host.workdir).glob("objects/*.*"):
-            with contextlib.suppress(FileNotFoundError):
-                if part.stat().st_size > 1 << 20:
-                    return host.name
-    return ""
+def test_hosts_that_fall_silent_at_any_stage_give_their_jobs_away(grid: Grid, hosts: Lab, gate: str) -> None:
+    grid.until_up()
+    hosts["h4"].set_load(4.0, 1.5)
+    until_value(grid.nodes, lambda nodes: nodes["h4"]["load"] == 4.0, "h4 to be busy")
+    size = large_input(grid)
+    grid.write("halves.py", HALVES)
+    with ExitStack() as stack:
+        built = stack.enter_context(building(grid, "h1,h4", gate))
+        ran = stack.enter_context(grid.start("run", "--on", "h2,h4", "halves.py", gate))
+        ran.until_out(b"first 99\n")
+        sent = stack.enter_context(grid.start("run", "--on", "h3,h4", "--stdin", "in", "size.py"))
+        until(lambda: uploading(hosts, "h3"), "an upload")
+        hosts["h3"].cut()
+        hosts["h1"].power_off()
+        hosts["h2"].freeze()
+        hosts["h4"].run(["touch", gate])
+        ends = [client.done(40) for client in (built, ran, sent)]
+    assert [(done.code, done.out) for done in ends] == [(0, b"built\n"), (0, OUTPUT), (0, b"%d\n" % size)]
+    assert all("moved to h4 (attempt 2 of 3)" in done.err for done in ends), ends
+    hosts["h2"].thaw()
+    hosts["h1"].power_on()
+    hosts["h3"].heal()
+    grid.until_up()
+    for name in ("h1", "h2", "h3"):
+        until_value(lambda host=hosts[name]: remains(host), lambda found: not found, f"{name} to be cleaned", 30)  # type: ignore[misc]
+    grid("rm", "last")
 
 
 def test_a_host_lost_while_its_toolchain_is_tested(grid: Grid, hosts: Lab) -> None:
@@ -198,23 +238,6 @@ def test_a_host_that_does_not_connect_is_passed_over(grid: Grid, hosts: Lab, tro
     grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
     done = grid("run", "--on", "h1,h2", "who.py")
     assert (done.code, done.out) == (0, b"h2\n"), done
-
-
-def test_F32_a_host_that_freezes_while_it_runs_gives_its_job_away(grid: Grid, hosts: Lab, gate: str) -> None:
-    grid.until_up()
-    grid.write("halves.py", HALVES)
-    with grid.start("run", "--on", "h1,h2", "halves.py", gate) as client:
-        client.until_out(b"first 99\n")
-        lost = until_last_ran(grid)
-        other = "h2" if lost == "h1" else "h1"
-        hosts[lost].freeze()
-        hosts[other].run(["touch", gate])
-        done = client.done(40)
-    assert (done.code, done.out) == (0, OUTPUT)
-    assert [attempt["node"] for attempt in grid.last()["attempts"]] == [lost, other]
-    hosts[lost].thaw()
-    grid.until_up(lost)
-    until_value(lambda: remains(hosts[lost]), lambda found: not found, f"{lost} to be cleaned", 30)
 
 
 def test_one_dead_host_slows_nobody(grid: Grid, hosts: Lab) -> None:
@@ -284,20 +307,21 @@ def test_F23_a_disk_that_fills_while_it_runs_does_not_hide_how_it_ended(grid: Gr
         host.reset()
 
 
-def test_A41_a_workdir_that_is_not_ours_is_refused_and_named(grid: Grid, hosts: Lab) -> None:
-    host = hosts["h1"]
+@pytest.mark.parametrize(
+    ("workdir", "why"),
+    [("/tmp/others/new", "cannot make"), ("/tmp/link", "is a link"), ("/tmp/others", "another user")],
+)
+def test_A41_a_workdir_that_is_not_ours_is_refused_and_named(grid: Grid, hosts: Lab, workdir: str, why: str) -> None:
     before = grid.inventory.read_text()
-    host.run(["sh", "-c", "mkdir /tmp/others && chmod 755 /tmp/others && ln -s /tmp /var/tmp/link"])
+    hosts["h1"].run(["sh", "-c", "mkdir -p /tmp/others && ln -sfn /home/grid /tmp/link"])
+    grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
     try:
-        for workdir in ("/tmp/others/work", "/var/tmp/link/../link", "/tmp/others"):
-            grid.write_inventory(fields={"h1": {"workdir": workdir}})
-            until_value(grid.nodes, lambda nodes: nodes["h1"]["state"] == "DOWN", f"h1 to be refused with {workdir}")
-            assert workdir.split("/")[2] in grid.nodes()["h1"]["reason"]
-            grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
-            assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
+        grid.write_inventory(fields={"h1": {"workdir": workdir}})
+        found = until_value(grid.nodes, lambda nodes: workdir in nodes["h1"]["reason"], "h1 to be refused")["h1"]
+        assert (found["state"], why in found["reason"]) == ("DOWN", True), found
+        assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
     finally:
         grid.inventory.write_text(before)
-        host.run(["rm", "/var/tmp/link"])
 
 
 def test_A21_a_changed_host_key_is_refused_until_a_person_acts(grid: Grid, hosts: Lab) -> None:

@@ -333,3 +333,81 @@ def test_a_folder_with_a_makefile_is_a_program(grid: Grid) -> None:
     grid.write("project/lib/part.c", "int part(void) { return 42; }\n")
     done = grid("run", "./project", "a b")
     assert (done.code, done.out) == (0, b"42 a b"), done
+
+
+# --- what else people write -------------------------------------------------------------------------------------------
+
+
+def test_A38_text_is_utf8_in_every_language(grid: Grid) -> None:
+    words = "grüße 你好 🎉"
+    grid.write("u.py", f"import sys; print({words!r}, sys.argv[1])")
+    main = 'public static void main(String[] a) { System.out.println("' + words + ' " + a[0]); }'
+    grid.write("U.java", "class U { " + main + " }")
+    grid.write("u.c", f'#include <stdio.h>\nint main(int n, char **w) {{ printf("{words} %s\\n", w[1]); }}\n')
+    for name in ("u.py", "U.java", "u.c"):
+        assert grid("run", name, words).text == f"{words} {words}\n", name
+
+
+def test_c_and_cpp_have_their_usual_libraries(grid: Grid) -> None:
+    grid.write("m.c", '#include <math.h>\n#include <stdio.h>\nint main(int n, char **w) { printf("%.3f", sqrt(n)); }\n')
+    grid.write(
+        "v.cpp",
+        "#include <bits/stdc++.h>\nint main() { std::vector v{3, 1, 2}; std::ranges::sort(v); std::cout << v[0]; }\n",
+    )
+    assert grid("run", "m.c", "x").out == b"1.414"
+    assert grid("run", "--flags", "-std=c++20", "v.cpp").out == b"1"
+
+
+def test_a_script_and_a_binary_run_as_they_are(grid: Grid) -> None:
+    grid.write("tool", "#!/bin/sh\nprintf '%s|' \"$@\"\nexit 5\n").chmod(0o755)
+    assert grid("run", "./tool", "a b", "") == (5, b"a b||", "")
+    source = grid.write("b.c", "#include <stdio.h>\nint main(int n, char **w) { puts(w[1]); return 6; }\n")
+    subprocess.run(["gcc", "-o", str(grid.folder / "b"), str(source)], check=True)
+    assert grid("run", "./b", "elf") == (6, b"elf\n", "")
+    grid.write("s.sh", "#!/bin/bash\na=(1 2 3)\necho ${#a[@]} $1\n")
+    assert grid("run", "s.sh", "x") == (0, b"3 x\n", "")
+
+
+def test_environment_variables_arrive_as_they_are(grid: Grid) -> None:
+    grid.write("env.py", "import os\nfor n in 'ABCD': print(repr(os.environ[n]))\n")
+    values = ["a b'c\"", "two\nlines", "", "grüße $(id)"]
+    words = [word for name, value in zip("ABCD", values, strict=True) for word in ("--env", f"{name}={value}")]
+    assert grid("run", *words, "env.py").text.splitlines() == [repr(value) for value in values]
+
+
+def test_whatever_a_program_leaves_in_its_folder_is_removed(grid: Grid) -> None:
+    grid.write(
+        "litter.py",
+        """import os
+os.makedirs("deep/er"); open("deep/er/file", "w").write("x" * 100000)
+os.symlink("/etc", "link"); os.mkfifo("pipe"); open("-rf", "w"); open("new\\nline", "w")
+os.chmod("deep/er/file", 0); os.chmod("deep/er", 0); os.chmod("deep", 0o500)
+print(sorted(os.listdir(".")))
+""",
+    )
+    assert grid("run", "litter.py").code == 0  # and the fixture looks at the disk
+
+
+def test_a_thousand_arguments(grid: Grid) -> None:
+    grid.write("count.py", "import sys; print(len(sys.argv) - 1, sys.argv[-1])")
+    assert grid("run", "count.py", *(f"argument {n}" for n in range(1000))).text == "1000 argument 999\n"
+
+
+def test_a_program_may_be_empty(grid: Grid) -> None:
+    grid.write("empty.py", "")
+    assert grid("run", "empty.py") == (0, b"", "")
+    grid.write("empty.c", "")
+    assert grid("run", "empty.c").code == 126
+
+
+def test_output_comes_while_the_program_runs_and_each_stream_in_order(grid: Grid) -> None:
+    grid.write("both.py", "import sys\nfor n in range(500):\n    print('o', n)\n    print('e', n, file=sys.stderr)\n")
+    done = grid("run", "both.py")
+    assert done.out == b"".join(b"o %d\n" % n for n in range(500))
+    assert done.err == "".join(f"e {n}\n" for n in range(500))
+
+
+def test_twenty_jobs_at_once_each_run_once(grid: Grid) -> None:
+    grid.write("twice.py", "import sys; print(int(sys.argv[1]) * 2)")
+    clients = [grid.start("run", "twice.py", str(n)) for n in range(20)]
+    assert [client.done() for client in clients] == [(0, b"%d\n" % (2 * n), "") for n in range(20)]

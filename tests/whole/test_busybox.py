@@ -1,0 +1,58 @@
+"""A host that has dropbear and busybox and nothing else: no bash, no SFTP, no Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.host import LabHost
+from tests.lab.hosts import Lab
+from tests.whole.grid import Grid
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture
+def small_grid(busybox_lab: Lab, busybox_host: LabHost, tmp_path: Path) -> Iterator[Grid]:
+    """A grid of the one small host."""
+    grid = Grid(busybox_lab, tmp_path)
+    yield grid
+    grid.check()
+    grid.stop()
+
+
+def test_A18_a_busybox_host_runs_scripts_like_any_other(small_grid: Grid) -> None:
+    grid = small_grid
+    grid.write("say.sh", 'printf "%s|" "$@"; cat; echo oops >&2; exit 3\n')
+    assert grid("run", "say.sh", "a b", "it's", "", stdin=b"\x00\xff in") == (3, b"a b|it's||\x00\xff in", "oops\n")
+    assert grid("run", "say.sh").code == 3
+    assert grid.last()["attempts"][0]["uploaded_bytes"] == 0
+
+    grid.write("die.sh", "kill -9 $$")
+    assert grid("run", "die.sh").code == 137
+    grid.write("forever.sh", "echo begun; while :; do sleep 1; done")
+    assert grid("run", "--time-limit", "1s", "forever.sh") == (124, b"begun\n", grid_says_why(grid))
+    with grid.start("run", "forever.sh") as client:
+        client.until_out(b"begun\n")
+        client.interrupt()
+        assert client.done().code == 130
+    grid.write("x.py", "print(1)")
+    assert grid("run", "x.py").code == 127
+
+    node = grid.nodes()["b1"]
+    assert node["load"] is not None
+    assert "sh" in node["toolchains"]
+
+
+def grid_says_why(grid: Grid) -> str:
+    job = grid.last()
+    return f"error: job {job['id']}: {job['reason']}\nhint: sshgrid info {job['id']}\n"
+
+
+def test_A17_without_sftp_large_things_go_through_a_channel(small_grid: Grid) -> None:
+    grid = small_grid
+    grid.write("size.sh", "wc -c\n")
+    (grid.folder / "in").write_bytes(bytes(range(256)) * 20_000)
+    assert grid("run", "--stdin", "in", "size.sh").text.split() == ["5120000"]
