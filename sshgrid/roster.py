@@ -125,12 +125,15 @@ class Member:
         while True:
             if self._link is not None and not self._link.lost.done():
                 return self._link
-            silent = max(0.0, time.time() - self.last_seen)
+            silent = self.silent_seconds()
             if silent >= patience_seconds and not (patience_seconds and self._grid.all_silent):
                 raise Dropped(
                     self.name, f"no answer for {silent:.0f} s" if silent >= 1 else self.reason or "not connected"
                 )
             await self._changed(min(max(0.05, patience_seconds - silent), 1.0))
+
+    def silent_seconds(self) -> float:
+        return max(0.0, time.time() - self.last_seen)
 
     def uptime_now(self) -> float:
         """The node's own clock, carried on from its last sample."""

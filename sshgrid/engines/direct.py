@@ -55,6 +55,9 @@ class Host(Protocol):
     async def connected(self, patience_seconds: float) -> Link:
         """The live connection, waited for; Dropped when patience ends."""
 
+    def silent_seconds(self) -> float:
+        """Since its last sign of life."""
+
     def uptime_now(self) -> float: ...
 
 
@@ -245,7 +248,7 @@ class _Run:
         """Seconds that a silent host is waited for: as long as the work at stake took."""
         if self._order.on_host_loss is OnHostLoss.WAIT:
             return math.inf
-        return self._patience(time.monotonic() - self._began)
+        return self._patience(time.monotonic() - self._began - self._host.silent_seconds())
 
     async def _connected(self) -> Link:
         try:

@@ -77,6 +77,9 @@ class Host:
             self.dials += 1
         return self.link
 
+    def silent_seconds(self) -> float:
+        return 0.0
+
     def uptime_now(self) -> float:
         return self.samples[-1].uptime_seconds if self.samples else uptime()
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -57,12 +57,18 @@ class Host:
 
     def __init__(self, *links: SilentLink) -> None:
         self.links = list(links)
+        self.silent = 0.0
+        self.patience = 0.0
 
     async def connected(self, patience_seconds: float) -> Link:
+        self.patience = patience_seconds
         if not self.links:
             await asyncio.sleep(patience_seconds)
             raise Dropped("n1", "no answer")
         return cast("Link", self.links.pop(0) if len(self.links) > 1 else self.links[0])
+
+    def silent_seconds(self) -> float:
+        return self.silent
 
     def uptime_now(self) -> float:
         return UPTIME
@@ -98,11 +104,18 @@ def order(on_host_loss: OnHostLoss, worked_seconds: float = 0.0) -> Order:
     )
 
 
-def engine(*links: SilentLink, **changes: Any) -> DirectEngine:
+def engine(*links: SilentLink, host: Host | None = None) -> DirectEngine:
     def patience(worked_seconds: float) -> float:
         return max(PATIENCE_SECONDS, worked_seconds)
 
-    return DirectEngine(Host(*links), Path, changes.get("patience", patience))
+    return DirectEngine(host or Host(*links), Path, patience)
+
+
+async def test_F1_a_host_is_waited_for_as_long_as_the_run_had_worked_when_it_was_last_heard_of() -> None:
+    host = Host(SilentLink(ENDED))
+    host.silent = 5.0
+    await engine(host=host).run(order(OnHostLoss.RELAUNCH, worked_seconds=30.0), Sink(), resume=True)
+    assert host.patience == pytest.approx(25.0, abs=1.0)
 
 
 async def test_F12_a_start_without_an_answer_is_looked_for_before_anybody_moves() -> None:
