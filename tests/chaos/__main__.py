@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from tests.chaos import chaos
+from tests.chaos import chaos, recovery
 
 if __name__ == "__main__":
-    sys.exit(chaos.main())
+    words = sys.argv[1:]
+    sys.exit(recovery.main(words[1:]) if words[:1] == ["recovery"] else chaos.main(words))
