@@ -37,10 +37,20 @@ class Shell:
     async def open(cls, node: Node, connection: asyncssh.SSHClientConnection) -> Shell:
         """Raises NodeUnfit when what logs in there does not run commands."""
         nonce = secrets.token_hex(8).encode()
-        process = await create(connection, "exec /bin/sh")
-        shell = cls(node, process, nonce)
-        shell.write(PADDING + b"printf '\\n%s\\n' " + nonce + b"\n")
-        await shell._skip_greeting()
+        try:
+            async with asyncio.timeout(GREETING_SECONDS):
+                shell = cls(node, await create(connection, "exec /bin/sh"), nonce)
+                with contextlib.suppress(
+                    BrokenPipeError
+                ):  # it has ended already: what it said, if anything, is to be read
+                    shell.write(PADDING + b"printf '\\n%s\\n' " + nonce + b"\n")
+                await shell._skip_greeting()
+        except TimeoutError as error:
+            raise NodeUnfit(node.name, f"login takes longer than {GREETING_SECONDS} s") from error
+        except asyncssh.ChannelOpenError as error:
+            if error.code != asyncssh.OPEN_REQUEST_SESSION_FAILED:
+                raise
+            raise shell_unfit(node) from error
         return shell
 
     def write(self, text: bytes) -> None:
@@ -49,20 +59,11 @@ class Shell:
     async def _skip_greeting(self) -> None:
         """What login files print comes before the nonce; without the nonce nothing of ours ran, whatever the status."""
         junk = b""
-        try:
-            async with asyncio.timeout(GREETING_SECONDS):
-                while line := await self._process.stdout.readline():
-                    if line.strip() == self._nonce:
-                        return
-                    junk = junk or line.strip()
-        except TimeoutError as error:
-            raise NodeUnfit(self._node.name, f"login takes longer than {GREETING_SECONDS} s") from error
-        words = junk[:80].decode("utf-8", "replace")
-        raise NodeUnfit(
-            self._node.name,
-            "its login shell does not run commands" + (f" (first line was {words!r})" if words else ""),
-            "give the account an ordinary shell, and let its start-up files neither exit nor replace the shell",
-        )
+        while line := await self._process.stdout.readline():
+            if line.strip() == self._nonce:
+                return
+            junk = junk or line.strip()
+        raise shell_unfit(self._node, junk[:80].decode("utf-8", "replace"))
 
     async def ask(self, command: bytes, seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
         """(status, output) of a command. Raises Dropped when nothing comes for so long, or the connection ends."""
@@ -105,6 +106,14 @@ class Shell:
         """Every further line, for a shell that is no longer asked. Ends with the connection."""
         while line := await self._process.stdout.readline():
             yield line
+
+
+def shell_unfit(node: Node, words: str = "") -> NodeUnfit:
+    return NodeUnfit(
+        node.name,
+        "its login shell does not run commands" + (f" (first line was {words!r})" if words else ""),
+        "give the account an ordinary shell, and let its start-up files neither exit nor replace the shell",
+    )
 
 
 class Talk:

@@ -153,7 +153,18 @@ def known_hosts_files(node: Node, how: Dialing) -> list[Path]:
 
 def _known_hosts(node: Node, how: Dialing) -> asyncssh.SSHKnownHosts:
     text = "".join(path.read_text(errors="replace") + "\n" for path in known_hosts_files(node, how))
-    return asyncssh.import_known_hosts(text)
+    try:
+        return asyncssh.import_known_hosts(text)
+    except ValueError:  # as OpenSSH does, pass over lines that nobody understands
+        return asyncssh.import_known_hosts("".join(line + "\n" for line in text.splitlines() if _understood(line)))
+
+
+def _understood(line: str) -> bool:
+    try:
+        asyncssh.import_known_hosts(line + "\n")
+    except ValueError:
+        return False
+    return True
 
 
 def _untrusted(node: Node, how: Dialing, witness: _Witness) -> HostError:
@@ -163,6 +174,12 @@ def _untrusted(node: Node, how: Dialing, witness: _Witness) -> HostError:
     fingerprint = witness.key.get_fingerprint()
     for path in known_hosts_files(node, how):
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if _revokes(line, witness):
+                return HostKeyChanged(
+                    node.name,
+                    f"host key revoked: it shows {fingerprint}, which {path}:{number} revokes",
+                    "the machine needs a new host key; otherwise somebody may be in between",
+                )
             if _names_host(line, witness):
                 return HostKeyChanged(
                     node.name,
@@ -179,12 +196,23 @@ def _untrusted(node: Node, how: Dialing, witness: _Witness) -> HostError:
 
 
 def _names_host(line: str, witness: _Witness) -> bool:
-    with contextlib.suppress(ValueError, asyncssh.KeyImportError):
-        keys, authorities, revoked, *_ = asyncssh.import_known_hosts(line + "\n").match(
+    return not line.lstrip().startswith("@revoked") and bool(_keys_for_host(line, witness))
+
+
+def _revokes(line: str, witness: _Witness) -> bool:
+    """A pattern may name all hosts: the line is about this one only when it has this one's key."""
+    marker, _, rest = line.strip().partition(" ")
+    return marker == "@revoked" and witness.key in _keys_for_host(rest, witness)
+
+
+def _keys_for_host(line: str, witness: _Witness) -> list[asyncssh.SSHKey]:
+    """Keys of hosts and authorities that a line of known_hosts gives this host."""
+    with contextlib.suppress(ValueError):
+        keys, authorities, *_ = asyncssh.import_known_hosts(line + "\n").match(
             witness.host, witness.address, witness.port
         )
-        return bool(keys or authorities or revoked)
-    return False
+        return [*keys, *authorities]
+    return []
 
 
 def unknown_host_key(node: Node, how: Dialing) -> tuple[str, str] | None:
@@ -217,6 +245,13 @@ def blame(node: Node, witness: _Witness | None = None, how: Dialing | None = Non
         if witness is None or how is None:
             raise HostKeyUnknown(node.name, str(error)) from error
         raise _untrusted(node, how, witness) from error
+    except asyncssh.KeyImportError as error:
+        why = "needs a passphrase" if "assphrase" in str(error) else f"cannot be read: {_short(error)}"
+        raise LoginRefused(
+            node.name,
+            f"identity file {node.identity_file or 'of ssh_config'} {why}",
+            "ssh-add it, and leave identity_file out, so that the agent is asked",
+        ) from error
     except asyncssh.PermissionDenied as error:
         raise LoginRefused(
             node.name,

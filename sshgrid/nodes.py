@@ -22,7 +22,7 @@ from pathlib import Path
 import asyncssh
 
 from sshgrid.channels import ANSWER_SECONDS, READ_BYTES, Shell, Talk, create
-from sshgrid.dial import Dialing, blame, blame_in_use, dial, end
+from sshgrid.dial import Dialing, blame_in_use, dial, end
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Node, Sample
 from sshgrid.readings import Found, LoadMeter, RunLook, Started, parse_contact, parse_poll
@@ -69,7 +69,7 @@ class Link:
         """Dial, first contact, and the long-lived channels. Raises a HostError; nothing is left open then."""
         connection = await dial(node, how)
         try:
-            with blame(node):
+            with blame_in_use(node):
                 # All at once: a shell takes its time to start.
                 control, starter, sampler = await asyncio.gather(
                     Shell.open(node, connection), Shell.open(node, connection), Shell.open(node, connection)

@@ -196,11 +196,13 @@ class Session(paramiko.ServerInterface):
             self._liar.start(lambda: _feed(channel, stdin))
             errors = self._liar.start(lambda: _pump(stderr, channel.sendall_stderr))
             _pump(stdout, channel.sendall)
+            # As a real server does: who still prints to a client that has gone is ended by SIGPIPE.
+            stdout.close()
             errors.join()
-        self._finish(channel, shell.returncode)
+        self._finish(channel, shell.returncode if shell.returncode >= 0 else 128 - shell.returncode)
 
     def _finish(self, channel: paramiko.Channel, status: int) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, EOFError):
             channel.send_exit_status(status)
             channel.close()
 
@@ -214,9 +216,8 @@ def _feed(channel: paramiko.Channel, stdin: IO[bytes]) -> None:
 
 
 def _pump(stream: IO[bytes], send: Callable[[bytes], None]) -> None:
-    # To the end even when the client has gone, so that the command is not stopped by a full pipe.
-    while piece := os.read(stream.fileno(), 32768):
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        while piece := os.read(stream.fileno(), 32768):
             send(piece)
 
 
