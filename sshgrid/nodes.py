@@ -21,7 +21,7 @@ from pathlib import Path
 
 import asyncssh
 
-from sshgrid.channels import ANSWER_SECONDS, READ_BYTES, Shell, Talk, create
+from sshgrid.channels import ANSWER_SECONDS, READ_BYTES, Shell, Talk, create, early_end
 from sshgrid.dial import Dialing, blame_in_use, dial, end
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Node, Sample
@@ -275,9 +275,11 @@ class Link:
         words = ("exec", "/bin/sh", library, "converse", self.facts.workdir, run, self.facts.boot_id, nonce)
         self._check_safe(*words)
         with blame_in_use(self.node):
-            process = await self._connection.create_process(
-                " ".join(words), encoding=None, term_type="xterm-256color" if terminal else None, term_size=(80, 24)
-            )
+            term_type = "xterm-256color" if terminal else None
+            with early_end():
+                process = await self._connection.create_process(
+                    " ".join(words), encoding=None, term_type=term_type, term_size=(80, 24)
+                )
             try:
                 yield await Talk.begin(process, nonce.encode(), terminal=terminal)
             finally:
