@@ -109,6 +109,7 @@ class Shell:
 
 
 def shell_unfit(node: Node, words: str = "") -> NodeUnfit:
+    """The error for an account whose login runs no commands; `words` is what it said instead."""
     return NodeUnfit(
         node.name,
         "its login shell does not run commands" + (f" (first line was {words!r})" if words else ""),

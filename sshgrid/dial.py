@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 
@@ -19,10 +21,13 @@ from sshgrid.errors import Dropped, HostError, HostKeyChanged, HostKeyUnknown, L
 from sshgrid.local_node import serve_local
 from sshgrid.model import Node, Noun
 
+log = logging.getLogger(__name__)
+
 LOGIN_TIMEOUT_SECONDS = 15
 # A cut is noticed after interval x (count + 1) seconds.
 KEEPALIVE_SECONDS = 5
 KEEPALIVE_COUNT = 3
+HOST_KEY_KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-256")
 SYSTEM_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
 
 
@@ -61,20 +66,41 @@ async def dial(node: Node, how: Dialing) -> asyncssh.SSHClientConnection:
 async def _connect(node: Node, how: Dialing, jump: asyncssh.SSHClientConnection | None) -> asyncssh.SSHClientConnection:
     witness = _Witness()
     with blame(node, witness, how):
-        return await asyncssh.connect(
-            node.ssh_config or node.host,
-            tunnel=jump,
-            client_factory=lambda: witness,
-            known_hosts=_known_hosts(node, how),
-            config=_config(how),
-            agent_path=None if node.identity_file else how.agent,
-            preferred_auth="publickey",
-            connect_timeout=node.connect_timeout_seconds,
-            login_timeout=LOGIN_TIMEOUT_SECONDS,
-            keepalive_interval=KEEPALIVE_SECONDS,
-            keepalive_count_max=KEEPALIVE_COUNT,
+        known_hosts = _known_hosts(node, how)
+        options: dict[str, object] = {
+            "tunnel": jump,
+            "client_factory": lambda: witness,
+            "known_hosts": known_hosts,
+            "config": _config(how),
+            "agent_path": None if node.identity_file else how.agent,
+            "preferred_auth": "publickey",
+            "connect_timeout": node.connect_timeout_seconds,
+            "login_timeout": LOGIN_TIMEOUT_SECONDS,
+            "keepalive_interval": KEEPALIVE_SECONDS,
+            "keepalive_count_max": KEEPALIVE_COUNT,
             **_overrides(node),
-        )
+        }
+        try:
+            return await asyncssh.connect(node.ssh_config or node.host, **options)
+        except asyncssh.ConnectionLost:
+            if witness.key is not None or _has_keys(node, how, known_hosts):
+                raise
+        return await _connect_by_kind(node, options)
+
+
+async def _connect_by_kind(node: Node, options: dict[str, object]) -> asyncssh.SSHClientConnection:
+    """Dropbear's child dies when it is asked for a kind of host key that it has not got: ask for one kind at a time."""
+    for kind in HOST_KEY_KINDS[:-1]:
+        with contextlib.suppress(asyncssh.ConnectionLost):
+            return await asyncssh.connect(node.ssh_config or node.host, server_host_key_algs=[kind], **options)
+    return await asyncssh.connect(node.ssh_config or node.host, server_host_key_algs=[HOST_KEY_KINDS[-1]], **options)
+
+
+def _has_keys(node: Node, how: Dialing, known_hosts: asyncssh.SSHKnownHosts) -> bool:
+    """Is there a key that this host is known by? Then that kind alone has been asked for."""
+    place = asyncssh.SSHClientConnectionOptions(config=_config(how), host=node.host or node.ssh_config)
+    keys, authorities, *_ = known_hosts.match(place.host, "", node.port or place.port)
+    return bool(keys or authorities)
 
 
 async def _through_jumps(node: Node, how: Dialing) -> asyncssh.SSHClientConnection | None:
@@ -289,6 +315,18 @@ def blame_in_use(node: Node) -> Iterator[None]:
 def _short(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text[:160] or type(error).__name__
+
+
+def hush_abandoned_transfers(loop: asyncio.AbstractEventLoop) -> None:
+    """asyncssh leaves the tasks of a cut SFTP transfer unasked; the transfer itself has failed and was said already."""
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), asyncssh.Error) and "never retrieved" in context.get("message", ""):
+            log.debug("a cut transfer: %s", context["exception"])
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
 
 
 async def end(connection: asyncssh.SSHClientConnection) -> None:

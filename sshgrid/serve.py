@@ -22,7 +22,7 @@ from pathlib import Path
 from random import Random
 
 from sshgrid import inventory_cache
-from sshgrid.dial import dialing
+from sshgrid.dial import dialing, hush_abandoned_transfers
 from sshgrid.disk import private_directory
 from sshgrid.errors import InventoryError, StoreError
 from sshgrid.jobbook import JobBook
@@ -108,6 +108,7 @@ class Server:
     async def run(self) -> None:
         """Until told to leave, or idle for long enough."""
         loop = asyncio.get_running_loop()
+        hush_abandoned_transfers(loop)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave.set)
         listener = await self._listen()

@@ -20,9 +20,10 @@ from tests.lab.liar import Liar, Mode
 
 pytest_plugins = ["pytester"]
 
-# Started as a shell's background job, a process has INT ignored, and so would everything that the tests start.
+# Started as a shell's background job, a process has INT and QUIT ignored, and so would everything that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

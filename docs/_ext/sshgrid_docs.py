@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from sshgrid import cli, inventory, wire
+from sshgrid import inventory, wire
+from sshgrid.cli.verbs import cli
 from sshgrid.toolchains import LANGUAGES
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def module_map() -> str:
 
 def command_tree() -> Iterator[tuple[str, click.Context]]:
     """("sshgrid node add", its context) of every command, as `--help` lists them."""
-    yield from _commands(click.Context(cli.cli, info_name="sshgrid"))
+    yield from _commands(click.Context(cli, info_name="sshgrid"))
 
 
 def _commands(context: click.Context) -> Iterator[tuple[str, click.Context]]:

@@ -225,6 +225,7 @@ def _postponed_interrupts() -> Iterator[list[int]]:
 
 
 def screen_of(session: Session, *, show_node: bool = False, quiet: bool = False) -> Screen:
+    """Where a followed job is shown: JSON Lines, or the program's own bytes."""
     from sshgrid.cli.screen import Lines, Plain
 
     if session.json:
@@ -233,6 +234,7 @@ def screen_of(session: Session, *, show_node: bool = False, quiet: bool = False)
 
 
 def until_ended(session: Session, follow: Follow, screen: Screen, job: JobId) -> int:
+    """Follow a job to its end, or until the person leaves; the exit status of the command."""
     from sshgrid.cli.follow import Detached, exit_status
 
     try:

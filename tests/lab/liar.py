@@ -209,14 +209,14 @@ class Session(paramiko.ServerInterface):
 
 def _feed(channel: paramiko.Channel, stdin: IO[bytes]) -> None:
     # The command may end before it has read everything; end of input closes its stdin.
-    with contextlib.suppress(OSError, ValueError), stdin:
+    with contextlib.suppress(OSError, EOFError, ValueError), stdin:
         while piece := channel.recv(32768):
             stdin.write(piece)
             stdin.flush()
 
 
 def _pump(stream: IO[bytes], send: Callable[[bytes], None]) -> None:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, EOFError):
         while piece := os.read(stream.fileno(), 32768):
             send(piece)
 

@@ -261,7 +261,7 @@ def test_dev_null_none_and_a_closed_stdin_mean_none(cli: Cli, fake: FakeMaster, 
     assert cli("run", program).returncode == 0
     assert cli("run", "--stdin", "none", program, stdin=b"unread").returncode == 0
     closed = subprocess.run(
-        ["sh", "-c", f"exec python -m sshgrid run {program} <&-"],
+        ["sh", "-c", 'exec "$0" -m sshgrid run "$1" <&-', sys.executable, program],
         cwd=cli.folder, env=cli.environ, capture_output=True, timeout=30, check=False,
     )  # fmt: skip
     assert closed.returncode == 0, closed.stderr

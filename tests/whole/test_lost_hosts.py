@@ -384,6 +384,7 @@ def test_A14_a_noisy_bashrc_does_no_harm(grid: Grid, hosts: Lab) -> None:
     relogin(grid, hosts["h1"])
     grid.write("say.py", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(4)")
     assert grid("run", "--on", "h1", "say.py") == (4, b"out\n", "err\n")
+    assert grid("run", "-I", "--on", "h1", "say.py") == (4, b"out\n", "err\n")
 
 
 def test_A16_a_login_that_runs_nothing_is_found_out(grid: Grid, hosts: Lab) -> None:
