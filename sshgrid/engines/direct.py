@@ -358,6 +358,8 @@ class _Run:
                 return OutputLimit(limits.output_bytes or 0)
             case "lease":
                 return HostLost("its lease ended, as no master renewed it in time")
+            case "full":
+                return HostLost("its disk was full when the run ended: what it printed may not be whole")
             case "toolchain":
                 return ToolchainBroken(f"{self._order.recipe.run[0].decode(errors='replace')} is no longer there")
             case _ if record.stage == "start":

@@ -46,7 +46,13 @@ private_folder() {
     [ -d "$W/$folder" ] || mkdir "$W/$folder" 2>/dev/null || [ -d "$W/$folder" ] || { unfit "cannot write in the working folder $W"; return 1; }
   done
   # printf, because a redirection that fails at `:` would end this shell. Emptied again, so that the next look needs new room.
-  { printf '%s\n' "$$" >"$W/bin/.writable" && printf '' >"$W/bin/.writable"; } 2>/dev/null || { unfit "cannot write in the working folder $W (disk full or read-only)"; return 1; }
+  trial=$W/bin/.trial
+  { printf '#!/bin/sh\n' >"$trial"; } 2>/dev/null || { unfit "cannot write in the working folder $W (disk full or read-only)"; return 1; }
+  { chmod 700 "$trial" && "$trial" && ln -sf trial "$trial.link"; } 2>/dev/null || {
+    unfit "programs cannot run in the working folder $W (mounted noexec, or without links): set workdir"
+    return 1
+  }
+  { printf '' >"$trial"; } 2>/dev/null
 }
 
 # --- what it is --------------------------------------------------------------------------------------------------------

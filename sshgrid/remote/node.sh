@@ -9,7 +9,8 @@
 #     work/                     the program's current folder
 #     pid       link "pid=N,start=T,boot=B": the wrapper's identity       child   the same for the program's group
 #     running   exists once the program (not its build) has been started
-#     why       link: who ended it before its time (wall, memory, output, signal), or why it never began (refused)
+#     why       link: who ended it before its time (wall, memory, output, lease, signal), why it never began (refused), or
+#               that the disk was full at its end (full)
 #     rc        link "rc=N,...": present = finished; atomic, works on a full disk
 #     record    256 bytes made at the start: the stage that has begun, and the result where no inode is left for rc
 #
@@ -307,6 +308,8 @@ begin_as() { printf '%-9s' "$1" 1<>"$2"; }
 # The result, in one step that cannot be half done.
 record() {
   { { times; } >cpu; } 2>/dev/null
+  # No room for these few bytes: what the program printed may be cut short, and few programs notice.
+  [ -s cpu ] || ln -s full why 2>/dev/null
   cpu=
   { read -r _ && read -r user system && cpu=$user+$system; } <cpu
   uptime_seconds

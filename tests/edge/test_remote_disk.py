@@ -101,7 +101,7 @@ def test_F23_a_result_is_recorded_on_a_full_disk(disk: Disk, node_of: NodeOf, ki
     fill(place)
     look = node.ended(order)
     assert look.record
-    assert (look.record.code, look.record.stage) == (7, "run")
+    assert (look.record.code, look.record.stage, look.why) == (7, "run", "full")
     assert node.link(order, "rc").startswith("rc=7,")
 
 
@@ -169,4 +169,16 @@ def test_a_read_only_working_folder_is_said(disk: Disk, node_of: NodeOf, kind: s
     assert node.start(order).startswith("unfit ")
     assert node.verb("claim", "ab-1.1") == b"unfit\n"
     subprocess.run(["mount", "-o", "remount,rw", place], check=True)
+    node.contact()
+
+
+@pytest.mark.parametrize("kind", ["dash-session", "busybox-session"])
+def test_a_working_folder_where_no_program_may_run_is_said(disk: Disk, node_of: NodeOf, kind: str) -> None:
+    """Else every compiled program would end with 126, as if that were its own word."""
+    place = disk("size=1m")
+    node = node_of(kind, place / "w")
+    subprocess.run(["mount", "-o", "remount,noexec", place], check=True)
+    with pytest.raises(NodeUnfit, match=r"programs cannot run in the working folder .*: set workdir"):
+        node.contact()
+    subprocess.run(["mount", "-o", "remount,exec", place], check=True)
     node.contact()
