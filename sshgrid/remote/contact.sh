@@ -45,14 +45,16 @@ private_folder() {
   for folder in bin objects builds runs proofs; do
     [ -d "$W/$folder" ] || mkdir "$W/$folder" 2>/dev/null || [ -d "$W/$folder" ] || { unfit "cannot write in the working folder $W"; return 1; }
   done
-  # printf, because a redirection that fails at `:` would end this shell. Emptied again, so that the next look needs new room.
-  trial=$W/bin/.trial
-  { printf '#!/bin/sh\n' >"$trial"; } 2>/dev/null || { unfit "cannot write in the working folder $W (disk full or read-only)"; return 1; }
-  { chmod 700 "$trial" && "$trial" && ln -sf trial "$trial.link"; } 2>/dev/null || {
-    unfit "programs cannot run in the working folder $W (mounted noexec, or without links): set workdir"
-    return 1
-  }
-  { printf '' >"$trial"; } 2>/dev/null
+  # A program, small as it is, tells a full disk, a read-only one, and one mounted noexec, where all would end with 126.
+  # printf, because a redirection that fails at `:` would end this shell.
+  trial=$W/bin/.trial.$$
+  trouble="cannot write in the working folder $W (disk full or read-only)"
+  if { printf '#!/bin/sh\n' >"$trial"; } 2>/dev/null; then
+    trouble="programs cannot run in the working folder $W (mounted noexec, or without links): set workdir"
+    if { chmod 700 "$trial" && "$trial" && ln -s trial "$trial.link"; } 2>/dev/null; then trouble=; fi
+  fi
+  rm -f "$trial" "$trial.link" 2>/dev/null
+  [ -z "$trouble" ] || { unfit "$trouble"; return 1; }
 }
 
 # --- what it is --------------------------------------------------------------------------------------------------------
