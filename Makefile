@@ -1,6 +1,6 @@
 # The same commands that CI runs. PYTHON=python3.12 chooses another Python, PYTEST="-k word -x" what is tested.
 .DELETE_ON_ERROR:
-.PHONY: help run test lint docs bench clean
+.PHONY: help run test lint docs bench chaos clean
 
 BIN := .venv/bin
 PYTEST ?=
@@ -11,6 +11,7 @@ help:
 	@echo 'make lint   ruff, mypy, shellcheck'
 	@echo 'make docs   the manual, into docs/_build/html'
 	@echo 'make bench  what things cost on this machine (needs root)'
+	@echo 'make chaos a long torture run over the lab, with its checker (needs root; SEED=n replays one)'
 	@echo 'make clean  remove what the others made'
 
 run: .venv/ready
@@ -32,6 +33,10 @@ docs: .venv/ready-docs
 
 bench: .venv/ready-test
 	$(BIN)/python -m bench
+
+SEED ?= 1
+chaos: .venv/ready-test
+	$(BIN)/python -m tests.chaos --seed $(SEED) --jobs 500 --hosts 4 --clients 3 --minutes 8
 
 clean:
 	rm -rf .venv build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
