@@ -284,7 +284,8 @@ def test_a_program_has_ordinary_signals_a_folder_of_its_own_and_an_ordinary_umas
     order = node.order(b"grep '^SigIgn' /proc/self/status; pwd; umask; ls -A")
     assert code(node.run(order)) == 0
     ignored, folder, mask = node.read(order, "out").decode().split("\n")[:3]
-    assert int(ignored.split()[1], 16) == 0, "no signal may be ignored, INT above all"
+    # The first 31; 32 and 33 are glibc's own, and whoever was started by make has them ignored.
+    assert int(ignored.split()[1], 16) & 0x7FFFFFFF == 0, "no signal may be ignored, INT above all"
     assert (folder, mask) == (str(node.dir(order) / "work"), "0022")
 
 
