@@ -6,6 +6,7 @@ job may be left on any host, and the master may not have logged a traceback.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import operator
 import os
@@ -201,7 +202,19 @@ class Commands:
         return int(self("--json", "master", "status").json["pid"])
 
     def stop(self) -> None:
+        """Until the master's process has ended: it leaves its socket first, and closes its queue after that."""
         self("master", "stop")
+        lock = self.state_dir / "master.lock"
+        until(lambda: not lock.exists() or _is_free(lock), "the master to end")
+
+
+def _is_free(lock: Path) -> bool:
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 class LocalGrid(Commands):
