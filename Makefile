@@ -32,7 +32,7 @@ docs: .venv/ready-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 bench: .venv/ready-test
-	$(BIN)/python -m bench $(BENCH)
+	$(BIN)/python -m bench
 
 SEED ?= 1
 chaos: .venv/ready-test

@@ -24,7 +24,6 @@ from tests.lab import machine
 from tests.lab.hosts import Lab
 
 HOSTS = 4
-BASE = "import sys; print(sys.base_prefix)"
 PARTS = (*single.PARTS, "crowd")
 
 
@@ -33,11 +32,11 @@ def main() -> int:
     if reason := machine.missing():
         say(f"error: {reason}")
         return 1
+    sys.stdout.write(_machine())
     found = []
     with tempfile.TemporaryDirectory(prefix="sshgrid-bench-") as folder, Lab(HOSTS) as lab:
         home = Path(folder)
-        command = arguments.sshgrid or install(home / "installed", arguments.python)
-        sys.stdout.write(_machine(command.with_name("python")))
+        command = arguments.sshgrid or install(home / "installed")
         try:
             for row in _rows(lab, command, home, arguments):
                 say(text([row]).splitlines()[1])
@@ -52,7 +51,6 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench")
     parser.add_argument("--repeats", type=int, default=20, help="pairs of each ratio (20)")
-    parser.add_argument("--python", default=sys.executable, help="what sshgrid is installed with (this one)")
     parser.add_argument("--only", choices=PARTS, action="append", help="measure only this part")
     parser.add_argument("--sshgrid", type=Path, help="an installed command, instead of installing this tree")
     return parser.parse_args()
@@ -66,14 +64,14 @@ def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) ->
         yield from crowd.rows(lab, command, home / "crowd")
 
 
-def _machine(python: Path) -> str:
+def _machine() -> str:
     """What the figures are figures of."""
     facts = (
         ("date", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
         ("commit", _said("git", "-C", str(ROOT), "describe", "--always", "--dirty")),
         ("processor", f"{os.cpu_count()} x {_processor()}"),
         ("system", f"{_release()}, Linux {platform.release()}"),
-        ("python", f"{_said(str(python), '-V').removeprefix('Python ')}, {_said(str(python), '-c', BASE)}"),
+        ("python", platform.python_version()),
         ("ssh", _said("ssh", "-V").partition(",")[0]),
         ("load before", " ".join(f"{load:.2f}" for load in os.getloadavg())),
     )

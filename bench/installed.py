@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ class Failed(Exception):
     """A command that was to be measured did not do what it should."""
 
 
-def install(folder: Path, python: str) -> Path:
+def install(folder: Path) -> Path:
     """The path of the `sshgrid` command. Takes a copy: setuptools leaves a build folder in what it is given."""
     source = folder / "source"
     source.mkdir(parents=True)
@@ -34,7 +35,7 @@ def install(folder: Path, python: str) -> Path:
             shutil.copytree(origin, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif origin.exists():
             shutil.copy2(origin, source)
-    subprocess.run([python, "-m", "venv", str(folder / "venv")], check=True)
+    subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
     pip = [str(folder / "venv/bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run([*pip, str(source)], check=False, capture_output=True, text=True)
     if done.returncode != 0:

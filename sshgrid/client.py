@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 import sys
 import time
@@ -17,12 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
-
-try:
-    # What `socket` wraps: the wrapping takes 2 ms to import, and nothing of it is used here.
-    import _socket as socket
-except ImportError:  # another Python than CPython
-    import socket  # type: ignore[no-redef]
 
 from sshgrid import errors
 from sshgrid.errors import MasterGone, SshgridError, StoreError

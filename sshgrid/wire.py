@@ -11,6 +11,7 @@ This module is pure: it knows no socket. `Decoder` is fed bytes and gives messag
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol, TypeAlias, get_args
@@ -412,6 +413,7 @@ Reply: TypeAlias = (
 Message: TypeAlias = Hello | Request | Reply | Event
 
 _PAYLOAD = (PutBlob, Output, Input)
+_HEAD = re.compile(rb'\{"type":"([a-z-]+)"[,}]')
 _KINDS = {kind.__struct_config__.tag: kind for kind in get_args(Message)}
 _encoder = msgspec.json.Encoder()
 
@@ -425,17 +427,10 @@ def _decoder(tag: str) -> msgspec.json.Decoder[Message]:
     return msgspec.json.Decoder(_KINDS.get(tag, Message))
 
 
-def expect(*kinds: type[Message]) -> None:
-    """Prepare for messages of these kinds, while there is time."""
-    for kind in kinds:
-        _decoder(kind.__struct_config__.tag)
-
-
 def _tag(line: bytes) -> str:
     """As our own encoder writes it, first in its line; "" when it is somewhere else."""
-    before, _, rest = line[:40].partition(b'{"type":"')
-    tag = "" if before else rest.partition(b'"')[0].decode("ascii", "replace")
-    return tag if tag in _KINDS else ""
+    head = _HEAD.match(line)
+    return head[1].decode() if head and head[1].decode() in _KINDS else ""
 
 
 def encode(message: Message, payload: bytes = b"") -> bytes:

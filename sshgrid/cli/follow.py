@@ -33,7 +33,6 @@ from sshgrid.wire import (
     Seen,
     Waiting,
     Watch,
-    expect,
 )
 
 RECONNECT_SECONDS = 30.0
@@ -172,7 +171,6 @@ class Follow:
         if self.interrupts and self._interrupt_cancels:
             self._connection.send(Cancel((self._job,), "INT"))
         self._keyboard.begin(self._connection)
-        expect(Progress, Output, Ended)
 
     def _until_ended(self) -> JobLine:
         for message, payload in conversation(self._connection, self._keyboard):

@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from sshgrid.model import JobId, Submission
 
 SUBMIT_TRIES = 5  # masters that may go, one after the other, while a job is handed over
-# Not compiled before they are needed, which in most runs is never.
-_LANG = r"([A-Za-z0-9_+#.-]+?)\s*([<>=!~][<>=!~.,*\s0-9A-Za-z_+-]*)?"
-_ENV_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_LANG = re.compile(r"([A-Za-z0-9_+#.-]+?)\s*([<>=!~][<>=!~.,*\s0-9A-Za-z_+-]*)?")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # What a shell takes as it is, as shlex.quote sees it.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-")
 
@@ -104,19 +103,17 @@ class _Order:
 
 def language_and_version(text: str) -> tuple[str, str]:
     """("java", ">=17") of `--lang "java>=17"`."""
-    if not text:
-        return "", ""
-    match = re.fullmatch(_LANG, text.strip())
-    if match is None:
+    match = _LANG.fullmatch(text.strip())
+    if text and match is None:
         raise UsageError(f"--lang: not a language: {text!r}", 'write it as java or "java>=17"')
-    return match[1], (match[2] or "").replace(" ", "")
+    return (match[1], (match[2] or "").replace(" ", "")) if match and text else ("", "")
 
 
 def _environment(words: Sequence[str]) -> tuple[tuple[str, bytes], ...]:
     found: dict[str, bytes] = {}
     for word in words:
         name, equals, value = word.partition("=")
-        if not re.fullmatch(_ENV_NAME, name):
+        if not _ENV_NAME.fullmatch(name):
             raise UsageError(f"--env: not a variable's name: {name!r}", "--env NAME=VALUE")
         if not equals and name not in os.environ:
             raise UsageError(f"--env: {name} is not set here", f"--env {name}=VALUE")

@@ -335,7 +335,7 @@ watchdog() { # STAGE HUNDREDTHS
     uptime_hundredths
     deadline=$((hundredths + $2))
   fi
-  page=
+  page=$(getconf PAGESIZE 2>/dev/null) || page=4096
   while :; do
     looks=$((looks + 1))
     pause=1
@@ -347,8 +347,6 @@ watchdog() { # STAGE HUNDREDTHS
       [ "$rest" -ge 100 ] || [ "$looks" -le 10 ] || pause=0.$(printf %02d "$rest")
     fi
     sleep "$pause" 2>/dev/null || sleep 1
-    # Not before the first look: most runs are over by then.
-    [ -n "$page" ] || page=$(getconf PAGESIZE 2>/dev/null) || page=4096
     look || return
   done
   end_stage wall
@@ -522,8 +520,7 @@ piece() { tail -c "+$(($2 + 1))" "$W/runs/$1" | head -c "$3"; }
 glance() {
   poll "$1"
   echo out
-  if [ ! -s "$W/runs/$1/out" ]; then return; fi
-  if [ "$2" = 0 ]; then head -c "$3" "$W/runs/$1/out"; else piece "$1/out" "$2" "$3"; fi
+  [ ! -s "$W/runs/$1/out" ] || piece "$1/out" "$2" "$3"
 }
 
 # signal RUN NAME: to the program's group. Answers "sent" or "none".
