@@ -20,6 +20,7 @@ from sshgrid.engines import Finish, Keyboard
 from sshgrid.errors import HostError, NeverBegan, SshgridError, StoreError
 from sshgrid.jobbook import JobBook
 from sshgrid.jobscript import LEASE_MARGIN_SECONDS, Order, run_name
+from sshgrid.member import Member
 from sshgrid.model import (
     Attempt,
     AttemptRecord,
@@ -35,7 +36,7 @@ from sshgrid.model import (
     Step,
     ToolchainBroken,
 )
-from sshgrid.roster import Member, Roster
+from sshgrid.roster import Roster
 from sshgrid.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -247,7 +248,7 @@ class Attempts:
         now = time.time()
         outcome = self._as_cancelled(job, finish.outcome)
         record = msgspec.structs.replace(running.record, outcome=outcome, ended=now, usage=finish.usage)
-        views = self._roster.views(now)
+        views = self._roster.views()
         others = placement.others(views, job.submission, job.excluded | {attempt.node})
         settled = lifecycle.settle(job, record, outcome, self._roster.retry, now, self._roster.rng, others)
         self._spool.sync(attempt.job, attempt.number)
@@ -266,7 +267,7 @@ class Attempts:
         if member is None:
             return
         if isinstance(outcome, HostLost) and record.step is Step.RUNNING:
-            member.quarantine = member.quarantine.lost(time.time())
+            member.lost_a_run()
         elif isinstance(outcome, Exited):
             member.quarantine = member.quarantine.proved()
 

@@ -54,17 +54,18 @@ class Breaker(Noun, frozen=True):
     def dialling(self) -> Breaker:
         return Breaker(self.failures, self.refusals, self.next_try, under_way=True)
 
-    def failed(self, now: float, cause: HostError, rng: Random) -> Breaker:
+    def failed(self, now: float, cause: HostError, rng: Random, longest: float = DIAL_MAX_SECONDS) -> Breaker:
+        """`longest`: how long a silent node is left alone at most."""
         refused = isinstance(cause, LoginRefused | HostKeyUnknown | HostKeyChanged)
         failures, refusals = self.failures + 1, self.refusals + refused
-        pause = _pause(cause, failures, refusals, rng)
+        pause = _pause(cause, failures, refusals, rng, longest)
         return Breaker(failures, refusals, now + pause)
 
-    def succeeded(self, now: float) -> Breaker:
+    def succeeded(self) -> Breaker:
         return Breaker()
 
 
-def _pause(cause: HostError, failures: int, refusals: int, rng: Random) -> float:
+def _pause(cause: HostError, failures: int, refusals: int, rng: Random, longest: float) -> float:
     match cause:
         case HostKeyChanged():
             return _longer(CHANGED_KEY_SECONDS, rng)
@@ -74,7 +75,7 @@ def _pause(cause: HostError, failures: int, refusals: int, rng: Random) -> float
             # Also when the failure itself is a closed port: that is how a penalised source sees sshd.
             return _longer(REFUSED_SECONDS[min(refusals, len(REFUSED_SECONDS)) - 1], rng)
         case _:
-            ceiling = min(DIAL_MAX_SECONDS, DIAL_FIRST_SECONDS * 2.0 ** min(failures - 1, 30))
+            ceiling = min(longest, DIAL_FIRST_SECONDS * 2.0 ** min(failures - 1, 30))
             return rng.uniform(0.0, ceiling)
 
 

@@ -21,6 +21,9 @@ from sshgrid.toolchains.versions import parse_constraint
 MAX_SECONDS = 10 * 365 * 86400.0
 MAX_BYTES = 1 << 62
 MAX_RETRIES = 1000
+# Of Linux, see execve(2): MAX_ARG_STRLEN without its closing NUL byte, and a quarter of the usual stack.
+MAX_ARGUMENT_BYTES = 131_071
+MAX_ARGUMENTS_BYTES = 2_000_000
 _HEAD_BYTES = 4096
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Any node will do to see whether a program can be laid out at all.
@@ -65,6 +68,7 @@ def _named(program: Program, head: bytes, languages: Sequence[Language]) -> Prog
 
 
 def _check_wishes(submission: Submission) -> None:
+    _check_arguments(submission.program)
     _check_environment(submission.program)
     _check_limits(submission.program.limits)
     if submission.retries is not None and not 0 <= submission.retries <= MAX_RETRIES:
@@ -74,12 +78,30 @@ def _check_wishes(submission: Submission) -> None:
             selectors.nodes(submission.on, ())
 
 
+def _check_arguments(program: Program) -> None:
+    for number, argument in enumerate(program.args, 1):
+        if len(argument) > MAX_ARGUMENT_BYTES:
+            raise UsageError(
+                f"argument {number} has {len(argument):,} bytes, and no program can be given more than"
+                f" {MAX_ARGUMENT_BYTES:,} in one",
+                "give it on standard input or in a file",
+            )
+    total = sum(map(len, program.args)) + sum(len(name) + len(value) for name, value in program.env)
+    if total > MAX_ARGUMENTS_BYTES:
+        raise UsageError(
+            f"arguments and variables of {total:,} bytes: no program can be given more than {MAX_ARGUMENTS_BYTES:,}",
+            "give them on standard input or in a file",
+        )
+
+
 def _check_environment(program: Program) -> None:
     for name, value in program.env:
         if not _VARIABLE.fullmatch(name):
             raise UsageError(f"not a variable's name: {name[:80]!r}", "--env NAME=VALUE")
         if b"\0" in value:
             raise UsageError(f"the value of {name} holds a NUL byte")
+        if len(name) + 1 + len(value) > MAX_ARGUMENT_BYTES:
+            raise UsageError(f"{name} and its value have more than {MAX_ARGUMENT_BYTES:,} bytes")
 
 
 def _check_limits(limits: Limits) -> None:

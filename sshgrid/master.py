@@ -53,6 +53,20 @@ SIGNALS = frozenset(name.removeprefix("SIG") for name in signals.Signals.__membe
 MAX_WINDOW = 65535  # as the terminal's own 16 bits
 
 
+class _Moment:
+    """The nodes at one moment, and what that means for waiting jobs: thousands alike are one question."""
+
+    def __init__(self, views: Sequence[NodeView]) -> None:
+        self.views = views
+        self._codes: dict[object, str] = {}
+
+    def pending_code(self, job: Job) -> str:
+        key = placement.needs(job.submission), job.excluded
+        if key not in self._codes:
+            self._codes[key] = placement.pending_code(self.views, job.submission, job.excluded)
+        return self._codes[key]
+
+
 class Master:
     """One grid: its parts wired together, and everything that may be asked of it."""
 
@@ -109,14 +123,14 @@ class Master:
 
     async def _refuse_impossible(self, submission: Submission) -> None:
         """Early no to what no node can ever run; waits a moment for nodes that have not been asked yet."""
-        deadline = time.time() + DECIDE_SECONDS
+        deadline = time.monotonic() + DECIDE_SECONDS
         language = submission.program.language
         while True:
-            views = self.roster.views(time.time())
+            views = self.roster.views()
             if impossible := placement.permanently_impossible(views, submission, self.inventory.languages):
                 raise _refusal(*impossible)
             able = any(language in view.toolchains for view in views)
-            if able or not self.roster.undecided(language) or time.time() > deadline:
+            if able or not self.roster.undecided(language) or time.monotonic() > deadline:
                 return
             self.roster.want(language)
             await self.book.board.changed(None, 0.25)
@@ -192,23 +206,23 @@ class Master:
         ids = selectors.jobs(query.selector, self.store.ids()) if query.selector else None
         since = time.time() - query.since_seconds if query.since_seconds is not None else 0.0
         found = self.store.jobs(ids, active_only=query.active_only, owner=query.user, since=since)
-        views = self.roster.views(time.time())
-        lines = [self._line(job, views) for job in found]
+        moment = _Moment(self.roster.views())
+        lines = [self._line(job, moment) for job in found]
         return [line for line in lines if not query.states or line.state in query.states]
 
     def line(self, job: Job, explain: bool = False) -> JobLine:
         """One job as people see it; `explain` adds for a waiting job what rules each node out."""
-        return self._line(job, self.roster.views(time.time()), explain)
+        return self._line(job, _Moment(self.roster.views()), explain)
 
-    def _line(self, job: Job, views: Sequence[NodeView], explain: bool = False) -> JobLine:
+    def _line(self, job: Job, moment: _Moment, explain: bool = False) -> JobLine:
         now = time.time()
         job = self.attempts.live(job)
         allowed = lifecycle.attempts_allowed(job, self.inventory.retry)
         pending, why = "", tuple[NodeReason, ...]()
         if job.phase is Phase.QUEUED:
-            pending = placement.pending_code(views, job.submission, job.excluded)
+            pending = moment.pending_code(job)
             if explain:
-                why = placement.explain(views, job.submission, job.excluded, self.inventory.languages)
+                why = placement.explain(moment.views, job.submission, job.excluded, self.inventory.languages)
         return report.job_line(job, now, allowed, self._disconnected(job), pending, why)
 
     def _disconnected(self, job: Job) -> bool:
@@ -218,11 +232,10 @@ class Master:
         return member is None or not member.up
 
     async def nodes(self, query: Nodes) -> Sequence[NodeLine]:
-        now = time.time()
         members = self.roster.members
         chosen = [node.name for node in selectors.nodes(query.selector, [member.node for member in members.values()])]
         return [
-            report.node_line(members[name].view(now), members[name].last_seen if members[name].facts else None)
+            report.node_line(members[name].view(), members[name].last_seen if members[name].facts else None)
             for name in chosen
         ]
 
@@ -232,15 +245,15 @@ class Master:
         chosen = [members[node.name] for node in selectors.nodes(selector, [m.node for m in members.values()])]
         for member in chosen:
             member.dial_now()
-        deadline = time.time() + max((member.node.connect_timeout_seconds + 20 for member in chosen), default=0)
-        while any(not member.tried for member in chosen) and time.time() < deadline:
+        deadline = time.monotonic() + max((member.node.connect_timeout_seconds + 20 for member in chosen), default=0)
+        while any(not member.tried for member in chosen) and time.monotonic() < deadline:
             await self.book.board.changed(None, 0.5)
         return await self.nodes(Nodes(selector))
 
     async def explain(self, submission: Submission) -> ExplainReply:
         submission = intake.complete(submission, self.inventory.languages, self.spool)
         await self._refuse_impossible(submission)
-        views = self.roster.views(time.time())
+        views = self.roster.views()
         policy = placement.POLICIES[self.inventory.placement]
         chosen = placement.place(views, submission, (), policy, self._rng, self.scheduler.turn)
         able = placement.eligible(views, submission)

@@ -162,7 +162,7 @@ class Submission(Noun, frozen=True):
 class Usage(Noun, frozen=True):
     """What a finished run used, as far as the node could tell."""
 
-    started: float = 0.0
+    started: float = 0.0  # of the node's own uptime, in seconds, as `ended`
     ended: float = 0.0
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from sshgrid import placement
 from sshgrid.attempts import Attempts
 from sshgrid.jobbook import JobBook
-from sshgrid.model import Cancelled, GaveUp, Job, Noun, Phase, Submission
+from sshgrid.model import Cancelled, GaveUp, Job, JobId, Noun, Phase, Submission
 from sshgrid.placement import NodeView
 from sshgrid.roster import Roster
 
@@ -48,6 +48,9 @@ class Scheduler:
         self.turn = 0
         self._served: dict[str, int] = {}  # owner -> number of the turn that was theirs last
         self._since = time.time()
+        self._backoffs: dict[
+            tuple[JobId, float], float
+        ] = {}  # job and the end of its backoff -> when it was seen first
 
     async def run(self) -> None:
         """Until cancelled, or until what is kept can no longer be trusted (StoreError)."""
@@ -66,11 +69,12 @@ class Scheduler:
     def _step(self, now: float) -> float:
         """Start what can be started; seconds until the next look that nothing else would cause."""
         waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
-        pauses = [LONGEST_PAUSE_SECONDS, *(job.not_before - now for job in waiting if job.not_before > now)]
-        views = self._roster.views(now)
+        rests = self._backoff_rests(waiting, now)
+        pauses = [LONGEST_PAUSE_SECONDS, *rests.values()]
+        views = self._roster.views()
         prospects: dict[Wants, _Prospect] = {}
         stuck: set[Wants] = set()  # of many alike, one that finds no node speaks for all
-        for job in placement.order([job for job in waiting if job.not_before <= now], self._handed_out()):
+        for job in placement.order([job for job in waiting if job.id not in rests], self._handed_out()):
             wants = _wants(job)
             prospect = prospects.get(wants) or prospects.setdefault(wants, self._prospect(views, job.submission))
             if self._finish_hopeless(job, prospect, now) or wants in stuck:
@@ -78,12 +82,20 @@ class Scheduler:
             if rest := self._undecided_seconds(job, now):
                 pauses.append(rest)
             elif self._start(job, views, now):
-                views = self._roster.views(now)
+                views = self._roster.views()
                 continue
             else:
                 pauses.append(1.0)  # load and memory change by samples alone, which wake nobody
             stuck.add(wants)
         return max(0.01, min(pauses))
+
+    def _backoff_rests(self, waiting: Sequence[Job], now: float) -> dict[JobId, float]:
+        """Seconds that jobs still back off: never longer than the policy's longest, however the wall clock jumps."""
+        longest, clock = self._roster.retry.backoff_max_seconds, time.monotonic()
+        backing_off = {(job.id, job.not_before): job for job in waiting if job.not_before > now}
+        self._backoffs = {key: self._backoffs.get(key, clock) for key in backing_off}
+        rests = {job.id: self._backoffs[key] + longest - clock for key, job in backing_off.items()}
+        return {job.id: min(job.not_before - now, rests[job.id]) for job in backing_off.values() if rests[job.id] > 0}
 
     def _handed_out(self) -> Mapping[str, float]:
         """What each owner runs; among equals, whose last turn is longest ago comes first.

@@ -147,7 +147,7 @@ async def tail(book: JobBook, spool: Spool, line: Line, request: Logs) -> AsyncG
             for stream in shown:
                 read = _reader(spool, job.id, stream)
                 while True:
-                    shown[stream], piece = advance(shown[stream], attempt, read, PIECE_BYTES)
+                    shown[stream], piece = advance(shown[stream], attempt, read, PIECE_BYTES, _has_result(job))
                     if piece is None:
                         break
                     if piece.restarted:

@@ -185,7 +185,7 @@ run_task() {
   record "$?" "stage=$step"
 }
 
-# Built aside and renamed in: a half-built folder is never seen. Two who build the same: the first rename counts.
+# Built aside, on disk, and renamed in: a half-built folder is never seen. Two who build the same: the first rename counts.
 build() {
   aside=$W/builds/.$BUILD.$RUN
   laid_out=0
@@ -200,6 +200,7 @@ build() {
     printf '' >compiled
   fi
   step=layout
+  find "$aside" -type f -exec sync {} + 2>/dev/null
   [ -d "$BUILD_DIR" ] || mv "$aside" "$BUILD_DIR" 2>/dev/null
   # Who comes second between the look and the mv lands inside the first one's folder.
   rm -rf "$aside" "$BUILD_DIR/.$BUILD.$RUN"
@@ -601,6 +602,8 @@ keep() {
     sum=$(sha256sum <"$part")
     [ "${sum%% *}" = "$2" ] || { rm -f "$part"; echo "corrupt"; return; }
   fi
+  # A name that outlives a power cut without its bytes would be an empty program, which ends well.
+  sync "$part" 2>/dev/null
   mv -f "$part" "$W/objects/$2" && echo kept
 }
 

@@ -19,6 +19,7 @@ from sshgrid.dial import Dialing
 from sshgrid.errors import Dropped
 from sshgrid.jobbook import JobBook
 from sshgrid.master import Master
+from sshgrid.member import Member
 from sshgrid.model import (
     Facts,
     Inventory,
@@ -34,7 +35,7 @@ from sshgrid.model import (
     Submission,
     Toolchain,
 )
-from sshgrid.roster import Member, Roster
+from sshgrid.roster import Roster
 from sshgrid.spool import Spool
 from sshgrid.store import Store
 from sshgrid.testing.engine import Play, ScriptedEngine, Stage
@@ -81,7 +82,7 @@ class ScriptedMember(Member):
     async def connected(self, patience_seconds: float) -> Link:
         """Waits as a real member does; there is no link to give."""
         while not self.alive:
-            if time.time() - self.last_seen >= patience_seconds:
+            if self.silent_seconds() >= patience_seconds:
                 raise Dropped(self.name, "no answer")
             await asyncio.sleep(0.002)
         return cast("Link", None)
@@ -93,9 +94,8 @@ class ScriptedMember(Member):
             self.facts = FACTS
             self.has(*self._languages)
         self.reason = "" if self.alive else self.reason or "no route to host"
-        now = time.time()
-        self.sample = Sample(now, 1000.0, 0.0, 0.0, 4 << 30) if self.alive else None
-        self.last_seen = now
+        self.sample = Sample(time.time(), 1000.0, 0.0, 0.0, 4 << 30) if self.alive else None
+        self.heard(1000.0)
         self._tell()
 
     def has(self, *languages: str) -> None:

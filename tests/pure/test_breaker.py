@@ -67,6 +67,15 @@ def test_one_failure_opens_it_until_its_pause_is_over() -> None:
     assert [breaker.state(at) for at in (100.9, 101.0)] == [BreakerState.OPEN, BreakerState.HALF_OPEN]
 
 
+def test_a_node_whose_runs_are_waited_for_is_not_left_alone_for_long_unless_it_refuses() -> None:
+    silent, refused = Breaker(), Breaker()
+    for _ in range(8):
+        silent = silent.failed(100.0, SILENT, Slowest(), 1.0)
+        refused = refused.failed(100.0, REFUSED, Slowest(), 1.0)
+    assert silent.next_try == 101.0
+    assert refused.next_try >= 400.0
+
+
 def test_half_open_lets_one_dial_through() -> None:
     breaker = Breaker().failed(100.0, SILENT, Slowest()).dialling()
     assert not breaker.allows(101.0)
@@ -74,7 +83,7 @@ def test_half_open_lets_one_dial_through() -> None:
 
 
 def test_success_forgets_everything() -> None:
-    breaker = Breaker().failed(100.0, REFUSED, Slowest()).dialling().succeeded(161.0)
+    breaker = Breaker().failed(100.0, REFUSED, Slowest()).dialling().succeeded()
     assert breaker == Breaker()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sshgrid import paths
-from sshgrid.model import Node
+from sshgrid.model import Node, RetryPolicy
 from sshgrid.paths import Places
 from sshgrid.testing import Play, ScriptedGrid, inventory
 from tests.service.fake_master import DEADLINE_SECONDS, FakeMaster
@@ -110,9 +110,13 @@ class Grids:
         self.made: list[ScriptedGrid] = []
 
     async def __call__(
-        self, *plays: Play, nodes: tuple[str | Node, ...] = ("n1", "n2", "n3"), down: tuple[str, ...] = ()
+        self,
+        *plays: Play,
+        nodes: tuple[str | Node, ...] = ("n1", "n2", "n3"),
+        down: tuple[str, ...] = (),
+        retry: RetryPolicy | None = None,
     ) -> ScriptedGrid:
-        grid = ScriptedGrid(self.folder, inventory(*nodes), *plays, down=down)
+        grid = ScriptedGrid(self.folder, inventory(*nodes, retry=retry), *plays, down=down)
         self.made.append(grid)
         return await grid.begin()
 

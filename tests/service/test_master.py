@@ -508,3 +508,17 @@ async def test_a_paused_master_starts_nothing(grids: Grids) -> None:
     assert grid.engine.ran_on == []
     other.cancel()
     await asyncio.gather(other, return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        ({"args": (b"ok", b"x" * 131_072)}, "argument 2 has 131,072 bytes"),
+        ({"env": (("LONG", b"x" * 131_072),)}, "LONG and its value"),
+        ({"args": (b"x" * 100_000,) * 21}, "2,100,000 bytes"),
+    ],
+)
+async def test_A11_what_exec_could_never_take_is_refused(grids: Grids, wishes: dict[str, Any], words: str) -> None:
+    grid = await grids()
+    with pytest.raises(UsageError, match=words):
+        await grid.submit(grid.submission(**wishes))

@@ -112,6 +112,12 @@ def test_A11_one_argument_may_be_as_long_as_the_system_takes(grid: Grid) -> None
     assert grid("rm", "last").code == 0
 
 
+def test_A11_an_argument_that_no_program_can_be_given_is_2(grid: Grid) -> None:
+    grid.write("length.py", "import sys; print(len(sys.argv[1]))")
+    many = ["x" * 130_000] * 16
+    refused(grid("run", "length.py", *many), 2, "2,080,000 bytes")
+
+
 def test_A9_a_name_that_is_not_utf8_is_refused(grid: Grid) -> None:
     with open(bytes(grid.folder) + b"/\xff.py", "wb") as file:  # noqa: PTH123 - no str
         file.write(b"print(1)")

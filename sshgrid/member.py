@@ -1,0 +1,402 @@
+"""One node as it is now: its connection, kept up, with its load, its toolchains and its health.
+
+A member dials its node whenever its breaker allows, notices silence by the missing load sample, and dials anew at once.
+Toolchains count only after a hello of theirs ran on the node; the proof is kept there. Time is the monotonic clock: a
+wall clock that jumps must not make a node silent. Refuses to decide where jobs go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sshgrid import toolchains
+from sshgrid.breaker import DIAL_MAX_SECONDS, Breaker, Quarantine
+from sshgrid.engines import Engine
+from sshgrid.engines.direct import DirectEngine
+from sshgrid.errors import Dropped, HostError, NodeUnfit
+from sshgrid.lifecycle import patience
+from sshgrid.model import Facts, Language, Node, Sample, Toolchain
+from sshgrid.nodes import Link
+from sshgrid.placement import NodeView
+from sshgrid.proof import Proof, Prover, proofs_in
+from sshgrid.redial import first_of_two
+
+if TYPE_CHECKING:
+    from sshgrid.roster import Roster
+
+log = logging.getLogger(__name__)
+
+WAITED_FOR_SECONDS = 1.0  # between two dials of a silent node whose runs are waited for
+STRAYS_AGAIN_SECONDS = 20.0  # longer than the guard of a start
+SILENCE_SECONDS = 5.0  # without a load sample for so long, the connection is given up and dialled anew
+TIDY_SECONDS = 5.0  # how often a node is asked whether there is something to clean, when nothing is known of
+QUIET_SECONDS = 3.0  # toolchains that nobody asked for are tested after the node has been up for so long
+RETEST_SECONDS = 30.0
+# What lies on a node: nothing older, and not more.
+SWEEP_DAYS = 14
+SWEEP_BYTES = 10 << 30
+FIRST_SWEEP_SECONDS = 60.0  # not while somebody waits for a first run
+SWEEP_SECONDS = 6 * 3600.0
+
+
+class Member:
+    """One node, kept connected for as long as `keep` runs."""
+
+    def __init__(self, node: Node, grid: Roster) -> None:
+        self.node = node
+        self.name = node.name
+        self.running: set[str] = set()  # run names that were given to it and have not ended
+        self.leftovers: set[str] = set()  # runs that could not be cleaned while it was away
+        self.claims: set[str] = set()  # run folders that stand against a start which may still be on its way
+        self.reason = ""  # why it is not up; "" while it is, or before the first dial
+        self.tried = False
+        self.facts: Facts | None = None
+        self.sample: Sample | None = None
+        self.toolchains: dict[str, Toolchain] = {}
+        self.untested: set[str] = set()
+        self.problems: dict[str, str] = {}
+        self.engine: Engine = DirectEngine(self, grid.spool.path, lambda worked: patience(grid.retry, worked))
+        self._grid = grid
+        self._link: Link | None = None
+        self._breaker = Breaker()
+        self.quarantine = Quarantine()
+        self._wanted: list[str] = []
+        self._wake = asyncio.Event()  # dial now; test now
+        self._starts: list[float] = []
+        self._ends: list[float] = []
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._heard_at = time.monotonic()  # the last sign of life
+        self._uptime = (0.0, self._heard_at)  # the node's own clock, and when it said so
+
+    # --- what placement sees
+
+    def view(self) -> NodeView:
+        now = time.monotonic()
+        room = self.quarantine.room(now)
+        node = self.node
+        if room is not None and self.up:
+            node = msgspec.structs.replace(node, slots=min(room, node.slots or self._cores()))
+        since = self._heard_at if self.sample else 0.0
+        return NodeView(
+            node=node,
+            up=self.up and room != 0,
+            reason=self.reason or ("" if room != 0 else "quarantined after losing several runs"),
+            facts=self.facts,
+            toolchains=dict(self.toolchains),
+            untested=frozenset(self.untested),
+            sample=self.sample,
+            running=len(self.running),
+            started_since_sample=sum(at > since for at in self._starts),
+            ended_since_sample=sum(at > since for at in self._ends),
+            next_try_seconds=None if self.up or not self.tried else max(0.0, self._breaker.next_try - now),
+        )
+
+    def _cores(self) -> int:
+        return self.facts.cores if self.facts else 1
+
+    @property
+    def up(self) -> bool:
+        return self._link is not None and not self._link.lost.done()
+
+    @property
+    def undecided(self) -> bool:
+        """The first dial has not ended, or the first load sample has not come."""
+        return not self.tried or (self.up and self.sample is None)
+
+    def begun(self, run: str) -> None:
+        self.running.add(run)
+        self._starts = [*self._starts[-63:], time.monotonic()]
+
+    def ended(self, run: str) -> None:
+        if run in self.running:
+            self.running.discard(run)
+            self._ends = [*self._ends[-63:], time.monotonic()]
+
+    def lost_a_run(self) -> None:
+        """A program that ran here was lost with the node."""
+        self.quarantine = self.quarantine.lost(time.monotonic())
+
+    # --- the engine's Host
+
+    async def connected(self, patience_seconds: float) -> Link:
+        """The live connection. Raises Dropped when patience ends, counted from the node's last sign of life.
+
+        When every node is silent the fault is ours: nobody's patience ends then. Without patience it raises at once.
+        """
+        while True:
+            if self._link is not None and not self._link.lost.done():
+                return self._link
+            silent = self.silent_seconds()
+            if silent >= patience_seconds and not (patience_seconds and self._grid.all_silent):
+                raise Dropped(
+                    self.name, f"no answer for {silent:.0f} s" if silent >= 1 else self.reason or "not connected"
+                )
+            await self._changed(min(max(0.05, patience_seconds - silent), 1.0))
+
+    def silent_seconds(self) -> float:
+        return time.monotonic() - self._heard_at
+
+    @property
+    def last_seen(self) -> float:
+        """Its last sign of life, as the wall clock shows it."""
+        return time.time() - self.silent_seconds()
+
+    def uptime_now(self) -> float:
+        """The node's own clock, carried on from when it last said what it shows."""
+        shown, at = self._uptime
+        return shown + time.monotonic() - at
+
+    def heard(self, uptime_seconds: float) -> None:
+        """A sign of life, which says what the node's clock shows."""
+        self._heard_at = time.monotonic()
+        self._uptime = (uptime_seconds, self._heard_at)
+
+    async def _changed(self, seconds: float) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            async with asyncio.timeout(seconds):
+                await waiter
+        except TimeoutError:
+            pass
+        finally:
+            self._waiters.discard(waiter)
+
+    def _tell(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._grid.changed()
+
+    # --- keeping it connected
+
+    async def keep(self) -> None:
+        """Dial, watch, dial again; until cancelled."""
+        try:
+            while True:
+                await self._until_allowed()
+                link = await self._dial()
+                if link is not None:
+                    await self._watch(link)
+        finally:
+            if self._link is not None:
+                await self._link.close()
+
+    def broken(self, task: asyncio.Task[None]) -> None:
+        """Our bug must not look like a node that was never dialled."""
+        if not task.cancelled() and (error := task.exception()):
+            log.error("%s is no longer kept connected", self.name, exc_info=error)
+            self.reason, self.tried = f"a bug in sshgrid: {type(error).__name__}: {error}", True
+            self._tell()
+
+    async def _until_allowed(self) -> None:
+        while not self._breaker.allows(time.monotonic()):
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(max(0.05, self._breaker.next_try - time.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def dial_now(self) -> None:
+        """Whatever the breaker says: a person asked."""
+        if not self.up:
+            self._breaker = Breaker()
+            self.tried = False
+            self._wake.set()
+
+    async def _dial(self) -> Link | None:
+        self._breaker = self._breaker.dialling()
+        try:
+            async with self._grid.handshakes:
+                link = await first_of_two(self._open, Link.close, lambda: bool(self.running))
+        except HostError as error:
+            longest = WAITED_FOR_SECONDS if self.running else DIAL_MAX_SECONDS
+            self._breaker = self._breaker.failed(time.monotonic(), error, self._grid.rng, longest)
+            self.reason = error.reason
+            self.tried = True
+            log.info("%s is down: %s", self.name, error.reason)
+            self._tell()
+            return None
+        self._breaker = self._breaker.succeeded()
+        self._link, self.facts, self.reason, self.tried = link, link.facts, "", True
+        self.heard(link.facts.uptime_seconds)
+        self._learn(link)
+        log.info("%s is up: %s %s, %d cores", self.name, link.facts.system, link.facts.architecture, link.facts.cores)
+        self._tell()
+        return link
+
+    async def _open(self) -> Link:
+        return await Link.open(self.node, self._grid.how, self._grid.tools, self._felt)
+
+    def _felt(self, sample: Sample) -> None:
+        first = self.sample is None or self.sample.busy_cores is None
+        self.sample = sample
+        self.heard(sample.uptime_seconds)
+        self._grid.sampled(first)
+
+    async def _watch(self, link: Link) -> None:
+        """Until the connection is lost, or silent for too long."""
+        testing = asyncio.create_task(self._test_toolchains(link))
+        tidying = asyncio.create_task(self._tidy(link))
+        try:
+            while not link.lost.done():
+                # A node that speaks is not looked at again before it could have been silent for too long.
+                rest = SILENCE_SECONDS - self.silent_seconds()
+                await asyncio.wait([link.lost], timeout=min(max(rest, 0.05), SILENCE_SECONDS))
+                if tidying.done():
+                    tidying.result()  # it ends with the link, or by a bug of ours
+                silent = self.silent_seconds()
+                if silent > SILENCE_SECONDS and not link.lost.done():
+                    await link.close(Dropped(self.name, f"no answer for {silent:.0f} s"))
+        finally:
+            testing.cancel()
+            tidying.cancel()
+            await asyncio.gather(testing, tidying, return_exceptions=True)
+        self.reason = link.lost.result().reason
+        self.sample = None
+        log.info("%s: connection lost: %s", self.name, self.reason)
+        self._tell()
+        await link.close()
+
+    async def _tidy(self, link: Link) -> None:
+        """Whatever no job needs any more. Apart from the watch, as a node may fall silent in the middle of it."""
+        await self._find_strays(link)
+        # A start that an old connection still held back comes until the node refuses it as too late.
+        strays_at = time.monotonic() + STRAYS_AGAIN_SECONDS
+        sweep_at = time.monotonic() + FIRST_SWEEP_SECONDS
+        while not link.lost.done():
+            await self._clean_leftovers(link)
+            if time.monotonic() >= strays_at:
+                await self._find_strays(link)
+                strays_at = math.inf
+            if time.monotonic() >= sweep_at:
+                await self._sweep(link)
+                sweep_at = time.monotonic() + SWEEP_SECONDS
+            await asyncio.wait([link.lost], timeout=1.0 if self.leftovers else TIDY_SECONDS)
+
+    async def _find_strays(self, link: Link) -> None:
+        """Runs of this grid that nobody knows any more: an earlier master did not live to clean them."""
+        try:
+            there = await link.runs(self._grid.grid)
+        except HostError as error:
+            log.info("%s: its runs could not be listed: %s", self.name, error.reason)
+            return
+        # Nodes may share a working folder: what runs for another of them is not a stray.
+        self.leftovers |= set(there) - self._grid.known_runs()
+
+    async def _clean_leftovers(self, link: Link) -> None:
+        # Asked every second by every node: what all of them run is only gathered when there is something to compare.
+        runs = sorted(self.leftovers - self._grid.known_runs()) if self.leftovers else []
+        if not runs:
+            return
+        try:
+            await link.clean(runs)
+        except NodeUnfit as error:
+            log.warning("%s: %s", self.name, error.reason)
+        except HostError as error:
+            log.info("%s: leftovers stay for now: %s", self.name, error.reason)
+            return
+        self.leftovers.difference_update(runs)
+
+    async def _sweep(self, link: Link) -> None:
+        try:
+            await link.sweep(SWEEP_DAYS, SWEEP_BYTES)
+        except HostError as error:
+            log.info("%s: sweep stopped: %s", self.name, error.reason)
+
+    # --- toolchains
+
+    def _learn(self, link: Link) -> None:
+        """Which languages are proved, which are refuted, and which have to be tested."""
+        known = proofs_in(link.found.proofs)
+        self.toolchains, self.problems, self.untested = {}, {}, set()
+        for row in self._grid.languages:
+            candidate = self._candidate(row, link)
+            if candidate is None:
+                continue
+            proof = known.get(row.name)
+            if proof is None or proof.fingerprint != candidate.fingerprint:
+                self.untested.add(row.name)
+            else:
+                self._believe(candidate, proof)
+
+    def _candidate(self, row: Language, link: Link) -> Toolchain | None:
+        if self.node.toolchains is not None and row.name not in self.node.toolchains:
+            return None
+        commands = toolchains.resolve(row, link.found.tools)
+        if commands is None:
+            return None
+        return Toolchain(row.name, "", commands, _fingerprint(row, commands, link.found.signatures))
+
+    def _believe(self, candidate: Toolchain, proof: Proof) -> None:
+        self.untested.discard(candidate.language)
+        if proof.problem:
+            self.problems[candidate.language] = proof.problem
+        else:
+            self.toolchains[candidate.language] = msgspec.structs.replace(candidate, version=proof.version)
+
+    def want(self, language: str) -> None:
+        """Somebody waits for this toolchain: test it before all others."""
+        if language in self.untested and language not in self._wanted:
+            self._wanted.append(language)
+            self._wake.set()
+
+    async def _test_toolchains(self, link: Link) -> None:
+        """One after the other, those that are waited for first. A failing connection leaves them untested."""
+        prover = Prover(self._grid.grid, self._grid.spool, self.engine, self._grid.proving)
+        quiet_at = time.monotonic() + QUIET_SECONDS
+        while not link.lost.done():
+            self._wake.clear()
+            language = self._next_test(quiet_at)
+            if language is None:
+                await self._pause(max(quiet_at, time.monotonic() + QUIET_SECONDS))
+                continue
+            try:
+                await self._test(prover, link, language)
+            except HostError as error:
+                log.info("%s: test of %s stopped: %s", self.name, language, error.reason)
+                quiet_at = time.monotonic() + RETEST_SECONDS
+
+    async def _test(self, prover: Prover, link: Link, language: str) -> None:
+        row = next(row for row in self._grid.languages if row.name == language)
+        candidate = self._candidate(row, link)
+        assert candidate is not None
+        proof = await prover.prove(row, candidate, link.facts)
+        self._believe(candidate, proof)
+        self._tell()
+        await link.prove(_file_name(language), proof.line())
+
+    def _next_test(self, quiet_at: float) -> str | None:
+        """What somebody waits for; else, on a quiet node, one of the common languages."""
+        while self._wanted:
+            language = self._wanted.pop(0)
+            if language in self.untested:
+                return language
+        common = {row.name for row in self._grid.languages if row.default} & self.untested
+        return min(common) if common and time.monotonic() >= quiet_at and not self.running else None
+
+    async def _pause(self, until: float) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+
+def _fingerprint(row: Language, commands: Mapping[str, str], signatures: Mapping[str, str]) -> str:
+    """Changes when the row of the table or one of its tools changes."""
+    tools = sorted((name, path, signatures.get(path, "")) for name, path in commands.items())
+    return hashlib.sha256(msgspec.json.encode((row, tools))).hexdigest()[:24]
+
+
+def _file_name(language: str) -> str:
+    return hashlib.sha256(language.encode()).hexdigest()[:16]

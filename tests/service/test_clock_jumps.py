@@ -1,0 +1,65 @@
+"""A wall clock that jumps (NTP, a laptop that wakes, a person) moves nothing but what people are shown."""
+
+from __future__ import annotations
+
+import time
+from random import Random
+
+import pytest
+
+from sshgrid.errors import Dropped
+from sshgrid.model import Exited, Outcome, RetryPolicy, Step
+from sshgrid.testing import Stage, until
+from tests.service.conftest import Grids
+
+HOUR = 3600.0
+
+
+class Wall:
+    """The wall clock, which a test may turn."""
+
+    def __init__(self) -> None:
+        self.turned = 0.0
+        self._true = time.time
+
+    def time(self) -> float:
+        return self._true() + self.turned
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    wall = Wall()
+    monkeypatch.setattr(time, "time", wall.time)
+    return wall
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_F37_a_jump_makes_no_node_silent_and_moves_no_uptime(grids: Grids, wall: Wall, hours: int) -> None:
+    grid = await grids()
+    member = await until(lambda: grid.member("n1") if grid.member("n1").facts else None)
+    uptime = member.uptime_now()
+    wall.turned = hours * HOUR
+    assert member.silent_seconds() < 60.0
+    assert 0.0 <= member.uptime_now() - uptime < 60.0
+    assert abs(member.last_seen - time.time()) < 60.0
+
+
+class Slowest(Random):
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+async def test_F37_a_clock_that_goes_back_makes_no_backoff_longer_than_the_policy_does(
+    grids: Grids, wall: Wall
+) -> None:
+    async def loses_its_host(stage: Stage) -> Outcome:
+        await stage.enter(Step.RUNNING)
+        raise Dropped(stage.node, "reset")
+
+    policy = RetryPolicy(retries=2, backoff_seconds=0.5, backoff_max_seconds=0.5, patience_min_seconds=0.05)
+    grid = await grids(loses_its_host, Exited(0), nodes=("n1",), retry=policy)
+    grid.roster.rng = Slowest()
+    job = await grid.submit()
+    await until(lambda: grid.job(job).not_before > time.time())
+    wall.turned = -HOUR
+    assert (await grid.wait(job)).state == "COMPLETED"
