@@ -70,7 +70,7 @@ def direct(folder: Path) -> MakeBench:
     @asynccontextmanager
     async def make() -> AsyncIterator[DirectBench]:
         with Spool(folder / "spool") as spool:
-            # Another grid than that of the runs: no job stands behind them, so their own grid would take them for strays.
+            # Not the grid of the runs: no job stands behind those, so a roster of their own would take them for strays.
             roster = Roster("roster", spool, Dialing(), Random(1), lambda: None)
             node = Node("here", connection="local", slots=4, workdir=str(folder / "work"))
             try:
