@@ -228,18 +228,21 @@ class Attempts:
         source = next(file for file in program.files if file.name == program.entry)
         recipe = toolchains.recipe(row, found, program, self._spool.read(source.sha256), member.facts)
         words = f"{found.language} {found.version}".strip()
-        running.record = msgspec.structs.replace(running.record, toolchain=words, isolation=member.facts.isolation)
         asked = job.submission
-        return Order(
+        order = Order(
             running.attempt,
             running.run,
             program,
             recipe,
             asked.interactive,
             asked.terminal,
+            asked.keep_children,
             asked.on_host_loss,
             max(0.0, time.time() - running.record.began) if resume else 0.0,
         )
+        isolation = order.isolation(member.facts)
+        running.record = msgspec.structs.replace(running.record, toolchain=words, isolation=isolation)
+        return order
 
     def _settle(self, running: _Running, finish: Finish) -> None:
         """The result on disk, then in memory, then told."""

@@ -21,6 +21,7 @@ from sshgrid.toolchains.versions import parse_constraint
 MAX_SECONDS = 10 * 365 * 86400.0
 MAX_BYTES = 1 << 62
 MAX_RETRIES = 1000
+MAX_PROCESSES = 1 << 22  # of Linux: PID_MAX_LIMIT, see proc_sys_kernel(5)
 # Of Linux, see execve(2): MAX_ARG_STRLEN without its closing NUL byte, and a quarter of the usual stack.
 MAX_ARGUMENT_BYTES = 131_071
 MAX_ARGUMENTS_BYTES = 2_000_000
@@ -107,6 +108,8 @@ def _check_environment(program: Program) -> None:
 def _check_limits(limits: Limits) -> None:
     if limits.wall_seconds is not None and not 0 < limits.wall_seconds <= MAX_SECONDS:
         raise UsageError(f"a time limit of {limits.wall_seconds:g} s cannot be kept")
+    if limits.processes is not None and not 0 < limits.processes <= MAX_PROCESSES:
+        raise UsageError(f"a limit of {limits.processes} processes cannot be kept")
     for name, size in (("memory", limits.memory_bytes), ("output", limits.output_bytes)):
         if size is not None and not 0 < size <= MAX_BYTES:
             raise UsageError(f"a limit of {size} bytes of {name} cannot be kept")

@@ -27,8 +27,13 @@ class Order(Noun, frozen=True):
     recipe: Recipe
     interactive: bool = False
     terminal: bool = False
+    keep_children: bool = False
     on_host_loss: OnHostLoss = OnHostLoss.RELAUNCH
     worked_seconds: float = 0.0  # of a run that an earlier master started: how long ago
+
+    def isolation(self, facts: Facts) -> str:
+        """What keeps the run apart on that node. A pid namespace would end whatever the program leaves running."""
+        return "session" if self.keep_children else facts.isolation
 
 
 def run_name(grid: str, attempt: Attempt) -> str:
@@ -42,10 +47,10 @@ def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) ->
     lines = [
         _assign("BUILD", recipe.build_key),
         _assign("COMPILES", "1" if recipe.compile else "0"),
-        _assign("ISOLATION", facts.isolation),
+        _assign("ISOLATION", order.isolation(facts)),
         _assign("USER_NAMESPACE", "" if facts.uid == 0 else "--user --map-current-user"),
         _assign("INPUT", order.program.stdin.sha256 if order.program.stdin else ""),
-        _assign("KEEP_CHILDREN", "0"),
+        _assign("KEEP_CHILDREN", str(int(order.keep_children))),
         _assign("INTERACTIVE", str(int(order.interactive))),
         _assign("LEASE", "" if lease_uptime is None else str(int(lease_uptime))),
         _assign("BUILD_LIMIT", str(BUILD_LIMIT_SECONDS * 100)),
@@ -75,6 +80,7 @@ def _limits(limits: Limits, recipe: Recipe) -> list[bytes]:
         _assign("MEMORY_LIMIT", "" if memory is None else str(memory)),
         _assign("ADDRESS_SPACE_KB", backstop),
         _assign("OUTPUT_LIMIT", "" if limits.output_bytes is None else str(limits.output_bytes)),
+        _assign("PROCESS_LIMIT", "" if limits.processes is None else str(limits.processes)),
     ]
 
 

@@ -26,6 +26,7 @@ from sshgrid.model import (
     OutOfMemory,
     OutputLimit,
     Phase,
+    ProcessLimit,
     RetryPolicy,
     Step,
     TimedOut,
@@ -60,7 +61,16 @@ def settle(
         return job
     job = _remember(job, msgspec.structs.replace(record, outcome=outcome, ended=now))
     match outcome:
-        case Exited() | CompileFailed() | TimedOut() | OutOfMemory() | OutputLimit() | Cancelled() | Crashed():
+        case (
+            Exited()
+            | CompileFailed()
+            | TimedOut()
+            | OutOfMemory()
+            | OutputLimit()
+            | ProcessLimit()
+            | Cancelled()
+            | Crashed()
+        ):
             return done(job, outcome, now)
         case HostLost() | ToolchainBroken() if job.cancel_requested:
             return done(job, Cancelled(job.cancel_by), now)
@@ -194,7 +204,7 @@ def _ended_state(verdict: Verdict | None) -> str:
     match verdict:
         case Exited(0):
             return "COMPLETED"
-        case Exited() | OutputLimit() | Crashed() | None:
+        case Exited() | OutputLimit() | ProcessLimit() | Crashed() | None:
             return "FAILED"
         case CompileFailed():
             return "COMPILE_ERROR"
@@ -223,7 +233,7 @@ def exit_status(job: Job) -> int | None:
             return 125
         case CompileFailed():
             return 126
-        case OutOfMemory():
+        case OutOfMemory() | ProcessLimit():
             return 128 + signal.SIGKILL
         case OutputLimit():
             return 128 + signal.SIGXFSZ
@@ -254,7 +264,7 @@ def ended_by_signal(verdict: Verdict | None) -> int | None:
     match verdict:
         case Exited(code):
             return signal_of(code)
-        case OutOfMemory():
+        case OutOfMemory() | ProcessLimit():
             return int(signal.SIGKILL)
         case OutputLimit():
             return int(signal.SIGXFSZ)
@@ -293,6 +303,8 @@ def outcome_text(outcome: Outcome | Verdict) -> str:
             return f"memory limit of {format_size(size)}" if size else "out of memory"
         case OutputLimit(size):
             return f"output limit of {format_size(size)}"
+        case ProcessLimit(count):
+            return f"limit of {count} processes"
         case Cancelled(by):
             return f"cancelled ({by})" if by else "cancelled"
         case HostLost(text) | ToolchainBroken(text) | GaveUp(text):

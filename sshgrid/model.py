@@ -108,6 +108,7 @@ class Limits(Noun, frozen=True):
     wall_seconds: float | None = None
     memory_bytes: int | None = None
     output_bytes: int | None = None  # stdout and stderr together
+    processes: int | None = None  # at one time; threads do not count
 
 
 class Program(Noun, frozen=True):
@@ -153,6 +154,7 @@ class Submission(Noun, frozen=True):
     on_disconnect: OnDisconnect = OnDisconnect.KEEP
     interactive: bool = False
     terminal: bool = False  # interactive on a pseudo-terminal
+    keep_children: bool = False  # what the program leaves running stays when it ends by itself
     wait_for_nodes: bool = False  # detached: stay queued while every able node is down, instead of giving up
 
 
@@ -192,6 +194,12 @@ class OutOfMemory(Noun, frozen=True, tag="out-of-memory"):
     limit_bytes: int
 
 
+class ProcessLimit(Noun, frozen=True, tag="process-limit"):
+    """It had more processes than it may."""
+
+    processes: int
+
+
 class OutputLimit(Noun, frozen=True, tag="output-limit"):
     """It printed more than it may."""
 
@@ -229,9 +237,20 @@ class Crashed(Noun, frozen=True, tag="crashed"):
 
 
 Outcome: TypeAlias = (
-    Exited | CompileFailed | TimedOut | OutOfMemory | OutputLimit | Cancelled | HostLost | ToolchainBroken | Crashed
+    Exited
+    | CompileFailed
+    | TimedOut
+    | OutOfMemory
+    | OutputLimit
+    | ProcessLimit
+    | Cancelled
+    | HostLost
+    | ToolchainBroken
+    | Crashed
 )
-Verdict: TypeAlias = Exited | CompileFailed | TimedOut | OutOfMemory | OutputLimit | Cancelled | GaveUp | Crashed
+Verdict: TypeAlias = (
+    Exited | CompileFailed | TimedOut | OutOfMemory | OutputLimit | ProcessLimit | Cancelled | GaveUp | Crashed
+)
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------

@@ -32,6 +32,8 @@ OTHERWISE: Mapping[str, Any] = {
     **dict.fromkeys(MANY.values(), ()),
     "time_limit": None,
     "memory": None,
+    "max_processes": None,
+    "keep_children": False,
     "retries": None,
     "priority": 0,
     "on_host_loss": "relaunch",

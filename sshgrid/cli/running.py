@@ -83,7 +83,7 @@ class _Order:
             stdin=stdin.file if stdin else None,
             flags=_flags(self._text("flags")),
             version=self._version,
-            limits=Limits(wanted["time_limit"], wanted["memory"]),
+            limits=Limits(wanted["time_limit"], wanted["memory"], processes=wanted["max_processes"]),
         )
         return Submission(
             program=program,
@@ -97,6 +97,7 @@ class _Order:
             on_disconnect=OnDisconnect.CANCEL if interactive else OnDisconnect(self._text("on_disconnect")),
             interactive=interactive,
             terminal=interactive and _is_terminal(0) and _is_terminal(1),
+            keep_children=bool(wanted["keep_children"]),
             wait_for_nodes=bool(wanted["detach"]),
         )
 

@@ -27,6 +27,7 @@ from sshgrid.model import (
     Outcome,
     OutOfMemory,
     OutputLimit,
+    ProcessLimit,
     Step,
     TimedOut,
     ToolchainBroken,
@@ -356,6 +357,8 @@ class _Run:
                 return OutOfMemory(limits.memory_bytes or 0)
             case "output":
                 return OutputLimit(limits.output_bytes or 0)
+            case "processes":
+                return ProcessLimit(limits.processes or 0)
             case "lease":
                 return HostLost("its lease ended, as no master renewed it in time")
             case "full":

@@ -9,8 +9,8 @@
 #     work/                     the program's current folder
 #     pid       link "pid=N,start=T,boot=B": the wrapper's identity       child   the same for the program's group
 #     running   exists once the program (not its build) has been started
-#     why       link: who ended it before its time (wall, memory, output, lease, signal), why it never began (refused), or
-#               that the disk was full at its end (full)
+#     why       link: who ended it before its time (wall, memory, output, processes, lease, signal), why it never began
+#               (refused), or that the disk was full at its end (full)
 #     rc        link "rc=N,...": present = finished; atomic, works on a full disk
 #     record    256 bytes made at the start: the stage that has begun, and the result where no inode is left for rc
 #
@@ -19,6 +19,7 @@
 set -u
 umask 077
 PREPARE_ONLY=0
+counted_apart=0
 
 # --- clocks and identities ---------------------------------------------------------------------------------------------
 
@@ -256,8 +257,52 @@ child() {
       exec unshare $USER_NAMESPACE --pid --fork --kill-child=KILL --mount-proc \
         /bin/sh "$LIB" init "$W" "$RUN" "$BOOT" "$1"
       ;;
-    *) stage "$1" ;;
+    *)
+      # In a user namespace of its own the system counts the run's processes apart from all others of the account.
+      if [ -n "$PROCESS_LIMIT" ] && [ "$1" = program ] && unshare --user --map-current-user true 2>/dev/null; then
+        exec unshare --user --map-current-user /bin/sh "$LIB" apart "$W" "$RUN" "$BOOT" "$1"
+      fi
+      backstop "$1"
+      stage "$1"
+      ;;
   esac
+}
+
+apart() {
+  cd "$W/runs/$RUN" || exit 70
+  # shellcheck source=/dev/null
+  . ./job.sh
+  counted_apart=1
+  backstop "$1"
+  stage "$1"
+}
+
+# The watchdog ends a run with too many processes; this keeps it, as far as the system can, from outrunning the watchdog.
+# Root has no such limit. Before Linux 5.14, and without a namespace, all that the account runs is counted, in other
+# containers too: so a limit is tried first, by starting something.
+backstop() {
+  { [ -n "$PROCESS_LIMIT" ] && [ "$1" = program ]; } || return 0
+  most=$((2 * PROCESS_LIMIT + 50))
+  if [ "$counted_apart" = 0 ] || ! bearable "$most"; then
+    there=$(cat /proc/[0-9]*/status 2>/dev/null | awk -v uid="$(id -u)" '
+      $1 == "Uid:" { mine = $2 == uid }
+      $1 == "Threads:" && mine { total += $2 }
+      END { print total + 0 }')
+    most=$((most + there))
+    bearable "$most" || return 0
+  fi
+  limit_processes "$most"
+}
+
+# shellcheck disable=SC3045 # bash has -u, busybox and dash -p
+bearable() {
+  { prlimit --nproc="$1:$1" /bin/sh -c '(:); :' || (ulimit -u "$1" && (:)) || (ulimit -p "$1" && (:)); } 2>/dev/null
+}
+
+# shellcheck disable=SC3045
+limit_processes() {
+  { prlimit --pid $$ --nproc="$1:$1" || ulimit -u "$1" || ulimit -p "$1"; } 2>/dev/null
+  return 0
 }
 
 # First process of a pid namespace: caught signals reach the program through the group; when this exits, all is gone.
@@ -266,6 +311,8 @@ init() {
   cd "$W/runs/$RUN" || exit 70
   # shellcheck source=/dev/null
   . ./job.sh
+  [ -z "$USER_NAMESPACE" ] || counted_apart=1
+  backstop "$1"
   (stage "$1")
   exit
 }
@@ -324,30 +371,33 @@ record() {
 # --- limits --------------------------------------------------------------------------------------------------------------
 
 # Ends the stage when a limit is passed: TERM, five seconds, KILL. Notes why before it acts. Looks ten times in the first
-# second (short limits), then once a second.
+# second (short limits), then once a second, or five times where processes are counted: they can double in a moment.
 watchdog() { # STAGE HUNDREDTHS
   trap '' INT TERM
   looks=0
   deadline=
   fraction=
   # What a compiler uses is not what the user has limited.
-  [ "$1" = program ] || MEMORY_LIMIT=
+  [ "$1" = program ] || { MEMORY_LIMIT=; PROCESS_LIMIT=; }
   if [ -n "$2" ]; then
     uptime_hundredths
     deadline=$((hundredths + $2))
   fi
-  page=$(getconf PAGESIZE 2>/dev/null) || page=4096
+  page=
   while :; do
     looks=$((looks + 1))
     pause=1
+    [ -z "$PROCESS_LIMIT" ] || pause=0.2
     [ "$looks" -gt 10 ] || pause=0.1
     if [ -n "$deadline" ]; then
       uptime_hundredths
       rest=$((deadline - hundredths))
       [ "$rest" -gt 0 ] || break
-      [ "$rest" -ge 100 ] || [ "$looks" -le 10 ] || pause=0.$(printf %02d "$rest")
+      [ "$rest" -ge 100 ] || [ "$looks" -le 10 ] || [ -n "$PROCESS_LIMIT" ] || pause=0.$(printf %02d "$rest")
     fi
     sleep "$pause" 2>/dev/null || sleep 1
+    # Not before the first look: most runs are over by then.
+    [ -n "$page" ] || page=$(getconf PAGESIZE 2>/dev/null) || page=4096
     look || return
   done
   end_stage wall
@@ -387,15 +437,26 @@ look() {
       return 1
     fi
   fi
-  [ -n "$MEMORY_LIMIT" ] || [ "$((looks % 5))" = 1 ] || return 0
+  [ -n "$MEMORY_LIMIT$PROCESS_LIMIT" ] || [ "$((looks % 5))" = 1 ] || return 0
   link_target child || return 0
   child_pid=${target#pid=}
-  memory=$(tree "${child_pid%%,*}" | { total=0; while read -r _ bytes; do total=$((total + bytes)); done; echo "$total"; })
+  family=$(tree "${child_pid%%,*}" | {
+    total=0 count=0
+    while read -r _ bytes; do total=$((total + bytes)) count=$((count + 1)); done
+    echo "$count $total"
+  })
+  memory=${family#* }
   most=0
   [ -r peak ] && read -r most <peak
   [ "$memory" -le "$most" ] || echo "$memory" >peak
   if [ -n "$MEMORY_LIMIT" ] && [ "$memory" -gt "$MEMORY_LIMIT" ]; then
     ln -sf memory why 2>/dev/null
+    kill_stage
+    return 1
+  fi
+  # Those of ours that lead to the program are not counted against it.
+  if [ -n "$PROCESS_LIMIT" ] && [ "${family%% *}" -gt "$((PROCESS_LIMIT + 3))" ]; then
+    ln -sf processes why 2>/dev/null
     kill_stage
     return 1
   fi
@@ -521,7 +582,8 @@ piece() { tail -c "+$(($2 + 1))" "$W/runs/$1" | head -c "$3"; }
 glance() {
   poll "$1"
   echo out
-  [ ! -s "$W/runs/$1/out" ] || piece "$1/out" "$2" "$3"
+  if [ ! -s "$W/runs/$1/out" ]; then return; fi
+  if [ "$2" = 0 ]; then head -c "$3" "$W/runs/$1/out"; else piece "$1/out" "$2" "$3"; fi
 }
 
 # signal RUN NAME: to the program's group. Answers "sent" or "none".
@@ -549,7 +611,12 @@ clean() {
       kill -9 -"$pid" 2>/dev/null
     fi
     kill_stage
-    if [ ! -h rc ] || [ "$ISOLATION" != pidns ]; then kill_strays "$run"; fi
+    # What the program has left running stays only when that was asked for and it ended by itself.
+    if grep -qx KEEP_CHILDREN=1 job.sh 2>/dev/null; then
+      if [ ! -h rc ] || [ -h why ]; then kill_strays "$run"; fi
+    elif [ ! -h rc ] || [ "$ISOLATION" != pidns ]; then
+      kill_strays "$run"
+    fi
     cd "$W" || return
     rm -rf "$dir" "$W"/builds/.*."$run" 2>/dev/null || {
       chmod -R u+rwx "$dir" "$W"/builds/.*."$run"
@@ -638,7 +705,7 @@ sampler() {
 # --- entry when run as a program --------------------------------------------------------------------------------------
 
 case ${1-} in
-  wrapper | converse | child | init)
+  wrapper | converse | child | apart | init)
     LIB=$0
     verb=$1
     W=$2

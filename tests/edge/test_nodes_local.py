@@ -26,6 +26,7 @@ from sshgrid.model import (
     Node,
     OutOfMemory,
     OutputLimit,
+    ProcessLimit,
     Step,
     TimedOut,
     ToolchainBroken,
@@ -344,9 +345,10 @@ async def test_signals_reach_a_run_and_none_an_ended_one(host: Host) -> None:
             Limits(memory_bytes=100 << 20),
             OutOfMemory(100 << 20),
         ),
-        (b"exit 255", Limits(1000, 1 << 30, 1 << 30), Exited(255)),
+        (b"for each in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; wait", Limits(processes=5), ProcessLimit(5)),
+        (b"exit 255", Limits(1000, 1 << 30, 1 << 30, 100), Exited(255)),
     ],
-    ids=["wall", "tiny wall", "output", "memory", "none passed"],
+    ids=["wall", "tiny wall", "output", "memory", "processes", "none passed"],
 )
 async def test_limits_are_verdicts(host: Host, source: bytes, limits: Limits, outcome: object) -> None:
     assert (await host.run(host.order(source, limits=limits))).outcome == outcome

@@ -30,6 +30,7 @@ from sshgrid.model import (
     OutOfMemory,
     OutputLimit,
     Phase,
+    ProcessLimit,
     Program,
     RetryPolicy,
     Sample,
@@ -45,13 +46,15 @@ from sshgrid.placement import NodeView
 from sshgrid.wire import NodeReason
 
 POLICY = RetryPolicy()
-RESULTS: tuple[Exited | CompileFailed | TimedOut | OutOfMemory | OutputLimit | Cancelled | Crashed, ...] = (
+Result = Exited | CompileFailed | TimedOut | OutOfMemory | OutputLimit | ProcessLimit | Cancelled | Crashed
+RESULTS: tuple[Result, ...] = (
     Exited(0),
     Exited(3),
     CompileFailed(1),
     TimedOut(10.0),
     OutOfMemory(1 << 30),
     OutputLimit(1 << 20),
+    ProcessLimit(64),
     Cancelled("INT"),
     Crashed("KeyError"),
 )
@@ -310,6 +313,7 @@ FATES: list[tuple[Verdict, str, int, int | None, int | None, str]] = [
     (OutOfMemory(1 << 29), "OUT_OF_MEMORY", 137, None, 9, "memory limit of 512M"),
     (OutOfMemory(0), "OUT_OF_MEMORY", 137, None, 9, "out of memory"),
     (OutputLimit(1 << 20), "FAILED", 153, None, 25, "output limit of 1M"),
+    (ProcessLimit(64), "FAILED", 137, None, 9, "limit of 64 processes"),
     (Cancelled("INT"), "CANCELLED", 130, None, 2, "cancelled (INT)"),
     (Cancelled("KILL by eve"), "CANCELLED", 137, None, 9, "cancelled (KILL by eve)"),
     (Cancelled("SIGTERM"), "CANCELLED", 143, None, 15, "cancelled (SIGTERM)"),

@@ -1,0 +1,86 @@
+"""What becomes of the processes that a program starts: how many it may have, and what is left when it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import uuid
+
+import pytest
+
+from tests.lab.hosts import Lab
+from tests.whole.grid import Grid, programs, until
+
+pytestmark = pytest.mark.lab
+
+# So many children, then a word.
+MANY = """import os, sys, time
+for _ in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        time.sleep(600)
+print("all begun", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+# Every process starts others for as long as it lives. Bounded by time, should nothing else bound it.
+BOMB = """import os, time
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    try:
+        os.fork()
+    except BlockingIOError:
+        time.sleep(0.001)
+"""
+# A child that leaves the session, then the end.
+LEAVES = """import os, subprocess, sys, time
+subprocess.Popen(["sleep", sys.argv[1]], start_new_session=True, stdin=subprocess.DEVNULL,
+                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+print("left", flush=True)
+time.sleep(float(sys.argv[2]))
+"""
+
+
+def some_seconds() -> str:
+    """A length of sleep that nobody else has."""
+    return f"600.{uuid.uuid4().int % 10**9:09d}"
+
+
+def test_F22_more_processes_than_allowed_end_the_run(grid: Grid) -> None:
+    grid.write("many.py", MANY)
+    assert grid("run", "--max-processes", "30", "many.py", "40", "600").code == 137
+    last = grid.last()
+    assert (last["state"], last["reason"]) == ("FAILED", "limit of 30 processes")
+    assert grid("run", "--max-processes", "30", "many.py", "20", "2") == (0, b"all begun\n", "")
+
+
+def test_F22_a_fork_bomb_ends_with_its_job_and_the_node_is_of_use_at_once(grid: Grid) -> None:
+    grid.write("bomb.py", BOMB)
+    grid.write("hello.sh", "echo hello\n")
+    assert grid("run", "--on", "h1", "--max-processes", "100", "bomb.py").code == 137
+    assert grid("run", "--on", "h1", "hello.sh") == (0, b"hello\n", "")  # and the fixture looks for processes
+
+
+def test_children_are_kept_when_asked_for(grid: Grid, lab: Lab) -> None:
+    grid.write("leaves.py", LEAVES)
+    seconds = some_seconds()
+    try:
+        assert grid("run", "--on", "h1", "--keep-children", "leaves.py", seconds, "0") == (0, b"left\n", "")
+        assert grid.info("last")["attempts"][-1]["isolation"] == "session"
+        # Once the run folder is gone, nothing more is going to be cleaned.
+        until(lambda: not lab["h1"].leftovers(), "the run folder to be gone")
+        assert len(programs(lab["h1"], seconds)) == 1
+    finally:
+        for pid in programs(lab["h1"], seconds):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("end", ["time limit", "kill"])
+def test_children_that_would_be_kept_go_when_the_run_is_ended(grid: Grid, lab: Lab, end: str) -> None:
+    grid.write("leaves.py", LEAVES)
+    seconds = some_seconds()
+    limit = ("--time-limit", "1s") if end == "time limit" else ()
+    with grid.start("run", "--on", "h1", "--keep-children", *limit, "leaves.py", seconds, "600") as run:
+        run.until_out(b"left\n")
+        if end == "kill":
+            assert grid("kill", "last").code == 0
+        assert run.done(30).code in (124, 128 + signal.SIGTERM)
+    until(lambda: not programs(lab["h1"], seconds), "the child to be gone")
