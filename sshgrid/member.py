@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,7 +27,7 @@ from sshgrid.model import Facts, Language, Node, Sample, Toolchain
 from sshgrid.nodes import Link
 from sshgrid.placement import NodeView
 from sshgrid.proof import Proof, Prover, proofs_in
-from sshgrid.redial import first_of_two
+from sshgrid.redial import Spare, first_of_two
 
 if TYPE_CHECKING:
     from sshgrid.roster import Roster
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 WAITED_FOR_SECONDS = 1.0  # between two dials of a silent node whose runs are waited for
 STRAYS_AGAIN_SECONDS = 20.0  # longer than the guard of a start
+SUSPECT_SECONDS = 2.0  # without a load sample for so long, a node with runs is dialled beside
 SILENCE_SECONDS = 5.0  # without a load sample for so long, the connection is given up and dialled anew
 TIDY_SECONDS = 5.0  # how often a node is asked whether there is something to clean, when nothing is known of
 QUIET_SECONDS = 3.0  # toolchains that nobody asked for are tested after the node has been up for so long
@@ -184,8 +185,8 @@ class Member:
             while True:
                 await self._until_allowed()
                 link = await self._dial()
-                if link is not None:
-                    await self._watch(link)
+                while link is not None:
+                    link = await self._watch(link)
         finally:
             if self._link is not None:
                 await self._link.close()
@@ -216,8 +217,7 @@ class Member:
     async def _dial(self) -> Link | None:
         self._breaker = self._breaker.dialling()
         try:
-            async with self._grid.handshakes:
-                link = await first_of_two(self._open, Link.close, lambda: bool(self.running))
+            link = await first_of_two(self._open, Link.close, lambda: bool(self.running))
         except HostError as error:
             longest = WAITED_FOR_SECONDS if self.running else DIAL_MAX_SECONDS
             self._breaker = self._breaker.failed(time.monotonic(), error, self._grid.rng, longest)
@@ -226,6 +226,9 @@ class Member:
             log.info("%s is down: %s", self.name, error.reason)
             self._tell()
             return None
+        return self._adopt(link)
+
+    def _adopt(self, link: Link) -> Link:
         self._breaker = self._breaker.succeeded()
         self._link, self.facts, self.reason, self.tried = link, link.facts, "", True
         self.heard(link.facts.uptime_seconds)
@@ -235,7 +238,8 @@ class Member:
         return link
 
     async def _open(self) -> Link:
-        return await Link.open(self.node, self._grid.how, self._grid.tools, self._felt)
+        async with self._grid.handshakes:
+            return await Link.open(self.node, self._grid.how, self._grid.tools, self._felt)
 
     def _felt(self, sample: Sample) -> None:
         first = self.sample is None or self.sample.busy_cores is None
@@ -243,29 +247,46 @@ class Member:
         self.heard(sample.uptime_seconds)
         self._grid.sampled(first)
 
-    async def _watch(self, link: Link) -> None:
-        """Until the connection is lost, or silent for too long."""
+    async def _watch(self, link: Link) -> Link | None:
+        """Until the connection is lost, or silent for too long; the new one, if one has answered by then."""
+        spare = Spare(self._open, Link.close)
         testing = asyncio.create_task(self._test_toolchains(link))
         tidying = asyncio.create_task(self._tidy(link))
         try:
             while not link.lost.done():
-                # A node that speaks is not looked at again before it could have been silent for too long.
-                rest = SILENCE_SECONDS - self.silent_seconds()
-                await asyncio.wait([link.lost], timeout=min(max(rest, 0.05), SILENCE_SECONDS))
+                # A node that speaks is not looked at again before it could have been silent for long.
+                patience = SUSPECT_SECONDS if self.running and not spare.begun else SILENCE_SECONDS
+                rest = patience - self.silent_seconds()
+                news: list[asyncio.Future[Any]] = [link.lost, *spare.dials]
+                timeout = min(max(rest, 0.05), SILENCE_SECONDS)
+                await asyncio.wait(news, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 if tidying.done():
                     tidying.result()  # it ends with the link, or by a bug of ours
-                silent = self.silent_seconds()
-                if silent > SILENCE_SECONDS and not link.lost.done():
-                    await link.close(Dropped(self.name, f"no answer for {silent:.0f} s"))
+                if not link.lost.done():
+                    await self._judge_silence(link, spare)
         finally:
             testing.cancel()
             tidying.cancel()
             await asyncio.gather(testing, tidying, return_exceptions=True)
+            successor = await spare.end()
         self.reason = link.lost.result().reason
         self.sample = None
         log.info("%s: connection lost: %s", self.name, self.reason)
         self._tell()
         await link.close()
+        return None if successor is None else self._adopt(successor)
+
+    async def _judge_silence(self, link: Link, spare: Spare[Link]) -> None:
+        """A silent node with runs is dialled beside: after a reboot the old connection would be slow to tell."""
+        silent = self.silent_seconds()
+        if spare.answered:
+            await link.close(Dropped(self.name, "silent, while a new connection is answered"))
+        elif silent > SILENCE_SECONDS:
+            await link.close(Dropped(self.name, f"no answer for {silent:.0f} s"))
+        elif silent > SUSPECT_SECONDS and self.running:
+            spare.begin()
+        elif silent <= SUSPECT_SECONDS:
+            await spare.drop()
 
     async def _tidy(self, link: Link) -> None:
         """Whatever no job needs any more. Apart from the watch, as a node may fall silent in the middle of it."""

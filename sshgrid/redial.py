@@ -1,14 +1,17 @@
-"""A second dial beside a first one that is slow: what the first one sent into the dark is repeated ever more seldom.
+"""A dial beside another one, or beside a connection: what was sent into the dark is repeated ever more seldom.
 
-A lost SYN is sent again after 1, 3 and 7 s, so a host that comes back may go unnoticed for four. Two dials in turn
-halve that. Whichever ends first, well or badly, decides; the other is taken back. Refuses to know what is dialled.
+A lost SYN is sent again after 1, 3 and 7 s, so a host that comes back may go unnoticed for four; two dials in turn
+halve that. A rebooted host says nothing to an old connection until something is sent. What is not needed is taken back.
+Refuses to know what is dialled.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any, Generic, TypeVar
+
+from sshgrid.errors import HostError
 
 SECOND_DIAL_SECONDS = 2.0
 
@@ -39,9 +42,47 @@ async def first_of_two(
         await _take_back(dials, close_one)
 
 
-async def _take_back(dials: set[asyncio.Task[T]], close_one: Callable[[T], Awaitable[None]]) -> None:
+async def _take_back(dials: Collection[asyncio.Task[Any]], close_one: Callable[[T], Awaitable[None]]) -> None:
     for task in dials:
         task.cancel()
     for opened in await asyncio.gather(*dials, return_exceptions=True):
-        if not isinstance(opened, BaseException):
+        if opened is not None and not isinstance(opened, BaseException):
             await close_one(opened)
+
+
+class Spare(Generic[T]):
+    """One dial beside a connection that has fallen silent. It is not repeated before that connection speaks again."""
+
+    def __init__(self, open_one: Callable[[], Awaitable[T]], close_one: Callable[[T], Awaitable[None]]) -> None:
+        self._open, self._close = open_one, close_one
+        self.dials: set[asyncio.Task[T | None]] = set()  # one or none
+        self.begun = False
+
+    def begin(self) -> None:
+        if self.begun:
+            return
+        self.begun = True
+        self.dials.add(asyncio.create_task(self._dial()))
+
+    async def _dial(self) -> T | None:
+        try:
+            return await self._open()
+        except HostError:  # the next ordinary dial says what is wrong
+            self.dials.clear()
+            return None
+
+    @property
+    def answered(self) -> bool:
+        return any(dial.done() for dial in self.dials)
+
+    async def drop(self) -> None:
+        """The connection speaks again."""
+        dials, self.dials, self.begun = self.dials, set(), False
+        await _take_back(dials, self._close)
+
+    async def end(self) -> T | None:
+        """What has answered by now, if anything has; it is the caller's."""
+        if self.answered:
+            return self.dials.pop().result()
+        await self.drop()
+        return None

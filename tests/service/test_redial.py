@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
-from sshgrid.redial import first_of_two
+from sshgrid.errors import Dropped
+from sshgrid.redial import Spare, first_of_two
+from sshgrid.testing import until
 
 SOON = 0.01
 
@@ -86,3 +88,47 @@ async def test_who_waits_no_longer_takes_both_back() -> None:
     with pytest.raises(asyncio.CancelledError):
         await race
     assert dials.cancelled == 2
+
+
+async def test_F16_a_spare_dial_answers_beside_a_silent_connection_and_is_handed_over() -> None:
+    dials = Dials()
+    spare = Spare(dials.open, dials.close)
+    spare.begin()
+    spare.begin()
+    await until(lambda: dials.begun)
+    assert (len(dials.begun), spare.answered) == (1, False)
+    dials.begun[0].set_result("link")
+    await until(lambda: spare.answered)
+    assert (await spare.end(), dials.closed) == ("link", [])
+
+
+async def test_F39_a_spare_dial_is_taken_back_when_the_connection_speaks_and_may_come_again() -> None:
+    dials = Dials()
+    spare = Spare(dials.open, dials.close)
+    for _ in range(2):
+        spare.begin()
+        await until(lambda: len(dials.begun) > dials.cancelled)
+        await spare.drop()
+    assert (len(dials.begun), dials.cancelled, await spare.end()) == (2, 2, None)
+
+
+async def test_a_spare_dial_that_fails_changes_nothing_and_is_not_repeated() -> None:
+    dials = Dials()
+    spare = Spare(dials.open, dials.close)
+    spare.begin()
+    await until(lambda: dials.begun)
+    dials.begun[0].set_exception(Dropped("n1", "no route"))
+    await until(lambda: not spare.dials)
+    spare.begin()
+    assert (len(dials.begun), spare.answered, await spare.end()) == (1, False, None)
+
+
+async def test_a_spare_that_answered_and_is_not_wanted_is_closed() -> None:
+    dials = Dials()
+    spare = Spare(dials.open, dials.close)
+    spare.begin()
+    await until(lambda: dials.begun)
+    dials.begun[0].set_result("link")
+    await until(lambda: spare.answered)
+    await spare.drop()
+    assert dials.closed == ["link"]
