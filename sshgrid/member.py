@@ -216,7 +216,8 @@ class Member:
     async def _dial(self) -> Link | None:
         self._breaker = self._breaker.dialling()
         try:
-            async with self._grid.handshakes:
+            # The door first: who waits for a slow server must not keep others from theirs.
+            async with self._grid.door(self.node), self._grid.handshakes:
                 link = await first_of_two(self._open, Link.close, lambda: bool(self.running))
         except HostError as error:
             longest = WAITED_FOR_SECONDS if self.running else DIAL_MAX_SECONDS
