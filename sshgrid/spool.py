@@ -246,7 +246,8 @@ class Spool:
         folder = self._folder(job)
         with blame_disk(folder):
             for path in folder.iterdir() if folder.exists() else ():
-                if int(path.name.partition(".")[0]) > attempt:
+                number = path.name.partition(".")[0]
+                if number.isdecimal() and int(number) > attempt:
                     path.unlink()
 
     def jobs(self) -> list[JobId]:
