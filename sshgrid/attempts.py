@@ -33,6 +33,7 @@ from sshgrid.model import (
     OnHostLoss,
     Outcome,
     Phase,
+    Program,
     Step,
     ToolchainBroken,
 )
@@ -225,8 +226,7 @@ class Attempts:
             found = intake.stand_in(row)  # it runs already: what the node has now no longer matters
         if found is None or member.facts is None:
             raise SshgridError(f"{member.name} no longer has {program.language}")
-        source = next(file for file in program.files if file.name == program.entry)
-        recipe = toolchains.recipe(row, found, program, self._spool.read(source.sha256), member.facts)
+        recipe = toolchains.recipe(row, found, program, self._source(program, resume), member.facts)
         words = f"{found.language} {found.version}".strip()
         asked = job.submission
         order = Order(
@@ -243,6 +243,17 @@ class Attempts:
         isolation = order.isolation(member.facts)
         running.record = msgspec.structs.replace(running.record, toolchain=words, isolation=isolation)
         return order
+
+    def _source(self, program: Program, resume: bool) -> bytes:
+        """What the main file says. Without the files (a queue was restored alone) only this one job cannot run."""
+        files = program.files if program.stdin is None else (*program.files, program.stdin)
+        lost = self._spool.missing(file.sha256 for file in files)
+        if lost and resume:
+            return b""  # it has all it needs: nothing is sent to a run that is under way
+        if lost:
+            names = ", ".join(file.name for file in files if file.sha256 in lost)[:80]
+            raise SshgridError(f"{names} is no longer in the spool beside the queue")
+        return self._spool.read(next(file for file in program.files if file.name == program.entry).sha256)
 
     def _settle(self, running: _Running, finish: Finish) -> None:
         """The result on disk, then in memory, then told."""

@@ -103,13 +103,26 @@ def _has_keys(node: Node, how: Dialing, known_hosts: asyncssh.SSHKnownHosts) -> 
     return bool(keys or authorities)
 
 
-async def _through_jumps(node: Node, how: Dialing) -> asyncssh.SSHClientConnection | None:
-    """The connection to the last host of ssh_config's ProxyJump; each one's key is checked as any other's."""
+def door(node: Node, how: Dialing) -> str:
+    """The server at which a connection to this node knocks first: the first jump host, or the node itself."""
+    if node.connection == "local":
+        return node.name
+    hops = _hops(node, how)
+    return hops[0] if hops else f"{node.host or node.ssh_config}:{node.port or ''}"
+
+
+def _hops(node: Node, how: Dialing) -> list[str]:
+    """The hosts of ssh_config's ProxyJump."""
     with blame(node):
         options = asyncssh.SSHClientConnectionOptions(config=_config(how), host=node.ssh_config or node.host)
     hops = options.tunnel if isinstance(options.tunnel, str) else ""
+    return [hop for part in hops.split(",") if (hop := part.strip())]
+
+
+async def _through_jumps(node: Node, how: Dialing) -> asyncssh.SSHClientConnection | None:
+    """The connection to the last jump host; each one's key is checked as any other's."""
     jump: asyncssh.SSHClientConnection | None = None
-    for hop in filter(None, (part.strip() for part in hops.split(","))):
+    for hop in _hops(node, how):
         try:
             jump = await _connect(_hop(node, hop), how, jump)
         except BaseException:

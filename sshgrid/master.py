@@ -89,9 +89,11 @@ class Master:
         await self.scheduler.run()
 
     def _forget_removed(self) -> None:
-        """Output of jobs that a killed master had removed only half."""
+        """Output of jobs that a killed master had removed only half, and what a restored queue knows nothing of."""
         for job_id in set(self.spool.jobs()) - set(self.store.ids()):
             self.spool.remove(job_id)
+        for job in (*self.book.in_phase(Phase.QUEUED), *self.book.in_phase(Phase.RUNNING)):
+            self.spool.remove_after(job.id, job.attempts[-1].number if job.attempts else 0)
 
     async def follow(self, inventory: Inventory) -> None:
         """From now on these are the nodes."""

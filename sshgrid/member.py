@@ -238,7 +238,8 @@ class Member:
         return link
 
     async def _open(self) -> Link:
-        async with self._grid.handshakes:
+        # The door first: who waits for a slow server must not keep others from theirs.
+        async with self._grid.door(self.node), self._grid.handshakes:
             return await Link.open(self.node, self._grid.how, self._grid.tools, self._felt)
 
     def _felt(self, sample: Sample) -> None:
@@ -311,8 +312,8 @@ class Member:
         except HostError as error:
             log.info("%s: its runs could not be listed: %s", self.name, error.reason)
             return
-        # Nodes may share a working folder: what runs for another of them is not a stray.
-        self.leftovers |= set(there) - self._grid.known_runs()
+        # Of these, what runs for another node (they may share a working folder) is spared while it does.
+        self.leftovers |= set(there) - self.running - self.claims - self._grid.proving
 
     async def _clean_leftovers(self, link: Link) -> None:
         # Asked every second by every node: what all of them run is only gathered when there is something to compare.

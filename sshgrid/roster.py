@@ -13,7 +13,7 @@ from random import Random
 import msgspec
 
 from sshgrid import toolchains
-from sshgrid.dial import Dialing
+from sshgrid.dial import Dialing, door
 from sshgrid.errors import UnknownLanguage
 from sshgrid.member import Member
 from sshgrid.model import Language, Node, RetryPolicy
@@ -21,6 +21,8 @@ from sshgrid.placement import NodeView
 from sshgrid.spool import Spool
 
 HANDSHAKES = 20
+# sshd drops connections at random once ten have not logged in (MaxStartups).
+KNOCKS_AT_A_DOOR = 4
 
 
 class Roster:
@@ -45,7 +47,12 @@ class Roster:
         self.handshakes = asyncio.Semaphore(HANDSHAKES)
         self.members: dict[str, Member] = {}
         self.proving: set[str] = set()  # runs that test toolchains
+        self._doors: dict[str, asyncio.Semaphore] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def door(self, node: Node) -> asyncio.Semaphore:
+        """Held while a node is dialled: several nodes may be one server, or stand behind one."""
+        return self._doors.setdefault(door(node, self.how), asyncio.Semaphore(KNOCKS_AT_A_DOOR))
 
     def sampled(self, first: bool) -> None:
         """A sample alone changes little; the first ones decide whether a waiting job may choose."""

@@ -241,6 +241,15 @@ class Spool:
             if folder.exists():
                 shutil.rmtree(folder)
 
+    def remove_after(self, job: JobId, attempt: int) -> None:
+        """Forget the output of later attempts than this one, which the queue does not know."""
+        folder = self._folder(job)
+        with blame_disk(folder):
+            for path in folder.iterdir() if folder.exists() else ():
+                number = path.name.partition(".")[0]
+                if number.isdecimal() and int(number) > attempt:
+                    path.unlink()
+
     def jobs(self) -> list[JobId]:
         """Jobs that have output here: those that the queue does not know are left over from a crash."""
         with blame_disk(self.outputs):

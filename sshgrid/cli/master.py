@@ -79,7 +79,11 @@ def stop(session: Session, drain: bool) -> int:
 @click.argument("file", metavar="FILE")
 @pass_session
 def backup(session: Session, file: str) -> int:
-    """Copy the queue to FILE while everything goes on. To restore: stop the master, copy FILE over its queue.db."""
+    """Copy the queue to FILE while everything goes on.
+
+    To restore: stop the master, remove queue.db, queue.db-wal and queue.db-shm from its state folder, and copy FILE
+    there as queue.db. Programs and output lie beside it, in spool.
+    """
     from sshgrid.wire import Backup, Done
 
     target = os.path.abspath(file)

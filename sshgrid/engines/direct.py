@@ -45,6 +45,7 @@ LONGEST_PAUSE_SECONDS = 0.5
 BUILD_LOG_BYTES = PIECE_BYTES
 BEGIN_SECONDS = 20.0  # between the claim of a run folder and its wrapper
 WORDS_BYTES = 300
+REFUSED_OR_RESTORED = "a run of this name is there: it was cancelled, or the queue was restored from a backup"
 STREAMS = {"stdout": "out", "stderr": "err"}
 
 
@@ -121,8 +122,11 @@ class DirectEngine:
             link = await self._host.connected(0)
             started = await self._start(order, link)
             match started.word:
-                case "claimed" | "already" | "unknown":
+                case "claimed" | "unknown":
                     return
+                case "already":
+                    # Nobody has started this attempt but us, and we have not: it may be anybody's program.
+                    raise NodeUnfit(self._host.name, REFUSED_OR_RESTORED)
                 case "missing":
                     await sink.step(Step.UPLOADING)
                     await self._upload(link, started.rest.split(), sink)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -333,6 +334,18 @@ def test_a_program_is_compiled_once(node: ShellNode) -> None:
     assert [node.read(order, "out") for order in orders] == [b"built\n"] * 2
     assert node.read(orders[0], "build.log").rstrip(b" ") == b"said\n"
     assert (node.workdir / "compilations").read_text() == "once\n"
+
+
+def test_F37_a_source_is_no_older_and_no_younger_than_its_node_s_own_clock_says(node: ShellNode) -> None:
+    """Else make would say "Clock skew detected", and build again each time."""
+    source = b"echo dated"
+    order = node.order(source)
+    an_hour_on = time.time() + 3600
+    os.utime(node.workdir / "objects" / hashlib.sha256(source).hexdigest(), (an_hour_on, an_hour_on))
+    began = time.time()
+    node.run(order)
+    placed = node.workdir / "builds" / order.recipe.build_key / "p.sh"
+    assert began - 1 <= placed.stat().st_mtime <= time.time()
 
 
 def test_a_build_that_fails_is_recorded_with_its_words_and_leaves_no_build(node: ShellNode) -> None:

@@ -267,6 +267,15 @@ def test_a_removed_job_leaves_nothing_and_its_number_starts_anew(spool: Spool) -
     assert spool.read_output(ONE, 1, "stdout", 0, 9) == b"z"
 
 
+def test_output_of_later_attempts_than_the_queue_knows_is_forgotten(spool: Spool) -> None:
+    for attempt in (1, 2, 10):
+        spool.append(ONE, attempt, "stdout", b"x")
+    spool.close()
+    spool.remove_after(ONE, 1)
+    spool.remove_after(TWO, 1)
+    assert everything(spool) == ["out/1/1.stdout"]
+
+
 @pytest.mark.parametrize(
     ("job", "attempt", "stream"),
     [

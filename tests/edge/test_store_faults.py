@@ -268,7 +268,7 @@ def test_the_file_system_of_a_path_is_that_of_its_nearest_and_newest_mount(place
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "fuse.sshfs", "9p"])
-def test_a_network_file_system_is_refused(
+def test_F36_a_state_folder_on_a_network_file_system_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
 ) -> None:
     mounts = tmp_path / "mountinfo"

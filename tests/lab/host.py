@@ -113,6 +113,10 @@ class LabHost:
         machine.signal_all(killed, signal.SIGKILL)
         wait_until(lambda: not any(map(machine.is_alive, killed)), f"no session on {self.name}", 5, self._sessions)
 
+    def freeze_sessions(self) -> None:
+        """SIGSTOP the server's session processes: connections that are there fall silent, new ones are greeted."""
+        machine.signal_all(self._sessions(), signal.SIGSTOP)
+
     def stop_server(self) -> None:
         """Kill the listener only: sessions live on, new connections are refused."""
         self._server_wanted = False

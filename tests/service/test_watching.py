@@ -164,7 +164,7 @@ async def test_the_compilers_words_come_on_a_stream_of_their_own(grids: Grids) -
     assert (screen(seen, "compile"), screen(seen), screen(seen, "stderr")) == (b"a.c:1:1: error\n", b"", b"")
 
 
-async def test_a_silent_node_is_told_while_the_job_is_still_running(grids: Grids) -> None:
+async def test_F1_a_silent_node_is_told_while_the_job_is_still_running(grids: Grids) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     watcher = Watcher(grid, job)

@@ -51,6 +51,24 @@ def grid_says_why(grid: Grid) -> str:
     return f"error: job {job['id']}: {job['reason']}\nhint: sshgrid info {job['id']}\n"
 
 
+def test_A19_a_server_with_one_kind_of_host_key_shows_it_before_it_is_known(
+    small_grid: Grid, busybox_lab: Lab, busybox_host: LabHost
+) -> None:
+    """dropbear's child dies when it is asked for a key of another kind, as for a host that nobody knows yet."""
+    grid = small_grid
+    keys = busybox_lab.known_hosts.read_text()
+    busybox_lab.known_hosts.write_text("")
+    try:
+        assert grid("node", "check", "b1").code == 1
+        assert "unknown host key SHA256:" in grid.nodes()["b1"]["reason"]
+        assert grid("node", "check", "b1", "--accept-new").code == 0
+        assert busybox_host.known_host in busybox_lab.known_hosts.read_text()
+        grid.write("say.sh", "echo up")
+        assert grid("run", "say.sh").out == b"up\n"
+    finally:
+        busybox_lab.known_hosts.write_text(keys)
+
+
 def test_A17_without_sftp_large_things_go_through_a_channel(small_grid: Grid) -> None:
     grid = small_grid
     grid.write("size.sh", "wc -c\n")

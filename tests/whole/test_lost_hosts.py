@@ -180,7 +180,7 @@ def test_F25_a_reset_while_the_input_is_sent(grid: Grid, hosts: Lab) -> None:
     grid("rm", "last")
 
 
-def test_hosts_that_fall_silent_at_any_stage_give_their_jobs_away(grid: Grid, hosts: Lab, gate: str) -> None:
+def test_F1_F4_hosts_that_fall_silent_at_any_stage_give_their_jobs_away(grid: Grid, hosts: Lab, gate: str) -> None:
     grid.until_up()
     hosts["h4"].set_load(4.0, 1.5)
     until_value(grid.nodes, lambda nodes: nodes["h4"]["load"] == 4.0, "h4 to be busy")
@@ -222,7 +222,7 @@ def test_a_host_lost_while_its_toolchain_is_tested(grid: Grid, hosts: Lab) -> No
 
 
 @pytest.mark.parametrize("trouble", ["cut", "reset", "refuse", "freeze"])
-def test_a_host_that_does_not_connect_is_passed_over(grid: Grid, hosts: Lab, trouble: str) -> None:
+def test_F1_F7_F9_F32_a_host_that_does_not_connect_is_passed_over(grid: Grid, hosts: Lab, trouble: str) -> None:
     grid.until_up()
     host = hosts["h1"]
     match trouble:
@@ -387,6 +387,13 @@ def test_A14_a_noisy_bashrc_does_no_harm(grid: Grid, hosts: Lab) -> None:
     grid.write("say.py", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(4)")
     assert grid("run", "--on", "h1", "say.py") == (4, b"out\n", "err\n")
     assert grid("run", "-I", "--on", "h1", "say.py") == (4, b"out\n", "err\n")
+
+
+def test_A15_a_bashrc_that_reads_a_line_gets_one_that_nobody_needs(grid: Grid, hosts: Lab) -> None:
+    hosts["h1"].set_bashrc("read -r line\n")
+    relogin(grid, hosts["h1"])
+    grid.write("say.py", "import sys; print('out'); sys.exit(4)")
+    assert grid("run", "--on", "h1", "say.py") == (4, b"out\n", "")
 
 
 def test_A16_a_login_that_runs_nothing_is_found_out(grid: Grid, hosts: Lab) -> None:

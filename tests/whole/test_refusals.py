@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -102,8 +102,20 @@ def test_a_language_nobody_knows_is_127(grid: Grid) -> None:
 
 
 def test_no_such_job_is_1(grid: Grid) -> None:
-    for verb in ("info", "logs", "attach", "wait", "kill", "rm"):
+    for verb in ("info", "logs", "attach", "wait", "kill", "rm", "hold", "release"):
         refused(grid(verb, "9999"), 1, "no such job", "9999")
+
+
+def test_a_selector_of_jobs_that_names_none_is_1(grid: Grid) -> None:
+    for verb in ("wait", "kill", "rm", "hold", "release"):
+        refused(grid(verb, "9000-9009"), 1, "no such jobs", "9000-9009")
+        refused(grid(verb, "9999,9998"), 1, "no such job", "9999")
+
+
+def test_last_in_an_empty_queue_is_1(new_grid: Callable[[], Grid]) -> None:
+    grid = new_grid()
+    for verb in ("info", "logs", "attach", "wait", "kill", "rm", "hold", "release"):
+        refused(grid(verb, "last"), 1, "there is no job yet", "sshgrid run")
 
 
 def test_A11_one_argument_may_be_as_long_as_the_system_takes(grid: Grid) -> None:

@@ -1,0 +1,210 @@
+"""Faults of the road, the server and the node that no other module has: each is done to real hosts, and costs nothing.
+
+The table of all faults is docs/faults.md.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.lab.host import LabHost
+from tests.lab.hosts import Lab
+from tests.whole.grid import Grid, open_gate, until, until_value
+
+pytestmark = pytest.mark.lab
+
+IMPATIENT = "retry: {patience: [8s, 1m]}"
+HALVES = """import os, sys, time
+for n in range(100): print("first", n, flush=True)
+while not os.path.exists(sys.argv[1]): time.sleep(0.02)
+for n in range(100): print("second", n, flush=True)
+"""
+OUTPUT = b"".join(b"%s %d\n" % (word, n) for word in (b"first", b"second") for n in range(100))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def less_patience(module_grid: Grid) -> None:
+    """Nobody has to wait ten seconds for a host to be given up here."""
+    module_grid.write_inventory(IMPATIENT)
+
+
+@pytest.fixture
+def inventory(grid: Grid) -> Iterator[Path]:
+    """The inventory, which a test may change: it is as it was afterwards."""
+    before = grid.inventory.read_text()
+    yield grid.inventory
+    grid.inventory.write_text(before)
+
+
+def begun(grid: Grid, gate: str, *options: str) -> tuple[str, LabHost]:
+    """A job that waits for the gate, and its host."""
+    grid.write("halves.py", HALVES)
+    job = grid.detach(*options, "halves.py", gate)
+    with grid.start("logs", "-f", job) as logs:
+        logs.until_out(b"first 99\n")
+    return job, grid.lab[grid.info(job)["node"]]
+
+
+def master_peak(pid: int) -> int:
+    """The most memory that a process has had, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
+
+
+# --- the road and the server ------------------------------------------------------------------------------------------
+
+# Each attempt says when it lives, on its host's disk; only the first one goes on until somebody ends it.
+TICKS = """import os, time
+attempt = os.environ["SSHGRID_ATTEMPT"]
+with open("/var/tmp/ticks", "a") as file:
+    while True:
+        print(attempt, time.time(), file=file, flush=True)
+        if attempt != "1": break
+        if file.tell() < 100: print("begun", flush=True)
+        time.sleep(0.02)
+"""
+
+
+def ticks(lab: Lab) -> dict[str, list[float]]:
+    """When each attempt was alive. All hosts of a lab have one clock."""
+    found: dict[str, list[float]] = {}
+    for host in lab:
+        path = host.disk_path("/var/tmp/ticks")
+        for line in path.read_text().splitlines() if path.exists() else ():
+            attempt, at = line.split()
+            found.setdefault(attempt, []).append(float(at))
+    return found
+
+
+def test_F3_under_fence_the_cut_run_has_ended_before_another_begins(grid: Grid, hosts: Lab, inventory: Path) -> None:
+    grid.write_inventory("retry: {patience: [2s, 1m]}")
+    grid.until_up()
+    grid.write("ticks.py", TICKS)
+    try:
+        with grid.start("run", "--on-host-loss", "fence", "ticks.py") as client:
+            client.until_out(b"begun\n")
+            lost = hosts[grid.last()["node"]]
+            lost.cut()
+            done = client.done(40)
+        assert done.code == 0, done
+        alive = ticks(hosts)
+        assert max(alive["1"]) < min(alive["2"])
+        assert [attempt["node"] == lost.name for attempt in grid.last()["attempts"]] == [True, False]
+    finally:
+        for host in hosts:
+            host.disk_path("/var/tmp/ticks").unlink(missing_ok=True)
+
+
+def test_F9_a_dead_listener_does_not_disturb_the_connection_that_is_there(grid: Grid, hosts: Lab, gate: str) -> None:
+    grid.until_up()
+    job, host = begun(grid, gate)
+    host.stop_server()
+    grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
+    assert grid("run", "--on", host.name, "who.py").text == f"{host.name}\n"
+    open_gate(hosts, gate)
+    assert grid("attach", job) == (0, OUTPUT, "")
+    assert grid.nodes()[host.name]["state"] != "DOWN"
+
+
+def test_F34_sessions_that_are_frozen_are_left_for_new_ones(grid: Grid, hosts: Lab, gate: str) -> None:
+    grid.until_up()
+    job, host = begun(grid, gate)
+    host.freeze_sessions()
+    open_gate(hosts, gate)
+    assert grid("attach", job) == (0, OUTPUT, "")
+    assert len(grid.info(job)["attempts"]) == 1
+
+
+def test_F29_many_nodes_behind_one_server_all_come_up(grid: Grid, hosts: Lab, inventory: Path) -> None:
+    """sshd drops connections at random when more than ten have not yet logged in."""
+    node = hosts.inventory_yaml(hosts=["h1"]).partition("  h1:\n")[2]
+    names = [f"n{number}" for number in range(24)]
+    many = "".join(f"  {name}:\n{node}" for name in names)
+    inventory.write_text(f"version: 1\n{IMPATIENT}\ndefaults: {{toolchains: [sh]}}\nnodes:\n{many}")
+    grid.until_up(*names)
+    assert " is down: " not in grid.log[grid._log_read :]
+
+
+def test_F30_more_conversations_than_a_connection_has_channels(
+    grid: Grid, hosts: Lab, gate: str, inventory: Path
+) -> None:
+    """sshd allows ten on a connection: who comes too late is told so, and nobody else is disturbed."""
+    grid.write_inventory(IMPATIENT, fields={"h1": {"slots": 20}})
+    grid.until_up()
+    grid.write("halves.py", HALVES)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(grid.start("run", "-I", "--on", "h1", "halves.py", gate)) for _ in range(9)]
+        until(
+            lambda: all(b"first 99\n" in client.out or client.process.poll() is not None for client in clients),
+            "all to have begun or been refused",
+            20,
+            lambda: [(client.out[-20:], client.err) for client in clients],
+        )
+        refused = [client.done() for client in clients if client.process.poll() is not None]
+        assert grid("run", "--on", "h1", "halves.py", "/").code == 0
+        open_gate(hosts, gate)
+        ends = [client.done() for client in clients]
+    assert all(done.code == 125 and "no further channel" in done.err for done in refused), refused
+    assert len([done for done in ends if (done.code, done.out) == (0, OUTPUT)]) == 9 - len(refused) >= 5
+
+
+# --- the node ---------------------------------------------------------------------------------------------------------
+
+
+def test_F17_a_result_outlives_the_crash_of_its_node(grid: Grid, hosts: Lab, gate: str) -> None:
+    grid.until_up()
+    job, host = begun(grid, gate)
+    host.cut()
+    open_gate(hosts, gate)
+    run = next(name for name in host.leftovers() if name.endswith(f"-{job}.1"))
+    record = host.disk_path(f"{host.workdir}/runs/{run}/rc")
+    until(record.is_symlink, "the run to end")
+    host.power_cycle()
+    assert grid("attach", job) == (0, OUTPUT, "")
+    assert len(grid.info(job)["attempts"]) == 1
+
+
+def test_F26_F27_much_output_and_a_client_that_does_not_read_cost_the_master_no_memory(grid: Grid, hosts: Lab) -> None:
+    grid.until_up()
+    count = 100_000_000
+    grid.write("much.sh", f"head -c {count} /dev/zero")
+    pid = grid.master_pid()
+    before = master_peak(pid)
+    with grid.start("run", "--on", "h1", "much.sh") as client:
+        until(lambda: client.out, "the first bytes")
+        client.process.send_signal(signal.SIGSTOP)
+        assert grid("wait", "last").code == 0
+        client.process.send_signal(signal.SIGCONT)
+        done = client.done()
+    assert (done.code, len(done.out)) == (0, count)
+    assert master_peak(pid) - before < 64 << 20
+    grid("rm", "last")
+
+
+def test_F36_hosts_that_share_a_working_folder_do_not_take_each_other_s_runs_for_strays(
+    grid: Grid, hosts: Lab, gate: str
+) -> None:
+    """As with a home on NFS: two machines, two boots, one folder."""
+    shared = hosts["h1"].disk_path("/var/tmp")
+    hosts["h2"].run(["mount", "--bind", str(shared), "/var/tmp"])
+    hosts["h2"].reset_sessions()
+    try:
+        grid.until_up()
+        jobs = [begun(grid, gate, "--on", name)[0] for name in ("h1", "h2", "h1", "h2")]
+        os.kill(grid.master_pid(), signal.SIGKILL)
+        grid.until_up()
+        hosts["h1"].reset_sessions()
+        grid.until_up()
+        open_gate(hosts, gate)
+        assert [grid("attach", job) for job in jobs] == [(0, OUTPUT, "")] * 4
+        assert [len(grid.info(job)["attempts"]) for job in jobs] == [1] * 4
+        until_value(hosts["h1"].leftovers, lambda found: not found, "the folder to be clean")
+    finally:
+        hosts["h2"].run(["umount", "-l", "/var/tmp"])
+        hosts["h2"].reset_sessions()

@@ -1,0 +1,203 @@
+"""A queue that is restored from a backup, taken while everything was running: each job has one result, its own.
+
+Between the backup and the restore jobs may have begun, ended or been accepted that the restored queue knows nothing of;
+the nodes and the spool still have what they left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.machine import is_alive
+from tests.whole.grid import LocalGrid, until
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
+
+# Tells the ledger that it has begun, waits for its gate, and prints a word that no other run prints.
+GATED = """import os, sys, time, uuid
+ledger, gate, name = sys.argv[1:]
+word = f"{name} {uuid.uuid4()}"
+with open(ledger, "a") as file: file.write(word + "\\n")
+print("begun", flush=True)
+while not os.path.exists(gate): time.sleep(0.02)
+print(word, flush=True)
+"""
+
+
+class Restorable(LocalGrid):
+    """This machine as a node of two slots, a ledger of what ran on it, and gates."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.ledger = folder / "ledger"
+        self.copy = folder / "copy.db"
+        self.write("gated.py", GATED)
+        self.give(slots=2)
+
+    def give(self, *, slots: int) -> None:
+        node = {"connection": "local", "workdir": str(self.workdir), "toolchains": ["python"], "slots": slots}
+        self.inventory.write_text(f"version: 1\nnodes:\n  here: {json.dumps(node)}\n")
+
+    def send(self, name: str) -> str:
+        return self.detach("gated.py", str(self.ledger), str(self.gate(name)), name)
+
+    def gate(self, name: str) -> Path:
+        return self.folder / f"gate-{name}"
+
+    def words(self, name: str) -> list[str]:
+        """What each run of this program has for its word."""
+        lines = self.ledger.read_text().splitlines() if self.ledger.exists() else []
+        return [line for line in lines if line.startswith(f"{name} ")]
+
+    def has_begun(self, name: str, times: int = 1) -> None:
+        until(lambda: len(self.words(name)) >= times, f"{name} to begin", 20, lambda: self.log)
+
+    def kill_master(self) -> None:
+        pid = self.master_pid()
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not is_alive(pid), "the master's death")
+
+    def restore(self) -> None:
+        """As the manual says."""
+        for path in self.state_dir.glob("queue.db*"):
+            path.unlink()
+        shutil.copy(self.copy, self.state_dir / "queue.db")
+        (self.state_dir / "queue.db").chmod(0o600)
+
+    def ends(self, job: str, name: str) -> None:
+        """With its own words, of its last run, once."""
+        self.gate(name).touch()
+        assert self("attach", job)[:2] == (0, f"begun\n{self.words(name)[-1]}\n".encode())
+
+    def runs(self) -> list[str]:
+        """Folders of runs, without those that stand against a start which may still be on its way."""
+        folders = [path for path in self.workdir.glob("runs/*") if "-0." not in path.name]
+        return [path.name for path in folders if _target(path / "why") != "refused"]
+
+
+def _target(link: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return str(link.readlink())
+    return ""
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Restorable]:
+    grid = Restorable(tmp_path)
+    yield grid
+    grid("kill", "all", "--signal", "KILL")
+    try:
+        assert "Traceback" not in grid.log
+        until(lambda: not grid.runs(), "no run folder", 20, grid.runs)
+    finally:
+        grid.stop()
+
+
+def test_a_restored_queue_finishes_what_runs_and_what_waits_and_nothing_runs_twice(here: Restorable) -> None:
+    here.give(slots=1)
+    running, waiting = here.send("a"), here.send("b")
+    here.has_begun("a")
+    assert here("master", "backup", str(here.copy)).code == 0
+    here.kill_master()
+    here.restore()
+    here.ends(running, "a")
+    here.ends(waiting, "b")
+    assert [len(here.words(name)) for name in "ab"] == [1, 1]
+    assert [len(here.info(job)["attempts"]) for job in (running, waiting)] == [1, 1]
+
+
+def test_a_job_that_a_restored_queue_does_not_know_leaves_nothing_to_the_next_of_its_number(here: Restorable) -> None:
+    first = here.send("a")
+    here.has_begun("a")
+    assert here("master", "backup", str(here.copy)).code == 0
+    forgotten = here.send("forgotten")
+    here.has_begun("forgotten")
+    here.kill_master()
+    here.restore()
+    assert here.send("new") == forgotten
+    here.ends(forgotten, "new")
+    here.ends(first, "a")
+    assert len(here.words("a")) == 1
+
+
+def test_what_has_begun_or_ended_since_the_backup_has_one_result_that_is_its_own(here: Restorable) -> None:
+    """The one case in which a program is run again: the restored queue cannot know that it has ended."""
+    here.give(slots=1)
+    running, waiting = here.send("a"), here.send("b")
+    here.has_begun("a")
+    assert here("master", "backup", str(here.copy)).code == 0
+    here.ends(running, "a")
+    here.has_begun("b")
+    here.ends(waiting, "b")
+    here.kill_master()
+    here.restore()
+    assert here("wait", f"{running},{waiting}").code == 0
+    for job, name in ((running, "a"), (waiting, "b")):
+        first, second = here.words(name)
+        assert first != second
+        assert here("logs", job).out == f"begun\n{second}\n".encode()
+        assert here.info(job)["state"] == "COMPLETED"
+
+
+def test_a_queue_that_is_restored_alone_finishes_what_runs_and_says_what_it_lacks(here: Restorable) -> None:
+    """The backup is of the queue; programs and output lie beside it."""
+    here.give(slots=1)
+    running, waiting = here.send("a"), here.send("b")
+    here.has_begun("a")
+    assert here("master", "backup", str(here.copy)).code == 0
+    here.kill_master()
+    here.restore()
+    shutil.rmtree(here.state_dir / "spool")
+    here.ends(running, "a")
+    assert here("wait", waiting).code == 125
+    assert "gated.py is no longer in the spool" in here.info(waiting)["reason"]
+    assert here("run", "gated.py", str(here.ledger), str(here.gate("a")), "c").code == 0
+
+
+def test_a_backup_target_that_exists_is_refused_and_kept(here: Restorable) -> None:
+    here.copy.write_text("precious")
+    done = here("master", "backup", str(here.copy))
+    assert (done.code, done.out) == (2, b"")
+    assert f"{here.copy}: exists already" in done.err
+    assert "hint: choose another name" in done.err
+    assert here.copy.read_text() == "precious"
+
+
+def test_a_second_master_is_refused_and_the_first_goes_on(here: Restorable) -> None:
+    job = here.send("a")
+    here.has_begun("a")
+    pid = here.master_pid()
+    with here.start("master", "start", "--foreground") as second:
+        done = second.done()
+    assert (done.code, done.out) == (125, b"")
+    assert "another master already works in" in done.err
+    here.ends(job, "a")
+    assert here.master_pid() == pid
+
+
+@needs_root
+def test_F14_a_master_killed_between_a_result_and_the_cleaning_has_the_next_one_clean(here: Restorable) -> None:
+    """A mounted file system in the run's folder is what keeps the first master from removing it."""
+    job = here.send("a")
+    here.has_begun("a")
+    (run,) = here.workdir.glob("runs/*-1.1")
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", run / "work"], check=True)
+    try:
+        here.ends(job, "a")
+        here.kill_master()
+        assert run.is_dir()
+    finally:
+        subprocess.run(["umount", run / "work"], check=True)
+    here("master", "start")
+    until(lambda: not run.exists(), "the folder to be removed", 20, lambda: here.log)
+    here.ends(job, "a")
+    assert len(here.words("a")) == 1
