@@ -12,6 +12,7 @@ import hashlib
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,7 @@ class Member:
         self.tried = False
         self.facts: Facts | None = None
         self.sample: Sample | None = None
+        self.busy_minute: deque[float] = deque(maxlen=60)  # cores, a second each
         self.toolchains: dict[str, Toolchain] = {}
         self.untested: set[str] = set()
         self.problems: dict[str, str] = {}
@@ -240,6 +242,8 @@ class Member:
     def _felt(self, sample: Sample) -> None:
         first = self.sample is None or self.sample.busy_cores is None
         self.sample = sample
+        if sample.busy_cores is not None:
+            self.busy_minute.append(sample.busy_cores)
         self.heard(sample.uptime_seconds)
         self._grid.sampled(first)
 
@@ -263,6 +267,7 @@ class Member:
             await asyncio.gather(testing, tidying, return_exceptions=True)
         self.reason = link.lost.result().reason
         self.sample = None
+        self.busy_minute.clear()
         log.info("%s: connection lost: %s", self.name, self.reason)
         self._tell()
         await link.close()
