@@ -36,6 +36,8 @@ class Session:
         self.verbose = 0
         self.no_input = False
         self.in_shell = False
+        self.muted = False  # the screen belongs to something else
+        self.accepted: list[JobId] = []  # jobs that were submitted; one list for all lines of a shell
 
     def child(self) -> Session:
         """For one line of the shell: what was said when the shell began still holds."""
@@ -90,6 +92,8 @@ class Session:
         """To stderr, always."""
         from sshgrid.cli.render import write_err
 
+        if self.muted:
+            return
         write_err(self.err.safe(text) + "\n")
 
     def show(self, value: Callable[[], object], text: Callable[[], str]) -> None:

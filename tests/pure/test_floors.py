@@ -69,8 +69,9 @@ FLOORS: dict[str, int] = {
     "daemon": 5,
     "feed": 5,
     "monitor": 5,
-    "panes": 5,
+    "monitor.*": 5,
     "shell": 5,
+    "shell.*": 5,
     "testing": 5,
     "testing.*": 5,
 }
@@ -81,7 +82,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "sqlite3": ("store", "database"),
     "yaml": ("inventory", "inventory.*"),
     "pydantic": ("inventory", "inventory.*"),
-    "prompt_toolkit": ("shell", "monitor", "panes"),
+    "prompt_toolkit": ("shell", "shell.*", "monitor", "monitor.*"),
 }
 
 # On floors 0 and 1 the loop, the clock, dice and the outside world come in as arguments.
