@@ -64,6 +64,23 @@ class Session:
 
         return client.connect(self.places(), start=start, say=self.warn)
 
+    def look(self) -> Connection:
+        """A connection to the master as it is: none is started, and none is replaced because of its version.
+
+        For what lives long and only looks on. Raises MasterGone when there is none.
+        """
+        from sshgrid import client
+        from sshgrid.errors import MasterGone
+        from sshgrid.wire import Failure
+
+        connection = client.find_any_version(self.places())
+        if connection is None:
+            raise MasterGone("no master is running for this inventory", "sshgrid master start")
+        if isinstance(connection.welcome, Failure):
+            connection.close()
+            raise client.to_error(connection.welcome)
+        return connection
+
     # --- talk
 
     @property

@@ -44,15 +44,15 @@ def _done(session: Session, command: Command, picture: Picture | None) -> Page |
         case Deed.JOB:
             from sshgrid.cli.query import info_text
 
-            with session.connect(start=False) as connection:
+            with session.look() as connection:
                 reply: JobsReply = ask_all(connection, [Info(JobId(int(subject)))], [JobsReply])[0]
             return Page(command, f"job {subject}", tuple(info_text(render.Look(), reply.jobs[0]).splitlines()))
         case Deed.LOGS:
-            with session.connect(start=False) as connection:
+            with session.look() as connection:
                 lines = kept_output(connection, JobId(int(subject)))
             return Page(command, f"output of job {subject}", lines, None)
         case Deed.KILL:
-            with session.connect(start=False) as connection:
+            with session.look() as connection:
                 ending: Done = ask_all(connection, [Cancel((JobId(int(subject)),), "TERM")], [Done])[0]
             return f"job {subject} is being ended" if ending.count else f"job {subject} has already ended"
         case Deed.DRAIN | Deed.RESUME:

@@ -306,7 +306,7 @@ def frame(picture: Picture | None, view: View, columns: int, lines: int, trouble
         words = f"the monitor needs {LEAST_COLUMNS}x{LEAST_ROWS}, this is {columns}x{lines} (q leaves)"
         drawn: list[Line] = [((("alarm", piece)),) for piece in wrap(words, columns)]
     elif view.page is not None:
-        drawn = page_lines(view.page, columns, lines)
+        drawn = page_lines(view.page, columns, lines, trouble)
     elif picture is None:
         drawn = [(("alarm", _cut(f"looking for the master: {clean(trouble)}", columns)),)]
     else:
@@ -332,7 +332,7 @@ def share(room: int, picture: Picture) -> dict[Pane, int]:
     return {Pane.NODES: nodes, Pane.JOBS: rest - nodes, Pane.CLIENTS: clients}
 
 
-def page_lines(page: Page, columns: int, lines: int) -> list[Line]:
+def page_lines(page: Page, columns: int, lines: int, trouble: str = "") -> list[Line]:
     """A title, as much of the words as there is room for, and how to leave."""
     room = lines - 2
     drawn = _wrapped(page, columns)
@@ -340,7 +340,8 @@ def page_lines(page: Page, columns: int, lines: int) -> list[Line]:
     top = bottom if page.top is None else min(page.top, bottom)
     shown: list[Line] = [(("", piece),) for piece in drawn[top : top + room]]
     where = f"  {top + 1} to {min(top + room, len(drawn))} of {len(drawn)}" if bottom else ""
-    keys = _keys("arrows PgUp PgDn Home End  q back", columns)
+    lost = f"  looking for the master: {clean(trouble)}" if trouble else ""
+    keys = _keys(f"arrows PgUp PgDn Home End  q back{lost}", columns)
     return [(("header-here", fit(clean(page.title) + where, columns)),), *shown, *[()] * (room - len(shown)), keys]
 
 

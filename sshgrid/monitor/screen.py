@@ -46,9 +46,10 @@ class Screen:
     def __init__(self, session: Session) -> None:
         self._session = session.child()
         self._session.muted = True
-        self._feed = Feed(lambda: self._session.connect(start=False), ask_picture, EVERY_SECONDS, self._news)
+        self._feed = Feed(self._session.look, ask_picture, EVERY_SECONDS, self._news)
         self._view = View()
-        self._asked: Command | None = None  # what a thread is busy with
+        self._busy = False  # a thread does what was asked for
+        self._waiting: list[Command] = []
         self._size = (draw.LEAST_COLUMNS, draw.LEAST_ROWS)
         self._app: Application[None] = Application(
             layout=Layout(Window(_Canvas(self._draw), always_hide_cursor=True)),
@@ -84,27 +85,36 @@ class Screen:
             self._do(command)
 
     def _do(self, command: Command) -> None:
+        """One after the other: a kill is not lost because a page is still on its way."""
         if command.deed is Deed.LEAVE:
             self._app.exit()
-        elif self._asked is None:
-            self._asked = command
-            threading.Thread(target=self._work, args=(command,), name=command.deed.value, daemon=True).start()
+        elif self._busy:
+            self._waiting.append(command)
+        else:
+            self._start(command, again=False)
 
-    def _work(self, command: Command) -> None:
+    def _start(self, command: Command, *, again: bool) -> None:
+        self._busy = True
+        threading.Thread(target=self._work, args=(command, again), name=command.deed.value, daemon=True).start()
+
+    def _work(self, command: Command, again: bool) -> None:
         """In a thread of its own."""
         found = deeds.done(self._session, command, self._feed.newest)
-        self._in_the_loop(lambda: self._tell(command, found))
+        self._in_the_loop(lambda: self._tell(command, found, again))
 
-    def _tell(self, command: Command, found: Page | str) -> None:
-        self._asked = None
-        if isinstance(found, str):
+    def _tell(self, command: Command, found: Page | str, again: bool) -> None:
+        self._busy = False
+        page = self._view.page
+        if again:
+            if isinstance(found, Page) and page is not None and page.command == command:
+                self._view = self._view.but(page=Page(command, found.title, found.lines, page.top))
+        elif isinstance(found, Page):
+            self._view = self._view.but(page=found)
+        else:
             self._view = self._view.but(said=found)
             self._feed.again()
-        elif self._view.page is None:
-            self._view = self._view.but(page=found)
-        elif self._view.page.command == command:
-            top = None if found.top is None and self._view.page.top is None else self._view.page.top
-            self._view = self._view.but(page=Page(command, found.title, found.lines, top))
+        if self._waiting:
+            self._start(self._waiting.pop(0), again=False)
         self._app.invalidate()
 
     # --- news
@@ -115,8 +125,8 @@ class Screen:
 
     def _redraw(self) -> None:
         page = self._view.page
-        if page is not None and page.command.deed in _AGAIN:
-            self._do(page.command)
+        if page is not None and page.command.deed in _AGAIN and not self._busy:
+            self._start(page.command, again=True)
         self._app.invalidate()
 
     def _in_the_loop(self, work: Callable[[], None]) -> None:
