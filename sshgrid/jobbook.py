@@ -6,6 +6,7 @@ The store is written first; what stands here is never ahead of it. Finished jobs
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Mapping
 
@@ -13,6 +14,8 @@ from sshgrid.board import Board
 from sshgrid.errors import StoreError
 from sshgrid.model import Job, JobId, Phase
 from sshgrid.store import Store
+
+MINUTE_SECONDS = 60
 
 
 class JobBook:
@@ -23,6 +26,7 @@ class JobBook:
         self.board = Board()
         self.wake = asyncio.Event()
         self.failure: StoreError | None = None
+        self._ended: Counter[int] = Counter()  # how many in each second of the last minute
         self._active: dict[JobId, Job] = {job.id: job for job in store.jobs(active_only=True)}
 
     def fail(self, error: StoreError) -> None:
@@ -37,7 +41,10 @@ class JobBook:
     def keep(self, job: Job) -> None:
         """A newer state of a job, which the store has already."""
         if job.phase is Phase.DONE:
-            self._active.pop(job.id, None)
+            if self._active.pop(job.id, None):
+                self._ended[int(time.monotonic())] += 1
+                if len(self._ended) > 2 * MINUTE_SECONDS:
+                    self._forget_old_seconds()
         else:
             self._active[job.id] = job
         self.board.tell(job.id)
@@ -48,6 +55,22 @@ class JobBook:
         job = self.store.job(job_id)
         self.keep(job)
         return job
+
+    def _forget_old_seconds(self) -> None:
+        begin = time.monotonic() - MINUTE_SECONDS
+        self._ended = Counter({second: count for second, count in self._ended.items() if second > begin})
+
+    def ended_last_minute(self) -> int:
+        """How many jobs ended, however they did."""
+        self._forget_old_seconds()
+        return self._ended.total()
+
+    def is_over(self, job_id: JobId) -> bool:
+        return job_id not in self._active
+
+    def active(self) -> list[Job]:
+        """The jobs that are not over."""
+        return list(self._active.values())
 
     def in_phase(self, phase: Phase) -> list[Job]:
         return [job for job in self._active.values() if job.phase is phase]

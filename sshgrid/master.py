@@ -18,6 +18,7 @@ from sshgrid import intake, lifecycle, placement, report, selectors
 from sshgrid.attempts import Attempts
 from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage, UsageError
 from sshgrid.jobbook import JobBook
+from sshgrid.member import Member
 from sshgrid.model import (
     Cancelled,
     Inventory,
@@ -205,12 +206,20 @@ class Master:
         return len(jobs)
 
     async def jobs(self, query: Jobs) -> Sequence[JobLine]:
-        ids = selectors.jobs(query.selector, self.store.ids()) if query.selector else None
-        since = time.time() - query.since_seconds if query.since_seconds is not None else 0.0
-        found = self.store.jobs(ids, active_only=query.active_only, owner=query.user, since=since)
+        if query.limit and query == Jobs(active_only=True, limit=query.limit):
+            found = self.book.active()  # asked every other second by whoever looks on: the store need not be read
+        else:
+            found = self._stored_jobs(query)
+        if query.limit:
+            found = sorted(found, key=lambda job: (_RANK[job.phase], job.id))[: query.limit]
         moment = _Moment(self.roster.views())
         lines = [self._line(job, moment) for job in found]
         return [line for line in lines if not query.states or line.state in query.states]
+
+    def _stored_jobs(self, query: Jobs) -> list[Job]:
+        ids = selectors.jobs(query.selector, self.store.ids()) if query.selector else None
+        since = time.time() - query.since_seconds if query.since_seconds is not None else 0.0
+        return self.store.jobs(ids, active_only=query.active_only, owner=query.user, since=since)
 
     def line(self, job: Job, explain: bool = False) -> JobLine:
         """One job as people see it; `explain` adds for a waiting job what rules each node out."""
@@ -236,10 +245,11 @@ class Master:
     async def nodes(self, query: Nodes) -> Sequence[NodeLine]:
         members = self.roster.members
         chosen = [node.name for node in selectors.nodes(query.selector, [member.node for member in members.values()])]
-        return [
-            report.node_line(members[name].view(), members[name].last_seen if members[name].facts else None)
-            for name in chosen
-        ]
+        return [self._node_line(members[name], query.history) for name in chosen]
+
+    def _node_line(self, member: Member, history: bool) -> NodeLine:
+        seen = member.last_seen if member.facts else None
+        return report.node_line(member.view(), seen, member.busy_minute if history else ())
 
     async def check_nodes(self, selector: str) -> Sequence[NodeLine]:
         """Dial now, wait for the answers, then what `nodes` says."""
@@ -303,4 +313,5 @@ def _refusal(code: str, message: str) -> SshgridError:
     return NoNodeLeft(message, "sshgrid nodes")
 
 
+_RANK = {Phase.RUNNING: 0, Phase.QUEUED: 1, Phase.DONE: 2}
 _NOTHING = Submission(Program("", "", ()), "")

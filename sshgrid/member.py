@@ -12,6 +12,7 @@ import hashlib
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ class Member:
         self.tried = False
         self.facts: Facts | None = None
         self.sample: Sample | None = None
+        self.busy_minute: deque[float] = deque(maxlen=60)  # cores, a second each
         self.toolchains: dict[str, Toolchain] = {}
         self.untested: set[str] = set()
         self.problems: dict[str, str] = {}
@@ -245,6 +247,8 @@ class Member:
     def _felt(self, sample: Sample) -> None:
         first = self.sample is None or self.sample.busy_cores is None
         self.sample = sample
+        if sample.busy_cores is not None:
+            self.busy_minute.append(sample.busy_cores)
         self.heard(sample.uptime_seconds)
         self._grid.sampled(first)
 
@@ -272,6 +276,7 @@ class Member:
             successor = await spare.end()
         self.reason = link.lost.result().reason
         self.sample = None
+        self.busy_minute.clear()
         log.info("%s: connection lost: %s", self.name, self.reason)
         self._tell()
         await link.close()

@@ -5,6 +5,8 @@ Only derives: what a state is called and what a verdict means is said in lifecyc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sshgrid import lifecycle, placement
 from sshgrid.model import AttemptRecord, Exited, Job, NodeState, Phase
 from sshgrid.placement import NodeView
@@ -84,8 +86,11 @@ def code_and_signal(exit_code: int | None, signal: int | None) -> str:
     return "" if exit_code is None else f"{exit_code}:0"
 
 
-def node_line(view: NodeView, last_seen: float | None = None) -> NodeLine:
-    """One node; `last_seen` is its last sign of life, else that of its last sample."""
+def node_line(view: NodeView, last_seen: float | None = None, busy_minute: Iterable[float] = ()) -> NodeLine:
+    """One node; `last_seen` is its last sign of life, else that of its last sample.
+
+    `busy_minute`: cores that were busy, a second each.
+    """
     sample, facts = view.sample, view.facts
     return NodeLine(
         name=view.node.name,
@@ -102,6 +107,7 @@ def node_line(view: NodeView, last_seen: float | None = None) -> NodeLine:
         cores=facts.cores if facts else None,
         tags=tuple(sorted(view.node.tags)),
         isolation=facts.isolation if facts else "",
+        cpu_minute=tuple(round(100 * _share(view, busy)) for busy in busy_minute) if facts else (),
     )
 
 
@@ -119,4 +125,8 @@ def node_state(view: NodeView) -> NodeState:
 def _cpu(view: NodeView) -> float | None:
     if view.sample is None or view.sample.busy_cores is None or view.facts is None:
         return None
-    return min(1.0, view.sample.busy_cores / placement.cores(view))
+    return _share(view, view.sample.busy_cores)
+
+
+def _share(view: NodeView, busy_cores: float) -> float:
+    return min(1.0, busy_cores / placement.cores(view))

@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 
 from sshgrid import inventory_cache
+from sshgrid.clients import Clients
 from sshgrid.dial import dialing, hush_abandoned_transfers
 from sshgrid.disk import private_directory
 from sshgrid.errors import InventoryError, StoreError
@@ -102,6 +103,7 @@ class Server:
         how = dialing(places.config_dir, os.environ)
         roster = Roster(store.grid, spool, how, rng, book.nodes_changed)
         self.master = Master(store, roster, book, inventory, rng)
+        self.clients = Clients(book.is_over)
 
     # --- life
 
@@ -192,6 +194,7 @@ class Server:
             clients=len(self._sessions),
             memory_bytes=process.memory_info().rss,
             cpu_seconds=cpu.user + cpu.system,
+            ended_last_minute=master.book.ended_last_minute(),
         )
 
     # --- the inventory file, and idleness

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, assert_never
 
+from sshgrid.clients import Clients as Visitors
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.model import JobId, OnDisconnect
 from sshgrid.spool import BlobWriter
@@ -24,6 +25,8 @@ from sshgrid.wire import (
     Blobs,
     Cancel,
     CheckNodes,
+    Clients,
+    ClientsReply,
     Decoder,
     Done,
     Event,
@@ -70,6 +73,7 @@ class Host(Protocol):
     """The process that the session is part of."""
 
     master: Master
+    clients: Visitors
     inventory_error: str
 
     def status(self) -> StatusReply: ...
@@ -84,12 +88,20 @@ class Host(Protocol):
 class Session:
     """A greeted client."""
 
-    def __init__(self, server: Host, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, user: str) -> None:
+    def __init__(
+        self,
+        server: Host,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        user: str,
+        address: str = "local",
+    ) -> None:
         self._server = server
         self._master = server.master
         self._reader = reader
         self._writer = writer
         self._user = user
+        self._client = server.clients.came(user, address)
         self._stranger = False  # speaks another protocol
         self._incoming: dict[str, BlobWriter] = {}
         self._refused: set[str] = set()  # files of which a piece could not be taken, while the rest still comes
@@ -103,6 +115,7 @@ class Session:
             if await self._greet():
                 await self._answer_all()
         finally:
+            self._server.clients.left(self._client)
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
             for blob in self._incoming.values():
@@ -190,7 +203,9 @@ class Session:
             case MissingBlobs(sha256):
                 return Blobs(master.spool.missing(sha256))
             case Submit(submission, key):
-                return Accepted(await master.submit(submission, key, self._user))
+                job = await master.submit(submission, key, self._user)
+                self._client.brought(job)
+                return Accepted(job)
             case Cancel():
                 return Done(await master.cancel(message))
             case Jobs():
@@ -211,6 +226,8 @@ class Session:
                 return ToolchainsReply(await master.toolchains(selector))
             case Status():
                 return self._server.status()
+            case Clients():
+                return ClientsReply(self._server.clients.lines())
             case Reload():
                 return await self._reload()
             case Backup(path):

@@ -116,6 +116,7 @@ class Jobs(Noun, frozen=True, tag="jobs"):
     states: tuple[str, ...] = ()
     since_seconds: float | None = None
     active_only: bool = False
+    limit: int = 0  # so many at most: what runs, then what waits, then what is done; 0 = all
 
 
 class Info(Noun, frozen=True, tag="info"):
@@ -138,9 +139,10 @@ class Hold(Noun, frozen=True, tag="hold"):
 
 
 class Nodes(Noun, frozen=True, tag="nodes"):
-    """List nodes. Answered by `NodesReply`."""
+    """List nodes. Answered by `NodesReply`; with `history` each tells its last minute."""
 
     selector: str = ""
+    history: bool = False
 
 
 class CheckNodes(Noun, frozen=True, tag="check-nodes"):
@@ -163,6 +165,10 @@ class Toolchains(Noun, frozen=True, tag="toolchains"):
 
 class Status(Noun, frozen=True, tag="status"):
     """Who this master is and what it holds. Answered by `StatusReply`."""
+
+
+class Clients(Noun, frozen=True, tag="clients"):
+    """Who is connected, or left programs behind that still run. Answered by `ClientsReply`."""
 
 
 class Reload(Noun, frozen=True, tag="reload"):
@@ -195,6 +201,7 @@ Question: TypeAlias = (
     | Explain
     | Toolchains
     | Status
+    | Clients
     | Reload
     | Backup
     | Stop
@@ -309,6 +316,7 @@ class NodeLine(Noun, frozen=True):
     cores: int | None = None
     tags: tuple[str, ...] = ()
     isolation: str = ""
+    cpu_minute: tuple[int, ...] = ()  # percent, a sample a second, the newest last; only when asked for
 
 
 class NodesReply(Noun, frozen=True, tag="nodes-reply"):
@@ -355,6 +363,24 @@ class StatusReply(Noun, frozen=True, tag="status-reply"):
     clients: int
     memory_bytes: int = 0  # resident, of the master's process
     cpu_seconds: float = 0.0
+    ended_last_minute: int = 0  # jobs
+
+
+class ClientLine(Noun, frozen=True):
+    """A user at an address, with all of its connections; the counts are since the master began."""
+
+    user: str
+    address: str  # "local" for the Unix socket
+    since: float  # when the first of its present connections came
+    programs: int
+    running: int  # of these, those that are not over
+    connections: int = 0
+
+
+class ClientsReply(Noun, frozen=True, tag="clients-reply"):
+    """Clients, who came first first."""
+
+    clients: tuple[ClientLine, ...]
 
 
 # --- events of a watched job ------------------------------------------------------------------------------------------
@@ -407,7 +433,17 @@ class Ended(Noun, frozen=True, tag="ended"):
 Event: TypeAlias = Output | Progress | Waiting | Notice | Restarted | Ended
 
 Reply: TypeAlias = (
-    Welcome | Failure | Done | Blobs | Accepted | JobsReply | NodesReply | ExplainReply | ToolchainsReply | StatusReply
+    Welcome
+    | Failure
+    | Done
+    | Blobs
+    | Accepted
+    | JobsReply
+    | NodesReply
+    | ExplainReply
+    | ToolchainsReply
+    | StatusReply
+    | ClientsReply
 )
 
 Message: TypeAlias = Hello | Request | Reply | Event

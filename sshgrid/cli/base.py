@@ -126,6 +126,17 @@ def complete_nodes(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     return _items(incomplete, [(line.name, str(line.state)) for line in lines] + [(tag, "tag") for tag in tags])
 
 
+def complete_languages(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The languages that the master knows; without one those that are built in."""
+    from sshgrid.toolchains import LANGUAGES
+    from sshgrid.wire import Toolchains, ToolchainsReply
+
+    reply = _ask_quietly(ctx, lambda connection: connection.ask(Toolchains(), ToolchainsReply))
+    if reply is None:
+        return _items(incomplete, [(row.name, " ".join(row.match)) for row in LANGUAGES])
+    return _items(incomplete, [(line.language, " ".join(line.match)) for line in reply.languages])
+
+
 def complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The newest jobs, `last` and `all`, for the shell's completion."""
     from sshgrid.wire import Jobs, JobsReply

@@ -209,7 +209,7 @@ def remove(session: Session, selector: str) -> int:
 @pass_session
 def drain(session: Session, selector: str) -> int:
     """Start nothing more on these nodes; what runs there may end."""
-    return _set_drained(session, selector, drained=True)
+    return set_drained(session, selector, drained=True)
 
 
 @node_group.command()
@@ -217,10 +217,11 @@ def drain(session: Session, selector: str) -> int:
 @pass_session
 def resume(session: Session, selector: str) -> int:
     """Undo `drain`."""
-    return _set_drained(session, selector, drained=False)
+    return set_drained(session, selector, drained=False)
 
 
-def _set_drained(session: Session, selector: str, *, drained: bool) -> int:
+def set_drained(session: Session, selector: str, *, drained: bool) -> int:
+    """Write into the inventory that these nodes take no more jobs, or take them again."""
     from sshgrid.inventory import edit as inventory_edit
 
     names = _names(session, selector)

@@ -18,6 +18,7 @@ from sshgrid.cli.session import Session
 from sshgrid.errors import SshgridError, UsageError
 
 if TYPE_CHECKING:
+    from sshgrid.cli.render import Look
     from sshgrid.client import Connection
     from sshgrid.model import JobId
     from sshgrid.wire import JobLine, NodeLine, Request, ToolchainLine
@@ -140,15 +141,15 @@ def info(session: Session, job: str) -> int:
         found = connection.ask(Info(session.one_job(connection, job)), JobsReply).jobs
     if not found:
         raise NoSuchJob(f"no such job: {job}", "sshgrid ps -a")
-    session.show(lambda: render.job_object(found[0]), lambda: _info_text(session, found[0]))
+    session.show(lambda: render.job_object(found[0]), lambda: info_text(session.out, found[0]))
     return 0
 
 
-def _info_text(session: Session, job: JobLine) -> str:
+def info_text(look: Look, job: JobLine) -> str:
+    """What `info` prints."""
     from sshgrid.cli import render
     from sshgrid.quantities import format_duration
 
-    look = session.out
     text = render.pairs(
         (
             ("job", str(job.id)),

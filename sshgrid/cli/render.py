@@ -16,7 +16,7 @@ import msgspec
 
 from sshgrid.errors import SshgridError
 from sshgrid.quantities import format_duration, format_size
-from sshgrid.wire import AttemptLine, JobLine, NodeLine, NodeReason
+from sshgrid.wire import AttemptLine, ClientLine, JobLine, NodeLine, NodeReason
 
 SCHEMA = 1
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
@@ -244,7 +244,15 @@ def why_objects(why: Iterable[NodeReason]) -> list[dict[str, object]]:
 def node_object(node: NodeLine) -> dict[str, object]:
     """A node for --json."""
     value: dict[str, object] = msgspec.to_builtins(node)
+    if not node.cpu_minute:
+        del value["cpu_minute"]
     return value | {"schema": SCHEMA, "last_seen": iso(node.last_seen)}
+
+
+def client_object(client: ClientLine) -> dict[str, object]:
+    """A client for --json."""
+    value: dict[str, object] = msgspec.to_builtins(client)
+    return value | {"schema": SCHEMA, "since": iso(client.since)}
 
 
 def error_object(error: SshgridError) -> dict[str, object]:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sshgrid.cli import running
-from sshgrid.cli.base import DURATION, SIZE, Verb, complete_jobs, complete_nodes, pass_session, session_of
+from sshgrid.cli.base import (
+    DURATION,
+    SIZE,
+    Verb,
+    complete_jobs,
+    complete_languages,
+    complete_nodes,
+    pass_session,
+    session_of,
+)
 from sshgrid.cli.session import PIPE_CLOSED, Session
 from sshgrid.errors import SshgridError
 
@@ -35,7 +44,13 @@ class _RunVerb(Verb):
 @click.argument("file", type=click.Path())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option("--on", metavar="SEL", default="", shell_complete=complete_nodes, help="Only on these nodes.")
-@click.option("--lang", metavar="NAME[>=V]", default="", help="The language, when the name does not say it.")
+@click.option(
+    "--lang",
+    metavar="NAME[>=V]",
+    default="",
+    shell_complete=complete_languages,
+    help="The language, when the name does not say it.",
+)
 @click.option("--env", metavar="K=V", multiple=True, help="Set in the program's environment; K alone: as it is here.")
 @click.option("--stdin", metavar="FILE|-|none", default="", help="Where its standard input comes from.")
 @click.option("--time-limit", metavar="D", type=DURATION, help="End it after this time.")

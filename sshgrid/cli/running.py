@@ -159,7 +159,9 @@ def _submit(session: Session, submission: Submission, sources: Sequence[Source])
     for again in range(SUBMIT_TRIES):
         connection = session.connect()
         try:
-            return connection, _send(connection, submission, sources, key)
+            job = _send(connection, submission, sources, key)
+            session.accepted.append(job)
+            return connection, job
         except MasterGone:
             connection.close()
             if again + 1 == SUBMIT_TRIES:

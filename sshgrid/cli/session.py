@@ -36,6 +36,8 @@ class Session:
         self.verbose = 0
         self.no_input = False
         self.in_shell = False
+        self.muted = False  # the screen belongs to something else
+        self.accepted: list[JobId] = []  # jobs that were submitted; one list for all lines of a shell
 
     def child(self) -> Session:
         """For one line of the shell: what was said when the shell began still holds."""
@@ -61,6 +63,23 @@ class Session:
         from sshgrid import client
 
         return client.connect(self.places(), start=start, say=self.warn)
+
+    def look(self) -> Connection:
+        """A connection to the master as it is: none is started, and none is replaced because of its version.
+
+        For what lives long and only looks on. Raises MasterGone when there is none.
+        """
+        from sshgrid import client
+        from sshgrid.errors import MasterGone
+        from sshgrid.wire import Failure
+
+        connection = client.find_any_version(self.places())
+        if connection is None:
+            raise MasterGone("no master is running for this inventory", "sshgrid master start")
+        if isinstance(connection.welcome, Failure):
+            connection.close()
+            raise client.to_error(connection.welcome)
+        return connection
 
     # --- talk
 
@@ -90,6 +109,8 @@ class Session:
         """To stderr, always."""
         from sshgrid.cli.render import write_err
 
+        if self.muted:
+            return
         write_err(self.err.safe(text) + "\n")
 
     def show(self, value: Callable[[], object], text: Callable[[], str]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sshgrid.cli.base import GLOBAL_OPTIONS
+from sshgrid.cli.base import GLOBAL_OPTIONS, Verb
 from sshgrid.cli.session import INTERRUPTED, Session, said
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ VERBS = {
     "inventory": ("cli.inventory", "inventory_group", "The file that says which machines there are."),
     "master": ("cli.master", "master", "The process that holds the queue and the connections."),
     "doctor": ("cli.master", "doctor", "What is set, from where, and what is wrong."),
+    "monitor": ("cli.verbs", "monitor", "Nodes, jobs and clients on the whole screen, live."),
     "shell": ("cli.verbs", "shell", "A prompt that takes these commands."),
     "completion": ("cli.master", "completion", "Completion for bash, zsh or fish."),
     "version": ("cli.query", "version", "The version of this sshgrid."),
@@ -110,6 +111,18 @@ def shell(ctx: click.Context, /) -> int:
     from sshgrid.shell import repl
 
     return repl(session_of(ctx))
+
+
+@click.command(cls=Verb)
+@click.option("--once", is_flag=True, help="Print it once, as text; with --json as one value.")
+@click.pass_context
+def monitor(ctx: click.Context, /, once: bool) -> int:
+    """Nodes, jobs and clients on the whole screen, live; `?` there shows its keys."""
+    from sshgrid import monitor as live
+    from sshgrid.cli.base import session_of
+
+    session = session_of(ctx)
+    return live.print_once(session) if once or session.json else live.look_on(session)
 
 
 # --- one call of the command line ------------------------------------------------------------------------------------

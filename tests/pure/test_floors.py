@@ -59,6 +59,7 @@ FLOORS: dict[str, int] = {
     "scheduler": 3,
     "watching": 3,
     "client": 4,
+    "clients": 4,
     "serve": 4,
     "session": 4,
     "": 5,  # sshgrid itself: public names only
@@ -66,7 +67,11 @@ FLOORS: dict[str, int] = {
     "cli": 5,
     "cli.*": 5,
     "daemon": 5,
+    "feed": 5,
+    "monitor": 5,
+    "monitor.*": 5,
     "shell": 5,
+    "shell.*": 5,
     "testing": 5,
     "testing.*": 5,
 }
@@ -77,7 +82,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "sqlite3": ("store", "database"),
     "yaml": ("inventory", "inventory.*"),
     "pydantic": ("inventory", "inventory.*"),
-    "prompt_toolkit": ("shell", "monitor"),
+    "prompt_toolkit": ("shell", "shell.*", "monitor", "monitor.*"),
 }
 
 # On floors 0 and 1 the loop, the clock, dice and the outside world come in as arguments.

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from sshgrid import attempts, wire
+from sshgrid.clients import Clients
 from sshgrid.errors import Dropped
-from sshgrid.model import Exited, JobId, Limits, OnDisconnect, Outcome, Program, SourceFile, Submission
+from sshgrid.model import Exited, JobId, Limits, OnDisconnect, Outcome, Phase, Program, SourceFile, Submission
 from sshgrid.session import MAX_UPLOADS, Session
 from sshgrid.testing import ScriptedGrid, Stage, after, until, until_killed
 from sshgrid.wire import Accepted, Cancel, Done, Failure, Jobs, JobsReply, Logs, Status, StatusReply, Watch
@@ -29,6 +30,7 @@ class Door:
 
     def __init__(self, grid: ScriptedGrid, path: Path) -> None:
         self.grid, self.master, self.path = grid, grid.master, str(path)
+        self.clients = Clients(grid.master.book.is_over)
         self.inventory_error = ""
         self.left: list[bool] = []
         self.writers: list[asyncio.StreamWriter] = []
@@ -272,6 +274,38 @@ async def test_a_job_is_submitted_and_watched_to_its_end(door: Door) -> None:
         streams, line = await talk.watch(await talk.submit(b"echo hello\n", "k"))
         assert (streams, line.exit_status, line.user) == ({"stdout": b"hello\n"}, 3, "ann")
         assert await talk.ask(Status(), StatusReply) == STATUS
+
+
+async def test_a_client_is_a_person_with_all_of_its_connections_and_what_it_brought(door: Door) -> None:
+    door.grid.engine.plays(until_killed, after(b"", Exited(0)))
+    looking, working = await door.talk(), await door.talk()
+    job = await working.submit(b"sleep 9\n", "a")
+    assert await working.submit(b"sleep 9\n", "a") == job
+    await working.watch(await working.submit(b"true\n", "b"))
+    (line,) = (await looking.ask(wire.Clients(), wire.ClientsReply)).clients
+    assert (line.user, line.address, line.programs, line.running, line.connections) == ("ann", "local", 2, 1, 2)
+    await working.close()
+    await until(lambda: door.clients.lines()[0].connections == 1)
+    assert (await looking.ask(wire.Jobs(active_only=True, limit=1), JobsReply)).jobs[0].id == job
+    assert await looking.ask(Cancel((job,), "KILL"), Done) == Done(1)
+    await until(lambda: door.clients.lines()[0].running == 0)
+    await looking.close()
+    await until(lambda: door.clients.lines() == ())
+    assert door.grid.master.book.ended_last_minute() == 2
+
+
+async def test_with_a_limit_what_runs_comes_before_what_waits(door: Door) -> None:
+    door.grid.engine.plays(until_killed)
+    door.grid.master.pause()
+    async with await door.talk() as talk:
+        waiting = await talk.submit(b"sleep 9\n", "a")
+        assert await talk.ask(wire.Hold((waiting,)), Done) == Done(1)
+        door.grid.master.scheduler.paused = False
+        running = await talk.submit(b"sleep 9\n", "b")
+        await until(lambda: door.grid.master.book.current(running).phase is Phase.RUNNING)
+        for limit, wanted in ((1, [running]), (2, [running, waiting])):
+            for query in (Jobs(active_only=True, limit=limit), Jobs(limit=limit)):
+                assert [line.id for line in (await talk.ask(query, JobsReply)).jobs] == wanted
 
 
 async def test_5_MiB_of_output_come_through_exactly(door: Door) -> None:

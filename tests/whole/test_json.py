@@ -102,6 +102,7 @@ def test_nodes_have_the_keys_of_the_interface(grid: Grid) -> None:
         ["inventory", "path"],
         ["master", "status"],
         ["doctor"],
+        ["monitor", "--once"],
         ["version"],
         ["node", "check"],
         ["info", "9999"],

@@ -1,0 +1,154 @@
+"""The monitor on a terminal: prompt_toolkit's keys in, the lines of draw out, again whenever there is news.
+
+Everything that waits (for the master) waits in other threads. Refuses to lay out or decide anything: that is draw's
+and view's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from prompt_toolkit.application import Application
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout import Layout, UIContent, UIControl, Window
+from prompt_toolkit.output import ColorDepth
+from prompt_toolkit.styles import Style
+
+from sshgrid.cli.session import Session
+from sshgrid.feed import Feed, ask_picture
+from sshgrid.monitor import deeds, draw
+from sshgrid.monitor.view import Command, Deed, Page, View, press
+
+EVERY_SECONDS = 2.0
+_AGAIN = frozenset({Deed.JOB, Deed.LOGS, Deed.NODE})  # pages that are asked for again while they are read
+_NAMES = {"c-m": "enter", "c-i": "tab", "c-h": "backspace"}
+_STYLE = Style.from_dict(
+    {
+        "title": "bold",
+        "header": "reverse nobold",
+        "header-here": "reverse bold",
+        "chosen": "reverse",
+        "keys": "reverse nobold",
+        "alarm": "bold fg:ansired",
+        "dim": "fg:ansibrightblack",
+        "red": "fg:ansired",
+        "green": "fg:ansigreen",
+        "yellow": "fg:ansiyellow",
+        "cyan": "fg:ansicyan",
+    }
+)
+
+
+class Screen:
+    """One monitor, for one terminal."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session.child()
+        self._session.muted = True
+        self._feed = Feed(self._session.look, ask_picture, EVERY_SECONDS, self._news)
+        self._view = View()
+        self._busy = False  # a thread does what was asked for
+        self._waiting: list[Command] = []
+        self._size = (draw.LEAST_COLUMNS, draw.LEAST_ROWS)
+        self._app: Application[None] = Application(
+            layout=Layout(Window(_Canvas(self._draw), always_hide_cursor=True)),
+            key_bindings=self._keys(),
+            style=_STYLE,
+            color_depth=None if session.out.colour else ColorDepth.DEPTH_1_BIT,
+            full_screen=True,
+        )
+        self._app.ttimeoutlen = 0.05  # after Esc
+
+    def run(self) -> None:
+        """Until the person leaves."""
+        with self._feed:
+            self._app.run()
+
+    def _draw(self, columns: int, lines: int) -> list[draw.Line]:
+        self._size = (columns, lines)
+        return draw.frame(self._feed.newest, self._view, columns, lines, self._feed.trouble)
+
+    # --- keys
+
+    def _keys(self) -> KeyBindings:
+        keys = KeyBindings()
+        keys.add("<any>", eager=True)(self._pressed)
+        return keys
+
+    def _pressed(self, event: KeyPressEvent) -> None:
+        key = str(getattr(event.key_sequence[0].key, "value", event.key_sequence[0].key))
+        page = self._view.page
+        bottom = draw.page_bottom(page, *self._size) if page else 0
+        self._view, command = press(self._view, _NAMES.get(key, key), self._feed.newest, bottom)
+        if command is not None:
+            self._do(command)
+
+    def _do(self, command: Command) -> None:
+        """One after the other: a kill is not lost because a page is still on its way."""
+        if command.deed is Deed.LEAVE:
+            self._app.exit()
+        elif self._busy:
+            self._waiting.append(command)
+        else:
+            self._start(command, again=False)
+
+    def _start(self, command: Command, *, again: bool) -> None:
+        self._busy = True
+        threading.Thread(target=self._work, args=(command, again), name=command.deed.value, daemon=True).start()
+
+    def _work(self, command: Command, again: bool) -> None:
+        """In a thread of its own."""
+        found = deeds.done(self._session, command, self._feed.newest)
+        self._in_the_loop(lambda: self._tell(command, found, again))
+
+    def _tell(self, command: Command, found: Page | str, again: bool) -> None:
+        self._busy = False
+        page = self._view.page
+        if again:
+            if isinstance(found, Page) and page is not None and page.command == command:
+                self._view = self._view.but(page=Page(command, found.title, found.lines, page.top))
+        elif isinstance(found, Page):
+            self._view = self._view.but(page=found)
+        else:
+            self._view = self._view.but(said=found)
+            self._feed.again()
+        if self._waiting:
+            self._start(self._waiting.pop(0), again=False)
+        self._app.invalidate()
+
+    # --- news
+
+    def _news(self) -> None:
+        """In the feed's thread."""
+        self._in_the_loop(self._redraw)
+
+    def _redraw(self) -> None:
+        page = self._view.page
+        if page is not None and page.command.deed in _AGAIN and not self._busy:
+            self._start(page.command, again=True)
+        self._app.invalidate()
+
+    def _in_the_loop(self, work: Callable[[], None]) -> None:
+        loop = self._app.loop
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(work)
+            except RuntimeError:  # it has just been closed: the person left
+                return
+
+
+class _Canvas(UIControl):
+    """Lines in the size of the window."""
+
+    def __init__(self, lines: Callable[[int, int], Sequence[draw.Line]]) -> None:
+        self._lines = lines
+
+    def create_content(self, width: int, height: int) -> UIContent:
+        drawn = [
+            [(f"class:{style}" if style else "", words) for style, words in line] for line in self._lines(width, height)
+        ]
+        return UIContent(get_line=lambda index: list(drawn[index]), line_count=len(drawn), show_cursor=False)
+
+    def is_focusable(self) -> bool:
+        return True

@@ -1,0 +1,105 @@
+"""A real terminal for tests: tmux with a server of its own, keys sent as a person types them, the screen as it is seen.
+
+A machine without tmux skips these tests and says so; in CI that is a failure. Refuses to wait without a deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+SECONDS = 30.0
+
+
+class Tmux:
+    """One program in one window."""
+
+    def __init__(
+        self, folder: Path, words: Sequence[str], environ: Mapping[str, str], columns: int = 80, lines: int = 24
+    ) -> None:
+        if shutil.which("tmux") is None:
+            assert os.environ.get("CI") != "true", "CI has no tmux: scripts/setup-test-host.sh"
+            pytest.skip("tmux is not installed: scripts/setup-test-host.sh")
+        # A relative name, as a socket's whole path may not be long.
+        self._folder, self._tmux = folder, ["tmux", "-S", "tmux.socket", "-f", "/dev/null"]
+        self._environ = {**environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+        # tmux may forget to ask how a program ended; Ctrl-C is for the program, not for this shell.
+        command = f"trap : INT; {shlex.join(words)}; echo $? >tmux.status.new; mv tmux.status.new tmux.status"
+        size = ("-x", str(columns), "-y", str(lines))
+        self._call(
+            "set-option", "-g", "remain-on-exit", "on", ";", "new-session", "-d", *size, "-c", str(folder), command
+        )
+
+    def __enter__(self) -> Tmux:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._call("kill-server")
+
+    def _call(self, *words: str) -> str:
+        done = subprocess.run(
+            [*self._tmux, *words],
+            cwd=self._folder,
+            env=self._environ,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, (words, done.stderr)
+        return done.stdout
+
+    # --- hands and eyes
+
+    def press(self, *keys: str) -> None:
+        """Keys by tmux's names: Enter, Tab, Up, C-c, M-Enter, Escape."""
+        self._call("send-keys", "-t", ":", *keys)
+
+    def type(self, text: str, *keys: str) -> None:
+        """These letters, then these keys."""
+        self._call("send-keys", "-t", ":", "-l", "--", text)
+        if keys:
+            self.press(*keys)
+
+    def resize(self, columns: int, lines: int) -> None:
+        self._call("resize-window", "-t", ":", "-x", str(columns), "-y", str(lines))
+
+    @property
+    def screen(self) -> str:
+        return self._call("capture-pane", "-p", "-t", ":")
+
+    @property
+    def lines(self) -> list[str]:
+        return self.screen.splitlines()
+
+    # --- waiting
+
+    def until(self, holds: Callable[[str], object], what: str, seconds: float = SECONDS) -> str:
+        """The first screen of which it is so."""
+        deadline = time.monotonic() + seconds
+        while not holds(screen := self.screen):
+            assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}; the screen is\n{screen}"
+            time.sleep(0.03)
+        return screen
+
+    def see(self, wanted: str, seconds: float = SECONDS) -> str:
+        return self.until(lambda screen: wanted in screen, f"{wanted!r}", seconds)
+
+    def see_no_more(self, unwanted: str) -> str:
+        return self.until(lambda screen: unwanted not in screen, f"{unwanted!r} to be gone")
+
+    def status(self, seconds: float = SECONDS) -> int:
+        """How the program ended."""
+        deadline = time.monotonic() + seconds
+        file = self._folder / "tmux.status"
+        while not file.exists():
+            assert time.monotonic() < deadline, f"still running; the screen is\n{self.screen}"
+            time.sleep(0.03)
+        return int(file.read_text())
