@@ -71,7 +71,8 @@ FLOORS: dict[str, int] = {
     "monitor": 5,
     "monitor.*": 5,
     "shell": 5,
-    "shell.*": 5,
+    "prompt": 5,
+    "prompt.*": 5,
     "testing": 5,
     "testing.*": 5,
 }
@@ -82,7 +83,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "sqlite3": ("store", "database"),
     "yaml": ("inventory", "inventory.*"),
     "pydantic": ("inventory", "inventory.*"),
-    "prompt_toolkit": ("shell", "shell.*", "monitor", "monitor.*"),
+    "prompt_toolkit": ("shell", "prompt.*", "monitor", "monitor.*"),
 }
 
 # On floors 0 and 1 the loop, the clock, dice and the outside world come in as arguments.

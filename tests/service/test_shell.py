@@ -19,8 +19,8 @@ import pytest
 
 from sshgrid import wire
 from sshgrid.model import JobId, NodeState
+from sshgrid.prompt.completing import split_line
 from sshgrid.shell import counts_text
-from sshgrid.shell.completing import split_line
 from tests.service.conftest import Cli
 from tests.service.fake_master import FakeMaster, job_line, node_line, output, status_reply
 

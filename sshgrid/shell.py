@@ -18,7 +18,7 @@ from sshgrid.cli.session import Session, report, said
 from sshgrid.client import Connection
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.feed import Feed, ask_all
-from sshgrid.shell.background import Background
+from sshgrid.prompt.background import Background
 from sshgrid.wire import Jobs, JobsReply, Nodes, NodesReply, Status, StatusReply
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Shell:
         return 0
 
     def _edit(self, words: Sequence[str]) -> int:
-        from sshgrid.shell.editing import edit
+        from sshgrid.prompt.editing import edit
 
         path = words[0] if words else self._buffer
         if len(words) > 1 or not path:
@@ -226,7 +226,7 @@ def _prompt_session(session: Session, toolbar: Callable[[], str]) -> PromptSessi
     from prompt_toolkit.history import FileHistory
 
     from sshgrid.cli.verbs import cli
-    from sshgrid.shell.completing import command_completer
+    from sshgrid.prompt.completing import command_completer
 
     return PromptSession(
         history=FileHistory(_history_file(session)),
