@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import crowd, single
+from bench import crowd, monitor, single
 from bench.installed import ROOT, Failed, install
 from bench.single import Bench
 from bench.table import Row, say, text
@@ -24,7 +24,7 @@ from tests.lab import machine
 from tests.lab.hosts import Lab
 
 HOSTS = 4
-PARTS = (*single.PARTS, "crowd")
+PARTS = (*single.PARTS, "monitor", "crowd")
 
 
 def main() -> int:
@@ -60,6 +60,8 @@ def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) ->
     wanted = arguments.only or PARTS
     if set(wanted) & set(single.PARTS):
         yield from Bench(lab, command, home / "single", arguments.repeats).rows(wanted)
+    if "monitor" in wanted:
+        yield from monitor.rows(command, home / "monitor")
     if "crowd" in wanted:
         yield from crowd.rows(lab, command, home / "crowd")
 

@@ -17,7 +17,8 @@ from tests.service.fake_master import FakeMaster, job_line, output
 
 
 @pytest.fixture
-def session(cli: Cli) -> Session:
+def session(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Session:
+    monkeypatch.chdir(cli.folder)
     found = Session(cli.environ)
     found.muted = True
     return found

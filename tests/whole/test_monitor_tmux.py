@@ -37,7 +37,7 @@ def test_jobs_are_seen_read_and_killed(here: LocalGrid) -> None:
     here.until_state(job, "RUNNING")
     with monitor(here) as tmux:
         tmux.see("evil\\x1b[31m")
-        assert any(line.startswith(">here") and "%]" in line for line in tmux.lines), tmux.screen
+        tmux.until(lambda screen: any(line.startswith(">here") and "%]" in line for line in screen.splitlines()), "CPU")
         assert "local" in tmux.screen  # who submitted it, and this monitor
         tmux.press("Tab", "l")
         tmux.see("line 3 \\x1b[2Jescaped")

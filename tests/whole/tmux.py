@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 SECONDS = 30.0
@@ -78,6 +79,12 @@ class Tmux:
     @property
     def lines(self) -> list[str]:
         return self.screen.splitlines()
+
+    @property
+    def pid(self) -> int:
+        """Of the program."""
+        shell = psutil.Process(int(self._call("display-message", "-p", "-t", ":", "#{pane_pid}")))
+        return int(shell.children()[0].pid)
 
     # --- waiting
 

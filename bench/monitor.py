@@ -1,0 +1,70 @@
+"""What looking on costs: the monitor with 50 nodes and 500 jobs, every figure of which changes with every answer.
+
+The master is a scripted one, so that nothing else is measured; the terminal is tmux. Refuses a figure of a monitor that
+does not draw.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from bench.installed import Failed
+from bench.table import Row
+from sshgrid import paths, wire
+from tests.service.fake_master import FakeMaster, job_line, node_line
+from tests.whole.tmux import Tmux
+
+NODES, JOBS = 50, 500
+WINDOW_SECONDS = 20.0
+SIZES = ((80, 24), (200, 50))
+MOST_OF_A_CORE = 0.02
+
+
+def rows(command: Path, home: Path) -> Iterator[Row]:
+    home.mkdir(mode=0o700)
+    (home / "inventory.yaml").write_text("version: 1\nnodes: {n: {host: 127.0.0.1}}\n")
+    environ = {**os.environ, "SSHGRID_HOME": str(home), "HOME": str(home)}
+    with FakeMaster(paths.places(None, environ, str(home), str(home))) as master:
+        master.scripts[wire.Nodes] = lambda _: [wire.NodesReply(tuple(_nodes()))]
+        master.scripts[wire.Jobs] = lambda _: [wire.JobsReply(tuple(_jobs()))]
+        master.on(wire.Clients, wire.ClientsReply((wire.ClientLine("ann", "local", time.time(), 9, 5, 1),)))
+        for columns, lines in SIZES:
+            with Tmux(home, [str(command), "monitor"], environ, columns, lines) as tmux:
+                share = _share(tmux, master)
+            (home / "tmux.status").unlink(missing_ok=True)
+            yield Row(
+                f"monitor of {NODES} nodes at {columns}x{lines}: share of a core",
+                f"{share:.2%}",
+                "",
+                f"<= {MOST_OF_A_CORE:.0%}",
+                share <= MOST_OF_A_CORE,
+                f"{WINDOW_SECONDS:.0f} s of processor time, every figure new every 2 s",
+            )
+
+
+def _share(tmux: Tmux, master: FakeMaster) -> float:
+    tmux.see(f"{NODES} of {NODES} up")
+    process, pictures = psutil.Process(tmux.pid), len(master.got(wire.Clients))
+    before, begin = sum(process.cpu_times()[:2]), time.monotonic()
+    time.sleep(WINDOW_SECONDS)
+    used, seconds = sum(process.cpu_times()[:2]) - before, time.monotonic() - begin
+    if len(master.got(wire.Clients)) - pictures < WINDOW_SECONDS / 4:
+        raise Failed("the monitor did not ask for news")
+    return used / seconds
+
+
+def _nodes() -> Iterator[wire.NodeLine]:
+    for number in range(NODES):
+        minute = tuple(random.randrange(101) for _ in range(60))
+        yield node_line(f"n{number:02}", cpu=random.random(), load=8 * random.random(), cpu_minute=minute)
+
+
+def _jobs() -> Iterator[wire.JobLine]:
+    for number in range(JOBS):
+        yield job_line(number, state="RUNNING", phase="running", exit_code=None, seconds=1000 * random.random())
