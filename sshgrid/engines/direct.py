@@ -77,8 +77,9 @@ class DirectEngine:
         key = order.recipe.build_key
         if resume or key in self._built:
             return await self._run(order, sink, resume)
-        # Who comes while another builds the same waits for that build instead of starting a second one.
+        # Who comes while another builds the same waits for that build, not for its run, instead of starting a second one.
         async with self._building.setdefault(key, asyncio.Lock()):
+            run = None
             if key not in self._built:
                 await self._launch(order, sink)
                 run = _Run(self._host, order, sink, self._patience)
@@ -86,8 +87,7 @@ class DirectEngine:
                     return finish
                 self._built.add(key)
                 self._building.pop(key, None)
-                return await self._to_end(run)
-        return await self._run(order, sink, resume)
+        return await self._run(order, sink, resume) if run is None else await self._to_end(run)
 
     async def _run(self, order: Order, sink: Sink, resume: bool) -> Finish:
         if not resume:

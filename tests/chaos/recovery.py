@@ -186,7 +186,7 @@ def silent_host(scene: Scene, worked_seconds: float = 0.0) -> float:
 def master_restart(scene: Scene) -> float:
     """From the start of the new master until output of each of the jobs comes in again."""
     jobs = [scene.send(seconds=900, step=0.5) for _ in range(CROWD)]
-    wait_until(lambda: _running(scene) >= CROWD, f"{CROWD} jobs to run", 120, lambda: _running(scene))
+    wait_until(lambda: _running(scene) >= CROWD, f"{CROWD} jobs to run", 120, lambda: _not_running(scene, jobs))
     scene.grid.kill_master()
     before = _outputs(scene)
     start = time.time()
@@ -202,6 +202,10 @@ def master_restart(scene: Scene) -> float:
 
 def _running(scene: Scene) -> int:
     return sum(job["state"] == "RUNNING" and job["phase"] == "running" for job in scene.grid.jobs())
+
+
+def _not_running(scene: Scene, jobs: Sequence[int]) -> list[dict[str, Any]]:
+    return [job for job in scene.grid.jobs() if job["id"] in jobs and job["phase"] != "running"]
 
 
 def _outputs(scene: Scene) -> dict[Path, int]:

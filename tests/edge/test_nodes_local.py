@@ -404,6 +404,14 @@ async def test_runs_that_need_the_same_build_compile_once(host: Host) -> None:
     assert sorted(sink.was_compiled or False for sink in sinks) == [False] * 7 + [True]
 
 
+async def test_who_waits_for_a_build_does_not_wait_for_the_run_of_who_built(host: Host) -> None:
+    meets = b"touch ../../../began.$1; while [ ! -e ../../../began.$2 ]; do sleep 0.02; done; exit 6"
+    orders = [host.order(meets, b"a", b"b"), host.order(meets, b"b", b"a")]
+    async with asyncio.timeout(20):
+        finishes = await asyncio.gather(*map(host.run, orders))
+    assert [finish.outcome for finish in finishes] == [Exited(6), Exited(6)]
+
+
 # --- conversations ----------------------------------------------------------------------------------------------------
 
 
