@@ -35,9 +35,10 @@ def rows(command: Path, home: Path) -> Iterator[Row]:
         master.scripts[wire.Jobs] = lambda _: [wire.JobsReply(tuple(_jobs()))]
         master.on(wire.Clients, wire.ClientsReply((wire.ClientLine("ann", "local", time.time(), 9, 5, 1),)))
         for columns, lines in SIZES:
-            with Tmux(home, [str(command), "monitor"], environ, columns, lines) as tmux:
+            folder = home / f"{columns}x{lines}"
+            folder.mkdir()
+            with Tmux(folder, [str(command), "monitor"], environ, columns, lines) as tmux:
                 share = _share(tmux, master)
-            (home / "tmux.status").unlink(missing_ok=True)
             yield Row(
                 f"monitor of {NODES} nodes at {columns}x{lines}: share of a core",
                 f"{share:.2%}",

@@ -175,7 +175,7 @@ class Shell:
             raise UsageError("edit takes one file", "edit hello.py")
         if not self._has_terminal:
             raise UsageError("edit needs a terminal")
-        if not edit(path):
+        if not edit(path, self._session.warn):
             self._session.warn(f"{path} is as it was")
             return 1
         self._buffer = path

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sshgrid.errors import UsageError
@@ -15,8 +17,11 @@ LARGEST_BYTES = 256 * 1024
 _KEYS = "Alt-Enter or Ctrl-S saves, Ctrl-C leaves it as it was"
 
 
-def edit(path: str) -> bool:
-    """Let a person change this file, or make it; False when they left it as it was. Raises UsageError."""
+def edit(path: str, say: Callable[[str], None]) -> bool:
+    """Let a person change this file, or make it; False when they left it as it was. Raises UsageError.
+
+    What cannot be saved is said, and stays on the screen to be saved again.
+    """
     from prompt_toolkit import PromptSession
 
     name = os.path.basename(path)
@@ -27,12 +32,16 @@ def edit(path: str) -> bool:
         prompt_continuation=lambda width, number, wrapped: " " * width if wrapped else f"{number + 1:>{width - 1}} ",
         bottom_toolbar=f"{name}: {_KEYS}",
     )
-    try:
-        text = buffer.prompt("  1 ", default=text.removesuffix("\n"))
-    except (KeyboardInterrupt, EOFError):
-        return False
-    _write(path, text if text.endswith("\n") else f"{text}\n")
-    return True
+    while True:
+        try:
+            text = buffer.prompt("  1 ", default=text.removesuffix("\n"))
+        except (KeyboardInterrupt, EOFError):
+            return False
+        try:
+            _write(path, text if text.endswith("\n") else f"{text}\n")
+            return True
+        except OSError as error:
+            say(f"{path} is not saved: {error.strerror or error}")
 
 
 def _bindings(indent: str) -> KeyBindings:
@@ -74,5 +83,7 @@ def _write(path: str, text: str) -> None:
             if os.path.exists(target):
                 os.chmod(aside, os.stat(target).st_mode & 0o7777)
         os.replace(aside, target)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from error
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+        raise

@@ -80,6 +80,19 @@ def test_a_program_is_written_run_and_run_again_from_the_history(tmux: Tmux, her
     tmux.until(lambda screen: screen.count("node: here") == 2, "the same command again")
 
 
+def test_what_cannot_be_saved_is_said_and_stays_to_be_saved_again(tmux: Tmux, here: LocalGrid) -> None:
+    tmux.type("edit later/hello.py", "Enter")
+    tmux.see("Ctrl-S saves")
+    tmux.type("print('kept')", "C-s")
+    tmux.see("later/hello.py is not saved: No such file or directory")
+    (here.folder / "later").mkdir()
+    tmux.until(lambda screen: screen.count("print('kept')") == 2, "the same words again")
+    tmux.press("C-s")
+    at_prompt(tmux, "sshgrid>")
+    assert [path.name for path in (here.folder / "later").iterdir()] == ["hello.py"]
+    assert (here.folder / "later" / "hello.py").read_text() == "print('kept')\n"
+
+
 def test_tab_completes(tmux: Tmux, here: LocalGrid) -> None:
     here.write("program.py", "print(1)")
     for typed, completed in (
