@@ -77,7 +77,7 @@ class DirectEngine:
         key = order.recipe.build_key
         if resume or key in self._built:
             return await self._run(order, sink, resume)
-        # Who comes while another builds the same waits for that build, not for its run, instead of starting a second one.
+        # Who comes while another builds the same waits for that build (not for its run) instead of starting a second.
         async with self._building.setdefault(key, asyncio.Lock()):
             run = None
             if key not in self._built:
