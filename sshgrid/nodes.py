@@ -74,7 +74,7 @@ class Link:
                 control, starter, sampler = await asyncio.gather(
                     Shell.open(node, connection), Shell.open(node, connection), Shell.open(node, connection)
                 )
-                _, output = await control.ask(_contact_script(node, tools))
+                _, output = await control.ask(contact_script(node, tools))
                 found = parse_contact(node.name, output)
                 link = cls(node, connection, control, found)
                 await link._prepare(starter, sampler, on_sample)
@@ -354,7 +354,8 @@ class Link:
         await end(self._connection)
 
 
-def _contact_script(node: Node, tools: Iterable[str]) -> bytes:
+def contact_script(node: Node, tools: Iterable[str]) -> bytes:
+    """What a shell is asked at first contact."""
     words = shlex.join((node.workdir.replace("{name}", node.name), LIBRARY_NAME, *tools)).encode()
     return b"set -- " + words + b"\n" + _CONTACT
 

@@ -33,7 +33,7 @@ VERBS = {
     "hold": ("cli.query", "hold", "Keep waiting jobs from starting."),
     "release": ("cli.query", "release", "Let held jobs go."),
     "nodes": ("cli.query", "nodes", "The nodes, how busy they are and what they have."),
-    "node": ("cli.inventory", "node_group", "Add, remove, check and drain nodes."),
+    "node": ("cli.node", "node_group", "Add, remove, check and drain nodes."),
     "toolchains": ("cli.query", "toolchains", "The languages known, and which nodes have them."),
     "inventory": ("cli.inventory", "inventory_group", "The file that says which machines there are."),
     "master": ("cli.master", "master", "The process that holds the queue and the connections."),

@@ -48,6 +48,7 @@ FLOORS: dict[str, int] = {
     "redial": 2,
     "spool": 2,
     "store": 2,
+    "trial": 2,
     "attempts": 3,
     "board": 3,
     "intake": 3,
@@ -73,7 +74,7 @@ FLOORS: dict[str, int] = {
 
 # Library -> the modules that may import it. What is not listed is free.
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "asyncssh": ("nodes", "channels", "dial", "local_node", "door", "testing", "engines.*"),
+    "asyncssh": ("nodes", "channels", "dial", "local_node", "trial", "door", "testing", "engines.*"),
     "sqlite3": ("store", "database"),
     "yaml": ("inventory", "inventory.*"),
     "pydantic": ("inventory", "inventory.*"),
