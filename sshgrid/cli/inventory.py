@@ -14,7 +14,7 @@ import click
 
 from sshgrid.cli.base import Verbs, pass_session
 from sshgrid.cli.session import Session
-from sshgrid.errors import InventoryError, MasterGone
+from sshgrid.errors import InventoryError, MasterGone, UsageError
 
 if TYPE_CHECKING:
     from sshgrid.inventory import Inventory
@@ -79,6 +79,34 @@ def schema(session: Session) -> int:
     found = inventory.json_schema()
     session.show(lambda: found, lambda: json.dumps(found, indent=2) + "\n")
     return 0
+
+
+@inventory_group.command()
+@pass_session
+def edit(session: Session) -> int:
+    """Open the file in $VISUAL or $EDITOR; it is replaced once what you left is valid.
+
+    With errors you are asked whether to go on editing. When the file was changed meanwhile, yours is kept beside it.
+    """
+    from sshgrid.cli import changing
+
+    return changing.edit(session)
+
+
+@inventory_group.command("import")
+@click.option("--ansible", metavar="F", help="An inventory of Ansible's, INI or YAML: groups become tags.")
+@click.option(
+    "--ssh-config", metavar="[PATTERN]", is_flag=False, flag_value="*", help="The Host aliases that PATTERN fits (all)."
+)
+@click.option("--dry-run", is_flag=True, help="Only print the lines that would be added.")
+@pass_session
+def take(session: Session, ansible: str | None, ssh_config: str | None, dry_run: bool) -> int:
+    """Add the hosts of another tool's file, and say what of it has no place here."""
+    from sshgrid.cli import changing
+
+    if (ansible is None) == (ssh_config is None):
+        raise UsageError("say what to import: one of --ansible F and --ssh-config", "sshgrid inventory import --help")
+    return changing.take(session, ansible, ssh_config, dry_run=dry_run)
 
 
 # --- what all edits share --------------------------------------------------------------------------------------------

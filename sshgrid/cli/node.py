@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sshgrid.cli.base import Verbs, complete_nodes, pass_session
+from sshgrid.cli.base import DURATION, Verbs, complete_nodes, pass_session
 from sshgrid.cli.inventory import edited, load
 from sshgrid.cli.session import Session
 from sshgrid.errors import SshgridError
@@ -146,3 +146,19 @@ def ask_nodes(session: Session, selector: str) -> tuple[NodeLine, ...]:
 
     with session.connect() as connection:
         return connection.ask(CheckNodes(selector), NodesReply).nodes
+
+
+@node_group.command("exec")
+@click.argument("selector", metavar="SEL", shell_complete=complete_nodes)
+@click.argument("words", metavar="-- CMD..", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--time-limit", metavar="D", type=DURATION, default="60s", help="End it after this time (60s).")
+@pass_session
+def execute(session: Session, selector: str, words: tuple[str, ...], time_limit: float) -> int:
+    """Run a command on nodes at once, and show what they said, alike answers once.
+
+    CMD is a program and its arguments, not a line for a shell: `-- sh -c 'a | b'` is one. Its standard input is empty.
+    Exit 0 when it ended with 0 on every node, else 1.
+    """
+    from sshgrid.cli import execute as execution
+
+    return execution.execute(session, selector, words, time_limit)

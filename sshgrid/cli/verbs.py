@@ -37,7 +37,7 @@ VERBS = {
     "toolchains": ("cli.query", "toolchains", "The languages known, and which nodes have them."),
     "inventory": ("cli.inventory", "inventory_group", "The file that says which machines there are."),
     "master": ("cli.master", "master", "The process that holds the queue and the connections."),
-    "doctor": ("cli.master", "doctor", "What is set, from where, and what is wrong."),
+    "doctor": ("cli.doctor", "doctor", "What is set, from where, and what is wrong."),
     "shell": ("cli.verbs", "shell", "A prompt that takes these commands."),
     "completion": ("cli.master", "completion", "Completion for bash, zsh or fish."),
     "version": ("cli.query", "version", "The version of this sshgrid."),

@@ -325,6 +325,17 @@ def edit_file(path: Path, change: Callable[[str], str], create: bool = False) ->
     raise UsageError(f"{path}: something else keeps changing the file", "close the editor and try again")
 
 
+def replace(path: Path, before: bytes | None, after: bytes) -> None:
+    """Put `after` in the place of `before` (None = no file), durably. UsageError when it is not there any more."""
+    inventory.parse(after, str(path))
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(target.parent):
+        found = _identity(target)
+        if (None if found is None else inventory.read_file(path)) != before or not _written(path, target, after, found):
+            raise UsageError(f"{path}: the file was changed meanwhile, and is left as it is now", BY_HAND)
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """An exclusive lock on the folder: it leaves nothing behind, and a process that dies lets go of it."""
@@ -351,10 +362,15 @@ def _edited(path: Path, target: Path, change: Callable[[str], str], create: bool
     if changed == text:
         return True
     inventory.parse(changed.encode(), str(path))
+    return _written(path, target, changed.encode(), before)
+
+
+def _written(path: Path, target: Path, data: bytes, before: os.stat_result | None) -> bool:
+    """False when an editor was quicker."""
     if before is not None and not os.access(target, os.W_OK):
         raise UsageError(f"{path}: the file is read-only", f"chmod u+w {path}")
     try:
-        return _replaced(target, changed.encode(), before)
+        return _replaced(target, data, before)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
