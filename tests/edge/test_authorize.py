@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
 from collections.abc import Callable
 from importlib import resources
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.edge.shells import PATH, SHELLS, missing_shell
+from tests.edge.shells import SHELLS, bare_shell, missing_shell
 
 SCRIPT = (resources.files("sshgrid") / "remote" / "authorize.sh").read_bytes()
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG ann@desk $(touch /tmp/never)"
@@ -24,15 +23,7 @@ def authorize(request: pytest.FixtureRequest, tmp_path: Path) -> Authorize:
     """Let KEY into the account whose home is `tmp_path`; the script's answer."""
     if why := missing_shell(request.param):
         pytest.skip(why)
-    program, name = SHELLS[request.param]
-    folder = tmp_path.with_name(f"{tmp_path.name}-tools")
-    folder.mkdir()
-    shell, path = folder / name, PATH
-    shell.symlink_to(shutil.which(program, path=PATH) or "")
-    if program == "busybox":
-        path = str(folder / "applets")
-        Path(path).mkdir()
-        subprocess.run([shutil.which(program, path=PATH) or "", "--install", "-s", path], check=True)
+    shell, path = bare_shell(tmp_path.with_name(f"{tmp_path.name}-tools"), request.param)
     tmp_path.chmod(0o755)
 
     def call() -> list[str]:
