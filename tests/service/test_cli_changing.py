@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-import sys
 from pathlib import Path
 
 from sshgrid import wire
@@ -52,34 +48,6 @@ def test_errors_are_said_and_the_persons_text_is_kept(cli: Cli) -> None:
     (left,) = kept(cli)
     assert left.read_text() == INVENTORY + "  h3: {hots: x}\n"
     assert str(left).encode() in done.stderr
-
-
-def test_at_a_terminal_errors_may_be_edited_again(cli: Cli) -> None:
-    script = """
-if grep -q hots "$1"; then sed -i s/hots/host/ "$1"; else echo '  h3: {hots: x}' >>"$1"; fi"""
-    ours, theirs = pty.openpty()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "sshgrid", "inventory", "edit"],
-        env={**cli.environ, "EDITOR": editor(cli, script), "VISUAL": ""},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    cli.children.append(child)
-    os.close(theirs)  # so that reading ends with the command
-    try:
-        said = b""
-        while b"Edit it again? [y/N]" not in said:
-            said += os.read(ours, 4096)
-        os.write(ours, b"y\n")
-        while b": changed" not in said:
-            said += os.read(ours, 4096)
-        assert child.wait(20) == 0
-    finally:
-        os.close(ours)
-    assert b"did you mean 'host'" in said
-    assert (cli.home / "inventory.yaml").read_text() == INVENTORY + "  h3: {host: x}\n"
-    assert kept(cli) == []
 
 
 def test_a_broken_file_can_be_mended(cli: Cli) -> None:
