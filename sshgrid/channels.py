@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 
 import asyncssh
 
 from sshgrid.errors import Dropped, NodeUnfit
-from sshgrid.model import Node
+from sshgrid.model import Node, Noun
 
 GREETING_SECONDS = 15
 ANSWER_SECONDS = 30
@@ -98,6 +99,16 @@ class Shell:
                     return int(last[1]), bytes(answer[:start])
         raise Dropped(self._node.name, "the connection ended")
 
+    async def run(self, script: bytes, most_bytes: int) -> Spoken:
+        """A script's output and what it leaves in $answer, however long it takes. Raises Dropped."""
+        mark = self._nonce + b"-run"
+        self.write(b"printf '\\n%s\\n' " + mark + b"\n" + script + b"\nprintf '\\n%s %s\\n' " + mark + b' "$answer"\n')
+        ears = Ears(mark, most_bytes)
+        while piece := await self._process.stdout.read(READ_BYTES):
+            if (spoken := ears.hear(piece)) is not None:
+                return spoken
+        raise Dropped(self._node.name, "the connection ended")
+
     def close(self) -> None:
         """Say goodbye; nothing more is asked."""
         self._process.close()
@@ -106,6 +117,49 @@ class Shell:
         """Every further line, for a shell that is no longer asked. Ends with the connection."""
         while line := await self._process.stdout.readline():
             yield line
+
+
+class Spoken(Noun, frozen=True):
+    """What a script has said; `more`: that was not all, the rest was dropped."""
+
+    output: bytes
+    more: bool
+    answer: str
+
+
+class Ears:
+    """What comes between two marks, kept up to so many bytes."""
+
+    def __init__(self, mark: bytes, most_bytes: int) -> None:
+        self._begin = b"\n" + mark + b"\n"
+        self._end = re.compile(rb"\n" + re.escape(mark) + rb" ([^\n]*)\n")
+        self._most_bytes = most_bytes
+        self._begun = False
+        self._more = False
+        self._kept = bytearray()
+        self._seen = bytearray()  # it may hold a part of a mark
+
+    def hear(self, piece: bytes) -> Spoken | None:
+        """None until the second mark has come."""
+        self._seen += piece
+        if not self._begun:
+            place = self._seen.find(self._begin)
+            if place < 0:
+                return None
+            self._begun = True
+            del self._seen[: place + len(self._begin)]
+        if found := self._end.search(self._seen):
+            answer = found[1].decode("utf-8", "replace")  # now: a match looks into the buffer it was found in
+            self._keep(found.start())
+            return Spoken(bytes(self._kept), self._more, answer)
+        self._keep(max(0, len(self._seen) - len(self._begin) - 256))
+        return None
+
+    def _keep(self, count: int) -> None:
+        room = self._most_bytes - len(self._kept)
+        self._kept += self._seen[: min(count, room)]
+        self._more = self._more or count > room
+        del self._seen[:count]
 
 
 def shell_unfit(node: Node, words: str = "") -> NodeUnfit:

@@ -48,13 +48,16 @@ def dialing(config_dir: str | Path, environ: Mapping[str, str]) -> Dialing:
     )
 
 
-async def dial(node: Node, how: Dialing) -> asyncssh.SSHClientConnection:
-    """A logged-in connection. Raises Unreachable, LoginRefused, HostKeyUnknown, HostKeyChanged."""
+async def dial(node: Node, how: Dialing, password: str | None = None) -> asyncssh.SSHClientConnection:
+    """A logged-in connection, by key or, where one is given, by password alone.
+
+    Raises Unreachable, LoginRefused, HostKeyUnknown, HostKeyChanged.
+    """
     if node.connection == "local":
         return await serve_local()
     jump = await _through_jumps(node, how)
     try:
-        connection = await _connect(node, how, jump)
+        connection = await _connect(node, how, jump, password)
     except BaseException:
         if jump is not None:
             await end(jump)
@@ -63,7 +66,9 @@ async def dial(node: Node, how: Dialing) -> asyncssh.SSHClientConnection:
     return connection
 
 
-async def _connect(node: Node, how: Dialing, jump: asyncssh.SSHClientConnection | None) -> asyncssh.SSHClientConnection:
+async def _connect(
+    node: Node, how: Dialing, jump: asyncssh.SSHClientConnection | None, password: str | None = None
+) -> asyncssh.SSHClientConnection:
     witness = _Witness()
     with blame(node, witness, how):
         known_hosts = _known_hosts(node, how)
@@ -71,7 +76,7 @@ async def _connect(node: Node, how: Dialing, jump: asyncssh.SSHClientConnection 
             "tunnel": jump,
             "client_factory": lambda: witness,
             "known_hosts": known_hosts,
-            "config": _config(how),
+            "config": config_files(how),
             "agent_path": None if node.identity_file else how.agent,
             "preferred_auth": "publickey",
             "connect_timeout": node.connect_timeout_seconds,
@@ -80,6 +85,9 @@ async def _connect(node: Node, how: Dialing, jump: asyncssh.SSHClientConnection 
             "keepalive_count_max": KEEPALIVE_COUNT,
             **_overrides(node),
         }
+        if password is not None:
+            by_password = {"preferred_auth": "password,keyboard-interactive", "password": password}
+            options |= {**by_password, "client_keys": None, "agent_path": None}
         try:
             return await asyncssh.connect(node.ssh_config or node.host, **options)
         except asyncssh.ConnectionLost:
@@ -98,7 +106,7 @@ async def _connect_by_kind(node: Node, options: dict[str, object]) -> asyncssh.S
 
 def _has_keys(node: Node, how: Dialing, known_hosts: asyncssh.SSHKnownHosts) -> bool:
     """Is there a key that this host is known by? Then that kind alone has been asked for."""
-    place = asyncssh.SSHClientConnectionOptions(config=_config(how), host=node.host or node.ssh_config)
+    place = asyncssh.SSHClientConnectionOptions(config=config_files(how), host=node.host or node.ssh_config)
     keys, authorities, *_ = known_hosts.match(place.host, "", node.port or place.port)
     return bool(keys or authorities)
 
@@ -114,7 +122,7 @@ def door(node: Node, how: Dialing) -> str:
 def _hops(node: Node, how: Dialing) -> list[str]:
     """The hosts of ssh_config's ProxyJump."""
     with blame(node):
-        options = asyncssh.SSHClientConnectionOptions(config=_config(how), host=node.ssh_config or node.host)
+        options = asyncssh.SSHClientConnectionOptions(config=config_files(how), host=node.ssh_config or node.host)
     hops = options.tunnel if isinstance(options.tunnel, str) else ""
     return [hop for part in hops.split(",") if (hop := part.strip())]
 
@@ -163,7 +171,8 @@ def _overrides(node: Node) -> dict[str, object]:
     return options
 
 
-def _config(how: Dialing) -> list[str]:
+def config_files(how: Dialing) -> list[str]:
+    """The user's ssh_config, if there is one."""
     path = Path(how.ssh_config).expanduser() if how.ssh_config else None
     return [str(path)] if path and path.is_file() else []
 

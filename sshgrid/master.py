@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
-from sshgrid import intake, lifecycle, placement, report, selectors
+from sshgrid import fanout, intake, lifecycle, placement, report, selectors
 from sshgrid.attempts import Attempts
 from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage, UsageError
 from sshgrid.jobbook import JobBook
@@ -36,10 +36,13 @@ from sshgrid.watching import tail, watch
 from sshgrid.wire import (
     Cancel,
     Event,
+    Execute,
+    ExecuteReply,
     ExplainReply,
     JobLine,
     Jobs,
     Logs,
+    NodeFindings,
     NodeLine,
     NodeReason,
     Nodes,
@@ -261,6 +264,19 @@ class Master:
         while any(not member.tried for member in chosen) and time.monotonic() < deadline:
             await self.book.board.changed(None, 0.5)
         return await self.nodes(Nodes(selector))
+
+    async def execute(self, request: Execute) -> ExecuteReply:
+        """A command on all of these nodes at once; those that are down are dialled first."""
+        fanout.refuse_unfit(request)
+        return await fanout.execute(await self._dialled(request.selector), request)
+
+    async def diagnose(self, selector: str) -> tuple[NodeFindings, ...]:
+        """What silently breaks people on these nodes; one that is down says why."""
+        return await fanout.diagnose(await self._dialled(selector))
+
+    async def _dialled(self, selector: str) -> list[Member]:
+        names = [line.name for line in await self.check_nodes(selector)]
+        return [self.roster.members[name] for name in names if name in self.roster.members]
 
     async def explain(self, submission: Submission) -> ExplainReply:
         submission = intake.complete(submission, self.inventory.languages, self.spool)

@@ -110,6 +110,11 @@ class Member:
         return self._link is not None and not self._link.lost.done()
 
     @property
+    def link(self) -> Link | None:
+        """The connection as it is; None while there is none."""
+        return self._link if self.up else None
+
+    @property
     def undecided(self) -> bool:
         """The first dial has not ended, or the first load sample has not come."""
         return not self.tried or (self.up and self.sample is None)

@@ -11,6 +11,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import math
+import os
 import re
 import secrets
 import shlex
@@ -21,7 +23,7 @@ from pathlib import Path
 
 import asyncssh
 
-from sshgrid.channels import ANSWER_SECONDS, READ_BYTES, Shell, Talk, create, early_end
+from sshgrid.channels import ANSWER_SECONDS, READ_BYTES, Shell, Spoken, Talk, create, early_end
 from sshgrid.dial import Dialing, blame_in_use, dial, end
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Node, Sample
@@ -30,6 +32,8 @@ from sshgrid.readings import Found, LoadMeter, RunLook, Started, parse_contact, 
 log = logging.getLogger(__name__)
 
 CLEAN_SECONDS = 600  # a run may have made a million files
+DOCTOR_SECONDS = 60
+ASIDES = 2  # channels for people's questions; sshd allows ten in all
 PIECE_BYTES = 1024 * 1024
 _SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
 _LEARN = b'umask 077\n. "$LIB"\n'
@@ -41,6 +45,8 @@ def _remote(name: str) -> bytes:
 
 _LIBRARY = _remote("node.sh")
 _CONTACT = _remote("contact.sh")
+_DOCTOR = _remote("doctor.sh")
+_EXECUTE = _remote("execute.sh")
 _SWEEP = _remote("sweep.sh")
 LIBRARY_NAME = f"node-{hashlib.sha256(_LIBRARY).hexdigest()[:12]}.sh"
 
@@ -62,6 +68,7 @@ class Link:
         self._sftp: asyncssh.SFTPClient | None = None
         self._has_sftp = True
         self._uploads = asyncio.Semaphore(1)
+        self._asides = asyncio.Semaphore(ASIDES)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -74,7 +81,7 @@ class Link:
                 control, starter, sampler = await asyncio.gather(
                     Shell.open(node, connection), Shell.open(node, connection), Shell.open(node, connection)
                 )
-                _, output = await control.ask(_contact_script(node, tools))
+                _, output = await control.ask(contact_script(node, tools))
                 found = parse_contact(node.name, output)
                 link = cls(node, connection, control, found)
                 await link._prepare(starter, sampler, on_sample)
@@ -254,6 +261,51 @@ class Link:
     async def prove(self, name: str, line: str) -> None:
         await self._ask("eval", f"printf '%s\\n' {shlex.quote(line)} | prove {shlex.quote(name)}")
 
+    async def aside(self, script: bytes, words: Iterable[str | bytes], seconds: float, most_bytes: int) -> Spoken:
+        """A script with these words, in a shell of its own with the PATH of runs. Raises a HostError."""
+        quoted = b" ".join(os.fsencode(shlex.quote(os.fsdecode(word))) for word in words)
+        head = b"PATH=%s\nexport PATH\nset -- %s\n" % (shlex.quote(self.found.path).encode(), quoted)
+        try:
+            async with self._asides:
+                with blame_in_use(self.node):
+                    shell = await Shell.open(self.node, self._connection)
+                    try:
+                        async with asyncio.timeout(seconds):
+                            return await shell.run(head + script, most_bytes)
+                    finally:
+                        shell.close()
+        except TimeoutError as error:
+            raise Dropped(self.node.name, f"no answer for {seconds:g} s") from error
+
+    async def execute(self, words: Sequence[bytes], limit_seconds: float, most_bytes: int) -> Spoken:
+        """One command for a person; the answer is its status, and `late` when the limit ended it."""
+        limit = str(max(1, math.ceil(limit_seconds)))
+        return await self.aside(_EXECUTE, (limit, *words), limit_seconds + ANSWER_SECONDS, most_bytes)
+
+    async def diagnose(self) -> bytes:
+        """The facts of `remote/doctor.sh`."""
+        return (await self.aside(_DOCTOR, (self.facts.workdir,), DOCTOR_SECONDS, PIECE_BYTES)).output
+
+    @property
+    def whom(self) -> str:
+        """Who answers there, and by which key we know it."""
+        key = self._connection.get_server_host_key()
+        server = self._connection.get_extra_info("server_version") or "an SSH server"
+        return f"{server}, host key {key.get_fingerprint()}" if key is not None else str(server)
+
+    async def has_sftp(self) -> bool:
+        """Whether files can be sent by SFTP, tried now."""
+        try:
+            with blame_in_use(self.node):
+                async with self._asides:
+                    client = await self._connection.start_sftp_client()
+                    client.exit()
+                    await client.wait_closed()
+        except HostError as error:
+            log.info("%s: no SFTP: %s", self.node.name, error.reason)
+            return False
+        return True
+
     async def sweep(self, days: int, most_bytes: int) -> None:
         """Free objects and builds not used for `days`, then the oldest until the rest fits. Never one in use."""
         with blame_in_use(self.node):
@@ -354,7 +406,8 @@ class Link:
         await end(self._connection)
 
 
-def _contact_script(node: Node, tools: Iterable[str]) -> bytes:
+def contact_script(node: Node, tools: Iterable[str]) -> bytes:
+    """What a shell is asked at first contact."""
     words = shlex.join((node.workdir.replace("{name}", node.name), LIBRARY_NAME, *tools)).encode()
     return b"set -- " + words + b"\n" + _CONTACT
 

@@ -21,6 +21,7 @@ _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
 _JOBS = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", re.ASCII)
 _TASK = re.compile(r"[0-9]+\.[0-9]+", re.ASCII)
+_NUMBERED = re.compile(r"(.*?)([0-9]{1,9})([^0-9]*)", re.ASCII | re.DOTALL)
 _COMMA = re.compile(r",(?![^\[]*\])")  # not the comma of node[1,3]
 
 
@@ -81,6 +82,43 @@ def _woven(fixed: Sequence[str], chosen: Sequence[str]) -> str:
 
 def _too_many(pattern: str) -> UsageError:
     return UsageError(f"{pattern!r} stands for more than {MAX_NAMES} names")
+
+
+def fold(names: Iterable[str]) -> str:
+    """The shortest pattern for these names, in the order of their numbers: ``node[01-03,07],alpha``; see `expand`."""
+    numbered: dict[tuple[str, str], set[str]] = {}
+    for name in names:
+        found = _NUMBERED.fullmatch(name)
+        before, digits, after = (found[1], found[2], found[3]) if found else ("", "", name)
+        numbered.setdefault((before, after), set()).add(digits)
+    return ",".join(
+        before + (f"[{digits}]" if digits.strip("0123456789") else digits) + after
+        for before, after in sorted(numbered)
+        for digits in _folded_by_width(numbered[before, after])
+    )
+
+
+def _folded_by_width(found: set[str]) -> Iterator[str]:
+    """Numbers with zeros in front are of their own kind: 1 and 01 are two names."""
+    widths = {len(digits) for digits in found if digits.startswith("0") and len(digits) > 1}
+    kinds: dict[int, list[str]] = {}
+    for digits in found - {""}:
+        kinds.setdefault(len(digits) if len(digits) in widths else 0, []).append(digits)
+    if "" in found:  # a name without a number
+        yield ""
+    for width in sorted(kinds):
+        yield _folded(sorted(kinds[width], key=lambda digits: (len(digits), digits)))
+
+
+def _folded(ordered: Sequence[str]) -> str:
+    """``01-03,07`` for numbers in their order."""
+    runs: list[list[str]] = []
+    for digits in ordered:
+        if runs and int(digits) == int(runs[-1][-1]) + 1:
+            runs[-1].append(digits)
+        else:
+            runs.append([digits])
+    return ",".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def nodes(selector: str, known: Sequence[Node]) -> tuple[Node, ...]:

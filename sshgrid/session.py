@@ -28,8 +28,11 @@ from sshgrid.wire import (
     Clients,
     ClientsReply,
     Decoder,
+    Diagnose,
+    DiagnoseReply,
     Done,
     Event,
+    Execute,
     Explain,
     Failure,
     Hello,
@@ -197,7 +200,7 @@ class Session:
 
     async def _reply(self, message: Question) -> Reply:  # noqa: C901 - one match holds every request
         master = self._master
-        if isinstance(message, Submit | Explain | Nodes | CheckNodes | Toolchains):
+        if isinstance(message, Submit | Diagnose | Execute | Explain | Nodes | CheckNodes | Toolchains):
             await self._server.reload_if_changed()
         match message:
             case MissingBlobs(sha256):
@@ -220,6 +223,10 @@ class Session:
                 return NodesReply(tuple(await master.nodes(message)))
             case CheckNodes(selector):
                 return NodesReply(tuple(await master.check_nodes(selector)))
+            case Diagnose(selector):
+                return DiagnoseReply(await master.diagnose(selector))
+            case Execute():
+                return await master.execute(message)
             case Explain(submission):
                 return await master.explain(submission)
             case Toolchains(selector):

@@ -151,6 +151,20 @@ class CheckNodes(Noun, frozen=True, tag="check-nodes"):
     selector: str
 
 
+class Diagnose(Noun, frozen=True, tag="diagnose"):
+    """What silently breaks people on these nodes, looked for now. Answered by `DiagnoseReply`."""
+
+    selector: str = ""
+
+
+class Execute(Noun, frozen=True, tag="execute"):
+    """Run a command on all of these nodes at once, its standard input empty; `ExecuteReply` when all are done."""
+
+    selector: str
+    words: tuple[bytes, ...]  # an argument list, not a shell's line
+    limit_seconds: float = 60.0
+
+
 class Explain(Noun, frozen=True, tag="explain"):
     """Where would this go, and why not elsewhere? Nothing is queued (`run --dry-run`)."""
 
@@ -198,6 +212,8 @@ Question: TypeAlias = (
     | Hold
     | Nodes
     | CheckNodes
+    | Diagnose
+    | Execute
     | Explain
     | Toolchains
     | Status
@@ -325,6 +341,46 @@ class NodesReply(Noun, frozen=True, tag="nodes-reply"):
     nodes: tuple[NodeLine, ...]
 
 
+class Finding(Noun, frozen=True):
+    """One thing that was looked at; `hint` is what mends it, or makes it better where it is ok."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+class NodeFindings(Noun, frozen=True):
+    """All that was found on one node."""
+
+    node: str
+    findings: tuple[Finding, ...]
+
+
+class DiagnoseReply(Noun, frozen=True, tag="diagnose-reply"):
+    """Nodes, in the order of the inventory."""
+
+    nodes: tuple[NodeFindings, ...]
+
+
+class ExecuteLine(Noun, frozen=True):
+    """What one node answered."""
+
+    node: str
+    status: int | None  # as a shell says it, 128+N for a signal; None = there is none, and `reason` says why
+    output: int  # which of the outputs: alike ones travel once
+    seconds: float
+    more: bool = False  # it said more than was kept
+    reason: str = ""
+
+
+class ExecuteReply(Noun, frozen=True, tag="execute-reply"):
+    """Every node's answer; stdout and stderr are one output, in the order in which they were written."""
+
+    lines: tuple[ExecuteLine, ...]
+    outputs: tuple[bytes, ...]
+
+
 class ExplainReply(Noun, frozen=True, tag="explain-reply"):
     """`chosen` is "" when nothing can take it now; `score` is busy share after correction, lower is better."""
 
@@ -440,6 +496,8 @@ Reply: TypeAlias = (
     | Accepted
     | JobsReply
     | NodesReply
+    | DiagnoseReply
+    | ExecuteReply
     | ExplainReply
     | ToolchainsReply
     | StatusReply

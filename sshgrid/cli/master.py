@@ -1,4 +1,4 @@
-"""`master start|stop|status|logs` and `doctor`: the process behind the socket, and what is wrong when it is not there.
+"""`master start|stop|status|logs` and `completion`: the process behind the socket, and words for the shell.
 
 Refuses to start a second master for one inventory.
 """
@@ -7,7 +7,6 @@ Refuses to start a second master for one inventory.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -17,13 +16,11 @@ import click
 from sshgrid.cli.base import Verb, Verbs, pass_session
 from sshgrid.cli.session import Session
 from sshgrid.daemon import IDLE_EXIT, idle_seconds
-from sshgrid.errors import MasterGone, SshgridError, UsageError
-from sshgrid.model import Noun
+from sshgrid.errors import MasterGone, UsageError
 
 if TYPE_CHECKING:
     from sshgrid.client import Connection
-    from sshgrid.paths import Places
-    from sshgrid.wire import NodeLine, StatusReply
+    from sshgrid.wire import StatusReply
 
 LOG_LOOK_SECONDS = 0.2
 
@@ -181,147 +178,6 @@ def _log_pieces(text: str, tail: int, more: object) -> Iterator[str]:
             yield piece
         else:
             time.sleep(LOG_LOOK_SECONDS)
-
-
-# --- doctor ----------------------------------------------------------------------------------------------------------
-
-
-class Value(Noun, frozen=True):
-    """One setting, and where its value came from."""
-
-    name: str
-    value: str
-    source: str
-
-
-LEAST_FREE_BYTES = 100 << 20  # below it an upload or an output may stop the master at any moment
-
-
-class Check(Noun, frozen=True):
-    """One thing that `doctor` looked at; `hint` is what mends it."""
-
-    name: str
-    ok: bool
-    detail: str
-    hint: str = ""
-
-
-@click.command(cls=Verb)
-@pass_session
-def doctor(session: Session) -> int:
-    """Show every setting with its source, then look: inventory, state folder, master, each node. Exit 1 when ill."""
-    places = session.places(must_exist=False)
-    values = list(_values(session, places))
-    checks = [_check_inventory(places), _check_state(places), _check_disk(places)]
-    lines: tuple[NodeLine, ...] = ()
-    if all(check.ok for check in checks):
-        check, lines = _check_master(session)
-        checks += [check, *map(_check_node, lines)]
-    session.show(lambda: _doctor_object(values, checks), lambda: _doctor_text(session, values, checks))
-    return 0 if all(check.ok for check in checks) else 1
-
-
-def _values(session: Session, places: Places) -> Iterator[Value]:
-    from sshgrid.version import VERSION
-
-    yield Value("version", VERSION, os.path.dirname(os.path.abspath(__file__)))
-    yield Value("python", sys.version.split()[0], sys.executable)
-    yield Value("inventory", places.inventory, places.inventory_source)
-    yield Value("state_dir", places.state_dir, places.state_source)
-    yield Value("socket", places.socket, places.state_source)
-    yield Value("log", places.log, places.state_source)
-    yield Value("config_dir", places.config_dir, _config_source(session))
-    yield Value("color", session.color, _color_source(session))
-    yield Value("ssh_agent", session.environ.get("SSH_AUTH_SOCK", "none"), "SSH_AUTH_SOCK")
-
-
-def _config_source(session: Session) -> str:
-    return next((name for name in ("SSHGRID_HOME", "XDG_CONFIG_HOME") if session.environ.get(name)), "default")
-
-
-def _color_source(session: Session) -> str:
-    if session.color != "auto":
-        return "--color"
-    if session.environ.get("NO_COLOR"):
-        return "NO_COLOR"
-    return "TERM" if session.environ.get("TERM") == "dumb" else "default"
-
-
-def _check_inventory(places: Places) -> Check:
-    from pathlib import Path
-
-    from sshgrid import inventory
-
-    try:
-        found = inventory.load(Path(places.inventory))
-    except SshgridError as error:
-        return Check("inventory", False, error.message, error.hint)
-    return Check("inventory", True, f"{len(found.nodes)} nodes")
-
-
-def _check_state(places: Places) -> Check:
-    from sshgrid.paths import private_dir
-
-    try:
-        private_dir(places.state_dir)
-        private_dir(os.path.dirname(places.socket))
-    except SshgridError as error:
-        return Check("state_dir", False, error.message, error.hint)
-    return Check("state_dir", True, "ours alone")
-
-
-def _check_disk(places: Places) -> Check:
-    """A queue that cannot be written stops the master."""
-    import psutil
-
-    from sshgrid.quantities import format_size
-
-    try:
-        free = psutil.disk_usage(places.state_dir).free
-    except OSError as error:
-        return Check("disk", False, f"{places.state_dir}: {error.strerror}", "sshgrid master start")
-    enough = free >= LEAST_FREE_BYTES
-    return Check(
-        "disk", enough, f"{format_size(free)} free", "" if enough else f"make room where {places.state_dir} is"
-    )
-
-
-def _check_master(session: Session) -> tuple[Check, tuple[NodeLine, ...]]:
-    from sshgrid.wire import CheckNodes, NodesReply
-
-    try:
-        with session.connect() as connection:
-            reply = _status(connection)
-            lines = connection.ask(CheckNodes(""), NodesReply).nodes
-    except SshgridError as error:
-        return Check("master", False, error.message, error.hint), ()
-    return Check("master", True, f"pid {reply.pid}, version {reply.version}"), lines
-
-
-def _check_node(line: NodeLine) -> Check:
-    ill = line.state in ("DOWN", "UNKNOWN")
-    detail = line.reason or ",".join(line.toolchains) or str(line.state)
-    return Check(f"node {line.name}", not ill, detail, f"sshgrid node check {line.name}" if ill else "")
-
-
-def _doctor_object(values: list[Value], checks: list[Check]) -> dict[str, object]:
-    import msgspec
-
-    return {
-        "schema": 1,
-        "values": msgspec.to_builtins(values),
-        "checks": msgspec.to_builtins(checks),
-        "ok": all(check.ok for check in checks),
-    }
-
-
-def _doctor_text(session: Session, values: list[Value], checks: list[Check]) -> str:
-    from sshgrid.cli.render import table
-
-    look = session.out
-    text = table(("SETTING", "VALUE", "FROM"), ((each.name, each.value, each.source) for each in values), look)
-    rows = [(each.name, "ok" if each.ok else "ILL", each.detail, each.hint) for each in checks]
-    return text + "\n" + table(("CHECK", "RESULT", "DETAIL", "HINT"), rows, look)
 
 
 @click.command(cls=Verb)

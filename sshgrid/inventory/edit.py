@@ -17,7 +17,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -47,18 +47,33 @@ _PLAIN_RANGE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*(?:\[[0-9,-]+\][A-Za-z0-9._-]
 
 def add_node(text: str, name: str, fields: Mapping[str, object]) -> str:
     """The text with one more node, or range, after the last one. `fields` are keys and values as in the file."""
-    values = {key: _listed(value) for key, value in fields.items()}
-    line = f"{name if _PLAIN_RANGE.fullmatch(name) else emit(name)}: {emit(values)}"
+    return add_nodes(text, {name: fields})
+
+
+def add_nodes(text: str, nodes: Mapping[str, Mapping[str, object]]) -> str:
+    """As add_node, for all of them at once."""
+    values = {name: {key: _listed(value) for key, value in fields.items()} for name, fields in nodes.items()}
+    lines = [
+        f"{name if _PLAIN_RANGE.fullmatch(name) else emit(name)}: {emit(fields)}" for name, fields in values.items()
+    ]
     if _NOTHING_SAID.fullmatch(text):
-        file, changed = None, _first_node(text, line)
+        file, changed = None, _first_nodes(text, lines)
     else:
         file = _File(text)
-        file.refuse_known(name)
+        file.refuse_known(nodes)
         key, _ = last = file.nodes.items[-1]
         at = file.after(last)
-        changed = file.changed([(at, at, " " * file.column(key.start) + line + file.newline)])
+        indent = " " * file.column(key.start)
+        changed = file.changed([(at, at, "".join(indent + line + file.newline for line in lines))])
     before: dict[str, Any] = file.values() if file else {"version": 1, "nodes": {}}
-    return _proved(changed, {**before, "nodes": {**before["nodes"], name: values}})
+    return _proved(changed, {**before, "nodes": {**before["nodes"], **values}})
+
+
+def new_lines(before: str, after: str) -> list[str]:
+    """The lines that one edit has put in."""
+    old, new = before.splitlines(), after.splitlines()
+    same = next((at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), len(old))
+    return new[same : same + len(new) - len(old)]
 
 
 def remove_node(text: str, name: str) -> str:
@@ -109,11 +124,11 @@ def _listed(value: object) -> object:
     return value
 
 
-def _first_node(text: str, line: str) -> str:
+def _first_nodes(text: str, lines: list[str]) -> str:
     found = _BREAK.search(text)
     newline = found[0] if found else "\n"
     before = text if not text or text.endswith(newline) else text + newline
-    return newline.join([before + "version: 1", "nodes:", f"  {line}", ""])
+    return newline.join([before + "version: 1", "nodes:", *(f"  {line}" for line in lines), ""])
 
 
 # --- the proof --------------------------------------------------------------------------------------------------------
@@ -176,11 +191,16 @@ class _File:
 
     # which entries
 
-    def refuse_known(self, name: str) -> None:
-        wanted = set(expand(name))
-        for key, _ in self.nodes.items:
-            if twice := sorted(wanted.intersection(expand(key.text))):
-                raise UsageError(f"the node {twice[0]!r} is already in the inventory", f"sshgrid node rm {key.text}")
+    def refuse_known(self, names: Iterable[str]) -> None:
+        wanted = {member for name in names for member in expand(name)}
+        twice = {key.text: sorted(wanted.intersection(expand(key.text))) for key, _ in self.nodes.items}
+        known = [name for members in twice.values() for name in members]
+        if not known:
+            return
+        first = next(key for key, members in twice.items() if members)
+        if len(known) == 1:
+            raise UsageError(f"the node {known[0]!r} is already in the inventory", f"sshgrid node rm {first}")
+        raise UsageError(f"these nodes are already in the inventory: {', '.join(known)}", "sshgrid inventory show")
 
     def entries(self, names: Collection[str]) -> list[Entry]:
         """The entries that these names or ranges are, as wholes."""
@@ -305,6 +325,17 @@ def edit_file(path: Path, change: Callable[[str], str], create: bool = False) ->
     raise UsageError(f"{path}: something else keeps changing the file", "close the editor and try again")
 
 
+def replace(path: Path, before: bytes | None, after: bytes) -> None:
+    """Put `after` in the place of `before` (None = no file), durably. UsageError when it is not there any more."""
+    inventory.parse(after, str(path))
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(target.parent):
+        found = _identity(target)
+        if (None if found is None else inventory.read_file(path)) != before or not _written(path, target, after, found):
+            raise UsageError(f"{path}: the file was changed meanwhile, and is left as it is now", BY_HAND)
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """An exclusive lock on the folder: it leaves nothing behind, and a process that dies lets go of it."""
@@ -331,10 +362,15 @@ def _edited(path: Path, target: Path, change: Callable[[str], str], create: bool
     if changed == text:
         return True
     inventory.parse(changed.encode(), str(path))
+    return _written(path, target, changed.encode(), before)
+
+
+def _written(path: Path, target: Path, data: bytes, before: os.stat_result | None) -> bool:
+    """False when an editor was quicker."""
     if before is not None and not os.access(target, os.W_OK):
         raise UsageError(f"{path}: the file is read-only", f"chmod u+w {path}")
     try:
-        return _replaced(target, changed.encode(), before)
+        return _replaced(target, data, before)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -20,8 +20,8 @@ from sshgrid.inventory.text import Path
 from sshgrid.quantities import parse_duration
 from sshgrid.selectors import did_you_mean, expand
 
-_WORD = re.compile(r"(?!-)[A-Za-z0-9._:-]{1,253}", re.ASCII)
-_NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,252}", re.ASCII)
+WORD = re.compile(r"(?!-)[A-Za-z0-9._:-]{1,253}", re.ASCII)
+NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,252}", re.ASCII)
 _LANGUAGE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._+#-]{0,63}", re.ASCII)
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _COMMAND_PLACEHOLDER = re.compile(r"\{([a-z]+)\}")
@@ -37,7 +37,7 @@ def _wrong(message: str) -> PydanticCustomError:
 
 
 def _word(text: str) -> str:
-    if not _WORD.fullmatch(text):
+    if not WORD.fullmatch(text):
         raise _wrong(f"{json.dumps(text)} is not a name; letters, digits and . _ : - are, and no - in front")
     return text
 
@@ -53,11 +53,11 @@ def _template(text: str, known: tuple[str, ...] = ("name",)) -> str:
 
 def _host(text: str) -> str:
     bare = _template(text)
-    if "@" in bare and _WORD.fullmatch(bare.replace("@", "")):
+    if "@" in bare and WORD.fullmatch(bare.replace("@", "")):
         raise _wrong(f"{json.dumps(text)} is not a host; the user goes into `user`")
     if bare.count(":") == 1:
         raise _wrong(f"{json.dumps(text)} is not a host; the port goes into `port`")
-    if not _WORD.fullmatch(bare):
+    if not WORD.fullmatch(bare):
         raise _wrong(f"{json.dumps(text)} is not a host; letters, digits and . _ : - are, and no - in front")
     return text
 
@@ -133,7 +133,7 @@ def _node_pattern(text: str) -> str:
         names = expand(text)
     except UsageError as error:
         raise _wrong(f"{error.message}; {error.hint}" if error.hint else error.message) from error
-    if not _NODE_NAME.fullmatch(names[0]):
+    if not NODE_NAME.fullmatch(names[0]):
         raise _wrong(f"{json.dumps(text)} is not a node name; letters, digits and . _ : - are, a letter or digit first")
     return text
 

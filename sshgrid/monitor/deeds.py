@@ -64,7 +64,7 @@ def _done(session: Session, command: Command, picture: Picture | None) -> Page |
 
 
 def _drained(session: Session, node: str, drained: bool) -> str:
-    from sshgrid.cli.inventory import set_drained
+    from sshgrid.cli.node import set_drained
 
     set_drained(session, node, drained=drained)
     return f"{node} takes no more jobs" if drained else f"{node} takes jobs again"

@@ -41,6 +41,20 @@ def missing_shell(name: str) -> str:
     return "" if shutil.which(program, path=PATH) else f"{program} is not installed here"
 
 
+def bare_shell(folder: Path, name: str) -> tuple[Path, str]:
+    """A shell under the name it is called by, and its PATH: where that is busybox, there is nothing else."""
+    program, called = SHELLS[name]
+    found = shutil.which(program, path=PATH) or ""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / called).symlink_to(found)
+    if program != "busybox":
+        return folder / called, PATH
+    applets = folder / "applets"
+    applets.mkdir()
+    subprocess.run([found, "--install", "-s", applets], check=True)
+    return folder / called, str(applets)
+
+
 class How(TypedDict, total=False):
     """What an order may say beside its program's text."""
 

@@ -61,6 +61,11 @@ class HostDirectory:
     def bashrc(self, text: str) -> None:
         self._write("bashrc", text)
 
+    def password(self, password: str) -> None:
+        """What the account's password is; the lab's own server takes none."""
+        line = f"{ACCOUNT}:{call('openssl', 'passwd', '-6', password).strip()}:19000:0:99999:7:::"
+        self._write("etc/shadow", _with_line("/etc/shadow", line), mode=0o600)
+
     def hidden(self, tools: tuple[str, ...]) -> None:
         self._write("hidden", "".join(f"{tool}\n" for tool in tools))
 

@@ -191,6 +191,13 @@ class LabHost:
             home = f"/home/{ACCOUNT}/.bashrc"
             self.run(["sh", "-c", f"cat >{home}"], stdin=text)
 
+    def take_passwords(self, password: str, port: int) -> None:
+        """A second SSH server on this port, which takes the account's password as well, until the power goes."""
+        self._directory.password(password)
+        options = [f"-o{word}=yes" for word in ("PasswordAuthentication", "KbdInteractiveAuthentication")]
+        key = str(self._directory.path / "host_key")
+        self.run(["/usr/sbin/sshd", "-f", "/dev/null", "-h", key, "-p", str(port), "-oPidFile=none", *options])
+
     def hide(self, *tools: str) -> None:
         """Take names out of this host's /usr/bin and /usr/local/bin, until the next reset()."""
         self._hidden += tools

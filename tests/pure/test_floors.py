@@ -22,6 +22,7 @@ FLOORS: dict[str, int] = {
     "model": 0,
     "version": 0,
     "breaker": 1,
+    "diagnosis": 1,
     "inventory": 1,
     "inventory.*": 1,
     "jobscript": 1,
@@ -48,8 +49,10 @@ FLOORS: dict[str, int] = {
     "redial": 2,
     "spool": 2,
     "store": 2,
+    "trial": 2,
     "attempts": 3,
     "board": 3,
+    "fanout": 3,
     "intake": 3,
     "jobbook": 3,
     "master": 3,
@@ -79,7 +82,7 @@ FLOORS: dict[str, int] = {
 
 # Library -> the modules that may import it. What is not listed is free.
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "asyncssh": ("nodes", "channels", "dial", "local_node", "door", "testing", "engines.*"),
+    "asyncssh": ("nodes", "channels", "dial", "local_node", "trial", "door", "testing", "engines.*"),
     "sqlite3": ("store", "database"),
     "yaml": ("inventory", "inventory.*"),
     "pydantic": ("inventory", "inventory.*"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from sshgrid.errors import NoSuchJob, NoSuchNode, UsageError
 from sshgrid.model import JobId, Node
-from sshgrid.selectors import MAX_NAMES, did_you_mean, expand, jobs, nodes
+from sshgrid.selectors import MAX_NAMES, did_you_mean, expand, fold, jobs, nodes
 
 KNOWN = (
     Node("alpha", tags=frozenset({"fast", "lab"})),
@@ -162,3 +163,33 @@ def test_no_text_makes_a_selector_crash(text: str) -> None:
 def test_a_near_miss_is_suggested_and_a_far_one_is_not() -> None:
     assert did_you_mean("hosts", ["host", "port"]) == "; did you mean 'host'?"
     assert did_you_mean("zzz", ["host", "port"]) == ""
+
+
+# --- fold -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ("alpha", "alpha"),
+        ("beta n1 alpha n", "alpha,beta,n,n1"),
+        ("node07 node02 node01 node03", "node[01-03,07]"),
+        ("node7", "node7"),
+        ("node9 node10 node11", "node[9-11]"),
+        ("node09 node10 node100", "node100,node[09-10]"),
+        ("n1 n01", "n1,n01"),
+        ("r1n1 r1n2 r2n1", "r1n[1-2],r2n1"),
+        ("web1.lab web2.lab web2", "web2,web[1-2].lab"),
+        ("1 2 3", "[1-3]"),
+        ("x1234567890 x1234567891", "x1[234567890-234567891]"),
+    ],
+)
+def test_names_are_folded_as_clush_folds_them(found: str, expected: str) -> None:
+    assert fold(found.split()) == expected
+
+
+@given(st.sets(st.from_regex(r"[a-c]{0,1}[0-9]{0,4}[.x]?[0-9]{0,3}[a-c]?", fullmatch=True).filter(bool), min_size=1))
+def test_what_is_folded_is_what_comes_out_again(found: set[str]) -> None:
+    parts = re.split(r",(?![^\[]*\])", fold(found))
+    again = [name for part in parts for name in expand(part)]
+    assert sorted(again) == sorted(found)

@@ -183,6 +183,10 @@ class FakeMaster:
                 yield wire.JobsReply((job_line(job),))
             case wire.Nodes() | wire.CheckNodes():
                 yield wire.NodesReply((node_line(),))
+            case wire.Diagnose():
+                yield wire.DiagnoseReply(())
+            case wire.Execute():
+                yield wire.ExecuteReply((wire.ExecuteLine("h2", 0, 0, 0.5),), (b"said\n",))
             case wire.Toolchains():
                 java = Toolchain("java", "17.0.15", {"javac": "/usr/bin/javac"}, "f00d")
                 yield wire.ToolchainsReply((wire.ToolchainLine("java", ("*.java",), (("h2", java),)),))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sshgrid import wire
-from sshgrid.cli.inventory import parse_address, remember_key
+from sshgrid.cli.adding import parse_address
+from sshgrid.cli.keys import remember_key
 from sshgrid.errors import UsageError
 from sshgrid.model import NodeState
 from tests.service.conftest import Cli
@@ -32,14 +33,42 @@ def test_show_path_and_schema(cli: Cli) -> None:
     assert json.loads(cli("inventory", "schema").stdout)["type"] == "object"
 
 
-def test_node_add_edits_the_file_tells_the_master_and_checks_the_node(cli: Cli, fake: FakeMaster) -> None:
-    fake.on(wire.CheckNodes, wire.NodesReply((node_line("h3"),)))
-    done = cli("node", "add", "h3", "ann@10.0.0.3:2222", "--tag", "fast", "--tag", "lab", "--slots", "2")
+def test_node_add_writes_the_entry_and_says_which_line_it_wrote(cli: Cli, fake: FakeMaster) -> None:
+    path = cli.home / "inventory.yaml"
+    before = path.read_bytes()
+    words = ("ann@10.0.0.3:2222", "--tag", "fast", "--tag", "lab", "--slots", "2", "--identity-file", "~/k")
+    done = cli("node", "add", "h3", *words, "--no-check")
+    line = "  h3: {host: 10.0.0.3, user: ann, port: 2222, identity_file: ~/k, slots: 2, tags: [fast, lab]}"
     assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.decode().splitlines()[1].startswith("h3")
-    text = (cli.home / "inventory.yaml").read_text()
-    assert "h3: {host: 10.0.0.3, user: ann, port: 2222, slots: 2, tags: [fast, lab]}" in text
+    assert done.stdout.decode() == f"written to {path.resolve()}:\n{line}\n"
+    assert path.read_bytes() == before + line.encode() + b"\n"
+    assert [type(each) for each, _ in fake.asked if not isinstance(each, wire.Hello)] == [wire.Reload]
+    assert cli("node", "rm", "h3").returncode == 0
+    assert path.read_bytes() == before
+
+
+def test_node_add_tries_the_machine_first_and_asks_the_master_last(cli: Cli, fake: FakeMaster) -> None:
+    fake.on(wire.CheckNodes, wire.NodesReply((node_line("here"),)))
+    done = json.loads(cli("--json", "node", "add", "here", "--local", "--tag", "own").stdout)
+    assert done["written"] == ["  here: {connection: local, tags: [own]}"]
+    assert [node["name"] for node in done["nodes"]] == ["here"]
     assert [type(each) for each, _ in fake.asked if not isinstance(each, wire.Hello)] == [wire.Reload, wire.CheckNodes]
+
+
+def test_what_does_not_answer_is_not_written(cli: Cli, fake: FakeMaster) -> None:
+    before = (cli.home / "inventory.yaml").read_bytes()
+    done = cli("node", "add", "h3", "127.0.0.1:9")
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: h3: connection refused\nhint: ")
+    assert b"--no-check" in done.stderr
+    assert (cli.home / "inventory.yaml").read_bytes() == before
+    assert not fake.got(wire.Reload)
+
+
+def test_a_name_that_exists_is_refused_before_anything_is_dialled(cli: Cli, fake: FakeMaster) -> None:
+    done = cli("node", "add", "h[1-2]", "10.255.255.1")
+    assert done.returncode == 2
+    assert done.stderr == b"error: the node 'h2' is already in the inventory\nhint: sshgrid node rm h2\n"
 
 
 def test_node_add_makes_the_first_inventory(cli: Cli) -> None:
@@ -71,28 +100,14 @@ def test_A20_an_unknown_host_key_is_not_trusted_unless_accepted(cli: Cli, fake: 
     assert not (cli.home / "known_hosts").exists()
 
 
-def test_copy_key_lets_openssh_ask_for_the_password_and_never_sees_it(cli: Cli, fake: FakeMaster) -> None:
-    refused = node_line("h9", state=NodeState.DOWN, reason="login refused for grid: no key was accepted")
-    fake.on(wire.CheckNodes, wire.NodesReply((refused,)))
-    tools = cli.folder / "bin"
-    tools.mkdir()
-    (tools / "ssh-copy-id").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"$HOME/asked"\n')
-    (tools / "ssh-copy-id").chmod(0o755)
-    done = cli("node", "add", "h9", "grid@127.0.0.9:2200", "--copy-key", PATH=f"{tools}:{cli.environ.get('PATH', '')}")
-    asked = (cli.folder / "asked").read_text().splitlines()
-    assert asked[0] == "-o"
-    assert asked[1].startswith(f'UserKnownHostsFile="{cli.home}/known_hosts"')
-    assert asked[2:] == ["-p", "2200", "--", "grid@127.0.0.9"]
-    assert done.returncode == 1
-    assert b"login refused" in done.stderr
-    assert cli("--no-input", "node", "add", "h8", "127.0.0.8", "--copy-key").returncode in (1, 2)
-
-
 def test_an_accepted_key_is_written_down_for_us_alone(tmp_path: Path) -> None:
     known_hosts = tmp_path / "config" / "known_hosts"
     remember_key(str(known_hosts), "h2 ssh-ed25519 AAAA\n")
     remember_key(str(known_hosts), "h3 ssh-ed25519 BBBB")
     assert known_hosts.read_text() == "h2 ssh-ed25519 AAAA\nh3 ssh-ed25519 BBBB\n"
+    known_hosts.write_text("a line without its end")
+    remember_key(str(known_hosts), "h4 ssh-ed25519 CCCC")
+    assert known_hosts.read_text() == "a line without its end\nh4 ssh-ed25519 CCCC\n"
     assert known_hosts.stat().st_mode & 0o777 == 0o600
 
 

@@ -1,0 +1,178 @@
+"""`doctor`: every setting with its source, and what is wrong on this machine and on the nodes, each with its remedy.
+
+Refuses to mend anything by itself.
+"""
+# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from sshgrid.cli.base import Verb, complete_nodes, pass_session
+from sshgrid.cli.session import Session
+from sshgrid.errors import SshgridError
+from sshgrid.model import Noun
+
+if TYPE_CHECKING:
+    from sshgrid.paths import Places
+    from sshgrid.wire import NodeFindings, NodeLine
+
+
+class Value(Noun, frozen=True):
+    """One setting, and where its value came from."""
+
+    name: str
+    value: str
+    source: str
+
+
+LEAST_FREE_BYTES = 100 << 20  # below it an upload or an output may stop the master at any moment
+
+
+class Check(Noun, frozen=True):
+    """One thing that `doctor` looked at; `hint` is what mends it."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+@click.command(cls=Verb)
+@click.argument("selector", metavar="[SEL]", default="", shell_complete=complete_nodes)
+@pass_session
+def doctor(session: Session, selector: str) -> int:
+    """Show every setting with its source, then look: inventory, state folder, master, each node. Exit 1 when ill.
+
+    With SEL only these nodes, and everything that was looked at there; without it, of each node what is ill.
+    """
+    places = session.places(must_exist=False)
+    values = [] if selector else list(_values(session, places))
+    checks = [_check_inventory(places), _check_state(places), _check_disk(places)]
+    if all(check.ok for check in checks):
+        checks += _check_master(session, selector, whole=bool(selector))
+    session.show(lambda: _doctor_object(values, checks), lambda: _doctor_text(session, values, checks))
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def _values(session: Session, places: Places) -> Iterator[Value]:
+    from sshgrid.version import VERSION
+
+    yield Value("version", VERSION, os.path.dirname(os.path.abspath(__file__)))
+    yield Value("python", sys.version.split()[0], sys.executable)
+    yield Value("inventory", places.inventory, places.inventory_source)
+    yield Value("state_dir", places.state_dir, places.state_source)
+    yield Value("socket", places.socket, places.state_source)
+    yield Value("log", places.log, places.state_source)
+    yield Value("config_dir", places.config_dir, _config_source(session))
+    yield Value("color", session.color, _color_source(session))
+    yield Value("ssh_agent", session.environ.get("SSH_AUTH_SOCK", "none"), "SSH_AUTH_SOCK")
+
+
+def _config_source(session: Session) -> str:
+    return next((name for name in ("SSHGRID_HOME", "XDG_CONFIG_HOME") if session.environ.get(name)), "default")
+
+
+def _color_source(session: Session) -> str:
+    if session.color != "auto":
+        return "--color"
+    if session.environ.get("NO_COLOR"):
+        return "NO_COLOR"
+    return "TERM" if session.environ.get("TERM") == "dumb" else "default"
+
+
+def _check_inventory(places: Places) -> Check:
+    from pathlib import Path
+
+    from sshgrid import inventory
+
+    try:
+        found = inventory.load(Path(places.inventory))
+    except SshgridError as error:
+        return Check("inventory", False, error.message, error.hint)
+    return Check("inventory", True, f"{len(found.nodes)} nodes")
+
+
+def _check_state(places: Places) -> Check:
+    from sshgrid.paths import private_dir
+
+    try:
+        private_dir(places.state_dir)
+        private_dir(os.path.dirname(places.socket))
+    except SshgridError as error:
+        return Check("state_dir", False, error.message, error.hint)
+    return Check("state_dir", True, "ours alone")
+
+
+def _check_disk(places: Places) -> Check:
+    """A queue that cannot be written stops the master."""
+    import psutil
+
+    from sshgrid.quantities import format_size
+
+    try:
+        free = psutil.disk_usage(places.state_dir).free
+    except OSError as error:
+        return Check("disk", False, f"{places.state_dir}: {error.strerror}", "sshgrid master start")
+    enough = free >= LEAST_FREE_BYTES
+    return Check(
+        "disk", enough, f"{format_size(free)} free", "" if enough else f"make room where {places.state_dir} is"
+    )
+
+
+def _check_master(session: Session, selector: str, *, whole: bool) -> Iterator[Check]:
+    """The master, then for each node how it is and what was found there: all of it, or only what is ill."""
+    from sshgrid.wire import CheckNodes, Diagnose, DiagnoseReply, NodesReply, Status, StatusReply
+
+    try:
+        with session.connect() as connection:
+            reply = connection.ask(Status(), StatusReply)
+            lines = connection.ask(CheckNodes(selector), NodesReply).nodes
+            found = connection.ask(Diagnose(selector), DiagnoseReply).nodes
+    except SshgridError as error:
+        yield Check("master", False, error.message, error.hint)
+        return
+    yield Check("master", True, f"pid {reply.pid}, version {reply.version}")
+    for line in lines:
+        yield _check_node(line)
+        yield from _node_findings(line, found, whole=whole)
+
+
+def _node_findings(line: NodeLine, found: Sequence[NodeFindings], *, whole: bool) -> Iterator[Check]:
+    if line.state in ("DOWN", "UNKNOWN"):
+        return  # why has been said
+    for node in found:
+        for each in node.findings if node.node == line.name else ():
+            if whole or not each.ok:
+                yield Check(f"node {line.name}: {each.name}", each.ok, each.detail, each.hint)
+
+
+def _check_node(line: NodeLine) -> Check:
+    ill = line.state in ("DOWN", "UNKNOWN")
+    detail = line.reason or ",".join(line.toolchains) or str(line.state)
+    return Check(f"node {line.name}", not ill, detail, f"sshgrid node check {line.name}" if ill else "")
+
+
+def _doctor_object(values: list[Value], checks: list[Check]) -> dict[str, object]:
+    import msgspec
+
+    return {
+        "schema": 1,
+        "values": msgspec.to_builtins(values),
+        "checks": msgspec.to_builtins(checks),
+        "ok": all(check.ok for check in checks),
+    }
+
+
+def _doctor_text(session: Session, values: list[Value], checks: list[Check]) -> str:
+    from sshgrid.cli.render import table
+
+    look = session.out
+    text = table(("SETTING", "VALUE", "FROM"), ((each.name, each.value, each.source) for each in values), look) + "\n"
+    rows = [(each.name, "ok" if each.ok else "ILL", each.detail, each.hint) for each in checks]
+    return text * bool(values) + table(("CHECK", "RESULT", "DETAIL", "HINT"), rows, look)

@@ -1,0 +1,93 @@
+"""Whom a person trusts, and who trusts them: host keys are confirmed here, and the user's own key is let in.
+
+A password is read from the terminal (or, where there is none, as the first line of standard input), used once and
+forgotten. Refuses to take one as an argument, from the environment or from a file of its own.
+"""
+# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from sshgrid.cli.session import Session
+from sshgrid.errors import HostKeyUnknown, UsageError
+
+if TYPE_CHECKING:
+    from sshgrid.dial import Dialing
+    from sshgrid.model import Node
+
+MAX_JUMPS = 8  # each host on the way has a key
+
+
+# --- theirs ----------------------------------------------------------------------------------------------------------
+
+
+def accept(session: Session, nodes: Iterable[Node]) -> None:
+    """Write down each key that is not known yet, on the way to these nodes and of themselves."""
+    from sshgrid.dial import dialing, unknown_host_key
+
+    how = dialing(session.places().config_dir, os.environ)
+    for node in nodes:
+        for _ in range(MAX_JUMPS):
+            found = unknown_host_key(node, how)
+            if found is None:
+                break
+            confirm(session, node, *found, ask=False)
+
+
+def confirm(session: Session, node: Node, fingerprint: str, line: str, *, ask: bool) -> None:
+    """Show the key, ask whether it is that machine's, and write it down. HostKeyUnknown when it is not."""
+    session.warn(f"{node.name}: host key {fingerprint} of {line.split()[0]}")
+    if ask and not session.confirm("Is this the key of that machine?", "the same with --accept-new"):
+        raise HostKeyUnknown(node.name, f"unknown host key {fingerprint}, and you did not confirm it")
+    config_dir = session.places(must_exist=False).config_dir
+    remember_key(os.path.expanduser(node.known_hosts or os.path.join(config_dir, "known_hosts")), line)
+
+
+def remember_key(known_hosts: str, line: str) -> None:
+    """Append one line, durably; the file is ours alone (0600)."""
+    os.makedirs(os.path.dirname(known_hosts), mode=0o700, exist_ok=True)
+    descriptor = os.open(known_hosts, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        size = os.fstat(descriptor).st_size
+        broken = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        os.write(descriptor, b"\n" * broken + line.strip().encode() + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- ours ------------------------------------------------------------------------------------------------------------
+
+
+def copy(session: Session, node: Node, how: Dialing, passwords: list[str]) -> None:
+    """The user's public key into the account there. A password that was asked for stays in `passwords` only."""
+    from sshgrid import trial
+
+    key = trial.public_key(node, how)
+    if not passwords:
+        passwords.append(_asked_password(session, f"Password of {_account(node)}: "))
+    added = trial.install_key(node, how, passwords[0], key)
+    session.say(f"{node.name}: your {key.split()[0]} key {'may log in now' if added else 'was there already'}")
+
+
+def _account(node: Node) -> str:
+    place = node.ssh_config or node.host
+    return f"{node.user}@{place}" if node.user else place
+
+
+def _asked_password(session: Session, question: str) -> str:
+    if sys.stdin is not None and sys.stdin.isatty():
+        if session.no_input:
+            raise UsageError("--copy-key asks for a password, and --no-input forbids that")
+        import getpass
+
+        password = getpass.getpass(session.err.safe(question))
+    else:
+        password = sys.stdin.readline().rstrip("\r\n") if sys.stdin is not None else ""
+    if not password:
+        raise UsageError("--copy-key needs a password once, and there is none", "type it at a terminal")
+    return password

@@ -1,0 +1,30 @@
+"""What is heard between two marks, in whatever pieces it comes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sshgrid.channels import Ears, Spoken
+
+MARK = b"f00d-run"
+
+
+def heard(words: bytes, size: int, most_bytes: int = 1 << 20) -> Spoken | None:
+    ears = Ears(MARK, most_bytes)
+    for start in range(0, len(words), size):
+        if spoken := ears.hear(words[start : start + size]):
+            return spoken
+    return None
+
+
+@given(st.binary(max_size=2000), st.integers(1, 300), st.integers(0, 2500))
+def test_every_byte_is_heard_up_to_the_limit(output: bytes, size: int, most_bytes: int) -> None:
+    words = b"Welcome!\nf00d-\n\n" + MARK + b"\n" + output + b"\n" + MARK + b" 3 late\nlater"
+    assert heard(words, size, most_bytes) == Spoken(output[:most_bytes], len(output) > most_bytes, "3 late")
+
+
+@pytest.mark.parametrize("words", [b"", b"\nf00d-run\n", b"\nf00d-run\nx\nf00d-run 0", b"\nf00d-run 0\n"])
+def test_without_both_marks_nothing_was_said(words: bytes) -> None:
+    assert heard(words, 5) is None

@@ -1,0 +1,69 @@
+"""`doctor` against real hosts: what was broken on purpose is found, with its remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.lab.hosts import Lab
+from tests.whole.grid import Grid, until_value
+
+pytestmark = pytest.mark.lab
+
+
+def checks(grid: Grid, *words: str, code: int = 0) -> dict[str, Any]:
+    done = grid("--json", "doctor", *words)
+    assert done.code == code, done
+    assert done.json["ok"] == (code == 0)
+    return {each["name"]: each for each in done.json["checks"]}
+
+
+def names(grid: Grid) -> dict[str, Any]:
+    return {each["name"]: each for each in grid("--json", "doctor").json["checks"]}
+
+
+def test_a_well_grid_is_well_and_a_node_tells_everything(grid: Grid, lab: Lab) -> None:
+    grid.until_up()
+    assert {"inventory", "state_dir", "disk", "master", "node h1", "node h4"} <= checks(grid).keys()
+    found = checks(grid, "h2")
+    assert {
+        f"node h2: {name}" for name in ("clock", "space", "SFTP", "isolation", "limit of processes")
+    } <= found.keys()
+    assert "OpenSSH" in found["node h2: connection"]["detail"]
+    assert "host key SHA256:" in found["node h2: connection"]["detail"]
+    isolation = found["node h2: isolation"]
+    assert isolation["detail"].startswith(("pidns", "session"))
+    assert isolation["detail"].startswith("pidns") or isolation["hint"]
+    assert not any(name.startswith("node h1") for name in found)
+
+
+def test_login_files_that_talk_and_a_path_of_the_login_shell_alone(grid: Grid, hosts: Lab) -> None:
+    hosts["h2"].run(["sh", "-c", "echo 'echo hello; PATH=$PATH:/opt/only/here; read x' >/home/grid/.profile"])
+    hosts["h2"].set_bashrc("echo noise\n")
+    finding = checks(grid, "h2")["node h2: PATH"]
+    assert "/opt/only/here" in finding["detail"]
+    assert finding["hint"]
+    hosts["h2"].run(["rm", "/home/grid/.profile"])
+
+
+def test_a_disk_without_room_and_a_host_that_is_away_are_ill(grid: Grid, hosts: Lab) -> None:
+    host = hosts["h3"]
+    host.small_disk(50 << 20)
+    try:
+        # The master may still hold on to the connection of before the reboot.
+        ill = until_value(lambda: names(grid), lambda found: "node h3: space" in found, "h3 to be short of space")[
+            "node h3: space"
+        ]
+        assert not ill["ok"]
+        assert "/var/tmp/sshgrid-2001" in ill["detail"]
+        assert "df /var/tmp/sshgrid-2001" in ill["hint"]
+        text = grid("doctor", "h3")
+        assert text.code == 1
+        assert "ILL" in text.text
+        host.power_off()
+        until_value(grid.nodes, lambda nodes: nodes["h3"]["state"] == "DOWN", "h3 to be down")
+        assert checks(grid, "h3", code=1)["node h3"]["hint"] == "sshgrid node check h3"
+    finally:
+        host.reset()
+        grid.until_up("h3")

@@ -1,0 +1,168 @@
+"""`node add` against real hosts: whose key is trusted, how ours gets there, and what is written down for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.hosts import Lab, LabHost
+from tests.whole.grid import Grid, until
+
+pytestmark = pytest.mark.lab
+
+PASSWORD = "corréct horse $(touch /tmp/never) 'battery'"
+PORT = 2222
+NOISY = 'echo "Welcome!"; printf "no end of line"; read -r line; echo "you said $line" >&2\n'
+
+
+@pytest.fixture
+def alone(grid: Grid, lab: Lab) -> Iterator[Grid]:
+    """The inventory has h1 alone, and a comment; our key is that of the lab, but no host key is known but h1's."""
+    before = grid.inventory.read_text()
+    fields = {"toolchains": ["python"], "user": "grid", "identity_file": str(lab.identity_file)}
+    one = f"# ours\ndefaults: {json.dumps(fields)}\nnodes:\n  h1: {{host: {lab['h1'].address}}}   # the first\n"
+    grid.inventory.write_text(one)
+    (grid.home / "known_hosts").write_text(lab["h1"].known_host + "\n")
+    grid.until_up("h1")
+    yield grid
+    grid.inventory.write_text(before)
+    (grid.home / "known_hosts").unlink()
+    grid.until_up("h1", "h2", "h3", "h4")
+
+
+@pytest.fixture
+def with_password(hosts: Lab) -> LabHost:
+    """h3, with a login file that talks and reads, and a server that takes a password and has no key of ours."""
+    host = hosts["h3"]
+    host.take_passwords(PASSWORD, PORT)
+    host.set_bashrc(NOISY)
+    host.run(["rm", "-r", "/home/grid/.ssh"])
+    return host
+
+
+def authorized(host: LabHost) -> list[str]:
+    return host.run(["cat", "/home/grid/.ssh/authorized_keys"]).stdout.splitlines()
+
+
+def test_a_node_is_added_and_removed_and_the_file_is_as_before(alone: Grid, hosts: Lab) -> None:
+    before = alone.inventory.read_bytes()
+    refused = alone("--no-input", "node", "add", "h2", f"grid@{hosts['h2'].address}")
+    assert refused.code == 1
+    assert "h2: unknown host key SHA256:" in refused.err
+    assert "--accept-new" in refused.err
+    assert alone.inventory.read_bytes() == before
+    added = alone("node", "add", "h2", f"grid@{hosts['h2'].address}", "--accept-new", "--tag", "new")
+    assert added.code == 0, added
+    assert f"  h2: {{host: {hosts['h2'].address}, user: grid, tags: [new]}}\n" in added.text
+    assert "host key SHA256:" in added.err
+    assert hosts["h2"].known_host in (alone.home / "known_hosts").read_text()
+    assert set(alone.nodes()) == {"h1", "h2"}  # at once
+    assert alone("node", "rm", "h2").code == 0
+    assert alone.inventory.read_bytes() == before
+
+
+def test_the_fingerprint_is_shown_and_asked_about_once(alone: Grid, hosts: Lab) -> None:
+    words = [*alone.argv("node", "add", "h2", hosts["h2"].address)]
+    before = alone.inventory.read_bytes()
+    said, code = on_terminal(alone, words, "that machine?", "n\n")
+    assert (code, said.count("[y/N]")) == (1, 1), said
+    assert "host key SHA256:" in said
+    assert alone.inventory.read_bytes() == before
+    said, code = on_terminal(alone, words, "that machine?", "y\n")
+    assert (code, said.count("[y/N]")) == (0, 1), said
+    assert "h2: {host: " in said
+
+
+def on_terminal(grid: Grid, words: list[str | bytes], question: str, answer: str) -> tuple[str, int]:
+    """A command at a terminal of its own, with one answer to one question; what it showed, and its exit status."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        words,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        cwd=grid.folder,
+        env={**grid.environ, "NO_COLOR": "1"},
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said, answered = b"", False
+    try:
+        while piece := _read(ours):
+            said += piece
+            if question.encode() in said and not answered:
+                answered = True
+                os.write(ours, answer.encode())
+        return said.decode(), process.wait(30)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # the last process on it has ended
+        return b""
+
+
+def test_copy_key_installs_the_key_once_with_a_password_that_stays_nowhere(
+    alone: Grid, with_password: LabHost, lab: Lab
+) -> None:
+    host, place = with_password, f"grid@{with_password.address}:{PORT}"
+    wrong = alone("node", "add", "h3", place, "--accept-new", "--copy-key", stdin=b"not this one\n")
+    assert wrong.code == 1
+    assert "the password was wrong" in wrong.err
+    assert "h3" not in alone.inventory.read_text()
+    done = alone("-v", "node", "add", "h3", place, "--copy-key", stdin=f"{PASSWORD}\n".encode())
+    assert done.code == 0, done
+    assert "your ssh-ed25519 key may log in now" in done.err
+    public = lab.identity_file.with_suffix(".pub").read_text().strip()
+    assert authorized(host) == [public]
+    listed = host.run(["stat", "-c", "%a %U", "/home/grid/.ssh", "/home/grid/.ssh/authorized_keys"]).stdout
+    assert listed.split() == ["700", "grid", "600", "grid"]
+    # Again, now that the key works: nobody is asked.
+    assert alone("node", "rm", "h3").code == 0
+    again = alone("node", "add", "h3", place, "--copy-key")
+    assert again.code == 0, again
+    assert authorized(host) == [public]
+    kept = [path for path in alone.home.rglob("*") if path.is_file() and b"horse" in path.read_bytes()]
+    assert kept == []
+
+
+def test_copy_key_asks_at_the_terminal_and_shows_nothing_of_the_answer(alone: Grid, with_password: LabHost) -> None:
+    words = alone.argv("node", "add", "h3", f"grid@{with_password.address}:{PORT}", "--accept-new", "--copy-key")
+    said, code = on_terminal(alone, words, "Password of grid@", f"{PASSWORD}\n")
+    assert code == 0, said
+    assert said.count("Password of") == 1
+    assert "horse" not in said
+    assert len(authorized(with_password)) == 1
+
+
+def test_copy_key_without_anybody_to_ask_says_so(alone: Grid, with_password: LabHost) -> None:
+    done = alone("node", "add", "h3", f"grid@{with_password.address}:{PORT}", "--accept-new", "--copy-key")
+    assert done.code == 2
+    assert "needs a password once" in done.err
+    assert "h3" not in alone.inventory.read_text()
+    with_password.power_off()  # its home comes back with the key in it
+    until(lambda: not with_password.is_on, "h3 to be off")
+
+
+def test_eight_commands_at_once_lose_nothing_and_the_master_follows(alone: Grid) -> None:
+    before = alone.inventory.read_bytes()
+    names = [f"x{number}" for number in range(8)]
+    running = [alone.start("node", "add", name, "127.0.0.1:9", "--no-check") for name in names]
+    assert [each.done().code for each in running] == [0] * 8
+    assert set(alone.nodes()) == {"h1", *names}
+    lines = alone.inventory.read_text().splitlines()
+    assert sorted(lines[-8:]) == [f"  {name}: {{host: 127.0.0.1, port: 9}}" for name in names]
+    running = [alone.start("node", "rm", name) for name in names]
+    assert [each.done().code for each in running] == [0] * 8
+    assert alone.inventory.read_bytes() == before
+    assert set(alone.nodes()) == {"h1"}
