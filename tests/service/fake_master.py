@@ -197,9 +197,10 @@ class FakeMaster:
             case wire.Reload():
                 yield wire.Done()
             case wire.Stop():
-                yield wire.Done()
+                # Before the answer: whoever hears it may put the next master's socket in this place.
                 _shut(self._listener)
                 Path(self.places.socket).unlink(missing_ok=True)
+                yield wire.Done()
 
     def _say(self, connection: socket.socket, words: Iterable[Said]) -> None:
         for word in words:
