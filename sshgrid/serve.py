@@ -28,7 +28,7 @@ from sshgrid.disk import private_directory
 from sshgrid.errors import InventoryError, StoreError
 from sshgrid.jobbook import JobBook
 from sshgrid.master import Master
-from sshgrid.model import Phase
+from sshgrid.model import Person, Phase, Role
 from sshgrid.paths import Places
 from sshgrid.roster import Roster
 from sshgrid.session import Session
@@ -165,7 +165,7 @@ class Server:
                 writer.write(encode(Failure("not-allowed", "this master serves its owner only", "", 1)))
                 await writer.drain()
             else:
-                await Session(self, reader, writer, user).serve()
+                await Session(self, reader, writer, Person(user, Role.OWNER)).serve()
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             log.debug("a client left: %s", error)
         except asyncio.CancelledError:  # the master leaves; asyncio would log this as an error of ours

@@ -20,6 +20,7 @@ import msgspec
 
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.model import JobId, NodeState, Noun, OnDisconnect, Submission, Toolchain
+from sshgrid.wire_users import UsersQuestion, UsersReply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -205,6 +206,7 @@ Question: TypeAlias = (
     | Reload
     | Backup
     | Stop
+    | UsersQuestion
 )
 
 Request: TypeAlias = Question | PutBlob | Watch | Logs | Input | Resize
@@ -444,6 +446,7 @@ Reply: TypeAlias = (
     | ToolchainsReply
     | StatusReply
     | ClientsReply
+    | UsersReply
 )
 
 Message: TypeAlias = Hello | Request | Reply | Event
