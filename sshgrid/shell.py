@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from sshgrid import client
+from sshgrid.cli import files
 from sshgrid.cli.session import Session
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.wire import Nodes, NodesReply, Status, StatusReply
@@ -87,13 +87,14 @@ def run_line(session: Session, line: str) -> int | None:
 
 def _prompt_session(session: Session, counts: LiveCounts) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
 
     from sshgrid.cli.verbs import cli
 
+    at_home = session.door is None and not session.master
     return PromptSession(
-        history=FileHistory(_history_file(session)),
-        completer=command_completer(cli),
+        history=FileHistory(_history_file(session)) if at_home else InMemoryHistory(),
+        completer=command_completer(cli, session),
         complete_while_typing=False,
         bottom_toolbar=counts.text,
         refresh_interval=REFRESH_SECONDS,
@@ -112,13 +113,13 @@ def _history_file(session: Session) -> str:
 # --- completion ------------------------------------------------------------------------------------------------------
 
 
-def command_completer(group: Group) -> Completer:
+def command_completer(group: Group, session: Session | None = None) -> Completer:
     """Verbs, flags, job ids and node names through click's own completion; files where click says file or nothing."""
     from click.shell_completion import ShellComplete
     from prompt_toolkit.completion import Completer, Completion, PathCompleter
     from prompt_toolkit.document import Document
 
-    click_completion = ShellComplete(group, {}, "sshgrid", "_SSHGRID_COMPLETE")
+    click_completion = ShellComplete(group, {"obj": session} if session else {}, "sshgrid", "_SSHGRID_COMPLETE")
     paths = PathCompleter(expanduser=True)
 
     class Commands(Completer):
@@ -128,7 +129,7 @@ def command_completer(group: Group) -> Completer:
             plain = [item for item in items if item.type == "plain"]
             for item in plain:
                 yield Completion(str(item.value), -len(incomplete), display_meta=item.help or "")
-            if words and not plain and not incomplete.startswith("-"):
+            if words and not plain and not incomplete.startswith("-") and not files.confined():
                 yield from paths.get_completions(Document(incomplete), event)
 
     return Commands()
@@ -180,8 +181,7 @@ class LiveCounts:
 
     def _ask(self) -> str:
         try:
-            path = self._session.places().socket
-            with client.Connection.open(path, ASK_SECONDS) as connection:
+            with self._session.look(ASK_SECONDS) as connection:
                 status = connection.ask(Status(), StatusReply)
                 nodes = connection.ask(Nodes(), NodesReply)
         except (OSError, SshgridError):

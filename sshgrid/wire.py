@@ -366,6 +366,8 @@ class StatusReply(Noun, frozen=True, tag="status-reply"):
     memory_bytes: int = 0  # resident, of the master's process
     cpu_seconds: float = 0.0
     ended_last_minute: int = 0  # jobs
+    door: str = ""  # where users come in, "" = nowhere
+    door_key: str = ""  # the fingerprint of its host key
 
 
 class ClientLine(Noun, frozen=True):

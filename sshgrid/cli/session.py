@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from sshgrid.cli.render import Look
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell shows it for other tools
 INTERRUPTED = 130
 FAILED = 125
+
+
+class Door(Protocol):
+    """How a child of the door reaches the master, and what may be said there."""
+
+    verbs: frozenset[str]
+
+    def connect(self) -> Connection: ...
 
 
 class Session:
@@ -36,6 +44,8 @@ class Session:
         self.verbose = 0
         self.no_input = False
         self.in_shell = False
+        self.master = self.environ.get("SSHGRID_MASTER", "")  # "" = the one of the inventory
+        self.door: Door | None = None  # we are a child of the door
 
     def child(self) -> Session:
         """For one line of the shell: what was said when the shell began still holds."""
@@ -48,7 +58,10 @@ class Session:
 
     def places(self, *, must_exist: bool = True) -> Places:
         from sshgrid import paths
+        from sshgrid.errors import UsageError
 
+        if self.door is not None or self.master:
+            raise UsageError("this is about files of the master's machine: do it there")
         home = self.environ.get("HOME") or os.path.expanduser("~")
         found = paths.places(
             self.inventory, self.environ, _cwd(), home, state_flag=self.state_dir, must_exist=must_exist
@@ -60,7 +73,21 @@ class Session:
     def connect(self, *, start: bool = True) -> Connection:
         from sshgrid import client
 
+        if self.door is not None:
+            return self.door.connect()
+        if self.master:
+            from sshgrid import remote_master
+
+            return remote_master.connect(self.master, self.environ, ask=not self.no_input)
         return client.connect(self.places(), start=start, say=self.warn)
+
+    def look(self, seconds: float) -> Connection:
+        """A connection for those who only look on: nothing is started for it. OSError, SshgridError."""
+        from sshgrid import client
+
+        if self.door is not None or self.master:
+            return self.connect()
+        return client.Connection.open(self.places().socket, seconds)
 
     # --- talk
 
@@ -169,7 +196,7 @@ def report(session: Session, error: SshgridError) -> int:
         write_or_leave(render.write_out, render.to_json(_encodable(render.error_object(error))) + "\n")
     else:
         render.write_err(render.error_text(error, session.err))
-    if session.verbose > 1:
+    if session.verbose > 1 and session.door is None:
         import traceback
 
         render.write_err("".join(traceback.format_exception(error)))

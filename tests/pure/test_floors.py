@@ -29,6 +29,8 @@ FLOORS: dict[str, int] = {
     "paths": 1,
     "placement": 1,
     "quantities": 1,
+    "guard": 1,
+    "order": 1,
     "quota": 1,
     "readings": 1,
     "replay": 1,
@@ -44,6 +46,7 @@ FLOORS: dict[str, int] = {
     "channels": 2,
     "dial": 2,
     "disk": 2,
+    "front": 2,
     "engines": 2,
     "engines.*": 2,
     "inventory_cache": 2,
@@ -63,10 +66,15 @@ FLOORS: dict[str, int] = {
     "roster": 3,
     "scheduler": 3,
     "watching": 3,
+    "children": 4,
     "client": 4,
+    "door": 4,
+    "door_channel": 4,
+    "remote_master": 4,
     "clients": 4,
     "serve": 4,
     "session": 4,
+    "sftp_folder": 4,
     "": 5,  # sshgrid itself: public names only
     "__main__": 5,
     "cli": 5,
@@ -77,12 +85,15 @@ FLOORS: dict[str, int] = {
     "panes": 5,
     "shell": 5,
     "testing": 5,
+    "zygote": 5,
     "testing.*": 5,
 }
 
+DOOR = ("door", "door_channel", "sftp_folder")
+
 # Library -> the modules that may import it. What is not listed is free.
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "asyncssh": ("nodes", "channels", "dial", "local_node", "door", "testing", "engines.*"),
+    "asyncssh": ("nodes", "channels", "dial", "local_node", *DOOR, "testing", "engines.*"),
     "sqlite3": ("store", "database"),
     "yaml": ("inventory", "inventory.*"),
     "pydantic": ("inventory", "inventory.*"),
