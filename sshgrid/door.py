@@ -51,12 +51,13 @@ IDLE_SECONDS = 600.0  # a connection without a channel
 KEEPALIVE_SECONDS = 30
 MAX_NAME = 64
 
-# No finite fields: a stranger could have us compute with them for ever. The first two where asyncssh has them.
+# No finite fields: a stranger could have us compute with them for ever. What the client likes best is taken; ours comes
+# first because dropbear sends its guess at once, and asyncssh and dropbear judge a guess differently otherwise.
 KEX = (
-    "mlkem768x25519-sha256",
-    "sntrup761x25519-sha512@openssh.com",
     "curve25519-sha256",
     "curve25519-sha256@libssh.org",
+    "mlkem768x25519-sha256",
+    "sntrup761x25519-sha512@openssh.com",
 )
 CIPHERS = (
     "chacha20-poly1305@openssh.com",
@@ -222,6 +223,7 @@ class Visitor(asyncssh.SSHServer):
         self._door = door
         self._guesses = 0
         self._offered = 0
+        self._said = ""  # the name that was said last
         self._proved = ""  # the name of the last validation that succeeded, and how
         self._how = ""
         self._channels = 0
@@ -242,10 +244,10 @@ class Visitor(asyncssh.SSHServer):
         if self.person is not None:
             audit.info("%s left, from %s", self.person.name, self.address)
         elif self._guesses or self._offered:
-            name = self.connection.get_extra_info("username", "?")
-            audit.warning("%s was refused, from %s", ascii(str(name)[:MAX_NAME]), self.address)
+            audit.warning("%s was refused, from %s", ascii(self._said[:MAX_NAME]), self.address)
 
     def begin_auth(self, username: str) -> bool:
+        self._said = username
         return True
 
     def public_key_auth_supported(self) -> bool:
