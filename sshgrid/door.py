@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import socket
 import time
 from collections import Counter
@@ -45,6 +46,7 @@ MOST_GREETING = 20  # of one address, in the middle of a login
 MOST_ARRIVING = 100  # of one address, not logged in: those above MOST_GREETING wait for their turn
 MOST_ARRIVING_IN_ALL = 200
 YOUNG_SECONDS = 2.0  # when there are too many, who came longer ago than this and is not in has to go
+MOST_CHANNELS = 16  # commands at once on one connection
 MOST_CONNECTIONS = 500
 MOST_CONNECTIONS_OF_ONE = 100
 IDLE_SECONDS = 600.0  # a connection without a channel
@@ -107,6 +109,7 @@ class Door:
         host, number, *_ = self._listener.getsockname()
         self.address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
         private_directory(self._state / "users", forbidden=0o077)
+        _raise_open_files()
         self.children.open()
         self.host.master.people.leavers.append(self.leave)
         self._accepting = asyncio.create_task(self._accept(), name="door")
@@ -209,8 +212,9 @@ class Door:
         """One channel: a command, a shell, or our own protocol."""
         visitor: Visitor = process.get_extra_info("connection").get_owner()
         person = visitor.person
-        if person is None:
-            process.close()
+        if person is None or visitor.channels >= MOST_CHANNELS:
+            process.stderr.write(b"error: too many commands at once on one connection\n")
+            process.exit(1)
             return
         with visitor.channel():
             await Channel(self, process, person, visitor.address).serve()
@@ -226,7 +230,7 @@ class Visitor(asyncssh.SSHServer):
         self._said = ""  # the name that was said last
         self._proved = ""  # the name of the last validation that succeeded, and how
         self._how = ""
-        self._channels = 0
+        self.channels = 0
         self._idle: asyncio.TimerHandle | None = None
         self.person: Person | None = None
         self.address = ""
@@ -317,15 +321,15 @@ class Visitor(asyncssh.SSHServer):
     @contextlib.contextmanager
     def channel(self) -> Iterator[None]:
         """While one is served the connection is not idle."""
-        self._channels += 1
+        self.channels += 1
         if self._idle is not None:
             self._idle.cancel()
             self._idle = None
         try:
             yield
         finally:
-            self._channels -= 1
-            if not self._channels:
+            self.channels -= 1
+            if not self.channels:
                 self._rest()
 
     def _rest(self) -> None:
@@ -382,6 +386,14 @@ def _host_key(path: Path) -> asyncssh.SSHKey:
         raise StoreError(
             f"{path}: not a host key: {error}", "move it away; a new one is made, and clients must be told"
         ) from error
+
+
+def _raise_open_files() -> None:
+    """A command through the door takes eight descriptors, and the usual 1024 would not be enough for all."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _hang_up(sock: socket.socket) -> None:

@@ -105,16 +105,11 @@ class Scheduler:
         return {job.id: min(job.not_before - now, rests[job.id]) for job in backing_off.values() if rests[job.id] > 0}
 
     def _handed_out(self) -> Mapping[str, float]:
-        """What each owner runs; among equals, whose last turn is longest ago comes first.
-
-        Without that, the owner of the oldest jobs would take every turn of a grid with a single slot.
-        """
+        """What placement.order takes for the turns that each owner has had."""
         running = self._book.running_by_owner()
         owners = {job.owner for job in self._book.in_phase(Phase.QUEUED)} | running.keys()
         self._served = {owner: turn for owner, turn in self._served.items() if owner in owners}
-        recent = sorted(self._served, key=self._served.__getitem__)
-        rank = {owner: place / (len(recent) + 1) for place, owner in enumerate(recent, 1)}
-        return {owner: running.get(owner, 0) + rank.get(owner, 0.0) for owner in owners}
+        return placement.turns(running, self._served, owners)
 
     def _is_full(self, owner: str, running: Mapping[str, int]) -> bool:
         """Whether this user may start no more now; the end of one of the user's jobs wakes us."""

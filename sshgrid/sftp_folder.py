@@ -33,8 +33,10 @@ class Room:
 
     def measure(self) -> None:
         """Anew, as others (a child of the door) may have changed it."""
-        sizes = [entry.lstat().st_size for entry in self.root.rglob("*") if not entry.is_dir()]
-        self.bytes, self.files = sum(sizes), len(sizes)
+        self.bytes, self.files = 0, 0
+        for _, _, names, folder in os.fwalk(self.root):
+            sizes = [_size(os.fsencode(name), folder) or 0 for name in names]
+            self.bytes, self.files = self.bytes + sum(sizes), self.files + len(sizes)
 
     def grow(self, more: int, files: int = 0) -> None:
         """SFTPFailure when there is no room for it."""

@@ -180,6 +180,8 @@ class LiveCounts:
                 return
 
     def _ask(self) -> str:
+        if self._session.master:
+            return self._session.master  # each look would be a login
         try:
             with self._session.look(ASK_SECONDS) as connection:
                 status = connection.ask(Status(), StatusReply)

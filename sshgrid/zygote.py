@@ -133,21 +133,28 @@ class Zygote:
         return True
 
     def _fork(self, asked: Order, descriptors: list[int]) -> None:
-        child = os.fork()
-        if child == 0:
-            _live(asked, descriptors)
-        self._children[child] = asked.number
+        try:
+            child = os.fork()
+        except OSError as error:  # no processes left: this one must live on
+            _say(descriptors[-1], f"error: no process can be started: {error.strerror}\n")
+            self._tell(Ended(asked.number, 125))
+        else:
+            if child == 0:
+                _live(asked, descriptors)
+            self._children[child] = asked.number
         for descriptor in descriptors:
             os.close(descriptor)
+
+    def _tell(self, ended: Ended) -> None:
+        with contextlib.suppress(OSError):
+            self._talk.send(order.encode(ended))
 
     def _reap(self) -> None:
         while self._children:
             child, status = os.waitpid(-1, os.WNOHANG)
             if child == 0:
                 return
-            ended = Ended(self._children.pop(child), os.waitstatus_to_exitcode(status))
-            with contextlib.suppress(OSError):
-                self._talk.send(order.encode(ended))
+            self._tell(Ended(self._children.pop(child), os.waitstatus_to_exitcode(status)))
 
     def _signal(self, said: Signal) -> None:
         for child, number in self._children.items():
@@ -157,6 +164,11 @@ class Zygote:
     def _end_all(self) -> None:
         for child in self._children:
             _kill(child, signal.SIGHUP)
+
+
+def _say(descriptor: int, words: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(descriptor, words.encode())
 
 
 def _kill(child: int, number: int) -> None:
@@ -176,8 +188,7 @@ def _live(asked: Order, descriptors: list[int]) -> NoReturn:
         _settle(asked, descriptors)
         status = _serve(asked)
     except BaseException as error:  # noqa: BLE001 - nothing may return into the loop of the parent
-        with contextlib.suppress(BaseException):
-            sys.__stderr__.write(f"error: internal error: {type(error).__name__}: {error}\n")  # type: ignore[union-attr]
+        _say(2, f"error: internal error: {type(error).__name__}: {error}\n")
     finally:
         leave(status)
         os._exit(125)

@@ -25,6 +25,7 @@ def confine() -> None:
 
 
 def confined() -> bool:
+    """Whether that was said."""
     return _root is not None
 
 
@@ -47,6 +48,7 @@ def status(path: str) -> os.stat_result:
 
 
 def exists(path: str) -> bool:
+    """Whether there is something to be opened."""
     try:
         status(path)
     except (OSError, UsageError, ValueError):
