@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import resource
 import socket
 import time
 from collections import Counter
@@ -19,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncssh
-from asyncssh.kex import get_kex_algs
 
+from sshgrid import door_frame as frame
 from sshgrid.children import Children
 from sshgrid.credentials import Busy
 from sshgrid.disk import private_directory
 from sshgrid.door_channel import Channel
-from sshgrid.errors import StoreError
 from sshgrid.guard import Guard
 from sshgrid.model import Person
 from sshgrid.sftp_folder import Folder, Room
@@ -43,9 +40,11 @@ LOGIN_SECONDS = 20
 GUESSES = 3  # passwords on one connection
 KEYS_OFFERED = 12  # public keys on one connection: an agent may hold many
 MOST_GREETING = 20  # of one address, in the middle of a login
+MOST_SILENT = 4  # of one address, that wait for us to begin
 MOST_ARRIVING = 100  # of one address, not logged in: those above MOST_GREETING wait for their turn
 MOST_ARRIVING_IN_ALL = 200
-YOUNG_SECONDS = 2.0  # when there are too many, who came longer ago than this and is not in has to go
+YOUNG_SECONDS = 2.0  # when there are too many, who came longer ago than this and is not in has to go,
+SILENT_SECONDS = 0.3  # or who has not said a word for so long
 MOST_CHANNELS = 16  # commands at once on one connection
 MOST_CONNECTIONS = 500
 MOST_CONNECTIONS_OF_ONE = 100
@@ -53,32 +52,15 @@ IDLE_SECONDS = 600.0  # a connection without a channel
 KEEPALIVE_SECONDS = 30
 MAX_NAME = 64
 
-# No finite fields: a stranger could have us compute with them for ever. What the client likes best is taken; ours comes
-# first because dropbear sends its guess at once, and asyncssh and dropbear judge a guess differently otherwise.
-KEX = (
-    "curve25519-sha256",
-    "curve25519-sha256@libssh.org",
-    "mlkem768x25519-sha256",
-    "sntrup761x25519-sha512@openssh.com",
-)
-CIPHERS = (
-    "chacha20-poly1305@openssh.com",
-    "aes256-gcm@openssh.com",
-    "aes128-gcm@openssh.com",
-    "aes256-ctr",
-    "aes128-ctr",
-)
-MACS = ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com")
-SIGNATURES = (
-    "ssh-ed25519",
-    "sk-ssh-ed25519@openssh.com",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-    "rsa-sha2-512",
-    "rsa-sha2-256",
-)
+
+class Arrival:
+    """A connection on its way to a login."""
+
+    def __init__(self, sock: socket.socket, address: str) -> None:
+        self.sock, self.address = sock, address
+        self.since = time.monotonic()
+        self.spoke = False
+        self.handed = False  # to asyncssh, which closes the socket itself
 
 
 class Door:
@@ -93,8 +75,8 @@ class Door:
         self._state = state
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
-        self._arriving: dict[asyncio.Task[None], tuple[str, float]] = {}  # -> (address, since when)
-        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._arriving: dict[asyncio.Task[None], Arrival] = {}
+        self._turns: dict[tuple[str, bool], asyncio.Semaphore] = {}
         self._inside: dict[Visitor, Person] = {}
         self._rooms: dict[str, Room] = {}
 
@@ -102,14 +84,14 @@ class Door:
 
     async def open(self, listen: str, port: int) -> None:
         """Raises StoreError when the address is taken or the host key cannot be trusted."""
-        key = _host_key(self._state / "door_host_key")
+        key = frame.host_key(self._state / "door_host_key")
         self.fingerprint = key.get_fingerprint()
         self._options = _options(self, key)
-        self._listener = _listen(listen, port)
+        self._listener = frame.listen(listen, port)
         host, number, *_ = self._listener.getsockname()
         self.address = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
         private_directory(self._state / "users", forbidden=0o077)
-        _raise_open_files()
+        frame.raise_open_files()
         self.children.open()
         self.host.master.people.leavers.append(self.leave)
         self._accepting = asyncio.create_task(self._accept(), name="door")
@@ -138,52 +120,70 @@ class Door:
         assert self._listener is not None
         loop = asyncio.get_running_loop()
         while True:
+            await asyncio.sleep(0)  # a flood would never let anybody else run: what is ready is accepted at once
             try:
                 sock, peer = await loop.sock_accept(self._listener)
             except OSError as error:  # no descriptors left: who is here goes on
                 log.warning("a connection could not be taken: %s", error.strerror)
                 await asyncio.sleep(0.1)
                 continue
-            address = str(peer[0]).removeprefix("::ffff:")
-            if not self._has_room(address):
+            arrival = Arrival(sock, str(peer[0]).removeprefix("::ffff:"))
+            if not self._has_room(arrival.address):
                 sock.close()
                 continue
-            task = loop.create_task(self._arrive(sock, address), name=f"arrival from {address}")
-            self._arriving[task] = (address, time.monotonic())
+            task = loop.create_task(self._arrive(arrival), name=f"arrival from {arrival.address}")
+            self._arriving[task] = arrival
             task.add_done_callback(self._arrived)
 
     def _arrived(self, task: asyncio.Task[None]) -> None:
-        address, _ = self._arriving.pop(task)
-        if not any(address == other for other, _ in self._arriving.values()):
-            self._turns.pop(address, None)
+        address = self._arriving.pop(task).address
+        if not any(address == other.address for other in self._arriving.values()):
+            for spoke in (True, False):
+                self._turns.pop((address, spoke), None)
 
     def _has_room(self, address: str) -> bool:
         """When all places are taken, who has been at the door for long without coming in makes room."""
-        if sum(address == other for other, _ in self._arriving.values()) >= MOST_ARRIVING:
-            return False
         if len(self._inside) >= MOST_CONNECTIONS:
             return False
-        if len(self._arriving) < MOST_ARRIVING_IN_ALL:
-            return True
-        oldest, (_, since) = next(iter(self._arriving.items()))
-        if time.monotonic() - since < YOUNG_SECONDS:
-            return False
-        oldest.cancel()
-        return True
+        own = [task for task, arrival in self._arriving.items() if arrival.address == address]
+        if len(own) >= MOST_ARRIVING:
+            return self._make_room(own)
+        return len(self._arriving) < MOST_ARRIVING_IN_ALL or self._make_room(list(self._arriving))
 
-    async def _arrive(self, sock: socket.socket, address: str) -> None:
+    def _make_room(self, arriving: list[asyncio.Task[None]]) -> bool:
+        """By whoever came first of those that have had their time."""
+        now = time.monotonic()
+        for task in arriving:
+            arrival = self._arriving[task]
+            if now - arrival.since > (YOUNG_SECONDS if arrival.spoke else SILENT_SECONDS):
+                task.cancel()
+                return True
+        return False
+
+    async def _arrive(self, arrival: Arrival) -> None:
         """From the TCP connection to the login."""
-        turn = self._turns.setdefault(address, asyncio.Semaphore(MOST_GREETING))
+        sock = arrival.sock
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with sock.dup() as same:
             try:
-                async with asyncio.timeout(LOGIN_SECONDS), turn:
-                    await asyncssh.run_server(sock, options=self._options)
+                async with asyncio.timeout(LOGIN_SECONDS):
+                    await self._greet(arrival)
             except (asyncssh.Error, OSError, TimeoutError) as error:
-                _hang_up(same)
-                log.debug("%s did not come in: %s", address, error)
+                frame.hang_up(same)
+                log.debug("%s did not come in: %s", arrival.address, error)
             except asyncio.CancelledError:  # it has to make room, or the master leaves
-                _hang_up(same)
+                frame.hang_up(same)
+                if not arrival.handed:
+                    sock.close()
+
+    async def _greet(self, arrival: Arrival) -> None:
+        # Clients speak at once. Who does not may wait for us to begin, or is there only to take a place: such ones have
+        # few places of their own and keep nobody waiting who speaks.
+        arrival.spoke = await frame.speaks(arrival.sock, SILENT_SECONDS)
+        places = MOST_GREETING if arrival.spoke else MOST_SILENT
+        async with self._turns.setdefault((arrival.address, arrival.spoke), asyncio.Semaphore(places)):
+            arrival.handed = True
+            await asyncssh.run_server(arrival.sock, options=self._options)
 
     def came_in(self, visitor: Visitor, person: Person) -> bool:
         """False when there are too many."""
@@ -354,11 +354,7 @@ def _options(door: Door, key: asyncssh.SSHKey) -> asyncssh.SSHServerConnectionOp
         host_based_auth=False,
         login_timeout=LOGIN_SECONDS,
         keepalive_interval=KEEPALIVE_SECONDS,
-        kex_algs=[name for name in KEX if name.encode() in get_kex_algs()],
-        encryption_algs=CIPHERS,
-        mac_algs=MACS,
-        signature_algs=SIGNATURES,
-        compression_algs=["none"],
+        **frame.algorithms(),
     )
 
 
@@ -367,45 +363,3 @@ def _sftp(door: Door, channel: asyncssh.SSHServerChannel[bytes]) -> Folder:
     if visitor.person is None:
         raise asyncssh.SFTPPermissionDenied("not logged in")
     return Folder(channel, door.room(visitor.person.name))
-
-
-def _host_key(path: Path) -> asyncssh.SSHKey:
-    """Made when it is missing; refused when others can read it."""
-    if not path.exists():
-        made = asyncssh.generate_private_key("ssh-ed25519", comment="sshgrid")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(made.export_private_key())
-            os.fsync(descriptor)
-    found = path.lstat()
-    if found.st_mode & 0o077 or found.st_uid != os.getuid():
-        raise StoreError(f"{path}: the door's host key can be read by others", f"chmod 600 {path}")
-    try:
-        return asyncssh.read_private_key(path)
-    except (asyncssh.KeyImportError, OSError) as error:
-        raise StoreError(
-            f"{path}: not a host key: {error}", "move it away; a new one is made, and clients must be told"
-        ) from error
-
-
-def _raise_open_files() -> None:
-    """A command through the door takes eight descriptors, and the usual 1024 would not be enough for all."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
-    if soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def _hang_up(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        made = socket.create_server((address, port), family=family, backlog=512)
-    except (OSError, OverflowError) as error:
-        raise StoreError(f"the door cannot listen at {address} port {port}: {error}", "--listen, --ssh-port") from error
-    made.setblocking(False)
-    return made

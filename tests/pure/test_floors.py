@@ -70,6 +70,7 @@ FLOORS: dict[str, int] = {
     "client": 4,
     "door": 4,
     "door_channel": 4,
+    "door_frame": 4,
     "remote_master": 4,
     "clients": 4,
     "serve": 4,
@@ -89,7 +90,7 @@ FLOORS: dict[str, int] = {
     "testing.*": 5,
 }
 
-DOOR = ("door", "door_channel", "sftp_folder")
+DOOR = ("door", "door_channel", "door_frame", "sftp_folder")
 
 # Library -> the modules that may import it. What is not listed is free.
 LIBRARIES: dict[str, tuple[str, ...]] = {

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import paramiko
 import pytest
 
+from sshgrid.client import Connection
+from sshgrid.wire import ClientLine, Clients, ClientsReply, Status, StatusReply
 from tests.whole.grid import Commands, Done, LocalGrid, until
 
 SECONDS = 60.0
@@ -79,13 +81,15 @@ class Door:
 
     def ping(self) -> float:
         """Seconds until the master answers a question over its own socket."""
-        from sshgrid.client import Connection
-        from sshgrid.wire import Status, StatusReply
-
         began = time.perf_counter()
         with Connection.open(str(self.grid.state_dir / "master.sock")) as connection:
             connection.ask(Status(), StatusReply)
         return time.perf_counter() - began
+
+    def clients(self) -> tuple[ClientLine, ...]:
+        """Whom the master knows to be here."""
+        with Connection.open(str(self.grid.state_dir / "master.sock")) as connection:
+            return connection.ask(Clients(), ClientsReply).clients
 
     # --- clients
 

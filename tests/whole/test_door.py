@@ -326,13 +326,40 @@ def test_A29_500_silent_connections_and_the_master_answers(door: Door) -> None:
     silent = [socket.create_connection(("127.0.0.1", door.address.port)) for _ in range(500)]
     try:
         assert max(door.ping() for _ in range(20)) < PING_SECONDS
-        # From another address there is room at once.
-        done = subprocess.run([*door.openssh("alice", "-b", "127.0.0.2"), "version"], capture_output=True, check=False)
-        assert done.returncode == 0, done
+        for options in (("-b", "127.0.0.2"), ("-b", "127.0.0.1")):
+            done = subprocess.run([*door.openssh("alice", *options), "version"], capture_output=True, check=False)
+            assert done.returncode == 0, done
     finally:
         for sock in silent:
             sock.close()
     until(lambda: door.run("openssh", "version").code == 0, "room for those who come")
+
+
+def test_40_clients_at_once_are_all_served_and_known(door: Door) -> None:
+    (door.home() / "forever.py").write_text(FOREVER)
+    with door.connected() as transport:
+        channel = transport.open_session()
+        channel.exec_command("run --stdin none forever.py")
+        Exchange(channel).until_out(b"begun")
+        (line,) = [line for line in door.clients() if line.user == "alice"]
+        assert (line.address, line.running) == ("127.0.0.1", 1)
+        asked = [
+            subprocess.Popen([*door.openssh(name), "ps"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            for name in ("alice", "bob") * 20
+        ]
+        said = [(process.communicate(timeout=60), process.returncode) for process in asked]
+    assert [code for _, code in said] == [0] * 40
+    assert [b"forever.py" in out for (out, _), _ in said] == [True, False] * 20
+
+
+def test_everything_that_matters_is_in_the_audit_log_which_is_private(door: Door) -> None:
+    job = door.run("openssh", "run -d --lang python -", b"import time; time.sleep(99)\n").out.decode().strip()
+    assert door.run("openssh", f"kill {job}").code == 0
+    for wanted in ("AddUser alice", "alice came in by key SHA256:", f"alice submitted job {job}: ", "alice left"):
+        assert wanted in door.audit
+    assert f"alice sent TERM to job {job}" in door.audit
+    assert (door.grid.state_dir / "audit.log").stat().st_mode & 0o077 == 0
+    assert (door.grid.state_dir / "door_host_key").stat().st_mode & 0o077 == 0
 
 
 def test_A33_a_client_that_never_reads_costs_little_and_slows_nobody(door: Door) -> None:
