@@ -77,6 +77,7 @@ def host_key(path: Path) -> asyncssh.SSHKey:
 
 
 def listen(address: str, port: int) -> socket.socket:
+    """A listening socket; port 0 is any that is free. StoreError."""
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         made = socket.create_server((address, port), family=family, backlog=512)
@@ -95,6 +96,7 @@ def raise_open_files() -> None:
 
 
 def hang_up(sock: socket.socket) -> None:
+    """The other end notices; whoever holds the socket here too."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
 

@@ -326,13 +326,12 @@ def test_A29_500_silent_connections_and_the_master_answers(door: Door) -> None:
     silent = [socket.create_connection(("127.0.0.1", door.address.port)) for _ in range(500)]
     try:
         assert max(door.ping() for _ in range(20)) < PING_SECONDS
-        for options in (("-b", "127.0.0.2"), ("-b", "127.0.0.1")):
-            done = subprocess.run([*door.openssh("alice", *options), "version"], capture_output=True, check=False)
-            assert done.returncode == 0, done
+        elsewhere = [*door.openssh("alice", "-b", "127.0.0.2"), "version"]
+        assert subprocess.run(elsewhere, capture_output=True, check=False).returncode == 0
+        until(lambda: door.run("openssh", "version").code == 0, "those who say nothing to make room", 5)
     finally:
         for sock in silent:
             sock.close()
-    until(lambda: door.run("openssh", "version").code == 0, "room for those who come")
 
 
 def test_40_clients_at_once_are_all_served_and_known(door: Door) -> None:
