@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench import crowd, monitor, single
+from bench.door import DoorBench
 from bench.installed import ROOT, Failed, install
 from bench.single import Bench
 from bench.table import Row, say, text
@@ -24,7 +25,7 @@ from tests.lab import machine
 from tests.lab.hosts import Lab
 
 HOSTS = 4
-PARTS = (*single.PARTS, "monitor", "crowd")
+PARTS = (*single.PARTS, "door", "monitor", "crowd")
 
 
 def main() -> int:
@@ -62,6 +63,8 @@ def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) ->
         yield from Bench(lab, command, home / "single", arguments.repeats).rows(wanted)
     if "monitor" in wanted:
         yield from monitor.rows(command, home / "monitor")
+    if "door" in wanted:
+        yield from DoorBench(lab, command, home / "door", arguments.repeats).rows()
     if "crowd" in wanted:
         yield from crowd.rows(lab, command, home / "crowd")
 

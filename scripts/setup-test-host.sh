@@ -16,6 +16,9 @@ ps procps
 bwrap bubblewrap
 busybox busybox
 dropbear dropbear-bin
+dropbearconvert dropbear-bin
+plink putty-tools
+puttygen putty-tools
 csh csh
 dash dash
 fish fish

@@ -76,6 +76,23 @@ class Connection:
             raise
         return connection
 
+    @classmethod
+    def over(cls, sock: socket.socket) -> Connection:
+        """Greeted over a socket that leads to a master. MasterGone when nobody answers as one."""
+        connection = cls(sock)
+        try:
+            connection.greet()
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
+    def greet(self) -> None:
+        """MasterGone when nobody answers as a master; the error that it names when it refuses."""
+        self._greet()
+        if isinstance(self.welcome, Failure):
+            raise to_error(self.welcome)
+
     def _greet(self) -> None:
         self.send(Hello(VERSION))
         message, _ = self.receive()

@@ -35,13 +35,13 @@ def idle_seconds(text: str) -> float | None:
 
 
 def _serve(inventory: str, state_dir: str, idle_exit: str) -> int:
-    from sshgrid import paths
+    from sshgrid import front, paths
 
     home = os.environ.get("HOME") or os.path.expanduser("~")
     places = paths.places(inventory, os.environ, os.getcwd(), home, state_flag=state_dir)
     with _quick_imports():
         from sshgrid import serve
-    return serve.run(places, idle_seconds(idle_exit))
+    return serve.run(places, idle_seconds(idle_exit), front.remembered(state_dir))
 
 
 @contextmanager

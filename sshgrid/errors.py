@@ -7,7 +7,9 @@
         FileMissing         what was to be run or read is not there: exit 127
         NoSuchNode
         NoSuchJob           also the answer for a job of somebody else
+        NoSuchUser
         NotAllowed
+        OverLimit           more than this user may have: exit 125
       HostError           a machine, or the road to it; settled as HostLost
         Unreachable         no TCP connection, no SSH banner, login timed out
         LoginRefused        the key was not taken
@@ -65,9 +67,26 @@ class NoSuchJob(UsageError):
     exit_status = 1
 
 
+def no_such_job(job: int) -> NoSuchJob:
+    """Also for a job of somebody else: in the same words, so that nobody learns that it is there."""
+    return NoSuchJob(f"no such job: {job}", "sshgrid ps --all")
+
+
 class NoSuchNode(UsageError):
     code = "no-such-node"
     exit_status = 1
+
+
+class NoSuchUser(UsageError):
+    code = "no-such-user"
+    exit_status = 1
+
+
+class OverLimit(UsageError):
+    """More than this user may have; the message names the number and the limit."""
+
+    code = "over-limit"
+    exit_status = 125
 
 
 class NotAllowed(UsageError):

@@ -75,6 +75,9 @@ class JobBook:
     def in_phase(self, phase: Phase) -> list[Job]:
         return [job for job in self._active.values() if job.phase is phase]
 
+    def count(self, owner: str, phase: Phase) -> int:
+        return sum(job.owner == owner and job.phase is phase for job in self._active.values())
+
     def running_by_owner(self) -> Mapping[str, int]:
         return Counter(job.owner for job in self.in_phase(Phase.RUNNING))
 

@@ -7,14 +7,15 @@ second.
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal as signals
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
-from sshgrid import fanout, intake, lifecycle, placement, report, selectors
+from sshgrid import fanout, intake, lifecycle, placement, quota, report, selectors
 from sshgrid.attempts import Attempts
 from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage, UsageError
 from sshgrid.jobbook import JobBook
@@ -28,6 +29,7 @@ from sshgrid.model import (
     Program,
     Submission,
 )
+from sshgrid.people import People
 from sshgrid.placement import NodeView
 from sshgrid.roster import Roster
 from sshgrid.scheduler import DECIDE_SECONDS, Scheduler
@@ -60,11 +62,14 @@ MAX_WINDOW = 65535  # as the terminal's own 16 bits
 class _Moment:
     """The nodes at one moment, and what that means for waiting jobs: thousands alike are one question."""
 
-    def __init__(self, views: Sequence[NodeView]) -> None:
+    def __init__(self, views: Sequence[NodeView], is_full: Callable[[str], bool]) -> None:
         self.views = views
+        self._is_full = functools.cache(is_full)
         self._codes: dict[object, str] = {}
 
     def pending_code(self, job: Job) -> str:
+        if self._is_full(job.owner):
+            return "UserLimit"
         key = placement.needs(job.submission), job.excluded
         if key not in self._codes:
             self._codes[key] = placement.pending_code(self.views, job.submission, job.excluded)
@@ -80,7 +85,8 @@ class Master:
         self.roster = roster
         self.book = book
         self.attempts = Attempts(book, roster)
-        self.scheduler = Scheduler(book, roster, self.attempts, inventory.placement, rng)
+        self.people = People(book, lambda job, by: self._cancel(job, "TERM", by))
+        self.scheduler = Scheduler(book, roster, self.attempts, inventory.placement, rng, self.people.caps)
         self.inventory = inventory
         self._rng = rng
 
@@ -118,14 +124,28 @@ class Master:
     # --- what people ask: the Grid
 
     async def submit(self, submission: Submission, key: str, owner: str = "") -> JobId:
-        """Accept a job: durable on return. Raises UnknownLanguage, NoNodeLeft, UsageError."""
+        """Accept a job: durable on return. Raises UnknownLanguage, NoNodeLeft, UsageError, OverLimit."""
         if before := self.store.job_of_key(owner, key):
             return before.id  # accepted is accepted, whatever the grid looks like now
+        submission = self._bounded(submission, owner)
         submission = intake.complete(submission, self.inventory.languages, self.spool)
         await self._refuse_impossible(submission)
         job = self.store.add(submission, owner, key, time.time())
         self.book.keep(job)
         return job.id
+
+    def _bounded(self, submission: Submission, owner: str) -> Submission:
+        caps = self.people.caps(owner)
+        waiting = 0 if caps.queued is None else self.book.count(owner, Phase.QUEUED)
+        return quota.bounded(submission, caps, waiting)
+
+    def _is_full(self, owner: str) -> bool:
+        """Whether this user may start no more now."""
+        caps = self.people.caps(owner)
+        return caps.running is not None and quota.must_wait(self.book.count(owner, Phase.RUNNING), caps)
+
+    def _moment(self) -> _Moment:
+        return _Moment(self.roster.views(), self._is_full)
 
     async def _refuse_impossible(self, submission: Submission) -> None:
         """Early no to what no node can ever run; waits a moment for nodes that have not been asked yet."""
@@ -208,25 +228,28 @@ class Master:
         self.spool.sweep(self.store.blobs(), time.time())
         return len(jobs)
 
-    async def jobs(self, query: Jobs) -> Sequence[JobLine]:
-        if query.limit and query == Jobs(active_only=True, limit=query.limit):
+    async def jobs(self, query: Jobs, seen_by: str = "") -> Sequence[JobLine]:
+        """What `query` asks for; of nobody else's jobs than those of `seen_by`, unless that is ""."""
+        if not seen_by and query.limit and query == Jobs(active_only=True, limit=query.limit):
             found = self.book.active()  # asked every other second by whoever looks on: the store need not be read
         else:
-            found = self._stored_jobs(query)
+            found = self._stored_jobs(query, seen_by)
         if query.limit:
             found = sorted(found, key=lambda job: (_RANK[job.phase], job.id))[: query.limit]
-        moment = _Moment(self.roster.views())
+        moment = self._moment()
         lines = [self._line(job, moment) for job in found]
         return [line for line in lines if not query.states or line.state in query.states]
 
-    def _stored_jobs(self, query: Jobs) -> list[Job]:
-        ids = selectors.jobs(query.selector, self.store.ids()) if query.selector else None
+    def _stored_jobs(self, query: Jobs, seen_by: str) -> list[Job]:
+        ids = selectors.jobs(query.selector, self.store.ids(seen_by)) if query.selector else None
+        if seen_by and query.user not in ("", seen_by):
+            return []
         since = time.time() - query.since_seconds if query.since_seconds is not None else 0.0
-        return self.store.jobs(ids, active_only=query.active_only, owner=query.user, since=since)
+        return self.store.jobs(ids, active_only=query.active_only, owner=seen_by or query.user, since=since)
 
     def line(self, job: Job, explain: bool = False) -> JobLine:
         """One job as people see it; `explain` adds for a waiting job what rules each node out."""
-        return self._line(job, _Moment(self.roster.views()), explain)
+        return self._line(job, self._moment(), explain)
 
     def _line(self, job: Job, moment: _Moment, explain: bool = False) -> JobLine:
         now = time.time()
@@ -304,10 +327,10 @@ class Master:
             for row in self.inventory.languages
         )
 
-    def counts(self) -> dict[str, int]:
-        """Jobs by state, without reading each."""
+    def counts(self, owner: str = "") -> dict[str, int]:
+        """Jobs by state, of one owner or of all, without reading each."""
         found: dict[str, int] = {}
-        for phase, verdict, number in self.store.tally():
+        for phase, verdict, number in self.store.tally(owner):
             probe = Job(JobId(0), "", _NOTHING, 0.0, phase=phase, verdict=verdict)
             state = lifecycle.state(probe)
             found[state] = found.get(state, 0) + number
@@ -319,6 +342,7 @@ class Master:
         """Runs on nodes go on; the next master finds them."""
         await self.attempts.close()
         await self.roster.close()
+        self.people.close()
         self.spool.close()
         self.store.close()
 

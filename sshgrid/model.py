@@ -19,6 +19,56 @@ class Noun(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=Tru
     """Base of all values: immutable, compared by content, JSON in and out by msgspec."""
 
 
+# --- people -----------------------------------------------------------------------------------------------------------
+
+
+class Role(enum.StrEnum):
+    """What somebody may do: `owner` is who owns the master's process, the others come through the door."""
+
+    OWNER = "owner"
+    ADMIN = "admin"
+    USER = "user"
+
+
+class Person(Noun, frozen=True):
+    """Who asks. The name is the one that a login has proved, never one that was only said."""
+
+    name: str
+    role: Role = Role.USER
+
+
+class Caps(Noun, frozen=True):
+    """What one user may have or ask for; None = no limit."""
+
+    queued: int | None = None  # jobs that wait
+    running: int | None = None  # jobs that run; further ones wait
+    wall_seconds: float | None = None  # of one run
+    output_bytes: int | None = None  # of one run
+    upload_bytes: int | None = None  # of one job, and of the user's folder
+
+
+class UserKey(Noun, frozen=True):
+    """A public key that a user may log in with."""
+
+    fingerprint: str  # "SHA256:..." as ssh-keygen -l prints it
+    line: str  # as in authorized_keys, without options
+
+
+class User(Noun, frozen=True):
+    """Somebody who may come through the door."""
+
+    name: str
+    role: Role
+    created: float
+    disabled: bool = False
+    password: str = ""  # Argon2id in the PHC format; "" = none, so only keys
+    keys: tuple[UserKey, ...] = ()
+    caps: Caps = Caps()
+
+    def __repr__(self) -> str:
+        return f"User({self.name!r}, {self.role.value!r})"
+
+
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 

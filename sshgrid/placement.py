@@ -377,6 +377,16 @@ def order(jobs: Sequence[Job], running_by_owner: Mapping[str, float]) -> list[Jo
     return [job for priority in sorted(levels, reverse=True) for job in _fair(levels[priority], turns)]
 
 
+def turns(running: Mapping[str, int], served: Mapping[str, int], owners: Collection[str]) -> dict[str, float]:
+    """What each owner runs; among equals, whose last turn (the number in `served`) is longest ago comes first.
+
+    Without that, the owner of the oldest jobs would take every turn of a grid with a single slot.
+    """
+    recent = sorted(served, key=served.__getitem__)
+    rank = {owner: place / (len(recent) + 1) for place, owner in enumerate(recent, 1)}
+    return {owner: running.get(owner, 0) + rank.get(owner, 0.0) for owner in owners}
+
+
 def _fair(jobs: Sequence[Job], turns: dict[str, float]) -> list[Job]:
     """Each turn goes to the owner with the fewest; a heap of owners makes 10,000 jobs a matter of milliseconds."""
     queues: dict[str, list[Job]] = {}

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TypeAlias
 
-from sshgrid import placement
+from sshgrid import placement, quota
 from sshgrid.attempts import Attempts
 from sshgrid.jobbook import JobBook
-from sshgrid.model import Cancelled, GaveUp, Job, JobId, Noun, Phase, Submission
+from sshgrid.model import Cancelled, Caps, GaveUp, Job, JobId, Noun, Phase, Submission
 from sshgrid.placement import NodeView
 from sshgrid.roster import Roster
 
@@ -25,6 +26,7 @@ DECIDE_SECONDS = 3.0
 NOBODY_UP_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 30.0
 
+CapsOf: TypeAlias = Callable[[str], Caps]
 Wants: TypeAlias = tuple[tuple[str, str, str, int | None], frozenset[str], bool, bool]
 
 
@@ -38,13 +40,16 @@ class _Prospect(Noun, frozen=True):
 class Scheduler:
     """Claims nodes for jobs. `policy` is a name in placement.POLICIES."""
 
-    def __init__(self, book: JobBook, roster: Roster, attempts: Attempts, policy: str, rng: Random) -> None:
+    def __init__(
+        self, book: JobBook, roster: Roster, attempts: Attempts, policy: str, rng: Random, caps: CapsOf
+    ) -> None:
         self.policy = policy
         self.paused = False  # start nothing more; what runs goes on
         self._book = book
         self._roster = roster
         self._attempts = attempts
         self._rng = rng
+        self._caps = caps
         self.turn = 0
         self._served: dict[str, int] = {}  # owner -> number of the turn that was theirs last
         self._since = time.time()
@@ -74,14 +79,16 @@ class Scheduler:
         views = self._roster.views()
         prospects: dict[Wants, _Prospect] = {}
         stuck: set[Wants] = set()  # of many alike, one that finds no node speaks for all
+        running = Counter(self._book.running_by_owner())
         for job in placement.order([job for job in waiting if job.id not in rests], self._handed_out()):
             wants = _wants(job)
             prospect = prospects.get(wants) or prospects.setdefault(wants, self._prospect(views, job.submission))
-            if self._finish_hopeless(job, prospect, now) or wants in stuck:
+            if self._finish_hopeless(job, prospect, now) or wants in stuck or self._is_full(job.owner, running):
                 continue
             if rest := self._undecided_seconds(job, now):
                 pauses.append(rest)
             elif self._start(job, views, now):
+                running[job.owner] += 1
                 views = self._roster.views()
                 continue
             else:
@@ -98,16 +105,15 @@ class Scheduler:
         return {job.id: min(job.not_before - now, rests[job.id]) for job in backing_off.values() if rests[job.id] > 0}
 
     def _handed_out(self) -> Mapping[str, float]:
-        """What each owner runs; among equals, whose last turn is longest ago comes first.
-
-        Without that, the owner of the oldest jobs would take every turn of a grid with a single slot.
-        """
+        """What placement.order takes for the turns that each owner has had."""
         running = self._book.running_by_owner()
         owners = {job.owner for job in self._book.in_phase(Phase.QUEUED)} | running.keys()
         self._served = {owner: turn for owner, turn in self._served.items() if owner in owners}
-        recent = sorted(self._served, key=self._served.__getitem__)
-        rank = {owner: place / (len(recent) + 1) for place, owner in enumerate(recent, 1)}
-        return {owner: running.get(owner, 0) + rank.get(owner, 0.0) for owner in owners}
+        return placement.turns(running, self._served, owners)
+
+    def _is_full(self, owner: str, running: Mapping[str, int]) -> bool:
+        """Whether this user may start no more now; the end of one of the user's jobs wakes us."""
+        return quota.must_wait(running.get(owner, 0), self._caps(owner))
 
     def _undecided_seconds(self, job: Job, now: float) -> float:
         """How long this job still waits for nodes that are being dialled or tested; 0 = it may choose."""

@@ -67,6 +67,28 @@ SELECT
 FROM job;
 
 
+-- name: schema_2
+-- Version 2: who may come through the door.
+
+-- `password` is an Argon2id hash in the PHC format; NULL = keys alone.
+CREATE TABLE user (
+    name TEXT PRIMARY KEY NOT NULL,
+    role TEXT NOT NULL CHECK (role IN ('admin', 'user')),
+    disabled INTEGER NOT NULL DEFAULT 0 CHECK (disabled IN (0, 1)),
+    password TEXT,
+    created REAL NOT NULL,
+    caps TEXT NOT NULL DEFAULT '{}'  -- JSON: model.Caps
+) WITHOUT ROWID;
+
+-- The public keys of a user, as in authorized_keys, without options.
+CREATE TABLE user_key (
+    user TEXT NOT NULL REFERENCES user (name) ON DELETE CASCADE,
+    fingerprint TEXT NOT NULL,
+    line TEXT NOT NULL,
+    PRIMARY KEY (user, fingerprint)
+) WITHOUT ROWID;
+
+
 -- name: set_meta
 -- Remembers one fact about the file.
 INSERT OR REPLACE INTO meta (name, value) VALUES (:name, :value);
@@ -123,8 +145,8 @@ SELECT job, body FROM submission WHERE job IN (SELECT value FROM json_each(:ids)
 SELECT id FROM job WHERE (:owner = '' OR owner = :owner) ORDER BY id;
 
 -- name: tally
--- How many jobs stand where and ended how.
-SELECT phase, verdict, count(*) FROM job GROUP BY phase, verdict;
+-- How many jobs of one owner or of all ('') stand where and ended how.
+SELECT phase, verdict, count(*) FROM job WHERE (:owner = '' OR owner = :owner) GROUP BY phase, verdict;
 
 -- name: blobs
 -- Every file that some job still needs.
@@ -169,6 +191,15 @@ UPDATE attempt SET record = :record WHERE job = :id AND number = :number;
 -- Ends a job that waits (cancelled, or no node is left to try).
 UPDATE job SET phase = 'done', verdict = :verdict, ended = :ended, held = '' WHERE id = :id AND phase = 'queued';
 
+-- name: blobs_of
+-- Every file that some job of one owner needs.
+SELECT json_extract(file.value, '$.sha256') FROM job
+JOIN submission ON submission.job = job.id, json_each(body, '$.program.files') AS file
+WHERE owner = :owner
+UNION
+SELECT json_extract(body, '$.program.stdin.sha256') FROM job JOIN submission ON submission.job = job.id
+WHERE owner = :owner AND json_extract(body, '$.program.stdin.sha256') IS NOT NULL;
+
 -- name: count_late_news
 -- A result came from an attempt that no longer counts.
 UPDATE counter SET value = value + 1 WHERE name = 'late_news';
@@ -189,3 +220,31 @@ UPDATE job SET held = :why WHERE id = :id AND phase <> 'done';
 -- name: remove_job
 -- Forgets a finished job with its submission and attempts.
 DELETE FROM job WHERE id = :id AND phase = 'done';
+
+
+-- name: users
+-- Everybody who may come through the door.
+SELECT name, role, disabled, password, created, caps FROM user ORDER BY name;
+
+-- name: user_keys
+-- The keys of all of them.
+SELECT user, fingerprint, line FROM user_key ORDER BY user, fingerprint;
+
+-- name: keep_user
+-- Adds a user, or changes one.
+INSERT INTO user (name, role, disabled, password, created, caps)
+VALUES (:name, :role, :disabled, :password, :created, :caps)
+ON CONFLICT (name) DO UPDATE SET
+    role = excluded.role, disabled = excluded.disabled, password = excluded.password, caps = excluded.caps;
+
+-- name: forget_user
+-- Removes a user, with the keys.
+DELETE FROM user WHERE name = :name;
+
+-- name: forget_keys
+-- Removes all keys of a user, before those that are left are written again.
+DELETE FROM user_key WHERE user = :name;
+
+-- name: keep_key
+-- Adds a key of a user.
+INSERT INTO user_key (user, fingerprint, line) VALUES (:name, :fingerprint, :line);

@@ -20,15 +20,17 @@ import sys
 import time
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 from sshgrid import inventory_cache
 from sshgrid.clients import Clients
 from sshgrid.dial import dialing, hush_abandoned_transfers
 from sshgrid.disk import private_directory
 from sshgrid.errors import InventoryError, StoreError
+from sshgrid.front import Front
 from sshgrid.jobbook import JobBook
 from sshgrid.master import Master
-from sshgrid.model import Phase
+from sshgrid.model import Person, Phase, Role
 from sshgrid.paths import Places
 from sshgrid.roster import Roster
 from sshgrid.session import Session
@@ -37,13 +39,17 @@ from sshgrid.store import Store
 from sshgrid.version import VERSION
 from sshgrid.wire import Failure, StatusReply, encode
 
+if TYPE_CHECKING:
+    from sshgrid.door import Door
+
 log = logging.getLogger(__name__)
+audit = logging.getLogger("sshgrid.audit")
 
 INVENTORY_LOOK_SECONDS = 0.5
 READ_LIMIT = 256 * 1024
 
 
-def run(places: Places, idle_exit_seconds: float | None) -> int:
+def run(places: Places, idle_exit_seconds: float | None, front: Front | None = None) -> int:
     """Serve until stopped; the exit status of the process. Raises StoreError, InventoryError before it serves."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
@@ -52,7 +58,8 @@ def run(places: Places, idle_exit_seconds: float | None) -> int:
     private_directory(state, forbidden=0o077)
     lock = _lock(state / "master.lock")
     try:
-        asyncio.run(_serve(places, idle_exit_seconds))
+        _open_audit(state / "audit.log")
+        asyncio.run(_serve(places, idle_exit_seconds, front))
     finally:
         os.close(lock)
     return 0
@@ -71,8 +78,16 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-async def _serve(places: Places, idle_exit_seconds: float | None) -> None:
-    server = Server(places, idle_exit_seconds)
+def _open_audit(path: Path) -> None:
+    """Who came, was refused, submitted and ended what: also in a file of its own, which only grows."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.getLogger("sshgrid.audit").addHandler(handler)
+
+
+async def _serve(places: Places, idle_exit_seconds: float | None, front: Front | None) -> None:
+    server = Server(places, idle_exit_seconds, front)
     try:
         await server.run()
     finally:
@@ -82,11 +97,13 @@ async def _serve(places: Places, idle_exit_seconds: float | None) -> None:
 class Server:
     """One master and its door for local clients."""
 
-    def __init__(self, places: Places, idle_exit_seconds: float | None) -> None:
+    def __init__(self, places: Places, idle_exit_seconds: float | None, front: Front | None = None) -> None:
         self.places = places
         self.started = time.time()
         self.inventory_error = ""
-        self._idle_exit = idle_exit_seconds
+        self._idle_exit = None if front else idle_exit_seconds  # who has a door waits for those who may come
+        self._front = front
+        self._door: Door | None = None
         self._last_use = time.monotonic()
         self._sessions: set[asyncio.Task[None]] = set()
         self._leave = asyncio.Event()
@@ -114,6 +131,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave.set)
         listener = await self._listen()
+        await self._open_door()
         log.info("sshgrid %s serves %s at %s", VERSION, self.places.inventory, self.places.socket)
         working = asyncio.create_task(self.master.run(), name="master")
         watching = asyncio.create_task(self._watch_inventory(), name="inventory")
@@ -124,11 +142,23 @@ class Server:
                 task.result()
         finally:
             listener.close()
+            if self._door is not None:
+                await self._door.close()
             with contextlib.suppress(FileNotFoundError):
                 Path(self.places.socket).unlink()
             for task in (working, watching, leaving, *self._sessions):
                 task.cancel()
             await asyncio.gather(working, watching, leaving, *self._sessions, return_exceptions=True)
+
+    async def _open_door(self) -> None:
+        if self._front is None:
+            return
+        from sshgrid.door import Door  # only where there is one: it takes a while to import
+
+        self._door = Door(self, Path(self.places.state_dir))
+        await self._door.open(self._front.listen, self._front.port)
+        if any(node.connection == "local" for node in self.master.inventory.nodes):
+            log.warning("a node with `connection: local` runs users' programs as the owner of this master")
 
     async def _listen(self) -> asyncio.Server:
         path = Path(self.places.socket)
@@ -165,7 +195,7 @@ class Server:
                 writer.write(encode(Failure("not-allowed", "this master serves its owner only", "", 1)))
                 await writer.drain()
             else:
-                await Session(self, reader, writer, user).serve()
+                await Session(self, reader, writer, Person(user, Role.OWNER)).serve()
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             log.debug("a client left: %s", error)
         except asyncio.CancelledError:  # the master leaves; asyncio would log this as an error of ours
@@ -194,6 +224,8 @@ class Server:
             clients=len(self._sessions),
             memory_bytes=process.memory_info().rss,
             cpu_seconds=cpu.user + cpu.system,
+            door=self._door.address if self._door else "",
+            door_key=self._door.fingerprint if self._door else "",
             ended_last_minute=master.book.ended_last_minute(),
         )
 
@@ -228,6 +260,7 @@ class Server:
         self.inventory_error = ""
         if inventory != self.master.inventory:
             log.info("inventory taken up: %d nodes", len(inventory.nodes))
+            audit.info("the inventory has changed: %d nodes", len(inventory.nodes))
             await self.master.follow(inventory)
 
     def _stamp(self) -> tuple[int, int, int]:

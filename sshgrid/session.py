@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, assert_never
 
+import msgspec
+
+from sshgrid import intake, rights
 from sshgrid.clients import Clients as Visitors
-from sshgrid.errors import SshgridError, UsageError
-from sshgrid.model import JobId, OnDisconnect
+from sshgrid.errors import NotAllowed, SshgridError, UsageError, no_such_job
+from sshgrid.model import JobId, OnDisconnect, Person, Submission
 from sshgrid.spool import BlobWriter
 from sshgrid.version import VERSION
 from sshgrid.wire import (
@@ -51,6 +55,7 @@ from sshgrid.wire import (
     Reload,
     Remove,
     Reply,
+    Request,
     Resize,
     Status,
     StatusReply,
@@ -63,9 +68,22 @@ from sshgrid.wire import (
     encode,
     failure,
 )
+from sshgrid.wire_users import (
+    AddKey,
+    AddUser,
+    DisableUser,
+    RemoveKey,
+    RemoveUser,
+    SetCaps,
+    SetPassword,
+    Users,
+    UsersQuestion,
+)
 
 if TYPE_CHECKING:
     from sshgrid.master import Master
+
+audit = logging.getLogger("sshgrid.audit")
 
 READ_BYTES = 256 * 1024
 QUEUED_MESSAGES = 8
@@ -88,23 +106,38 @@ class Host(Protocol):
     async def reload_if_changed(self) -> None: ...
 
 
+class Reader(Protocol):
+    """Where a client's words come from: a Unix socket, or a channel of the door."""
+
+    async def read(self, n: int = -1, /) -> bytes: ...
+
+
+class Writer(Protocol):
+    """Where what it is told goes."""
+
+    def write(self, data: bytes, /) -> None: ...
+
+    async def drain(self) -> None: ...
+
+
 class Session:
     """A greeted client."""
 
     def __init__(
         self,
         server: Host,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        user: str,
+        reader: Reader,
+        writer: Writer,
+        person: Person,
         address: str = "local",
     ) -> None:
         self._server = server
         self._master = server.master
         self._reader = reader
         self._writer = writer
-        self._user = user
-        self._client = server.clients.came(user, address)
+        self._person = person
+        self._client = server.clients.came(person.name, address)
+        self._brought: dict[str, int] = {}  # digest -> bytes that came for it here and belong to no job yet
         self._stranger = False  # speaks another protocol
         self._incoming: dict[str, BlobWriter] = {}
         self._refused: set[str] = set()  # files of which a piece could not be taken, while the rest still comes
@@ -175,6 +208,7 @@ class Session:
             message, payload = found
             try:
                 self._refuse_stranger(message)
+                self._check_right(message)
                 if not isinstance(message, Watch | Logs):
                     await self._answer(message, payload)
                 elif not await self._show(message):
@@ -185,6 +219,22 @@ class Session:
     def _refuse_stranger(self, message: Message) -> None:
         if self._stranger and not isinstance(message, Status | Stop):
             raise UsageError(f"this master speaks protocol {PROTOCOL} of sshgrid {VERSION}")
+
+    def _check_right(self, message: Message, watched: JobId | None = None) -> None:
+        """NoSuchJob or NotAllowed unless this person may ask this."""
+        if not isinstance(message, Request):
+            return  # refused by whoever has to answer it
+        jobs = rights.concerned(message) or (() if watched is None else (watched,))
+        owners: list[str | None] = [None]
+        if jobs and not rights.sees_all(self._person):
+            owners = [self._master.book.current(job).owner for job in jobs]
+        for number, owner in enumerate(owners):
+            match rights.may(self._person, message, owner):
+                case rights.Hidden():
+                    raise no_such_job(jobs[number])
+                case rights.Refused(why):
+                    audit.warning("%s was refused: %s", self._person.name, type(message).__name__)
+                    raise NotAllowed(why)
 
     # --- questions with one answer
 
@@ -204,15 +254,13 @@ class Session:
             await self._server.reload_if_changed()
         match message:
             case MissingBlobs(sha256):
-                return Blobs(master.spool.missing(sha256))
-            case Submit(submission, key):
-                job = await master.submit(submission, key, self._user)
-                self._client.brought(job)
-                return Accepted(job)
+                return Blobs(tuple(dict.fromkeys((*master.spool.missing(sha256), *self._foreign(sha256)))))
+            case Submit():
+                return await self._submit(message)
             case Cancel():
-                return Done(await master.cancel(message))
+                return Done(await self._cancel(message))
             case Jobs():
-                return JobsReply(tuple(await master.jobs(message)))
+                return JobsReply(tuple(await master.jobs(message, rights.seen_by(self._person))))
             case Info(job):
                 return JobsReply((master.line(master.book.current(job), explain=True),))
             case Remove(jobs):
@@ -228,22 +276,75 @@ class Session:
             case Execute():
                 return await master.execute(message)
             case Explain(submission):
+                self._check_files(submission)
                 return await master.explain(submission)
             case Toolchains(selector):
                 return ToolchainsReply(await master.toolchains(selector))
             case Status():
-                return self._server.status()
+                return self._status()
             case Clients():
-                return ClientsReply(self._server.clients.lines())
+                mine = rights.seen_by(self._person)
+                return ClientsReply(tuple(line for line in self._server.clients.lines() if mine in ("", line.user)))
             case Reload():
                 return await self._reload()
             case Backup(path):
                 return self._back_up(Path(path))
             case Stop(drain):
+                audit.info("%s ends the master", self._person.name)
                 self._server.leave(drain)
                 return Done()
+            case (
+                Users() | AddUser() | RemoveUser() | DisableUser() | SetPassword() | AddKey() | RemoveKey() | SetCaps()
+            ):
+                return await self._answer_about_people(message)
             case _:
                 assert_never(message)
+
+    async def _submit(self, message: Submit) -> Accepted:
+        self._check_files(message.submission)
+        name = self._person.name
+        job = await self._master.submit(message.submission, message.key, name)
+        self._client.brought(job)
+        self._master.people.used(name, sum(self._brought.values()))
+        self._brought = dict.fromkeys(self._brought, 0)
+        audit.info("%s submitted job %d: %s", name, job, ascii(message.submission.program.entry))
+        return Accepted(job)
+
+    async def _cancel(self, message: Cancel) -> int:
+        count = await self._master.cancel(message)
+        if count:
+            ids = ",".join(map(str, message.jobs[:20])) + (",..." if len(message.jobs) > 20 else "")
+            audit.info("%s sent %s to job %s", self._person.name, message.signal, ids)
+        return count
+
+    async def _answer_about_people(self, message: UsersQuestion) -> Reply:
+        reply = await self._master.people.answer(message)
+        if not isinstance(message, Users):
+            audit.info("%s: %s %s", self._person.name, type(message).__name__, message.name)
+        return reply
+
+    def _status(self) -> StatusReply:
+        """Of the whole grid, or for a user what is the user's business: no paths of the host, no others' jobs."""
+        status = self._server.status()
+        if rights.sees_all(self._person):
+            return status
+        return msgspec.structs.replace(
+            status,
+            socket="",
+            state_dir="",
+            inventory="",
+            inventory_error="the inventory has errors" if status.inventory_error else "",
+            jobs_by_state=self._master.counts(self._person.name),
+        )
+
+    def _foreign(self, digests: Iterable[str]) -> tuple[str, ...]:
+        """Files that this person has neither sent here nor in a job: to know a digest is no right to the file."""
+        unknown = set() if rights.sees_all(self._person) else set(digests) - self._brought.keys()
+        return tuple(unknown - self._master.store.blobs_of(self._person.name)) if unknown else ()
+
+    def _check_files(self, submission: Submission) -> None:
+        if missing := self._foreign(intake.digests(submission.program)):
+            raise UsageError(f"{len(missing)} files of this job were not uploaded")
 
     def _back_up(self, path: Path) -> Reply:
         if not path.is_absolute():  # ours is not the folder that the client stands in
@@ -265,12 +366,16 @@ class Session:
                 self._refused.discard(sha256)
             return
         if sha256 not in self._incoming and message.last and self._master.spool.holds(sha256, piece):
+            self._brought.setdefault(sha256, 0)
             return
         blob = self._incoming.get(sha256) or self._begin_upload(sha256)
         try:
+            if not rights.sees_all(self._person):
+                self._master.people.took(self._person.name, len(piece))
             blob.append(piece)
             if message.last:
                 blob.finish()
+            self._brought[sha256] = self._brought.get(sha256, 0) + len(piece)
         except SshgridError:
             blob.abort()
             if not message.last:
@@ -328,9 +433,11 @@ class Session:
 
     async def _hear(self, job: JobId, message: Message, payload: bytes) -> bool:
         """Words that belong to what is watched; False when these do not."""
+        if isinstance(message, Cancel | Input | Resize):
+            self._check_right(message, job)
         match message:
             case Cancel():
-                await self._master.cancel(message)
+                await self._cancel(message)
             case Input():
                 await self._master.typed(job, payload)
             case Resize(columns, rows):

@@ -223,13 +223,14 @@ def _names_no_file(words: Sequence[str]) -> bool:
 def _prompt_session(session: Session, toolbar: Callable[[], str]) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-    from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
 
     from sshgrid.cli.verbs import cli
     from sshgrid.prompt.completing import command_completer
 
+    at_home = session.door is None and not session.master
     return PromptSession(
-        history=FileHistory(_history_file(session)),
+        history=FileHistory(_history_file(session)) if at_home else InMemoryHistory(),
         auto_suggest=AutoSuggestFromHistory(),
         completer=command_completer(cli, session),
         complete_while_typing=False,

@@ -19,8 +19,20 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from sshgrid import database
-from sshgrid.errors import NoSuchJob, NotAllowed, StoreError, UsageError
-from sshgrid.model import Attempt, AttemptRecord, Job, JobId, Phase, Submission, Verdict
+from sshgrid.errors import NotAllowed, StoreError, UsageError, no_such_job
+from sshgrid.model import (
+    Attempt,
+    AttemptRecord,
+    Caps,
+    Job,
+    JobId,
+    Phase,
+    Role,
+    Submission,
+    User,
+    UserKey,
+    Verdict,
+)
 
 MAX_KEY = 200
 _MAX_INTEGER = 2**63 - 1
@@ -59,7 +71,7 @@ class Store:
     def job(self, job_id: JobId) -> Job:
         found = self._jobs("job_by_id", {"id": job_id}) if 0 < job_id <= _MAX_INTEGER else []
         if not found:
-            raise _no_such_job(job_id)
+            raise no_such_job(job_id)
         return found[0]
 
     def jobs(
@@ -82,9 +94,9 @@ class Store:
     def running(self) -> list[Job]:
         return self._jobs("jobs_running", {})
 
-    def tally(self) -> list[tuple[Phase, Verdict | None, int]]:
+    def tally(self, owner: str = "") -> list[tuple[Phase, Verdict | None, int]]:
         """How many jobs stand where and ended how, without reading each."""
-        rows = self._rows("tally", {})
+        rows = self._rows("tally", {"owner": owner})
         return [(Phase(phase), verdict and self._decode(_verdict, verdict, "verdict"), n) for phase, verdict, n in rows]
 
     def late_news(self) -> int:
@@ -94,6 +106,19 @@ class Store:
     def blobs(self) -> set[str]:
         """SHA-256 of every file that some job still needs: what Spool.sweep must keep."""
         return {row[0] for row in self._rows("blobs", {})}
+
+    def blobs_of(self, owner: str) -> set[str]:
+        """As `blobs`, of the jobs of one owner."""
+        return {row[0] for row in self._rows("blobs_of", {"owner": owner})}
+
+    def users(self) -> list[User]:
+        """Everybody who may come through the door, by name."""
+        keys: dict[str, list[UserKey]] = {}
+        with database.blame(self._path), database.snapshot(self._connection):
+            rows = self._run("users", {}).fetchall()
+            for key in self._run("user_keys", {}):
+                keys.setdefault(key["user"], []).append(UserKey(key["fingerprint"], key["line"]))
+        return [self._user(row, tuple(keys.get(row["name"], ()))) for row in rows]
 
     # --- changing -----------------------------------------------------------------------------------------------------
 
@@ -166,6 +191,26 @@ class Store:
     def hold(self, job_id: JobId, why: str) -> Job:
         """Keep a job that is not over from starting; "" lets it go. Gives the job as it stands."""
         return self._mark("hold_job", job_id, {"why": why})
+
+    def keep_user(self, user: User) -> None:
+        """Add a user, or what one has become."""
+        values = {
+            "name": user.name,
+            "role": user.role.value,
+            "disabled": int(user.disabled),
+            "password": user.password or None,
+            "created": user.created,
+            "caps": _json(user.caps),
+        }
+        with self._change():
+            self._run("keep_user", values)
+            self._run("forget_keys", {"name": user.name})
+            for key in user.keys:
+                self._run("keep_key", {"name": user.name, "fingerprint": key.fingerprint, "line": key.line})
+
+    def forget_user(self, name: str) -> None:
+        with self._change():
+            self._run("forget_user", {"name": name})
 
     def remove(self, job_id: JobId) -> None:
         """Forget a finished job. NotAllowed when it is not over."""
@@ -263,6 +308,12 @@ class Store:
             cancel_by=row["cancel_by"],
         )
 
+    def _user(self, row: Any, keys: tuple[UserKey, ...]) -> User:
+        where = f"user {row['name']}"
+        caps = self._decode(_caps, row["caps"], where)
+        password = row["password"] or ""
+        return User(row["name"], Role(row["role"]), row["created"], bool(row["disabled"]), password, keys, caps)
+
     def _decode(self, decoder: msgspec.json.Decoder[T], text: str, where: str) -> T:
         try:
             return decoder.decode(text)
@@ -270,6 +321,7 @@ class Store:
             raise StoreError(f"{self._path}: damaged: {where}: {error}", database.RESTORE) from error
 
 
+_caps = msgspec.json.Decoder(Caps)
 _submission = msgspec.json.Decoder(Submission)
 _attempts = msgspec.json.Decoder(tuple[AttemptRecord, ...])
 _names = msgspec.json.Decoder(frozenset[str])
@@ -317,7 +369,3 @@ def _wanted(job: Job, active_only: bool, owner: str, since: float) -> bool:
     if active_only and job.phase is Phase.DONE:
         return False
     return owner in ("", job.owner) and (job.ended is None or job.ended >= since)
-
-
-def _no_such_job(job_id: int) -> NoSuchJob:
-    return NoSuchJob(f"no such job: {job_id}", "sshgrid ps --all")

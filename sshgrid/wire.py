@@ -20,6 +20,7 @@ import msgspec
 
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.model import JobId, NodeState, Noun, OnDisconnect, Submission, Toolchain
+from sshgrid.wire_users import UsersQuestion, UsersReply
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -221,6 +222,7 @@ Question: TypeAlias = (
     | Reload
     | Backup
     | Stop
+    | UsersQuestion
 )
 
 Request: TypeAlias = Question | PutBlob | Watch | Logs | Input | Resize
@@ -420,6 +422,8 @@ class StatusReply(Noun, frozen=True, tag="status-reply"):
     memory_bytes: int = 0  # resident, of the master's process
     cpu_seconds: float = 0.0
     ended_last_minute: int = 0  # jobs
+    door: str = ""  # where users come in, "" = nowhere
+    door_key: str = ""  # the fingerprint of its host key
 
 
 class ClientLine(Noun, frozen=True):
@@ -502,6 +506,7 @@ Reply: TypeAlias = (
     | ToolchainsReply
     | StatusReply
     | ClientsReply
+    | UsersReply
 )
 
 Message: TypeAlias = Hello | Request | Reply | Event

@@ -30,8 +30,8 @@ def main() -> None:
     if stdout_closed:
         from sshgrid.errors import SshgridError
 
-        _leave(report(session, SshgridError("standard output is closed", "sshgrid ... >/dev/null")))
-    _leave(_status(sys.argv[1:], session))
+        leave(report(session, SshgridError("standard output is closed", "sshgrid ... >/dev/null")))
+    leave(_status(sys.argv[1:], session))
 
 
 def _status(words: Sequence[str], session: Session) -> int:
@@ -51,7 +51,7 @@ def _open_standard_descriptors() -> None:
     os.close(descriptor)
 
 
-def _leave(status: int) -> None:
+def leave(status: int) -> None:
     """Flush and go, without the 5 ms an interpreter takes to tidy up what the system tidies up anyway."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -35,6 +35,7 @@ def _common(hidden: bool) -> list[click.Parameter]:
 
     return [
         option("-i", "--inventory", store="inventory", metavar="FILE", help="The inventory to use."),
+        option("--master", store="master", metavar="URL", help="A master elsewhere: ssh://user@host:4200."),
         option("--json", store="json", is_flag=True, is_eager=True, help="Print JSON."),
         option("--color", store="color", type=click.Choice(["auto", "always", "never"]), help="When to use colour."),
         option("-q", "--quiet", store="quiet", is_flag=True, help="Only errors."),
@@ -156,12 +157,11 @@ def _items(incomplete: str, words: Iterable[tuple[str, str]]) -> list[Completion
 
 def _ask_quietly(ctx: click.Context, ask: Callable[[Connection], T]) -> T | None:
     """Completion never starts a master and never says what is wrong."""
-    from sshgrid import client
     from sshgrid.errors import SshgridError
 
     session = ctx.find_object(Session) or Session()
     try:
-        with client.Connection.open(session.places().socket, timeout_seconds=1.0) as connection:
+        with session.look() as connection:
             return ask(connection)
     except (OSError, SshgridError):
         return None

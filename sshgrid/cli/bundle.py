@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from sshgrid.cli import files
 from sshgrid.digest import sha256
 from sshgrid.errors import FileMissing, UsageError
 from sshgrid.model import SourceFile
@@ -55,7 +56,7 @@ class Source:
             self._spooled.seek(0)
             yield from _read(self._spooled)
         elif self._path is not None:
-            with open(self._path, "rb") as stream:
+            with files.open_binary(self._path) as stream:
                 yield from _read(stream)
 
 
@@ -101,14 +102,14 @@ def read_program(path: str, lang: str, stdin: BinaryIO | None) -> Bundle:
     if path == "-":
         return _from_stdin(lang, stdin)
     try:
-        found = os.stat(path)
+        found = files.status(path)
         if stat.S_ISDIR(found.st_mode):
             return _from_folder(path)
         name = _name(os.path.basename(path), path)
         regular = (
             path if stat.S_ISREG(found.st_mode) else None
         )  # of a FIFO, as `<(...)` makes, nothing is left to reread
-        with open(path, "rb", buffering=0) as stream:
+        with files.open_binary(path) as stream:
             source = Source(name, stream, executable=bool(found.st_mode & 0o111) and regular is not None, path=regular)
     except FileNotFoundError:
         raise FileMissing(f"no such file: {path}", _similar(path)) from None
@@ -121,10 +122,8 @@ def _similar(path: str) -> str:
     import difflib
 
     folder, name = os.path.split(path)
-    try:
-        names = os.listdir(folder or ".")
-    except OSError:
-        return f"ls {folder}" if folder else ""
+    if not (names := files.names(folder or ".")):
+        return f"ls {folder}" if folder and not files.confined() else ""
     close = difflib.get_close_matches(name, names, 1, 0.7)
     return f"did you mean {os.path.join(folder, close[0])}?" if close else ""
 
@@ -151,7 +150,7 @@ def _extension(lang: str) -> str:
 
 
 def _from_folder(folder: str) -> Bundle:
-    entry = next((name for name in MAKEFILES if os.path.isfile(os.path.join(folder, name))), "")
+    entry = next((name for name in MAKEFILES if files.exists(os.path.join(folder, name))), "")
     if not entry:
         raise UsageError(
             f"{folder} is a folder without a Makefile", f"write {os.path.join(folder, 'Makefile')}, or name one file"
@@ -165,7 +164,7 @@ def _from_folder(folder: str) -> Bundle:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    for at, folders, names in os.walk(folder, onerror=_raise):
+    for at, folders, names in files.walk(folder):
         folders[:] = sorted(name for name in folders if name != ".git")
         for name in folders:
             if os.path.islink(os.path.join(at, name)):
@@ -173,16 +172,12 @@ def _walk(folder: str) -> Iterator[str]:
         yield from (os.path.join(at, name) for name in sorted(names))
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
 def _member(folder: str, path: str, keep: int) -> Source:
     found = os.lstat(path)
     if not stat.S_ISREG(found.st_mode):
         raise _no_link(path)
     name = _name(os.path.relpath(path, folder), path)
-    with open(path, "rb", buffering=0) as stream:
+    with files.open_binary(path) as stream:
         return Source(name, stream, executable=bool(found.st_mode & 0o111), path=path, keep=keep)
 
 
@@ -218,7 +213,7 @@ def read_stdin(choice: str, stdin: BinaryIO | None, say: Callable[[str], None]) 
         _say_when_slow(stdin, say)
         return Source("stdin", stdin)
     try:
-        with open(choice, "rb", buffering=0) as stream:
+        with files.open_binary(choice) as stream:
             path = choice if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else None
             return Source("stdin", stream, path=path)
     except FileNotFoundError:

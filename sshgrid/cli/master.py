@@ -20,6 +20,8 @@ from sshgrid.errors import MasterGone, UsageError
 
 if TYPE_CHECKING:
     from sshgrid.client import Connection
+    from sshgrid.front import Front
+    from sshgrid.paths import Places
     from sshgrid.wire import StatusReply
 
 LOG_LOOK_SECONDS = 0.2
@@ -33,19 +35,34 @@ def master() -> None:
 @master.command()
 @click.option("--foreground", is_flag=True, help="Stay here, log to stderr.")
 @click.option("--state-dir", metavar="D", help="Where the queue, the outputs and the socket are kept.")
+@click.option("--listen", metavar="ADDR|none", help="Open the SSH door there, now and at later starts; 0.0.0.0: all.")
+@click.option("--ssh-port", metavar="N", type=click.IntRange(0, 65535), help="The door's port (4200).")
 @click.option("--idle-exit", metavar="D|never", default=IDLE_EXIT, help=f"Leave after this idle time ({IDLE_EXIT}).")
 @pass_session
-def start(session: Session, foreground: bool, state_dir: str | None, idle_exit: str) -> int:
-    """Start the master of this inventory, unless it runs."""
-    from sshgrid import client
+def start(
+    session: Session,
+    foreground: bool,
+    state_dir: str | None,
+    listen: str | None,
+    ssh_port: int | None,
+    idle_exit: str,
+) -> int:
+    """Start the master of this inventory, unless it runs. With --listen users come in with `ssh -p 4200 NAME@ADDR`."""
+    from sshgrid import client, front
 
     session.state_dir = state_dir or session.state_dir
     seconds = idle_seconds(idle_exit)
     places = session.places()
+    if listen is not None or ssh_port is not None or foreground:
+        from sshgrid.paths import private_dir
+
+        private_dir(places.state_dir)
+        door = front.chosen(listen, ssh_port, places.state_dir)
+        _refuse_deaf(places, door)
     if foreground:
         from sshgrid import serve
 
-        return serve.run(places, seconds)
+        return serve.run(places, seconds, door)
     connection = client.start_master_if_missing(places, (idle_exit,))
     with connection:
         _show_status(session, _status(connection), verb="runs")
@@ -104,6 +121,21 @@ def status(session: Session) -> int:
     return 0
 
 
+def _refuse_deaf(places: Places, door: Front | None) -> None:
+    """A master that runs does not open another door than it has."""
+    from sshgrid import client
+
+    connection = client.find_any_version(places)
+    if connection is None:
+        return
+    with connection:
+        has = _status(connection).door
+    wanted = f":{door.port}" if door else ""
+    if has.endswith(wanted) if wanted else not has:
+        return
+    raise UsageError("the master runs already, with another door; the new one is remembered", "sshgrid master stop")
+
+
 class _NotRunning(MasterGone):
     exit_status = 1
 
@@ -116,7 +148,8 @@ def _status(connection: Connection) -> StatusReply:
 
 def _show_status(session: Session, reply: StatusReply, verb: str = "") -> None:
     if verb:
-        session.show(lambda: _status_object(reply), lambda: f"master {verb}, pid {reply.pid}\n")
+        door = f"door at {reply.door}, host key {reply.door_key}\n" if reply.door else ""
+        session.show(lambda: _status_object(reply), lambda: f"master {verb}, pid {reply.pid}\n{door}")
         return
     session.show(lambda: _status_object(reply), lambda: _status_text(session, reply))
 
@@ -144,6 +177,8 @@ def _status_text(session: Session, reply: StatusReply) -> str:
         ("uptime", format_duration(reply.uptime_seconds)),
         ("nodes", str(reply.nodes)),
         ("jobs", jobs or "none"),
+        ("door", reply.door),
+        ("door key", reply.door_key),
         ("clients", str(reply.clients)),
         ("memory", format_size(reply.memory_bytes)),
         ("cpu", format_duration(reply.cpu_seconds)),

@@ -13,7 +13,7 @@ from typing import Any
 
 from sshgrid.cli.session import Session, said
 
-SESSION_TEXTS = {"-i": "inventory", "--inventory": "inventory"}
+SESSION_TEXTS = {"--master": "master", "-i": "inventory", "--inventory": "inventory"}
 SESSION_FLAGS = {"--json": "json", "-q": "quiet", "--quiet": "quiet", "--no-input": "no_input"}
 TEXTS = {"--on": "on", "--lang": "lang", "--stdin": "stdin", "--name": "name", "--flags": "flags"}
 FLAGS = {

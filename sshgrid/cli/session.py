@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from sshgrid.cli.render import Look
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell shows it for other tools
 INTERRUPTED = 130
 FAILED = 125
+
+
+class Door(Protocol):
+    """How a child of the door reaches the master, and what may be said there."""
+
+    verbs: frozenset[str]
+
+    def connect(self) -> Connection: ...
 
 
 class Session:
@@ -38,6 +46,8 @@ class Session:
         self.in_shell = False
         self.muted = False  # the screen belongs to something else
         self.accepted: list[JobId] = []  # jobs that were submitted; one list for all lines of a shell
+        self.master = self.environ.get("SSHGRID_MASTER", "")  # "" = the one of the inventory
+        self.door: Door | None = None  # we are a child of the door
 
     def child(self) -> Session:
         """For one line of the shell: what was said when the shell began still holds."""
@@ -50,7 +60,10 @@ class Session:
 
     def places(self, *, must_exist: bool = True) -> Places:
         from sshgrid import paths
+        from sshgrid.errors import UsageError
 
+        if self.door is not None or self.master:
+            raise UsageError("this is about files of the master's machine: do it there")
         home = self.environ.get("HOME") or os.path.expanduser("~")
         found = paths.places(
             self.inventory, self.environ, _cwd(), home, state_flag=self.state_dir, must_exist=must_exist
@@ -62,6 +75,12 @@ class Session:
     def connect(self, *, start: bool = True) -> Connection:
         from sshgrid import client
 
+        if self.door is not None:
+            return self.door.connect()
+        if self.master:
+            from sshgrid import remote_master
+
+            return remote_master.connect(self.master, self.environ, ask=not self.no_input)
         return client.connect(self.places(), start=start, say=self.warn)
 
     def look(self) -> Connection:
@@ -73,6 +92,8 @@ class Session:
         from sshgrid.errors import MasterGone
         from sshgrid.wire import Failure
 
+        if self.door is not None or self.master:
+            return self.connect()
         connection = client.find_any_version(self.places())
         if connection is None:
             raise MasterGone("no master is running for this inventory", "sshgrid master start")
@@ -190,7 +211,7 @@ def report(session: Session, error: SshgridError) -> int:
         write_or_leave(render.write_out, render.to_json(_encodable(render.error_object(error))) + "\n")
     else:
         render.write_err(render.error_text(error, session.err))
-    if session.verbose > 1:
+    if session.verbose > 1 and session.door is None:
         import traceback
 
         render.write_err("".join(traceback.format_exception(error)))

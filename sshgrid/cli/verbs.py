@@ -3,17 +3,16 @@
 Thin: a verb's module is imported when the verb is called, and none of them imports the master's libraries. Refuses to
 raise: whatever is wrong with a command's words is said.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 import click
 
+from sshgrid.cli import files
 from sshgrid.cli.base import GLOBAL_OPTIONS, Verb
 from sshgrid.cli.session import INTERRUPTED, Session, said
 
@@ -36,6 +35,7 @@ VERBS = {
     "node": ("cli.node", "node_group", "Add, remove, check and drain nodes."),
     "toolchains": ("cli.query", "toolchains", "The languages known, and which nodes have them."),
     "inventory": ("cli.inventory", "inventory_group", "The file that says which machines there are."),
+    "user": ("cli.user", "user_group", "Who may come in through the door, and how much each may have."),
     "master": ("cli.master", "master", "The process that holds the queue and the connections."),
     "doctor": ("cli.doctor", "doctor", "What is set, from where, and what is wrong."),
     "monitor": ("cli.verbs", "monitor", "Nodes, jobs and clients on the whole screen, live."),
@@ -49,10 +49,10 @@ class _Verbs(click.Group):
     """Verbs that are imported when they are needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return [verb for verb in VERBS if _is_open(ctx, verb)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
+        if cmd_name not in VERBS or not _is_open(ctx, cmd_name):
             return None
         module, name, _ = VERBS[cmd_name]
         found: click.Command = getattr(import_module(f"sshgrid.{module}"), name)
@@ -60,7 +60,7 @@ class _Verbs(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(verb, about) for verb, (_, _, about) in VERBS.items()])
+            formatter.write_dl([(verb, VERBS[verb][2]) for verb in self.list_commands(ctx)])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -69,13 +69,23 @@ class _Verbs(click.Group):
             from sshgrid.errors import UsageError
 
             raise UsageError(f"no such command: {args[0]}", _nearest(args[0]))
+        if args and args[0] in VERBS and not _is_open(ctx, args[0]):
+            from sshgrid.errors import NotAllowed
+
+            raise NotAllowed(f"{args[0]} is not for those who come through the door", "help")
         return super().resolve_command(ctx, args)
+
+
+def _is_open(ctx: click.Context, verb: str) -> bool:
+    """Whether this verb is for whoever types it: through the door not all are."""
+    session = ctx.find_object(Session)
+    return session is None or session.door is None or verb in session.door.verbs
 
 
 def _nearest(word: str) -> str:
     import difflib
 
-    if os.path.exists(word):
+    if files.exists(word):
         return f"sshgrid run {word}"
     close = difflib.get_close_matches(word, VERBS, 1)
     return f"sshgrid {close[0]}" if close else "sshgrid --help"

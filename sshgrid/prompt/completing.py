@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from sshgrid.cli import files
 from sshgrid.cli.session import Session
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def command_completer(group: Group, session: Session) -> Completer:
             plain = [item for item in items if item.type == "plain"]
             for item in plain:
                 yield Completion(str(item.value), -len(incomplete), display_meta=item.help or "")
-            if words and not plain and not incomplete.startswith("-"):
+            if words and not plain and not incomplete.startswith("-") and not files.confined():
                 yield from paths.get_completions(Document(incomplete), event)
 
     return Commands()

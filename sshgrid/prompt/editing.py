@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sshgrid.cli import files
 from sshgrid.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def edit(path: str, say: Callable[[str], None]) -> bool:
         except (KeyboardInterrupt, EOFError):
             return False
         try:
-            _write(path, text if text.endswith("\n") else f"{text}\n")
+            files.replace(path, (text if text.endswith("\n") else f"{text}\n").encode())
             return True
         except OSError as error:
             say(f"{path} is not saved: {error.strerror or error}")
@@ -62,8 +62,8 @@ def _bindings(indent: str) -> KeyBindings:
 
 def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            text = file.read(LARGEST_BYTES + 1)
+        with files.open_binary(path) as file:
+            text = file.read(LARGEST_BYTES + 1).decode()
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
@@ -71,19 +71,3 @@ def _read(path: str) -> str:
     if len(text) > LARGEST_BYTES:
         raise UsageError(f"{path}: is too large to be edited here")
     return text
-
-
-def _write(path: str, text: str) -> None:
-    """Whole or not at all; a link stays a link."""
-    target = os.path.realpath(path)
-    aside = f"{target}.{os.getpid()}.new"
-    try:
-        with open(aside, "x", encoding="utf-8", newline="") as file:
-            file.write(text)
-            if os.path.exists(target):
-                os.chmod(aside, os.stat(target).st_mode & 0o7777)
-        os.replace(aside, target)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-        raise

@@ -21,6 +21,7 @@ from sshgrid.model import (
     Attempt,
     AttemptRecord,
     Cancelled,
+    Caps,
     Exited,
     GaveUp,
     HostLost,
@@ -29,10 +30,13 @@ from sshgrid.model import (
     Outcome,
     Phase,
     Program,
+    Role,
     SourceFile,
     Step,
     Submission,
     Usage,
+    User,
+    UserKey,
     Verdict,
 )
 from sshgrid.store import Store
@@ -396,7 +400,7 @@ def test_a_commit_waits_for_the_disk(store: Store) -> None:
     connection = store._connection
     pragmas = ("journal_mode", "synchronous", "foreign_keys", "application_id", "user_version")
     found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
-    assert found == ["wal", 2, 1, database.APPLICATION_ID, 1]
+    assert found == ["wal", 2, 1, database.APPLICATION_ID, database.VERSION]
 
 
 def test_the_grid_has_one_name_for_ever(path: Path) -> None:
@@ -442,3 +446,75 @@ def test_a_backup_is_whole_private_and_never_overwrites(store: Store, tmp_path: 
 def test_a_backup_into_nowhere_is_a_store_error(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"No such file"):
         store.backup(tmp_path / "none" / "copy.db")
+
+
+# --- a file of an earlier version -------------------------------------------------------------------------------------
+
+
+def version_1(path: Path) -> None:
+    """A queue as the first version left it: a job that runs, one that waits and one that is done."""
+    path.parent.mkdir(mode=0o700)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        path.chmod(0o600)
+        connection.execute("PRAGMA journal_mode = WAL")
+        for statement in database.statements(database.SQL["schema_1"]):
+            connection.execute(statement)
+        connection.execute(database.SQL["set_meta"], {"name": "grid", "value": "0123abcd"})
+        connection.execute(f"PRAGMA application_id = {database.APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 1")
+        body = msgspec.json.encode(HELLO).decode()
+        for number, phase in enumerate(("running", "queued", "done"), 1):
+            connection.execute(
+                "INSERT INTO job (owner, submit_key, priority, submitted, phase, last_attempt, verdict, ended)"
+                " VALUES ('ann', ?, 0, 1.5, ?, 1, ?, ?)",
+                (f"k{number}", phase, '{"type":"exited","code":3}' if phase == "done" else None, 2.5),
+            )
+            connection.execute(database.SQL["add_submission"], {"id": number, "body": body})
+            record = msgspec.json.encode(AttemptRecord(1, "n1", 1.0)).decode()
+            connection.execute(database.SQL["add_attempt"], {"id": number, "number": 1, "record": record})
+
+
+def test_a_queue_of_version_1_is_taken_over_with_everything_in_it(path: Path) -> None:
+    version_1(path)
+    with Store.open(path) as store:
+        assert store.grid == "0123abcd"
+        assert [(job.phase, job.submission, len(job.attempts)) for job in store.jobs()] == [
+            (phase, HELLO, 1) for phase in (Phase.RUNNING, Phase.QUEUED, Phase.DONE)
+        ]
+        assert store.job(JobId(3)).verdict == Exited(3)
+        assert store.users() == []
+        store.keep_user(ANN)
+        assert store.begin(JobId(2), "n1", 2.0) == Attempt(JobId(2), 2, "n1")
+    with Store.open(path) as store:
+        assert store.users() == [ANN]
+
+
+ANN = User(
+    "ann",
+    Role.ADMIN,
+    1.5,
+    True,
+    "$argon2id$x",
+    (UserKey("SHA256:a", "k a"), UserKey("SHA256:b", "k b")),
+    Caps(1, 2, 0.5),
+)
+
+
+def test_a_user_is_kept_as_given_changed_whole_and_forgotten_with_the_keys(store: Store) -> None:
+    store.keep_user(ANN)
+    changed = User("ann", Role.USER, 1.5, keys=(UserKey("SHA256:b", "k b"),))
+    store.keep_user(changed)
+    store.keep_user(User("bob", Role.USER, 2.0))
+    assert store.users() == [changed, User("bob", Role.USER, 2.0)]
+    store.forget_user("ann")
+    store.forget_user("nobody")
+    assert [user.name for user in store.users()] == ["bob"]
+    assert store._connection.execute("SELECT count(*) FROM user_key").fetchone()[0] == 0
+
+
+def test_the_files_of_one_owner_s_jobs(store: Store) -> None:
+    store.add(AWKWARD, "ann", "k", 1.0)
+    store.add(HELLO, "bob", "k", 1.0)
+    assert store.blobs_of("ann") == {letter * 64 for letter in "bcd"}
+    assert store.blobs_of("bob") == {"a" * 64}
+    assert store.blobs_of("eve") == set()

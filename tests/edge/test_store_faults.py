@@ -18,7 +18,7 @@ from random import Random
 
 import pytest
 
-from sshgrid import disk
+from sshgrid import database, disk
 from sshgrid.errors import StoreError
 from sshgrid.model import Exited, JobId, Phase, Program, SourceFile, Submission
 from sshgrid.store import Store
@@ -138,7 +138,7 @@ def test_a_newer_queue_is_refused_and_the_needed_sshgrid_named(closed: Path) -> 
     change(closed, "PRAGMA user_version = 7")
     change(closed, "UPDATE meta SET value = '3.1.0' WHERE name = 'needs'")
     error = refused(closed)
-    assert "newer sshgrid (queue version 7, this one knows up to 1)" in error.message
+    assert f"newer sshgrid (queue version 7, this one knows up to {database.VERSION})" in error.message
     assert error.hint == "install sshgrid 3.1.0 or newer"
     change(closed, "DROP TABLE meta")
     assert refused(closed).hint == "install sshgrid newer than 0.1.0"

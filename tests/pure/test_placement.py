@@ -532,3 +532,72 @@ def test_the_order_loses_nothing_and_each_turn_goes_to_who_has_fewest(
         turns[each.owner] += 1
         waiting.remove(each)
     assert waiting == []
+
+
+# --- many people on one grid ------------------------------------------------------------------------------------------
+
+
+class Slots:
+    """A grid of equal slots on which jobs end in any order, and the queue that `order` sorts."""
+
+    def __init__(self, slots: int, greed: dict[str, int]) -> None:
+        numbers = iter(range(1, sum(greed.values()) + 1))
+        self.waiting = [job(next(numbers), owner) for owner, count in greed.items() for _ in range(count)]
+        self.running: list[str] = []
+        self.free = slots
+        self.turn, self.served = 0, dict[str, int]()
+        self.fill()
+
+    def fill(self) -> list[str]:
+        """Whose jobs start now."""
+        owners = {each.owner for each in self.waiting} | set(self.running)
+        served = {owner: turn for owner, turn in self.served.items() if owner in owners}
+        handed_out = placement.turns(Counter(self.running), served, owners)
+        started = order(self.waiting, handed_out)[: self.free]
+        for each in started:
+            self.turn += 1
+            self.served[each.owner] = self.turn
+        self.waiting = [each for each in self.waiting if each not in started]
+        self.running += [each.owner for each in started]
+        self.free -= len(started)
+        return [each.owner for each in started]
+
+    def one_ends(self, dice: Random) -> list[str]:
+        self.running.pop(dice.randrange(len(self.running)))
+        self.free += 1
+        return self.fill()
+
+
+greeds = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 60), min_size=1)
+
+
+@given(greed=greeds, slots=st.integers(1, 12), seed=st.integers(0, 1 << 30), before=st.integers(0, 20))
+def test_a_job_of_a_new_user_starts_with_the_next_freed_slot(
+    greed: dict[str, int], slots: int, seed: int, before: int
+) -> None:
+    grid, dice = Slots(slots, greed), Random(seed)
+    for _ in range(before):
+        if grid.running:
+            grid.one_ends(dice)
+    # Who waits with nothing running is as new as the newcomer, and came first.
+    first = {each.owner for each in grid.waiting} - set(grid.running)
+    grid.waiting.append(job(10_000, "new"))
+    started = grid.fill()
+    for _ in range(len(first) + 1):
+        if "new" not in started:
+            started += grid.one_ends(dice)
+    assert started.index("new") <= len(first)
+
+
+@given(greed=greeds, slots=st.integers(1, 12), seed=st.integers(0, 1 << 30))
+def test_nobody_waits_while_another_has_more_however_unlike_their_greed(
+    greed: dict[str, int], slots: int, seed: int
+) -> None:
+    grid, dice = Slots(slots, greed), Random(seed)
+    while grid.running:
+        started = grid.one_ends(dice)
+        counts = Counter(grid.running)
+        for owner in started:
+            assert all(counts[owner] - 1 <= counts[other.owner] for other in grid.waiting)
+        assert len(started) == 1 or not grid.waiting
+    assert grid.waiting == []

@@ -11,9 +11,21 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sshgrid import errors, wire
+from sshgrid import errors, wire, wire_users
 from sshgrid.errors import SshgridError, UsageError
-from sshgrid.model import JobId, NodeState, OnDisconnect, Program, SourceFile, Submission, Toolchain
+from sshgrid.model import (
+    Caps,
+    JobId,
+    NodeState,
+    OnDisconnect,
+    Program,
+    Role,
+    SourceFile,
+    Submission,
+    Toolchain,
+    User,
+    UserKey,
+)
 from sshgrid.wire import Decoder, Message
 
 Said = tuple[Message, bytes]
@@ -24,6 +36,10 @@ LINE = wire.JobLine(
     (wire.AttemptLine(1, "n1", "", 0.1, None, 3, None, None, None),), (wire.NodeReason("n2", "\u2028 ünï"),),
 )  # fmt: skip
 NODE = wire.NodeLine("n1", NodeState.IDLE, "", 0.5, None, 1 << 40, 0, None, ("c",), None)
+
+USER = wire_users.UserLine(
+    "ann", Role.USER, False, True, 0.5, (UserKey("SHA256:x", "ssh-ed25519 AAAA"),), Caps(1), 0, 2
+)
 
 EXAMPLES: list[Said] = [
     (wire.Hello("0.1"), b""),
@@ -51,6 +67,15 @@ EXAMPLES: list[Said] = [
     (wire.Reload(), b""),
     (wire.Backup("/tmp/it is"), b""),
     (wire.Stop(drain=True), b""),
+    (wire_users.Users(), b""),
+    (wire_users.AddUser("ann", Role.ADMIN, ("ssh-ed25519 AAAA",)), b""),
+    (wire_users.RemoveUser("ann"), b""),
+    (wire_users.DisableUser("ann", disabled=False), b""),
+    (wire_users.SetPassword("ann", "correct horse"), b""),
+    (wire_users.AddKey("ann", "ssh-ed25519 AAAA"), b""),
+    (wire_users.RemoveKey("ann", "SHA256:x"), b""),
+    (wire_users.SetCaps("ann", Caps(running=3)), b""),
+    (wire_users.UsersReply((USER,)), b""),
     (wire.Welcome("0.1", 42), b""),
     (wire.Failure("usage", 'a "quoted"\nmessage', "hint", 2), b""),
     (wire.Done(3), b""),
@@ -239,3 +264,8 @@ def test_a_message_is_understood_wherever_its_type_stands() -> None:
         (wire.Accepted(JobId(7)), b""),
         (wire.Accepted(JobId(8)), b""),
     ]
+
+
+def test_a_password_is_in_no_repr() -> None:
+    assert "horse" not in repr(wire_users.SetPassword("ann", "correct horse"))
+    assert "argon" not in repr(User("ann", Role.USER, 0.0, password="$argon2id$..."))

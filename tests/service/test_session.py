@@ -12,7 +12,19 @@ import pytest
 from sshgrid import attempts, wire
 from sshgrid.clients import Clients
 from sshgrid.errors import Dropped
-from sshgrid.model import Exited, JobId, Limits, OnDisconnect, Outcome, Phase, Program, SourceFile, Submission
+from sshgrid.model import (
+    Exited,
+    JobId,
+    Limits,
+    OnDisconnect,
+    Outcome,
+    Person,
+    Phase,
+    Program,
+    Role,
+    SourceFile,
+    Submission,
+)
 from sshgrid.session import MAX_UPLOADS, Session
 from sshgrid.testing import ScriptedGrid, Stage, after, until, until_killed
 from sshgrid.wire import Accepted, Cancel, Done, Failure, Jobs, JobsReply, Logs, Status, StatusReply, Watch
@@ -31,6 +43,7 @@ class Door:
     def __init__(self, grid: ScriptedGrid, path: Path) -> None:
         self.grid, self.master, self.path = grid, grid.master, str(path)
         self.clients = Clients(grid.master.book.is_over)
+        self.person = Person("ann", Role.OWNER)  # who comes next
         self.inventory_error = ""
         self.left: list[bool] = []
         self.writers: list[asyncio.StreamWriter] = []
@@ -54,7 +67,7 @@ class Door:
         self.tasks.add(task)
         self.writers.append(writer)
         try:
-            await Session(self, reader, writer, "ann").serve()
+            await Session(self, reader, writer, self.person).serve()
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
