@@ -229,6 +229,8 @@ def exit_status(job: Job) -> int | None:
             return code
         case TimedOut():
             return 124
+        case GaveUp(no_toolchain=True):
+            return 127
         case GaveUp() | Crashed():
             return 125
         case CompileFailed():

@@ -278,6 +278,7 @@ class GaveUp(Noun, frozen=True, tag="gave-up"):
     """No node was left to try."""
 
     reason: str
+    no_toolchain: bool = False  # no node can ever run its language
 
 
 class Crashed(Noun, frozen=True, tag="crashed"):

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from sshgrid import placement, quota
 from sshgrid.attempts import Attempts
 from sshgrid.jobbook import JobBook
-from sshgrid.model import Cancelled, Caps, GaveUp, Job, JobId, Noun, Phase, Submission
+from sshgrid.model import Cancelled, Caps, GaveUp, Job, JobId, Noun, Phase, Submission, Verdict
 from sshgrid.placement import NodeView
 from sshgrid.roster import Roster
 
@@ -31,10 +31,10 @@ Wants: TypeAlias = tuple[tuple[str, str, str, int | None], frozenset[str], bool,
 
 
 class _Prospect(Noun, frozen=True):
-    """Why jobs alike will never start, or why none can start now because every able node is down; "" = not so."""
+    """Why jobs alike will never start, or why none can start now because every able node is down; None = not so."""
 
-    impossible: str = ""
-    all_down: str = ""
+    impossible: GaveUp | None = None
+    all_down: GaveUp | None = None
 
 
 class Scheduler:
@@ -142,24 +142,23 @@ class Scheduler:
     def _prospect(self, views: Sequence[NodeView], submission: Submission) -> _Prospect:
         impossible = placement.permanently_impossible(views, submission, self._roster.languages)
         if impossible:
-            return _Prospect(impossible[1])
+            return _Prospect(GaveUp(impossible[1], no_toolchain=impossible[0] == "NoToolchain"))
         if not placement.all_down(views, submission):
             return _Prospect()
-        return _Prospect(all_down="no node is up: " + self._reasons(views, submission))
+        return _Prospect(all_down=GaveUp("no node is up: " + self._reasons(views, submission)))
 
     def _finish_hopeless(self, job: Job, prospect: _Prospect, now: float) -> bool:
-        reason = self._hopeless(job, prospect, now)
-        if reason is None:
+        verdict = self._hopeless(job, prospect, now)
+        if verdict is None:
             return False
-        verdict = Cancelled(job.cancel_by) if job.cancel_requested else GaveUp(reason)
         self._book.store.finish(job.id, verdict, now)
         self._attempts.forget(job.id)
         self._book.reread(job.id)
         return True
 
-    def _hopeless(self, job: Job, prospect: _Prospect, now: float) -> str | None:
+    def _hopeless(self, job: Job, prospect: _Prospect, now: float) -> Verdict | None:
         if job.cancel_requested:
-            return "cancelled"
+            return Cancelled(job.cancel_by)
         if prospect.impossible:
             return prospect.impossible
         since = max(job.submitted, self._since, job.attempts[-1].ended or 0.0 if job.attempts else 0.0)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SUBMIT_TRIES = 5  # masters that may go, one after the other, while a job is handed over
 _LANG = re.compile(r"([A-Za-z0-9_+#.-]+?)\s*([<>=!~][<>=!~.,*\s0-9A-Za-z_+-]*)?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SHOWN = 4000  # characters of a command
 # What a shell takes as it is, as shlex.quote sees it.
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-")
 
@@ -134,13 +135,15 @@ def _flags(text: str) -> tuple[str, ...]:
 
 
 def _command(file: str, args: Sequence[str]) -> str:
-    """As typed, for `ps`; it is only shown."""
+    """As typed, for `ps`; it is only shown, and nobody reads more of it than this."""
     words = [file, *args]
     if all(word and _PLAIN.issuperset(word) for word in words):
-        return " ".join(words)
-    import shlex
+        text = " ".join(words)
+    else:
+        import shlex
 
-    return os.fsencode(shlex.join(words)).decode("utf-8", "backslashreplace")
+        text = os.fsencode(shlex.join(words)).decode("utf-8", "backslashreplace")
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _is_terminal(descriptor: int) -> bool:

@@ -320,6 +320,7 @@ FATES: list[tuple[Verdict, str, int, int | None, int | None, str]] = [
     (Cancelled("eve"), "CANCELLED", 143, None, 15, "cancelled (eve)"),
     (Cancelled(), "CANCELLED", 143, None, 15, "cancelled"),
     (GaveUp("no node left"), "NODE_FAIL", 125, None, None, "no node left"),
+    (GaveUp("no node has it", no_toolchain=True), "NODE_FAIL", 127, None, None, "no node has it"),
     (Crashed("KeyError"), "FAILED", 125, None, None, "a bug in sshgrid: KeyError"),
 ]
 
