@@ -126,8 +126,8 @@ def test_the_prompt_is_there_on_a_terminal(door: Door) -> None:
         channel.get_pty("xterm", 80, 24)
         channel.invoke_shell()
         talk = Exchange(channel)
-        talk.until_out(b"sshgrid> ")
-        channel.send(b"versio\t\r")
+        talk.until_out(b"sshgrid>")
+        channel.send(b"version\r")
         talk.until_out(b"sshgrid 0.")
         channel.send(b"exit\r")
         assert talk.to_end().code == 0
