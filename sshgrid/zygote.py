@@ -209,7 +209,7 @@ def _settle(asked: Order, descriptors: list[int]) -> None:
     os.umask(0o077)
     os.chdir(asked.folder)
     os.environ.clear()
-    os.environ.update({"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": asked.folder, "TMPDIR": asked.folder})
+    os.environ.update({"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/", "TMPDIR": "."})
     os.environ.update(asked.environ)
     _bound()
     files.confine()
@@ -227,6 +227,7 @@ def _bound() -> None:
         least = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (least, least))
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGHUP)  # without the zygote nobody would learn how we end
 
 
 def _serve(asked: Order) -> int:
@@ -252,6 +253,8 @@ def _words(command: bytes) -> list[str]:
         raise UsageError(f"the quotes do not match: {error}") from error
     if words[:1] == ["sshgrid"]:
         words = words[1:]
+    if words[:1] == ["scp"]:
+        raise UsageError("the old protocol of scp is not served", "sftp, or scp of OpenSSH 9 without -O")
     return ["--help"] if words in ([], ["help"]) else words
 
 

@@ -46,19 +46,20 @@ class Look(msgspec.Struct, frozen=True):
     colour: bool = False
     terminal: bool = False
     columns: int = 0  # 0 = never cut
+    wary: bool = False  # others' words are escaped, terminal or not
 
     @classmethod
-    def detect(cls, descriptor: int, colour: str, environ: Mapping[str, str]) -> Look:
+    def detect(cls, descriptor: int, colour: str, environ: Mapping[str, str], *, wary: bool = False) -> Look:
         terminal = _is_terminal(descriptor)
         plain = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
         wanted = colour == "always" or (colour == "auto" and terminal and not plain)
-        return cls(wanted, terminal, _columns(descriptor) if terminal else 0)
+        return cls(wanted, terminal, _columns(descriptor) if terminal else 0, wary)
 
     def paint(self, text: str, colour: str) -> str:
         return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if self.colour and colour and text else text
 
     def safe(self, text: str) -> str:
-        return escape(text) if self.terminal else text
+        return escape(text) if self.terminal or self.wary else text
 
 
 def _is_terminal(descriptor: int) -> bool:

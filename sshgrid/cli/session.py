@@ -115,7 +115,8 @@ class Session:
     def _look(self, descriptor: int) -> Look:
         from sshgrid.cli.render import Look
 
-        return Look.detect(descriptor, self.color, self.environ)
+        # Behind the door there may be a terminal that we cannot see.
+        return Look.detect(descriptor, self.color, self.environ, wary=self.door is not None)
 
     def talks(self) -> bool:
         """Whether a person wants to hear how things go, and not only what went wrong."""

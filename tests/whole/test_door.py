@@ -120,6 +120,31 @@ def test_lines_on_standard_input_are_commands_of_the_shell(door: Door) -> None:
     assert b"no such command: nosuch" in done.stderr
 
 
+def test_the_prompt_is_there_on_a_terminal(door: Door) -> None:
+    with door.connected() as transport:
+        channel = transport.open_session()
+        channel.get_pty("xterm", 80, 24)
+        channel.invoke_shell()
+        talk = Exchange(channel)
+        talk.until_out(b"sshgrid>")
+        channel.send(b"version\r")
+        talk.until_out(b"sshgrid 0.")
+        channel.send(b"exit\r")
+        assert talk.to_end().code == 0
+
+
+def test_A34_no_words_of_another_s_job_move_the_cursor_of_an_admin_whose_terminal_is_not_seen(door: Door) -> None:
+    job = door.run("openssh", "run -d --name '\x1b[2Jx' --lang python -", b"pass\n").out.decode().strip()
+    assert door.grid("user", "add", "ada", "--admin", "--key", str(door.keys["stranger"].public)).code == 0
+    door.keys["ada"] = door.keys["stranger"]
+    try:
+        done = door.run("openssh", f"info {job}", name="ada")
+        assert (done.code, b"\\x1b[2Jx" in done.out, b"\x1b" in done.out) == (0, True, False)
+        assert b"alice" in door.run("openssh", "user ls", name="ada").out
+    finally:
+        assert door.grid("user", "rm", "ada").code == 0
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +174,7 @@ def test_files_come_by_sftp_and_scp_and_run(door: Door, tmp_path: Path) -> None:
     assert back.read_bytes() == HELLO
     old = subprocess.run(["scp", "-O", *words, "alice@127.0.0.1:by.py", str(back)], capture_output=True, check=False)
     assert old.returncode != 0
+    assert b"old protocol" in old.stderr
 
 
 def test_A26_no_path_leads_out_of_the_folder(door: Door, tmp_path: Path) -> None:
