@@ -162,23 +162,26 @@ class Door:
 
     async def _arrive(self, arrival: Arrival) -> None:
         """From the TCP connection to the login."""
-        sock = arrival.sock
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        with sock.dup() as same:
-            try:
-                async with asyncio.timeout(LOGIN_SECONDS):
-                    await self._greet(arrival)
-            except (asyncssh.Error, OSError, TimeoutError) as error:
-                frame.hang_up(same)
-                log.debug("%s did not come in: %s", arrival.address, error)
-            except asyncio.CancelledError:  # it has to make room, or the master leaves
-                frame.hang_up(same)
-                if not arrival.handed:
-                    sock.close()
+        try:
+            with arrival.sock.dup() as same:
+                try:
+                    async with asyncio.timeout(LOGIN_SECONDS):
+                        await self._greet(arrival)
+                except BaseException:
+                    frame.hang_up(same)  # also under asyncssh, which may be in the middle of a greeting
+                    raise
+        except (asyncssh.Error, OSError, TimeoutError) as error:
+            log.debug("%s did not come in: %s", arrival.address, error)
+        except asyncio.CancelledError:  # it has to make room, or the master leaves
+            log.debug("%s had to make room", arrival.address)
+        finally:
+            if not arrival.handed:
+                arrival.sock.close()
 
     async def _greet(self, arrival: Arrival) -> None:
         # Clients speak at once. Who does not may wait for us to begin, or is there only to take a place: such ones have
         # few places of their own and keep nobody waiting who speaks.
+        arrival.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         arrival.spoke = await frame.speaks(arrival.sock, SILENT_SECONDS)
         places = MOST_GREETING if arrival.spoke else MOST_SILENT
         async with self._turns.setdefault((arrival.address, arrival.spoke), asyncio.Semaphore(places)):
@@ -210,7 +213,9 @@ class Door:
 
     async def serve(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         """One channel: a command, a shell, or our own protocol."""
-        visitor: Visitor = process.get_extra_info("connection").get_owner()
+        visitor: Visitor | None = process.get_extra_info("connection").get_owner()
+        if visitor is None:  # gone already
+            return
         person = visitor.person
         if person is None or visitor.channels >= MOST_CHANNELS:
             process.stderr.write(b"error: too many commands at once on one connection\n")
@@ -359,7 +364,7 @@ def _options(door: Door, key: asyncssh.SSHKey) -> asyncssh.SSHServerConnectionOp
 
 
 def _sftp(door: Door, channel: asyncssh.SSHServerChannel[bytes]) -> Folder:
-    visitor: Visitor = channel.get_extra_info("connection").get_owner()
-    if visitor.person is None:
+    visitor: Visitor | None = channel.get_extra_info("connection").get_owner()
+    if visitor is None or visitor.person is None:
         raise asyncssh.SFTPPermissionDenied("not logged in")
     return Folder(channel, door.room(visitor.person.name))
