@@ -81,6 +81,11 @@ class JobBook:
     def running_by_owner(self) -> Mapping[str, int]:
         return Counter(job.owner for job in self.in_phase(Phase.RUNNING))
 
+    def nodes_in_use(self, owner: str) -> list[str]:
+        """Of each running job of this user the node."""
+        running = self.in_phase(Phase.RUNNING)
+        return [job.attempts[-1].node for job in running if job.owner == owner and job.attempts]
+
     @property
     def idle(self) -> bool:
         """Nothing runs and nothing waits that could still run."""

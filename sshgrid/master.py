@@ -62,17 +62,23 @@ MAX_WINDOW = 65535  # as the terminal's own 16 bits
 class _Moment:
     """The nodes at one moment, and what that means for waiting jobs: thousands alike are one question."""
 
-    def __init__(self, views: Sequence[NodeView], is_full: Callable[[str], bool]) -> None:
-        self.views = views
+    def __init__(
+        self,
+        views: Sequence[NodeView],
+        is_full: Callable[[str], bool],
+        seen_by: Callable[[Sequence[NodeView], str], Sequence[NodeView]],
+    ) -> None:
+        self.views = functools.cache(lambda owner: seen_by(views, owner))
         self._is_full = functools.cache(is_full)
         self._codes: dict[object, str] = {}
 
     def pending_code(self, job: Job) -> str:
         if self._is_full(job.owner):
             return "UserLimit"
-        key = placement.needs(job.submission), job.excluded
+        views = self.views(job.owner)
+        key = id(views), placement.needs(job.submission), job.excluded
         if key not in self._codes:
-            self._codes[key] = placement.pending_code(self.views, job.submission, job.excluded)
+            self._codes[key] = placement.pending_code(views, job.submission, job.excluded)
         return self._codes[key]
 
 
@@ -109,6 +115,7 @@ class Master:
         """From now on these are the nodes."""
         self.inventory = inventory
         self.scheduler.policy = inventory.placement
+        self.scheduler.groups = [group for group in inventory.groups if group.max_jobs_per_user is not None]
         await self.roster.follow(inventory.nodes, inventory.languages, inventory.retry)
 
     async def let_go(self) -> None:
@@ -145,7 +152,11 @@ class Master:
         return caps.running is not None and quota.must_wait(self.book.count(owner, Phase.RUNNING), caps)
 
     def _moment(self) -> _Moment:
-        return _Moment(self.roster.views(), self._is_full)
+        return _Moment(self.roster.views(), self._is_full, self._seen_by)
+
+    def _seen_by(self, views: Sequence[NodeView], owner: str) -> Sequence[NodeView]:
+        groups = self.scheduler.groups
+        return quota.as_seen(views, groups, self.book.nodes_in_use(owner)) if groups else views
 
     async def _refuse_impossible(self, submission: Submission) -> None:
         """Early no to what no node can ever run; waits a moment for nodes that have not been asked yet."""
@@ -259,7 +270,7 @@ class Master:
         if job.phase is Phase.QUEUED:
             pending = moment.pending_code(job)
             if explain:
-                why = placement.explain(moment.views, job.submission, job.excluded, self.inventory.languages)
+                why = placement.explain(moment.views(job.owner), job.submission, job.excluded, self.inventory.languages)
         return report.job_line(job, now, allowed, self._disconnected(job), pending, why)
 
     def _disconnected(self, job: Job) -> bool:

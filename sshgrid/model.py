@@ -400,6 +400,14 @@ class Language(Noun, frozen=True):
     default: bool = True  # on by default; False = offered where the probe finds it
 
 
+class Group(Noun, frozen=True):
+    """Nodes that share something; each carries the group's name as a tag."""
+
+    name: str
+    nodes: frozenset[str]
+    max_jobs_per_user: int | None = None  # running at once on all of them together
+
+
 class Inventory(Noun, frozen=True):
     """A valid inventory: ranges expanded, defaults merged, the table of languages complete."""
 
@@ -409,6 +417,7 @@ class Inventory(Noun, frozen=True):
     placement: str
     retry: RetryPolicy
     digest: str  # SHA-256 of the text
+    groups: tuple[Group, ...] = ()
 
 
 class Recipe(Noun, frozen=True):

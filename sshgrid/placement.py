@@ -21,7 +21,9 @@ COUNTDOWN = ", next try in "
 NEAR = 0.1  # busy share: nodes this close to the best count as equally idle
 
 # From hopeless to hopeful: a waiting job shows the most hopeful thing that is in its way.
-CODES = ("BadConstraints", "NoToolchain", "NodeDown", "Backoff", "LoadTooHigh", "Resources", "Priority")
+CODES = (
+    *("BadConstraints", "NoToolchain", "NodeDown", "Backoff", "LoadTooHigh", "Resources", "UserLimit", "Priority"),
+)
 
 
 class NodeView(Noun, frozen=True):
@@ -38,6 +40,7 @@ class NodeView(Noun, frozen=True):
     started_since_sample: int = 0
     ended_since_sample: int = 0
     next_try_seconds: float | None = None  # until the next dial, when it is not up
+    user_limit: str = ""  # why the user whose job it is may have no more runs there
 
 
 Obstacle: TypeAlias = tuple[str, str]  # one of CODES, and a reason with its numbers
@@ -111,6 +114,7 @@ def obstacle(
         or _full(view)
         or _loaded(view)
         or _memory(view, submission)
+        or (("UserLimit", view.user_limit) if view.user_limit else None)
     )
 
 

@@ -6,10 +6,13 @@ job that may not run yet just waits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from sshgrid.errors import OverLimit
-from sshgrid.model import Caps, Limits, Submission
+from sshgrid.model import Caps, Group, Limits, Submission
+from sshgrid.placement import NodeView
 from sshgrid.quantities import format_duration
 
 DEFAULT = Caps(queued=1000, running=None, wall_seconds=3600.0, output_bytes=64 << 20, upload_bytes=100 << 20)
@@ -42,13 +45,27 @@ def _within(limits: Limits, caps: Caps) -> Limits:
         raise OverLimit(f"a time limit of {asked}, and a run may take no more than {limit}", f"--time-limit {limit}")
     if caps.output_bytes is not None and output is not None and output > caps.output_bytes:
         raise OverLimit(f"an output of {output:,} bytes, and a run may print no more than {caps.output_bytes:,}")
-    return Limits(
-        caps.wall_seconds if wall is None else wall,
-        limits.memory_bytes,
-        caps.output_bytes if output is None else output,
+    return msgspec.structs.replace(
+        limits,
+        wall_seconds=caps.wall_seconds if wall is None else wall,
+        output_bytes=caps.output_bytes if output is None else output,
     )
 
 
 def must_wait(running: int, caps: Caps) -> bool:
     """Whether a user with so many running jobs may start no other one now."""
     return caps.running is not None and running >= caps.running
+
+
+def as_seen(views: Sequence[NodeView], groups: Sequence[Group], in_use: Sequence[str]) -> Sequence[NodeView]:
+    """The nodes as a user finds them who has runs on those `in_use` (a name a run): closed where a group is used up."""
+    closed: dict[str, str] = {}
+    for group in groups:
+        limit = group.max_jobs_per_user
+        count = sum(node in group.nodes for node in in_use)
+        if limit is not None and count >= limit:
+            why = f"{count} of this user's jobs run in {group.name}, and no more than {limit} may"
+            closed |= dict.fromkeys(group.nodes, why)
+    if not closed:
+        return views
+    return [msgspec.structs.replace(view, user_limit=closed.get(view.node.name, "")) for view in views]

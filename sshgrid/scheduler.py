@@ -16,7 +16,7 @@ from typing import TypeAlias
 from sshgrid import placement, quota
 from sshgrid.attempts import Attempts
 from sshgrid.jobbook import JobBook
-from sshgrid.model import Cancelled, Caps, GaveUp, Job, JobId, Noun, Phase, Submission, Verdict
+from sshgrid.model import Cancelled, Caps, GaveUp, Group, Job, JobId, Noun, Phase, Submission, Verdict
 from sshgrid.placement import NodeView
 from sshgrid.roster import Roster
 
@@ -27,7 +27,7 @@ NOBODY_UP_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 30.0
 
 CapsOf: TypeAlias = Callable[[str], Caps]
-Wants: TypeAlias = tuple[tuple[str, str, str, int | None], frozenset[str], bool, bool]
+Wants: TypeAlias = tuple[tuple[str, str, str, int | None], frozenset[str], bool, bool, str]
 
 
 class _Prospect(Noun, frozen=True):
@@ -44,6 +44,7 @@ class Scheduler:
         self, book: JobBook, roster: Roster, attempts: Attempts, policy: str, rng: Random, caps: CapsOf
     ) -> None:
         self.policy = policy
+        self.groups: Sequence[Group] = ()  # those with a limit
         self.paused = False  # start nothing more; what runs goes on
         self._book = book
         self._roster = roster
@@ -81,7 +82,7 @@ class Scheduler:
         stuck: set[Wants] = set()  # of many alike, one that finds no node speaks for all
         running = Counter(self._book.running_by_owner())
         for job in placement.order([job for job in waiting if job.id not in rests], self._handed_out()):
-            wants = _wants(job)
+            wants = _wants(job, self.groups)
             prospect = prospects.get(wants) or prospects.setdefault(wants, self._prospect(views, job.submission))
             if self._finish_hopeless(job, prospect, now) or wants in stuck or self._is_full(job.owner, running):
                 continue
@@ -126,6 +127,7 @@ class Scheduler:
 
     def _start(self, job: Job, views: Sequence[NodeView], now: float) -> bool:
         policy = placement.POLICIES[self.policy]
+        views = quota.as_seen(views, self.groups, self._book.nodes_in_use(job.owner)) if self.groups else views
         view = placement.place(views, job.submission, job.excluded, policy, self._rng, self.turn)
         if view is None:
             self._book.board.tell(job.id)
@@ -170,6 +172,7 @@ class Scheduler:
         return "; ".join(f"{line.node}: {line.reason.partition(': ')[2]}" for line in why)
 
 
-def _wants(job: Job) -> Wants:
+def _wants(job: Job, groups: Sequence[Group]) -> Wants:
     """What decides where a job may go, and whether it waits: jobs alike in this share their fate for one step."""
-    return placement.needs(job.submission), job.excluded, not job.attempts, job.submission.wait_for_nodes
+    owner = job.owner if groups else ""
+    return placement.needs(job.submission), job.excluded, not job.attempts, job.submission.wait_for_nodes, owner

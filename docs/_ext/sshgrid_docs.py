@@ -171,6 +171,10 @@ _SECTIONS = {
         "LanguageFields",
         "A language of your own, or a change to a built-in one. Commands are lists of words, never shell strings.",
     ),
+    "groups": (
+        "GroupFields",
+        "Nodes that share something. Besides `nodes` and `max_jobs_per_user` a group may say whatever `defaults` may.",
+    ),
     "retry": ("Retry", "What happens after a host failed."),
 }
 

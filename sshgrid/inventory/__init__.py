@@ -22,7 +22,7 @@ from sshgrid.inventory import schema as inventory_schema
 from sshgrid.inventory import text as inventory_text
 from sshgrid.inventory.schema import Document, LanguageFields, NodeFields, json_schema
 from sshgrid.inventory.text import MAX_BYTES, Place, Problem, Text, Tree, emit
-from sshgrid.model import Inventory, Language, Node, Noun, RetryPolicy
+from sshgrid.model import Group, Inventory, Language, Node, Noun, RetryPolicy
 from sshgrid.quantities import format_duration
 from sshgrid.selectors import MAX_NAMES, did_you_mean, expand
 from sshgrid.toolchains import LANGUAGES
@@ -66,6 +66,7 @@ def parse(text: bytes, path: str) -> Inventory:
         placement=document.placement,
         retry=_retry(document),
         digest=hashlib.sha256(text).hexdigest(),
+        groups=_groups(document),
     )
 
 
@@ -126,11 +127,29 @@ def _contradictions(raw: dict[str, Any]) -> Iterator[Complaint]:
     known = {language.name for language in LANGUAGES} | languages.keys()
     yield from _unknown_toolchains(("defaults",), defaults, known)
     yield from _two_roads(("defaults",), defaults, defaults)
+    yield from _group_complaints(_mapping(raw.get("groups")), nodes, defaults, known)
     for name, value in nodes.items():
         fields = _mapping(value)
         yield from _unknown_toolchains(("nodes", name), fields, known)
         yield from _two_roads(("nodes", name), fields, defaults)
         yield from _one_host_for_many(name, fields, defaults)
+
+
+def _group_complaints(
+    groups: dict[str, Any], nodes: dict[str, Any], defaults: dict[str, Any], known: set[str]
+) -> Iterator[Complaint]:
+    there = {name for entry in nodes for name in _expanded(entry)}
+    for group, value in groups.items():
+        fields = _mapping(value)
+        yield from _unknown_toolchains(("groups", group), fields, known)
+        yield from _two_roads(("groups", group), fields, defaults)
+        members = fields.get("nodes")
+        for number, pattern in enumerate(members if isinstance(members, list) else ()):
+            names = _expanded(pattern) if isinstance(pattern, str) else ()
+            missing = next((name for name in names if name not in there), None)
+            if missing is not None:
+                message = f"there is no node {missing!r}{did_you_mean(missing, there)}"
+                yield ("groups", group, "nodes", number), False, message
 
 
 def _mapping(value: object) -> dict[str, Any]:
@@ -209,22 +228,51 @@ _TEMPLATES = ("host", "ssh_config", "identity_file", "known_hosts", "workdir")
 
 def _nodes(document: Document) -> tuple[Node, ...]:
     defaults = document.defaults.written()
+    groups = [(group.name, group.nodes, document.groups[group.name].shared()) for group in _groups(document)]
     return tuple(
-        _node(name, _effective(defaults, entry))
+        _node(name, _grouped(defaults, groups, name, entry))
         for pattern, entry in document.nodes.items()
         for name in expand(pattern)
     )
 
 
-def _effective(defaults: dict[str, Any], entry: NodeFields) -> dict[str, Any]:
-    own = entry.written()
+def _groups(document: Document) -> tuple[Group, ...]:
+    return tuple(
+        Group(name, frozenset(node for pattern in entry.nodes for node in expand(pattern)), entry.max_jobs_per_user)
+        for name, entry in document.groups.items()
+    )
+
+
+def _grouped(
+    defaults: dict[str, Any], groups: list[tuple[str, frozenset[str], dict[str, Any]]], name: str, entry: NodeFields
+) -> dict[str, Any]:
+    """What holds for a node: the later group wins, and the node's own words over all. Tags come together."""
+    own = [(group, shared) for group, nodes, shared in groups if name in nodes]
+    common = defaults
+    for _, shared in own:
+        common = _over(common, shared)
+    fields = _effective(common, entry)
+    if own:
+        shared_tags = [tag for _, shared in own for tag in shared.get("tags", ())]
+        mine = entry.tags if "tags" in entry.model_fields_set else defaults.get("tags", ())
+        fields["tags"] = [*mine, *shared_tags, *(group for group, _ in own)]
+    return fields
+
+
+def _over(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`own` before `defaults`; of the two ways to say where a node is, the nearer one counts."""
     fields = defaults | own
-    if fields.get("connection") == "local":
-        return {key: value for key, value in fields.items() if key not in _REMOTE_ONLY}
     if "host" in own:
         fields.pop("ssh_config", None)
     if "ssh_config" in own:
         fields.pop("host", None)
+    return fields
+
+
+def _effective(defaults: dict[str, Any], entry: NodeFields) -> dict[str, Any]:
+    fields = _over(defaults, entry.written())
+    if fields.get("connection") == "local":
+        return {key: value for key, value in fields.items() if key not in _REMOTE_ONLY}
     return fields if "ssh_config" in fields else {"host": "{name}", **fields}
 
 
@@ -278,6 +326,7 @@ def show(inventory: Inventory) -> dict[str, object]:
         "digest": inventory.digest,
         "nodes": [_plain(node) for node in inventory.nodes],
         "languages": [_plain(language) for language in inventory.languages],
+        "groups": [_plain(group) for group in inventory.groups],
         "placement": inventory.placement,
         "retry": _plain(inventory.retry),
         "queue": "sqlite",
@@ -296,6 +345,8 @@ def show_yaml(inventory: Inventory) -> str:
     if changed:
         lines += ["toolchains:", *(f"  {emit(row.name)}: {emit(_language_fields(row))}" for row in changed)]
     lines += ["nodes:", *(f"  {emit(node.name)}: {emit(_node_fields(node))}" for node in inventory.nodes)]
+    if inventory.groups:
+        lines += ["groups:", *(f"  {emit(group.name)}: {emit(_group_fields(group))}" for group in inventory.groups)]
     lines += [
         f"placement: {inventory.placement}",
         f"retry: {emit(_retry_fields(inventory.retry))}",
@@ -325,6 +376,11 @@ def _node_fields(node: Node) -> dict[str, object]:
         "drained": node.drained or None,
     }
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def _group_fields(group: Group) -> dict[str, object]:
+    fields: dict[str, object] = {"nodes": sorted(group.nodes)}
+    return fields if group.max_jobs_per_user is None else fields | {"max_jobs_per_user": group.max_jobs_per_user}
 
 
 def _language_fields(language: Language) -> dict[str, object]:

@@ -287,6 +287,19 @@ class NodeFields(Defaults):
     drained: bool = Field(default=False, description="true = takes no new work; set by `sshgrid node drain`")
 
 
+class GroupFields(Defaults):
+    """What several nodes share: it comes before `defaults`, and a node's own words come before it."""
+
+    nodes: list[NodePattern] = Field(min_length=1, description='names and ranges: [alpha, "node[01-10]"]')
+    max_jobs_per_user: Annotated[
+        int | None, Field(ge=1, description="how many runs of one user there may be at once on all of them together")
+    ] = None
+
+    def shared(self) -> dict[str, Any]:
+        """What it says about each of its nodes."""
+        return {key: value for key, value in self.written().items() if key not in ("nodes", "max_jobs_per_user")}
+
+
 class LanguageFields(_Model):
     """A language of your own, or a change to a built-in one."""
 
@@ -319,6 +332,11 @@ class Document(_Model):
         dict[NodePattern, Annotated[NodeFields, BeforeValidator(_or_empty)]],
         Field(min_length=1, description="name or range (node[01-10]) -> what it is"),
     ]
+    groups: Annotated[
+        dict[Word, GroupFields],
+        BeforeValidator(_or_empty),
+        Field(description="name of a group -> its nodes and what they share"),
+    ] = {}
     placement: Literal["least-loaded", "round-robin", "pack"] = "least-loaded"
     retry: Annotated[Retry, BeforeValidator(_or_empty)] = Retry()
     queue: Queue = "sqlite"
@@ -330,9 +348,14 @@ def json_schema() -> dict[str, object]:
     sections = schema["properties"]
     sections["nodes"]["propertyNames"] = {"pattern": r"^[A-Za-z0-9_\[][A-Za-z0-9._:,\[\]-]*$"}
     sections["nodes"]["additionalProperties"] = _or_nothing(sections["nodes"]["additionalProperties"])
-    for name in ("defaults", "toolchains", "retry"):
+    for name in ("defaults", "toolchains", "groups", "retry"):
         sections[name] = _or_nothing(sections[name])
-    for name in ("NodeFields", "Defaults", "LanguageFields"):  # absent is not the same as the placeholder above
+    for name in (
+        "NodeFields",
+        "Defaults",
+        "GroupFields",
+        "LanguageFields",
+    ):  # absent is not the same as the placeholder above
         for item in schema["$defs"][name]["properties"].values():
             item.pop("default", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "sshgrid inventory"}
@@ -349,6 +372,7 @@ def _or_nothing(section: dict[str, Any]) -> dict[str, Any]:
 _MODELS: dict[str, type[_Model]] = {
     "defaults": Defaults,
     "nodes": NodeFields,
+    "groups": GroupFields,
     "toolchains": LanguageFields,
     "retry": Retry,
 }
@@ -436,12 +460,10 @@ def _unknown_key(path: Path) -> str:
     key = str(path[-1])
     if _SECRET.fullmatch(key):
         return f"there is no key {key!r}: no secret belongs in this file; `sshgrid node add --copy-key` installs a key"
-    if key == "groups" and len(path) == 1:
-        return "this version does not know `groups`; use tags"
     if key == "<<":
         return "merge keys are not allowed; what nodes share goes into `defaults`"
     model = _MODELS.get(str(path[0]), Document) if len(path) > 1 else Document
-    if key == "drained" and model is Defaults:
-        return "'drained' belongs to a node, not to `defaults`"
+    if key == "drained" and model in (Defaults, GroupFields):
+        return f"'drained' belongs to a node, not to `{path[0]}`"
     synonym = f"; did you mean {_SYNONYMS[key]!r}?" if _SYNONYMS.get(key) in model.model_fields else ""
     return f"unknown key {key!r}{synonym or did_you_mean(key, model.model_fields)}"

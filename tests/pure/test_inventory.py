@@ -18,8 +18,8 @@ from sshgrid import inventory, placement
 from sshgrid.errors import InventoryError
 from sshgrid.inventory import Inventory
 from sshgrid.inventory import text as inventory_text
-from sshgrid.inventory.schema import Defaults, Document, LanguageFields, NodeFields, Retry
-from sshgrid.model import Node, RetryPolicy
+from sshgrid.inventory.schema import Defaults, Document, GroupFields, LanguageFields, NodeFields, Retry
+from sshgrid.model import Group, Node, RetryPolicy
 from sshgrid.toolchains import LANGUAGES
 
 SHIPPED = Path(__file__).parents[2] / "inventory.yaml"
@@ -458,7 +458,13 @@ def test_more_nodes_than_can_be_meant_are_refused() -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("groups: {teaching: {nodes: [a]}}", "this version does not know `groups`"),
+        ("groups: {teaching: {nodes: [alpah]}}", "there is no node 'alpah'"),
+        ("groups: {teaching: {nodes: []}}", "'nodes' is empty"),
+        ("groups: {teaching: {max_jobs_per_user: 4}}", "the key 'nodes' is missing"),
+        ("groups: {teaching: {nodes: [a], max_jobs_per_user: 0}}", "must be at least 1, not 0"),
+        ("groups: {teaching: {nodes: [a], drained: true}}", "'drained' belongs to a node, not to `groups`"),
+        ("groups: {teaching: {nodes: [a], slot: 2}}", "unknown key 'slot'; did you mean 'slots'?"),
+        ("groups: {teaching: {nodes: [a], toolchains: [pyton]}}", "no language is called 'pyton'"),
         ("queue: postgresql://host/db", "this version does not know a postgresql queue"),
         ("queue: redis", "'queue' must be sqlite, not \"redis\""),
         ("version: 2", "'version' must be 1, not 2"),
@@ -558,7 +564,7 @@ def test_the_json_schema_knows_every_key_and_no_other() -> None:
     assert schema["required"] == ["nodes"]
     assert schema["additionalProperties"] is False
     assert schema["properties"].keys() == Document.model_fields.keys()
-    for model in (Defaults, NodeFields, LanguageFields, Retry):
+    for model in (Defaults, NodeFields, GroupFields, LanguageFields, Retry):
         described = schema["$defs"][model.__name__]
         assert described["additionalProperties"] is False
         assert described["properties"].keys() == model.model_fields.keys()
@@ -569,3 +575,38 @@ def test_the_json_schema_knows_every_key_and_no_other() -> None:
 def test_every_placement_policy_can_be_written_in_the_file(policy: str) -> None:
     assert parse(f"nodes: {{a: }}\nplacement: {policy}\n").placement == policy
     assert len(placement.POLICIES) == len(get_args(Document.model_fields["placement"].annotation))
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+GROUPS = """\
+defaults: {slots: 8, tags: [all], user: grid}
+nodes:
+  n[1-3]: {connection: local}
+  big: {slots: 16, tags: [fast]}
+  alias: {}
+groups:
+  teaching: {nodes: ["n[1-2]", big], slots: 2, tags: [lab], max_jobs_per_user: 4}
+  far: {nodes: [alias, n2], ssh_config: "jump-{name}", weight: 0.5}
+"""
+
+
+def test_a_group_comes_before_the_defaults_and_a_node_before_its_groups() -> None:
+    found = {node.name: node for node in parse(GROUPS).nodes}
+    assert [found[name].slots for name in ("n1", "n2", "n3", "big", "alias")] == [2, 2, 8, 16, 8]
+    assert found["n1"].tags == {"all", "lab", "teaching"}
+    assert found["n2"].tags == {"all", "lab", "teaching", "far"}
+    assert found["n3"].tags == {"all"}
+    assert found["big"].tags == {"fast", "lab", "teaching"}
+    assert (found["alias"].ssh_config, found["alias"].host, found["alias"].user) == ("jump-alias", "", "grid")
+    assert (found["n2"].weight, found["n2"].ssh_config) == (0.5, None)  # a local node has no road
+
+
+def test_groups_are_known_with_their_nodes_and_shown_again() -> None:
+    read = parse(GROUPS)
+    assert read.groups == (
+        Group("teaching", frozenset({"n1", "n2", "big"}), 4),
+        Group("far", frozenset({"alias", "n2"})),
+    )
+    again = parse(inventory.show_yaml(read))
+    assert (again.nodes, again.groups) == (read.nodes, read.groups)

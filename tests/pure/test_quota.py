@@ -6,7 +6,8 @@ import pytest
 
 from sshgrid import quota
 from sshgrid.errors import OverLimit
-from sshgrid.model import Caps, Limits, Program, SourceFile, Submission
+from sshgrid.model import Caps, Group, Limits, Node, Program, SourceFile, Submission
+from sshgrid.placement import NodeView
 
 CAPS = Caps(queued=2, running=1, wall_seconds=60.0, output_bytes=1000, upload_bytes=100)
 
@@ -45,3 +46,16 @@ def test_A33_too_much_is_refused_with_the_number_and_the_limit(
 def test_who_runs_as_much_as_allowed_has_to_wait() -> None:
     assert [quota.must_wait(running, CAPS) for running in (0, 1, 2)] == [False, True, True]
     assert not quota.must_wait(10_000, Caps())
+
+
+def test_a_limit_of_processes_survives_the_caps() -> None:
+    assert quota.bounded(asked(Limits(processes=7)), CAPS, 0).program.limits == Limits(60.0, None, 1000, 7)
+
+
+def test_a_group_is_closed_for_who_has_used_it_up() -> None:
+    views = [NodeView(Node(name)) for name in ("a", "b", "c")]
+    groups = [Group("lab", frozenset({"a", "b"}), 2), Group("rest", frozenset({"c"}))]
+    assert quota.as_seen(views, groups, ["a", "c", "c", "c"]) is views
+    seen = quota.as_seen(views, groups, ["a", "b"])
+    assert [bool(view.user_limit) for view in seen] == [True, True, False]
+    assert seen[0].user_limit == "2 of this user's jobs run in lab, and no more than 2 may"

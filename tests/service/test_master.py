@@ -13,6 +13,7 @@ from sshgrid.errors import Dropped, NoNodeLeft, NoSuchJob, UnknownLanguage, Usag
 from sshgrid.model import (
     CompileFailed,
     Exited,
+    Group,
     JobId,
     Limits,
     Node,
@@ -522,3 +523,21 @@ async def test_A11_what_exec_could_never_take_is_refused(grids: Grids, wishes: d
     grid = await grids()
     with pytest.raises(UsageError, match=words):
         await grid.submit(grid.submission(**wishes))
+
+
+async def test_a_user_has_no_more_runs_in_a_group_than_it_allows_and_others_do(grids: Grids) -> None:
+    grid = await grids(until_killed, until_killed, until_killed, nodes=("n1", "n2"))
+    grid.inventory = msgspec.structs.replace(grid.inventory, groups=(Group("lab", frozenset({"n1", "n2"}), 1),))
+    await grid.master.follow(grid.inventory)
+    first, second = await grid.submit(owner="ann"), await grid.submit(owner="ann")
+    await grid.begun(first)
+    other = await grid.submit(owner="bob")
+    await grid.begun(other)
+    line = grid.line(second)
+    assert (line.state, line.reason) == ("PENDING", "UserLimit")
+    assert {why.reason for why in line.why} == {"UserLimit: 1 of this user's jobs run in lab, and no more than 1 may"}
+    await grid.master.cancel(Cancel((first,), "KILL"))
+    await grid.begun(second)
+    await grid.master.cancel(Cancel((second, other), "KILL"))
+    await grid.wait(second)
+    await grid.wait(other)
