@@ -127,6 +127,14 @@ def complete_nodes(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     return _items(incomplete, [(line.name, str(line.state)) for line in lines] + [(tag, "tag") for tag in tags])
 
 
+def complete_users(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The users of the door, for those who may know them."""
+    from sshgrid.wire_users import Users, UsersReply
+
+    reply = _ask_quietly(ctx, lambda connection: connection.ask(Users(), UsersReply))
+    return _items(incomplete, [(line.name, str(line.role)) for line in (reply.users if reply else ())])
+
+
 def complete_languages(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The languages that the master knows; without one those that are built in."""
     from sshgrid.toolchains import LANGUAGES

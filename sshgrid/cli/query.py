@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sshgrid.cli.base import DURATION, Verb, complete_jobs, complete_nodes, pass_session
+from sshgrid.cli.base import DURATION, Verb, complete_jobs, complete_nodes, complete_users, pass_session
 from sshgrid.cli.session import Session
 from sshgrid.errors import SshgridError, UsageError
 
@@ -39,7 +39,7 @@ class NothingDone(SshgridError):
 
 @click.command(cls=Verb)
 @click.option("-a", "--all", "everything", is_flag=True, help="Also those that are done.")
-@click.option("--user", metavar="U", default="", help="Of this user.")
+@click.option("--user", metavar="U", default="", shell_complete=complete_users, help="Of this user.")
 @click.option("--state", metavar="S", default="", help="In these states: RUNNING,FAILED ...")
 @click.option("--since", metavar="D", type=DURATION, help="Submitted within this time; also those that are done.")
 @click.option("--watch", is_flag=True, help="Again every second.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from sshgrid.cli.base import Parsed, Verbs, pass_session
+from sshgrid.cli.base import Parsed, Verbs, complete_users, pass_session
 from sshgrid.cli.session import Session
 from sshgrid.errors import FileMissing, UsageError
 from sshgrid.model import Caps, Role
@@ -52,7 +52,7 @@ def add(session: Session, name: str, admin: bool, key_file: str | None) -> int:
 
 
 @user_group.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_users)
 @pass_session
 def rm(session: Session, name: str) -> int:
     """Let NAME in no more: open sessions and waiting jobs end, what runs goes on."""
@@ -114,7 +114,7 @@ def _changed(session: Session, request: UsersQuestion) -> int:
 
 
 @user_group.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_users)
 @click.option("--password-stdin", is_flag=True, help="Read it from standard input instead of asking.")
 @click.option("--remove", is_flag=True, help="Take the password away: keys alone.")
 @pass_session
@@ -138,7 +138,7 @@ def _ask_password(session: Session, name: str) -> str:
 
 
 @user_group.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_users)
 @pass_session
 def disable(session: Session, name: str) -> int:
     """Lock NAME out; open sessions end."""
@@ -146,7 +146,7 @@ def disable(session: Session, name: str) -> int:
 
 
 @user_group.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_users)
 @pass_session
 def enable(session: Session, name: str) -> int:
     """Let NAME in again."""
@@ -162,7 +162,7 @@ def key_group() -> None:
 
 
 @key_group.command("add")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_users)
 @click.argument("file")
 @pass_session
 def add_key(session: Session, name: str, file: str) -> int:
@@ -174,7 +174,7 @@ def add_key(session: Session, name: str, file: str) -> int:
 
 
 @key_group.command("ls")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_users)
 @pass_session
 def list_keys(session: Session, name: str) -> int:
     """List the keys of NAME."""
@@ -194,7 +194,7 @@ def list_keys(session: Session, name: str) -> int:
 
 
 @key_group.command("rm")
-@click.argument("name")
+@click.argument("name", shell_complete=complete_users)
 @click.argument("fingerprint")
 @pass_session
 def remove_key(session: Session, name: str, fingerprint: str) -> int:
@@ -245,7 +245,7 @@ def _or_none(parse: str) -> Parsed:
 
 
 @user_group.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_users)
 @click.option("--jobs", "running", metavar="N|none", type=_or_none("number"), help="Jobs that run; others wait.")
 @click.option("--queued", metavar="N|none", type=_or_none("number"), help="Jobs that wait; others are refused.")
 @click.option("--time", "wall_seconds", metavar="D|none", type=_or_none("duration"), help="Of one run.")

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sshgrid import wire
-from sshgrid.model import JobId, NodeState
+from sshgrid import wire, wire_users
+from sshgrid.model import Caps, JobId, NodeState, Role
 from sshgrid.prompt.completing import split_line
 from sshgrid.shell import counts_text
 from tests.service.conftest import Cli
@@ -105,6 +105,15 @@ def test_the_bottom_line_counts_jobs_and_nodes(fake: FakeMaster, cli: Cli) -> No
     terminal = Terminal(cli)
     terminal.expect("jobs: 3 running, 12 pending   nodes: 1 of 2 up")
     terminal.close()
+
+
+def test_tab_completes_users(terminal: Terminal, fake: FakeMaster) -> None:
+    alice = wire_users.UserLine("alice", Role.USER, False, False, 0.0, (), Caps(), 0, 0)
+    fake.on(wire_users.Users, wire_users.UsersReply((alice,)))
+    terminal.type("user limit al")
+    terminal.expect("al")
+    terminal.type("\t")
+    terminal.expect("ice")
 
 
 @pytest.mark.parametrize(
