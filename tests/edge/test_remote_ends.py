@@ -194,7 +194,7 @@ def test_F21_kill_ends_the_whole_family(node: ShellNode) -> None:
     order = node.order(FAMILY % {b"n": seconds} + b"exec sleep %d" % seconds)
     node.start(order)
     node.is_running(order, "ready")
-    assert len(sleepers(seconds)) >= 5
+    wait_until(lambda: len(sleepers(seconds)) == 8, "the whole family", 5, lambda: sleepers(seconds))
     node.verb("signal", order.run, "KILL")
     assert code(node.ended(order)) == 137
     gone(node, seconds)

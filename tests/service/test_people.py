@@ -198,7 +198,7 @@ async def test_A33_uploads_that_become_no_job_have_an_end(door: Door) -> None:
 
 
 async def test_the_running_cap_of_one_user_does_not_hold_back_another(door: Door) -> None:
-    door.grid.engine.plays(*[until_killed] * 4)
+    door.grid.engine.plays(*[until_killed] * 6)
     ann, bob = await with_user(door, "ann", Caps(running=1)), await with_user(door, "bob")
     hers = [await ann.submit(b"echo %d\n" % number, str(number)) for number in range(3)]
     his = [await bob.submit(b"echo %d\n" % number, str(number)) for number in range(3)]
