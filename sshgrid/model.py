@@ -12,7 +12,29 @@ from typing import NewType, TypeAlias
 
 import msgspec
 
-JobId = NewType("JobId", int)
+JobId = NewType("JobId", int)  # of a task of a sweep it is negative: see task_id
+
+MAX_TASKS = (1 << 20) - 1  # of one sweep
+
+
+def task_id(sweep: JobId, number: int) -> JobId:
+    """The id of a task. Negative, so that it never meets the ids that are given one after the other."""
+    return JobId(-(sweep << 20 | number))
+
+
+def sweep_of(job: JobId) -> JobId | None:
+    """The sweep that a task belongs to; None for any other job."""
+    return JobId(-job >> 20) if job < 0 else None
+
+
+def task_number(job: JobId) -> int:
+    """The number of a task in its sweep, from 1."""
+    return -job & MAX_TASKS
+
+
+def job_text(job: JobId) -> str:
+    """A job as people write it: 42, or 42.17 for the 17th task of sweep 42."""
+    return str(job) if job >= 0 else f"{-job >> 20}.{-job & MAX_TASKS}"
 
 
 class Noun(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=True):
@@ -191,8 +213,27 @@ class OnDisconnect(enum.StrEnum):
     CANCEL = "cancel"
 
 
+class Halt(Noun, frozen=True):
+    """When a sweep starts no more tasks (`soon`), or ends those that run as well (`now`), as GNU parallel's --halt."""
+
+    when: str = "never"  # "never" | "soon" | "now"
+    what: str = "fail"  # which tasks count: "fail" | "success" | "done"
+    count: int | None = None
+    percent: float | None = None  # of all tasks
+
+
+class Sweep(Noun, frozen=True):
+    """One program over many parameters. Each task is a job of its own, numbered from 1 in its sweep."""
+
+    table: SourceFile  # the parameters, as parameters.encode wrote them; its bytes travel like a source file
+    tasks: int  # rows of the table
+    chosen: str = ""  # numbers of the tasks to be run, as "1-40,45"; "" = all
+    at_once: int | None = None  # so many tasks run at the same time at most
+    halt: Halt = Halt()
+
+
 class Submission(Noun, frozen=True):
-    """A program and how its owner wants it treated."""
+    """A program and how its owner wants it treated. For a sweep the program's arguments are a template."""
 
     program: Program
     command: str  # what `ps` shows: the file and its arguments as typed
@@ -206,6 +247,7 @@ class Submission(Noun, frozen=True):
     terminal: bool = False  # interactive on a pseudo-terminal
     keep_children: bool = False  # what the program leaves running stays when it ends by itself
     wait_for_nodes: bool = False  # detached: stay queued while every able node is down, instead of giving up
+    sweep: Sweep | None = None
 
 
 # --- how an attempt and a job end -------------------------------------------------------------------------------------
@@ -281,6 +323,14 @@ class GaveUp(Noun, frozen=True, tag="gave-up"):
     no_toolchain: bool = False  # no node can ever run its language
 
 
+class Swept(Noun, frozen=True, tag="swept"):
+    """All tasks of a sweep are over, or were not begun because it was halted."""
+
+    tasks: int
+    failed: int
+    left: int = 0  # never begun
+
+
 class Crashed(Noun, frozen=True, tag="crashed"):
     """Our bug; the traceback is in the master's log."""
 
@@ -300,7 +350,16 @@ Outcome: TypeAlias = (
     | Crashed
 )
 Verdict: TypeAlias = (
-    Exited | CompileFailed | TimedOut | OutOfMemory | OutputLimit | ProcessLimit | Cancelled | GaveUp | Crashed
+    Exited
+    | CompileFailed
+    | TimedOut
+    | OutOfMemory
+    | OutputLimit
+    | ProcessLimit
+    | Cancelled
+    | GaveUp
+    | Swept
+    | Crashed
 )
 
 
@@ -332,7 +391,7 @@ class Attempt(Noun, frozen=True):
     node: str
 
     def __str__(self) -> str:
-        return f"{self.job}.{self.number}"
+        return f"{job_text(self.job)}.{self.number}"
 
 
 class AttemptRecord(Noun, frozen=True):

@@ -1,7 +1,7 @@
 """How a face and the master talk: JSON Lines over a byte stream, raw bytes after a line that announces them.
 
 A line is one JSON object with a "type". When it carries `size` and is one of the payload messages (`PutBlob`, `Output`,
-`Input`), exactly `size` raw bytes follow its newline: output is never escaped or re-encoded. A connection carries one
+`TaskOutput`, `Input`), exactly `size` raw bytes follow its newline: output is never escaped or re-encoded. A connection carries one
 request at a time; `Watch` and `Logs` answer with events until `Ended`, every other request with one reply. The client
 may send `Input`, `Resize`, `Cancel` while it watches. Refuses lines over MAX_LINE and payloads over MAX_PAYLOAD.
 
@@ -20,6 +20,7 @@ import msgspec
 
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.model import JobId, NodeState, Noun, OnDisconnect, Submission, Toolchain
+from sshgrid.wire_sweeps import SweepEvent, SweepReply, SweepsQuestion, TaskOutput, WatchSweep
 from sshgrid.wire_users import UsersQuestion, UsersReply
 
 if TYPE_CHECKING:
@@ -222,10 +223,11 @@ Question: TypeAlias = (
     | Reload
     | Backup
     | Stop
+    | SweepsQuestion
     | UsersQuestion
 )
 
-Request: TypeAlias = Question | PutBlob | Watch | Logs | Input | Resize
+Request: TypeAlias = Question | PutBlob | Watch | WatchSweep | Logs | Input | Resize
 
 
 # --- what is answered -------------------------------------------------------------------------------------------------
@@ -490,7 +492,7 @@ class Ended(Noun, frozen=True, tag="ended"):
     job: JobLine
 
 
-Event: TypeAlias = Output | Progress | Waiting | Notice | Restarted | Ended
+Event: TypeAlias = Output | Progress | Waiting | Notice | Restarted | Ended | SweepEvent
 
 Reply: TypeAlias = (
     Welcome
@@ -506,12 +508,13 @@ Reply: TypeAlias = (
     | ToolchainsReply
     | StatusReply
     | ClientsReply
+    | SweepReply
     | UsersReply
 )
 
 Message: TypeAlias = Hello | Request | Reply | Event
 
-_PAYLOAD = (PutBlob, Output, Input)
+_PAYLOAD = (PutBlob, Output, TaskOutput, Input)
 _HEAD = re.compile(rb'\{"type":"([a-z-]+)"[,}]')
 _KINDS = {kind.__struct_config__.tag: kind for kind in get_args(Message)}
 _encoder = msgspec.json.Encoder()
@@ -550,7 +553,7 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._searched = 0  # so far there is no end of a line in it
-        self._head: PutBlob | Output | Input | None = None
+        self._head: PutBlob | Output | TaskOutput | Input | None = None
 
     def feed(self, piece: bytes) -> Iterator[tuple[Message, bytes]]:
         """Messages completed by `piece`. UsageError when the bytes are not this protocol."""
