@@ -20,7 +20,8 @@ from sshgrid.errors import StoreError, UsageError
 from sshgrid.version import VERSION as SSHGRID
 
 APPLICATION_ID = 0x53475244  # "SGRD", in the header of the file
-MIGRATIONS = ("schema_1", "schema_2")  # section n of schema.sql leads from version n - 1 to version n; only ever append
+# Section n of schema.sql leads from version n - 1 to version n; only ever append.
+MIGRATIONS = ("schema_1", "schema_2", "schema_3")
 VERSION = len(MIGRATIONS)
 BUSY_SECONDS = 10.0
 RESTORE = "move it away and restore a backup, or start with an empty queue"

@@ -67,7 +67,7 @@ class NoSuchJob(UsageError):
     exit_status = 1
 
 
-def no_such_job(job: int) -> NoSuchJob:
+def no_such_job(job: str) -> NoSuchJob:
     """Also for a job of somebody else: in the same words, so that nobody learns that it is there."""
     return NoSuchJob(f"no such job: {job}", "sshgrid ps --all")
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
-from sshgrid import selectors, toolchains
+from sshgrid import selectors, sweeps, toolchains
 from sshgrid.errors import NoSuchNode, UnknownLanguage, UsageError
 from sshgrid.model import Facts, Language, Limits, Program, Submission, Toolchain
 from sshgrid.spool import Spool
@@ -36,19 +36,21 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
     program = submission.program
     toolchains.check_program(program)
     _check_wishes(submission)
-    if missing := spool.missing(digests(program)):
+    if missing := spool.missing(digests(submission)):
         raise UsageError(f"{len(missing)} files of this job were not uploaded")
     source = spool.read(next(file.sha256 for file in program.files if file.name == program.entry))
     program = _named(program, source[:_HEAD_BYTES], languages)
     row = next(row for row in languages if row.name == program.language)
     toolchains.recipe(row, stand_in(row), program, source, _SOMEWHERE)
+    sweeps.check(submission, spool.read)
     return msgspec.structs.replace(submission, program=program)
 
 
-def digests(program: Program) -> Collection[str]:
-    """The SHA-256 of every file that a program needs, its input too."""
-    files = (*program.files, program.stdin) if program.stdin else program.files
-    return {file.sha256 for file in files}
+def digests(submission: Submission) -> Collection[str]:
+    """The SHA-256 of every file that a submission needs: the program's, its input, the parameters of a sweep."""
+    program = submission.program
+    files = (*program.files, program.stdin, submission.sweep.table if submission.sweep else None)
+    return {file.sha256 for file in files if file is not None}
 
 
 def stand_in(row: Language) -> Toolchain:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+import msgspec
 
 from sshgrid.board import Board
 from sshgrid.errors import StoreError
-from sshgrid.model import Job, JobId, Phase
+from sshgrid.model import Attempt, AttemptRecord, Job, JobId, Phase
 from sshgrid.store import Store
 
 MINUTE_SECONDS = 60
@@ -27,7 +29,9 @@ class JobBook:
         self.wake = asyncio.Event()
         self.failure: StoreError | None = None
         self._ended: Counter[int] = Counter()  # how many in each second of the last minute
-        self._active: dict[JobId, Job] = {job.id: job for job in store.jobs(active_only=True)}
+        self.on_task: Callable[[Job], None] = lambda task: None  # a task of a sweep has changed
+        active = [*store.jobs(active_only=True), *store.active_tasks()]
+        self._active: dict[JobId, Job] = {job.id: job for job in active}
 
     def fail(self, error: StoreError) -> None:
         """What is kept here can no longer be trusted: whoever decides must stop."""
@@ -47,8 +51,21 @@ class JobBook:
                     self._forget_old_seconds()
         else:
             self._active[job.id] = job
+        if job.id < 0:
+            self.on_task(job)
         self.board.tell(job.id)
         self.wake.set()
+
+    def begin(self, job: Job, node: str, now: float) -> tuple[Job, Attempt] | None:
+        """Claim a node for a job that waits; None when the store says that it may not begin."""
+        if job.id < 0 and not job.attempts:
+            attempt = self.store.begin_task(job, node, now)
+            job = msgspec.structs.replace(job, phase=Phase.RUNNING, attempts=(AttemptRecord(1, node, now),))
+            self.keep(job)
+            return job, attempt
+        found = self.store.begin(job.id, node, now)
+        job = self.reread(job.id)
+        return None if found is None else (job, found)
 
     def reread(self, job_id: JobId) -> Job:
         """As `keep`, with what the store says."""
@@ -69,8 +86,8 @@ class JobBook:
         return job_id not in self._active
 
     def active(self) -> list[Job]:
-        """The jobs that are not over."""
-        return list(self._active.values())
+        """The jobs that are not over, tasks of sweeps left out."""
+        return [job for job in self._active.values() if job.id > 0]
 
     def in_phase(self, phase: Phase) -> list[Job]:
         return [job for job in self._active.values() if job.phase is phase]

@@ -11,7 +11,18 @@ from collections.abc import Iterable
 
 from sshgrid import toolchains
 from sshgrid.errors import UsageError
-from sshgrid.model import Attempt, Facts, Limits, Noun, OnHostLoss, Program, Recipe
+from sshgrid.model import (
+    Attempt,
+    Facts,
+    Limits,
+    Noun,
+    OnHostLoss,
+    Program,
+    Recipe,
+    job_text,
+    sweep_of,
+    task_number,
+)
 
 BUILD_LIMIT_SECONDS = 600
 # What a node may take to see that a lease has ended, and to end the run: a look a second, KILL, and a slow machine.
@@ -38,7 +49,7 @@ class Order(Noun, frozen=True):
 
 def run_name(grid: str, attempt: Attempt) -> str:
     """The name of an attempt's folder on its node."""
-    return f"{grid}-{attempt.job}.{attempt.number}"
+    return f"{grid}-{job_text(attempt.job).replace('.', '_')}.{attempt.number}"
 
 
 def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) -> bytes:
@@ -93,10 +104,11 @@ def _layout(recipe: Recipe) -> list[bytes]:
 
 
 def _environment(order: Order, facts: Facts) -> list[bytes]:
+    job, sweep = order.attempt.job, sweep_of(order.attempt.job)
     own = {
         "SSHGRID_RUN": f"{order.run}/",  # closed by a slash: 4.1 must not be found in 4.10
-        "SSHGRID_JOB_ID": str(order.attempt.job),
-        "SSHGRID_TASK_ID": str(order.attempt.job),
+        "SSHGRID_JOB_ID": str(job if sweep is None else sweep),
+        "SSHGRID_TASK_ID": str(job if sweep is None else task_number(job)),
         "SSHGRID_ATTEMPT": str(order.attempt.number),
         "SSHGRID_NODE": order.attempt.node,
     }

@@ -29,6 +29,7 @@ from sshgrid.model import (
     ProcessLimit,
     RetryPolicy,
     Step,
+    Swept,
     TimedOut,
     ToolchainBroken,
     Verdict,
@@ -37,6 +38,7 @@ from sshgrid.quantities import format_duration, format_size
 
 POISON_NODES = 3  # so many different nodes lost while it ran: the job is the likelier cause
 TOOLCHAIN_TRIES = 2
+MOST_FAILED = 101  # as GNU parallel: 1 to 100 = so many tasks failed, 101 = more
 HELD_BY_USER = "HeldByUser"
 
 
@@ -152,7 +154,7 @@ def attempts_allowed(job: Job, policy: RetryPolicy) -> int:
     """The 3 of "attempt 2 of 3". A broken toolchain has a budget of its own, so a try it took does not count here."""
     if job.submission.interactive or job.submission.on_host_loss is OnHostLoss.FAIL:
         return 1
-    return 1 + _retries(job, policy) + len(_failures(job, ToolchainBroken))
+    return job.forgiven + 1 + _retries(job, policy) + len(_failures(job, ToolchainBroken))
 
 
 def _retries(job: Job, policy: RetryPolicy) -> int:
@@ -160,7 +162,7 @@ def _retries(job: Job, policy: RetryPolicy) -> int:
 
 
 def _failures(job: Job, *kinds: type[HostLost] | type[ToolchainBroken]) -> list[AttemptRecord]:
-    return [record for record in job.attempts if isinstance(record.outcome, kinds)]
+    return [record for record in job.attempts if isinstance(record.outcome, kinds) and record.number > job.forgiven]
 
 
 def _nodes_lost_while_running(job: Job) -> int:
@@ -202,9 +204,9 @@ def state(job: Job, disconnected: bool = False) -> str:
 
 def _ended_state(verdict: Verdict | None) -> str:
     match verdict:
-        case Exited(0):
+        case Exited(0) | Swept(failed=0):
             return "COMPLETED"
-        case Exited() | OutputLimit() | ProcessLimit() | Crashed() | None:
+        case Exited() | OutputLimit() | ProcessLimit() | Swept() | Crashed() | None:
             return "FAILED"
         case CompileFailed():
             return "COMPILE_ERROR"
@@ -231,6 +233,8 @@ def exit_status(job: Job) -> int | None:
             return 124
         case GaveUp(no_toolchain=True):
             return 127
+        case Swept(failed=failed):
+            return min(failed, MOST_FAILED)
         case GaveUp() | Crashed():
             return 125
         case CompileFailed():
@@ -272,7 +276,7 @@ def ended_by_signal(verdict: Verdict | None) -> int | None:
             return int(signal.SIGXFSZ)
         case Cancelled(by):
             return cancel_signal(by)
-        case CompileFailed() | TimedOut() | GaveUp() | Crashed() | None:
+        case CompileFailed() | TimedOut() | GaveUp() | Swept() | Crashed() | None:
             return None
         case _:
             assert_never(verdict)
@@ -311,7 +315,15 @@ def outcome_text(outcome: Outcome | Verdict) -> str:
             return f"cancelled ({by})" if by else "cancelled"
         case HostLost(text) | ToolchainBroken(text) | GaveUp(text):
             return text
+        case Swept():
+            return _swept_text(outcome)
         case Crashed(text):
             return f"a bug in sshgrid: {text}"
         case _:
             assert_never(outcome)
+
+
+def _swept_text(swept: Swept) -> str:
+    parts = [f"{swept.failed} of {swept.tasks} tasks failed"] if swept.failed else []
+    parts += [f"{swept.left} were not begun"] if swept.left else []
+    return ", ".join(parts)

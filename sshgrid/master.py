@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
+import msgspec
+
 from sshgrid import fanout, intake, lifecycle, placement, quota, report, selectors
 from sshgrid.attempts import Attempts
 from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage, UsageError
@@ -34,6 +36,8 @@ from sshgrid.placement import NodeView
 from sshgrid.roster import Roster
 from sshgrid.scheduler import DECIDE_SECONDS, Scheduler
 from sshgrid.store import Store
+from sshgrid.sweep_report import SweepReport
+from sshgrid.sweeps import Sweeps, is_success
 from sshgrid.watching import tail, watch
 from sshgrid.wire import (
     Cancel,
@@ -51,6 +55,7 @@ from sshgrid.wire import (
     ToolchainLine,
     Watch,
 )
+from sshgrid.wire_sweeps import WatchSweep
 
 log = logging.getLogger(__name__)
 
@@ -92,13 +97,16 @@ class Master:
         self.book = book
         self.attempts = Attempts(book, roster)
         self.people = People(book, lambda job, by: self._cancel(job, "TERM", by))
-        self.scheduler = Scheduler(book, roster, self.attempts, inventory.placement, rng, self.people.caps)
+        self.sweeps = Sweeps(book, roster.spool, lambda task: self._cancel(task, "TERM", "its sweep"))
+        self.sweep_report = SweepReport(book, roster.spool, self.sweeps, self.attempts, self._disconnected)
+        self.scheduler = Scheduler(book, roster, self.attempts, self.sweeps, inventory.placement, rng, self.people.caps)
         self.inventory = inventory
         self._rng = rng
 
     async def run(self) -> None:
         """Take up what an earlier master left, then place what waits; until cancelled."""
         self._forget_removed()
+        self.sweeps.take_up()
         await self.follow(self.inventory)
         for job in self.book.in_phase(Phase.RUNNING):
             self.attempts.resume(job)
@@ -138,6 +146,8 @@ class Master:
         submission = intake.complete(submission, self.inventory.languages, self.spool)
         await self._refuse_impossible(submission)
         job = self.store.add(submission, owner, key, time.time())
+        if submission.sweep:
+            self.sweeps.add(job)
         self.book.keep(job)
         return job.id
 
@@ -173,10 +183,12 @@ class Master:
             await self.book.board.changed(None, 0.25)
 
     @asynccontextmanager
-    async def watch(self, request: Watch | Logs) -> AsyncIterator[AsyncIterator[tuple[Event, bytes]]]:
+    async def watch(self, request: Watch | WatchSweep | Logs) -> AsyncIterator[AsyncIterator[tuple[Event, bytes]]]:
         """Events of one job. Raises NoSuchJob."""
         self.book.current(request.job)
-        if isinstance(request, Watch):
+        if isinstance(request, WatchSweep):
+            events = self.sweep_report.watch(request, self.line)
+        elif isinstance(request, Watch):
             events = watch(self.book, self.spool, self.line, request)
         else:
             events = tail(self.book, self.spool, self.line, request)
@@ -215,7 +227,10 @@ class Master:
     def _cancel(self, job: Job, signal: str, by: str) -> None:
         words = f"{signal} by {by}" if by else signal
         job = self.store.request_cancel(job.id, words)
-        if job.phase is Phase.QUEUED:
+        if job.submission.sweep and job.phase is Phase.QUEUED:
+            self.book.keep(job)
+            self.sweeps.changed(job, lambda task: self._cancel(task, signal, by))
+        elif job.phase is Phase.QUEUED:
             self.store.finish(job.id, Cancelled(words), time.time())
             self.attempts.forget(job.id)
             self.book.reread(job.id)
@@ -227,8 +242,38 @@ class Master:
         """Keep waiting jobs from starting, or let them go; how many of these wait."""
         waiting = [job_id for job_id in jobs if self.book.current(job_id).phase is Phase.QUEUED]
         for job_id in waiting:
-            self.book.keep(self.store.hold(job_id, "" if release else lifecycle.HELD_BY_USER))
+            job = self.store.hold(job_id, "" if release else lifecycle.HELD_BY_USER)
+            self.book.keep(job)
+            self.sweeps.changed(job)
         return len(waiting)
+
+    async def retry(self, jobs: Sequence[JobId], failed: bool) -> int:
+        """Queue what is over once more: with `failed` only what did not succeed. How many jobs or tasks."""
+        count = 0
+        for job_id in jobs:
+            job = self.book.current(job_id)
+            if job.submission.sweep:
+                count += self._retry_sweep(job, failed)
+            elif not (failed and is_success(job.verdict)):
+                count += self.store.retry([job.id])
+                self.book.reread(job.id)
+        return count
+
+    def _retry_sweep(self, job: Job, failed: bool) -> int:
+        if job.phase is not Phase.DONE:
+            raise UsageError(f"sweep {job.id} is not over", f"sshgrid wait {job.id}")
+        fates = self.store.task_fates(job.id)
+        again = [task for task, phase, verdict in fates if phase is Phase.DONE and not (failed and is_success(verdict))]
+        unbegun = self.sweep_report.progress(job).left
+        if not again and not unbegun:
+            return 0
+        with self.store.batch():
+            self.store.retry([*again, job.id])
+        self.sweeps.add(self.store.job(job.id))
+        for task in again:
+            self.book.reread(task)
+        self.book.reread(job.id)
+        return len(again) + unbegun
 
     async def remove(self, jobs: Sequence[JobId]) -> int:
         """Forget finished jobs and what they left here."""
@@ -265,6 +310,8 @@ class Master:
     def _line(self, job: Job, moment: _Moment, explain: bool = False) -> JobLine:
         now = time.time()
         job = self.attempts.live(job)
+        if job.submission.sweep:
+            return self._sweep_line(job, now, moment)
         allowed = lifecycle.attempts_allowed(job, self.inventory.retry)
         pending, why = "", tuple[NodeReason, ...]()
         if job.phase is Phase.QUEUED:
@@ -272,6 +319,23 @@ class Master:
             if explain:
                 why = placement.explain(moment.views(job.owner), job.submission, job.excluded, self.inventory.languages)
         return report.job_line(job, now, allowed, self._disconnected(job), pending, why)
+
+    def _sweep_line(self, job: Job, now: float, moment: _Moment) -> JobLine:
+        """A sweep runs while it is not over and some task of it has begun."""
+        progress = self.sweep_report.progress(job)
+        pending = moment.pending_code(job) if job.phase is Phase.QUEUED else ""
+        line = report.job_line(job, now, 1, pending=pending)
+        if job.phase is Phase.DONE:
+            return msgspec.structs.replace(line, sweep=progress, seconds=(job.ended or now) - job.submitted)
+        if not (progress.running or progress.ended):
+            return msgspec.structs.replace(line, sweep=progress)
+        return msgspec.structs.replace(
+            line,
+            sweep=progress,
+            state="RUNNING",
+            seconds=now - job.submitted,
+            reason=job.held or f"{progress.ended} of {progress.tasks} done",
+        )
 
     def _disconnected(self, job: Job) -> bool:
         if job.phase is not Phase.RUNNING or not job.attempts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import NewType, TypeAlias
+from typing import Literal, NewType, TypeAlias
 
 import msgspec
 
@@ -216,8 +216,8 @@ class OnDisconnect(enum.StrEnum):
 class Halt(Noun, frozen=True):
     """When a sweep starts no more tasks (`soon`), or ends those that run as well (`now`), as GNU parallel's --halt."""
 
-    when: str = "never"  # "never" | "soon" | "now"
-    what: str = "fail"  # which tasks count: "fail" | "success" | "done"
+    when: Literal["never", "soon", "now"] = "never"
+    reason: Literal["fail", "success", "done"] = "fail"  # which tasks count
     count: int | None = None
     percent: float | None = None  # of all tasks
 
@@ -350,16 +350,7 @@ Outcome: TypeAlias = (
     | Crashed
 )
 Verdict: TypeAlias = (
-    Exited
-    | CompileFailed
-    | TimedOut
-    | OutOfMemory
-    | OutputLimit
-    | ProcessLimit
-    | Cancelled
-    | GaveUp
-    | Swept
-    | Crashed
+    Exited | CompileFailed | TimedOut | OutOfMemory | OutputLimit | ProcessLimit | Cancelled | GaveUp | Swept | Crashed
 )
 
 
@@ -426,6 +417,7 @@ class Job(Noun, frozen=True):
     held: str = ""  # why it is held; "" = it is not
     ended: float | None = None
     cancel_by: str = ""  # who asked, the signal first: "INT", "TERM by ana"; read while cancel_requested
+    forgiven: int = 0  # attempts up to this number do not count against it: somebody has asked for a retry
 
 
 class RetryPolicy(Noun, frozen=True):

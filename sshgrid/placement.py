@@ -412,4 +412,4 @@ def _fair(jobs: Sequence[Job], turns: dict[str, float]) -> list[Job]:
 
 
 def _age(job: Job) -> tuple[float, int]:
-    return job.submitted, job.id
+    return job.submitted, abs(job.id)  # ids of tasks are negative

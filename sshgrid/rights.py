@@ -35,6 +35,7 @@ from sshgrid.wire import (
     Toolchains,
     Watch,
 )
+from sshgrid.wire_sweeps import ProgressOf, Retry, Tasks, WatchSweep
 from sshgrid.wire_users import (
     AddKey,
     AddUser,
@@ -73,6 +74,8 @@ def may(person: Person, request: Request, owner: str | None = None) -> Answer:
             return Allowed()
         case Watch() | Logs() | Info() | Input() | Resize() | Cancel() | Hold() | Remove():
             return Allowed() if sees_all(person) or owner == person.name else Hidden()
+        case WatchSweep() | ProgressOf() | Tasks() | Retry():
+            return Allowed() if sees_all(person) or owner == person.name else Hidden()
         case CheckNodes() | Diagnose() | Execute() | Reload() | Stop():
             return _admins(person)
         case Users() | AddUser() | RemoveUser() | DisableUser() | SetPassword() | AddKey() | RemoveKey() | SetCaps():
@@ -100,9 +103,11 @@ def seen_by(person: Person) -> str:
 def concerned(request: Request) -> tuple[JobId, ...]:
     """The jobs that a request names."""
     match request:
-        case Watch(job=job) | Logs(job=job) | Info(job=job):
+        case (
+            Watch(job=job) | Logs(job=job) | Info(job=job) | WatchSweep(job=job) | ProgressOf(job=job) | Tasks(job=job)
+        ):
             return (job,)
-        case Cancel(jobs=jobs) | Hold(jobs=jobs) | Remove(jobs=jobs):
+        case Cancel(jobs=jobs) | Hold(jobs=jobs) | Remove(jobs=jobs) | Retry(jobs=jobs):
             return jobs
         case _:
             return ()

@@ -19,6 +19,7 @@ from sshgrid.jobbook import JobBook
 from sshgrid.model import Cancelled, Caps, GaveUp, Group, Job, JobId, Noun, Phase, Submission, Verdict
 from sshgrid.placement import NodeView
 from sshgrid.roster import Roster
+from sshgrid.sweeps import Sweeps
 
 # For so long a new job waits for nodes that are being dialled or tested.
 DECIDE_SECONDS = 3.0
@@ -41,7 +42,14 @@ class Scheduler:
     """Claims nodes for jobs. `policy` is a name in placement.POLICIES."""
 
     def __init__(
-        self, book: JobBook, roster: Roster, attempts: Attempts, policy: str, rng: Random, caps: CapsOf
+        self,
+        book: JobBook,
+        roster: Roster,
+        attempts: Attempts,
+        sweeps: Sweeps,
+        policy: str,
+        rng: Random,
+        caps: CapsOf,
     ) -> None:
         self.policy = policy
         self.groups: Sequence[Group] = ()  # those with a limit
@@ -49,6 +57,7 @@ class Scheduler:
         self._book = book
         self._roster = roster
         self._attempts = attempts
+        self._sweeps = sweeps
         self._rng = rng
         self._caps = caps
         self.turn = 0
@@ -74,10 +83,10 @@ class Scheduler:
 
     def _step(self, now: float) -> float:
         """Start what can be started; seconds until the next look that nothing else would cause."""
-        waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
+        views = self._roster.views()
+        waiting = self._waiting(views, now)
         rests = self._backoff_rests(waiting, now)
         pauses = [LONGEST_PAUSE_SECONDS, *rests.values()]
-        views = self._roster.views()
         prospects: dict[Wants, _Prospect] = {}
         stuck: set[Wants] = set()  # of many alike, one that finds no node speaks for all
         running = Counter(self._book.running_by_owner())
@@ -96,6 +105,20 @@ class Scheduler:
                 pauses.append(1.0)  # load and memory change by samples alone, which wake nobody
             stuck.add(wants)
         return max(0.01, min(pauses))
+
+    def _waiting(self, views: Sequence[NodeView], now: float) -> list[Job]:
+        """The jobs that wait, with the next tasks in the place of their sweeps."""
+        waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
+        sweeps = [job for job in waiting if job.submission.sweep]
+        if not sweeps:
+            return waiting
+        for sweep in sweeps:
+            # One that has begun waits for better times, as do its tasks.
+            if not self._sweeps.begun(sweep.id):
+                self._finish_hopeless(sweep, self._prospect(views, sweep.submission), now)
+        free = sum(max(0, placement.slots(view) - view.running) for view in views if view.up)
+        single = [job for job in waiting if job.id > 0 and job.submission.sweep is None]
+        return [*single, *self._sweeps.upcoming(free + 1)]
 
     def _backoff_rests(self, waiting: Sequence[Job], now: float) -> dict[JobId, float]:
         """Seconds that jobs still back off: never longer than the policy's longest, however the wall clock jumps."""
@@ -134,11 +157,10 @@ class Scheduler:
             return False
         self.turn += 1
         self._served[job.owner] = self.turn
-        attempt = self._book.store.begin(job.id, view.node.name, now)
-        job = self._book.reread(job.id)
-        if attempt is None:
+        begun = self._book.begin(job, view.node.name, now)
+        if begun is None:
             return False
-        self._attempts.begin(job, attempt)
+        self._attempts.begin(*begun)
         return True
 
     def _prospect(self, views: Sequence[NodeView], submission: Submission) -> _Prospect:
@@ -154,6 +176,7 @@ class Scheduler:
         if verdict is None:
             return False
         self._book.store.finish(job.id, verdict, now)
+        self._sweeps.forget(job.id)
         self._attempts.forget(job.id)
         self._book.reread(job.id)
         return True

@@ -89,6 +89,22 @@ CREATE TABLE user_key (
 ) WITHOUT ROWID;
 
 
+-- name: schema_3
+-- Version 3: sweeps. A row of `job` with a negative id is a task (see model.task_id), made when the task begins; its
+-- submission is its own. An earlier sshgrid could not read such rows.
+
+-- Attempts up to this number do not count against the job: somebody has asked for a retry.
+ALTER TABLE job ADD COLUMN forgiven INTEGER NOT NULL DEFAULT 0;
+
+DROP VIEW job_row;
+CREATE VIEW job_row AS
+SELECT
+    id, owner, submitted, phase, priority, excluded, not_before, verdict, cancel_requested, held, ended,
+    cancel_by, forgiven,
+    (SELECT group_concat(record, ',') FROM (SELECT record FROM attempt WHERE job = job.id ORDER BY number)) AS attempts
+FROM job;
+
+
 -- name: set_meta
 -- Remembers one fact about the file.
 INSERT OR REPLACE INTO meta (name, value) VALUES (:name, :value);
@@ -105,6 +121,11 @@ SELECT id FROM job WHERE owner = :owner AND submit_key = :key;
 -- name: add_job
 -- Accepts a job.
 INSERT INTO job (owner, submit_key, priority, submitted, phase) VALUES (:owner, :key, :priority, :submitted, 'queued');
+
+-- name: add_task
+-- A task of a sweep, claimed in the moment in which it becomes a row.
+INSERT INTO job (id, owner, submit_key, priority, submitted, phase, last_attempt)
+VALUES (:id, :owner, :key, :priority, :submitted, 'running', 1);
 
 -- name: add_submission
 -- Keeps what was asked for.
@@ -130,11 +151,24 @@ SELECT * FROM job_row WHERE phase = 'running' AND phase <> 'done' ORDER BY id;
 -- name: jobs_active
 -- What waits or runs, of one owner or of all ('').
 SELECT * FROM job_row
-WHERE phase IN ('queued', 'running') AND phase <> 'done' AND (:owner = '' OR owner = :owner) ORDER BY id;
+WHERE phase IN ('queued', 'running') AND phase <> 'done' AND id > 0 AND (:owner = '' OR owner = :owner) ORDER BY id;
+
+-- name: tasks_active
+-- The tasks that wait for another attempt or run.
+SELECT * FROM job_row WHERE phase IN ('queued', 'running') AND phase <> 'done' AND id < 0 ORDER BY id DESC;
+
+-- name: task_fates
+-- Of each task of a sweep that has begun where it stands and how it ended, in the order in which they ended.
+SELECT id, phase, verdict FROM job WHERE id BETWEEN :first AND :last ORDER BY ended, id DESC;
+
+-- name: tasks_of
+-- The tasks of a sweep that have begun, by number.
+SELECT * FROM job_row WHERE id BETWEEN :first AND :last ORDER BY id DESC;
 
 -- name: jobs_all
 -- Everything, of one owner or of all (''), that was not over before `since`.
-SELECT * FROM job_row WHERE (:owner = '' OR owner = :owner) AND (ended IS NULL OR ended >= :since) ORDER BY id;
+SELECT * FROM job_row
+WHERE id > 0 AND (:owner = '' OR owner = :owner) AND (ended IS NULL OR ended >= :since) ORDER BY id;
 
 -- name: submissions
 -- What was asked for, of many jobs at once.
@@ -142,18 +176,21 @@ SELECT job, body FROM submission WHERE job IN (SELECT value FROM json_each(:ids)
 
 -- name: ids
 -- All job numbers, of one owner or of all (''), in order.
-SELECT id FROM job WHERE (:owner = '' OR owner = :owner) ORDER BY id;
+SELECT id FROM job WHERE id > 0 AND (:owner = '' OR owner = :owner) ORDER BY id;
 
 -- name: tally
 -- How many jobs of one owner or of all ('') stand where and ended how.
-SELECT phase, verdict, count(*) FROM job WHERE (:owner = '' OR owner = :owner) GROUP BY phase, verdict;
+SELECT phase, verdict, count(*) FROM job WHERE id > 0 AND (:owner = '' OR owner = :owner) GROUP BY phase, verdict;
 
 -- name: blobs
--- Every file that some job still needs.
-SELECT json_extract(file.value, '$.sha256') FROM submission, json_each(body, '$.program.files') AS file
+-- Every file that some job still needs. A task needs what its sweep needs.
+SELECT json_extract(file.value, '$.sha256') FROM submission, json_each(body, '$.program.files') AS file WHERE job > 0
 UNION
 SELECT json_extract(body, '$.program.stdin.sha256') FROM submission
-WHERE json_extract(body, '$.program.stdin.sha256') IS NOT NULL;
+WHERE job > 0 AND json_extract(body, '$.program.stdin.sha256') IS NOT NULL
+UNION
+SELECT json_extract(body, '$.sweep.table.sha256') FROM submission
+WHERE job > 0 AND json_extract(body, '$.sweep.table.sha256') IS NOT NULL;
 
 
 -- name: begin_job
@@ -195,10 +232,13 @@ UPDATE job SET phase = 'done', verdict = :verdict, ended = :ended, held = '' WHE
 -- Every file that some job of one owner needs.
 SELECT json_extract(file.value, '$.sha256') FROM job
 JOIN submission ON submission.job = job.id, json_each(body, '$.program.files') AS file
-WHERE owner = :owner
+WHERE owner = :owner AND job.id > 0
 UNION
 SELECT json_extract(body, '$.program.stdin.sha256') FROM job JOIN submission ON submission.job = job.id
-WHERE owner = :owner AND json_extract(body, '$.program.stdin.sha256') IS NOT NULL;
+WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.program.stdin.sha256') IS NOT NULL
+UNION
+SELECT json_extract(body, '$.sweep.table.sha256') FROM job JOIN submission ON submission.job = job.id
+WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.sweep.table.sha256') IS NOT NULL;
 
 -- name: count_late_news
 -- A result came from an attempt that no longer counts.
@@ -208,6 +248,13 @@ UPDATE counter SET value = value + 1 WHERE name = 'late_news';
 -- How often that happened.
 SELECT value FROM counter WHERE name = 'late_news';
 
+
+-- name: retry_job
+-- Queues a job that is over once more, as if nothing had been held against it.
+UPDATE job SET
+    phase = 'queued', verdict = NULL, ended = NULL, cancel_requested = 0, cancel_by = '', held = '', excluded = '[]',
+    not_before = 0, forgiven = last_attempt
+WHERE id = :id AND phase = 'done';
 
 -- name: request_cancel
 -- Marks a job that is not over: it must end, not start again. The newest ask is remembered (INT may be followed by KILL).
@@ -220,6 +267,15 @@ UPDATE job SET held = :why WHERE id = :id AND phase <> 'done';
 -- name: remove_job
 -- Forgets a finished job with its submission and attempts.
 DELETE FROM job WHERE id = :id AND phase = 'done';
+
+-- name: remove_tasks
+-- Forgets the tasks of a sweep.
+DELETE FROM job WHERE id BETWEEN :first AND :last;
+
+-- name: finish_tasks
+-- Ends the tasks of a sweep that wait.
+UPDATE job SET phase = 'done', verdict = :verdict, ended = :ended, held = ''
+WHERE id BETWEEN :first AND :last AND phase = 'queued';
 
 
 -- name: users

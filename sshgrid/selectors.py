@@ -13,14 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from math import prod
 
 from sshgrid.errors import NoSuchJob, NoSuchNode, UsageError
-from sshgrid.model import JobId, Node
+from sshgrid.model import MAX_TASKS, JobId, Node, task_id
 
 MAX_NAMES = 10_000
 
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
 _JOBS = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", re.ASCII)
-_TASK = re.compile(r"[0-9]+\.[0-9]+", re.ASCII)
+_TASKS = re.compile(r"([0-9]{1,12})\.([0-9]{1,7})(?:-(?:\1\.)?([0-9]{1,7}))?", re.ASCII)
 _NUMBERED = re.compile(r"(.*?)([0-9]{1,9})([^0-9]*)", re.ASCII | re.DOTALL)
 _COMMA = re.compile(r",(?![^\[]*\])")  # not the comma of node[1,3]
 
@@ -159,7 +159,10 @@ def _tagged(tag: str, known: Sequence[Node]) -> set[str]:
 
 
 def jobs(selector: str, known: Sequence[JobId]) -> tuple[JobId, ...]:
-    """The jobs meant, each once, in the order asked for. NoSuchJob when a part names none; ``all`` of none is none."""
+    """The jobs meant, each once, in the order asked for. NoSuchJob when a part names none; ``all`` of none is none.
+
+    ``42.17`` is a task of sweep 42, ``42.1-9`` are nine of them; tasks that have not begun are not left out.
+    """
     ordered = sorted(known)
     if selector.strip() in ("", "all"):
         return tuple(ordered)
@@ -174,15 +177,23 @@ def _chosen(part: str, ordered: Sequence[JobId]) -> Iterator[JobId]:
         if not ordered:
             raise NoSuchJob("there is no job yet", "sshgrid run FILE")
         return iter(ordered[-1:])
+    if found := _TASKS.fullmatch(part):
+        return _tasks(JobId(int(found[1])), int(found[2]), int(found[3] or found[2]), ordered)
     return _between(part, *_bounds(part), ordered)
+
+
+def _tasks(sweep: JobId, first: int, last: int, ordered: Sequence[JobId]) -> Iterator[JobId]:
+    """Tasks of a sweep that may be there: which have begun is not known here."""
+    _between(str(sweep), sweep, sweep, ordered)
+    if not 0 < first <= last <= MAX_TASKS:
+        raise UsageError(f"tasks {first} to {last} of {sweep}: no sweep has such", "write for example: 42.17 or 42.1-9")
+    return (task_id(sweep, number) for number in range(first, last + 1))
 
 
 def _bounds(part: str) -> tuple[int, int]:
     found = _JOBS.fullmatch(part)
     if found is None:
-        hint = "write for example: 42, 3-8, 1,3,5-8, last or all"
-        what = "names the task of a sweep, which this version does not know" if _TASK.fullmatch(part) else "is no job"
-        raise UsageError(f"{part!r} {what}", hint)
+        raise UsageError(f"{part!r} is no job", "write for example: 42, 3-8, 1,3,5-8, 42.17, last or all")
     first, last = int(found[1]), int(found[2] or found[1])
     if first > last:
         raise UsageError(f"the range {part} runs backwards", f"write {last}-{first}")

@@ -19,7 +19,7 @@ import msgspec
 from sshgrid import intake, rights
 from sshgrid.clients import Clients as Visitors
 from sshgrid.errors import NotAllowed, SshgridError, UsageError, no_such_job
-from sshgrid.model import JobId, OnDisconnect, Person, Submission
+from sshgrid.model import JobId, OnDisconnect, Person, Submission, job_text
 from sshgrid.spool import BlobWriter
 from sshgrid.version import VERSION
 from sshgrid.wire import (
@@ -68,6 +68,7 @@ from sshgrid.wire import (
     encode,
     failure,
 )
+from sshgrid.wire_sweeps import ProgressOf, Retry, Tasks, TasksReply, WatchSweep
 from sshgrid.wire_users import (
     AddKey,
     AddUser,
@@ -209,7 +210,7 @@ class Session:
             try:
                 self._refuse_stranger(message)
                 self._check_right(message)
-                if not isinstance(message, Watch | Logs):
+                if not isinstance(message, Watch | WatchSweep | Logs):
                     await self._answer(message, payload)
                 elif not await self._show(message):
                     return
@@ -231,7 +232,7 @@ class Session:
         for number, owner in enumerate(owners):
             match rights.may(self._person, message, owner):
                 case rights.Hidden():
-                    raise no_such_job(jobs[number])
+                    raise no_such_job(job_text(jobs[number]))
                 case rights.Refused(why):
                     audit.warning("%s was refused: %s", self._person.name, type(message).__name__)
                     raise NotAllowed(why)
@@ -293,6 +294,12 @@ class Session:
                 audit.info("%s ends the master", self._person.name)
                 self._server.leave(drain)
                 return Done()
+            case ProgressOf(job):
+                return master.sweep_report.progress(master.book.current(job))
+            case Tasks(job, states):
+                return TasksReply(master.sweep_report.tasks(master.book.current(job), states))
+            case Retry(jobs, failed):
+                return Done(await master.retry(jobs, failed))
             case (
                 Users() | AddUser() | RemoveUser() | DisableUser() | SetPassword() | AddKey() | RemoveKey() | SetCaps()
             ):
@@ -343,7 +350,7 @@ class Session:
         return tuple(unknown - self._master.store.blobs_of(self._person.name)) if unknown else ()
 
     def _check_files(self, submission: Submission) -> None:
-        if missing := self._foreign(intake.digests(submission.program)):
+        if missing := self._foreign(intake.digests(submission)):
             raise UsageError(f"{len(missing)} files of this job were not uploaded")
 
     def _back_up(self, path: Path) -> Reply:
@@ -393,7 +400,7 @@ class Session:
 
     # --- watching
 
-    async def _show(self, request: Watch | Logs) -> bool:
+    async def _show(self, request: Watch | WatchSweep | Logs) -> bool:
         """Events to the end of the job; False when the client left before it."""
         async with self._master.watch(request) as events:
             showing = asyncio.create_task(self._show_events(events))

@@ -20,7 +20,7 @@ from typing import Self
 from sshgrid import disk
 from sshgrid.disk import blame_disk
 from sshgrid.errors import UsageError
-from sshgrid.model import JobId
+from sshgrid.model import JobId, sweep_of, task_number
 
 STREAMS = ("stdout", "stderr", "compile")
 MAX_OPEN = 64
@@ -229,7 +229,7 @@ class Spool:
         if not paths:
             return
         with blame_disk(paths[0].parent):
-            for path in (*paths, paths[0].parent, self.outputs):
+            for path in (*paths, *dict.fromkeys((paths[0].parent, paths[0].parent.parent, self.outputs))):
                 disk.sync(path)
 
     def remove(self, job: JobId) -> None:
@@ -256,9 +256,10 @@ class Spool:
             return sorted(JobId(int(entry.name)) for entry in self.outputs.iterdir() if entry.name.isdecimal())
 
     def _folder(self, job: JobId) -> Path:
-        if not isinstance(job, int) or job < 1:
+        if not isinstance(job, int) or job == 0:
             raise UsageError(f"not a job number: {job!r}")
-        return self.outputs / str(int(job))
+        sweep = sweep_of(job)
+        return self.outputs / (str(job) if sweep is None else f"{sweep}/t{task_number(job)}")
 
     def _output(self, job: JobId, attempt: int, stream: str) -> Path:
         if not isinstance(attempt, int) or attempt < 1:
@@ -286,6 +287,7 @@ def _open_output(path: Path) -> tuple[int, int]:
     try:
         descriptor = os.open(path, flags, 0o600)
     except FileNotFoundError:
+        path.parent.parent.mkdir(mode=0o700, exist_ok=True)  # of the sweep, when this is a task
         path.parent.mkdir(mode=0o700)
         descriptor = os.open(path, flags, 0o600)
     return descriptor, os.fstat(descriptor).st_size

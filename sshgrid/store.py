@@ -21,6 +21,7 @@ import msgspec
 from sshgrid import database
 from sshgrid.errors import NotAllowed, StoreError, UsageError, no_such_job
 from sshgrid.model import (
+    MAX_TASKS,
     Attempt,
     AttemptRecord,
     Caps,
@@ -32,6 +33,8 @@ from sshgrid.model import (
     User,
     UserKey,
     Verdict,
+    job_text,
+    task_id,
 )
 
 MAX_KEY = 200
@@ -69,23 +72,43 @@ class Store:
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def job(self, job_id: JobId) -> Job:
-        found = self._jobs("job_by_id", {"id": job_id}) if 0 < job_id <= _MAX_INTEGER else []
+        found = self._jobs("job_by_id", {"id": job_id}) if abs(job_id) <= _MAX_INTEGER else []
         if not found:
-            raise no_such_job(job_id)
+            raise no_such_job(job_text(job_id))
         return found[0]
 
     def jobs(
         self, ids: Sequence[JobId] | None = None, *, active_only: bool = False, owner: str = "", since: float = 0.0
     ) -> list[Job]:
-        """Jobs in the order of their numbers; `since` leaves out what was over before. Unknown ids are left out."""
+        """Jobs in the order of their numbers; `since` leaves out what was over before. Unknown ids are left out.
+
+        Tasks of sweeps are among them only when asked for by id.
+        """
         if ids is not None:
-            known = [job_id for job_id in ids if 0 < job_id <= _MAX_INTEGER]
+            known = [job_id for job_id in ids if abs(job_id) <= _MAX_INTEGER]
             found = self._jobs("jobs_by_ids", {"ids": msgspec.json.encode(known).decode()})
             return [job for job in found if _wanted(job, active_only, owner, since)]
         return self._jobs("jobs_active" if active_only else "jobs_all", {"owner": owner, "since": since})
 
     def ids(self, owner: str = "") -> list[JobId]:
         return [JobId(row[0]) for row in self._rows("ids", {"owner": owner})]
+
+    def active_tasks(self) -> list[Job]:
+        """Tasks that run, or wait for another attempt."""
+        return self._jobs("tasks_active", {})
+
+    def tasks(self, sweep: JobId) -> list[Job]:
+        """The tasks of a sweep that have begun, by number."""
+        return self._jobs("tasks_of", _task_range(sweep))
+
+    def task_fates(self, sweep: JobId) -> list[tuple[JobId, Phase, Verdict | None]]:
+        """Of each task that has begun how it stands, in the order in which they ended, without reading each job."""
+        rows = self._rows("task_fates", _task_range(sweep))
+        verdicts: dict[str | None, Verdict | None] = {None: None}
+        for _, _, text in rows:
+            if text not in verdicts:
+                verdicts[text] = self._decode(_verdict, text, f"a task of {sweep}")
+        return [(JobId(job_id), Phase(phase), verdicts[text]) for job_id, phase, text in rows]
 
     def queued(self) -> list[Job]:
         """What waits (held and backing off too): highest priority first, then oldest."""
@@ -156,6 +179,22 @@ class Store:
             self._run("add_attempt", {"id": job_id, "number": number, "record": _json(record)})
         return Attempt(job_id, number, node)
 
+    def begin_task(self, task: Job, node: str, now: float) -> Attempt:
+        """Claim `node` for a task of a sweep that has never begun; only now it becomes a row."""
+        record = AttemptRecord(1, node, now)
+        values = {
+            "id": task.id,
+            "owner": task.owner,
+            "key": f"task {job_text(task.id)}",
+            "priority": task.submission.priority,
+            "submitted": task.submitted,
+        }
+        with self._change():
+            self._run("add_task", values)
+            self._run("add_submission", {"id": task.id, "body": _json(task.submission)})
+            self._run("add_attempt", {"id": task.id, "number": 1, "record": _json(record)})
+        return Attempt(task.id, 1, node)
+
     def note(self, attempt: Attempt, record: AttemptRecord) -> bool:
         """Remember the progress of a running attempt. False = it is no longer the current one; nothing is kept."""
         _same_attempt(attempt, record)
@@ -192,6 +231,11 @@ class Store:
         """Keep a job that is not over from starting; "" lets it go. Gives the job as it stands."""
         return self._mark("hold_job", job_id, {"why": why})
 
+    def retry(self, jobs: Sequence[JobId]) -> int:
+        """Queue those of these jobs that are over once more; how many they are."""
+        with self._change():
+            return sum(self._run("retry_job", {"id": job_id}).rowcount for job_id in jobs)
+
     def keep_user(self, user: User) -> None:
         """Add a user, or what one has become."""
         values = {
@@ -221,6 +265,7 @@ class Store:
                     f"job {job_id} is {phase}: only finished jobs can be removed", f"sshgrid kill {job_id}"
                 )
             self._run("remove_job", {"id": job_id})
+            self._run("remove_tasks", _task_range(job_id))
 
     def backup(self, path: Path) -> None:
         """A whole, checked, durable copy at `path` (0600), which must not exist (UsageError)."""
@@ -306,6 +351,7 @@ class Store:
             held=row["held"],
             ended=row["ended"],
             cancel_by=row["cancel_by"],
+            forgiven=row["forgiven"],
         )
 
     def _user(self, row: Any, keys: tuple[UserKey, ...]) -> User:
@@ -358,6 +404,11 @@ def _settled_columns(job: Job) -> Values:
         "ended": job.ended,
         "held": job.held,
     }
+
+
+def _task_range(sweep: JobId) -> Values:
+    """The ids of all tasks that a sweep may have."""
+    return {"first": task_id(sweep, MAX_TASKS), "last": task_id(sweep, 1)}
 
 
 def _same_attempt(attempt: Attempt, record: AttemptRecord) -> None:

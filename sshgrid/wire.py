@@ -1,9 +1,10 @@
 """How a face and the master talk: JSON Lines over a byte stream, raw bytes after a line that announces them.
 
 A line is one JSON object with a "type". When it carries `size` and is one of the payload messages (`PutBlob`, `Output`,
-`TaskOutput`, `Input`), exactly `size` raw bytes follow its newline: output is never escaped or re-encoded. A connection carries one
-request at a time; `Watch` and `Logs` answer with events until `Ended`, every other request with one reply. The client
-may send `Input`, `Resize`, `Cancel` while it watches. Refuses lines over MAX_LINE and payloads over MAX_PAYLOAD.
+`TaskOutput`, `Input`), exactly `size` raw bytes follow its newline: output is never escaped or re-encoded. A connection
+carries one request at a time; `Watch`, `WatchSweep` and `Logs` answer with events until `Ended`, every other request
+with one reply. The client may send `Input`, `Resize`, `Cancel` while it watches. Refuses lines over MAX_LINE and
+payloads over MAX_PAYLOAD.
 
 This module is pure: it knows no socket. `Decoder` is fed bytes and gives messages.
 """
@@ -20,7 +21,7 @@ import msgspec
 
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.model import JobId, NodeState, Noun, OnDisconnect, Submission, Toolchain
-from sshgrid.wire_sweeps import SweepEvent, SweepReply, SweepsQuestion, TaskOutput, WatchSweep
+from sshgrid.wire_sweeps import SweepEvent, SweepProgress, SweepReply, SweepsQuestion, TaskOutput, WatchSweep
 from sshgrid.wire_users import UsersQuestion, UsersReply
 
 if TYPE_CHECKING:
@@ -311,6 +312,7 @@ class JobLine(Noun, frozen=True):
     exit_status: int | None = None  # what `run`, `attach`, `wait` of this one job exit with; None = not done
     attempts: tuple[AttemptLine, ...] = ()
     why: tuple[NodeReason, ...] = ()
+    sweep: SweepProgress | None = None  # only of a sweep
 
 
 class JobsReply(Noun, frozen=True, tag="jobs-reply"):

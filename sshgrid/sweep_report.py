@@ -1,0 +1,166 @@
+"""Sweeps as people see them: how far one has come, its tasks as lines, and all of it as it happens.
+
+As with single jobs nothing is queued for a watcher: it reads store and spool at its own pace. Refuses to show the
+output of a task that has not ended, as that of another one would stand in its middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator
+
+from sshgrid import lifecycle, parameters
+from sshgrid.attempts import Attempts
+from sshgrid.jobbook import JobBook
+from sshgrid.model import Job, Phase, task_id, task_number
+from sshgrid.spool import STREAMS, Spool
+from sshgrid.sweeps import Sweeps, SweepState
+from sshgrid.watching import PIECE_BYTES, Line
+from sshgrid.wire import Ended, Event
+from sshgrid.wire_sweeps import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
+
+PROGRESS_SECONDS = 0.2
+IsDisconnected = Callable[[Job], bool]
+
+
+class SweepReport:
+    """What may be asked about the sweeps of a master."""
+
+    def __init__(
+        self, book: JobBook, spool: Spool, sweeps: Sweeps, attempts: Attempts, disconnected: IsDisconnected
+    ) -> None:
+        self._book = book
+        self._spool = spool
+        self._sweeps = sweeps
+        self._attempts = attempts
+        self._disconnected = disconnected
+
+    def progress(self, job: Job) -> SweepProgress:
+        """How far this sweep has come. UsageError when it is none."""
+        return self._progress(self._sweeps.read(job))
+
+    def _progress(self, state: SweepState) -> SweepProgress:
+        counts, rate = state.counts(), state.rate()
+        running = [self._book.current(task) for task in state.running]
+        slowest = min(
+            (task for task in running if task.attempts), key=lambda task: task.attempts[-1].began, default=None
+        )
+        return SweepProgress(
+            job=state.job.id,
+            tasks=counts.tasks,
+            ended=counts.ended,
+            failed=counts.failed,
+            running=counts.running,
+            waiting=counts.waiting,
+            left=counts.left,
+            rate=rate,
+            eta_seconds=(counts.waiting + counts.running) / rate if rate else None,
+            slowest=self.task_line(slowest) if slowest else None,
+        )
+
+    def tasks(self, job: Job, states: tuple[str, ...]) -> tuple[TaskLine, ...]:
+        """The tasks that have begun, by number, in these states alone if any are named."""
+        self._sweeps.read(job)
+        lines = map(self.task_line, self._book.store.tasks(job.id))
+        return tuple(line for line in lines if not states or line.state in states)
+
+    def task_line(self, task: Job) -> TaskLine:
+        """One task, as a joblog has it."""
+        task = self._attempts.live(task)
+        last = task.attempts[-1]
+        sizes = {stream: self._spool.size(task.id, last.number, stream) for stream in STREAMS}
+        return TaskLine(
+            number=task_number(task.id),
+            state=lifecycle.state(task, self._disconnected(task)),
+            node=last.node,
+            attempt=last.number,
+            started=last.began,
+            seconds=max(0.0, (last.ended or time.time()) - last.began),
+            exit_status=lifecycle.exit_status(task),
+            signal=lifecycle.ended_by_signal(task.verdict),
+            reason=lifecycle.reason(task),
+            cpu_seconds=last.usage.cpu_seconds,
+            peak_memory=last.usage.peak_memory_bytes,
+            sent_bytes=last.uploaded_bytes,
+            stdout_bytes=sizes["stdout"],
+            stderr_bytes=sizes["stderr"],
+        )
+
+    # --- as it happens
+
+    async def watch(self, request: WatchSweep, line: Line) -> AsyncGenerator[tuple[Event, bytes], None]:
+        """The tasks as they end, until the sweep is done."""
+        state = self._sweeps.read(self._book.current(request.job))
+        told = _Told(state, request)
+        said: SweepProgress | None = None
+        while True:
+            waiter = self._book.board.listen(request.job)
+            try:
+                job = self._book.current(request.job)
+                for number in told.news(self._ended(state, job)):
+                    for event in self._task(state, number, output=request.output):
+                        yield event
+                progress = self._progress(state)
+                if progress != said:
+                    said = progress
+                    yield progress, b""
+                if job.phase is Phase.DONE:
+                    yield Ended(line(job, False)), b""
+                    return
+                # Some pause, as in a busy sweep there is news a thousand times a second.
+                await asyncio.sleep(PROGRESS_SECONDS)
+                await asyncio.wait([waiter], timeout=1.0)
+            finally:
+                waiter.cancel()
+
+    def _ended(self, state: SweepState, job: Job) -> list[int]:
+        return state.ended if job.phase is not Phase.DONE else self._sweeps.read(job).ended
+
+    def _task(self, state: SweepState, number: int, *, output: bool) -> Iterator[tuple[Event, bytes]]:
+        task = self._book.current(task_id(state.job.id, number))
+        attempt = task.attempts[-1].number
+        for stream in STREAMS if output else ():
+            offset = 0
+            if stream == "compile" and number != state.compiler_said:
+                continue  # all tasks of a sweep meet the same words of the compiler
+            while piece := self._spool.read_output(task.id, attempt, stream, offset, PIECE_BYTES):
+                yield TaskOutput(number, stream, len(piece)), piece
+                offset += len(piece)
+        yield TaskEnded(self.task_line(task)), b""
+
+
+class _Told:
+    """What a watcher has been told."""
+
+    def __init__(self, state: SweepState, request: WatchSweep) -> None:
+        ranges = parameters.parse_ranges(request.have, state.total) if request.have else ()
+        self._told = {number for numbers in ranges for number in numbers}
+        self._seen = 0  # of the list of those that ended
+        self._held: set[int] = set()  # ended, while one before them has not
+        self._order = iter(state.numbers()) if request.keep_order else None
+        self._due: int | None = None
+
+    def news(self, ended: list[int]) -> list[int]:
+        """The tasks to be told now, of all that ended so far."""
+        fresh = [number for number in ended[self._seen :] if number not in self._told]
+        self._seen = len(ended)
+        self._told.update(fresh)
+        if self._order is None:
+            return fresh
+        self._held.update(fresh)
+        return list(self._in_order())
+
+    def _in_order(self) -> Iterator[int]:
+        assert self._order is not None
+        while True:
+            if self._due is None and (due := next(self._order, None)) is not None:
+                self._due = due
+            if self._due is None:
+                return
+            if self._due in self._held:
+                self._held.discard(self._due)
+                yield self._due
+            elif self._due not in self._told:
+                return
+            self._due = None

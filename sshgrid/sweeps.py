@@ -1,0 +1,320 @@
+"""The sweeps that are not over: which tasks come next, and what the end of a task means for its sweep.
+
+A task becomes a job, with a row in the store, when it begins; before that it is only a number. So a hundred thousand
+waiting tasks cost nothing, and all that is kept here can be found again in the store. Refuses to begin a task twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import msgspec
+
+from sshgrid import parameters
+from sshgrid.errors import UsageError
+from sshgrid.halting import halts
+from sshgrid.jobbook import JobBook
+from sshgrid.model import (
+    MAX_TASKS,
+    Cancelled,
+    CompileFailed,
+    Exited,
+    Job,
+    JobId,
+    Noun,
+    Phase,
+    Submission,
+    Sweep,
+    Swept,
+    Verdict,
+    job_text,
+    sweep_of,
+    task_id,
+    task_number,
+)
+from sshgrid.spool import Spool
+from sshgrid.templates import Template
+
+log = logging.getLogger(__name__)
+
+RATE_SECONDS = 10.0  # a rate is of so many seconds at most
+EndRunning = Callable[[Job], None]
+
+
+class Counts(Noun, frozen=True):
+    """Where the tasks of a sweep stand; together they are all tasks that it has."""
+
+    tasks: int
+    ended: int
+    failed: int  # among those that ended
+    running: int
+    waiting: int
+    left: int  # never to begin
+
+
+class SweepState:
+    """One sweep as it goes."""
+
+    def __init__(self, job: Job, plan: Sweep, table: parameters.Table) -> None:
+        self.job = job
+        self.total = plan.tasks
+        self.plan = plan
+        self.table = table
+        self.template = Template(job.submission.program.args, table.names)
+        self.running: set[JobId] = set()
+        self.again: dict[JobId, Job] = {}  # begun once, and waiting for another attempt
+        self.ended: list[int] = []  # numbers, in the order in which they ended
+        self.failed = 0
+        self.stopped = False  # nothing more begins
+        self.compile_failed: Verdict | None = None
+        self.compiler_said = 0  # the task of which the compiler's words are shown
+        self.moments: deque[float] = deque()  # when tasks ended, of late
+        self._chosen = parameters.parse_ranges(plan.chosen, plan.tasks) if plan.chosen else (range(1, plan.tasks + 1),)
+        self.tasks = sum(map(len, self._chosen))
+        self._fresh: Iterator[int] = iter(())  # numbers that have never begun
+        self._next: deque[int] = deque()
+        self.unbegun = self.tasks
+
+    # --- which comes next
+
+    def begin_after(self, begun: Iterable[int]) -> None:
+        """The tasks that have not begun, of all but these."""
+        done = frozenset(begun)
+        self._fresh = (number for number in self.numbers() if number not in done)
+        self._next.clear()
+        self.unbegun = self.tasks - len(done)
+
+    def upcoming(self, count: int) -> Iterator[Job]:
+        """The next tasks that might begin, as the jobs that they would be."""
+        if self.job.held or self.stopped:
+            return
+        if self.plan.at_once is not None:
+            count = min(count, self.plan.at_once - len(self.running))
+        yield from islice(self.again.values(), max(0, count))
+        count -= len(self.again)
+        while len(self._next) < count and (number := next(self._fresh, None)) is not None:
+            self._next.append(number)
+        for number in islice(self._next, max(0, count)):
+            yield self.task(number)
+
+    def numbers(self) -> Iterator[int]:
+        """Of all tasks that are to be run, in order."""
+        return (number for numbers in self._chosen for number in numbers)
+
+    def task(self, number: int) -> Job:
+        """The job that this task is before it begins."""
+        submission = self.job.submission
+        args = self.template.expand(self.table.row(number), number)
+        program = msgspec.structs.replace(submission.program, args=args)
+        changed = msgspec.structs.replace(
+            submission,
+            program=program,
+            command=shlex.join((submission.program.entry, *map(os.fsdecode, args))).encode(errors="replace").decode(),
+            sweep=None,
+            wait_for_nodes=True,
+        )
+        return Job(task_id(self.job.id, number), self.job.owner, changed, self.job.submitted)
+
+    # --- what has happened
+
+    def changed(self, task: Job) -> None:
+        """A task has become this."""
+        number = task_number(task.id)
+        if self._next and self._next[0] == number:
+            self._next.popleft()
+            self.unbegun -= 1
+        elif number in self._next:
+            self._next.remove(number)
+            self.unbegun -= 1
+        self.running.discard(task.id)
+        self.again.pop(task.id, None)
+        match task.phase:
+            case Phase.RUNNING:
+                self.running.add(task.id)
+            case Phase.QUEUED:
+                self.again[task.id] = task
+            case Phase.DONE:
+                self.count(number, task.verdict)
+                self.moments.append(time.monotonic())
+
+    def count(self, number: int, verdict: Verdict | None) -> None:
+        """A task is over."""
+        self.ended.append(number)
+        self.failed += not is_success(verdict)
+        if isinstance(verdict, CompileFailed) and not self.compile_failed:
+            self.compile_failed, self.compiler_said = verdict, number
+
+    @property
+    def over(self) -> bool:
+        """Nothing runs, and nothing will."""
+        return not self.running and (self.stopped or (not self.unbegun and not self.again))
+
+    def counts(self) -> Counts:
+        waiting = self.unbegun + len(self.again)
+        left = waiting if self.stopped else 0
+        return Counts(self.tasks, len(self.ended), self.failed, len(self.running), waiting - left, left)
+
+    def rate(self) -> float:
+        """Tasks that ended a second, lately."""
+        now = time.monotonic()
+        while self.moments and now - self.moments[0] > RATE_SECONDS:
+            self.moments.popleft()
+        if len(self.moments) < 2:
+            return 0.0
+        return len(self.moments) / max(0.1, now - self.moments[0])
+
+
+class Sweeps:
+    """All sweeps of a master that are not over. `end_running` ends a task that runs."""
+
+    def __init__(self, book: JobBook, spool: Spool, end_running: EndRunning) -> None:
+        self._book = book
+        self._spool = spool
+        self._end_running = end_running
+        self._states: dict[JobId, SweepState] = {}
+        book.on_task = self._task_changed
+
+    def take_up(self) -> None:
+        """The sweeps that an earlier master left; before anything else happens."""
+        for job in self._book.active():
+            if job.submission.sweep:
+                self.add(job)
+        for state in list(self._states.values()):
+            self._look(state)
+
+    def state(self, sweep: JobId) -> SweepState | None:
+        """None when it is over, or no sweep."""
+        return self._states.get(sweep)
+
+    def add(self, job: Job) -> SweepState:
+        """A sweep that is new here, with what the store knows of its tasks."""
+        state = self._states[job.id] = self._read(job)
+        return state
+
+    def read(self, job: Job) -> SweepState:
+        """A sweep as it stands or stood; UsageError when the job is none."""
+        if job.submission.sweep is None:
+            raise UsageError(f"job {job_text(job.id)} is no sweep", "sshgrid info ID")
+        return self._states.get(job.id) or self._read(job)
+
+    def _read(self, job: Job) -> SweepState:
+        plan = job.submission.sweep
+        assert plan is not None
+        state = SweepState(job, plan, parameters.decode(self._spool.read(plan.table.sha256)))
+        begun = []
+        for task, phase, verdict in self._book.store.task_fates(job.id):
+            number = task_number(task)
+            begun.append(number)
+            if phase is Phase.DONE:
+                state.count(number, verdict)
+            elif phase is Phase.RUNNING:
+                state.running.add(task)
+            else:
+                state.again[task] = self._book.current(task)
+        state.begin_after(begun)
+        state.stopped = job.cancel_requested or job.phase is Phase.DONE
+        return state
+
+    def upcoming(self, free: int) -> list[Job]:
+        """Tasks that might begin now: of each sweep as many as the grid could take."""
+        return [task for state in self._states.values() for task in state.upcoming(free)]
+
+    def begun(self, sweep: JobId) -> bool:
+        """Whether some task of it has ever begun."""
+        state = self._states.get(sweep)
+        return state is not None and bool(state.running or state.again or state.ended)
+
+    def changed(self, job: Job, end_running: EndRunning | None = None) -> None:
+        """A sweep was held, let go, or is to be cancelled: then `end_running` ends each task that runs."""
+        if state := self._states.get(job.id):
+            state.job = job
+            state.stopped = state.stopped or job.cancel_requested
+            if end_running:
+                for task in list(state.running):
+                    end_running(self._book.current(task))
+            self._look(state)
+
+    def forget(self, sweep: JobId) -> None:
+        self._states.pop(sweep, None)
+
+    # --- a task has changed
+
+    def _task_changed(self, task: Job) -> None:
+        sweep = sweep_of(task.id)
+        state = None if sweep is None else self._states.get(sweep)
+        if state is None:
+            return
+        state.changed(task)
+        if task.phase is Phase.DONE:
+            self._look(state)
+        self._book.board.tell(state.job.id)
+
+    def _look(self, state: SweepState) -> None:
+        """Is it to stop, or over?"""
+        halt = "now" if state.compile_failed else self._halted(state)
+        if halt and not state.stopped:
+            log.info("sweep %s halts (%s) after %d of %d tasks", state.job.id, halt, len(state.ended), state.tasks)
+            state.stopped = True
+        if halt == "now" or state.job.cancel_requested:
+            self._end_tasks(state)
+        if state.over and self._book.current(state.job.id).phase is Phase.QUEUED:
+            self._finish(state)
+
+    def _halted(self, state: SweepState) -> str:
+        ended = len(state.ended)
+        return halts(state.plan.halt, state.failed, ended, state.tasks)
+
+    def _end_tasks(self, state: SweepState) -> None:
+        for task in list(state.running):
+            job = self._book.current(task)
+            if not job.cancel_requested:
+                self._end_running(job)
+
+    def _finish(self, state: SweepState) -> None:
+        job = state.job
+        self._give_up_waiting(state)
+        self._book.store.finish(job.id, self._verdict(state), time.time())
+        self._states.pop(job.id)
+        self._book.reread(job.id)
+
+    def _give_up_waiting(self, state: SweepState) -> None:
+        """Tasks that wait for another attempt which will not come."""
+        for task in list(state.again):
+            self._book.store.finish(task, Cancelled(state.job.cancel_by), time.time())
+            self._book.reread(task)
+
+    def _verdict(self, state: SweepState) -> Verdict:
+        if state.job.cancel_requested:
+            return Cancelled(state.job.cancel_by)
+        if state.compile_failed:
+            return state.compile_failed
+        counts = state.counts()
+        return Swept(counts.tasks, counts.failed, counts.left)
+
+
+def is_success(verdict: Verdict | None) -> bool:
+    """Whether a task ended as it should."""
+    return isinstance(verdict, Exited) and verdict.code == 0
+
+
+def check(submission: Submission, read: Callable[[str], bytes]) -> None:
+    """UsageError unless this sweep can be run: its table is whole and fits its template. `read`: a file by digest."""
+    plan = submission.sweep
+    if plan is None:
+        return
+    if submission.interactive:
+        raise UsageError("a sweep cannot be interactive")
+    table = parameters.decode(read(plan.table.sha256))
+    if len(table) != plan.tasks or not 0 < plan.tasks <= MAX_TASKS:
+        raise UsageError(f"the table of this sweep has {len(table)} rows, and {plan.tasks} were announced")
+    if plan.at_once is not None and plan.at_once < 1:
+        raise UsageError("a sweep that may run no task at once never ends")
+    Template(submission.program.args, table.names)
+    if plan.chosen:
+        parameters.parse_ranges(plan.chosen, plan.tasks)

@@ -1,0 +1,338 @@
+"""Sweeps on a real master over scripted nodes: which tasks run, what their ends mean, and what a new master finds."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sshgrid import parameters
+from sshgrid.errors import NodeUnfit, UsageError
+from sshgrid.model import (
+    Cancelled,
+    CompileFailed,
+    Exited,
+    Halt,
+    JobId,
+    Phase,
+    SourceFile,
+    Submission,
+    Sweep,
+    Swept,
+    job_text,
+    task_id,
+)
+from sshgrid.parameters import Axis, Table
+from sshgrid.testing.engine import Stage
+from sshgrid.testing.grid import ScriptedGrid, inventory, until
+from sshgrid.wire import Cancel, Ended
+from sshgrid.wire_sweeps import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
+
+pytestmark = pytest.mark.usefixtures("quiet_log")
+
+
+@pytest.fixture
+async def grid(tmp_path: Path) -> AsyncIterator[ScriptedGrid]:
+    grid = ScriptedGrid(tmp_path, inventory("h1", "h2"))
+    grid.engine.plays(*[_says_its_words] * 1000)
+    await grid.begin()
+    yield grid
+    await grid.end()
+
+
+async def _says_its_words(stage: Stage) -> Exited:
+    """Prints its arguments; the first one is its exit code when it is a number below 100 that begins with f."""
+    await stage.say(b" ".join(stage.args) + b"\n")
+    word = stage.args[0] if stage.args else b""
+    return Exited(int(word[1:])) if word.startswith(b"f") else Exited(0)
+
+
+async def _until_killed(stage: Stage) -> Exited:
+    await stage.signal()
+    return Exited(143)
+
+
+def sweep(grid: ScriptedGrid, *values: str, args: Sequence[bytes] = (), **plan: object) -> Submission:
+    rows = tuple((value.encode(),) for value in values)
+    packed = parameters.encode(Table((Axis(("x",), rows),)))
+    table = SourceFile("parameters", grid.spool.keep(packed), len(packed))
+    return grid.submission(args=tuple(args), sweep=msgspec.structs.replace(Sweep(table, len(values)), **plan))
+
+
+async def watch(grid: ScriptedGrid, job: JobId, **wishes: object) -> tuple[list[TaskLine], bytes, Ended]:
+    """The tasks in the order in which they were told, all of their stdout, and the end."""
+    tasks, output, ended = [], b"", None
+    async with (
+        asyncio.timeout(20),
+        grid.master.watch(msgspec.structs.replace(WatchSweep(job), **wishes)) as events,
+    ):
+        async for event, payload in events:
+            match event:
+                case TaskEnded(task):
+                    tasks.append(task)
+                case TaskOutput(stream="stdout"):
+                    output += payload
+                case Ended():
+                    ended = event
+    assert ended is not None
+    return tasks, output, ended
+
+
+def verdict(grid: ScriptedGrid, job: JobId) -> object:
+    return grid.job(job).verdict
+
+
+async def test_each_value_is_a_task_with_its_own_arguments(grid: ScriptedGrid) -> None:
+    job = await grid.submit(sweep(grid, "a", "b", "c", args=(b"--x={x}", b"{#}")))
+    tasks, output, ended = await watch(grid, job)
+    assert sorted(task.number for task in tasks) == [1, 2, 3]
+    assert sorted(output.splitlines()) == [b"--x=a 1", b"--x=b 2", b"--x=c 3"]
+    assert verdict(grid, job) == Swept(3, 0)
+    assert (ended.job.state, ended.job.exit_status) == ("COMPLETED", 0)
+    assert {order.run.partition("-")[2] for order in grid.engine.orders} == {
+        f"{job}_{number}.1" for number in (1, 2, 3)
+    }
+
+
+async def test_without_a_placeholder_the_values_are_appended(grid: ScriptedGrid) -> None:
+    _, output, _ = await watch(grid, await grid.submit(sweep(grid, "a b", args=(b"-v",))))
+    assert output == b"-v a b\n"
+
+
+@pytest.mark.parametrize(("count", "status"), [(3, 3), (100, 100), (101, 101), (130, 101)])
+async def test_the_exit_status_is_the_number_of_failed_tasks(grid: ScriptedGrid, count: int, status: int) -> None:
+    job = await grid.submit(sweep(grid, "ok", *(f"f{1 + number % 9}" for number in range(count))))
+    _, _, ended = await watch(grid, job)
+    assert verdict(grid, job) == Swept(count + 1, count)
+    assert (ended.job.exit_status, ended.job.state) == (status, "FAILED")
+
+
+async def test_no_more_run_at_once_than_was_asked_for(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [_until_killed] * 3
+    job = await grid.submit(sweep(grid, *map(str, range(20)), at_once=3))
+    await until(lambda: len(grid.book.in_phase(Phase.RUNNING)) == 3)
+    await asyncio.sleep(0.1)
+    assert len(grid.book.in_phase(Phase.RUNNING)) == 3
+    progress = grid.master.sweep_report.progress(grid.job(job))
+    assert (progress.tasks, progress.ended, progress.running, progress.waiting) == (20, 0, 3, 17)
+    assert grid.line(job).state == "RUNNING"
+    await grid.master.cancel(Cancel((job,), "KILL"))
+    assert (await grid.wait(job)).state == "CANCELLED"
+
+
+async def test_kept_order_is_the_order_of_the_numbers(grid: ScriptedGrid) -> None:
+    release = asyncio.Event()
+
+    async def last(stage: Stage) -> Exited:
+        await release.wait()
+        return await _says_its_words(stage)
+
+    grid.engine.coming[:0] = [last]
+    job = await grid.submit(sweep(grid, *map(str, range(1, 21))))
+    await until(lambda: len(grid.master.sweeps.read(grid.job(job)).ended) == 19)
+    release.set()
+    tasks, output, _ = await watch(grid, job, keep_order=True)
+    assert [task.number for task in tasks] == list(range(1, 21))
+    assert output.split() == [b"%d" % number for number in range(1, 21)]
+    tasks, _, _ = await watch(grid, job)
+    assert tasks[-1].number == 1
+
+
+async def test_what_a_watcher_has_is_not_told_again(grid: ScriptedGrid) -> None:
+    job = await grid.submit(sweep(grid, *map(str, range(1, 9))))
+    await grid.wait(job)
+    tasks, output, _ = await watch(grid, job, have="1-3,7", keep_order=True)
+    assert [task.number for task in tasks] == [4, 5, 6, 8]
+    assert output == b"4\n5\n6\n8\n"
+
+
+async def test_only_the_chosen_tasks_run(grid: ScriptedGrid) -> None:
+    job = await grid.submit(sweep(grid, *map(str, range(1, 9)), chosen="2,5-6"))
+    tasks, output, _ = await watch(grid, job, keep_order=True)
+    assert [task.number for task in tasks] == [2, 5, 6]
+    assert output == b"2\n5\n6\n"
+    assert verdict(grid, job) == Swept(3, 0)
+
+
+async def test_halting_soon_begins_nothing_more(grid: ScriptedGrid) -> None:
+    job = await grid.submit(sweep(grid, "f1", *["ok"] * 30, at_once=1, halt=Halt("soon", "fail", 1)))
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(31, 1, 30)
+
+
+async def test_halting_now_ends_what_runs(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [_until_killed, _until_killed]
+    job = await grid.submit(sweep(grid, "a", "b", "f1", *["ok"] * 30, at_once=3, halt=Halt("now", "fail", 1)))
+    tasks, _, ended = await watch(grid, job, keep_order=False)
+    assert {task.number: task.state for task in tasks}[1] == "CANCELLED"
+    assert {task.number: task.state for task in tasks}[3] == "FAILED"
+    assert ended.job.exit_status is not None
+    assert len(tasks) <= 5
+
+
+async def test_what_does_not_compile_ends_the_sweep_at_once(grid: ScriptedGrid) -> None:
+    async def no(stage: Stage) -> CompileFailed:
+        await stage.say(b"hello.c:1: error\n", "compile")
+        return CompileFailed(1)
+
+    grid.engine.coming[:0] = [no] * 40
+    job = await grid.submit(sweep(grid, *map(str, range(50))))
+    words = []
+    async with grid.master.watch(WatchSweep(job)) as events, asyncio.timeout(20):
+        async for event, payload in events:
+            if isinstance(event, TaskOutput) and event.stream == "compile":
+                words.append(payload)
+    assert words == [b"hello.c:1: error\n"]
+    assert verdict(grid, job) == CompileFailed(1)
+    assert grid.line(job).exit_status == 126
+    assert len(grid.engine.orders) <= 9
+
+
+async def test_a_cancelled_sweep_ends_its_tasks_and_begins_none(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [_until_killed] * 50
+    job = await grid.submit(sweep(grid, *map(str, range(50))))
+    await until(lambda: len(grid.engine.orders) == 8)
+    assert await grid.master.cancel(Cancel((job,), "TERM"), "ann") == 1
+    await grid.wait(job)
+    assert verdict(grid, job) == Cancelled("TERM by ann")
+    assert len(grid.engine.orders) == 8
+    assert all(task.verdict == Cancelled("TERM by ann") for task in grid.store.tasks(job))
+
+
+async def test_a_single_task_can_be_ended_and_looked_at(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [_until_killed]
+    job = await grid.submit(sweep(grid, "a", "b"))
+    task = task_id(job, 1)
+    assert job_text(task) == f"{job}.1"
+    await until(lambda: grid.engine.stage(task))
+    await grid.master.cancel(Cancel((task,), "KILL"), "ann")
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(2, 1)
+    assert grid.line(task).state == "CANCELLED"
+
+
+async def test_a_task_of_a_lost_host_runs_again(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [NodeUnfit("h1", "gone")]
+    job = await grid.submit(sweep(grid, "a", "b", "c"))
+    tasks, output, _ = await watch(grid, job, keep_order=True)
+    assert [task.attempt for task in tasks] in ([2, 1, 1], [1, 2, 1], [1, 1, 2])
+    assert output == b"a\nb\nc\n"
+    assert verdict(grid, job) == Swept(3, 0)
+
+
+async def test_a_held_sweep_begins_nothing_until_it_is_let_go(grid: ScriptedGrid) -> None:
+    grid.master.pause()
+    job = await grid.submit(sweep(grid, *map(str, range(20))))
+    await grid.master.hold([job], release=False)
+    grid.master.scheduler.paused = False
+    grid.book.wake.set()
+    other = await grid.submit()
+    await grid.wait(other)
+    assert len(grid.engine.orders) == 1
+    await grid.master.hold([job], release=True)
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(20, 0)
+
+
+async def test_a_new_master_goes_on_where_the_earlier_one_was(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [_says_its_words] * 5 + [_until_killed] * 8
+    job = await grid.submit(sweep(grid, *map(str, range(1, 41))))
+    await until(lambda: len(grid.book.in_phase(Phase.RUNNING)) == 8 and len(grid.engine.orders) == 13)
+    await grid.end()
+    await grid.begin()
+    progress = grid.master.sweep_report.progress(grid.job(job))
+    assert (progress.ended, progress.running, progress.waiting) == (5, 8, 27)
+    for stage in list(grid.engine.stages.values()):
+        stage.send("TERM")
+    tasks, _, _ = await watch(grid, job)
+    assert sorted(task.number for task in tasks) == list(range(1, 41))
+    assert verdict(grid, job) == Swept(40, 8)
+    begun = [order.attempt for order in grid.engine.orders]
+    assert len(begun) == len(set(begun)) == 40
+
+
+async def test_a_master_that_comes_after_the_last_task_finishes_the_sweep(grid: ScriptedGrid) -> None:
+    job = await grid.submit(sweep(grid, "a", "b"))
+    await grid.wait(job)
+    await grid.end()
+    with sqlite3.connect(grid.folder / "queue.db") as queue:
+        queue.execute("UPDATE job SET phase = 'queued', verdict = NULL, ended = NULL WHERE id = ?", (job,))
+    queue.close()
+    await grid.begin()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(2, 0)
+    assert len(grid.engine.orders) == 2
+
+
+async def test_retry_runs_what_failed_once_more(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [Exited(1), Exited(1)]
+    job = await grid.submit(sweep(grid, *map(str, range(6)), at_once=1))
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(6, 2)
+    assert await grid.master.retry([job], failed=True) == 2
+    tasks, _, ended = await watch(grid, job, keep_order=True)
+    assert [task.attempt for task in tasks] == [2, 2, 1, 1, 1, 1]
+    assert verdict(grid, job) == Swept(6, 0)
+    assert ended.job.exit_status == 0
+    assert await grid.master.retry([job], failed=True) == 0
+
+
+async def test_retry_of_a_cancelled_sweep_runs_what_was_left(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [_until_killed] * 8
+    job = await grid.submit(sweep(grid, *map(str, range(20))))
+    await until(lambda: len(grid.engine.orders) == 8)
+    await grid.master.cancel(Cancel((job,), "KILL"))
+    await grid.wait(job)
+    assert await grid.master.retry([job], failed=True) == 20
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(20, 0)
+
+
+async def test_a_job_is_retried_with_a_fresh_budget(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [NodeUnfit("h1", "gone")] * 3
+    job = await grid.submit()
+    assert (await grid.wait(job)).state == "NODE_FAIL"
+    grid.engine.coming[:0] = [NodeUnfit("h1", "gone")] * 2
+    assert await grid.master.retry([job], failed=True) == 1
+    line = await grid.wait(job)
+    assert (line.state, line.attempt) == ("COMPLETED", 6)
+
+
+async def test_progress_counts_every_task_once(grid: ScriptedGrid) -> None:
+    job = await grid.submit(sweep(grid, *map(str, range(200))))
+    async with grid.master.watch(WatchSweep(job, output=False)) as events, asyncio.timeout(20):
+        async for event, _ in events:
+            if isinstance(event, SweepProgress):
+                assert event.tasks == event.ended + event.running + event.waiting + event.left == 200
+    final = grid.master.sweep_report.progress(grid.job(job))
+    assert (final.ended, final.failed, final.running, final.waiting) == (200, 0, 0, 0)
+
+
+async def test_a_removed_sweep_leaves_nothing(grid: ScriptedGrid) -> None:
+    job = await grid.submit(sweep(grid, "a", "b"))
+    await grid.wait(job)
+    assert (grid.folder / "spool" / "out" / str(job)).exists()
+    await grid.master.remove([job])
+    assert grid.store.tasks(job) == []
+    assert not (grid.folder / "spool" / "out" / str(job)).exists()
+    assert grid.store.late_news() == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "plan", "args", "words"),
+    [
+        (("a",), {"tasks": 2}, (), "2 were announced"),
+        (("a", "b"), {"at_once": 0}, (), "no task at once"),
+        (("a", "b"), {}, (b"{y}",), "y"),
+        (("a", "b"), {"chosen": "3"}, (), "3"),
+    ],
+)
+async def test_a_sweep_that_cannot_be_run_is_refused(
+    grid: ScriptedGrid, values: tuple[str, ...], plan: dict[str, object], args: tuple[bytes, ...], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        await grid.submit(sweep(grid, *values, args=args, **plan))
