@@ -7,28 +7,16 @@ or always be true, such as ``fail=0``; stops nothing itself.
 from __future__ import annotations
 
 import re
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from sshgrid.errors import UsageError
-from sshgrid.model import Noun
-
-When: TypeAlias = Literal["never", "soon", "now"]
-Reason: TypeAlias = Literal["fail", "success", "done"]
+from sshgrid.model import Halt
 
 _HALT = re.compile(r"(soon|now),(fail|success|done)=(?:([0-9]{1,9})|([0-9]{1,3}(?:\.[0-9]{1,6})?)%)", re.ASCII)
 _HINT = "write never, soon,fail=10% (start no more), now,fail=1 (kill the rest), or success= or done= likewise"
 # The short forms of GNU parallel.
 _SHORT = {"0": "never", "1": "soon,fail=1", "2": "now,fail=1", "-1": "soon,success=1", "-2": "now,success=1"}
 _SHORT_PERCENT = re.compile(r"[0-9]{1,3}%", re.ASCII)
-
-
-class Halt(Noun, frozen=True):
-    """`soon`: no further task starts; `now`: the running ones are killed too. Either `count` or `percent` is set."""
-
-    when: When = "never"
-    reason: Reason = "fail"
-    count: int | None = None
-    percent: float | None = None  # of all tasks of the sweep
 
 
 def parse_halt(text: str) -> Halt:
@@ -42,11 +30,10 @@ def parse_halt(text: str) -> Halt:
     count, percent = int(found[3]) if found[3] else None, float(found[4]) if found[4] else None
     if count == 0 or (percent is not None and not 0 < percent <= 100):
         raise UsageError(f"{text!r} would halt always or never", "take a number from 1, or a percentage up to 100%")
-    when: When = "now" if found[1] == "now" else "soon"
-    return Halt(when, _reason(found[2]), count, percent)
+    return Halt("now" if found[1] == "now" else "soon", _reason(found[2]), count, percent)
 
 
-def _reason(text: str) -> Reason:
+def _reason(text: str) -> Literal["fail", "success", "done"]:
     return "success" if text == "success" else "done" if text == "done" else "fail"
 
 

@@ -187,6 +187,8 @@ def _tasks(sweep: JobId, first: int, last: int, ordered: Sequence[JobId]) -> Ite
     _between(str(sweep), sweep, sweep, ordered)
     if not 0 < first <= last <= MAX_TASKS:
         raise UsageError(f"tasks {first} to {last} of {sweep}: no sweep has such", "write for example: 42.17 or 42.1-9")
+    if last - first >= MAX_NAMES:
+        raise UsageError(f"{sweep}.{first}-{last} are more than {MAX_NAMES} tasks", f"take all of the sweep: {sweep}")
     return (task_id(sweep, number) for number in range(first, last + 1))
 
 

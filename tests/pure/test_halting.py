@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sshgrid.errors import UsageError
-from sshgrid.halting import Halt, halts, max_fails, parse_halt
+from sshgrid.halting import halts, max_fails, parse_halt
+from sshgrid.model import Halt
 
 
 @pytest.mark.parametrize(

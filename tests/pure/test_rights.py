@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from sshgrid import rights, wire, wire_users
+from sshgrid import rights, wire, wire_sweeps, wire_users
 from sshgrid.model import Caps, JobId, Person, Program, Role, Submission
 from sshgrid.rights import Allowed, Hidden, Refused, may
 from sshgrid.wire import Request
@@ -38,6 +38,10 @@ OF_THE_JOB: list[Request] = [
     wire.Cancel((JOB,)),
     wire.Hold((JOB,)),
     wire.Remove((JOB,)),
+    wire_sweeps.WatchSweep(JOB),
+    wire_sweeps.ProgressOf(JOB),
+    wire_sweeps.Tasks(JOB),
+    wire_sweeps.Retry((JOB,)),
 ]
 ADMINS: list[Request] = [
     wire.CheckNodes(""),
@@ -98,5 +102,5 @@ def test_lists_hold_a_users_own_jobs_and_everybodys_for_admins() -> None:
 def test_the_jobs_that_a_request_names() -> None:
     named_jobs = {named(request): rights.concerned(request) for request in (*ANYBODY, *OF_THE_JOB, *ADMINS, *OWNERS)}
     naming = {kind for kind, jobs in named_jobs.items() if jobs == (JOB,)}
-    assert naming == {"Watch", "Logs", "Info", "Cancel", "Hold", "Remove"}
+    assert naming == set(map(named, OF_THE_JOB)) - {"Input", "Resize"}
     assert all(jobs in ((), (JOB,)) for jobs in named_jobs.values())

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sshgrid.errors import NoSuchJob, NoSuchNode, UsageError
-from sshgrid.model import JobId, Node
+from sshgrid.model import JobId, Node, task_id
 from sshgrid.selectors import MAX_NAMES, did_you_mean, expand, fold, jobs, nodes
 
 KNOWN = (
@@ -127,13 +127,16 @@ def test_a_malformed_selector_is_wrong_usage(selector: str) -> None:
         ("all", [1, 2, 3, 5, 8, 42]),
         ("", [1, 2, 3, 5, 8, 42]),
         ("1-999999999999999999", [1, 2, 3, 5, 8, 42]),
+        ("42.17", [task_id(JobId(42), 17)]),
+        ("42.17-18,3", [task_id(JobId(42), 17), task_id(JobId(42), 18), 3]),
+        ("42.17-42.18", [task_id(JobId(42), 17), task_id(JobId(42), 18)]),
     ],
 )
 def test_a_selector_means_these_jobs(selector: str, expected: list[int]) -> None:
     assert list(jobs(selector, JOBS)) == expected
 
 
-@pytest.mark.parametrize("selector", ["4", "6-7", "1,4", "100-200"])
+@pytest.mark.parametrize("selector", ["4", "6-7", "1,4", "100-200", "4.1"])
 def test_a_job_that_is_not_there_is_said(selector: str) -> None:
     with pytest.raises(NoSuchJob):
         jobs(selector, JOBS)
@@ -145,7 +148,9 @@ def test_last_of_no_jobs_is_an_error_and_all_of_no_jobs_is_none() -> None:
         jobs("last", ())
 
 
-@pytest.mark.parametrize("selector", ["x", "1-", "-1", "8-3", "1,,2", "42.17", "1 2", "٣", "0x10"])
+@pytest.mark.parametrize(
+    "selector", ["x", "1-", "-1", "8-3", "1,,2", "42.0", "42.", "42.9-3", "42.1-20000", "1 2", "٣", "0x10"]
+)
 def test_what_is_no_job_selector_is_wrong_usage(selector: str) -> None:
     with pytest.raises(UsageError) as caught:
         jobs(selector, JOBS)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sshgrid import errors, wire, wire_users
+from sshgrid import errors, wire, wire_sweeps, wire_users
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.model import (
     Caps,
@@ -37,6 +37,7 @@ LINE = wire.JobLine(
 )  # fmt: skip
 NODE = wire.NodeLine("n1", NodeState.IDLE, "", 0.5, None, 1 << 40, 0, None, ("c",), None)
 
+TASK = wire_sweeps.TaskLine(17, "FAILED", "h1", 2, 1.0, 2.5, 3, None, "exit code 3", 0.25, 1 << 20, 5, 6, 7)
 USER = wire_users.UserLine(
     "ann", Role.USER, False, True, 0.5, (UserKey("SHA256:x", "ssh-ed25519 AAAA"),), Caps(1), 0, 2
 )
@@ -67,6 +68,14 @@ EXAMPLES: list[Said] = [
     (wire.Reload(), b""),
     (wire.Backup("/tmp/it is"), b""),
     (wire.Stop(drain=True), b""),
+    (wire_sweeps.WatchSweep(JobId(42), "1-40,45", keep_order=True), b""),
+    (wire_sweeps.ProgressOf(JobId(42)), b""),
+    (wire_sweeps.Tasks(JobId(42), ("FAILED",)), b""),
+    (wire_sweeps.Retry((JobId(42), JobId(-44040209)), failed=True), b""),
+    (wire_sweeps.SweepProgress(JobId(42), 10, 4, 1, 2, 4, 0, 1.5, 4.0, TASK), b""),
+    (wire_sweeps.TaskOutput(17, "stdout", 5), b"hello"),
+    (wire_sweeps.TaskEnded(TASK), b""),
+    (wire_sweeps.TasksReply((TASK,)), b""),
     (wire_users.Users(), b""),
     (wire_users.AddUser("ann", Role.ADMIN, ("ssh-ed25519 AAAA",)), b""),
     (wire_users.RemoveUser("ann"), b""),
