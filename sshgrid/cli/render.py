@@ -15,8 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from sshgrid.errors import SshgridError
+from sshgrid.model import job_text
 from sshgrid.quantities import format_duration, format_size
 from sshgrid.wire import AttemptLine, ClientLine, JobLine, NodeLine, NodeReason
+from sshgrid.wire_sweeps import SweepProgress
 
 SCHEMA = 1
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
@@ -139,7 +141,7 @@ NODE_RIGHT = frozenset({"CPU", "LOAD", "MEMORY", "RUNNING"})
 def job_row(job: JobLine) -> tuple[str, ...]:
     """A job's line of `ps`."""
     return (
-        str(job.id),
+        job_text(job.id),
         job.user,
         job.state,
         job.node or "-",
@@ -149,6 +151,18 @@ def job_row(job: JobLine) -> tuple[str, ...]:
         f"{job.name}: {job.program}" if job.name else job.program,
         job.phase if job.state == "RUNNING" and job.phase != "running" and not job.reason else job.reason,
     )
+
+
+def sweep_text(sweep: SweepProgress) -> str:
+    """How far a sweep has come, in a line."""
+    parts = [f"{sweep.ended} of {sweep.tasks} done", f"{sweep.failed} failed", f"{sweep.running} running"]
+    if sweep.waiting:
+        parts.append(f"{sweep.waiting} waiting")
+    if sweep.left:
+        parts.append(f"{sweep.left} not begun")
+    if sweep.eta_seconds is not None and sweep.waiting + sweep.running:
+        parts.append(f"about {format_duration(round(sweep.eta_seconds))} left")
+    return ", ".join(parts)
 
 
 def exit_text(job: JobLine) -> str:
@@ -225,6 +239,10 @@ def job_object(job: JobLine, *, full: bool = True) -> dict[str, object]:
     value: dict[str, object] = msgspec.to_builtins(job)
     value |= {"schema": SCHEMA, "submitted": iso(job.submitted), "started": iso(job.started)}
     del value["attempts"], value["why"]
+    if job.id < 0:
+        value["id"] = job_text(job.id)
+    if job.sweep is None:
+        del value["sweep"]
     if full:
         value["attempts"] = [_attempt_object(attempt) for attempt in job.attempts]
         if job.why or job.state == "PENDING":
