@@ -11,11 +11,12 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
 import msgspec
 
 from sshgrid import intake, lifecycle, placement, toolchains
+from sshgrid.batches import BatchSink, Ends, Running, by_batch
 from sshgrid.engines import Finish, Keyboard
 from sshgrid.errors import HostError, NeverBegan, SshgridError, StoreError
 from sshgrid.jobbook import JobBook
@@ -56,23 +57,10 @@ KEYS_WAITING = 64  # pieces of input; a client that types faster than the progra
 CLAIM_KEPT_SECONDS = 20.0
 
 
-class _Running:
-    """One attempt as it goes: its task, and the record that is not worth a commit for every step."""
-
-    def __init__(self, attempt: Attempt, record: AttemptRecord, run: str) -> None:
-        self.attempt = attempt
-        self.record = record
-        self.run = run
-        self.task: asyncio.Task[None] | None = None
-        self.ending: asyncio.Task[None] | None = None
-        self.refused = False  # its run folder was claimed against it by a cancel: it never started
-        self.never_began = False  # the same, by somebody who looked for it
-
-
 class _JobSink:
     """Brings an attempt's news to disk first and to the watchers second."""
 
-    def __init__(self, book: JobBook, spool: Spool, running: _Running) -> None:
+    def __init__(self, book: JobBook, spool: Spool, running: Running) -> None:
         self._book = book
         self._spool = spool
         self._running = running
@@ -113,7 +101,7 @@ class Attempts:
         self._book = book
         self._roster = roster
         self._spool = roster.spool
-        self._running: dict[JobId, _Running] = {}
+        self._running: dict[JobId, Running] = {}
         self._keyboards: dict[JobId, Keyboard] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._cleaning: set[asyncio.Task[None]] = set()  # of these, what removes ended runs from nodes right now
@@ -126,14 +114,38 @@ class Attempts:
             self._say_moved(job, attempt)
         self._launch(job, attempt, resume=False)
 
-    def resume(self, job: Job) -> None:
-        """Find a run that an earlier master started."""
-        last = job.attempts[-1]
-        self._launch(job, Attempt(job.id, last.number, last.node), resume=True)
+    def begin_batch(self, found: Sequence[tuple[Job, Attempt]]) -> None:
+        """The same for tasks that go to one slot of a node together."""
+        self._launch_batch([job for job, _ in found], resume=False)
+
+    def resume(self, jobs: Iterable[Job]) -> None:
+        """Find the runs that an earlier master started."""
+        alone, batches = by_batch(jobs)
+        for job in alone:
+            last = job.attempts[-1]
+            self._launch(job, Attempt(job.id, last.number, last.node), resume=True)
+        for batch in batches:
+            self._launch_batch(batch, resume=True)
+
+    def _launch_batch(self, jobs: Sequence[Job], *, resume: bool) -> None:
+        name, node = jobs[0].attempts[-1].batch, jobs[0].attempts[-1].node
+        batch = []
+        for job in jobs:
+            attempt = Attempt(job.id, job.attempts[-1].number, node)
+            running = Running(attempt, job.attempts[-1], run_name(self._book.store.grid, attempt))
+            batch.append(running)
+            self._running[job.id] = running
+        if member := self._roster.members.get(node):
+            member.begun(name)
+        task = self._spawn(self._batch(name, node, jobs, batch, resume), f"batch {name}")
+        for job, running in zip(jobs, batch, strict=True):
+            running.task = task
+            if resume and job.cancel_requested:
+                self.end(job, lifecycle_signal(job))
 
     def _launch(self, job: Job, attempt: Attempt, *, resume: bool) -> None:
         run = run_name(self._book.store.grid, attempt)
-        running = _Running(attempt, job.attempts[-1], run)
+        running = Running(attempt, job.attempts[-1], run)
         self._running[job.id] = running
         if member := self._roster.members.get(attempt.node):
             member.begun(run)
@@ -172,7 +184,7 @@ class Attempts:
 
     # --- one attempt
 
-    async def _attempt(self, job: Job, running: _Running, resume: bool) -> None:
+    async def _attempt(self, job: Job, running: Running, resume: bool) -> None:
         member = self._roster.members.get(running.attempt.node)
         if member is None:
             self._settle(running, Finish(HostLost(f"{running.attempt.node} is no longer in the inventory")))
@@ -181,18 +193,53 @@ class Attempts:
             finish = await self._outcome(job, running, member, resume)
         finally:
             member.ended(running.run)
-        if running.ending is not None:
-            running.ending.cancel()
         self._settle(running, finish)
         # A start that is still on its way meets the folder until the node would refuse it as too late anyway.
         late_start = running.refused or running.never_began
         pause = CLAIM_KEPT_SECONDS if late_start else 0.0
-        cleaning = self._spawn(self._discard(member, running.run, pause), f"clean {running.run}")
+        cleaning = self._spawn(self._discard(member, running.run, member.engine.discard, pause), f"clean {running.run}")
         if not late_start:
             self._cleaning.add(cleaning)
             cleaning.add_done_callback(self._cleaning.discard)
 
-    async def _outcome(self, job: Job, running: _Running, member: Member, resume: bool) -> Finish:
+    async def _batch(self, name: str, node: str, jobs: Sequence[Job], batch: Sequence[Running], resume: bool) -> None:
+        member = self._roster.members.get(node)
+        if member is None:
+            gone = Finish(HostLost(f"{node} is no longer in the inventory"))
+            self._settle_all([(running, gone) for running in batch])
+            return
+        sink = BatchSink(self._book, self._spool, batch, self._settle_all)
+        try:
+            lost = await self._rest_of_batch(jobs, batch, member, sink, resume)
+        finally:
+            member.ended(name)
+        self._settle_all([(running, lost) for running in sink.rest.values()])
+        cleaning = self._spawn(self._discard(member, name, member.engine.discard_batch), f"clean {name}")
+        self._cleaning.add(cleaning)
+        cleaning.add_done_callback(self._cleaning.discard)
+
+    async def _rest_of_batch(
+        self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, sink: BatchSink, resume: bool
+    ) -> Finish:
+        """Follow a batch; what became of those tasks of which no end was told."""
+        try:
+            if resume:
+                await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
+            orders = [self._order(job, run, member, resume) for job, run in zip(jobs, batch, strict=True)]
+            await member.engine.run_batch(orders, 1, sink, resume=resume)
+            return Finish(HostLost("the run was not told of"))
+        except HostError as error:
+            log.info("%s on %s: %s", batch[0].record.batch, member.name, error.reason)
+            return Finish(HostLost(error.reason))
+        except StoreError:
+            raise
+        except SshgridError as error:
+            return Finish(ToolchainBroken(error.message))
+        except Exception as error:
+            log.exception("%s on %s", batch[0].record.batch, member.name)
+            return Finish(Crashed(f"{type(error).__name__}: {error}"))
+
+    async def _outcome(self, job: Job, running: Running, member: Member, resume: bool) -> Finish:
         try:
             if resume:
                 await member.connected(self._patience(job, running))
@@ -217,7 +264,7 @@ class Attempts:
             log.exception("attempt %s on %s", running.attempt, member.name)
             return Finish(Crashed(f"{type(error).__name__}: {error}"))
 
-    def _patience(self, job: Job, running: _Running) -> float:
+    def _patience(self, job: Job, running: Running) -> float:
         """Seconds that a master waits for the node of a run which an earlier one started."""
         if job.submission.on_host_loss is OnHostLoss.WAIT:
             return math.inf
@@ -225,7 +272,7 @@ class Attempts:
         margin = LEASE_MARGIN_SECONDS if job.submission.on_host_loss is OnHostLoss.FENCE else 0.0
         return lifecycle.patience(self._roster.retry, time.time() - running.record.began) + margin
 
-    def _order(self, job: Job, running: _Running, member: Member, resume: bool) -> Order:
+    def _order(self, job: Job, running: Running, member: Member, resume: bool) -> Order:
         program = job.submission.program
         row = self._roster.language(program.language)
         found = member.toolchains.get(program.language)
@@ -246,6 +293,7 @@ class Attempts:
             asked.keep_children,
             asked.on_host_loss,
             max(0.0, time.time() - running.record.began) if resume else 0.0,
+            running.record.batch,
         )
         isolation = order.isolation(member.facts)
         running.record = msgspec.structs.replace(running.record, toolchain=words, isolation=isolation)
@@ -262,26 +310,42 @@ class Attempts:
             raise SshgridError(f"{names} is no longer in the spool beside the queue")
         return self._spool.read(next(file for file in program.files if file.name == program.entry).sha256)
 
-    def _settle(self, running: _Running, finish: Finish) -> None:
-        """The result on disk, then in memory, then told."""
+    def _settle(self, running: Running, finish: Finish) -> None:
+        self._settle_all([(running, finish)])
+
+    def _settle_all(self, ends: Ends) -> None:
+        """The results on disk, then in memory, then told."""
+        now = time.time()
+        self._spool.sync([(running.attempt.job, running.attempt.number) for running, _ in ends])
+        with self._book.store.batch():
+            settled = [found for running, finish in ends if (found := self._settle_one(running, finish, now))]
+        for running, _ in ends:
+            if self._running.get(running.attempt.job) is running:
+                del self._running[running.attempt.job]
+                self._keyboards.pop(running.attempt.job, None)
+            if running.ending is not None:
+                running.ending.cancel()
+        for attempt, job in settled:
+            record = job.attempts[-1]
+            assert record.outcome is not None
+            self._judge_node(attempt, record, record.outcome)
+            log.info("attempt %s on %s: %s", attempt, attempt.node, record.outcome)
+            self._book.keep(job)
+
+    def _settle_one(self, running: Running, finish: Finish, now: float) -> tuple[Attempt, Job] | None:
+        """In the store; None for late news."""
         attempt = running.attempt
         job = self._book.current(attempt.job)
-        now = time.time()
         outcome = self._as_cancelled(job, finish.outcome)
         record = msgspec.structs.replace(running.record, outcome=outcome, ended=now, usage=finish.usage)
-        views = self._roster.views()
-        others = placement.others(views, job.submission, job.excluded | {attempt.node})
+        others = isinstance(outcome, HostLost | ToolchainBroken) and placement.others(
+            self._roster.views(), job.submission, job.excluded | {attempt.node}
+        )
         settled = lifecycle.settle(job, record, outcome, self._roster.retry, now, self._roster.rng, others)
-        self._spool.sync(attempt.job, attempt.number)
-        if self._running.get(attempt.job) is running:
-            del self._running[attempt.job]
-            self._keyboards.pop(attempt.job, None)
         if settled.phase is Phase.RUNNING or not self._book.store.settle(attempt, record, settled):
             log.info("attempt %s: late news dropped", attempt)
-            return
-        self._judge_node(attempt, record, outcome)
-        log.info("attempt %s on %s: %s", attempt, attempt.node, outcome)
-        self._book.keep(settled)
+            return None
+        return attempt, settled
 
     def _judge_node(self, attempt: Attempt, record: AttemptRecord, outcome: Outcome) -> None:
         member = self._roster.members.get(attempt.node)
@@ -298,13 +362,15 @@ class Attempts:
             return Cancelled(job.cancel_by)
         return outcome
 
-    async def _discard(self, member: Member, run: str, pause: float) -> None:
-        """Nothing of the run stays on the node. A node that is away is asked when it is back."""
+    async def _discard(
+        self, member: Member, run: str, discard: Callable[[str], Awaitable[None]], pause: float = 0.0
+    ) -> None:
+        """Nothing of the run, or batch, stays on the node. A node that is away is asked when it is back."""
         member.claims.add(run)
         await asyncio.sleep(pause)
         member.claims.discard(run)
         try:
-            await member.engine.discard(run)
+            await discard(run)
         except HostError as error:
             log.info("%s: cannot clean %s yet: %s", member.name, run, error.reason)
             member.leftovers.add(run)
@@ -325,7 +391,10 @@ class Attempts:
         running = self._running.get(job.id)
         member = self._roster.members.get(running.attempt.node) if running else None
         if running and member:
-            await member.engine.signal(running.run, name)
+            if running.record.batch:
+                await member.engine.signal_task(running.record.batch, running.run, name)
+            else:
+                await member.engine.signal(running.run, name)
 
     async def typed(self, job: Job, piece: bytes) -> None:
         """Standard input of an interactive run, kept until it begins; words for one that has ended are dropped."""
@@ -353,7 +422,7 @@ class Attempts:
             running.ending.cancel()
         running.ending = self._spawn(self._escalate(running, signal), f"end {running.attempt}")
 
-    async def _escalate(self, running: _Running, signal: str) -> None:
+    async def _escalate(self, running: Running, signal: str) -> None:
         member = self._roster.members.get(running.attempt.node)
         if member is None:
             return
@@ -364,13 +433,16 @@ class Attempts:
             await self._until_sent(running, member, "KILL")
             await asyncio.sleep(1.0)
 
-    async def _until_sent(self, running: _Running, member: Member, name: str) -> None:
+    async def _until_sent(self, running: Running, member: Member, name: str) -> None:
         """A run that has not begun is refused its folder; one on a silent node is asked until it answers."""
         while True:
             try:
-                if await member.engine.signal(running.run, name):
+                if running.record.batch:
+                    if await self._sent_to_task(running, member, name):
+                        return
+                elif await member.engine.signal(running.run, name):
                     return
-                if await member.engine.refuse(running.run):
+                elif await member.engine.refuse(running.run):
                     running.refused = True
                     assert running.task is not None
                     running.task.cancel()
@@ -378,6 +450,11 @@ class Attempts:
             except HostError as error:
                 log.info("%s: cannot send %s to %s yet: %s", member.name, name, running.run, error.reason)
             await asyncio.sleep(0.2)
+
+    async def _sent_to_task(self, running: Running, member: Member, name: str) -> bool:
+        """A task that is refused ends as its batch comes to it."""
+        batch, run, engine = running.record.batch, running.run, member.engine
+        return await engine.signal_task(batch, run, name) or await engine.refuse_task(batch, run)
 
     # --- leaving
 

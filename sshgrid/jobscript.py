@@ -41,6 +41,7 @@ class Order(Noun, frozen=True):
     keep_children: bool = False
     on_host_loss: OnHostLoss = OnHostLoss.RELAUNCH
     worked_seconds: float = 0.0  # of a run that an earlier master started: how long ago
+    batch: str = ""  # the name of the batch that it is begun in; "" = alone
 
     def isolation(self, facts: Facts) -> str:
         """What keeps the run apart on that node. A pid namespace would end whatever the program leaves running."""
@@ -50,6 +51,11 @@ class Order(Noun, frozen=True):
 def run_name(grid: str, attempt: Attempt) -> str:
     """The name of an attempt's folder on its node."""
     return f"{grid}-{job_text(attempt.job).replace('.', '_')}.{attempt.number}"
+
+
+def batch_name(grid: str, first: Attempt) -> str:
+    """The name of the folder of a batch on its node: no attempt is the first one of two."""
+    return f"{grid}-b{run_name(grid, first).removeprefix(f'{grid}-')}"
 
 
 def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) -> bytes:

@@ -399,6 +399,7 @@ class AttemptRecord(Noun, frozen=True):
     toolchain: str = ""  # "java 17.0.15"
     isolation: str = ""
     usage: Usage = Usage()
+    batch: str = ""  # the folder on the node of the batch that it was begun in; "" = begun alone
 
 
 class Job(Noun, frozen=True):

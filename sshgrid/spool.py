@@ -24,6 +24,7 @@ from sshgrid.model import JobId, sweep_of, task_number
 
 STREAMS = ("stdout", "stderr", "compile")
 MAX_OPEN = 64
+FEW_FILES = 8  # above that it is cheaper to bring the whole file system to disk
 HOUR = 3600.0
 _BLOCK = 65536
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -223,13 +224,22 @@ class Spool:
         with self._reading(self._output(job, attempt, stream)) as descriptor:
             return 0 if descriptor is None else _start_of_last(descriptor, lines)
 
-    def sync(self, job: JobId, attempt: int) -> None:
-        """All output of this attempt survives a power cut from now on: to be called before its job is settled."""
-        paths = [path for stream in STREAMS if (path := self._output(job, attempt, stream)).exists()]
+    def sync(self, attempts: Iterable[tuple[JobId, int]]) -> None:
+        """All output of these attempts survives a power cut from now on: to be called before they are settled."""
+        paths = {
+            path: None
+            for job, attempt in attempts
+            for stream in STREAMS
+            if (path := self._output(job, attempt, stream)).exists()
+        }
         if not paths:
             return
-        with blame_disk(paths[0].parent):
-            for path in (*paths, *dict.fromkeys((paths[0].parent, paths[0].parent.parent, self.outputs))):
+        with blame_disk(self.outputs):
+            if len(paths) > FEW_FILES:
+                disk.sync_all(self.outputs)
+                return
+            folders = [folder for path in paths for folder in (path.parent, path.parent.parent, self.outputs)]
+            for path in (*paths, *dict.fromkeys(folders)):
                 disk.sync(path)
 
     def remove(self, job: JobId) -> None:

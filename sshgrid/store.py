@@ -180,9 +180,8 @@ class Store:
             self._run("add_attempt", {"id": job_id, "number": number, "record": _json(record)})
         return Attempt(job_id, number, node)
 
-    def begin_task(self, task: Job, node: str, now: float) -> Attempt:
-        """Claim `node` for a task of a sweep that has never begun; only now it becomes a row."""
-        record = AttemptRecord(1, node, now)
+    def begin_task(self, task: Job, record: AttemptRecord) -> Attempt:
+        """Begin the first attempt at a task of a sweep; only now it becomes a row."""
         values = {
             "id": task.id,
             "owner": task.owner,
@@ -194,7 +193,7 @@ class Store:
             self._run("add_task", values)
             self._run("add_submission", {"id": task.id, "body": _json(task.submission)})
             self._run("add_attempt", {"id": task.id, "number": 1, "record": _json(record)})
-        return Attempt(task.id, 1, node)
+        return Attempt(task.id, 1, record.node)
 
     def note(self, attempt: Attempt, record: AttemptRecord) -> bool:
         """Remember the progress of a running attempt. False = it is no longer the current one; nothing is kept."""

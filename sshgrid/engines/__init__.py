@@ -7,6 +7,7 @@ for what the program did.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 from sshgrid.jobscript import Order
@@ -35,6 +36,24 @@ class Sink(Protocol):
     async def compiled(self, compiled: bool) -> None: ...
 
 
+class BatchSink(Protocol):
+    """As Sink, for many runs of one program at once. What `output` and `ended` were given is kept when they return."""
+
+    def kept(self, order: Order, stream: str) -> int: ...
+
+    async def output(self, order: Order, stream: str, piece: bytes) -> None: ...
+
+    async def running(self, orders: Sequence[Order]) -> None:
+        """These have begun; it may be told late, or of a run that has ended already not at all."""
+
+    async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
+        """All of their output was told."""
+
+    async def uploaded(self, count: int) -> None: ...
+
+    async def compiled(self, compiled: bool) -> None: ...
+
+
 # What a person types into an interactive run: bytes (b"" ends the input), or the window's (columns, rows).
 Keyboard: TypeAlias = "asyncio.Queue[bytes | tuple[int, int]]"
 
@@ -47,6 +66,21 @@ class Engine(Protocol):
 
     async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
         """A run tied to this conversation: it reads the keyboard, and ends when the connection does."""
+
+    async def run_batch(self, orders: Sequence[Order], lanes: int, sink: BatchSink, *, resume: bool = False) -> None:
+        """Many runs of one program, so many at the same time, with one start; until each has ended.
+
+        Raises HostError for what a machine did: what was not told as ended is lost then.
+        """
+
+    async def signal_task(self, batch: str, run: str, name: str) -> bool:
+        """As `signal`, for a run of a batch."""
+
+    async def refuse_task(self, batch: str, run: str) -> bool:
+        """As `refuse`, for a run of a batch."""
+
+    async def discard_batch(self, batch: str) -> None:
+        """As `discard`, for all runs of a batch at once."""
 
     async def signal(self, run: str, name: str) -> bool:
         """Send a signal to a run; False when it is not there."""

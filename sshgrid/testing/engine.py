@@ -7,13 +7,13 @@ twice, or one that was refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import TypeAlias, TypeVar
 
-from sshgrid.engines import Finish, Keyboard, Sink
+from sshgrid.engines import BatchSink, Finish, Keyboard, Sink
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.jobscript import Order
-from sshgrid.model import CompileFailed, Exited, Outcome, Step, ToolchainBroken
+from sshgrid.model import CompileFailed, Exited, HostLost, Outcome, Step, ToolchainBroken
 
 T = TypeVar("T")
 
@@ -101,6 +101,7 @@ class ScriptedEngine:
         self.orders: list[Order] = []
         self.refused: set[str] = set()
         self.discarded: list[str] = []
+        self.batches: list[list[str]] = []  # the runs of each batch, in the order of their starts
         self.signals: list[tuple[str, str]] = []
         self.uploads = asyncio.Event()  # cleared: whatever is started stays in its upload
         self.uploads.set()
@@ -200,9 +201,47 @@ class ScriptedEngine:
         self.refused.discard(run)
         self.discarded.append(run)
 
+    async def run_batch(self, orders: Sequence[Order], lanes: int, sink: BatchSink, *, resume: bool = False) -> None:
+        """One after the other, however many lanes there are."""
+        self.batches.append([order.run for order in orders])
+        for order in orders:
+            try:
+                finish = await self.run(order, _OneOf(sink, order), resume=resume)
+            except NeverBegan as error:
+                finish = Finish(HostLost(error.reason))
+            await sink.ended([(order, finish)])
+
+    async def signal_task(self, batch: str, run: str, name: str) -> bool:
+        return await self.signal(run, name)
+
+    async def refuse_task(self, batch: str, run: str) -> bool:
+        return await self.refuse(run)
+
+    async def discard_batch(self, batch: str) -> None:
+        for run in next((runs for runs in self.batches if f"-b{runs[0].partition('-')[2]}" in batch), ()):
+            await self.discard(run)
+
     async def close(self) -> None:
         for stage in self.stages.values():
             await _end(stage)
+
+
+class _OneOf:
+    """The sink of one run of a batch."""
+
+    def __init__(self, sink: BatchSink, order: Order) -> None:
+        self._sink, self._order = sink, order
+        self.uploaded, self.compiled = sink.uploaded, sink.compiled
+
+    def kept(self, stream: str) -> int:
+        return self._sink.kept(self._order, stream)
+
+    async def output(self, stream: str, piece: bytes) -> None:
+        await self._sink.output(self._order, stream, piece)
+
+    async def step(self, step: Step) -> None:
+        if step is Step.RUNNING:
+            await self._sink.running([self._order])
 
 
 async def _end(stage: Stage) -> None:

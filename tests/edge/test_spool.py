@@ -222,7 +222,7 @@ def test_a_stream_that_printed_nothing_is_empty(spool: Spool) -> None:
     assert spool.size(ONE, 1, "stderr") == 0
     assert spool.read_output(ONE, 1, "stderr", 0, 10) == b""
     assert spool.tail(ONE, 1, "stderr", 5) == 0
-    spool.sync(ONE, 1)
+    spool.sync([(ONE, 1)])
     assert spool.jobs() == []
 
 
@@ -245,7 +245,7 @@ def test_sync_reaches_every_stream_and_the_names(spool: Spool, monkeypatch: pyte
         spool.append(ONE, 1, stream, b"x")
     spool.append(ONE, 2, "stdout", b"other attempt")
     synced = calls_of(monkeypatch, "fsync")
-    spool.sync(ONE, 1)
+    spool.sync([(ONE, 1)])
     assert {Path(name).name for name in synced} == {"1.stdout", "1.stderr", "1.compile", "1", "out"}
 
 
@@ -423,7 +423,7 @@ for number in range(100_000):
     content = b"%s-%d" % (sys.argv[2].encode(), number) * 1000
     digest = spool.keep(content)
     size = spool.append(1, 1, "stdout", b"%08d" % (spool.size(1, 1, "stdout") // 8))
-    spool.sync(1, 1)
+    spool.sync([(JobId(1), 1)])
     os.write(1, b"%s %d\\n" % (digest.encode(), size))
 """
 
