@@ -77,7 +77,7 @@ def replace(path: str, content: bytes) -> None:
         raise
 
 
-def make_folder(path: str) -> int:
+def open_folder(path: str) -> int:
     """A descriptor of this folder, which is made when it is missing. OSError; UsageError for what leads out."""
     if _root is None:
         os.makedirs(path or ".", exist_ok=True)

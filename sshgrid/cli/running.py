@@ -42,7 +42,7 @@ def run(session: Session, file: str, args: Sequence[str], wanted: Mapping[str, A
     if wanted["dry_run"]:
         return _explain(session, submission, sources)
     if wanted["detach"]:
-        return _detached(session, submission, sources)
+        return detached(session, submission, sources)
     return _followed(session, submission, sources, show_node=bool(wanted["show_node"]))
 
 
@@ -193,7 +193,7 @@ def _send(connection: Connection, submission: Submission, sources: Sequence[Sour
     return connection.answer(Accepted).job
 
 
-def _detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
+def detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
     connection, job = submit(session, submission, sources)
     connection.close()
     session.show(lambda: {"schema": 1, "id": job}, lambda: f"{job}\n")
@@ -259,6 +259,13 @@ def until_ended(session: Session, follow: Follow, screen: Screen, job: JobId) ->
     except BrokenPipeError:
         return PIPE_CLOSED
     return INTERRUPTED if follow.interrupts else exit_status(line)
+
+
+def is_sweep(connection: Connection, job: JobId) -> bool:
+    """Whether it has tasks. NoSuchJob."""
+    from sshgrid.wire import Info, JobsReply
+
+    return any(line.sweep for line in connection.ask(Info(job), JobsReply).jobs)
 
 
 def _explain(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
