@@ -36,6 +36,8 @@ from sshgrid.model import (
     Program,
     Step,
     ToolchainBroken,
+    job_text,
+    sweep_of,
 )
 from sshgrid.roster import Roster
 from sshgrid.spool import Spool
@@ -146,7 +148,12 @@ class Attempts:
         allowed = lifecycle.attempts_allowed(job, self._roster.retry)
         where = f"moved to {attempt.node}" if attempt.node != before.node else f"trying {attempt.node} again"
         word = "lost" if isinstance(before.outcome, HostLost) else "failed"
-        self._book.board.say(job.id, f"{before.node} {word} ({why}), {where} (attempt {attempt.number} of {allowed})")
+        text = f"{before.node} {word} ({why}), {where} (attempt {attempt.number} of {allowed})"
+        sweep = sweep_of(job.id)
+        if sweep is None:
+            self._book.board.say(job.id, text)
+        else:
+            self._book.board.say(sweep, f"task {job_text(job.id)}: {text}")
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)

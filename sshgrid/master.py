@@ -153,7 +153,7 @@ class Master:
 
     def _bounded(self, submission: Submission, owner: str) -> Submission:
         caps = self.people.caps(owner)
-        waiting = 0 if caps.queued is None else self.book.count(owner, Phase.QUEUED)
+        waiting = 0 if caps.queued is None else self.book.count(owner, Phase.QUEUED) + self.sweeps.unbegun(owner)
         return quota.bounded(submission, caps, waiting)
 
     def _is_full(self, owner: str) -> bool:

@@ -22,9 +22,11 @@ def bounded(submission: Submission, caps: Caps, waiting: int) -> Submission:
     """The submission with limits that keep to `caps`. OverLimit when it asks for more, or too many wait already."""
     if caps.queued is not None and waiting >= caps.queued:
         raise OverLimit(f"{waiting} of your jobs are waiting, and no more than {caps.queued} may", "sshgrid ps")
-    program = submission.program
-    files = (*program.files, program.stdin) if program.stdin else program.files
-    check_upload(sum(file.size for file in files), caps)
+    program, sweep = submission.program, submission.sweep
+    if caps.queued is not None and sweep and waiting + sweep.tasks > caps.queued:
+        raise OverLimit(f"a sweep of {sweep.tasks} tasks: no more than {caps.queued} of your jobs may wait at once")
+    files = (*program.files, program.stdin, sweep.table if sweep else None)
+    check_upload(sum(file.size for file in files if file), caps)
     limits = _within(program.limits, caps)
     if limits == program.limits:
         return submission

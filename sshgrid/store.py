@@ -34,6 +34,7 @@ from sshgrid.model import (
     UserKey,
     Verdict,
     job_text,
+    sweep_of,
     task_id,
 )
 
@@ -257,7 +258,11 @@ class Store:
             self._run("forget_user", {"name": name})
 
     def remove(self, job_id: JobId) -> None:
-        """Forget a finished job. NotAllowed when it is not over."""
+        """Forget a finished job. NotAllowed when it is not over, or is only a part of a sweep."""
+        sweep = sweep_of(job_id)
+        if sweep is not None and self.job(job_id):
+            # Without its row it would be a task that has never begun.
+            raise NotAllowed(f"{job_text(job_id)} goes with its sweep", f"sshgrid rm {sweep}")
         with self._change():
             phase = self.job(job_id).phase
             if phase is not Phase.DONE:

@@ -17,7 +17,7 @@ from sshgrid.model import Job, Phase, task_id, task_number
 from sshgrid.spool import STREAMS, Spool
 from sshgrid.sweeps import Sweeps, SweepState
 from sshgrid.watching import PIECE_BYTES, Line
-from sshgrid.wire import Ended, Event
+from sshgrid.wire import Ended, Event, Notice
 from sshgrid.wire_sweeps import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
 
 PROGRESS_SECONDS = 0.2
@@ -94,6 +94,7 @@ class SweepReport:
         state = self._sweeps.read(self._book.current(request.job))
         told = _Told(state, request)
         said: SweepProgress | None = None
+        heard = 0
         while True:
             waiter = self._book.board.listen(request.job)
             try:
@@ -101,6 +102,9 @@ class SweepReport:
                 for number in told.news(self._ended(state, job)):
                     for event in self._task(state, number, output=request.output):
                         yield event
+                for said_as, text in self._book.board.notices(request.job, heard):
+                    heard = said_as
+                    yield Notice(text), b""
                 progress = self._progress(state)
                 if progress != said:
                     said = progress

@@ -230,6 +230,10 @@ class Sweeps:
         state = self._states.get(sweep)
         return state is not None and bool(state.running or state.again or state.ended)
 
+    def unbegun(self, owner: str) -> int:
+        """How many tasks of this owner have never begun and still may."""
+        return sum(state.unbegun for state in self._states.values() if state.job.owner == owner and not state.stopped)
+
     def changed(self, job: Job, end_running: EndRunning | None = None) -> None:
         """A sweep was held, let go, or is to be cancelled: then `end_running` ends each task that runs."""
         if state := self._states.get(job.id):

@@ -148,17 +148,19 @@ def info(session: Session, job: str) -> int:
 def info_text(look: Look, job: JobLine) -> str:
     """What `info` prints."""
     from sshgrid.cli import render
+    from sshgrid.model import job_text
     from sshgrid.quantities import format_duration
 
     text = render.pairs(
         (
-            ("job", str(job.id)),
+            ("job", job_text(job.id)),
             ("name", job.name),
             ("user", job.user),
             ("program", job.program),
             ("state", job.state + (f" ({job.phase})" if job.phase else "")),
             ("reason", job.reason),
             ("node", job.node),
+            ("tasks", render.sweep_text(job.sweep) if job.sweep else ""),
             ("attempt", f"{job.attempt} of {job.attempts_allowed}" if job.attempt else ""),
             ("submitted", render.local_time(job.submitted)),
             ("started", render.local_time(job.started)),

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from sshgrid.errors import SshgridError
-from sshgrid.model import JobId
+from sshgrid.model import JobId, job_text
 from sshgrid.quantities import format_duration, format_size
 from sshgrid.wire import AttemptLine, ClientLine, JobLine, NodeLine, NodeReason
 from sshgrid.wire_sweeps import SweepProgress, TaskLine
@@ -141,7 +141,7 @@ NODE_RIGHT = frozenset({"CPU", "LOAD", "MEMORY", "RUNNING"})
 def job_row(job: JobLine) -> tuple[str, ...]:
     """A job's line of `ps`."""
     return (
-        str(job.id),
+        job_text(job.id),
         job.user,
         job.state,
         job.node or "-",
@@ -151,6 +151,18 @@ def job_row(job: JobLine) -> tuple[str, ...]:
         f"{job.name}: {job.program}" if job.name else job.program,
         job.phase if job.state == "RUNNING" and job.phase != "running" and not job.reason else job.reason,
     )
+
+
+def sweep_text(sweep: SweepProgress) -> str:
+    """How far a sweep has come, in a line."""
+    parts = [f"{sweep.ended} of {sweep.tasks} done", f"{sweep.failed} failed", f"{sweep.running} running"]
+    if sweep.waiting:
+        parts.append(f"{sweep.waiting} waiting")
+    if sweep.left:
+        parts.append(f"{sweep.left} not begun")
+    if sweep.eta_seconds is not None and sweep.waiting + sweep.running:
+        parts.append(f"about {format_duration(round(sweep.eta_seconds))} left")
+    return ", ".join(parts)
 
 
 def exit_text(job: JobLine) -> str:
@@ -237,6 +249,8 @@ def job_object(job: JobLine, *, full: bool = True) -> dict[str, object]:
     value: dict[str, object] = msgspec.to_builtins(job)
     value |= {"schema": SCHEMA, "submitted": iso(job.submitted), "started": iso(job.started)}
     del value["attempts"], value["why"]
+    if job.id < 0:
+        value["id"] = job_text(job.id)
     if job.sweep is None:
         del value["sweep"]
     else:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from sshgrid.cli import render
+from sshgrid.model import job_text
 from sshgrid.wire import JobLine, Notice, Progress, Restarted, Waiting
 
 _FAULT_STATES = frozenset({"TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "CANCELLED"})
@@ -93,8 +94,8 @@ class Plain:
         if interrupted:
             return
         if job.state in _FAULT_STATES or (job.state == "COMPILE_ERROR" and not self._compiler_spoke):
-            self._warn(f"{self._err.paint('error:', 'red')} job {job.id}: {job.reason or job.state}")
-            self._warn(f"{self._err.paint('hint:', 'cyan')} sshgrid info {job.id}")
+            self._warn(f"{self._err.paint('error:', 'red')} job {job_text(job.id)}: {job.reason or job.state}")
+            self._warn(f"{self._err.paint('hint:', 'cyan')} sshgrid info {job_text(job.id)}")
 
     def _line(self, text: str) -> None:
         self._clear()

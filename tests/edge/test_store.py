@@ -38,6 +38,7 @@ from sshgrid.model import (
     User,
     UserKey,
     Verdict,
+    job_text,
 )
 from sshgrid.store import Store
 
@@ -311,7 +312,7 @@ def test_an_unknown_number_is_no_such_job(store: Store, job_id: int) -> None:
         lambda unknown: store.hold(unknown, "x"),
         lambda unknown: store.request_cancel(unknown, "x"),
     ):
-        with pytest.raises(NoSuchJob, match=f"no such job: {job_id}"):
+        with pytest.raises(NoSuchJob, match=f"no such job: {job_text(JobId(job_id))}$"):
             ask(JobId(job_id))
     assert store.jobs([JobId(job_id)]) == []
 

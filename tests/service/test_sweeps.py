@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from sshgrid import parameters
-from sshgrid.errors import NodeUnfit, UsageError
+from sshgrid.errors import NodeUnfit, NotAllowed, UsageError
 from sshgrid.model import (
     Cancelled,
     CompileFailed,
@@ -336,3 +336,11 @@ async def test_a_sweep_that_cannot_be_run_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         await grid.submit(sweep(grid, *values, args=args, **plan))
+
+
+async def test_a_task_alone_cannot_be_removed(grid: ScriptedGrid) -> None:
+    job = await grid.submit(sweep(grid, "a", "b"))
+    await grid.wait(job)
+    with pytest.raises(NotAllowed, match=f"{job}.1 goes with its sweep"):
+        await grid.master.remove([task_id(job, 1)])
+    assert len(grid.store.tasks(job)) == 2
