@@ -101,7 +101,7 @@ def parse_contact(node: str, output: bytes) -> Found:
     return Found(facts, tools, signatures, tuple(proofs), single["path"])
 
 
-_LISTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([0-9a-f]+-\d+\.\d+)/([a-z.]+)(?: -> (.*))?$")
+_LISTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([0-9a-f]+-\d+(?:_\d+)?\.\d+)/([a-z.]+)(?: -> (.*))?$")
 
 
 def parse_poll(output: bytes, runs: Sequence[str]) -> dict[str, RunLook]:
