@@ -390,7 +390,8 @@ class Member:
             self._wake.clear()
             language = self._next_test(quiet_at)
             if language is None:
-                await self._pause(max(quiet_at, time.monotonic() + QUIET_SECONDS))
+                # With nothing left to test, only somebody who wants a language wakes it: there are a thousand of these.
+                await self._pause(max(quiet_at, time.monotonic() + QUIET_SECONDS) if self._common() else None)
                 continue
             try:
                 await self._test(prover, link, language)
@@ -413,12 +414,15 @@ class Member:
             language = self._wanted.pop(0)
             if language in self.untested:
                 return language
-        common = {row.name for row in self._grid.languages if row.default} & self.untested
+        common = self._common()
         return min(common) if common and time.monotonic() >= quiet_at and not self.running else None
 
-    async def _pause(self, until: float) -> None:
+    def _common(self) -> set[str]:
+        return {row.name for row in self._grid.languages if row.default} & self.untested
+
+    async def _pause(self, until: float | None) -> None:
         try:
-            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+            async with asyncio.timeout(None if until is None else max(0.0, until - time.monotonic())):
                 await self._wake.wait()
         except TimeoutError:
             pass

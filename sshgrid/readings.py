@@ -164,7 +164,7 @@ class LoadMeter:
 
     def read(self, line: bytes, at: float) -> Sample | None:
         try:
-            uptime, load, busy, idle, free = (float(field) for field in line.split())
+            uptime, load, busy, idle, free = map(float, line.split())
         except ValueError:
             return None
         cores = self._busy_cores(busy, idle)
