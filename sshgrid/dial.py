@@ -367,7 +367,7 @@ def hush_abandoned_transfers(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def read_in_smaller_pieces() -> None:
-    """asyncio asks for 256 KiB at a time, which malloc maps and unmaps anew: 13 of the 16 us of a short read."""
+    """asyncio asks for 256 KiB at a time, which malloc maps and unmaps anew: 12 of the 15 us of a short read."""
     selector_events._SelectorSocketTransport.max_size = READ_BYTES  # type: ignore[attr-defined]
 
 
