@@ -21,7 +21,7 @@ from sshgrid.engines import Finish, Keyboard
 from sshgrid.errors import HostError, NeverBegan, SshgridError, StoreError
 from sshgrid.jobbook import JobBook
 from sshgrid.jobscript import LEASE_MARGIN_SECONDS, Order, run_name
-from sshgrid.member import Member
+from sshgrid.member import Member, Share
 from sshgrid.model import (
     Attempt,
     AttemptRecord,
@@ -148,7 +148,7 @@ class Attempts:
         running = Running(attempt, job.attempts[-1], run)
         self._running[job.id] = running
         if member := self._roster.members.get(attempt.node):
-            member.begun(run)
+            member.begun(run, Share(job.submission.slots, job.attempts[-1].gpus))
         running.task = self._spawn(self._attempt(job, running, resume), f"attempt {attempt}")
         self._book.board.tell(job.id)
         if resume and job.cancel_requested:
@@ -293,6 +293,7 @@ class Attempts:
             asked.keep_children,
             asked.on_host_loss,
             max(0.0, time.time() - running.record.began) if resume else 0.0,
+            running.record.gpus,
             running.record.batch,
         )
         isolation = order.isolation(member.facts)

@@ -21,6 +21,7 @@ from sshgrid.toolchains.versions import parse_constraint
 MAX_SECONDS = 10 * 365 * 86400.0
 MAX_BYTES = 1 << 62
 MAX_RETRIES = 1000
+MAX_SLOTS = 10_000
 MAX_PROCESSES = 1 << 22  # of Linux: PID_MAX_LIMIT, see proc_sys_kernel(5)
 # Of Linux, see execve(2): MAX_ARG_STRLEN without its closing NUL byte, and a quarter of the usual stack.
 MAX_ARGUMENT_BYTES = 131_071
@@ -76,6 +77,8 @@ def _check_wishes(submission: Submission) -> None:
     _check_limits(submission.program.limits)
     if submission.retries is not None and not 0 <= submission.retries <= MAX_RETRIES:
         raise UsageError(f"retries must be 0 to {MAX_RETRIES}, not {submission.retries}")
+    if not 1 <= submission.slots <= MAX_SLOTS or not 0 <= submission.gpus <= MAX_SLOTS:
+        raise UsageError(f"{submission.slots} slots and {submission.gpus} GPUs: no node has as many", "--slots 4")
     if submission.on:
         with suppress(NoSuchNode):  # which nodes there are is asked later; here only whether it is a selector
             selectors.nodes(submission.on, ())

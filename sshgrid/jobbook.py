@@ -56,11 +56,11 @@ class JobBook:
         self.board.tell(job.id)
         self.wake.set()
 
-    def begin(self, job: Job, node: str, now: float) -> tuple[Job, Attempt] | None:
+    def begin(self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()) -> tuple[Job, Attempt] | None:
         """Claim a node for a job that waits; None when the store says that it may not begin."""
         if job.id < 0 and not job.attempts:
-            return self.begin_tasks([job], AttemptRecord(1, node, now))[0]
-        found = self.store.begin(job.id, node, now)
+            return self.begin_tasks([job], AttemptRecord(1, node, now, gpus=gpus))[0]
+        found = self.store.begin(job.id, node, now, gpus)
         job = self.reread(job.id)
         return None if found is None else (job, found)
 

@@ -41,6 +41,7 @@ class Order(Noun, frozen=True):
     keep_children: bool = False
     on_host_loss: OnHostLoss = OnHostLoss.RELAUNCH
     worked_seconds: float = 0.0  # of a run that an earlier master started: how long ago
+    gpus: tuple[int, ...] = ()  # numbers of those that it may see
     batch: str = ""  # the name of the batch that it is begun in; "" = alone
 
     def isolation(self, facts: Facts) -> str:
@@ -118,6 +119,8 @@ def _environment(order: Order, facts: Facts) -> list[bytes]:
         "SSHGRID_ATTEMPT": str(order.attempt.number),
         "SSHGRID_NODE": order.attempt.node,
     }
+    if order.gpus:
+        own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, order.gpus))
     lines = [b": ${LANG:=C.UTF-8}; export LANG"] if "C.UTF-8" in facts.helpers else []
     pairs = [*order.recipe.env, *order.program.env, *((name, value.encode()) for name, value in own.items())]
     return lines + [b"export " + name.encode() + b"=" + _quote(value) for name, value in pairs]

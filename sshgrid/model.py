@@ -106,6 +106,7 @@ class Node(Noun, frozen=True):
     identity_file: str | None = None
     known_hosts: str | None = None  # None = the user's and the system's files
     slots: int | None = None  # None = auto = number of cores
+    gpus: int | None = None  # None = as many as the probe finds
     weight: float = 1.0
     tags: frozenset[str] = frozenset()
     toolchains: frozenset[str] | None = None  # None = whatever the probe finds
@@ -138,6 +139,7 @@ class Facts(Noun, frozen=True):
     isolation: str  # "pidns" (nothing escapes) | "session" (setsid and a scan: best effort)
     helpers: frozenset[str] = frozenset()
     uptime_seconds: float = 0.0
+    gpus: int = 0
 
 
 class Sample(Noun, frozen=True):
@@ -248,6 +250,8 @@ class Submission(Noun, frozen=True):
     keep_children: bool = False  # what the program leaves running stays when it ends by itself
     wait_for_nodes: bool = False  # detached: stay queued while every able node is down, instead of giving up
     sweep: Sweep | None = None
+    slots: int = 1  # that a run takes on its node: as many as it has threads
+    gpus: int = 0  # that a run has for itself
 
 
 # --- how an attempt and a job end -------------------------------------------------------------------------------------
@@ -399,6 +403,7 @@ class AttemptRecord(Noun, frozen=True):
     toolchain: str = ""  # "java 17.0.15"
     isolation: str = ""
     usage: Usage = Usage()
+    gpus: tuple[int, ...] = ()  # numbers of those that it has on its node
     batch: str = ""  # the folder on the node of the batch that it was begun in; "" = begun alone
 
 

@@ -92,6 +92,7 @@ def parse_contact(node: str, output: bytes) -> Found:
             isolation=single["isolation"],
             helpers=frozenset(helpers),
             uptime_seconds=float(single["uptime"]),
+            gpus=int(single.get("gpus", "0")),
         )
     except (KeyError, ValueError) as error:
         raise NodeUnfit(node, f"first contact gave no usable answer ({error})") from error

@@ -45,7 +45,7 @@ STEP_SECONDS = 0.05
 MIN_PAUSE_SECONDS = 0.01
 
 CapsOf: TypeAlias = Callable[[str], Caps]
-Wants: TypeAlias = tuple[tuple[str, str, str, int | None], frozenset[str], bool, bool, str]
+Wants: TypeAlias = tuple[placement.Needs, frozenset[str], bool, bool, str]
 
 
 class _Prospect(Noun, frozen=True):
@@ -188,8 +188,9 @@ class Scheduler:
         if len(batch) > 1:
             name = batch_name(self._book.store.grid, Attempt(job.id, 1, view.node.name))
             self._attempts.begin_batch(self._book.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name)))
-            return True
-        begun = self._book.begin(job, view.node.name, now)
+            return view.node.name
+        gpus = tuple(placement.free_gpus(view)[: job.submission.gpus])
+        begun = self._book.begin(job, view.node.name, now, gpus)
         if begun is None:
             return ""
         self._attempts.begin(*begun)

@@ -169,14 +169,14 @@ class Store:
         before = self._rows("job_of_key", {"owner": owner, "key": key})
         return self.job(JobId(before[0][0])) if before else None
 
-    def begin(self, job_id: JobId, node: str, now: float) -> Attempt | None:
+    def begin(self, job_id: JobId, node: str, now: float, gpus: tuple[int, ...] = ()) -> Attempt | None:
         """Claim a job for `node`. None when it no longer waits, is held, or shall be cancelled."""
         with self._change():
             # attempt + 1 is the fence: settle() ignores news that carries an older number.
             if self._run("begin_job", {"id": job_id}).rowcount == 0:
                 return None
             number = self._value("last_attempt", {"id": job_id})
-            record = AttemptRecord(number, node, now)
+            record = AttemptRecord(number, node, now, gpus=gpus)
             self._run("add_attempt", {"id": job_id, "number": number, "record": _json(record)})
         return Attempt(job_id, number, node)
 

@@ -364,7 +364,8 @@ class Sweeps:
 
 def fits_batch(submission: Submission) -> bool:
     """Whether tasks of this sweep may share one start: each of the limits takes a watchdog of its own."""
-    return submission.program.limits == Limits() and not submission.keep_children
+    alone = submission.keep_children or submission.slots > 1 or submission.gpus
+    return submission.program.limits == Limits() and not alone
 
 
 def is_success(verdict: Verdict | None) -> bool:

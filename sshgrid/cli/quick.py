@@ -34,6 +34,8 @@ OTHERWISE: Mapping[str, Any] = {
     "memory": None,
     "max_processes": None,
     "keep_children": False,
+    "slots": 1,
+    "gpu": 0,
     "retries": None,
     "priority": 0,
     "on_host_loss": "relaunch",

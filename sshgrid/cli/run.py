@@ -55,6 +55,8 @@ class _RunVerb(Verb):
 @click.option("--stdin", metavar="FILE|-|none", default="", help="Where its standard input comes from.")
 @click.option("--time-limit", metavar="D", type=DURATION, help="End it after this time.")
 @click.option("--memory", metavar="SIZE", type=SIZE, help="What it may use, as 512M or 4G.")
+@click.option("--slots", metavar="N", type=click.IntRange(1), default=1, help="Slots that it takes: its threads.")
+@click.option("--gpu", metavar="N", type=click.IntRange(0), default=0, help="GPUs that it has for itself.")
 @click.option("--max-processes", metavar="N", type=click.IntRange(1), help="End it when it has more.")
 @click.option("--keep-children", is_flag=True, help="When it ends by itself, leave alone what it has started.")
 @click.option("--retries", metavar="N", type=click.IntRange(0, 100), help="Further attempts after host failure.")

@@ -100,6 +100,8 @@ class Order:
             terminal=interactive and _is_terminal(0) and _is_terminal(1),
             keep_children=bool(wanted["keep_children"]),
             wait_for_nodes=bool(wanted["detach"]),
+            slots=int(wanted["slots"]),
+            gpus=int(wanted["gpu"]),
         )
 
 

@@ -151,6 +151,9 @@ if private_folder; then
   LIB=$W/bin/$library
   fact cores "$(count_cores)"
   fact memory "$(memory_bytes)"
+  gpus=0
+  for device in /dev/nvidia[0-9] /dev/nvidia[0-9][0-9]; do [ ! -c "$device" ] || gpus=$((gpus + 1)); done
+  fact gpus "$gpus"
   fact libc "$(c_library)"
   BOOT=$(boot_identity)
   fact boot "$BOOT"
