@@ -67,7 +67,7 @@ class _JobSink:
 
     def kept(self, stream: str) -> int:
         attempt = self._running.attempt
-        return self._spool.size(attempt.job, attempt.number, stream)
+        return self._spool.go_on(attempt.job, attempt.number, stream)
 
     async def output(self, stream: str, piece: bytes) -> None:
         attempt = self._running.attempt
@@ -225,7 +225,8 @@ class Attempts:
         try:
             if resume:
                 await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
-            orders = [self._order(job, run, member, resume) for job, run in zip(jobs, batch, strict=True)]
+            source = self._source(jobs[0].submission.program, resume)
+            orders = [self._order(job, run, member, resume, source) for job, run in zip(jobs, batch, strict=True)]
             await member.engine.run_batch(orders, 1, sink, resume=resume)
             return Finish(HostLost("the run was not told of"))
         except HostError as error:
@@ -272,7 +273,8 @@ class Attempts:
         margin = LEASE_MARGIN_SECONDS if job.submission.on_host_loss is OnHostLoss.FENCE else 0.0
         return lifecycle.patience(self._roster.retry, time.time() - running.record.began) + margin
 
-    def _order(self, job: Job, running: Running, member: Member, resume: bool) -> Order:
+    def _order(self, job: Job, running: Running, member: Member, resume: bool, source: bytes | None = None) -> Order:
+        """`source`: what the main file says, when it was read already."""
         program = job.submission.program
         row = self._roster.language(program.language)
         found = member.toolchains.get(program.language)
@@ -280,7 +282,8 @@ class Attempts:
             found = intake.stand_in(row)  # it runs already: what the node has now no longer matters
         if found is None or member.facts is None:
             raise SshgridError(f"{member.name} no longer has {program.language}")
-        recipe = toolchains.recipe(row, found, program, self._source(program, resume), member.facts)
+        source = self._source(program, resume) if source is None else source
+        recipe = toolchains.recipe(row, found, program, source, member.facts)
         words = f"{found.language} {found.version}".strip()
         asked = job.submission
         order = Order(

@@ -46,7 +46,7 @@ class BatchSink:
         self._settle = settle
 
     def kept(self, order: Order, stream: str) -> int:
-        return self._spool.size(order.attempt.job, order.attempt.number, stream)
+        return self._spool.go_on(order.attempt.job, order.attempt.number, stream)
 
     async def output(self, order: Order, stream: str, piece: bytes) -> None:
         self._spool.append(order.attempt.job, order.attempt.number, stream, piece)

@@ -114,6 +114,7 @@ class Spool:
         for folder in (directory, self.blobs, self.outputs, self.incoming):
             disk.private_directory(folder, forbidden=0o077)
         self._open: OrderedDict[OutputName, tuple[int, int]] = OrderedDict()  # -> (descriptor, size)
+        self._unsynced: set[OutputName] = set()
 
     def close(self) -> None:
         while self._open:
@@ -201,6 +202,7 @@ class Spool:
                 os.close(descriptor)
                 raise
             self._open[name] = (descriptor, size + len(piece))
+            self._unsynced.add(name)
             if len(self._open) > MAX_OPEN:
                 os.close(self._open.popitem(last=False)[1][0])
         return size + len(piece)
@@ -214,6 +216,13 @@ class Spool:
             except FileNotFoundError:
                 return 0
 
+    def go_on(self, job: JobId, attempt: int, stream: str) -> int:
+        """As `size`, for an output that an earlier master may have begun and not brought to disk."""
+        size = self.size(job, attempt, stream)
+        if size:
+            self._unsynced.add((job, attempt, stream))
+        return size
+
     def read_output(self, job: JobId, attempt: int, stream: str, offset: int, max_bytes: int) -> bytes:
         """At most `max_bytes` from `offset` on; b"" at the end of what is kept."""
         with self._reading(self._output(job, attempt, stream)) as descriptor:
@@ -226,27 +235,26 @@ class Spool:
 
     def sync(self, attempts: Iterable[tuple[JobId, int]]) -> None:
         """All output of these attempts survives a power cut from now on: to be called before they are settled."""
-        paths = {
-            path: None
-            for job, attempt in attempts
-            for stream in STREAMS
-            if (path := self._output(job, attempt, stream)).exists()
-        }
-        if not paths:
+        names = [(job, number, stream) for job, number in attempts for stream in STREAMS]
+        names = [name for name in names if name in self._unsynced]
+        if not names:
             return
+        paths = [self._output(*name) for name in names]
         with blame_disk(self.outputs):
             if len(paths) > FEW_FILES:
                 disk.sync_all(self.outputs)
-                return
-            folders = [folder for path in paths for folder in (path.parent, path.parent.parent, self.outputs)]
-            for path in (*paths, *dict.fromkeys(folders)):
-                disk.sync(path)
+            else:
+                folders = [folder for path in paths for folder in (path.parent, path.parent.parent, self.outputs)]
+                for path in (*paths, *dict.fromkeys(folders)):
+                    disk.sync(path)
+        self._unsynced.difference_update(names)
 
     def remove(self, job: JobId) -> None:
         """Forget all output of a job."""
         folder = self._folder(job)
-        for name in [name for name in self._open if name[0] == job]:
+        for name in [name for name in self._open if job in (name[0], sweep_of(name[0]))]:
             os.close(self._open.pop(name)[0])
+        self._unsynced = {name for name in self._unsynced if job not in (name[0], sweep_of(name[0]))}
         with blame_disk(folder):
             if folder.exists():
                 shutil.rmtree(folder)
