@@ -274,9 +274,9 @@ class Spool:
             return sorted(JobId(int(entry.name)) for entry in self.outputs.iterdir() if entry.name.isdecimal())
 
     def _folder(self, job: JobId) -> Path:
-        if not isinstance(job, int) or job == 0:
+        sweep = sweep_of(job) if isinstance(job, int) else None
+        if not isinstance(job, int) or job == 0 or sweep == 0 or (sweep and not task_number(job)):
             raise UsageError(f"not a job number: {job!r}")
-        sweep = sweep_of(job)
         return self.outputs / (str(job) if sweep is None else f"{sweep}/t{task_number(job)}")
 
     def _output(self, job: JobId, attempt: int, stream: str) -> Path:

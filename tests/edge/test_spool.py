@@ -423,7 +423,7 @@ for number in range(100_000):
     content = b"%s-%d" % (sys.argv[2].encode(), number) * 1000
     digest = spool.keep(content)
     size = spool.append(1, 1, "stdout", b"%08d" % (spool.size(1, 1, "stdout") // 8))
-    spool.sync([(JobId(1), 1)])
+    spool.sync([(1, 1)])
     os.write(1, b"%s %d\\n" % (digest.encode(), size))
 """
 

@@ -63,7 +63,7 @@ async def test_a_new_master_knows_what_runs_have(grid: ScriptedGrid) -> None:
     await grid.begin()
     await until(lambda: running(grid) == 1 and grid.member("h1").running)
     view = grid.member("h1").view()
-    assert (view.running, view.gpus_in_use) == (2, {0, 1})
+    assert (view.running, view.gpus_in_use) == (2, frozenset({0, 1}))
 
 
 async def test_more_than_any_node_has_is_refused(grid: ScriptedGrid) -> None:
