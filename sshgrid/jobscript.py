@@ -7,7 +7,7 @@ part of a command line of ssh. Refuses a NUL byte, which no argument can carry.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sshgrid import toolchains
 from sshgrid.errors import UsageError
@@ -41,10 +41,56 @@ def run_name(grid: str, attempt: Attempt) -> str:
     return f"{grid}-{attempt.job}.{attempt.number}"
 
 
+def batch_name(first: Order) -> str:
+    """The name of the folder of a batch on its node: no attempt is part of two."""
+    grid, _, task = first.run.partition("-")
+    return f"{grid}-b{task}"
+
+
+def task_name(order: Order) -> str:
+    """The name of an order's folder below that of its batch."""
+    return order.run.partition("-")[2]
+
+
 def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) -> bytes:
     """The bytes of job.sh. `lease_uptime`: the run ends itself then, in the node's uptime, unless it is renewed."""
-    recipe, limits = order.recipe, order.program.limits
+    recipe = order.recipe
     lines = [
+        *_head(order, facts, lease_uptime),
+        *_function("environment", _environment(_variables(order), facts)),
+        *_function("program", [b"exec " + b" ".join(_run_word(word, b'"$1"') for word in recipe.run)]),
+    ]
+    return b"\n".join(lines) + b"\n"
+
+
+def batch_script(orders: Sequence[Order], lanes: int, facts: Facts, lease_uptime: float | None = None) -> bytes:
+    """The same for a batch: one line for each task at the end. The orders differ only in words, variables and input."""
+    mark = {"SSHGRID_BATCH": f"{batch_name(orders[0])}/".encode()}
+    variables = [_variables(order) | mark for order in orders]
+    common = dict(set(variables[0].items()).intersection(*(each.items() for each in variables[1:])))
+    lines = [
+        *_head(orders[0], facts, lease_uptime),
+        _assign("LANES", str(lanes)),
+        _assign("TASKS", " ".join(map(task_name, orders))),
+        *_function("environment", _environment(dict(sorted(common.items())), facts)),
+        *(_task(order, own, common.keys()) for order, own in zip(orders, variables, strict=True)),
+    ]
+    return b"\n".join(lines) + b"\n"
+
+
+def _task(order: Order, variables: Mapping[str, bytes], common: Collection[str]) -> bytes:
+    own = [name.encode() + b"=" + _quote(value) for name, value in variables.items() if name not in common]
+    build = b'"$W"/builds/' + order.recipe.build_key.encode()
+    stdin = order.program.stdin.sha256 if order.program.stdin else "-"
+    words = (_run_word(word, build) for word in order.recipe.run)
+    exports = _quote(b"export " + b" ".join(own)) if own else b":"
+    return b" ".join((b"task", task_name(order).encode(), stdin.encode(), exports, *words))
+
+
+def _head(order: Order, facts: Facts, lease_uptime: float | None) -> list[bytes]:
+    """What does not depend on how many programs there are to run."""
+    recipe, limits = order.recipe, order.program.limits
+    return [
         _assign("BUILD", recipe.build_key),
         _assign("COMPILES", "1" if recipe.compile else "0"),
         _assign("ISOLATION", order.isolation(facts)),
@@ -56,12 +102,9 @@ def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) ->
         _assign("BUILD_LIMIT", str(BUILD_LIMIT_SECONDS * 100)),
         *_limits(limits, recipe),
         *_function("layout", _layout(recipe)),
-        *_function("environment", _environment(order, facts)),
         *_function("tools_present", [b"[ -x " + _quote(_tool(recipe.run)) + b" ]"]),
         *_function("compile", _compile(recipe)),
-        *_function("program", [b"exec " + b" ".join(_run_word(word) for word in recipe.run)]),
     ]
-    return b"\n".join(lines) + b"\n"
 
 
 def _tool(run: tuple[bytes, ...]) -> bytes:
@@ -92,7 +135,7 @@ def _layout(recipe: Recipe) -> list[bytes]:
     ] or [b":"]
 
 
-def _environment(order: Order, facts: Facts) -> list[bytes]:
+def _variables(order: Order) -> dict[str, bytes]:
     own = {
         "SSHGRID_RUN": f"{order.run}/",  # closed by a slash: 4.1 must not be found in 4.10
         "SSHGRID_JOB_ID": str(order.attempt.job),
@@ -100,9 +143,12 @@ def _environment(order: Order, facts: Facts) -> list[bytes]:
         "SSHGRID_ATTEMPT": str(order.attempt.number),
         "SSHGRID_NODE": order.attempt.node,
     }
+    return dict([*order.recipe.env, *order.program.env, *((name, value.encode()) for name, value in own.items())])
+
+
+def _environment(variables: Mapping[str, bytes], facts: Facts) -> list[bytes]:
     lines = [b": ${LANG:=C.UTF-8}; export LANG"] if "C.UTF-8" in facts.helpers else []
-    pairs = [*order.recipe.env, *order.program.env, *((name, value.encode()) for name, value in own.items())]
-    return lines + [b"export " + name.encode() + b"=" + _quote(value) for name, value in pairs]
+    return lines + [b"export " + name.encode() + b"=" + _quote(value) for name, value in variables.items()] or [b":"]
 
 
 def _compile(recipe: Recipe) -> list[bytes]:
@@ -111,12 +157,12 @@ def _compile(recipe: Recipe) -> list[bytes]:
     ]
 
 
-def _run_word(word: bytes) -> bytes:
-    """A word of `recipe.run`: below the build folder, which the node gives as the first parameter, or as it is."""
+def _run_word(word: bytes, build: bytes) -> bytes:
+    """A word of `recipe.run`: below the build folder, for which `build` stands in the script, or as it is."""
     below, rest = toolchains.placed(word)
     if not below:
         return _quote(rest)
-    return b'"$1"' + (_quote(rest) if rest else b"")
+    return build + (_quote(rest) if rest else b"")
 
 
 def _quote(word: bytes) -> bytes:
