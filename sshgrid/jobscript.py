@@ -72,19 +72,27 @@ def batch_script(orders: Sequence[Order], lanes: int, facts: Facts, lease_uptime
         *_head(orders[0], facts, lease_uptime),
         _assign("LANES", str(lanes)),
         _assign("TASKS", " ".join(map(task_name, orders))),
-        *_function("environment", _environment(dict(sorted(common.items())), facts)),
+        _lang(facts),
+        b"COMMON=" + _quote(_assignments(common)),
         *(_task(order, own, common.keys()) for order, own in zip(orders, variables, strict=True)),
     ]
     return b"\n".join(lines) + b"\n"
 
 
 def _task(order: Order, variables: Mapping[str, bytes], common: Collection[str]) -> bytes:
-    own = [name.encode() + b"=" + _quote(value) for name, value in variables.items() if name not in common]
+    own = _assignments({name: value for name, value in variables.items() if name not in common})
     build = b'"$W"/builds/' + order.recipe.build_key.encode()
     stdin = order.program.stdin.sha256 if order.program.stdin else "-"
     words = (_run_word(word, build) for word in order.recipe.run)
-    exports = _quote(b"export " + b" ".join(own)) if own else b":"
-    return b" ".join((b"task", task_name(order).encode(), stdin.encode(), exports, *words))
+    return b" ".join((b"task", task_name(order).encode(), stdin.encode(), _quote(own), *words))
+
+
+def _assignments(variables: Mapping[str, bytes]) -> bytes:
+    return b" ".join(name.encode() + b"=" + _quote(value) for name, value in variables.items())
+
+
+def _lang(facts: Facts) -> bytes:
+    return b": ${LANG:=C.UTF-8}; export LANG" if "C.UTF-8" in facts.helpers else b":"
 
 
 def _head(order: Order, facts: Facts, lease_uptime: float | None) -> list[bytes]:
@@ -147,8 +155,7 @@ def _variables(order: Order) -> dict[str, bytes]:
 
 
 def _environment(variables: Mapping[str, bytes], facts: Facts) -> list[bytes]:
-    lines = [b": ${LANG:=C.UTF-8}; export LANG"] if "C.UTF-8" in facts.helpers else []
-    return lines + [b"export " + name.encode() + b"=" + _quote(value) for name, value in variables.items()] or [b":"]
+    return [_lang(facts), *(b"export " + name.encode() + b"=" + _quote(value) for name, value in variables.items())]
 
 
 def _compile(recipe: Recipe) -> list[bytes]:

@@ -179,7 +179,7 @@ def _cpu_seconds(text: str) -> float | None:
 
 LEDGER_RECORD_BYTES = 128
 _TAR_BLOCK = 512
-_PRINTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([\d_]+\.\d+)/(out|err)$", re.MULTILINE)
+_PRINTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([\d_]+\.\d+)\.(out|err)$", re.MULTILINE)
 
 
 def parse_batch(output: bytes, batch: str) -> BatchLook:
@@ -192,7 +192,7 @@ def parse_batch(output: bytes, batch: str) -> BatchLook:
         printed.setdefault(task.decode(), {})[name.decode()] = int(size)
     small: dict[str, dict[str, bytes]] = {}
     for path, content in _unpack(archive):
-        task_of, _, name_of = path.partition("/")
+        task_of, _, name_of = path.rpartition(".")
         small.setdefault(task_of, {})[name_of] = content
     begun: list[str] = []
     ended: list[TaskEnd] = []

@@ -7,10 +7,12 @@
 #   runs/<batch>/               as of any run, and
 #     ledger                    records of 128 bytes, made (blank) at the start, so that a full disk loses no exit code:
 #                               "begin TASK LANE UPTIME ." and "end TASK LANE PRINTED WHY rc=... ."
-#     lane.N  lane.N.pid        "TASK PID" of what the lane runs now; link: the lane's process
-#     TASK/out err work/ cpu    as of any run. Who makes `out` has the task: a lane, or a refusal
-#     TASK/why                  link: signal, or refused
+#     lane.N                    link: the lane's process
+#     TASK/  TASK.out TASK.err  its current folder, and what it printed. Who makes `out` has the task: a lane, or a refusal
+#     TASK.why                  link: signal, or refused
+#     room.N  cpu.N             of the lane: is the disk full? and what `times` said last
 #
+# Files cost more than forks on some file systems: a task has no others.
 # shellcheck disable=SC2153,SC2154 # job.sh and node.sh give them
 # A task's name is that of its run without the grid. Values arrive as positional parameters or files, quoted once.
 
@@ -18,75 +20,55 @@
 
 # What every task needs, made at once: a fork for each would be most of what a small task costs.
 lay_out_tasks() {
-  # shellcheck disable=SC2086 # names of tasks are ours: digits and dots
-  printf '%s/work\n' $TASKS | xargs mkdir -p &&
-    printf '%s\n' $TASKS | awk '{ printf "%127s\n%127s\n", "", "" }' >ledger || return
-  lane=0
-  while [ "$lane" -lt "$LANES" ]; do
-    lane=$((lane + 1))
-    printf '%63s\n' '' >"lane.$lane" || return
-  done
+  # shellcheck disable=SC2086 # names of tasks are ours: digits, dots and lines
+  printf '%s\n' $TASKS | xargs mkdir -p &&
+    printf '%s\n' $TASKS | awk '{ printf "%127s\n%127s\n", "", "" }' >ledger
 }
 
 # A pipeline keeps its processes in the foreground: a background job would have INT ignored, and so would the programs.
 work_through() {
   exec 8<>ledger
   [ "$ISOLATION$LEASE" = pidns ] || look_after_tasks </dev/null >/dev/null 2>&1 8>&- 9>&- &
-  chain='(lane 1)'
+  chain='(keep_lane 1)'
   lane=1
   while [ "$lane" -lt "$LANES" ]; do
     lane=$((lane + 1))
-    chain="$chain | (lane $lane)"
+    chain="$chain | (keep_lane $lane)"
   done
   eval "$chain"
   exec 8>&-
-  # A lane that was lost must not leave the task that it had.
   [ "$ISOLATION" = pidns ] || kill_carrying "SSHGRID_BATCH=$RUN/"
 }
 
-lane() {
+# A lane shares its session with the task it runs, and a task may end its own group: it has ended like that, then, and the
+# rest goes on in a new lane. (A session for each task would double what a small one costs.)
+keep_lane() {
+  while [ ! -h why ]; do
+    rm -f "lane.$1"
+    (begin_lane "$1") </dev/null >/dev/null
+    code=$?
+    case $code in 0 | 74) return ;; esac
+    task=$(under_way | while read -r task lane; do [ "$lane" != "$1" ] || echo "$task"; done)
+    [ -n "$task" ] || return
+    kill_carrying "SSHGRID_RUN=${RUN%%-*}-$task/"
+    uptime_seconds
+    printf '%-126s.\n' "end $task $1 oe - rc=$code,stage=run,began=$now,ended=$now,cpu=,peak=" >&8
+  done
+}
+
+begin_lane() {
   own_pid
-  record_identity "$own" "lane.$1.pid" || exit 70
+  record_identity "$own" "lane.$1" || exit 74
   set -- /bin/sh "${LIB%/*}/batch${LIB##*/node}" lane "$W" "$RUN" "$BOOT" "$1"
   # shellcheck disable=SC2086 # two options or none
-  [ "$ISOLATION" != pidns ] ||
-    set -- unshare $USER_NAMESPACE --pid --fork --kill-child=KILL --mount-proc "$@"
-  exec "$@" </dev/null >/dev/null
+  case $ISOLATION in
+    pidns) set -- unshare $USER_NAMESPACE --pid --fork --kill-child=KILL --mount-proc "$@" ;;
+    *) set -- setsid "$@" ;;
+  esac
+  exec "$@"
 }
 
-# Once a second: the lease of the batch, and, without pid namespaces, processes that left the group of a task which has
-# ended. First who is there, then which tasks are under way: the other way round would take a new one for a stray.
-look_after_tasks() {
-  trap '' INT TERM
-  while sleep 1; do
-    if [ -n "$LEASE" ] && lease_ended; then
-      ln -sf lease why
-      for link in lane.*.pid; do link_target "$link" && identity_alive "$target" && kill -9 "$pid"; done
-      kill_carrying "SSHGRID_BATCH=$RUN/"
-      kill -9 0
-    fi
-    [ "$ISOLATION" = pidns ] || kill_left_behind
-  done
-}
-
-kill_left_behind() {
-  there=$(grep -Fxlsz "SSHGRID_BATCH=$RUN/" /proc/[0-9]*/environ)
-  [ -n "$there" ] || return 0
-  set --
-  for lane in lane.*[0-9]; do
-    read -r task _ <"$lane"
-    set -- "$@" -e "SSHGRID_RUN=${RUN%%-*}-$task/"
-  done
-  # shellcheck disable=SC2086 # files of /proc
-  grep -FxLsz "$@" $there | while read -r stray; do
-    stray=${stray#/proc/}
-    kill -9 "${stray%/environ}"
-  done
-}
-
-# --- a lane: one task after another --------------------------------------------------------------------------------------
-
-# The process of this very (sub)shell in $own. Two system calls where there is /proc; the shell knows only its parent's.
+# The process of this very subshell in $own: `$$` is that of the first one. Two system calls where there is /proc.
 own_pid() {
   here=$PWD
   if cd -P /proc/self 2>/dev/null; then
@@ -98,91 +80,108 @@ own_pid() {
   fi
 }
 
+# "TASK LANE" of each task that has begun and not ended.
+under_way() {
+  awk '!/[.]$/ { exit } { lane[$2] = $1 == "begin" ? $3 : 0 } END { for (task in lane) if (lane[task]) print task, lane[task] }' ledger
+}
+
+# Once a second: the lease of the batch, and, without pid namespaces, what is left of tasks that have ended.
+look_after_tasks() {
+  trap '' INT TERM
+  while sleep 1; do
+    if [ -n "$LEASE" ] && lease_ended; then
+      # No lane begins anything from here on.
+      ln -sf lease why
+      for link in lane.*; do link_target "$link" && identity_alive "$target" && kill -9 "$pid"; done
+      kill_carrying "SSHGRID_BATCH=$RUN/"
+      kill -9 0
+    fi
+    [ "$ISOLATION" = pidns ] || kill_left_behind
+  done
+}
+
+# First who is there, then which tasks are under way: the other way round would take a new one for a stray.
+kill_left_behind() {
+  there=$(grep -Fxlsz "SSHGRID_BATCH=$RUN/" /proc/[0-9]*/environ)
+  [ -n "$there" ] || return 0
+  under_way | {
+    set -- -e "SSHGRID_RUN=/"
+    while read -r task _; do set -- "$@" -e "SSHGRID_RUN=${RUN%%-*}-$task/"; done
+    # shellcheck disable=SC2086 # files of /proc
+    grep -FxLsz "$@" $there
+  } | while read -r stray; do
+    stray=${stray#/proc/}
+    kill -9 "${stray%/environ}"
+  done
+}
+
+# --- a lane: one task after another --------------------------------------------------------------------------------------
+
 work_in_lane() {
-  cd "$W/runs/$RUN" || exit 70
+  DIR=$W/runs/$RUN
+  cd "$DIR" || exit 70
   # Caught, not ignored: what is ignored here would stay ignored in the programs.
   trap : HUP INT QUIT TERM PIPE USR1 USR2
-  rang=0
-  own_session=$(command -v setsid)
   # shellcheck disable=SC3045 # dash, busybox and bash all have it
   ulimit -c 0 2>/dev/null
   exec 2>/dev/null
+  umask 022
   # From here on `>` makes a file or fails, in one step.
   set -C
-  now=$(uptime_of_node)
+  rang=0
+  { read -r now _ </proc/uptime; } || now=$(date +%s)
   # shellcheck source=/dev/null
   . ./job.sh
   rang=0
   ring
 }
 
-uptime_of_node() {
-  up=
-  { read -r up _ </proc/uptime; } 2>/dev/null || up=$(date +%s)
-  echo "$up"
-}
-
-# task NAME INPUT EXPORTS WORD...: a line of job.sh. Nothing when another lane has it, or it was refused.
+# task NAME INPUT ASSIGNMENTS WORD...: a line of job.sh. Nothing when another lane has it, or it was refused.
+# The program is a simple command of this very shell, which dash starts without a copy of itself. The variables stand
+# before it as assignments: the shell keeps its own, whatever their names.
 task() {
-  [ ! -e "$1/out" ] || return 0
+  [ ! -e "$1.out" ] || return 0
+  [ ! -h why ] || exit 74
   # No room for the file: no lane could go on, and what has not begun is begun elsewhere.
-  printf '' >"$1/out" || { [ -e "$1/out" ] && return 0; exit 74; }
+  printf '' >"$1.out" || { [ -e "$1.out" ] && return 0; exit 74; }
   printf '%-126s.\n' "begin $1 $LANE $now" >&8
+  name=$1
+  input=/dev/null
+  [ "$2" = - ] || input=$W/objects/$2
+  command="$COMMON $3 "'"$@"'
+  shift 3
   began=$now
-  stage=run
   why=-
-  if tools_present; then
-    input=/dev/null
-    [ "$2" = - ] || input=$W/objects/$2
-    (program_of "$@") <"$input" >>"$1/out" 2>"$1/err" 8>&- 9>&-
-    code=$?
-    end_of_program "$1"
-  else
-    code=127
+  code=127
+  if ! tools_present; then
+    stage=run
     why=toolchain
+  else
+    # When its streams cannot be opened it never begins.
+    stage=start
+    cd "$name" && { stage=run && eval "$command"; } <"$input" >>"../$name.out" 2>"../$name.err" 8>&- 9>&-
+    code=$?
+    cd "$DIR" || exit 70
+    # In a pid namespace of the lane's own: all but the lane. Elsewhere within a second: look_after_tasks.
+    [ "$ISOLATION" != pidns ] || kill -9 -1
   fi
-  note_end "$1"
+  note_end
   ring
 }
 
-# In a subshell, so no task sees another's variables; they may have any name, ours too: what is needed after is in $@.
-program_of() {
-  if [ "$ISOLATION" != pidns ] || [ ! -d /proc/self ]; then own_pid; else own=0; fi
-  printf '%-63s\n' "$1 $own" 1<>"lane.$LANE"
-  cd "$1/work" || exit 70
-  exports=$3
-  shift 3
-  [ "$ISOLATION" = pidns ] || set -- "$own_session" "$@"
-  umask 022
-  environment
-  eval "$exports"
-  exec "$@"
-}
-
-# Whoever is left: in a pid namespace of the lane's own all but the lane; else the group, and the rest within a second.
-end_of_program() {
-  if [ "$ISOLATION" = pidns ]; then
-    kill -9 -1
-    [ "$code" != 0 ] || return 0
-  fi
-  read -r begun leader <"lane.$LANE"
-  # Its streams could not be opened: it never began.
-  if [ "$begun" != "$1" ]; then stage=start; else [ "$ISOLATION" = pidns ] || kill -9 -"$leader"; fi
-}
-
 note_end() {
-  [ ! -h "$1/why" ] || why=$(readlink "$1/why")
+  [ ! -h "$name.why" ] || why=$(readlink "$name.why")
+  # No room for this: what the program printed may be cut short, and few programs notice.
+  printf '%4096s' '' >>"room.$LANE" || why=full
   user=
   system=
-  times >"$1/cpu"
-  # No room for these few bytes: what the program printed may be cut short, and few programs notice.
-  if [ -s "$1/cpu" ]; then { read -r _ && read -r user system; } <"$1/cpu"; else why=full; fi
+  times >|"cpu.$LANE" && { read -r _ && read -r user system; } <"cpu.$LANE"
   { read -r now _ </proc/uptime; } || now=$(date +%s)
   printed=
-  [ ! -s "$1/out" ] || printed=o
-  [ ! -s "$1/err" ] || printed=${printed}e
+  [ ! -s "$name.out" ] || printed=o
+  [ ! -s "$name.err" ] || printed=${printed}e
   printf '%-126s.\n' \
-    "end $1 $LANE ${printed:--} $why rc=$code,stage=$stage,began=$began,ended=$now,cpu=$user+$system,peak=" >&8
+    "end $name $LANE ${printed:--} $why rc=$code,stage=$stage,began=$began,ended=$now,cpu=$user+$system,peak=" >&8
 }
 
 # Tells the connection that started this, if it is still there, at most five times a second: the ledger is the truth.
@@ -210,8 +209,8 @@ look_batch() {
   printf '%s\nfiles\n' "$records"
   case $records in *' o '* | *' e '* | *' oe '*) ;; *) return 0 ;; esac
   files=$(printf '%s\n' "$records" | awk '
-    $1 == "end" && $4 ~ /o/ { print $2 "/out" }
-    $1 == "end" && $4 ~ /e/ { print $2 "/err" }')
+    $1 == "end" && $4 ~ /o/ { print $2 ".out" }
+    $1 == "end" && $4 ~ /e/ { print $2 ".err" }')
   # shellcheck disable=SC2086,SC2012 # names are ours
   LC_ALL=C ls -ln $files
   echo tar
@@ -222,27 +221,37 @@ look_batch() {
 } 2>/dev/null
 
 # signal_task BATCH TASK NAME: to all processes of the task. Answers "sent" or "none".
-# Who was found while the lane had this task before and after the look belongs to this task, whatever it did to itself.
+# Who was below the lane while it had this task before and after the look belongs to it, whatever it did to itself; others
+# are known by their environment.
 signal_task() {
+  family=
+  cd "$W/runs/$1" && lane=$(lane_of "$2") && link_target "lane.${lane:-0}" && identity_alive "$target" &&
+    family=$(below_lane "$pid")
+  if [ -z "$family" ] || [ "$(lane_of "$2")" != "$lane" ]; then
+    echo none
+    return
+  fi
+  others=$(grep -Fxlsz "SSHGRID_RUN=${1%%-*}-$2/" /proc/[0-9]*/environ)
+  case $3 in INT | TERM | KILL | HUP | QUIT) ln -s signal "$2.why" ;; esac
   found=none
-  cd "$W/runs/$1" && for lane in lane.*[0-9]; do
-    { read -r task _ <"$lane" && [ "$task" = "$2" ] && link_target "$lane.pid" && identity_alive "$target"; } || continue
-    depth=1
-    [ "$ISOLATION" != pidns ] || depth=2
-    family=$(tree "$pid" | while read -r member _ level; do [ "$level" -le "$depth" ] || echo "$member"; done)
-    read -r task _ <"$lane"
-    if [ "$task" != "$2" ] || [ -z "$family" ]; then continue; fi
-    case $3 in INT | TERM | KILL | HUP | QUIT) ln -s signal "$2/why" ;; esac
-    for member in $family; do kill -"$3" "$member" && found=sent; done
-  done
+  # shellcheck disable=SC2086 # a word each
+  for member in $(printf '%s\n' $family $others | sed 's/[^0-9]//g' | sort -u); do kill -"$3" "$member" && found=sent; done
+  [ "$3" != KILL ] || kill_carrying "SSHGRID_RUN=${1%%-*}-$2/"
   echo "$found"
 } 2>/dev/null
+
+lane_of() { under_way | while read -r task lane; do [ "$task" != "$1" ] || echo "$lane"; done; }
+
+below_lane() {
+  if [ "$ISOLATION" = pidns ]; then own_levels=2; else own_levels=1; fi
+  tree "$1" | while read -r member _ level; do [ "$level" -le "$own_levels" ] || echo "$member"; done
+}
 
 # refuse_task BATCH/TASK: it shall not begin. Answers "claimed", or "already" when it has begun or is not there (yet).
 refuse_task() {
   set -C
-  if printf '' >"$W/runs/$1/out"; then
-    ln -s refused "$W/runs/$1/why"
+  if printf '' >"$W/runs/$1.out"; then
+    ln -s refused "$W/runs/$1.why"
     echo claimed
   else
     echo already
