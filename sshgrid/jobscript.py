@@ -7,7 +7,7 @@ part of a command line of ssh. Refuses a NUL byte, which no argument can carry.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 
 from sshgrid import toolchains
 from sshgrid.errors import UsageError
@@ -36,6 +36,13 @@ class Order(Noun, frozen=True):
         return "session" if self.keep_children else facts.isolation
 
 
+class Batch(Order, frozen=True):
+    """Many attempts at once: orders that differ in nothing but words, variables and input. As an order, the first."""
+
+    tasks: tuple[Order, ...] = ()
+    lanes: int = 1  # so many run at the same time
+
+
 def run_name(grid: str, attempt: Attempt) -> str:
     """The name of an attempt's folder on its node."""
     return f"{grid}-{attempt.job}.{attempt.number}"
@@ -54,27 +61,35 @@ def task_name(order: Order) -> str:
 
 def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) -> bytes:
     """The bytes of job.sh. `lease_uptime`: the run ends itself then, in the node's uptime, unless it is renewed."""
-    recipe = order.recipe
+    if isinstance(order, Batch):
+        return _batch_script(order, facts, lease_uptime)
     lines = [
         *_head(order, facts, lease_uptime),
         *_function("environment", _environment(_variables(order), facts)),
-        *_function("program", [b"exec " + b" ".join(_run_word(word, b'"$1"') for word in recipe.run)]),
+        *_function("program", [b"exec " + b" ".join(_run_word(word, b'"$1"') for word in order.recipe.run)]),
     ]
     return b"\n".join(lines) + b"\n"
 
 
-def batch_script(orders: Sequence[Order], lanes: int, facts: Facts, lease_uptime: float | None = None) -> bytes:
-    """The same for a batch: one line for each task at the end. The orders differ only in words, variables and input."""
-    mark = {"SSHGRID_BATCH": f"{batch_name(orders[0])}/".encode()}
-    variables = [_variables(order) | mark for order in orders]
+def needed(order: Order) -> list[str]:
+    """Digests of what must be on the node beside the build."""
+    programs = [task.program for task in order.tasks] if isinstance(order, Batch) else [order.program]
+    return list(dict.fromkeys(program.stdin.sha256 for program in programs if program.stdin))
+
+
+def _batch_script(batch: Batch, facts: Facts, lease_uptime: float | None) -> bytes:
+    """One line for each task at the end."""
+    mark = {"SSHGRID_BATCH": f"{batch.run}/".encode()}
+    variables = [_variables(order) | mark for order in batch.tasks]
     common = dict(set(variables[0].items()).intersection(*(each.items() for each in variables[1:])))
     lines = [
-        *_head(orders[0], facts, lease_uptime),
-        _assign("LANES", str(lanes)),
-        _assign("TASKS", " ".join(map(task_name, orders))),
+        *_head(batch, facts, lease_uptime),
+        *_function("environment", _environment(_variables(batch), facts)),
+        _assign("LANES", str(batch.lanes)),
+        _assign("TASKS", " ".join(map(task_name, batch.tasks))),
         _lang(facts),
         b"COMMON=" + _quote(_assignments(common)),
-        *(_task(order, own, common.keys()) for order, own in zip(orders, variables, strict=True)),
+        *(_task(order, own, common.keys()) for order, own in zip(batch.tasks, variables, strict=True)),
     ]
     return b"\n".join(lines) + b"\n"
 

@@ -61,6 +61,7 @@ class TaskEnd(Noun, frozen=True):
     lane: str
     why: str
     record: RunRecord  # its CPU time is that of all tasks of the lane so far
+    at: int  # its place in the look, from 1
     sizes: Mapping[str, int] = {}  # "out", "err", where they are not empty
     small: Mapping[str, bytes] = {}  # what they hold, where that is little
 
@@ -197,13 +198,13 @@ def parse_batch(output: bytes, batch: str) -> BatchLook:
     begun: list[str] = []
     ended: list[TaskEnd] = []
     records = ledger.decode("utf-8", "replace").splitlines()
-    for line in records:
+    for at, line in enumerate(records, 1):
         match line.split():
             case ["begin", task, *_]:
                 begun.append(task)
             case ["end", task, lane, _, why, text, "."] if record := parse_record(text):
                 why = "" if why == "-" else why
-                ended.append(TaskEnd(task, lane, why, record, printed.get(task, {}), small.get(task, {})))
+                ended.append(TaskEnd(task, lane, why, record, at, printed.get(task, {}), small.get(task, {})))
     return BatchLook(parse_poll(listed, [batch])[batch], tuple(begun), tuple(ended), len(records))
 
 

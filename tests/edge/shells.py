@@ -19,7 +19,8 @@ from typing import TypedDict, Unpack
 
 import msgspec
 
-from sshgrid.jobscript import Order, batch_name, batch_script, job_script, run_name
+from sshgrid.engines.batch import make_batch
+from sshgrid.jobscript import Order, batch_name, job_script, needed, run_name
 from sshgrid.model import Attempt, Facts, JobId, Limits, Program, Recipe, SourceFile
 from sshgrid.readings import (
     LEDGER_RECORD_BYTES,
@@ -194,23 +195,18 @@ class ShellNode:
         lease: float | None = None,
     ) -> str:
         guard = str(int(uptime() + 15 if not_after is None else not_after))
-        stdin = order.program.stdin.sha256 if order.program.stdin else "-"
+        inputs = " ".join(needed(order)) or "-"
         wanted = [file.sha256 for _, file in order.recipe.layout] if objects is None else objects
-        words = (verb, order.run, guard, order.recipe.build_key, stdin, *wanted)
+        words = (verb, order.run, guard, order.recipe.build_key, inputs, *wanted)
         return self.verb(*words, stdin=job_script(order, self.facts, lease)).decode().strip()
 
     def start_batch(
         self, orders: Sequence[Order], lanes: int = 1, *, not_after: float | None = None, lease: float | None = None
     ) -> str:
         """The name of the batch, when it was claimed."""
-        batch = batch_name(orders[0])
-        guard = str(int(uptime() + 15 if not_after is None else not_after))
-        inputs = " ".join({order.program.stdin.sha256 for order in orders if order.program.stdin}) or "-"
-        sources = [file.sha256 for _, file in orders[0].recipe.layout]
-        words = ("start", batch, guard, orders[0].recipe.build_key, inputs, *sources)
-        answer = self.verb(*words, stdin=batch_script(orders, lanes, self.facts, lease)).decode().strip()
-        assert answer == f"claimed {batch}", answer
-        return batch
+        batch = make_batch(orders, lanes)
+        assert self.start(batch, not_after=not_after, lease=lease) == f"claimed {batch.run}"
+        return batch.run
 
     def look_batch(self, batch: str, records: int = 0) -> BatchLook:
         script = self.variables() + '. "$LIB"; . "${LIB%/*}/batch.sh"; "$@"'
@@ -220,7 +216,9 @@ class ShellNode:
         return parse_batch(done.stdout, batch)
 
     def batch_verb(self, *words: str) -> str:
-        return self._run(self.variables() + '. "$LIB"; . "${LIB%/*}/batch.sh"; "$@"', "sh", *words).stdout.decode().strip()
+        return (
+            self._run(self.variables() + '. "$LIB"; . "${LIB%/*}/batch.sh"; "$@"', "sh", *words).stdout.decode().strip()
+        )
 
     def ended_batch(self, batch: str, seconds: float = PATIENCE_SECONDS) -> BatchLook:
         look = BatchLook(RunLook())

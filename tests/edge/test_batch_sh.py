@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 
-import msgspec
 import pytest
 
-from sshgrid.jobscript import Order, batch_name, task_name
-from sshgrid.readings import BatchLook, TaskEnd
+from sshgrid.jobscript import Order, task_name
+from sshgrid.readings import TaskEnd
 from tests.edge.shells import ShellNode
-from tests.lab.machine import is_alive, wait_until
 
 NODES = Callable[..., ShellNode]
 
