@@ -59,12 +59,10 @@ keep_lane() {
 begin_lane() {
   own_pid
   record_identity "$own" "lane.$1" || exit 74
-  set -- /bin/sh "${LIB%/*}/batch${LIB##*/node}" lane "$W" "$RUN" "$BOOT" "$1"
+  # A session of its own: also from inside of a pid namespace `kill 0` reaches the whole group.
+  set -- setsid /bin/sh "${LIB%/*}/batch${LIB##*/node}" lane "$W" "$RUN" "$BOOT" "$1"
   # shellcheck disable=SC2086 # two options or none
-  case $ISOLATION in
-    pidns) set -- unshare $USER_NAMESPACE --pid --fork --kill-child=KILL --mount-proc "$@" ;;
-    *) set -- setsid "$@" ;;
-  esac
+  [ "$ISOLATION" != pidns ] || set -- unshare $USER_NAMESPACE --pid --fork --kill-child=KILL --mount-proc "$@"
   exec "$@"
 }
 
