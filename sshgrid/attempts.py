@@ -11,16 +11,16 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 
 import msgspec
 
 from sshgrid import intake, lifecycle, placement, toolchains
 from sshgrid.batches import BatchSink, Ends, Running, by_batch
-from sshgrid.engines import Finish, Keyboard
+from sshgrid.engines import Finish, Keyboard, place_in
 from sshgrid.errors import HostError, NeverBegan, SshgridError, StoreError
 from sshgrid.jobbook import JobBook
-from sshgrid.jobscript import LEASE_MARGIN_SECONDS, Order, run_name
+from sshgrid.jobscript import LEASE_MARGIN_SECONDS, Order, make_batch, run_name
 from sshgrid.member import Member, Share
 from sshgrid.model import (
     Attempt,
@@ -197,7 +197,7 @@ class Attempts:
         # A start that is still on its way meets the folder until the node would refuse it as too late anyway.
         late_start = running.refused or running.never_began
         pause = CLAIM_KEPT_SECONDS if late_start else 0.0
-        cleaning = self._spawn(self._discard(member, running.run, member.engine.discard, pause), f"clean {running.run}")
+        cleaning = self._spawn(self._discard(member, running.run, pause), f"clean {running.run}")
         if not late_start:
             self._cleaning.add(cleaning)
             cleaning.add_done_callback(self._cleaning.discard)
@@ -214,7 +214,7 @@ class Attempts:
         finally:
             member.ended(name)
         self._settle_all([(running, lost) for running in sink.rest.values()])
-        cleaning = self._spawn(self._discard(member, name, member.engine.discard_batch), f"clean {name}")
+        cleaning = self._spawn(self._discard(member, name), f"clean {name}")
         self._cleaning.add(cleaning)
         cleaning.add_done_callback(self._cleaning.discard)
 
@@ -227,7 +227,8 @@ class Attempts:
                 await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
             source = self._source(jobs[0].submission.program, resume)
             orders = [self._order(job, run, member, resume, source) for job, run in zip(jobs, batch, strict=True)]
-            await member.engine.run_batch(orders, 1, sink, resume=resume)
+            name = batch[0].record.batch
+            await member.engine.run_batch(make_batch(orders, name=name), sink, resume=resume)
             return Finish(HostLost("the run was not told of"))
         except HostError as error:
             log.info("%s on %s: %s", batch[0].record.batch, member.name, error.reason)
@@ -297,7 +298,6 @@ class Attempts:
             asked.on_host_loss,
             max(0.0, time.time() - running.record.began) if resume else 0.0,
             running.record.gpus,
-            running.record.batch,
         )
         isolation = order.isolation(member.facts)
         running.record = msgspec.structs.replace(running.record, toolchain=words, isolation=isolation)
@@ -366,15 +366,13 @@ class Attempts:
             return Cancelled(job.cancel_by)
         return outcome
 
-    async def _discard(
-        self, member: Member, run: str, discard: Callable[[str], Awaitable[None]], pause: float = 0.0
-    ) -> None:
+    async def _discard(self, member: Member, run: str, pause: float = 0.0) -> None:
         """Nothing of the run, or batch, stays on the node. A node that is away is asked when it is back."""
         member.claims.add(run)
         await asyncio.sleep(pause)
         member.claims.discard(run)
         try:
-            await discard(run)
+            await member.engine.discard(run)
         except HostError as error:
             log.info("%s: cannot clean %s yet: %s", member.name, run, error.reason)
             member.leftovers.add(run)
@@ -395,10 +393,7 @@ class Attempts:
         running = self._running.get(job.id)
         member = self._roster.members.get(running.attempt.node) if running else None
         if running and member:
-            if running.record.batch:
-                await member.engine.signal_task(running.record.batch, running.run, name)
-            else:
-                await member.engine.signal(running.run, name)
+            await member.engine.signal(place_in(running.record.batch, running.run), name)
 
     async def typed(self, job: Job, piece: bytes) -> None:
         """Standard input of an interactive run, kept until it begins; words for one that has ended are dropped."""
@@ -441,24 +436,18 @@ class Attempts:
         """A run that has not begun is refused its folder; one on a silent node is asked until it answers."""
         while True:
             try:
-                if running.record.batch:
-                    if await self._sent_to_task(running, member, name):
-                        return
-                elif await member.engine.signal(running.run, name):
+                place = place_in(running.record.batch, running.run)
+                if await member.engine.signal(place, name):
                     return
-                elif await member.engine.refuse(running.run):
-                    running.refused = True
-                    assert running.task is not None
-                    running.task.cancel()
+                if await member.engine.refuse(place):
+                    if not running.record.batch:  # there it ends as its batch comes to it
+                        running.refused = True
+                        assert running.task is not None
+                        running.task.cancel()
                     return
             except HostError as error:
                 log.info("%s: cannot send %s to %s yet: %s", member.name, name, running.run, error.reason)
             await asyncio.sleep(0.2)
-
-    async def _sent_to_task(self, running: Running, member: Member, name: str) -> bool:
-        """A task that is refused ends as its batch comes to it."""
-        batch, run, engine = running.record.batch, running.run, member.engine
-        return await engine.signal_task(batch, run, name) or await engine.refuse_task(batch, run)
 
     # --- leaving
 

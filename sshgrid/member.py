@@ -21,7 +21,7 @@ import msgspec
 from sshgrid import toolchains
 from sshgrid.breaker import DIAL_MAX_SECONDS, Breaker, Quarantine
 from sshgrid.engines import Engine
-from sshgrid.engines.direct import DirectEngine
+from sshgrid.engines.batch import BatchEngine
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.lifecycle import patience
 from sshgrid.model import Facts, Language, Node, Noun, Sample, Toolchain
@@ -76,7 +76,7 @@ class Member:
         self.toolchains: Mapping[str, Toolchain] = {}  # replaced, never changed: views hold it
         self.untested: frozenset[str] = frozenset()
         self.problems: dict[str, str] = {}
-        self.engine: Engine = DirectEngine(self, grid.spool.path, lambda worked: patience(grid.retry, worked))
+        self.engine: Engine = BatchEngine(self, grid.spool.path, lambda worked: patience(grid.retry, worked))
         self._grid = grid
         self._link: Link | None = None
         self._breaker = Breaker()

@@ -27,7 +27,7 @@ from sshgrid.channels import ANSWER_SECONDS, READ_BYTES, Shell, Spoken, Talk, cr
 from sshgrid.dial import Dialing, blame_in_use, dial, end
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Node, Sample
-from sshgrid.readings import Found, LoadMeter, RunLook, Started, parse_contact, parse_poll
+from sshgrid.readings import BatchLook, Found, LoadMeter, RunLook, Started, parse_batch, parse_contact, parse_poll
 
 log = logging.getLogger(__name__)
 
@@ -35,20 +35,24 @@ CLEAN_SECONDS = 600  # a run may have made a million files
 DOCTOR_SECONDS = 60
 ASIDES = 2  # channels for people's questions; sshd allows ten in all
 PIECE_BYTES = 1024 * 1024
+LOOK_RECORDS = 512  # of a batch in one look
+SMALL_BLOCKS = 8  # of 512 bytes; outputs of tasks that are no larger come with the look
 _SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
 _LEARN = b'umask 077\n. "$LIB"\n'
+_LIBRARIES = {b"$LIB": "node.sh", b"${LIB%/*}/batch${LIB##*/node}": "batch.sh"}
 
 
 def _remote(name: str) -> bytes:
     return (resources.files("sshgrid") / "remote" / name).read_bytes()
 
 
-_LIBRARY = _remote("node.sh")
+_LIBRARY = {path: _remote(name) for path, name in _LIBRARIES.items()}
 _CONTACT = _remote("contact.sh")
 _DOCTOR = _remote("doctor.sh")
 _EXECUTE = _remote("execute.sh")
 _SWEEP = _remote("sweep.sh")
-LIBRARY_NAME = f"node-{hashlib.sha256(_LIBRARY).hexdigest()[:12]}.sh"
+_DIGEST = hashlib.sha256(b"".join(_LIBRARY.values())).hexdigest()[:12]
+LIBRARY_NAME = f"node-{_DIGEST}.sh"
 
 
 class Link:
@@ -225,6 +229,11 @@ class Link:
         answer = b"\n" + await self._ask("glance", run, str(offset), str(count))
         listed, _, piece = answer.partition(b"\nout\n")
         return parse_poll(listed, [run])[run], piece
+
+    async def look_batch(self, batch: str, offset: int) -> BatchLook:
+        """`poll` of a batch, its ledger from `offset` on, and the small outputs of what ended there: one round trip."""
+        words = (batch, str(offset), str(LOOK_RECORDS), str(SMALL_BLOCKS))
+        return parse_batch(await self._ask("look_batch", *words), batch)
 
     async def forestall(self, run: str) -> None:
         """No wrapper has come for this claimed run; from now on none can begin."""
@@ -416,19 +425,16 @@ def contact_script(node: Node, tools: Iterable[str]) -> bytes:
 
 
 def _install_script() -> bytes:
-    """The verb library becomes a file of the working folder, as runs outlive the shell that started them."""
+    """The verb libraries become files of the working folder, as runs outlive the shell that started them."""
+    steps = [_put_library(path, text) + b"then\n" for path, text in _LIBRARY.items()]
+    learn = _LEARN + b"".join(b'. "%s"\n' % path for path in list(_LIBRARIES)[1:])
+    return b"".join(b"if " + step for step in steps) + learn + b"else\nfalse\nfi\n" * len(steps)
+
+
+def _put_library(path: bytes, text: bytes) -> bytes:
+    """Its size is looked at, too: after a power cut a file may be there and empty."""
     mark = b"LIBRARY-" + secrets.token_hex(8).encode()
-    size = str(len(_LIBRARY)).encode()
-    # Its size is looked at, too: after a power cut a file may be there and empty.
     return (
-        b'if [ "$(wc -c <"$LIB")" -eq '
-        + size
-        + b' ] || { cat >"$LIB.$$" && mv -f "$LIB.$$" "$LIB"; } <<\''
-        + mark
-        + b"'\n"
-        + _LIBRARY
-        + mark
-        + b"\nthen\n"
-        + _LEARN
-        + b"else\nfalse\nfi\n"
-    )
+        b'[ "$(wc -c <"%(path)s")" -eq %(size)d ] || { cat >"%(path)s.$$" && mv -f "%(path)s.$$" "%(path)s"; } '
+        b"<<'%(mark)s'\n%(text)s%(mark)s\n"
+    ) % {b"path": path, b"size": len(text), b"mark": mark, b"text": text}

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from sshgrid import placement, quota
 from sshgrid.attempts import Attempts
 from sshgrid.jobbook import JobBook
-from sshgrid.jobscript import batch_name
+from sshgrid.jobscript import batch_name, run_name
 from sshgrid.model import (
     Attempt,
     AttemptRecord,
@@ -186,7 +186,7 @@ class Scheduler:
         self._served[job.owner] = self.turn
         batch = self._sweeps.batch(job) if job.id < 0 and not job.attempts else []
         if len(batch) > 1:
-            name = batch_name(self._book.store.grid, Attempt(job.id, 1, view.node.name))
+            name = batch_name(run_name(self._book.store.grid, Attempt(job.id, 1, view.node.name)))
             self._attempts.begin_batch(self._book.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name)))
             return view.node.name
         gpus = tuple(placement.free_gpus(view)[: job.submission.gpus])

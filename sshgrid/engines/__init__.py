@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
-from sshgrid.jobscript import Order
+from sshgrid.jobscript import Batch, Order
 from sshgrid.model import Noun, Outcome, Step, Usage
 
 
@@ -54,6 +54,11 @@ class BatchSink(Protocol):
     async def compiled(self, compiled: bool) -> None: ...
 
 
+def place_in(batch: str, run: str) -> str:
+    """What a run of a batch is called where it is to be found; as it is when there is no batch."""
+    return f"{batch}/{run.partition('-')[2]}" if batch else run
+
+
 # What a person types into an interactive run: bytes (b"" ends the input), or the window's (columns, rows).
 Keyboard: TypeAlias = "asyncio.Queue[bytes | tuple[int, int]]"
 
@@ -67,20 +72,11 @@ class Engine(Protocol):
     async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
         """A run tied to this conversation: it reads the keyboard, and ends when the connection does."""
 
-    async def run_batch(self, orders: Sequence[Order], lanes: int, sink: BatchSink, *, resume: bool = False) -> None:
-        """Many runs of one program, so many at the same time, with one start; until each has ended.
+    async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
+        """Many runs of one program with one start, until the end of each was told; raises no HostError.
 
-        Raises HostError for what a machine did: what was not told as ended is lost then.
+        For the other calls a batch is a run, and `place_in` names one of its runs.
         """
-
-    async def signal_task(self, batch: str, run: str, name: str) -> bool:
-        """As `signal`, for a run of a batch."""
-
-    async def refuse_task(self, batch: str, run: str) -> bool:
-        """As `refuse`, for a run of a batch."""
-
-    async def discard_batch(self, batch: str) -> None:
-        """As `discard`, for all runs of a batch at once."""
 
     async def signal(self, run: str, name: str) -> bool:
         """Send a signal to a run; False when it is not there."""

@@ -18,7 +18,7 @@ from sshgrid import toolchains
 from sshgrid.channels import Talk
 from sshgrid.engines import Finish, Keyboard, Sink
 from sshgrid.errors import Dropped, NeverBegan, NodeUnfit
-from sshgrid.jobscript import BUILD_LIMIT_SECONDS, LEASE_MARGIN_SECONDS, Order, job_script
+from sshgrid.jobscript import BUILD_LIMIT_SECONDS, LEASE_MARGIN_SECONDS, Order, job_script, needed
 from sshgrid.model import (
     CompileFailed,
     Exited,
@@ -82,7 +82,7 @@ class DirectEngine:
             run = None
             if key not in self._built:
                 await self._launch(order, sink)
-                run = _Run(self._host, order, sink, self._patience)
+                run = self.follower(order, sink)
                 if finish := await run.follow(until_running=True):
                     return finish
                 self._built.add(key)
@@ -92,7 +92,10 @@ class DirectEngine:
     async def _run(self, order: Order, sink: Sink, resume: bool) -> Finish:
         if not resume:
             await self._launch(order, sink)
-        return await self._to_end(_Run(self._host, order, sink, self._patience), at_once=resume)
+        return await self._to_end(self.follower(order, sink), at_once=resume)
+
+    def follower(self, order: Order, sink: Sink) -> Run:
+        return Run(self._host, order, sink, self._patience)
 
     async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
         await self._launch(order, sink)
@@ -104,9 +107,9 @@ class DirectEngine:
                 await asyncio.gather(_bring(talk.stdout, sink, "stdout"), _bring(talk.stderr, sink, "stderr"))
             finally:
                 typing.cancel()
-        return await self._to_end(_Run(self._host, order, _Quiet(sink), self._patience), at_once=True)
+        return await self._to_end(self.follower(order, _Quiet(sink)), at_once=True)
 
-    async def _to_end(self, run: _Run, *, at_once: bool = False) -> Finish:
+    async def _to_end(self, run: Run, *, at_once: bool = False) -> Finish:
         finish = await run.follow(at_once=at_once)
         assert finish is not None
         return finish
@@ -148,7 +151,7 @@ class DirectEngine:
                 not_after,
                 job_script(order, link.facts, lease),
                 order.recipe.build_key,
-                order.program.stdin.sha256 if order.program.stdin else "-",
+                " ".join(needed(order)) or "-",
                 sorted({file.sha256 for _, file in order.recipe.layout}),
                 "prepare" if order.interactive else "start",
             )
@@ -209,7 +212,7 @@ class _Quiet:
             await self._sink.output(stream, piece)
 
 
-class _Run:
+class Run:
     """Follows one run from wherever its kept output ends to its record."""
 
     def __init__(self, host: Host, order: Order, sink: Sink, patience: Callable[[float], float]) -> None:
@@ -285,12 +288,7 @@ class _Run:
 
     async def _look(self, link: Link) -> Finish | None:
         look, moved = await self._see(link)
-        if not look.present and await link.claim(self._order.run):
-            raise NeverBegan(self._host.name, "the run is not there: it never began, or the machine was cleaned")
-        if look.why == "refused" and not look.begun:
-            raise NodeUnfit(self._host.name, "the run was refused before it began")
-        if not look.begun and look.record is None:
-            await self._await_wrapper(link)
+        if await self._not_begun(link, look):
             return None
         await self._tell_step(look)
         moved += await self._fetch(link, look)
@@ -305,7 +303,18 @@ class _Run:
         await self._sink.step(Step.FETCHING)
         while await self._fetch(link, look):
             pass
-        return Finish(await self._outcome(link, look, look.record), _usage(look.record))
+        return Finish(await self._outcome(link, look, look.record), usage(look.record))
+
+    async def _not_begun(self, link: Link, look: RunLook) -> bool:
+        """Whether it is to be waited for. Raises NodeUnfit when it never will begin."""
+        if not look.present and await link.claim(self._order.run):
+            raise NeverBegan(self._host.name, "the run is not there: it never began, or the machine was cleaned")
+        if look.why == "refused" and not look.begun:
+            raise NodeUnfit(self._host.name, "the run was refused before it began")
+        if not look.begun and look.record is None:
+            await self._await_wrapper(link)
+            return True
+        return False
 
     async def _see(self, link: Link) -> tuple[RunLook, int]:
         """The run, and how much of its stdout came along: after a bell there is most likely all that will ever be."""
@@ -403,5 +412,5 @@ def judge_build(code: int, why: str, words: bytes, language: str) -> Outcome:
     return CompileFailed(code)
 
 
-def _usage(record: RunRecord) -> Usage:
+def usage(record: RunRecord) -> Usage:
     return Usage(record.began_uptime, record.ended_uptime, record.cpu_seconds, record.peak_memory_bytes)

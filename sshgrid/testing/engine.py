@@ -7,12 +7,12 @@ twice, or one that was refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeAlias, TypeVar
 
 from sshgrid.engines import BatchSink, Finish, Keyboard, Sink
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
-from sshgrid.jobscript import Order
+from sshgrid.jobscript import Batch, Order
 from sshgrid.model import CompileFailed, Exited, HostLost, Outcome, Step, ToolchainBroken
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class ScriptedEngine:
         self.orders: list[Order] = []
         self.refused: set[str] = set()
         self.discarded: list[str] = []
-        self.batches: list[list[str]] = []  # the runs of each batch, in the order of their starts
+        self.batches: dict[str, list[str]] = {}  # the runs of each batch, in the order of their starts
         self.signals: list[tuple[str, str]] = []
         self.uploads = asyncio.Event()  # cleared: whatever is started stays in its upload
         self.uploads.set()
@@ -176,6 +176,7 @@ class ScriptedEngine:
             task.cancel()
 
     async def signal(self, run: str, name: str) -> bool:
+        run = _run_at(run)
         stage = self.stages.get(run)
         if stage is None:
             return False
@@ -187,12 +188,15 @@ class ScriptedEngine:
         return True
 
     async def refuse(self, run: str) -> bool:
+        run = _run_at(run)
         if run in self.stages:
             return False
         self.refused.add(run)
         return True
 
     async def discard(self, run: str) -> None:
+        for task in self.batches.get(run, ()):
+            await self.discard(task)
         stage = self.stages.get(run)
         if stage is not None:
             self._check(stage.node)
@@ -201,29 +205,28 @@ class ScriptedEngine:
         self.refused.discard(run)
         self.discarded.append(run)
 
-    async def run_batch(self, orders: Sequence[Order], lanes: int, sink: BatchSink, *, resume: bool = False) -> None:
+    async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
         """One after the other, however many lanes there are."""
-        self.batches.append([order.run for order in orders])
-        for order in orders:
+        self.batches[batch.run] = [order.run for order in batch.tasks]
+        for position, order in enumerate(batch.tasks):
             try:
                 finish = await self.run(order, _OneOf(sink, order), resume=resume)
             except NeverBegan as error:
                 finish = Finish(HostLost(error.reason))
+            except HostError as error:
+                await sink.ended([(rest, Finish(HostLost(error.reason))) for rest in batch.tasks[position:]])
+                return
             await sink.ended([(order, finish)])
-
-    async def signal_task(self, batch: str, run: str, name: str) -> bool:
-        return await self.signal(run, name)
-
-    async def refuse_task(self, batch: str, run: str) -> bool:
-        return await self.refuse(run)
-
-    async def discard_batch(self, batch: str) -> None:
-        for run in next((runs for runs in self.batches if f"-b{runs[0].partition('-')[2]}" in batch), ()):
-            await self.discard(run)
 
     async def close(self) -> None:
         for stage in self.stages.values():
             await _end(stage)
+
+
+def _run_at(place: str) -> str:
+    """The run that a place of a batch stands for."""
+    batch, slash, task = place.rpartition("/")
+    return f"{batch.partition('-')[0]}-{task}" if slash else place
 
 
 class _OneOf:

@@ -9,7 +9,7 @@ from typing import Unpack
 
 from sshgrid.dial import Dialing
 from sshgrid.engines import Finish
-from sshgrid.engines.direct import DirectEngine
+from sshgrid.engines.batch import BatchEngine
 from sshgrid.errors import Dropped
 from sshgrid.jobscript import Order
 from sshgrid.model import Node, Sample, Step
@@ -64,9 +64,9 @@ class Host:
         self.engine = self.new_engine()
         self._jobs = 0
 
-    def new_engine(self) -> DirectEngine:
+    def new_engine(self) -> BatchEngine:
         """As of a master that has just started."""
-        return DirectEngine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0)
+        return BatchEngine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0)
 
     async def connected(self, patience_seconds: float) -> Link:
         if self.link is None or self.link.lost.done():
