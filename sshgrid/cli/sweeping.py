@@ -150,7 +150,7 @@ class _Recorded:
         if not self._resume:
             if results.has_rows():
                 raise UsageError(f"{path} has results already", "--resume goes on with them; or name another folder")
-            results.begin()
+            results.begin(resume=False)
             return
         self.kept = self.keeper.load_of(self.digest)
         if self.kept is None and results.has_rows():
