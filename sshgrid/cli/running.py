@@ -196,6 +196,7 @@ def _send(connection: Connection, submission: Submission, sources: Sequence[Sour
 
 
 def detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
+    """Print the job's id and leave."""
     connection, job = submit(session, submission, sources)
     connection.close()
     session.show(lambda: {"schema": 1, "id": job}, lambda: f"{job}\n")

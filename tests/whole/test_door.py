@@ -428,6 +428,25 @@ def test_an_installed_client_sends_its_files_along(door: Door, tmp_path: Path) -
     assert (done.code, "no way to the master" in done.err) == (125, True)
 
 
+def test_a_sweep_through_the_door_keeps_its_results_where_it_was_typed(door: Door, tmp_path: Path) -> None:
+    far = remote(door, tmp_path)
+    far.write("say.py", "import sys\nprint('said', sys.argv[1])\n")
+    words = ("sweep", "-k", "--results", "out", "--joblog", "log", "-p", "x=1..3", "say.py")
+    said = b"said 1\nsaid 2\nsaid 3\n"
+    assert elsewhere(far, door, *words)[:2] == (0, said)
+    assert (far.folder / "out" / "x=2" / "stdout").read_bytes() == b"said 2\n"
+    assert elsewhere(far, door, "sweep", "--resume", *words[1:])[:2] == (0, b"")
+    program = b"import sys\nprint('said', sys.argv[1])\n"
+    done = door.run("openssh", "sweep -k --results a/out --joblog a/log --lang python -p x=1..3 -", program)
+    assert (done.code, done.out) == (0, said), done
+    door.run("openssh", "sweep -k --results a/out --resume --lang python -p x=1..3 -", program)
+    assert sftp(door, "ls a/out/x=3/stdout", "get a/log /dev/null").returncode == 0
+    for path in ("../out", "/tmp/out", "a/../../out"):
+        for option in ("--results", "--joblog"):
+            done = door.run("openssh", f"sweep {option} {path} --lang python -p x=1 -", program)
+            assert (done.code, "outside of your folder" in done.err) == (2, True), done
+
+
 def test_a_queue_and_a_door_are_found_again_by_the_next_master(tmp_path: Path) -> None:
     door = Door(tmp_path)
     try:
