@@ -208,7 +208,7 @@ class Attempts:
             gone = Finish(HostLost(f"{node} is no longer in the inventory"))
             self._settle_all([(running, gone) for running in batch])
             return
-        sink = BatchSink(self._book, self._spool, batch, self._settle_all)
+        sink = BatchSink(self._book, self._spool, batch, self._settle_all, lambda: self._release(member, name))
         try:
             lost = await self._rest_of_batch(jobs, batch, member, sink, resume)
         finally:
@@ -217,6 +217,10 @@ class Attempts:
         cleaning = self._spawn(self._discard(member, name), f"clean {name}")
         self._cleaning.add(cleaning)
         cleaning.add_done_callback(self._cleaning.discard)
+
+    def _release(self, member: Member, name: str) -> None:
+        member.let_go(name)
+        self._book.wake.set()
 
     async def _rest_of_batch(
         self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, sink: BatchSink, resume: bool

@@ -7,6 +7,8 @@ unless the node has told so.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
@@ -32,18 +34,31 @@ class Running:
         self.never_began = False  # the same, by somebody who looked for it
 
 
+# A start takes about as long.
+AHEAD_SECONDS = 0.15
+
 Ends: TypeAlias = "Sequence[tuple[Running, Finish]]"
 
 
 class BatchSink:
     """Brings the news of a batch to disk first and to the watchers second; knows what has not ended yet."""
 
-    def __init__(self, book: JobBook, spool: Spool, batch: Iterable[Running], settle: Callable[[Ends], None]) -> None:
+    def __init__(
+        self,
+        book: JobBook,
+        spool: Spool,
+        batch: Iterable[Running],
+        settle: Callable[[Ends], None],
+        release: Callable[[], None],
+    ) -> None:
         self.rest = {running.run: running for running in batch}
         self._first = next(iter(self.rest.values()))
         self._book = book
         self._spool = spool
         self._settle = settle
+        self._release = release
+        self._ended = 0
+        self._first_end = 0.0
 
     def kept(self, order: Order, stream: str) -> int:
         return self._spool.go_on(order.attempt.job, order.attempt.number, stream)
@@ -61,6 +76,16 @@ class BatchSink:
         self._settle(found)
         for running, _ in found:
             del self.rest[running.run]
+        self._look_ahead(len(found))
+
+    def _look_ahead(self, ended: int) -> None:
+        """Give the slot away while the last tasks run: by the time that another start has got there, they are over."""
+        now = time.monotonic()
+        self._first_end = self._first_end or now
+        pace = (now - self._first_end) / self._ended if self._ended else math.inf
+        self._ended += ended
+        if self.rest and len(self.rest) * pace < AHEAD_SECONDS:
+            self._release()
 
     async def uploaded(self, count: int) -> None:
         """Of all tasks of the batch the first one pays."""

@@ -133,6 +133,11 @@ class Member:
         if share := self.running.pop(run, None):
             self._ends = [*self._ends[-63:], *[time.monotonic()] * share.slots]
 
+    def let_go(self, run: str) -> None:
+        """It is about to end: its slot may be given to another one already."""
+        self.ended(run)
+        self.running[run] = Share(0)
+
     def lost_a_run(self) -> None:
         """A program that ran here was lost with the node."""
         self.quarantine = self.quarantine.lost(time.monotonic())

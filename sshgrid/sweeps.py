@@ -50,7 +50,9 @@ RATE_SECONDS = 10.0  # a rate is of so many seconds at most
 # neither should others have to wait for the slot for much longer than that.
 BATCH_SECONDS = 1.5
 BATCH_MOST = 400
+START_SECONDS = 0.2
 SHORTEST_SECONDS = 0.002
+SHORTEST_ALONE_SECONDS = 0.03
 NEWS_WEIGHT = 0.2  # of the newest duration in what is expected of the next one
 EndRunning = Callable[[Job], None]
 
@@ -128,6 +130,8 @@ class SweepState:
             return 1
         share = self.unbegun / max(1, slots if self.plan.at_once is None else min(slots, self.plan.at_once))
         fair = share if self._expected < BATCH_SECONDS / 30 else share / 2
+        # However little is left, what runs for less than a start takes is not worth one.
+        fair = max(fair, START_SECONDS / self._expected)
         return max(1, min(int(BATCH_SECONDS / self._expected), BATCH_MOST, ceil(fair)))
 
     def numbers(self) -> Iterator[int]:
@@ -189,9 +193,10 @@ class SweepState:
         if not task.attempts or not isinstance(task.verdict, Exited):
             return
         last = task.attempts[-1]
-        # Of a task that ran alone what its start took is a part.
-        took = last.usage.ended - last.usage.started if last.batch else (last.ended or 0.0) - last.began
-        took = max(took, SHORTEST_SECONDS)
+        if last.batch:
+            took = max(last.usage.ended - last.usage.started, SHORTEST_SECONDS)
+        else:  # with what its start took
+            took = max((last.ended or 0.0) - last.began - START_SECONDS / 2, SHORTEST_ALONE_SECONDS)
         old = took if self._expected is None else self._expected
         # A longer one counts at once: too large a batch is worse than too small a one.
         self._expected = old + (took - old) * (NEWS_WEIGHT if took < old else 1.0 / 2)

@@ -386,9 +386,9 @@ async def in_a_batch(grid: ScriptedGrid) -> tuple[JobId, list[str]]:
     """A sweep of 200 tasks, of which one waits in the middle of a batch; and the runs of that batch."""
     grid.engine.coming[:0] = [_says_its_words] * 60 + [_until_killed]
     job = await grid.submit(sweep(grid, *map(str, range(1, 201)), at_once=1))
-    stage = await until(lambda: next((s for s in grid.engine.stages.values() if s.task and not s.task.done()), None))
     await until(lambda: len(grid.engine.orders) == 61)
-    batch = next(batch for batch in grid.engine.batches.values() if stage.order.run in batch)
+    run = grid.engine.orders[-1].run
+    batch = next(batch for batch in grid.engine.batches.values() if run in batch)
     assert len(batch) > 2
     return job, batch
 
