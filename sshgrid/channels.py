@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
 import asyncssh
 
@@ -19,6 +19,7 @@ from sshgrid.model import Node, Noun
 
 GREETING_SECONDS = 15
 ANSWER_SECONDS = 30
+POUR_SECONDS = 300  # a disk may be slow to give the first byte
 READ_BYTES = 256 * 1024
 # Some login files read one line of standard input: let it be this one.
 PADDING = b"# " + b"." * 60 + b"\n"
@@ -108,6 +109,23 @@ class Shell:
             if (spoken := ears.hear(piece)) is not None:
                 return spoken
         raise Dropped(self._node.name, "the connection ended")
+
+    async def pour(self, script: bytes) -> AsyncGenerator[bytes, None]:
+        """What a script writes, to its end, which is the shell's too. Raises Dropped when that was not its own end."""
+        self.write(script)
+        self._process.stdin.write_eof()
+        try:
+            while True:
+                async with asyncio.timeout(POUR_SECONDS):
+                    piece = await self._process.stdout.read(READ_BYTES)
+                if not piece:
+                    break
+                yield piece
+            await self._process.wait()
+        except TimeoutError as error:
+            raise Dropped(self._node.name, f"no bytes for {POUR_SECONDS} s") from error
+        if self._process.exit_status is None and self._process.exit_signal is None:
+            raise Dropped(self._node.name, "the connection ended")
 
     def close(self) -> None:
         """Say goodbye; nothing more is asked."""

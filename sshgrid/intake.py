@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
-from sshgrid import selectors, toolchains
+from sshgrid import globs, selectors, toolchains
 from sshgrid.errors import NoSuchNode, UnknownLanguage, UsageError
 from sshgrid.model import Facts, Language, Limits, Program, Submission, Toolchain
 from sshgrid.spool import Spool
@@ -36,6 +36,7 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
     program = submission.program
     toolchains.check_program(program)
     _check_wishes(submission)
+    globs.check(program.fetch)
     if missing := spool.missing(digests(program)):
         raise UsageError(f"{len(missing)} files of this job were not uploaded")
     source = spool.read(next(file.sha256 for file in program.files if file.name == program.entry))
@@ -47,8 +48,7 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
 
 def digests(program: Program) -> Collection[str]:
     """The SHA-256 of every file that a program needs, its input too."""
-    files = (*program.files, program.stdin) if program.stdin else program.files
-    return {file.sha256 for file in files}
+    return {file.sha256 for file in program.uploads}
 
 
 def stand_in(row: Language) -> Toolchain:

@@ -50,12 +50,14 @@ def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) ->
         _assign("ISOLATION", order.isolation(facts)),
         _assign("USER_NAMESPACE", "" if facts.uid == 0 else "--user --map-current-user"),
         _assign("INPUT", order.program.stdin.sha256 if order.program.stdin else ""),
+        _assign("DATA", str(int(bool(order.program.data or order.program.packs)))),
         _assign("KEEP_CHILDREN", str(int(order.keep_children))),
         _assign("INTERACTIVE", str(int(order.interactive))),
         _assign("LEASE", "" if lease_uptime is None else str(int(lease_uptime))),
         _assign("BUILD_LIMIT", str(BUILD_LIMIT_SECONDS * 100)),
         *_limits(limits, recipe),
         *_function("layout", _layout(recipe)),
+        *_function("data", _data(order.program)),
         *_function("environment", _environment(order, facts)),
         *_function("tools_present", [b"[ -x " + _quote(_tool(recipe.run)) + b" ]"]),
         *_function("compile", _compile(recipe)),
@@ -90,6 +92,22 @@ def _layout(recipe: Recipe) -> list[bytes]:
         % (file.sha256.encode(), _quote(path.encode()), b"755" if file.executable else b"644")
         for path, file in recipe.layout
     ] or [b":"]
+
+
+def _data(program: Program) -> list[bytes]:
+    unpacked = [b"unpack %s || return" % pack.sha256.encode() for pack in program.packs]
+    put = [
+        b"put %s %s %s || return"
+        % (file.sha256.encode(), _quote(file.name.encode()), b"755" if file.executable else b"644")
+        for file in program.data
+    ]
+    return unpacked + put or [b":"]
+
+
+def needed(program: Program) -> tuple[str, ...]:
+    """Digests of what a run needs beside its build."""
+    files = (*((program.stdin,) if program.stdin else ()), *program.data, *program.packs)
+    return tuple(dict.fromkeys(file.sha256 for file in files))
 
 
 def _environment(order: Order, facts: Facts) -> list[bytes]:

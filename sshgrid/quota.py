@@ -23,9 +23,13 @@ def bounded(submission: Submission, caps: Caps, waiting: int) -> Submission:
     if caps.queued is not None and waiting >= caps.queued:
         raise OverLimit(f"{waiting} of your jobs are waiting, and no more than {caps.queued} may", "sshgrid ps")
     program = submission.program
-    files = (*program.files, program.stdin) if program.stdin else program.files
-    check_upload(sum(file.size for file in files), caps)
+    check_upload(sum(file.size for file in program.uploads), caps)
     limits = _within(program.limits, caps)
+    if program.fetch and caps.upload_bytes is not None:
+        # What comes back is kept in the master's spool, as what was brought: one cap for both.
+        limits = msgspec.structs.replace(
+            limits, fetch_bytes=min(caps.upload_bytes, limits.fetch_bytes or caps.upload_bytes)
+        )
     if limits == program.limits:
         return submission
     return msgspec.structs.replace(submission, program=msgspec.structs.replace(program, limits=limits))

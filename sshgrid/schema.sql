@@ -152,6 +152,10 @@ SELECT phase, verdict, count(*) FROM job WHERE (:owner = '' OR owner = :owner) G
 -- Every file that some job still needs.
 SELECT json_extract(file.value, '$.sha256') FROM submission, json_each(body, '$.program.files') AS file
 UNION
+SELECT json_extract(file.value, '$.sha256') FROM submission, json_each(body, '$.program.data') AS file
+UNION
+SELECT json_extract(file.value, '$.sha256') FROM submission, json_each(body, '$.program.packs') AS file
+UNION
 SELECT json_extract(body, '$.program.stdin.sha256') FROM submission
 WHERE json_extract(body, '$.program.stdin.sha256') IS NOT NULL;
 
@@ -195,6 +199,14 @@ UPDATE job SET phase = 'done', verdict = :verdict, ended = :ended, held = '' WHE
 -- Every file that some job of one owner needs.
 SELECT json_extract(file.value, '$.sha256') FROM job
 JOIN submission ON submission.job = job.id, json_each(body, '$.program.files') AS file
+WHERE owner = :owner
+UNION
+SELECT json_extract(file.value, '$.sha256') FROM job
+JOIN submission ON submission.job = job.id, json_each(body, '$.program.data') AS file
+WHERE owner = :owner
+UNION
+SELECT json_extract(file.value, '$.sha256') FROM job
+JOIN submission ON submission.job = job.id, json_each(body, '$.program.packs') AS file
 WHERE owner = :owner
 UNION
 SELECT json_extract(body, '$.program.stdin.sha256') FROM job JOIN submission ON submission.job = job.id

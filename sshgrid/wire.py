@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, get_args
 import msgspec
 
 from sshgrid.errors import SshgridError, UsageError
-from sshgrid.model import JobId, NodeState, Noun, OnDisconnect, Submission, Toolchain
+from sshgrid.model import Fetched, JobId, NodeState, Noun, OnDisconnect, Submission, Toolchain
 from sshgrid.wire_users import UsersQuestion, UsersReply
 
 if TYPE_CHECKING:
@@ -309,6 +309,8 @@ class JobLine(Noun, frozen=True):
     exit_status: int | None = None  # what `run`, `attach`, `wait` of this one job exit with; None = not done
     attempts: tuple[AttemptLine, ...] = ()
     why: tuple[NodeReason, ...] = ()
+    fetch: tuple[str, ...] = ()  # globs of what is brought back
+    fetched: Fetched | None = None  # by the newest attempt
 
 
 class JobsReply(Noun, frozen=True, tag="jobs-reply"):

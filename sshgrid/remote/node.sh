@@ -70,9 +70,10 @@ record_identity() { # record_identity PID FILE
 
 # --- starting ----------------------------------------------------------------------------------------------------------
 
-# start RUN NOT_AFTER BUILD STDIN SHA...: standard input is job.sh. Answers one line:
+# start RUN NOT_AFTER BUILD NEEDED SHA...: standard input is job.sh. NEEDED: digests, with blanks between them, that must
+# be here even when the build is ("-" = none); the SHA... are needed for the build alone. Answers one line:
 #   late RUN        the node's uptime is past NOT_AFTER: the command waited in a dead link
-#   missing RUN S.. these objects are not here (and the build is not either)
+#   missing RUN S.. these objects are not here
 #   already RUN     this attempt was started, or cancelled, before
 #   unfit RUN WHY   no space, read-only ...
 #   claimed RUN     the wrapper is on its way
@@ -80,7 +81,7 @@ start() {
   run=$1
   not_after=$2
   build=$3
-  input=$4
+  needed=$4
   shift 4
   uptime_seconds
   if [ "$now" -gt "$not_after" ]; then
@@ -90,7 +91,8 @@ start() {
   # A mark of use, before the look: what is used is not swept away.
   printf '' >"$W/builds/$build.used"
   [ ! -d "$W/builds/$build" ] || set --
-  [ "$input" = - ] || set -- "$@" "$input"
+  # shellcheck disable=SC2086 # a word each
+  [ "$needed" = - ] || set -- "$@" $needed
   absent=
   for sha; do [ -f "$W/objects/$sha" ] || absent="$absent $sha"; done
   if [ -n "$absent" ]; then
@@ -178,6 +180,11 @@ run_task() {
     step=layout
     build || { record "$?" "stage=$step"; return; }
   fi
+  if [ "$DATA" = 1 ] && ! lay_data; then
+    ln -s data why
+    record 74 stage=layout
+    return
+  fi
   step=start
   printf '' >running
   # Others wait for a build to end; without one nobody waits for the beginning.
@@ -213,6 +220,22 @@ place() {
   case $2 in */*) mkdir -p "./${2%/*}" || return ;; esac
   cp "$W/objects/$1" "./$2" && chmod "$3" "./$2"
 }
+
+# The files that travel with the run, into its folder: copies, as a program may write into what it was given.
+lay_data() (
+  umask 022
+  cd work && data
+)
+
+# put SHA PATH MODE: one of them. Where the file system can, the copy shares its blocks until somebody writes.
+put() {
+  case $2 in */*) mkdir -p "./${2%/*}" || return ;; esac
+  { cp --reflink=auto "$W/objects/$1" "./$2" 2>/dev/null || cp "$W/objects/$1" "./$2"; } && chmod "$3" "./$2" &&
+    touch -c "$W/objects/$1"
+}
+
+# unpack SHA: many small ones. Their times are those of now, and they belong to this account.
+unpack() { tar -x -m -o -f "$W/objects/$1" && touch -c "$W/objects/$1"; }
 
 # guarded STAGE HUNDREDTHS: the stage in a session of its own, with a watchdog beside it; status as of a shell. Sets step
 # to "build" or "run" when the stage has really begun.
@@ -672,6 +695,24 @@ keep() {
   # A name that outlives a power cut without its bytes would be an empty program, which ends well.
   sync "$part" 2>/dev/null
   mv -f "$part" "$W/objects/$2" && echo kept
+}
+
+# unpack_crate CRATE SHA...: small files that came as one stream become objects when each is what it claims to be
+unpack_crate() {
+  crate=$W/objects/$1
+  shift
+  if [ ! -f "$crate/whole" ]; then
+    verdict=short
+  elif [ "$SHA256SUM" = 1 ] && ! (cd "$crate" && for sha; do echo "$sha  $sha"; done | sha256sum -c >/dev/null 2>&1); then
+    verdict=corrupt
+  else
+    verdict=lost
+    rm -f "$crate/whole"
+    sync "$crate"/* 2>/dev/null
+    mv -f "$crate"/* "$W/objects/" && verdict=kept
+  fi
+  rm -rf "$crate"
+  echo "$verdict"
 }
 
 # drop PART: an upload that failed

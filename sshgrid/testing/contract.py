@@ -19,7 +19,7 @@ from sshgrid import toolchains
 from sshgrid.engines import Engine, Finish, Keyboard
 from sshgrid.errors import HostError
 from sshgrid.jobscript import Order, run_name
-from sshgrid.model import Attempt, Exited, JobId, Noun, Outcome, Program, SourceFile, Step, Toolchain
+from sshgrid.model import Attempt, Exited, Fetched, JobId, Noun, Outcome, Program, SourceFile, Step, Toolchain
 from sshgrid.spool import Spool
 from sshgrid.testing.engine import Stage
 from sshgrid.testing.grid import FACTS
@@ -60,6 +60,7 @@ class Notes:
 
     def __init__(self, before: bytes = b"") -> None:
         self.streams = {"stdout": before, "stderr": b"", "compile": b""}
+        self.files: Fetched | None = None
         self.steps: list[Step] = []
         self.uploads = 0
 
@@ -67,7 +68,7 @@ class Notes:
         return len(self.streams[stream])
 
     async def output(self, stream: str, piece: bytes) -> None:
-        self.streams[stream] += piece
+        self.streams[stream] = self.streams.get(stream, b"") + piece
 
     async def step(self, step: Step) -> None:
         if self.steps[-1:] != [step]:
@@ -78,6 +79,15 @@ class Notes:
 
     async def compiled(self, compiled: bool) -> None:
         """The programs of the contract are not compiled."""
+
+    def room(self) -> int:
+        return 1 << 30
+
+    async def again(self, stream: str) -> None:
+        self.streams.pop(stream, None)
+
+    async def fetched(self, fetched: Fetched) -> None:
+        self.files = fetched
 
     async def until(self, words: bytes) -> None:
         """Until the program has said this."""
