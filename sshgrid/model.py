@@ -235,6 +235,7 @@ class Fetched(Noun, frozen=True):
     files: int = 0
     size: int = 0  # bytes of all of them
     warnings: tuple[str, ...] = ()
+    whole: bool = True  # all of these files came; what did not is told in the warnings
 
 
 class Exited(Noun, frozen=True, tag="exited"):

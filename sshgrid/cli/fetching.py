@@ -47,17 +47,27 @@ def unpack(job: JobLine, pieces: Iterator[bytes], into: str, told: Told) -> None
     except OSError as error:
         raise NotFetched(f"{into}: {error.strerror} (--into)", again) from error
     wrong: list[str] = []
+    count = 0
     with folder:
         try:
             with tarfile.open(fileobj=_Pulled(pieces), mode="r|", encoding="utf-8") as archive:
                 for member in archive:
+                    count += 1
                     wrong += _take(archive, member, job, folder, told)
         except tarfile.TarError as error:
-            wrong.append(f"the files of job {job.id} are not whole: {error}")
+            if _is_whole(job):
+                wrong.append(f"the files of job {job.id} are not whole: {error}")
         except OSError as error:
             raise NotFetched(f"{into}: {error.strerror}; the rest is still with the master", again) from error
+    if job.fetched and _is_whole(job) and not wrong and count < job.fetched.files:
+        wrong.append(f"{count} of {job.fetched.files} files of job {job.id} are there")
     if wrong:
         raise NotFetched("\n".join(wrong), again)
+
+
+def _is_whole(job: JobLine) -> bool:
+    """Whether the archive should be; where it cannot, that was told already."""
+    return job.fetched is None or job.fetched.whole
 
 
 def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, job: JobLine, folder: Folder, told: Told) -> list[str]:

@@ -37,9 +37,8 @@ async def bring(link: Link, order: Order, sink: Sink) -> None:
     listing = await link.cargo.files(order.run, globs.where(program.fetch))
     chosen, warnings = await asyncio.to_thread(globs.choose, listing, program.fetch, most)
     await sink.again(STREAM)
-    if chosen:
-        warnings += await _take(link, order.run, chosen, sink)
-    await sink.fetched(Fetched(len(chosen), sum(chosen.values()), warnings))
+    trouble = await _take(link, order.run, chosen, sink) if chosen else ()
+    await sink.fetched(Fetched(len(chosen), sum(chosen.values()), warnings + trouble, whole=not trouble))
 
 
 async def _take(link: Link, run: str, chosen: Mapping[str, int], sink: Sink) -> tuple[str, ...]:
