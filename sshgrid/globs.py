@@ -107,6 +107,7 @@ class Listing(NamedTuple):
     files: Mapping[str, int]  # name -> size; also links to a file inside
     others: Mapping[str, str]  # name -> why it cannot be brought back
     more: bool = False  # there is more than could be listed
+    broken: bool = False  # there are names with a line break, which were not listed
 
 
 _KINDS = {
@@ -131,7 +132,7 @@ def parse_listing(output: bytes, more: bool = False) -> Listing:
             found[name] = int(size)
         elif kind in _KINDS:
             others[name] = _KINDS[kind]
-    return Listing(found, others, more)
+    return Listing(found, others, more, b"n ./" in lines)
 
 
 class Choice(NamedTuple):
@@ -156,6 +157,8 @@ def choose(listing: Listing, globs: Sequence[str], most_bytes: int) -> Choice:
             wanted[name] = listing.files[name]
     warnings += [f"--fetch {glob}: nothing there" for glob in globs if glob in useless]
     warnings += [f"not fetched: {_listed(names)} {why}" for why, names in left_out.items()]
+    if listing.broken:
+        warnings.append("not fetched: files with a line break in their names")
     if listing.more:
         warnings.append("there are more files in the run's folder than can be looked at: some may be missing")
     chosen, beyond = _within(wanted, most_bytes)

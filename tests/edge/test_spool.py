@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -208,6 +209,22 @@ def test_output_is_read_by_offset(spool: Spool) -> None:
     assert spool.read_output(ONE, 1, "stdout", 3, 4) == b"3456"
     assert spool.read_output(ONE, 1, "stdout", 8, 100) == b"89"
     assert spool.read_output(ONE, 1, "stdout", 10, 100) == spool.read_output(ONE, 1, "stdout", 99, 1) == b""
+
+
+def test_an_output_that_begins_anew_has_nothing_of_before(spool: Spool) -> None:
+    spool.restart(ONE, 1, "files")
+    spool.append(ONE, 1, "files", b"half of an archive")
+    spool.append(ONE, 1, "stdout", b"kept")
+    spool.restart(ONE, 1, "files")
+    assert spool.size(ONE, 1, "files") == 0
+    assert spool.append(ONE, 1, "files", b"whole") == 5
+    assert (spool.read_output(ONE, 1, "files", 0, 99), spool.size(ONE, 1, "stdout")) == (b"whole", 4)
+
+
+def test_there_is_room_for_what_fits_on_the_disk_and_a_reserve(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < spool.room() <= shutil.disk_usage(spool.directory).free
+    monkeypatch.setattr("sshgrid.spool.RESERVED_BYTES", 1 << 62)
+    assert spool.room() == 0
 
 
 def test_a_new_spool_goes_on_where_the_old_one_ended(spool: Spool) -> None:
