@@ -40,9 +40,17 @@ MOST_TOGETHER = 1000
 STEP_BYTES = 4 * 1024 * 1024  # of a large file: what is on its way at a time, and so what is sent again after a cut
 _SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
 _FILES = (resources.files("sshgrid") / "remote" / "files.sh").read_bytes()
-# Links that were chosen lead to files of the folder. GNU tar would take a backslash in a name for something else.
-_TAR = b"""if tar --no-unquote --version >/dev/null 2>&1; then set -- --no-unquote; else set --; fi
-exec tar "$@" -c -h -f - -T ../fetch.list 2>../fetch.err
+# Links that were chosen lead to files of the folder. GNU tar would take a backslash in a name for something else, and that
+# of busybox reads no list.
+_TAR = b"""if tar --no-unquote --version >/dev/null 2>&1; then
+  exec tar --no-unquote -c -h -f - -T ../fetch.list 2>../fetch.err
+elif tar -c -f /dev/null -T /dev/null >/dev/null 2>&1; then
+  exec tar -c -h -f - -T ../fetch.list 2>../fetch.err
+fi
+set -f
+IFS='
+'
+exec tar -c -h -f - $(cat ../fetch.list) 2>../fetch.err
 """
 # A part that was cut is only taken up by the same master: another one may be sending the same file.
 _OURS = secrets.token_hex(4)

@@ -1,8 +1,8 @@
 # shellcheck shell=sh
 # What lies in a run's folder, fed to a shell on standard input after `set --` has put the folder and words for find into
-# the positional parameters: "f SIZE ./NAME" for a file or a link to a file inside, "d ./NAME" for a link to a folder, "o
-# ./NAME" for a link out of the folder or to nowhere, "s ./NAME" for what is no file at all, "n ./" when there are names with a line break. Follows no link to look behind
-# it, and leaves in $answer whether there was a folder at all.
+# the positional parameters. A line each: "f SIZE ./NAME" for a file or a link to a file inside, "d ./NAME" for a link to a
+# folder, "o ./NAME" for a link out of the folder or to nowhere, "s ./NAME" for what is no file at all, and "n ./" when
+# there are names with a line break. Follows no link to look behind it; $answer says whether there was a folder.
 
 # shellcheck disable=SC2034 # read by who feeds this
 answer=gone
