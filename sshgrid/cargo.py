@@ -40,8 +40,8 @@ MOST_TOGETHER = 1000
 STEP_BYTES = 4 * 1024 * 1024  # of a large file: what is on its way at a time, and so what is sent again after a cut
 _SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
 _FILES = (resources.files("sshgrid") / "remote" / "files.sh").read_bytes()
-# Links that were chosen lead to files of the folder. GNU tar would take a backslash in a name for something else, and that
-# of busybox reads no list.
+# Links that were chosen lead to files of the folder. GNU tar would take a backslash in a name for something else, and
+# busybox's may not read lists.
 _TAR = b"""if tar --no-unquote --version >/dev/null 2>&1; then
   exec tar --no-unquote -c -h -f - -T ../fetch.list 2>../fetch.err
 elif tar -c -f /dev/null -T /dev/null >/dev/null 2>&1; then

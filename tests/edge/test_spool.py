@@ -263,7 +263,7 @@ def test_sync_reaches_every_stream_and_the_names(spool: Spool, monkeypatch: pyte
     spool.append(ONE, 2, "stdout", b"other attempt")
     synced = calls_of(monkeypatch, "fsync")
     spool.sync(ONE, 1)
-    assert {Path(name).name for name in synced} == {"1.stdout", "1.stderr", "1.compile", "1", "out"}
+    assert {Path(name).name for name in synced} == {"1.stdout", "1.stderr", "1.compile", "1.files", "1", "out"}
 
 
 def test_a_file_is_on_disk_before_it_has_its_name(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
