@@ -28,6 +28,7 @@ from sshgrid.model import (
     Cancelled,
     Crashed,
     Exited,
+    Fetched,
     HostLost,
     Job,
     JobId,
@@ -88,6 +89,17 @@ class _JobSink:
     async def compiled(self, compiled: bool) -> None:
         if self._running.record.compiled is not compiled:
             self._change(compiled=compiled)
+
+    def room(self) -> int:
+        job = self._book.current(self._running.attempt.job)
+        return 0 if job.cancel_requested else self._spool.room()
+
+    async def again(self, stream: str) -> None:
+        attempt = self._running.attempt
+        self._spool.restart(attempt.job, attempt.number, stream)
+
+    async def fetched(self, fetched: Fetched) -> None:
+        self._change(fetched=fetched)
 
     def _change(self, **changes: object) -> None:
         self._running.record = msgspec.structs.replace(self._running.record, **changes)
@@ -309,7 +321,7 @@ class Attempts:
 
     def _source(self, program: Program, resume: bool) -> bytes:
         """What the main file says. Without the files (a queue was restored alone) only this one job cannot run."""
-        files = program.files if program.stdin is None else (*program.files, program.stdin)
+        files = program.uploads
         lost = self._spool.missing(file.sha256 for file in files)
         if lost and resume:
             return b""  # it has all it needs: nothing is sent to a run that is under way

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
-from sshgrid import selectors, sweeps, toolchains
+from sshgrid import globs, selectors, sweeps, toolchains
 from sshgrid.errors import NoSuchNode, UnknownLanguage, UsageError
 from sshgrid.model import Facts, Language, Limits, Program, Submission, Toolchain
 from sshgrid.spool import Spool
@@ -37,6 +37,7 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
     program = submission.program
     toolchains.check_program(program)
     _check_wishes(submission)
+    globs.check(program.fetch)
     if missing := spool.missing(digests(submission)):
         raise UsageError(f"{len(missing)} files of this job were not uploaded")
     source = spool.read(next(file.sha256 for file in program.files if file.name == program.entry))
@@ -49,9 +50,8 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
 
 def digests(submission: Submission) -> Collection[str]:
     """The SHA-256 of every file that a submission needs: the program's, its input, the parameters of a sweep."""
-    program = submission.program
-    files = (*program.files, program.stdin, submission.sweep.table if submission.sweep else None)
-    return {file.sha256 for file in files if file is not None}
+    files = (*submission.program.uploads, *([submission.sweep.table] if submission.sweep else ()))
+    return {file.sha256 for file in files}
 
 
 def stand_in(row: Language) -> Toolchain:

@@ -95,10 +95,15 @@ def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) ->
     return b"\n".join(lines) + b"\n"
 
 
-def needed(order: Order) -> list[str]:
-    """Digests of what must be on the node beside the build."""
+def needed(order: Order) -> tuple[str, ...]:
+    """Digests of what a run, or each run of a batch, needs beside its build."""
     programs = [task.program for task in order.tasks] if isinstance(order, Batch) else [order.program]
-    return list(dict.fromkeys(program.stdin.sha256 for program in programs if program.stdin))
+    files = [
+        file
+        for program in programs
+        for file in (*((program.stdin,) if program.stdin else ()), *program.data, *program.packs)
+    ]
+    return tuple(dict.fromkeys(file.sha256 for file in files))
 
 
 def _batch_script(batch: Batch, facts: Facts, lease_uptime: float | None) -> bytes:
@@ -143,12 +148,14 @@ def _head(order: Order, facts: Facts, lease_uptime: float | None) -> list[bytes]
         _assign("ISOLATION", order.isolation(facts)),
         _assign("USER_NAMESPACE", "" if facts.uid == 0 else "--user --map-current-user"),
         _assign("INPUT", order.program.stdin.sha256 if order.program.stdin else ""),
+        _assign("DATA", str(int(bool(order.program.data or order.program.packs)))),
         _assign("KEEP_CHILDREN", str(int(order.keep_children))),
         _assign("INTERACTIVE", str(int(order.interactive))),
         _assign("LEASE", "" if lease_uptime is None else str(int(lease_uptime))),
         _assign("BUILD_LIMIT", str(BUILD_LIMIT_SECONDS * 100)),
         *_limits(limits, recipe),
         *_function("layout", _layout(recipe)),
+        *_function("data", _data(order.program)),
         *_function("tools_present", [b"[ -x " + _quote(_tool(recipe.run)) + b" ]"]),
         *_function("compile", _compile(recipe)),
     ]
@@ -180,6 +187,16 @@ def _layout(recipe: Recipe) -> list[bytes]:
         % (file.sha256.encode(), _quote(path.encode()), b"755" if file.executable else b"644")
         for path, file in recipe.layout
     ] or [b":"]
+
+
+def _data(program: Program) -> list[bytes]:
+    unpacked = [b"unpack %s || return" % pack.sha256.encode() for pack in program.packs]
+    put = [
+        b"put %s %s %s || return"
+        % (file.sha256.encode(), _quote(file.name.encode()), b"755" if file.executable else b"644")
+        for file in program.data
+    ]
+    return unpacked + put or [b":"]
 
 
 def _variables(order: Order) -> dict[str, bytes]:

@@ -22,9 +22,10 @@ from sshgrid.disk import blame_disk
 from sshgrid.errors import UsageError
 from sshgrid.model import JobId, sweep_of, task_number
 
-STREAMS = ("stdout", "stderr", "compile")
+STREAMS = ("stdout", "stderr", "compile", "files")  # files: a tar archive of what was brought back
 MAX_OPEN = 64
 FEW_FILES = 8  # above that it is cheaper to bring the whole file system to disk
+RESERVED_BYTES = 256 << 20
 HOUR = 3600.0
 _BLOCK = 65536
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -206,6 +207,20 @@ class Spool:
             if len(self._open) > MAX_OPEN:
                 os.close(self._open.popitem(last=False)[1][0])
         return size + len(piece)
+
+    def restart(self, job: JobId, attempt: int, stream: str) -> None:
+        """Forget what is kept of an output: it begins anew."""
+        name = (job, attempt, stream)
+        path = self._output(*name)
+        if name in self._open:
+            os.close(self._open.pop(name)[0])
+        with blame_disk(path):
+            path.unlink(missing_ok=True)
+
+    def room(self) -> int:
+        """Bytes that may be kept here before the disk is so full that the queue is in danger."""
+        with blame_disk(self.outputs):
+            return max(0, shutil.disk_usage(self.outputs).free - RESERVED_BYTES)
 
     def size(self, job: JobId, attempt: int, stream: str) -> int:
         """Bytes kept so far; 0 when nothing was printed."""

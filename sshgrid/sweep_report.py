@@ -14,9 +14,9 @@ from sshgrid import lifecycle, parameters
 from sshgrid.attempts import Attempts
 from sshgrid.jobbook import JobBook
 from sshgrid.model import Job, Phase, Step, task_id, task_number
-from sshgrid.spool import STREAMS, Spool
+from sshgrid.spool import Spool
 from sshgrid.sweeps import Sweeps, SweepState
-from sshgrid.watching import PIECE_BYTES, Line
+from sshgrid.watching import PIECE_BYTES, STREAMS, Line
 from sshgrid.wire import Ended, Event, Notice
 from sshgrid.wire_sweeps import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
 

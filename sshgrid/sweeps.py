@@ -369,8 +369,10 @@ class Sweeps:
 
 def fits_batch(submission: Submission) -> bool:
     """Whether tasks of this sweep may share one start: each of the limits takes a watchdog of its own."""
+    program = submission.program
     alone = submission.keep_children or submission.slots > 1 or submission.gpus
-    return submission.program.limits == Limits() and not alone
+    travels = program.data or program.packs or program.fetch
+    return program.limits == Limits() and not alone and not travels
 
 
 def is_success(verdict: Verdict | None) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 from sshgrid.jobscript import Batch, Order
-from sshgrid.model import Noun, Outcome, Step, Usage
+from sshgrid.model import Fetched, Noun, Outcome, Step, Usage
 
 
 class Finish(Noun, frozen=True):
@@ -34,6 +34,14 @@ class Sink(Protocol):
     async def uploaded(self, count: int) -> None: ...
 
     async def compiled(self, compiled: bool) -> None: ...
+
+    def room(self) -> int:
+        """Bytes of files that may be brought back now; 0 when nobody wants them any more."""
+
+    async def again(self, stream: str) -> None:
+        """Forget what is kept of this stream: it begins anew."""
+
+    async def fetched(self, fetched: Fetched) -> None: ...
 
 
 class BatchSink(Protocol):

@@ -15,7 +15,7 @@ from sshgrid.engines import BatchSink, Finish, Sink
 from sshgrid.engines.direct import STREAMS, DirectEngine, Run, usage
 from sshgrid.errors import HostError, NodeUnfit
 from sshgrid.jobscript import Batch, Order, task_name
-from sshgrid.model import Exited, HostLost, Outcome, Step
+from sshgrid.model import Exited, Fetched, HostLost, Outcome, Step
 from sshgrid.nodes import LOOK_RECORDS, PIECE_BYTES, Link
 from sshgrid.readings import LEDGER_RECORD_BYTES, BatchLook, RunLook, RunRecord, TaskEnd
 
@@ -71,6 +71,15 @@ class _Everyone:
 
     async def step(self, step: Step) -> None:
         """Of a batch alone it means nothing."""
+
+    def room(self) -> int:
+        return 0  # nothing is fetched: such runs are in no batch
+
+    async def again(self, stream: str) -> None:
+        raise AssertionError(f"a batch has no {stream} of its own")
+
+    async def fetched(self, fetched: Fetched) -> None:
+        raise AssertionError(f"a batch fetches nothing, and not {fetched}")
 
     # --- of one task
 

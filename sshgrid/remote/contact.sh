@@ -165,6 +165,7 @@ if private_folder; then
   helper setsid-fork setsid -f true
   helper awk awk 'BEGIN { exit 0 }'
   helper sha256sum sha256sum /dev/null
+  helper tar command -v tar
   helper fractional-sleep sleep 0.01
   for locale in /usr/lib/locale/C.utf8 /usr/lib/locale/C.UTF-8; do [ -d "$locale" ] && fact helper C.UTF-8; done
   find_tools "$@"

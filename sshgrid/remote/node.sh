@@ -189,6 +189,11 @@ run_task() {
     builds=1
     build || { record "$?" "stage=$step"; return; }
   fi
+  if [ "$DATA" = 1 ] && ! lay_data; then
+    ln -s data why
+    record 74 stage=layout
+    return
+  fi
   step=start
   printf '' >running
   # Others wait for a build to end; without one nobody waits for the beginning.
@@ -229,6 +234,22 @@ place() {
   case $2 in */*) mkdir -p "./${2%/*}" || return ;; esac
   cp "$W/objects/$1" "./$2" && chmod "$3" "./$2"
 }
+
+# The files that travel with the run, into its folder: copies, as a program may write into what it was given.
+lay_data() (
+  umask 022
+  cd work && data
+)
+
+# put SHA PATH MODE: one of them. Where the file system can, the copy shares its blocks until somebody writes.
+put() {
+  case $2 in */*) mkdir -p "./${2%/*}" || return ;; esac
+  { cp --reflink=auto "$W/objects/$1" "./$2" 2>/dev/null || cp "$W/objects/$1" "./$2"; } && chmod "$3" "./$2" &&
+    touch -c "$W/objects/$1"
+}
+
+# unpack SHA: many small ones. Their times are those of now, and they belong to this account.
+unpack() { tar -x -m -o -f "$W/objects/$1" && touch -c "$W/objects/$1"; }
 
 # guarded STAGE HUNDREDTHS: the stage in a session of its own, with a watchdog beside it; status as of a shell. Sets step
 # to "build" or "run" when the stage has really begun.
@@ -692,6 +713,24 @@ keep() {
   # A name that outlives a power cut without its bytes would be an empty program, which ends well.
   sync "$part" 2>/dev/null
   mv -f "$part" "$W/objects/$2" && echo kept
+}
+
+# unpack_crate CRATE SHA...: small files that came as one stream become objects when each is what it claims to be
+unpack_crate() {
+  crate=$W/objects/$1
+  shift
+  if [ ! -f "$crate/whole" ]; then
+    verdict=short
+  elif [ "$SHA256SUM" = 1 ] && ! (cd "$crate" && for sha; do echo "$sha  $sha"; done | sha256sum -c >/dev/null 2>&1); then
+    verdict=corrupt
+  else
+    verdict=lost
+    rm -f "$crate/whole"
+    sync "$crate"/* 2>/dev/null
+    mv -f "$crate"/* "$W/objects/" && verdict=kept
+  fi
+  rm -rf "$crate"
+  echo "$verdict"
 }
 
 # drop PART: an upload that failed

@@ -7,13 +7,16 @@ twice, or one that was refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import io
+import tarfile
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TypeAlias, TypeVar
 
+from sshgrid import globs
 from sshgrid.engines import BatchSink, Finish, Keyboard, Sink
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.jobscript import Batch, Order
-from sshgrid.model import CompileFailed, Exited, HostLost, Outcome, Step, ToolchainBroken
+from sshgrid.model import CompileFailed, Exited, Fetched, HostLost, Outcome, Step, ToolchainBroken
 
 T = TypeVar("T")
 
@@ -30,6 +33,7 @@ class Stage:
         self.stdin = stdin
         self.keyboard: Keyboard | None = None
         self.printed: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray(), "compile": bytearray()}
+        self.files: dict[str, bytes] = {}  # what it leaves in its folder
         self.step = Step.RUNNING
         self.end: Outcome | HostError | None = None
         self.task: asyncio.Task[None] | None = None
@@ -84,8 +88,23 @@ class Stage:
             if isinstance(end, HostError):
                 raise end
             if end is not None:
+                await self._bring_files(sink, end)
                 return end
             await self._news.wait()
+
+    async def _bring_files(self, sink: Sink, end: Outcome) -> None:
+        wanted = self.order.program.fetch
+        if not wanted or isinstance(end, CompileFailed | ToolchainBroken):
+            return
+        await sink.step(Step.FETCHING)
+        if not sink.room():
+            return
+        listing = globs.Listing({name: len(content) for name, content in self.files.items()}, {})
+        chosen, warnings = globs.choose(listing, wanted, sink.room())
+        await sink.again("files")
+        if chosen:
+            await sink.output("files", archive({name: self.files[name] for name in chosen}))
+        await sink.fetched(Fetched(len(chosen), sum(chosen.values()), warnings))
 
 
 class ScriptedEngine:
@@ -246,11 +265,31 @@ class _OneOf:
         if step is Step.RUNNING:
             await self._sink.running([self._order])
 
+    def room(self) -> int:
+        return 0
+
+    async def again(self, stream: str) -> None:
+        raise AssertionError(f"nothing of a batch is fetched, and no {stream}")
+
+    async def fetched(self, fetched: Fetched) -> None:
+        raise AssertionError(f"nothing of a batch is fetched, and not {fetched}")
+
 
 async def _end(stage: Stage) -> None:
     if stage.task is not None:
         stage.task.cancel()
         await asyncio.gather(stage.task, return_exceptions=True)
+
+
+def archive(files: Mapping[str, bytes]) -> bytes:
+    """A tar archive as a node makes it."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return made.getvalue()
 
 
 def after(said: bytes, end: Outcome | HostError, stream: str = "stdout") -> Callable[[Stage], Awaitable[Outcome]]:

@@ -12,7 +12,7 @@ from sshgrid.engines import Finish
 from sshgrid.engines.batch import BatchEngine
 from sshgrid.errors import Dropped
 from sshgrid.jobscript import Order
-from sshgrid.model import Node, Sample, Step
+from sshgrid.model import Fetched, Node, Sample, Step
 from sshgrid.nodes import Link
 from tests.edge.shells import How, make_order
 from tests.lab.machine import uptime
@@ -26,6 +26,7 @@ class Kept:
         self.steps: list[Step] = []
         self.uploaded_bytes = 0
         self.was_compiled: bool | None = None
+        self.fetched_files: Fetched | None = None
 
     def __getitem__(self, stream: str) -> bytes:
         return bytes(self.streams.get(stream, b""))
@@ -45,6 +46,15 @@ class Kept:
 
     async def compiled(self, compiled: bool) -> None:
         self.was_compiled = compiled
+
+    def room(self) -> int:
+        return 1 << 40
+
+    async def again(self, stream: str) -> None:
+        self.streams.pop(stream, None)
+
+    async def fetched(self, fetched: Fetched) -> None:
+        self.fetched_files = fetched
 
 
 class Host:
