@@ -234,6 +234,8 @@ class Attempts:
         if found is None or member.facts is None:
             raise SshgridError(f"{member.name} no longer has {program.language}")
         recipe = toolchains.recipe(row, found, program, self._source(program, resume), member.facts)
+        if not member.node.shared_builds:
+            recipe = msgspec.structs.replace(recipe, shared=False)
         words = f"{found.language} {found.version}".strip()
         asked = job.submission
         order = Order(

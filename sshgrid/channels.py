@@ -11,6 +11,7 @@ import contextlib
 import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from typing import BinaryIO
 
 import asyncssh
 
@@ -19,6 +20,7 @@ from sshgrid.model import Node, Noun
 
 GREETING_SECONDS = 15
 ANSWER_SECONDS = 30
+GATHER_SECONDS = 120  # before the first byte of something large
 READ_BYTES = 256 * 1024
 # Some login files read one line of standard input: let it be this one.
 PADDING = b"# " + b"." * 60 + b"\n"
@@ -108,6 +110,26 @@ class Shell:
             if (spoken := ears.hear(piece)) is not None:
                 return spoken
         raise Dropped(self._node.name, "the connection ended")
+
+    async def fetch(self, most_bytes: int, target: BinaryIO) -> str:
+        """A line "size N" and so many bytes, into `target`; "" or what it said instead. Raises Dropped."""
+        try:
+            async with asyncio.timeout(GATHER_SECONDS):
+                line = (await self._process.stdout.readline()).decode("utf-8", "replace").strip()
+            word, _, number = line.partition(" ")
+            if word != "size" or not number.isdecimal() or int(number) > most_bytes:
+                return line or "nothing"
+            left = int(number)
+            while left:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    piece = await self._process.stdout.read(min(left, READ_BYTES))
+                if not piece:
+                    raise Dropped(self._node.name, "the connection ended")
+                target.write(piece)
+                left -= len(piece)
+        except TimeoutError as error:
+            raise Dropped(self._node.name, f"no answer for {ANSWER_SECONDS} s") from error
+        return ""
 
     def close(self) -> None:
         """Say goodbye; nothing more is asked."""

@@ -66,7 +66,9 @@ class Member:
         self.toolchains: dict[str, Toolchain] = {}
         self.untested: set[str] = set()
         self.problems: dict[str, str] = {}
-        self.engine: Engine = DirectEngine(self, grid.spool.path, lambda worked: patience(grid.retry, worked))
+        self.engine: Engine = DirectEngine(
+            self, grid.spool.path, lambda worked: patience(grid.retry, worked), grid.builds
+        )
         self._grid = grid
         self._link: Link | None = None
         self._breaker = Breaker()
@@ -367,7 +369,11 @@ class Member:
         commands = toolchains.resolve(row, link.found.tools)
         if commands is None:
             return None
-        return Toolchain(row.name, "", commands, _fingerprint(row, commands, link.found.signatures))
+        signatures = link.found.signatures
+        # An inode is one file of one node; size and time are the same wherever the same package is.
+        kinds = {path: signature.partition(" ")[2] for path, signature in signatures.items()}
+        fingerprint, kind = (_fingerprint(row, commands, each) for each in (signatures, kinds))
+        return Toolchain(row.name, "", commands, fingerprint, kind)
 
     def _believe(self, candidate: Toolchain, proof: Proof) -> None:
         self.untested.discard(candidate.language)
