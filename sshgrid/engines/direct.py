@@ -91,15 +91,14 @@ class DirectEngine:
             return None
         recipe = msgspec.structs.replace(order.recipe, run=NOTHING)
         program = msgspec.structs.replace(order.program, stdin=None)
-        match await self._begin(msgspec.structs.replace(order, recipe=recipe, program=program), sink):
-            case None:
-                return None
-            case Finish() as finish if finish.outcome != Exited(0):
-                return finish
-            case _Run() as run:
-                finish = await self._to_end(run)
+        begun = await self._begin(msgspec.structs.replace(order, recipe=recipe, program=program), sink)
+        if begun is None:
+            return None
+        finish = begun if isinstance(begun, Finish) else await self._to_end(begun)
+        if finish.outcome != Exited(0):
+            return finish
         await self.discard(order.run)
-        return None if finish.outcome == Exited(0) else finish
+        return None
 
     async def _begin(self, order: Order, sink: Sink) -> _Run | Finish | None:
         """The node gets the build. A _Run: this order has made it, and goes on. None: it is there, nothing has begun.
