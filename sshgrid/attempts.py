@@ -301,6 +301,8 @@ class Attempts:
             raise SshgridError(f"{member.name} no longer has {program.language}")
         source = self._source(program, resume) if source is None else source
         recipe = toolchains.recipe(row, found, program, source, member.facts)
+        if not member.node.shared_builds:
+            recipe = msgspec.structs.replace(recipe, shared=False)
         words = f"{found.language} {found.version}".strip()
         asked = job.submission
         order = Order(

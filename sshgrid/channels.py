@@ -12,6 +12,7 @@ import io
 import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from typing import BinaryIO
 
 import asyncssh
 
@@ -21,6 +22,7 @@ from sshgrid.model import Node, Noun
 GREETING_SECONDS = 15
 ANSWER_SECONDS = 30
 POUR_SECONDS = 300  # a disk may be slow to give the first byte
+GATHER_SECONDS = 120  # before the first byte of something large
 READ_BYTES = 256 * 1024
 MOST_LINE_BYTES = 4096
 # Some login files read one line of standard input: let it be this one.
@@ -128,6 +130,26 @@ class Shell:
             raise Dropped(self._node.name, f"no bytes for {POUR_SECONDS} s") from error
         if self._process.exit_status is None and self._process.exit_signal is None:
             raise Dropped(self._node.name, "the connection ended")
+
+    async def fetch(self, most_bytes: int, target: BinaryIO) -> str:
+        """A line "size N" and so many bytes, into `target`; "" or what it said instead. Raises Dropped."""
+        try:
+            async with asyncio.timeout(GATHER_SECONDS):
+                line = (await self._process.stdout.readline()).decode("utf-8", "replace").strip()
+            word, _, number = line.partition(" ")
+            if word != "size" or not number.isdecimal() or int(number) > most_bytes:
+                return line or "nothing"
+            left = int(number)
+            while left:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    piece = await self._process.stdout.read(min(left, READ_BYTES))
+                if not piece:
+                    raise Dropped(self._node.name, "the connection ended")
+                target.write(piece)
+                left -= len(piece)
+        except TimeoutError as error:
+            raise Dropped(self._node.name, f"no answer for {ANSWER_SECONDS} s") from error
+        return ""
 
     def close(self) -> None:
         """Say goodbye; nothing more is asked."""

@@ -76,7 +76,9 @@ class Member:
         self.toolchains: Mapping[str, Toolchain] = {}  # replaced, never changed: views hold it
         self.untested: frozenset[str] = frozenset()
         self.problems: dict[str, str] = {}
-        self.engine: Engine = BatchEngine(self, grid.spool.path, lambda worked: patience(grid.retry, worked))
+        self.engine: Engine = BatchEngine(
+            self, grid.spool.path, lambda worked: patience(grid.retry, worked), grid.builds
+        )
         self._grid = grid
         self._link: Link | None = None
         self._breaker = Breaker()
@@ -377,7 +379,11 @@ class Member:
         commands = toolchains.resolve(row, link.found.tools)
         if commands is None:
             return None
-        return Toolchain(row.name, "", commands, _fingerprint(row, commands, link.found.signatures))
+        signatures = link.found.signatures
+        # An inode is one file of one node; size and time are the same wherever the same package is.
+        kinds = {path: signature.partition(" ")[2] for path, signature in signatures.items()}
+        fingerprint, kind = (_fingerprint(row, commands, each) for each in (signatures, kinds))
+        return Toolchain(row.name, "", commands, fingerprint, kind)
 
     def _believe(self, candidate: Toolchain, proof: Proof) -> None:
         self.untested -= {candidate.language}

@@ -114,6 +114,7 @@ class Node(Noun, frozen=True):
     workdir: str = "/var/tmp/sshgrid-{uid}"
     connect_timeout_seconds: float = 10.0
     drained: bool = False
+    shared_builds: bool = True  # takes and gives builds; False = compiles all that it runs
 
 
 class Toolchain(Noun, frozen=True):
@@ -122,7 +123,8 @@ class Toolchain(Noun, frozen=True):
     language: str
     version: str  # "17.0.15"; "" when the tool does not say
     commands: Mapping[str, str]  # command as the table writes it ("gcc|clang|cc") -> absolute path on the node
-    fingerprint: str  # changes when a tool changes: part of the build key
+    fingerprint: str  # changes when a tool changes
+    kind: str = ""  # the same on nodes that have the same tools: part of the build key; "" = the fingerprint
 
 
 class Facts(Noun, frozen=True):
@@ -474,6 +476,7 @@ class Language(Noun, frozen=True):
     env: tuple[tuple[str, str], ...] = ()
     address_space_limit: bool = False  # `ulimit -v` may enforce --memory
     default: bool = True  # on by default; False = offered where the probe finds it
+    portable: bool = False  # what it builds runs wherever toolchain, machine and C library are the same
 
 
 class Group(Noun, frozen=True):
@@ -506,3 +509,4 @@ class Recipe(Noun, frozen=True):
     env: tuple[tuple[str, bytes], ...] = ()
     renamed: tuple[tuple[str, str], ...] = ()  # (name on the node, the user's name), for compiler messages
     address_space_limit: bool = False
+    shared: bool = False  # a build of another node with the same key will do

@@ -19,6 +19,7 @@ import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from importlib import resources
+from typing import BinaryIO
 
 import asyncssh
 
@@ -267,6 +268,27 @@ class Link:
                 self.node.name, f"cannot make a run folder in {self.facts.workdir} (disk full or read-only)"
             )
         return answer == b"claimed"
+
+    async def built(self, key: str) -> bool:
+        """Is this build there? From now on it counts as used."""
+        return (await self._ask("built", key)).strip() == b"yes"
+
+    async def unpack(self, key: str, sha256: str) -> str:
+        """An uploaded build of another node becomes a build here; "" or why not. The object is gone then."""
+        answer = (await self._ask("unpack_build", key, sha256, seconds=CLEAN_SECONDS)).decode(errors="replace").strip()
+        return "" if answer == "unpacked" else answer or "it was not unpacked"
+
+    async def pack(self, key: str, most_bytes: int, target: BinaryIO) -> str:
+        """Bring a build as an archive, on a channel of its own; "" or why not. Raises a HostError."""
+        async with self._asides:
+            with blame_in_use(self.node):
+                shell = await Shell.open(self.node, self._connection)
+                try:
+                    words = shlex.join(("pack_build", key, str(most_bytes // 1024))).encode()
+                    shell.write(self._variables() + _LEARN + words + b"\n")
+                    return await shell.fetch(2 * most_bytes, target)
+                finally:
+                    shell.close()
 
     async def prove(self, name: str, line: str) -> None:
         await self._ask("eval", f"printf '%s\\n' {shlex.quote(line)} | prove {shlex.quote(name)}")

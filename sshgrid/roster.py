@@ -13,6 +13,7 @@ from random import Random
 import msgspec
 
 from sshgrid import toolchains
+from sshgrid.builds import Builds
 from sshgrid.dial import Dialing, door
 from sshgrid.errors import UnknownLanguage
 from sshgrid.member import Member
@@ -38,6 +39,7 @@ class Roster:
     ) -> None:
         self.grid = grid
         self.spool = spool
+        self.builds = Builds(spool)
         self.how = how
         self.rng = rng
         self.changed = changed
@@ -145,6 +147,8 @@ def _same_road(old: Node, new: Node) -> bool:
     """May the connection stay? Slots, tags, weight and the like change nothing about it."""
 
     def road(node: Node) -> Node:
-        return msgspec.structs.replace(node, slots=None, weight=1.0, tags=frozenset(), max_load=None, drained=False)
+        return msgspec.structs.replace(
+            node, slots=None, weight=1.0, tags=frozenset(), max_load=None, drained=False, shared_builds=True
+        )
 
     return road(old) == road(new)

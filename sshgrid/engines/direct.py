@@ -14,7 +14,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from sshgrid import toolchains
+from sshgrid.builds import Builds, Claim, Failure, Place
 from sshgrid.channels import Talk
 from sshgrid.engines import Finish, Keyboard, Sink, fetching
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
@@ -49,18 +52,11 @@ BEGIN_SECONDS = 20.0  # between the claim of a run folder and its wrapper
 WORDS_BYTES = 300
 REFUSED_OR_RESTORED = "a run of this name is there: it was cancelled, or the queue was restored from a backup"
 STREAMS = {"stdout": "out", "stderr": "err"}
+NOTHING = (b"/bin/sh", b"-c", b":")
 
 
-class Host(Protocol):
+class Host(Place, Protocol):
     """A node as the engine needs it: somebody keeps it connected."""
-
-    name: str
-
-    async def connected(self, patience_seconds: float) -> Link:
-        """The live connection, waited for; Dropped when patience ends."""
-
-    def silent_seconds(self) -> float:
-        """Since its last sign of life."""
 
     def uptime_now(self) -> float: ...
 
@@ -68,28 +64,71 @@ class Host(Protocol):
 class DirectEngine:
     """Runs of one node."""
 
-    def __init__(self, host: Host, blob: Callable[[str], Path], patience: Callable[[float], float]) -> None:
+    def __init__(
+        self, host: Host, blob: Callable[[str], Path], patience: Callable[[float], float], builds: Builds
+    ) -> None:
         self._host = host
         self._blob = blob
         self._patience = patience
+        self._builds = builds
         self._built: set[str] = set()
-        self._building: dict[str, asyncio.Lock] = {}
 
     async def run(self, order: Order, sink: Sink, *, resume: bool = False) -> Finish:
-        key = order.recipe.build_key
-        if resume or key in self._built:
+        if resume or order.recipe.build_key in self._built:
             return await self._run(order, sink, resume)
-        # Who comes while another builds the same waits for that build (not for its run) instead of starting a second.
-        async with self._building.setdefault(key, asyncio.Lock()):
-            run = None
-            if key not in self._built:
-                await self._launch(order, sink)
-                run = self.follower(order, sink)
-                if finish := await run.follow(until_running=True):
-                    return finish
-                self._built.add(key)
-                self._building.pop(key, None)
-        return await self._run(order, sink, resume) if run is None else await self._to_end(run)
+        match await self._begin(order, sink):
+            case Finish() as finish:
+                return finish
+            case None:
+                return await self._run(order, sink, resume=False)
+            case run:
+                return await self._to_end(run)
+
+    async def ensure_built(self, order: Order, sink: Sink) -> Finish | None:
+        """None: the node has the build of this order. Else how the build, and with it the order, ended.
+
+        Nothing of the program runs, and the run's folder is free again. Raises HostError.
+        """
+        if order.recipe.build_key in self._built:
+            return None
+        recipe = msgspec.structs.replace(order.recipe, run=NOTHING)
+        program = msgspec.structs.replace(order.program, stdin=None)
+        begun = await self._begin(msgspec.structs.replace(order, recipe=recipe, program=program), sink)
+        if begun is None:
+            return None
+        finish = begun if isinstance(begun, Finish) else await self._to_end(begun)
+        if finish.outcome != Exited(0):
+            return finish
+        await self.discard(order.run)
+        return None
+
+    async def _begin(self, order: Order, sink: Sink) -> Run | Finish | None:
+        """The node gets the build. A Run: this order has made it, and goes on. None: it is there, nothing has begun.
+
+        Who comes while another builds the same waits for that build (not for its run) instead of starting a second.
+        """
+        match await self._builds.obtain(order.recipe, self._host, sink):
+            case None:
+                self._built.add(order.recipe.build_key)
+                return None
+            case Failure(outcome, words):
+                if words:
+                    await sink.output("compile", toolchains.restore_names(words, order.recipe))
+                return Finish(outcome)
+            case Claim() as claim:
+                with claim:
+                    return await self._build(order, sink, claim)
+
+    async def _build(self, order: Order, sink: Sink, claim: Claim) -> Run | Finish:
+        await self._launch(order, sink)
+        run = self.follower(order, sink)
+        finish = await run.follow(until_running=True)
+        if finish and isinstance(finish.outcome, CompileFailed):
+            claim.failed(Failure(finish.outcome, run.compiler_words))
+        elif finish is None or run.is_built:
+            claim.built()
+            self._built.add(order.recipe.build_key)
+        return finish or run
 
     async def _run(self, order: Order, sink: Sink, resume: bool) -> Finish:
         if not resume:
@@ -233,6 +272,8 @@ class Run:
         self._renew_at = 0.0
         self._claimed_since = 0.0
         self._fetches = 0  # that failed while the node answered
+        self.compiler_words = b""
+        self.is_built = False
         fenced = order.on_host_loss is OnHostLoss.FENCE
         # Whoever gave the lease, it was not for longer than this.
         longest = patience(order.worked_seconds) + LEASE_MARGIN_SECONDS
@@ -384,6 +425,7 @@ class Run:
         limits = self._order.program.limits
         if record.stage in ("layout", "build"):
             return await self._build_outcome(link, look, record)
+        self.is_built = True
         match look.why:
             case "wall":
                 return TimedOut(limits.wall_seconds or 0.0)
@@ -412,7 +454,8 @@ class Run:
         words = b""
         if size := look.sizes.get("build.log", 0):
             words = await link.piece(self._order.run, "build.log", 0, min(size, BUILD_LOG_BYTES))
-            words = toolchains.restore_names(words.rstrip(b" "), self._order.recipe)
+            self.compiler_words = words.rstrip(b" ")
+            words = toolchains.restore_names(self.compiler_words, self._order.recipe)
         outcome = judge_build(record.code, look.why, words, self._order.program.language)
         if isinstance(outcome, CompileFailed) and words:
             await self._sink.output("compile", words)

@@ -375,6 +375,7 @@ def _node_fields(node: Node) -> dict[str, object]:
         "workdir": node.workdir,
         "connect_timeout": node.connect_timeout_seconds,
         "drained": node.drained or None,
+        "shared_builds": None if node.shared_builds else False,
     }
     return {key: value for key, value in fields.items() if value is not None}
 
@@ -392,6 +393,7 @@ def _language_fields(language: Language) -> dict[str, object]:
         "probe": language.version,
         "interpreters": language.interpreters,
         "hello": language.hello,
+        "portable": language.portable,
     }
     return {key: value for key, value in fields.items() if value}
 

@@ -280,6 +280,7 @@ class Defaults(_Model):
     )
     workdir: Workdir = Field(default="", description="absolute folder on the node; {uid} is the account's number")
     connect_timeout: Timeout = Field(default=10.0, description="a duration such as 10s")
+    shared_builds: bool = Field(default=True, description="false = neither takes nor gives compiled programs")
 
 
 class NodeFields(Defaults):
@@ -310,6 +311,7 @@ class LanguageFields(_Model):
     probe: Argv = Field(default=(), description="a command that prints the version")
     interpreters: list[Word] = Field(default=[], description="names in a #! line")
     hello: str = Field(default="", description="a program that prints hello: proof that the toolchain works")
+    portable: bool = Field(default=False, description="true = what it builds runs on all nodes of the same kind")
 
 
 class Retry(_Model):

@@ -736,6 +736,62 @@ unpack_crate() {
 # drop PART: an upload that failed
 drop() { rm -f "$W/objects/$1"; }
 
+# built KEY: "yes" when this build is here; from now on it is in use.
+built() {
+  printf '' >"$W/builds/$1.used"
+  [ ! -d "$W/builds/$1" ] || echo yes
+}
+
+# pack_build KEY KILOBYTES: a build as one archive: a line "size N", then so many bytes. Else a line "gone", "large" or "unfit".
+pack_build() {
+  [ -d "$W/builds/$1" ] || { echo gone; return; }
+  size=$(du -sk "$W/builds/$1" 2>/dev/null)
+  [ "${size%%[!0-9]*}" -le "$2" ] 2>/dev/null || { echo large; return; }
+  part=$W/objects/pack.$$
+  if (cd "$W/builds/$1" && tar cf "$part" .) 2>/dev/null && size=$(wc -c <"$part"); then
+    echo "size $((size))"
+    cat "$part"
+  else
+    echo unfit
+  fi
+  rm -f "$part"
+} 2>/dev/null
+
+# unpack_build KEY SHA: the object is another node's build, and becomes ours as if it had been made here: aside, on disk, renamed
+# in. Answers "unpacked", or why not; the object goes in either case.
+unpack_build() {
+  aside=$W/builds/.$1.$$
+  why=
+  printf '' >"$W/builds/$1.used"
+  if [ ! -d "$W/builds/$1" ]; then
+    rm -rf "$aside"
+    if { mkdir "$aside" && (cd "$aside" && tar xof "$W/objects/$2"); } 2>/dev/null; then
+      if lacks_library "$aside"; then
+        why="a program in it needs a library that is not here"
+      else
+        find "$aside" -type f -exec sync {} + 2>/dev/null
+        [ -d "$W/builds/$1" ] || mv "$aside" "$W/builds/$1" 2>/dev/null
+        rm -rf "$W/builds/$1/.$1.$$"
+      fi
+    else
+      why="it cannot be unpacked (disk full, or no tar)"
+    fi
+    rm -rf "$aside"
+  fi
+  rm -f "$W/objects/$2"
+  if [ -d "$W/builds/$1" ]; then echo unpacked; else echo "${why:-it cannot be moved into place}"; fi
+}
+
+# Is there a program in the folder $1 that this machine's loader could not load?
+lacks_library() {
+  command -v ldd >/dev/null 2>&1 || return 1
+  for program in "$1"/*; do
+    { [ -f "$program" ] && [ -x "$program" ]; } || continue
+    case $(LC_ALL=C ldd "$program" 2>&1) in *'not found'* | *'Error loading'*) return 0 ;; esac
+  done
+  return 1
+}
+
 # prove NAME: standard input is the proof's text
 prove() { cat >"$W/proofs/.$1.$$" && mv -f "$W/proofs/.$1.$$" "$W/proofs/$1"; }
 

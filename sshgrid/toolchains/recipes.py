@@ -18,8 +18,9 @@ from sshgrid.errors import UnknownLanguage, UsageError
 from sshgrid.model import Facts, Language, Noun, Program, Recipe, SourceFile, Toolchain
 from sshgrid.toolchains import java_source, makefile
 from sshgrid.toolchains.names import MAX_COMPONENT_BYTES, MAX_NAME_BYTES, check_program
+from sshgrid.toolchains.sharing import compiler_environment, may_be_shared
 
-_KEY_VERSION = "sshgrid build 1"  # raise when the meaning of a recipe changes: old builds are then not taken for new
+_KEY_VERSION = "sshgrid build 2"  # raise when the meaning of a recipe changes: old builds are then not taken for new
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*")  # no tool takes such a name for anything but a name
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -79,6 +80,7 @@ def recipe(language: Language, toolchain: Toolchain, program: Program, source: b
         env=tuple((name, value.replace("{cache}", cache).encode()) for name, value in language.env),
         renamed=plan.renamed,
         address_space_limit=language.address_space_limit,
+        shared=may_be_shared(language, compiled, program.env, facts),
     )
 
 
@@ -344,12 +346,13 @@ def _build_key(
         _KEY_VERSION,
         language,
         sorted(toolchain.commands.items()),
-        (toolchain.version, toolchain.fingerprint),
+        (toolchain.version, toolchain.kind or toolchain.fingerprint),
         program.flags,
         (plan.entry, plan.exe, plan.out, plan.main),
         compile_rows,
         [(name, file.sha256, file.executable) for name, file in plan.files],
         (facts.system, facts.architecture, facts.libc),
+        [(name, value.hex()) for name, value in compiler_environment(program.env)] if compile_rows else [],
     )
     return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()
 

@@ -45,6 +45,7 @@ _ON = (
         version=("gcc|clang|cc", "--version"),
         hello=_C,
         address_space_limit=True,
+        portable=True,
     ),
     Language(
         name="cpp",
@@ -54,6 +55,7 @@ _ON = (
         version=("g++|clang++|c++", "--version"),
         hello=_CPP,
         address_space_limit=True,
+        portable=True,
     ),
     Language(
         name="java",
@@ -63,6 +65,7 @@ _ON = (
         run=("java", "-cp", "{out}", "{main}", "{args}"),
         version=("javac", "-version"),
         hello=_JAVA,
+        portable=True,
     ),
     Language(
         name="python",
@@ -103,6 +106,7 @@ _ON = (
         version=("go", "version"),
         hello=_GO,
         env=_GO_ENV,
+        portable=True,
     ),
     Language(
         name="rust",
@@ -113,6 +117,7 @@ _ON = (
         version=("rustc", "--version"),
         hello='fn main() { println!("hello"); }\n',
         address_space_limit=True,
+        portable=True,
     ),
     Language(
         name="perl",
@@ -145,6 +150,7 @@ _ON = (
         run=("mono", "{exe}", "{args}"),
         version=("mcs", "--version"),
         hello=_CSHARP,
+        portable=True,
     ),
     Language(
         name="executable",
@@ -170,6 +176,7 @@ _OFFERED = (
         run=("java", "-jar", "{exe}.jar", "{args}"),
         version=("kotlinc", "-version"),
         hello='fun main() { println("hello") }\n',
+        portable=True,
     ),
     Language(
         name="scala",
@@ -250,6 +257,7 @@ _OFFERED = (
         run=("{exe}", "{args}"),
         version=("ocamlopt|ocamlc", "-version"),
         hello='let () = print_endline "hello"\n',
+        portable=True,
     ),
     Language(
         name="fortran",
@@ -258,6 +266,7 @@ _OFFERED = (
         run=("{exe}", "{args}"),
         version=("gfortran|flang", "--version"),
         hello="program hello\n  write (*, '(a)') 'hello'\nend program\n",
+        portable=True,
     ),
     Language(
         name="pascal",
@@ -266,6 +275,7 @@ _OFFERED = (
         run=("{exe}", "{args}"),
         version=("fpc", "-iV"),
         hello="program hello;\nbegin\n  writeln('hello');\nend.\n",
+        portable=True,
     ),
     Language(
         name="d",
@@ -274,6 +284,7 @@ _OFFERED = (
         run=("{exe}", "{args}"),
         version=("ldc2|dmd", "--version"),
         hello='import std.stdio;\nvoid main() { writeln("hello"); }\n',
+        portable=True,
     ),
     Language(
         name="nim",
@@ -316,6 +327,7 @@ _OFFERED = (
         run=("{exe}", "{args}"),
         version=("gcc|clang", "--version"),
         hello='#import <stdio.h>\nint main(void) { puts("hello"); return 0; }\n',
+        portable=True,
     ),
     Language(
         name="dart",
@@ -324,6 +336,7 @@ _OFFERED = (
         run=("{exe}", "{args}"),
         version=("dart", "--version"),
         hello="void main() { print('hello'); }\n",
+        portable=True,
     ),
     Language(
         name="elixir",
@@ -384,6 +397,7 @@ _OFFERED = (
         run=("{exe}", "{args}"),
         version=("nasm", "-v"),
         hello=_NASM,
+        portable=True,
     ),
     Language(
         name="tcl",

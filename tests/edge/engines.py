@@ -7,6 +7,7 @@ import secrets
 from pathlib import Path
 from typing import Unpack
 
+from sshgrid.builds import Builds
 from sshgrid.dial import Dialing
 from sshgrid.engines import Finish
 from sshgrid.engines.batch import BatchEngine
@@ -14,6 +15,7 @@ from sshgrid.errors import Dropped
 from sshgrid.jobscript import Order
 from sshgrid.model import Fetched, Node, Sample, Step
 from sshgrid.nodes import Link
+from sshgrid.spool import Spool
 from tests.edge.shells import How, make_order
 from tests.lab.machine import uptime
 
@@ -66,9 +68,11 @@ class Host:
         self.how = how or Dialing(ssh_config="")
         self.blobs = folder / "blobs"
         self.blobs.mkdir()
+        self.spool = Spool(folder / "spool")
         self.grid = secrets.token_hex(4)
         self.samples: list[Sample] = []
         self.silent = False
+        self.quiet_seconds = 0.0  # what it says of itself
         self.dials = 0
         self.link: Link | None = None
         self.engine = self.new_engine()
@@ -76,7 +80,7 @@ class Host:
 
     def new_engine(self) -> BatchEngine:
         """As of a master that has just started."""
-        return BatchEngine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0)
+        return BatchEngine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0, Builds(self.spool))
 
     async def connected(self, patience_seconds: float) -> Link:
         if self.link is None or self.link.lost.done():
@@ -88,7 +92,7 @@ class Host:
         return self.link
 
     def silent_seconds(self) -> float:
-        return 0.0
+        return self.quiet_seconds
 
     def uptime_now(self) -> float:
         return self.samples[-1].uptime_seconds if self.samples else uptime()

@@ -49,6 +49,7 @@ FLOORS: dict[str, int] = {
     "wire_users": 1,
     "credentials": 2,
     "database": 2,
+    "builds": 2,
     "cargo": 2,
     "channels": 2,
     "dial": 2,

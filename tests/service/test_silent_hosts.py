@@ -10,6 +10,7 @@ from typing import cast
 
 import pytest
 
+from sshgrid.builds import Builds
 from sshgrid.engines import direct
 from sshgrid.engines.direct import START_GUARD_SECONDS, DirectEngine
 from sshgrid.errors import Dropped, NeverBegan
@@ -17,6 +18,7 @@ from sshgrid.jobscript import Order
 from sshgrid.model import Attempt, Exited, Facts, Fetched, JobId, OnHostLoss, Program, Recipe, Step
 from sshgrid.nodes import Link
 from sshgrid.readings import RunLook, RunRecord, Started
+from sshgrid.spool import Spool
 
 PATIENCE_SECONDS = 0.2
 UPTIME = 1000.0
@@ -115,7 +117,7 @@ def engine(*links: SilentLink, host: Host | None = None) -> DirectEngine:
     def patience(worked_seconds: float) -> float:
         return max(PATIENCE_SECONDS, worked_seconds)
 
-    return DirectEngine(host or Host(*links), Path, patience)
+    return DirectEngine(host or Host(*links), Path, patience, Builds(cast(Spool, None)))  # nothing is passed on here
 
 
 async def test_F1_a_host_is_waited_for_as_long_as_the_run_had_worked_when_it_was_last_heard_of() -> None:

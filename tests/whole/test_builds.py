@@ -1,0 +1,185 @@
+"""One compile for the whole grid, over real hosts: a compiler that keeps a ledger on each host, and can be held up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.lab.host import LabHost
+from tests.lab.hosts import Lab
+from tests.whole.grid import Done, Grid, Running, until, until_value
+
+pytestmark = pytest.mark.lab
+
+TOOL = "/home/grid/.local/bin/lgcc"
+# Notes what it compiles, and does nothing while the hold is there.
+LGCC = """#!/bin/sh
+echo "$*" >>/home/grid/ledger
+case $* in *--version*) ;; *) while [ -e /tmp/hold ]; do sleep 0.05; done ;; esac
+exec gcc "$@"
+"""
+ROW = "toolchains: {c: {compile: [lgcc, -O2, '{flags}', -o, '{exe}', '{srcs}', -lm], probe: [lgcc, --version]}}"
+HOSTS = ("h1", "h2", "h3", "h4")
+PROGRAM = '#include <stdio.h>\nint main(int n, char **a) { printf("%s %d\\n", a[1], NUMBER); return n - 2; }\n'
+
+
+def install(host: LabHost, text: str = LGCC) -> None:
+    """The same on all hosts, to the byte and the second: as of one package."""
+    script = f"mkdir -p {TOOL.rpartition('/')[0]} && cat >{TOOL}.new && chmod 755 {TOOL}.new"
+    script += f" && touch -d 2020-01-01T12:00:00 {TOOL}.new && mv {TOOL}.new {TOOL}"
+    host.run(["sh", "-c", script], user="grid", stdin=text)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_compiler(module_grid: Grid) -> Iterator[None]:
+    module_grid.write_inventory(ROW)
+    yield
+    for host in module_grid.lab:
+        host.run(["rm", "-f", TOOL, "/home/grid/ledger", "/tmp/hold"])
+
+
+@pytest.fixture(autouse=True)
+def compilers(grid: Grid, hosts: Lab, own_compiler: None) -> None:
+    """Each host has the compiler (a /home does not outlive a reboot), and it is proved."""
+    for host in hosts:
+        host.run(["rm", "-f", "/tmp/hold"])
+        if host.run(["cat", TOOL], check=False).stdout != LGCC:
+            install(host)
+            host.reset_sessions()
+    grid.until_up(*HOSTS)
+    grid.write("first.c", PROGRAM.replace("NUMBER", "0"))
+    for name in HOSTS:
+        assert grid("run", "--on", name, "first.c", "x").code == 0
+
+
+def hold(lab: Lab, *names: str) -> None:
+    for name in names or HOSTS:
+        lab[name].run(["touch", "/tmp/hold"])
+
+
+def release(lab: Lab) -> None:
+    for host in lab:
+        if host.is_on:
+            host.run(["rm", "-f", "/tmp/hold"])
+
+
+def compilations(lab: Lab, source: str) -> dict[str, int]:
+    """How often each host has compiled this file."""
+    ledgers = {host.name: host.run(["cat", "/home/grid/ledger"], check=False).stdout for host in lab if host.is_on}
+    found = {name: sum(source in line for line in ledger.splitlines()) for name, ledger in ledgers.items()}
+    return {name: count for name, count in found.items() if count}
+
+
+def start_on(grid: Grid, stack: ExitStack, source: str, *names: str) -> dict[str, Running]:
+    """The same program on these hosts; each waits for a build when this returns."""
+    clients = {name: stack.enter_context(grid.start("run", "--on", f"{name},{name}", source, name)) for name in names}
+    until_value(
+        lambda: [job["phase"] for job in grid("--json", "ps").json["jobs"]],
+        lambda phases: phases.count("compiling") == len(names),
+        "everybody to wait for the build",
+    )
+    return clients
+
+
+def attempts(grid: Grid, count: int) -> list[dict[str, Any]]:
+    """The last attempts of the last jobs."""
+    jobs = grid("--json", "ps", "-a").json["jobs"][-count:]
+    return [grid.info(job["id"])["attempts"][-1] for job in jobs]
+
+
+def test_a_program_that_four_hosts_want_at_once_is_compiled_once(grid: Grid, hosts: Lab) -> None:
+    grid.write("once.c", PROGRAM.replace("NUMBER", "1"))
+    hold(hosts)
+    with ExitStack() as stack:
+        clients = start_on(grid, stack, "once.c", *HOSTS)
+        until(lambda: compilations(hosts, "once.c"), "a compiler to begin")
+        release(hosts)
+        ends = {name: client.done() for name, client in clients.items()}
+    assert ends == {name: Done(0, f"{name} 1\n".encode(), "") for name in HOSTS}
+    assert sum(compilations(hosts, "once.c").values()) == 1
+    last = attempts(grid, 4)
+    assert sorted(attempt["compiled"] for attempt in last) == [False, False, False, True]
+    assert all(attempt["uploaded_bytes"] > 10_000 for attempt in last if not attempt["compiled"])
+    assert all(attempt["uploaded_bytes"] < 1_000 for attempt in last if attempt["compiled"])
+
+
+def test_what_one_host_has_compiled_another_need_not(grid: Grid, hosts: Lab) -> None:
+    grid.write("later.c", PROGRAM.replace("NUMBER", "2"))
+    assert grid("run", "--on", "h1", "later.c", "x").out == b"x 2\n"
+    assert grid("run", "--on", "h2", "later.c", "y") == (0, b"y 2\n", "")
+    assert grid.last()["attempts"][0]["compiled"] is False
+    assert compilations(hosts, "later.c") == {"h1": 1}
+    # A person has changed the file: that is another program.
+    grid.write("later.c", PROGRAM.replace("NUMBER", "22"))
+    assert grid("run", "--on", "h2", "later.c", "y").out == b"y 22\n"
+    assert compilations(hosts, "later.c") == {"h1": 1, "h2": 1}
+
+
+def test_a_compile_error_that_four_wait_for_is_found_once(grid: Grid, hosts: Lab) -> None:
+    grid.write("wrong.c", "int main(void) { return nothing; }\n")
+    hold(hosts)
+    with ExitStack() as stack:
+        clients = start_on(grid, stack, "wrong.c", *HOSTS)
+        until(lambda: compilations(hosts, "wrong.c"), "a compiler to begin")
+        release(hosts)
+        ends = [client.done() for client in clients.values()]
+    assert {end.code for end in ends} == {ends[0].code} != {0}
+    assert all("wrong.c:1" in end.err and "nothing" in end.err for end in ends), ends
+    assert sum(compilations(hosts, "wrong.c").values()) == 1
+    assert grid("run", "--on", "h2", "wrong.c").code == ends[0].code
+    assert sum(compilations(hosts, "wrong.c").values()) == 2, "what failed is not remembered"
+
+
+def test_a_builder_that_loses_power_is_replaced_and_every_result_is_right(grid: Grid, hosts: Lab) -> None:
+    grid.write("lost.c", PROGRAM.replace("NUMBER", "3"))
+    hold(hosts)
+    with ExitStack() as stack:
+        clients = {
+            n: stack.enter_context(grid.start("run", "lost.c", f"job{n}")) for n in range(4)
+        }  # anywhere: the lost one has to move
+        until_value(
+            lambda: [job["phase"] for job in grid("--json", "ps").json["jobs"]],
+            lambda phases: phases.count("compiling") == 4,
+            "everybody to wait",
+        )
+        builder = next(iter(until_value(lambda: compilations(hosts, "lost.c"), bool, "a compiler to begin")))
+        hosts[builder].power_off()
+        release(hosts)
+        ends = [client.done(60) for client in clients.values()]
+    assert [(end.code, end.out) for end in ends] == [(0, f"job{n} 3\n".encode()) for n in range(4)], ends
+    assert sum(compilations(hosts, "lost.c").values()) == 1, "one more, on one of those that are left"
+
+
+def test_a_host_with_another_compiler_builds_its_own(grid: Grid, hosts: Lab) -> None:
+    install(hosts["h4"], LGCC + "# of another package\n")
+    hosts["h4"].reset_sessions()
+    grid.until_up("h4")
+    grid.write("unlike.c", PROGRAM.replace("NUMBER", "4"))
+    for name in HOSTS:
+        assert grid("run", "--on", name, "unlike.c", "x").out == b"x 4\n"
+    assert compilations(hosts, "unlike.c") == {"h1": 1, "h4": 1}
+
+
+@pytest.mark.parametrize("flag", ["-march=native", "-I/usr/include", "-lrt -lcrypt"])
+def test_what_is_made_for_one_machine_stays_there(grid: Grid, hosts: Lab, flag: str) -> None:
+    name = f"own{abs(hash(flag)) % 1000}.c"
+    grid.write(name, PROGRAM.replace("NUMBER", "5"))
+    for host in ("h1", "h2"):
+        assert grid("run", "--on", host, "--flags", flag, name, "x").out == b"x 5\n"
+    assert compilations(hosts, name) == {"h1": 1, "h2": 1}
+
+
+def test_a_node_can_be_kept_out_of_it(grid: Grid, hosts: Lab) -> None:
+    grid.write("out.c", PROGRAM.replace("NUMBER", "6"))
+    before = grid.inventory.read_text()
+    try:
+        grid.write_inventory(ROW, fields={"h2": {"shared_builds": False}})
+        until(lambda: "shared_builds" in grid("inventory", "show").text, "the inventory to be taken up")
+        for host in ("h1", "h2", "h3"):
+            assert grid("run", "--on", host, "out.c", "x").out == b"x 6\n"
+        assert compilations(hosts, "out.c") == {"h1": 1, "h2": 1}
+    finally:
+        grid.inventory.write_text(before)
