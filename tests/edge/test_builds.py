@@ -234,7 +234,7 @@ async def test_a_connection_that_breaks_while_a_build_is_brought(
 ) -> None:
     one, two, _ = grid.hosts
     await grid.run(COPY, one)
-    verb, host = {"builder": ("pack_build", one), "receiver": ("unpack_build", two)}[who]
+    verb, host = {"builder": ("pack", one), "receiver": ("unpack", two)}[who]
     whole = getattr(Link, verb)
 
     async def broken(link: Link, *words: object) -> str:
