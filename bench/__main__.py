@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import crowd, monitor, single
+from bench import batch, crowd, monitor, single
 from bench.door import DoorBench
 from bench.installed import ROOT, Failed, install
 from bench.single import Bench
@@ -25,7 +25,7 @@ from tests.lab import machine
 from tests.lab.hosts import Lab
 
 HOSTS = 4
-PARTS = (*single.PARTS, "door", "monitor", "crowd", "many")
+PARTS = (*single.PARTS, "batch", "door", "monitor", "crowd", "many")
 
 
 def main() -> int:
@@ -61,6 +61,8 @@ def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) ->
     wanted = arguments.only or PARTS
     if set(wanted) & set(single.PARTS):
         yield from Bench(lab, command, home / "single", arguments.repeats).rows(wanted)
+    if "batch" in wanted:
+        yield from batch.rows(lab, home / "batch")
     if "monitor" in wanted:
         yield from monitor.rows(command, home / "monitor")
     if "door" in wanted:

@@ -11,7 +11,7 @@ import contextlib
 import io
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 import asyncssh
 
@@ -20,6 +20,7 @@ from sshgrid.model import Node, Noun
 
 GREETING_SECONDS = 15
 ANSWER_SECONDS = 30
+POUR_SECONDS = 300  # a disk may be slow to give the first byte
 READ_BYTES = 256 * 1024
 MOST_LINE_BYTES = 4096
 # Some login files read one line of standard input: let it be this one.
@@ -110,6 +111,23 @@ class Shell:
             if (spoken := ears.hear(piece)) is not None:
                 return spoken
         raise Dropped(self._node.name, "the connection ended")
+
+    async def pour(self, script: bytes) -> AsyncGenerator[bytes, None]:
+        """What a script writes, to its end, which is the shell's too. Raises Dropped when that was not its own end."""
+        self.write(script)
+        self._process.stdin.write_eof()
+        try:
+            while True:
+                async with asyncio.timeout(POUR_SECONDS):
+                    piece = await self._process.stdout.read(READ_BYTES)
+                if not piece:
+                    break
+                yield piece
+            await self._process.wait()
+        except TimeoutError as error:
+            raise Dropped(self._node.name, f"no bytes for {POUR_SECONDS} s") from error
+        if self._process.exit_status is None and self._process.exit_signal is None:
+            raise Dropped(self._node.name, "the connection ended")
 
     def close(self) -> None:
         """Say goodbye; nothing more is asked."""

@@ -109,8 +109,7 @@ class Master:
         self._forget_removed()
         self.sweeps.take_up()
         await self.follow(self.inventory)
-        for job in self.book.in_phase(Phase.RUNNING):
-            self.attempts.resume(job)
+        self.attempts.resume(self.book.in_phase(Phase.RUNNING))
         await self.scheduler.run()
 
     def _forget_removed(self) -> None:

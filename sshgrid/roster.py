@@ -128,7 +128,7 @@ class Roster:
         return not any(member.up for member in self.members.values())
 
     def known_runs(self) -> set[str]:
-        return self.proving.union(*(member.running | member.claims for member in self.members.values()))
+        return self.proving.union(*(member.running.keys() | member.claims for member in self.members.values()))
 
     def views(self) -> list[NodeView]:
         return [member.view() for member in self.members.values()]

@@ -16,7 +16,21 @@ from typing import TypeAlias
 from sshgrid import placement, quota
 from sshgrid.attempts import Attempts
 from sshgrid.jobbook import JobBook
-from sshgrid.model import Cancelled, Caps, GaveUp, Group, Job, JobId, Noun, Phase, Submission, Verdict
+from sshgrid.jobscript import batch_name, run_name
+from sshgrid.model import (
+    Attempt,
+    AttemptRecord,
+    Cancelled,
+    Caps,
+    GaveUp,
+    Group,
+    Job,
+    JobId,
+    Noun,
+    Phase,
+    Submission,
+    Verdict,
+)
 from sshgrid.placement import NodeView
 from sshgrid.roster import Roster
 from sshgrid.sweeps import Sweeps
@@ -31,7 +45,7 @@ STEP_SECONDS = 0.05
 MIN_PAUSE_SECONDS = 0.01
 
 CapsOf: TypeAlias = Callable[[str], Caps]
-Wants: TypeAlias = tuple[tuple[str, str, str, int | None], frozenset[str], bool, bool, str]
+Wants: TypeAlias = tuple[placement.Needs, frozenset[str], bool, bool, str]
 
 
 class _Prospect(Noun, frozen=True):
@@ -103,6 +117,8 @@ class Scheduler:
             prospect = prospects.get(wants) or prospects.setdefault(wants, self._prospect(views, job.submission))
             if self._finish_hopeless(job, prospect, now) or wants in stuck or self._is_full(job.owner, running):
                 continue
+            if self._book.has_begun(job.id):
+                continue  # in the batch of a task before it
             if rest := self._undecided_seconds(job, now):
                 pauses.append(rest)
             elif node := self._start(job, views, now):
@@ -126,6 +142,7 @@ class Scheduler:
             if not self._sweeps.begun(sweep.id):
                 self._finish_hopeless(sweep, self._prospect(views, sweep.submission), now)
         free = sum(max(0, placement.slots(view) - view.running) for view in views if view.up)
+        self._sweeps.slots = sum(placement.slots(view) for view in views if view.up)
         single = [job for job in waiting if job.id > 0 and job.submission.sweep is None]
         return [*single, *self._sweeps.upcoming(free + 1)]
 
@@ -167,7 +184,13 @@ class Scheduler:
             return ""
         self.turn += 1
         self._served[job.owner] = self.turn
-        begun = self._book.begin(job, view.node.name, now)
+        batch = self._sweeps.batch(job) if job.id < 0 and not job.attempts else []
+        if len(batch) > 1:
+            name = batch_name(run_name(self._book.store.grid, Attempt(job.id, 1, view.node.name)))
+            self._attempts.begin_batch(self._book.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name)))
+            return view.node.name
+        gpus = tuple(placement.free_gpus(view)[: job.submission.gpus])
+        begun = self._book.begin(job, view.node.name, now, gpus)
         if begun is None:
             return ""
         self._attempts.begin(*begun)

@@ -43,13 +43,13 @@ def sweep(session: Session, file: str, words: Sequence[str], wanted: Mapping[str
     halting = halt(wanted)
     planned = plan(file, words, wanted)
     order = _order(file, planned, wanted)
-    bundle, stdin = order.read(session)
+    bundle, stdin, data = order.read(session)
     table = Source("table", io.BytesIO(encode(planned.table)))
     submission = msgspec.structs.replace(
-        order.submission(bundle, stdin),
+        order.submission(bundle, stdin, data),
         sweep=Sweep(table.file, len(planned), at_once=wanted["jobs"], halt=halting),
     )
-    sources = [*bundle.sources, *([stdin] if stdin else []), table]
+    sources = [*bundle.sources, *([stdin] if stdin else []), *(data.sources if data else ()), table]
     with _Recorded(session, planned, wanted, _digest(submission)) as recorded:
         if wanted["dry_run"]:
             return _print(session, planned, recorded.rest())

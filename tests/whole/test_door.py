@@ -459,3 +459,25 @@ def test_a_queue_and_a_door_are_found_again_by_the_next_master(tmp_path: Path) -
         assert door.grid("user", "ls", "--json").json["users"][0]["name"] == "alice"
     finally:
         door.grid.stop()
+
+
+def test_files_travel_through_the_door_and_stay_in_the_users_folder(door: Door, tmp_path: Path) -> None:
+    theirs = remote(door, tmp_path)
+    theirs.write("sum.sh", "mkdir out; cat data/* >out/sum; head -c 100 /dev/zero >out/zero\n")
+    for number in range(10):
+        theirs.write(f"data/{number}", f"{number}")
+    done = elsewhere(theirs, door, "run", "--with", "data", "--fetch", "out/*", "--into", "b", "sum.sh")
+    assert done[:2] == (0, b""), done
+    assert (theirs.folder / "b/out/sum").read_bytes() == b"0123456789"
+    over = elsewhere(theirs, door, "run", "--fetch", "../../etc/passwd", "sum.sh")
+    assert (over[0], "leads out" in over[2]) == (2, True)
+
+    home = door.home()
+    (home / "data").mkdir(exist_ok=True)
+    (home / "data/x").write_text("mine")
+    (home / "sum.sh").write_bytes((theirs.folder / "sum.sh").read_bytes())
+    inside = door.run("openssh", "run --with data --fetch out/sum --into back sum.sh")
+    assert (inside.code, (home / "back/out/sum").read_text()) == (0, "mine"), inside
+    for words in ("--with /etc/passwd", "--with ../bob", "--fetch out --into /tmp/x", "--fetch out --into ../x"):
+        refused = door.run("openssh", f"run {words} sum.sh")
+        assert (refused.code, "outside of your folder" in refused.err) == (2, True), (words, refused)
