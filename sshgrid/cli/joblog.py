@@ -103,7 +103,7 @@ class Joblog:
             self._file = files.open_to_append(path)
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror} (--joblog)", "name a file that can be written") from error
-        self._regular = stat.S_ISREG(os.fstat(self._file).st_mode)
+        self.regular = stat.S_ISREG(os.fstat(self._file).st_mode)
         self.entries: dict[int, Entry] = {}
         try:
             self._begin(resume)
@@ -112,14 +112,14 @@ class Joblog:
             raise
 
     def _begin(self, resume: bool) -> None:
-        if self._regular:
+        if self.regular:
             lock(self._file, self._path)
             content = whole_lines(read(self._file))
             self.entries = parse(self._path, content)
             if not resume:
                 self.entries, content = {}, b""
             os.ftruncate(self._file, len(content))
-        if not self.entries and (not self._regular or not os.fstat(self._file).st_size):
+        if not self.entries and (not self.regular or not os.fstat(self._file).st_size):
             append(self._file, HEADER, self._path)
 
     def add(self, task: TaskLine, command: bytes) -> None:

@@ -39,14 +39,28 @@ class _SweepVerb(Verb):
 )
 @click.option("--zip", is_flag=True, help="All parameters advance together, instead of each with each.")
 @click.option(
-    "--each-line", metavar="F", multiple=True, help="A value for each line of this file; - is standard input."
+    "--each-line",
+    metavar="F",
+    type=click.Path(),
+    multiple=True,
+    help="A value for each line of this file; - is standard input.",
 )
-@click.option("--csv", metavar="F", multiple=True, help="A task for each row; the first line names the parameters.")
+@click.option(
+    "--csv",
+    metavar="F",
+    type=click.Path(),
+    multiple=True,
+    help="A task for each row; the first line names the parameters.",
+)
 @click.option("-j", "--jobs", metavar="N", type=click.IntRange(1), help="So many tasks at the same time at most.")
 @click.option("--bar", is_flag=True, help="Show a bar on stderr, also without a terminal.")
 @click.option("--eta", is_flag=True, help="Show how long it may still take, also without a terminal.")
-@click.option("--joblog", metavar="F", default="", help="Write a line for each task, as GNU parallel does.")
-@click.option("--results", metavar="DIR", default="", help="A folder for each task's output, and results.csv.")
+@click.option(
+    "--joblog", metavar="F", type=click.Path(), default="", help="Write a line for each task, as GNU parallel does."
+)
+@click.option(
+    "--results", metavar="DIR", type=click.Path(), default="", help="A folder for each task's output, and results.csv."
+)
 @click.option("--resume", is_flag=True, help="Leave out what --joblog or --results has recorded.")
 @click.option("--resume-failed", is_flag=True, help="The same, but run again what has failed.")
 @click.option("--retries", metavar="N", type=click.IntRange(0, 100), help="Further attempts after host failure.")

@@ -163,7 +163,7 @@ class _Recorded:
         check_agrees(path, joblog.entries, self._planned.command, len(self._planned))
         if self._wanted["resume_failed"]:
             joblog.entries = {number: entry for number, entry in joblog.entries.items() if not entry.failed}
-        if self.keeper is None:
+        if self.keeper is None and joblog.regular:
             folder, name = os.path.split(path)
             try:
                 descriptor = files.open_folder(folder or ".")
@@ -237,7 +237,8 @@ class _Course:
         if was_over and self._wanted["resume_failed"]:
             return None
         status = self._followed(kept)
-        return None if was_over and status != INTERRUPTED and self._recorded.rest() else status
+        left = status in (INTERRUPTED, PIPE_CLOSED)
+        return None if was_over and not left and self._recorded.rest() else status
 
     def _known(self, kept: Kept) -> JobLine | None:
         """As the master has it now; None when it is another job, or gone, or was never accepted."""

@@ -444,7 +444,7 @@ def test_alike_rows_get_folders_of_their_own(cli: Cli, fake: FakeMaster, program
 def test_wherever_a_client_is_killed_resume_completes_every_task_once(cli: Cli, fake: FakeMaster, program: str) -> None:
     """Killed by a signal that comes at the n-th write of its own, for many n."""
     everything = [said for number in range(1, 9) for said in task(number, b"%d\n" % number)]
-    for tracer in range(1, 40, 3):
+    for tracer in range(1, 40, 2):
         fake.asked.clear()
         fake.scripts.pop(wire.Info, None)
         fake.on(WatchSweep, *everything, ENDED)

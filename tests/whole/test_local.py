@@ -41,3 +41,17 @@ def test_a_local_node_runs_programs(here: LocalGrid) -> None:
         assert client.done().code == 130
     assert here("run", "-I", "say.py", stdin=b"typed").out == b"[] typed\n"
     assert [job["exit_code"] for job in here("--json", "ps", "-a").json["jobs"]][:2] == [3, 139]
+
+
+def test_a_sweep_runs_its_tasks_here(here: LocalGrid) -> None:
+    here.write("say.py", "import sys; print(sys.argv[1:]); sys.exit(sys.argv[1] == '2')")
+    words = ("--results", "out", "-p", "x=1..3", "say.py", ":::", "a b")
+    done = here("sweep", "-k", *words)
+    assert (done.code, done.text) == (1, "['1', 'a b']\n['2', 'a b']\n['3', 'a b']\n")
+    assert (here.folder / "out" / "x=2,2=a%20b" / "rc").read_text() == "1\n"
+    assert here("sweep", "-k", "--resume-failed", *words)[:2] == (1, b"['2', 'a b']\n")
+    assert here("--json", "progress", "last").json["ended"] == 1
+    job = here("sweep", "-d", "-p", "x=1,2", "say.py").text.strip()
+    assert here("attach", job).code == 1
+    assert here("retry", job, "--failed").code == 0
+    assert here("wait", job).code == 1
