@@ -65,6 +65,7 @@ FLOORS: dict[str, int] = {
     "store": 2,
     "trial": 2,
     "attempts": 3,
+    "batches": 3,
     "board": 3,
     "fanout": 3,
     "intake": 3,
