@@ -104,7 +104,7 @@ def test_A23_what_was_not_asked_for_is_left_out(tmp_path: Path) -> None:
     assert wrong == [".bashrc was not asked for: left out"]
 
 
-def test_A23_links_and_special_files_of_an_archive_are_never_made(tmp_path: Path) -> None:
+def test_A24_A25_links_and_special_files_of_an_archive_are_never_made(tmp_path: Path) -> None:
     content = archive(
         special("./link", tarfile.SYMTYPE, linkname="/etc"),
         ("./link/passwd", b"bad"),
