@@ -79,6 +79,7 @@ class _SweepVerb(Verb):
     shell_complete=complete_languages,
     help="The language, when the name does not say it.",
 )
+@click.option("--with", metavar="PATH", multiple=True, help="A file or folder that each finds in its current folder.")
 @click.option("--env", metavar="K=V", multiple=True, help="Set in each task's environment; K alone: as it is here.")
 @click.option("--stdin", metavar="FILE|-|none", default="", help="Each task's standard input; otherwise none.")
 @click.option("--memory", metavar="SIZE", type=SIZE, help="What a task may use, as 512M or 4G.")

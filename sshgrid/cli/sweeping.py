@@ -83,7 +83,8 @@ def _digest(submission: Submission) -> str:
     program, table = submission.program, submission.sweep
     assert table is not None
     parts = (program.language, program.version, program.entry, program.files, program.flags, program.args)
-    everything = msgspec.json.encode((*parts, program.env, program.stdin, table.table.sha256))
+    along = (program.env, program.stdin, program.data, program.packs)
+    everything = msgspec.json.encode((*parts, *along, table.table.sha256))
     return str(sha256(everything).hexdigest())
 
 

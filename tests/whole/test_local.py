@@ -55,3 +55,10 @@ def test_a_sweep_runs_its_tasks_here(here: LocalGrid) -> None:
     assert here("attach", job).code == 1
     assert here("retry", job, "--failed").code == 0
     assert here("wait", job).code == 1
+
+
+def test_tasks_of_a_sweep_find_what_was_sent_along(here: LocalGrid) -> None:
+    here.write("data/words", "some words\n")
+    here.write("cat.py", "import sys; print(sys.argv[1], open('data/words').read(), end='')")
+    done = here("sweep", "-k", "--with", "data", "-p", "x=1..3", "cat.py")
+    assert (done.code, done.text) == (0, "1 some words\n2 some words\n3 some words\n"), done
