@@ -478,4 +478,5 @@ def judge_build(code: int, why: str, words: bytes, language: str) -> Outcome:
 
 
 def usage(record: RunRecord) -> Usage:
+    """What the record of a run says that it used."""
     return Usage(record.began_uptime, record.ended_uptime, record.cpu_seconds, record.peak_memory_bytes)
