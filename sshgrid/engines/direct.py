@@ -72,8 +72,11 @@ class DirectEngine:
         self._patience = patience
         self._builds = builds
         self._built: set[str] = set()
+        self._sent: set[str] = set()  # runs whose start may have reached the node
 
     async def run(self, order: Order, sink: Sink, *, resume: bool = False) -> Finish:
+        if resume:
+            self._sent.add(order.run)
         if resume or order.recipe.build_key in self._built:
             return await self._run(order, sink, resume)
         match await self._begin(order, sink):
@@ -183,6 +186,7 @@ class DirectEngine:
         raise NodeUnfit(self._host.name, "what is uploaded there does not stay")
 
     async def _start(self, order: Order, link: Link) -> Started:
+        self._sent.add(order.run)
         uptime = self._host.uptime_now()
         not_after, lease = uptime + START_GUARD_SECONDS, None
         if order.on_host_loss is OnHostLoss.FENCE:
@@ -216,10 +220,14 @@ class DirectEngine:
         return await link.signal(run, name)
 
     async def refuse(self, run: str) -> bool:
+        folder, _, task = run.partition("/")
+        if folder not in self._sent:
+            return not task  # nothing was sent that could begin; but a batch will be, with all of its tasks
         link = await self._host.connected(0)
         return await link.claim(run)
 
     async def discard(self, run: str) -> None:
+        self._sent.discard(run)
         link = await self._host.connected(0)
         await link.clean([run])
 
