@@ -23,9 +23,16 @@ from sshgrid.cli.session import Session
 
 
 class _SweepVerb(Verb):
-    """Options before FILE are ours, everything after it is the program's, up to `:::`."""
+    """Options that we know are ours wherever they stand before `:::` or `--`; all else belongs to the program."""
 
-    allow_interspersed_args = False
+    ignore_unknown_options = True
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        at = next((at for at, word in enumerate(args) if word.startswith(":::")), len(args))
+        rest = super().parse_args(ctx, args[:at])
+        if not ctx.resilient_parsing:
+            ctx.params["args"] += tuple(args[at:])
+        return rest
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return ["[OPTIONS] FILE|- [ARGS]... [::: VALUES...]..."]
@@ -80,9 +87,19 @@ class _SweepVerb(Verb):
     help="The language, when the name does not say it.",
 )
 @click.option("--with", metavar="PATH", multiple=True, help="A file or folder that each finds in its current folder.")
+@click.option("--fetch", metavar="GLOB", multiple=True, help="Bring these files of each task back.")
+@click.option(
+    "--into",
+    metavar="DIR",
+    type=click.Path(),
+    default="",
+    help="Where they go, in a folder for each task; or --results.",
+)
 @click.option("--env", metavar="K=V", multiple=True, help="Set in each task's environment; K alone: as it is here.")
 @click.option("--stdin", metavar="FILE|-|none", default="", help="Each task's standard input; otherwise none.")
 @click.option("--memory", metavar="SIZE", type=SIZE, help="What a task may use, as 512M or 4G.")
+@click.option("--slots", metavar="N", type=click.IntRange(1), default=1, help="Slots that a task takes: its threads.")
+@click.option("--gpu", metavar="N", type=click.IntRange(0), default=0, help="GPUs that a task has for itself.")
 @click.option("--flags", metavar="TEXT", default="", help="For the compiler, as one word: '-O3 -Wall'.")
 @click.option("--priority", metavar="N", type=click.IntRange(-1000, 1000), default=0, help="Higher goes first.")
 @click.option("--name", metavar="S", default="", help="What `ps` calls it.")
@@ -95,6 +112,8 @@ class _SweepVerb(Verb):
 @click.pass_context
 def sweep(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any) -> int:
     """Run FILE once for each combination of parameters, on all able nodes.
+
+    Options of ours may also stand behind FILE; after a -- everything is the program's.
 
     ARGS may hold {NAME}, {}, {1}, {#}, {.}, {/}; without any, the values are appended. What a task prints comes out
     when it has ended. Exits with the number of tasks that failed, 101 for more than 100.

@@ -17,7 +17,7 @@ from sshgrid.errors import FileMissing, UsageError
 from sshgrid.halting import max_fails, parse_halt
 from sshgrid.model import Halt
 from sshgrid.parameters import Axis, Row, Table
-from sshgrid.templates import Template, folders_clash
+from sshgrid.templates import Template, folder_name, folders_clash
 
 
 class Plan:
@@ -40,6 +40,10 @@ class Plan:
         """As a shell would take it: for --dry-run and the joblog."""
         words = self.template.expand(self.values(number), number)
         return os.fsencode(shlex.join([self.file, *map(os.fsdecode, words)]))
+
+    def folder(self, number: int) -> str:
+        """The name of a task's own folder."""
+        return folder_name(self.names, self.values(number), number if self.numbered else 0)
 
     def tag(self, number: int) -> bytes:
         """What --tag puts in front of each line."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from sshgrid.wire import Cancel, Done, Info, JobLine, JobsReply
 
 if TYPE_CHECKING:
     from sshgrid.client import Connection
+    from sshgrid.wire_sweeps import TaskLine
 
 _PRINTED_AT_ONCE = 1000  # command lines of --dry-run
 
@@ -67,6 +68,8 @@ def _check(wanted: Mapping[str, Any]) -> None:
             "-d does not wait for results, so it can record none",
             "leave out -d; a second Ctrl-C leaves the sweep running, and the same command with --resume goes on",
         )
+    if wanted["fetch"] and not (wanted["into"] or wanted["results"] or wanted["detach"]):
+        raise UsageError("the files of a task need a folder", "--results DIR or --into DIR")
     if wanted["detach"] and wanted["dry_run"]:
         raise UsageError("--dry-run runs nothing, so there is nothing for -d to leave", "give one of them")
 
@@ -277,12 +280,25 @@ class _Course:
             self._recorded.records,
             self._session.connect,
             told=self._recorded.records.done(),
+            bring=self._bring(job),
             keep_order=bool(self._wanted["keep_order"]),
         )
         follow.interrupts = len(interrupts)
         status = until_ended(self._session, follow, outlet, job, unread_ends_it=True)
         self._recorded.complete()
         return status
+
+    def _bring(self, sweep: JobId) -> Callable[[TaskLine], None] | None:
+        """What fetches the files of a task; None without --fetch."""
+        if not self._wanted["fetch"]:
+            return None
+        from sshgrid.cli.task_files import TaskFiles
+
+        results = str(self._wanted["results"])
+        folder = str(self._wanted["into"]) or results
+        # In a results folder there are files of ours as well.
+        below = "" if self._wanted["into"] else "files"
+        return TaskFiles(self._session, sweep, self._planned, folder, below).bring
 
 
 def grid_name(session: Session) -> str:

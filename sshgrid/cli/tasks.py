@@ -78,12 +78,14 @@ class SweepFollow(Lasting):
         reopen: Callable[[], Connection],
         *,
         told: Iterable[int] = (),
+        bring: Callable[[TaskLine], None] | None = None,
         keep_order: bool = False,
         interrupt_cancels: bool = True,
     ) -> None:
         super().__init__(connection, job, reopen, interrupt_cancels=interrupt_cancels)
         self._outlet, self._records, self._keep_order = outlet, records, keep_order
         self._told = set(told)
+        self._bring = bring
         self._outputs: dict[int, Output] = {}
 
     def _request(self) -> Request:
@@ -124,6 +126,8 @@ class SweepFollow(Lasting):
     def _task(self, task: TaskLine) -> None:
         output = self._outputs.pop(task.number, None) or self._records.output(task.number)
         try:
+            if self._bring is not None and task.state not in UNRECORDED:
+                self._bring(task)
             # Recorded first: what is on the screen must not be lost when the disk is full.
             self._records.add(task, output)
             self._told.add(task.number)

@@ -92,7 +92,10 @@ def test_a_sweep_arrives_with_its_table_and_its_template(cli: Cli, fake: FakeMas
     ("words", "commands"),
     [
         (["-p", "x=1..3", "hello.py"], ["hello.py 1", "hello.py 2", "hello.py 3"]),
-        (["hello.py", "-v", ":::", "a b", "c"], ["hello.py -v 'a b'", "hello.py -v c"]),
+        (["hello.py", "-p", "x=1..2"], ["hello.py 1", "hello.py 2"]),
+        (["hello.py", "-n", "5", "--size={x}", "-p", "x=1..2"], ["hello.py -n 5 --size=1", "hello.py -n 5 --size=2"]),
+        (["hello.py", "--", "-v", "-p", ":::", "a b", "c"], ["hello.py -v -p 'a b'", "hello.py -v -p c"]),
+        (["hello.py", ":::", "-v", "--", "-j"], ["hello.py -v", "hello.py --", "hello.py -j"]),
         (["-p", "x=1,2", "hello.py", "{2}-{x}", ":::", "a", "b"],
          ["hello.py a-1", "hello.py b-1", "hello.py a-2", "hello.py b-2"]),
         (["--zip", "-p", "x=1,2", "hello.py", ":::", "a", "b"], ["hello.py 1 a", "hello.py 2 b"]),

@@ -145,3 +145,34 @@ def test_gnu_parallel_goes_on_with_our_joblog_and_we_with_its_own(grid: Grid) ->
     assert parallel("1", "2", "3", "4", "5") == "said 4\nsaid 5\n"
     done = grid("sweep", "--resume", "--joblog", "log", "-p", "x=1..6", "./say.sh")
     assert (done.code, done.out) == (0, b"said 6\n"), done
+
+
+WRITES = """import sys
+x = int(sys.argv[1])
+open("r.txt", "w").write(f"{x}\\n")
+open("other", "w").write("not wanted")
+print("wrote", x)
+sys.exit(x == 3)
+"""
+
+
+def test_each_task_brings_its_files_back_also_when_it_fails(grid: Grid) -> None:
+    grid.write("writes.py", WRITES)
+    done = grid("sweep", "writes.py", "-p", "x=1..6", "--fetch", "*.txt", "--results", "out", "--into", "files")
+    assert done.code == 1
+    assert [(grid.folder / "files" / f"x={x}" / "r.txt").read_text() for x in range(1, 7)] == [
+        f"{x}\n" for x in range(1, 7)
+    ]
+    assert sorted(path.name for path in (grid.folder / "files" / "x=1").iterdir()) == ["r.txt"]
+    done = grid("sweep", "writes.py", "-p", "x=1..6", "--fetch", "*.txt", "--results", "again")
+    assert done.code == 1
+    assert (grid.folder / "again" / "x=3" / "files" / "r.txt").read_text() == "3\n"
+    assert (grid.folder / "again" / "x=3" / "stdout").read_text() == "wrote 3\n"
+    assert len(rows(grid.folder / "again")) == 6
+
+
+def test_the_files_of_tasks_need_a_folder(grid: Grid) -> None:
+    grid.write("writes.py", WRITES)
+    done = grid("sweep", "writes.py", "-p", "x=1..6", "--fetch", "*.txt")
+    assert done.code == 2
+    assert "--results DIR or --into DIR" in done.err
