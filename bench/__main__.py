@@ -25,7 +25,7 @@ from tests.lab import machine
 from tests.lab.hosts import Lab
 
 HOSTS = 4
-PARTS = (*single.PARTS, "door", "monitor", "crowd")
+PARTS = (*single.PARTS, "door", "monitor", "crowd", "many")
 
 
 def main() -> int:
@@ -67,6 +67,8 @@ def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) ->
         yield from DoorBench(lab, command, home / "door", arguments.repeats).rows()
     if "crowd" in wanted:
         yield from crowd.rows(lab, command, home / "crowd")
+    if "many" in wanted:
+        yield from crowd.many_rows(lab, command, home / "many")
 
 
 def _machine() -> str:

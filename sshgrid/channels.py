@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import BinaryIO
 
 import asyncssh
@@ -22,6 +23,7 @@ GREETING_SECONDS = 15
 ANSWER_SECONDS = 30
 GATHER_SECONDS = 120  # before the first byte of something large
 READ_BYTES = 256 * 1024
+MOST_LINE_BYTES = 4096
 # Some login files read one line of standard input: let it be this one.
 PADDING = b"# " + b"." * 60 + b"\n"
 
@@ -139,6 +141,27 @@ class Shell:
         """Every further line, for a shell that is no longer asked. Ends with the connection."""
         while line := await self._process.stdout.readline():
             yield line
+
+    async def hear(self, hear: Callable[[bytes], None]) -> None:
+        """As `lines`, for what every node says every second: no task is woken for it. Ends with the connection."""
+        await self._process.redirect_stdout(LineEars(hear))
+        await self._process.stdout.read(1)  # there is nothing left to read but the end, or the error that caused it
+
+
+class LineEars(io.BytesIO):
+    """What asyncssh takes for a file: hands on each whole line."""
+
+    def __init__(self, hear: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._hear = hear
+        self._rest = b""
+
+    def write(self, piece: bytes) -> int:  # type: ignore[override]
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        self._rest = self._rest[:MOST_LINE_BYTES]
+        for line in lines:
+            self._hear(line)
+        return len(piece)
 
 
 class Spoken(Noun, frozen=True):

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -63,8 +63,8 @@ class Member:
         self.facts: Facts | None = None
         self.sample: Sample | None = None
         self.busy_minute: deque[float] = deque(maxlen=60)  # cores, a second each
-        self.toolchains: dict[str, Toolchain] = {}
-        self.untested: set[str] = set()
+        self.toolchains: Mapping[str, Toolchain] = {}  # replaced, never changed: views hold it
+        self.untested: frozenset[str] = frozenset()
         self.problems: dict[str, str] = {}
         self.engine: Engine = DirectEngine(
             self, grid.spool.path, lambda worked: patience(grid.retry, worked), grid.builds
@@ -95,12 +95,12 @@ class Member:
             up=self.up and room != 0,
             reason=self.reason or ("" if room != 0 else "quarantined after losing several runs"),
             facts=self.facts,
-            toolchains=dict(self.toolchains),
-            untested=frozenset(self.untested),
+            toolchains=self.toolchains,
+            untested=self.untested,
             sample=self.sample,
             running=len(self.running),
-            started_since_sample=sum(at > since for at in self._starts),
-            ended_since_sample=sum(at > since for at in self._ends),
+            started_since_sample=_count_since(since, self._starts),
+            ended_since_sample=_count_since(since, self._ends),
             next_try_seconds=None if self.up or not self.tried else max(0.0, self._breaker.next_try - now),
         )
 
@@ -352,14 +352,14 @@ class Member:
     def _learn(self, link: Link) -> None:
         """Which languages are proved, which are refuted, and which have to be tested."""
         known = proofs_in(link.found.proofs)
-        self.toolchains, self.problems, self.untested = {}, {}, set()
+        self.toolchains, self.problems, self.untested = {}, {}, frozenset()
         for row in self._grid.languages:
             candidate = self._candidate(row, link)
             if candidate is None:
                 continue
             proof = known.get(row.name)
             if proof is None or proof.fingerprint != candidate.fingerprint:
-                self.untested.add(row.name)
+                self.untested |= {row.name}
             else:
                 self._believe(candidate, proof)
 
@@ -376,11 +376,12 @@ class Member:
         return Toolchain(row.name, "", commands, fingerprint, kind)
 
     def _believe(self, candidate: Toolchain, proof: Proof) -> None:
-        self.untested.discard(candidate.language)
+        self.untested -= {candidate.language}
         if proof.problem:
             self.problems[candidate.language] = proof.problem
         else:
-            self.toolchains[candidate.language] = msgspec.structs.replace(candidate, version=proof.version)
+            proved = msgspec.structs.replace(candidate, version=proof.version)
+            self.toolchains = {**self.toolchains, candidate.language: proved}
 
     def want(self, language: str) -> None:
         """Somebody waits for this toolchain: test it before all others."""
@@ -396,7 +397,8 @@ class Member:
             self._wake.clear()
             language = self._next_test(quiet_at)
             if language is None:
-                await self._pause(max(quiet_at, time.monotonic() + QUIET_SECONDS))
+                # With nothing left to test, only somebody who wants a language wakes it: there are a thousand of these.
+                await self._pause(max(quiet_at, time.monotonic() + QUIET_SECONDS) if self._common() else None)
                 continue
             try:
                 await self._test(prover, link, language)
@@ -419,15 +421,22 @@ class Member:
             language = self._wanted.pop(0)
             if language in self.untested:
                 return language
-        common = {row.name for row in self._grid.languages if row.default} & self.untested
+        common = self._common()
         return min(common) if common and time.monotonic() >= quiet_at and not self.running else None
 
-    async def _pause(self, until: float) -> None:
+    def _common(self) -> set[str]:
+        return {row.name for row in self._grid.languages if row.default} & self.untested
+
+    async def _pause(self, until: float | None) -> None:
         try:
-            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+            async with asyncio.timeout(None if until is None else max(0.0, until - time.monotonic())):
                 await self._wake.wait()
         except TimeoutError:
             pass
+
+
+def _count_since(moment: float, times: Sequence[float]) -> int:
+    return sum(at > moment for at in times) if times else 0
 
 
 def _fingerprint(row: Language, commands: Mapping[str, str], signatures: Mapping[str, str]) -> str:

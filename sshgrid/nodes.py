@@ -137,10 +137,13 @@ class Link:
 
     async def _feel(self, sampler: Shell, on_sample: Callable[[Sample], None]) -> None:
         meter = LoadMeter(self.facts.cores)
+
+        def hear(line: bytes) -> None:
+            if sample := meter.read(line, time.time()):
+                on_sample(sample)
+
         with self._until_lost("the connection ended"):
-            async for line in sampler.lines():
-                if sample := meter.read(line, time.time()):
-                    on_sample(sample)
+            await sampler.hear(hear)
 
     @contextlib.contextmanager
     def _until_lost(self, reason: str) -> Iterator[None]:

@@ -101,7 +101,7 @@ def parse_contact(node: str, output: bytes) -> Found:
     return Found(facts, tools, signatures, tuple(proofs), single["path"])
 
 
-_LISTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([0-9a-f]+-\d+\.\d+)/([a-z.]+)(?: -> (.*))?$")
+_LISTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([0-9a-f]+-\d+(?:_\d+)?\.\d+)/([a-z.]+)(?: -> (.*))?$")
 
 
 def parse_poll(output: bytes, runs: Sequence[str]) -> dict[str, RunLook]:
@@ -164,11 +164,12 @@ class LoadMeter:
 
     def read(self, line: bytes, at: float) -> Sample | None:
         try:
-            uptime, load, busy, idle, free = (float(field) for field in line.split())
-        except ValueError:
+            uptime, load, busy, idle, free = map(float, line.split())
+            free_bytes = int(free) * 1024
+        except (ValueError, OverflowError):
             return None
         cores = self._busy_cores(busy, idle)
-        return Sample(at, uptime, cores, load, int(free) * 1024)
+        return Sample(at, uptime, cores, load, free_bytes)
 
     def _busy_cores(self, busy: float, idle: float) -> float | None:
         before, self._last = self._last, (busy, idle)

@@ -26,6 +26,9 @@ DECIDE_SECONDS = 3.0
 # An attached job gives up when every node that might run it has been down for so long.
 NOBODY_UP_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 30.0
+# Thousands of starts must not keep the master from everything else: after so long the others have their turn.
+STEP_SECONDS = 0.05
+MIN_PAUSE_SECONDS = 0.01
 
 CapsOf: TypeAlias = Callable[[str], Caps]
 Wants: TypeAlias = tuple[tuple[str, str, str, int | None], frozenset[str], bool, bool, str]
@@ -75,6 +78,9 @@ class Scheduler:
             if self._book.failure is not None:
                 raise self._book.failure
             pause = LONGEST_PAUSE_SECONDS if self.paused else self._step(time.time())
+            if not pause:
+                await asyncio.sleep(MIN_PAUSE_SECONDS)  # `wake` is set, so waiting for it would give nobody a turn
+                continue
             try:
                 async with asyncio.timeout(pause):
                     await wake.wait()
@@ -82,9 +88,11 @@ class Scheduler:
                 pass
 
     def _step(self, now: float) -> float:
-        """Start what can be started; seconds until the next look that nothing else would cause."""
-        views = self._roster.views()
-        waiting = self._waiting(views, now)
+        """Start what can be started; seconds until the next look that nothing else would cause, 0 = there is more."""
+        began = time.monotonic()
+        waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
+        views = self._roster.views() if waiting else []  # while a thousand nodes connect, nobody may wait
+        waiting = self._with_tasks(waiting, views, now)
         rests = self._backoff_rests(waiting, now)
         pauses = [LONGEST_PAUSE_SECONDS, *rests.values()]
         prospects: dict[Wants, _Prospect] = {}
@@ -97,18 +105,19 @@ class Scheduler:
                 continue
             if rest := self._undecided_seconds(job, now):
                 pauses.append(rest)
-            elif self._start(job, views, now):
+            elif node := self._start(job, views, now):
                 running[job.owner] += 1
-                views = self._roster.views()
+                views = self._roster.renewed(views, node)
+                if time.monotonic() - began > STEP_SECONDS:
+                    return 0.0
                 continue
             else:
                 pauses.append(1.0)  # load and memory change by samples alone, which wake nobody
             stuck.add(wants)
-        return max(0.01, min(pauses))
+        return max(MIN_PAUSE_SECONDS, min(pauses))
 
-    def _waiting(self, views: Sequence[NodeView], now: float) -> list[Job]:
+    def _with_tasks(self, waiting: list[Job], views: Sequence[NodeView], now: float) -> list[Job]:
         """The jobs that wait, with the next tasks in the place of their sweeps."""
-        waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
         sweeps = [job for job in waiting if job.submission.sweep]
         if not sweeps:
             return waiting
@@ -148,20 +157,21 @@ class Scheduler:
             return 0.0
         return max(0.05, rest)
 
-    def _start(self, job: Job, views: Sequence[NodeView], now: float) -> bool:
+    def _start(self, job: Job, views: Sequence[NodeView], now: float) -> str:
+        """The node where it starts; "" when it does not."""
         policy = placement.POLICIES[self.policy]
         views = quota.as_seen(views, self.groups, self._book.nodes_in_use(job.owner)) if self.groups else views
         view = placement.place(views, job.submission, job.excluded, policy, self._rng, self.turn)
         if view is None:
             self._book.board.tell(job.id)
-            return False
+            return ""
         self.turn += 1
         self._served[job.owner] = self.turn
         begun = self._book.begin(job, view.node.name, now)
         if begun is None:
-            return False
+            return ""
         self._attempts.begin(*begun)
-        return True
+        return view.node.name
 
     def _prospect(self, views: Sequence[NodeView], submission: Submission) -> _Prospect:
         impossible = placement.permanently_impossible(views, submission, self._roster.languages)

@@ -77,6 +77,43 @@ def replace(path: str, content: bytes) -> None:
         raise
 
 
+def open_folder(path: str) -> int:
+    """A descriptor of this folder, which is made when it is missing. OSError; UsageError for what leads out."""
+    if _root is None:
+        os.makedirs(path or ".", exist_ok=True)
+        return os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    made = ""
+    for part in path.split("/") if not path.startswith("/") else ():  # absolute ones are refused below
+        above, made = made, os.path.join(made, part)
+        at = _open_below(_root, above)
+        try:
+            with contextlib.suppress(FileExistsError):
+                if part not in ("", ".", ".."):
+                    os.mkdir(part, dir_fd=at)
+        finally:
+            os.close(at)
+    return _open_below(_root, path)
+
+
+def open_to_append(path: str) -> int:
+    """A descriptor that reads anywhere and writes at the end. OSError; UsageError for what leads out."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    if _root is None:
+        return os.open(path, flags, 0o666)
+    folder, name = os.path.split(path)
+    at = _open_below(_root, folder)
+    try:
+        found = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666, dir_fd=at)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UsageError(f"{path} is a link, and links are not followed here", "name another file") from None
+        raise
+    finally:
+        os.close(at)
+    _check_kind(found, path)
+    return found
+
+
 def names(folder: str) -> list[str]:
     """What is in a folder; nothing when it cannot be read."""
     try:

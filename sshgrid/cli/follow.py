@@ -108,26 +108,39 @@ class Keyboard:
         """`descriptor` has something to read."""
 
 
-class Follow:
-    """One followed job. `reopen` gives a new connection to the (perhaps new) master."""
+class Lasting:
+    """A conversation about one job that outlives masters: `reopen` gives a new connection to the (perhaps new) one."""
 
     def __init__(
         self,
         connection: Connection,
         job: JobId,
-        screen: Screen,
         reopen: Callable[[], Connection],
         *,
-        on_disconnect: OnDisconnect = OnDisconnect.KEEP,
         interrupt_cancels: bool = True,
         keyboard: Keyboard | None = None,
     ) -> None:
-        self._connection, self._job, self._screen, self._reopen = connection, job, screen, reopen
-        self._watch = Watch(job, on_disconnect=on_disconnect)
+        self._connection, self._job, self._reopen = connection, job, reopen
         self._interrupt_cancels = interrupt_cancels
         self._keyboard = keyboard or Keyboard()
-        self._printed: dict[str, Printed] = {}
         self.interrupts = 0
+
+    # --- what is asked, and what is made of the answers
+
+    def _request(self) -> Request:
+        raise NotImplementedError
+
+    def _rewind(self) -> None:
+        """The next master is going to say everything again."""
+
+    def _until_ended(self) -> JobLine:
+        """Ends by an exception when the master goes."""
+        raise NotImplementedError
+
+    def _start_again(self) -> None:
+        """What is said now is not what was said before."""
+
+    # ---
 
     def until_ended(self) -> JobLine:
         """Everything the job says, to the screen. Detached: the person left. MasterGone: no master came back."""
@@ -164,13 +177,60 @@ class Follow:
         except MasterGone:
             return  # said again to the next connection
 
-    # --- the conversation
-
     def _begin(self) -> None:
-        self._connection.send(self._watch)
+        self._connection.send(self._request())
         if self.interrupts and self._interrupt_cancels:
             self._connection.send(Cancel((self._job,), "INT"))
         self._keyboard.begin(self._connection)
+
+    def _reconnect(self, first: MasterGone) -> None:
+        self._connection.close()
+
+        def begin(connection: Connection) -> None:
+            self._connection = connection
+            self._rewind()
+            self._begin()
+
+        reconnect(self._reopen, begin, self._job, first)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        def on_interrupt(_number: int, _frame: FrameType | None) -> None:
+            self.leave()
+
+        before = signal.signal(signal.SIGINT, on_interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+            self._connection.close()
+
+
+class Follow(Lasting):
+    """One followed job, on a screen."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        job: JobId,
+        screen: Screen,
+        reopen: Callable[[], Connection],
+        *,
+        on_disconnect: OnDisconnect = OnDisconnect.KEEP,
+        interrupt_cancels: bool = True,
+        keyboard: Keyboard | None = None,
+    ) -> None:
+        super().__init__(connection, job, reopen, interrupt_cancels=interrupt_cancels, keyboard=keyboard)
+        self._screen = screen
+        self._watch = Watch(job, on_disconnect=on_disconnect)
+        self._printed: dict[str, Printed] = {}
+
+    def _request(self) -> Request:
+        return self._watch
+
+    def _rewind(self) -> None:
+        for printed in self._printed.values():
+            printed.rewind()
 
     def _until_ended(self) -> JobLine:
         for message, payload in conversation(self._connection, self._keyboard):
@@ -204,39 +264,12 @@ class Follow:
             if printed.missing:
                 self._screen.notice(Notice(f"{stream} ended shorter than what was printed before"))
 
-    # --- when the master goes
-
-    def _reconnect(self, first: MasterGone) -> None:
-        self._connection.close()
-
-        def begin(connection: Connection) -> None:
-            self._connection = connection
-            for printed in self._printed.values():
-                printed.rewind()
-            self._begin()
-
-        reconnect(self._reopen, begin, self._job, first)
-
     def _start_again(self) -> None:
         for stream, printed in self._printed.items():
             if stream != "compile":
                 printed.forget()
         self._screen.notice(Notice("the output starts again: it is not the one that was printed before"))
         self._reconnect(MasterGone("the output is asked for from its beginning"))
-
-    # --- Ctrl-C
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        def on_interrupt(_number: int, _frame: FrameType | None) -> None:
-            self.leave()
-
-        before = signal.signal(signal.SIGINT, on_interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-            self._connection.close()
 
 
 def conversation(connection: Connection, keyboard: Keyboard) -> Iterator[tuple[Message, bytes]]:

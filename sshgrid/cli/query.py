@@ -189,7 +189,7 @@ def kill(session: Session, selector: str, signal_name: str) -> int:
     from sshgrid.wire import Cancel
 
     name = signal_word(signal_name)
-    return _change(session, selector, lambda jobs: Cancel(jobs, name), "has already ended")
+    return change(session, selector, lambda jobs: Cancel(jobs, name), "has already ended")
 
 
 def signal_word(text: str) -> str:
@@ -209,7 +209,7 @@ def rm(session: Session, selector: str) -> int:
     """Forget jobs that are done, and their output."""
     from sshgrid.wire import Remove
 
-    return _change(session, selector, Remove, "is not done")
+    return change(session, selector, Remove, "is not done")
 
 
 @click.command(cls=Verb)
@@ -219,7 +219,7 @@ def hold(session: Session, selector: str) -> int:
     """Keep waiting jobs from starting until `release`."""
     from sshgrid.wire import Hold
 
-    return _change(session, selector, Hold, "does not wait")
+    return change(session, selector, Hold, "does not wait")
 
 
 @click.command(cls=Verb)
@@ -229,10 +229,11 @@ def release(session: Session, selector: str) -> int:
     """Let held jobs start."""
     from sshgrid.wire import Hold
 
-    return _change(session, selector, lambda jobs: Hold(jobs, release=True), "is not held")
+    return change(session, selector, lambda jobs: Hold(jobs, release=True), "is not held")
 
 
-def _change(session: Session, selector: str, request: Callable[[tuple[JobId, ...]], Request], when_nothing: str) -> int:
+def change(session: Session, selector: str, request: Callable[[tuple[JobId, ...]], Request], when_nothing: str) -> int:
+    """Ask it for the selected jobs. NothingDone when it concerned none of them."""
     from sshgrid.wire import Done
 
     with session.connect() as connection:

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from sshgrid.errors import SshgridError
-from sshgrid.model import job_text
+from sshgrid.model import JobId, job_text
 from sshgrid.quantities import format_duration, format_size
 from sshgrid.wire import AttemptLine, ClientLine, JobLine, NodeLine, NodeReason
-from sshgrid.wire_sweeps import SweepProgress
+from sshgrid.wire_sweeps import SweepProgress, TaskLine
 
 SCHEMA = 1
 _COLOURS = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
@@ -234,6 +234,16 @@ def local_time(at: float | None) -> str:
     return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
+def bytes_object(piece: bytes) -> dict[str, object]:
+    """A program's output for --json: as text, or as base64 where it is none."""
+    try:
+        return {"text": piece.decode("utf-8")}
+    except UnicodeDecodeError:
+        import base64
+
+        return {"base64": base64.b64encode(piece).decode("ascii")}
+
+
 def job_object(job: JobLine, *, full: bool = True) -> dict[str, object]:
     """A job for --json; `full` adds attempts, and why it waits while it does."""
     value: dict[str, object] = msgspec.to_builtins(job)
@@ -243,6 +253,8 @@ def job_object(job: JobLine, *, full: bool = True) -> dict[str, object]:
         value["id"] = job_text(job.id)
     if job.sweep is None:
         del value["sweep"]
+    else:
+        value["sweep"] = progress_object(job.sweep)
     if full:
         value["attempts"] = [_attempt_object(attempt) for attempt in job.attempts]
         if job.why or job.state == "PENDING":
@@ -266,6 +278,21 @@ def node_object(node: NodeLine) -> dict[str, object]:
     if not node.cpu_minute:
         del value["cpu_minute"]
     return value | {"schema": SCHEMA, "last_seen": iso(node.last_seen)}
+
+
+def task_object(sweep: JobId, task: TaskLine) -> dict[str, object]:
+    """A task for --json."""
+    value: dict[str, object] = msgspec.to_builtins(task)
+    return {"schema": SCHEMA, "id": f"{sweep}.{task.number}", **value, "started": iso(task.started)}
+
+
+def progress_object(progress: SweepProgress) -> dict[str, object]:
+    """How far a sweep has come, for --json."""
+    value: dict[str, object] = msgspec.to_builtins(progress)
+    del value["type"]
+    slowest = progress.slowest
+    value["slowest"] = None if slowest is None else task_object(progress.job, slowest)
+    return {"schema": SCHEMA, **value}
 
 
 def client_object(client: ClientLine) -> dict[str, object]:

@@ -98,6 +98,10 @@ def attach(session: Session, job: str) -> int:
 
     connection = session.connect()
     found = session.one_job(connection, job)
+    if running.is_sweep(connection, found):
+        from sshgrid.cli import sweeping
+
+        return sweeping.attach(session, connection, found)
     screen = running.screen_of(session)
     follow = Follow(connection, found, screen, session.connect, interrupt_cancels=False)
     return running.until_ended(session, follow, screen, found)

@@ -35,19 +35,19 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 def run(session: Session, file: str, args: Sequence[str], wanted: Mapping[str, Any]) -> int:
     """The command `run`; `wanted` has a value for each of its options."""
-    order = _Order(file, args, wanted)
+    order = Order(file, args, wanted)
     bundle, stdin = order.read(session)
     submission = order.submission(bundle, stdin)
     sources = [*bundle.sources, *([stdin] if stdin else [])]
     if wanted["dry_run"]:
         return _explain(session, submission, sources)
     if wanted["detach"]:
-        return _detached(session, submission, sources)
+        return detached(session, submission, sources)
     return _followed(session, submission, sources, show_node=bool(wanted["show_node"]))
 
 
-class _Order:
-    """The words of `run`, turned into a submission."""
+class Order:
+    """The words of `run` (or `sweep`), turned into a submission."""
 
     def __init__(self, file: str, args: Sequence[str], wanted: Mapping[str, Any]) -> None:
         self._file, self._args, self._wanted = file, args, wanted
@@ -156,9 +156,11 @@ def _is_terminal(descriptor: int) -> bool:
 # --- run it ----------------------------------------------------------------------------------------------------------
 
 
-def _submit(session: Session, submission: Submission, sources: Sequence[Source]) -> tuple[Connection, JobId]:
+def submit(
+    session: Session, submission: Submission, sources: Sequence[Source], key: str = ""
+) -> tuple[Connection, JobId]:
     """Durable when it returns. A master that leaves meanwhile is started again: the same key is the same job."""
-    key = os.urandom(16).hex()
+    key = key or new_key()
     for again in range(SUBMIT_TRIES):
         connection = session.connect()
         try:
@@ -175,6 +177,11 @@ def _submit(session: Session, submission: Submission, sources: Sequence[Source])
     raise AssertionError("the last try returns or raises")
 
 
+def new_key() -> str:
+    """For a job that was never submitted before."""
+    return os.urandom(16).hex()
+
+
 def _send(connection: Connection, submission: Submission, sources: Sequence[Source], key: str) -> JobId:
     from sshgrid.cli.bundle import upload
     from sshgrid.wire import Accepted, Submit
@@ -186,8 +193,8 @@ def _send(connection: Connection, submission: Submission, sources: Sequence[Sour
     return connection.answer(Accepted).job
 
 
-def _detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
-    connection, job = _submit(session, submission, sources)
+def detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
+    connection, job = submit(session, submission, sources)
     connection.close()
     session.show(lambda: {"schema": 1, "id": job}, lambda: f"{job}\n")
     return 0
@@ -199,8 +206,8 @@ def _followed(session: Session, submission: Submission, sources: Sequence[Source
         from sshgrid.cli.interactive import Stdin
 
         typed = Stdin(terminal=submission.terminal)
-    with _postponed_interrupts() as interrupts:
-        connection, job = _submit(session, submission, sources)
+    with postponed_interrupts() as interrupts:
+        connection, job = submit(session, submission, sources)
     from sshgrid.cli.follow import Follow, Keyboard
 
     keyboard = typed or Keyboard()
@@ -214,7 +221,7 @@ def _followed(session: Session, submission: Submission, sources: Sequence[Source
 
 
 @contextmanager
-def _postponed_interrupts() -> Iterator[list[int]]:
+def postponed_interrupts() -> Iterator[list[int]]:
     """A first Ctrl-C while a job is handed over must reach the job; a second one leaves at once."""
     seen: list[int] = []
 
@@ -252,6 +259,13 @@ def until_ended(session: Session, follow: Follow, screen: Screen, job: JobId) ->
     except BrokenPipeError:
         return PIPE_CLOSED
     return INTERRUPTED if follow.interrupts else exit_status(line)
+
+
+def is_sweep(connection: Connection, job: JobId) -> bool:
+    """Whether it has tasks. NoSuchJob."""
+    from sshgrid.wire import Info, JobsReply
+
+    return any(line.sweep for line in connection.ask(Info(job), JobsReply).jobs)
 
 
 def _explain(session: Session, submission: Submission, sources: Sequence[Source]) -> int:

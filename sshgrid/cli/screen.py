@@ -119,33 +119,27 @@ class Lines:
     """JSON Lines: one object an event, the job's own object last."""
 
     def accepted(self, job: int) -> None:
-        self._line({"event": "accepted", "id": job})
+        self.line({"event": "accepted", "id": job})
 
     def output(self, stream: str, attempt: int, piece: bytes) -> None:
-        value: dict[str, object] = {"event": "output", "stream": stream, "attempt": attempt}
-        try:
-            value["text"] = piece.decode("utf-8")
-        except UnicodeDecodeError:
-            import base64
-
-            value["base64"] = base64.b64encode(piece).decode("ascii")
-        self._line(value)
+        self.line({"event": "output", "stream": stream, "attempt": attempt, **render.bytes_object(piece)})
 
     def progress(self, event: Progress) -> None:
         value = {"event": "progress", "attempt": event.attempt, "attempts_allowed": event.attempts_allowed}
-        self._line({**value, "node": event.node, "step": event.step})
+        self.line({**value, "node": event.node, "step": event.step})
 
     def waiting(self, event: Waiting) -> None:
-        self._line({"event": "waiting", "reason": event.reason, "why": render.why_objects(event.why)})
+        self.line({"event": "waiting", "reason": event.reason, "why": render.why_objects(event.why)})
 
     def notice(self, event: Notice) -> None:
-        self._line({"event": "notice", "text": event.text})
+        self.line({"event": "notice", "text": event.text})
 
     def restarted(self, event: Restarted) -> None:
-        self._line({"event": "restarted", "stream": event.stream, "attempt": event.attempt})
+        self.line({"event": "restarted", "stream": event.stream, "attempt": event.attempt})
 
     def ended(self, job: JobLine, interrupted: bool) -> None:
-        self._line(render.job_object(job))
+        self.line(render.job_object(job))
 
-    def _line(self, value: dict[str, object]) -> None:
+    def line(self, value: dict[str, object]) -> None:
+        """One object on a line of its own."""
         write_all(1, render.to_json({"schema": render.SCHEMA, **value}).encode() + b"\n")

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 # verb -> (module, name in it, one line for `sshgrid --help`, which so need not import the module)
 VERBS = {
     "run": ("cli.run", "run", "Run a program on the able and least busy node."),
+    "sweep": ("cli.sweep", "sweep", "Run a program over many parameters."),
     "ps": ("cli.query", "ps", "Jobs that wait or run."),
     "info": ("cli.query", "info", "Everything about one job; for a waiting one, why."),
     "logs": ("cli.run", "logs", "The kept output of a job."),
     "attach": ("cli.run", "attach", "Follow a job; exits with its status."),
     "wait": ("cli.run", "wait", "Wait until jobs are done."),
     "kill": ("cli.query", "kill", "End jobs."),
+    "progress": ("cli.sweep", "progress", "How far a sweep has come."),
+    "retry": ("cli.sweep", "retry", "Run jobs that are done once more; of a sweep its tasks."),
     "rm": ("cli.query", "rm", "Forget jobs that are done, and their output."),
     "hold": ("cli.query", "hold", "Keep waiting jobs from starting."),
     "release": ("cli.query", "release", "Let held jobs go."),

@@ -58,6 +58,15 @@ async def opened(node: Node) -> AsyncIterator[Link]:
         await link.close()
 
 
+async def test_a_cipher_that_ssh_config_asks_for_goes_before_ours(liar: NewLiar, tmp_path: Path) -> None:
+    node, ssh_config = node_of(liar(Mode.HONEST), tmp_path), tmp_path / "ssh_config"
+    for words, expected in (("", "aes128-gcm@openssh.com"), ("Ciphers aes256-ctr\n", "aes256-ctr")):
+        ssh_config.write_text(f"Host *\n{words}")
+        connection = await dial.dial(node, Dialing(ssh_config=str(ssh_config)))
+        assert connection.get_extra_info("send_cipher") == expected
+        await dial.end(connection)
+
+
 # --- no SSH, or no answer ---------------------------------------------------------------------------------------------
 
 
