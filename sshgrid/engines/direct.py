@@ -92,7 +92,8 @@ class DirectEngine:
             return None
         recipe = msgspec.structs.replace(order.recipe, run=NO_PROGRAM)
         program = msgspec.structs.replace(order.program, stdin=None)
-        begun = await self._begin(msgspec.structs.replace(order, recipe=recipe, program=program), sink)
+        alone = msgspec.structs.replace(order, recipe=recipe, program=program, interactive=False)
+        begun = await self._begin(alone, sink)
         if begun is None:
             return None
         finish = begun if isinstance(begun, Finish) else await self._to_end(begun)
