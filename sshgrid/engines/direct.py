@@ -52,7 +52,8 @@ BEGIN_SECONDS = 20.0  # between the claim of a run folder and its wrapper
 WORDS_BYTES = 300
 REFUSED_OR_RESTORED = "a run of this name is there: it was cancelled, or the queue was restored from a backup"
 STREAMS = {"stdout": "out", "stderr": "err"}
-NOTHING = (b"/bin/sh", b"-c", b":")
+# Cannot be there, so nothing runs; and a master that finds such a run again does not take its end for a result.
+NO_PROGRAM = (b"/dev/null/only the build",)
 
 
 class Host(Place, Protocol):
@@ -94,13 +95,14 @@ class DirectEngine:
         """
         if order.recipe.build_key in self._built:
             return None
-        recipe = msgspec.structs.replace(order.recipe, run=NOTHING)
+        recipe = msgspec.structs.replace(order.recipe, run=NO_PROGRAM)
         program = msgspec.structs.replace(order.program, stdin=None)
-        begun = await self._begin(msgspec.structs.replace(order, recipe=recipe, program=program), sink)
+        alone = msgspec.structs.replace(order, recipe=recipe, program=program, interactive=False)
+        begun = await self._begin(alone, sink)
         if begun is None:
             return None
         finish = begun if isinstance(begun, Finish) else await self._to_end(begun)
-        if finish.outcome != Exited(0):
+        if order.recipe.build_key not in self._built:
             return finish
         await self.discard(order.run)
         return None

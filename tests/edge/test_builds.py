@@ -228,6 +228,22 @@ async def test_a_build_can_be_had_before_anything_runs(grid: Grid) -> None:
     assert finish.outcome == CompileFailed(3)
 
 
+async def test_a_master_that_finds_what_was_only_built_has_no_result(
+    grid: Grid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = grid.hosts[0]
+    order = grid.order(host, COPY)
+
+    async def killed(run: str) -> None:
+        raise Dropped(host.name, "the master was killed here")
+
+    monkeypatch.setattr(host.engine, "discard", killed)
+    with pytest.raises(Dropped):
+        await host.engine.ensure_built(order, Kept())
+    finish = await host.run(order, resume=True)
+    assert isinstance(finish.outcome, ToolchainBroken), "a reason to try again"
+
+
 @pytest.mark.parametrize("who", ["builder", "receiver"])
 async def test_a_connection_that_breaks_while_a_build_is_brought(
     grid: Grid, who: str, monkeypatch: pytest.MonkeyPatch
