@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import crowd, monitor, single
+from bench import crowd, monitor, single, sweeps
 from bench.door import DoorBench
 from bench.installed import ROOT, Failed, install
 from bench.single import Bench
@@ -25,7 +25,7 @@ from tests.lab import machine
 from tests.lab.hosts import Lab
 
 HOSTS = 4
-PARTS = (*single.PARTS, "door", "monitor", "crowd")
+PARTS = (*single.PARTS, "door", "monitor", "crowd", *sweeps.PARTS)
 
 
 def main() -> int:
@@ -53,6 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench")
     parser.add_argument("--repeats", type=int, default=20, help="pairs of each ratio (20)")
     parser.add_argument("--only", choices=PARTS, action="append", help="measure only this part")
+    parser.add_argument("--short", action="store_true", help="few runs and one round against the peers: does it work?")
     parser.add_argument("--sshgrid", type=Path, help="an installed command, instead of installing this tree")
     return parser.parse_args()
 
@@ -67,6 +68,9 @@ def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) ->
         yield from DoorBench(lab, command, home / "door", arguments.repeats).rows()
     if "crowd" in wanted:
         yield from crowd.rows(lab, command, home / "crowd")
+    for contest in sweeps.CONTESTS:
+        if contest.part in wanted:
+            yield from sweeps.rows(lab, command, home / contest.part, contest, short=arguments.short)
 
 
 def _machine() -> str:

@@ -1,0 +1,193 @@
+"""`sshgrid sweep` beside its peers: the same work, in turn, on the same four hosts, with as many runs at once.
+
+CONTESTS are data; each round is measured one side after the other, so that all meet the same noise. Refuses a figure
+when a run was lost on either side, and counts a peer that cannot be had as a target missed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import statistics
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from bench.installed import Failed
+from bench.peers import Peer
+from bench.peers.bound import LowerBound
+from bench.peers.dask import Dask
+from bench.peers.ground import Ground
+from bench.peers.hyperqueue import HyperQueue
+from bench.peers.limit import Limit
+from bench.peers.parallel import Parallel
+from bench.peers.sshgrid import Sshgrid
+from bench.peers.xargs import Xargs
+from bench.table import Row, rested, say, spread
+from bench.work import SPEED, Work, lasting, nothing, squares
+from tests.lab.hosts import Lab, LabError
+
+SLOTS = 2
+SPEEDS = {"h1": 1.0, "h2": 1.0, "h3": 0.5, "h4": 0.25}
+MEAN_LENGTHS = (0.75, 0.75, 0.75, 1.5, 1.5, 2.25)
+MakePeer = Callable[[Ground], Peer]
+
+
+@dataclass(frozen=True)
+class Target:
+    """`>=`: so many times the peer's rate at least. `<=`, `<`: so much of its time at most. "": for information."""
+
+    peer: MakePeer
+    sign: str = ""
+    bound: float = 0.0
+
+    def figure(self, ours: float, theirs: float) -> float:
+        return ours / theirs if self.sign.startswith("<") else theirs / ours
+
+    def met(self, figure: float) -> bool | None:
+        return {">=": figure >= self.bound, "<=": figure <= self.bound, "<": figure < self.bound, "": None}[self.sign]
+
+    @property
+    def text(self) -> str:
+        return f"{self.sign} {self.bound:g}" if self.sign else ""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """`work(folder, count, round)` is new in each round: nobody may have compiled it before."""
+
+    part: str
+    what: str
+    count: int
+    rounds: int
+    work: Callable[[Path, int, int], Work]
+    toolchain: str
+    targets: Sequence[Target]
+    slots: int = SLOTS
+    speeds: dict[str, float] = field(default_factory=dict)
+
+
+def _nothing(_folder: Path, count: int, _round: int) -> Work:
+    return nothing(count)
+
+
+def _squares(language: str, folder: Path, count: int, version: int) -> Work:
+    return squares(folder, language, count, version)
+
+
+def _mixed(folder: Path, count: int, version: int) -> Work:
+    dice = random.Random(version)
+    return lasting(folder, [dice.choice(MEAN_LENGTHS) * dice.uniform(0.8, 1.2) for _ in range(count)])
+
+
+IN_EACH = Target(partial(Parallel, way="compiled in each run"), "<=", 0.2)
+CONTESTS = (
+    Contest(
+        *("true", "{count} x true", 2000, 3, _nothing, "executable"),
+        (
+            Target(Parallel, ">=", 10),
+            Target(HyperQueue, ">=", 2),
+            Target(Limit, ">=", 0.3),
+            Target(Dask),
+            Target(Xargs),
+        ),
+    ),
+    Contest(
+        *("c", "{count} runs of a new C file", 200, 3, partial(_squares, "c"), "c"),
+        (IN_EACH, Target(Parallel, "<=", 0.4), Target(partial(Parallel, way="--transferfile"))),
+    ),
+    Contest(
+        *("java", "{count} runs of a new Java file", 200, 3, partial(_squares, "java"), "java"),
+        (IN_EACH, Target(Parallel, "<=", 0.4)),
+    ),
+    Contest(
+        *("mixed", "{count} runs of mixed length, hosts of unlike speed", 40, 3, _mixed, "sh"),
+        (Target(partial(LowerBound, speeds=SPEEDS), "<=", 1.1), Target(Parallel, "<", 1)),
+        slots=1,
+        speeds=SPEEDS,
+    ),
+)
+PARTS = tuple(contest.part for contest in CONTESTS)
+FAILED = "FAILED"
+SHORT = 16  # runs in a short contest, and in everybody's warm-up
+
+
+def rows(lab: Lab, command: Path, home: Path, contest: Contest, *, short: bool) -> Iterator[Row]:
+    """One for each target."""
+    _set_speeds(lab, contest)
+    with Ground(lab, home, contest.slots) as ground:
+        ours = Sshgrid(ground, command, {contest.toolchain}, contest.speeds)
+        rivals = [target.peer(ground) for target in contest.targets]
+        count, rounds = (SHORT, 1) if short else (contest.count, contest.rounds)
+        with Meeting([ours, *rivals]) as meeting:
+            for number in range(rounds + 1):
+                # The first is everybody's warm-up.
+                meeting.round(contest.work(home, count if number else SHORT, number), measured=number > 0)
+        for target, rival in zip(contest.targets, rivals, strict=True):
+            row = _row(contest.what.format(count=f"{count:,}"), target, meeting, ours, rival)
+            # So few runs show that it works, and no more.
+            yield replace(row, target="", met=None) if short and row.figure != FAILED else row
+
+
+class Meeting:
+    """Sides that do the same work in turn. One that fails is out, and why is kept."""
+
+    def __init__(self, sides: Sequence[Peer]) -> None:
+        self._sides = sides
+        self.versions = dict[Peer, str]()
+        self.seconds: dict[Peer, list[float]] = {side: [] for side in sides}
+        self.out = dict[Peer, str]()
+
+    def __enter__(self) -> Meeting:
+        with contextlib.ExitStack() as stack:
+            for side in self._sides:
+                say(f"{side.name}: installing")
+                stack.callback(side.close)
+                self._try(side, lambda side: self.versions.update({side: side.install()}))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def round(self, work: Work, *, measured: bool) -> None:
+        for side in self._sides:
+            self._try(side, lambda side: self._measure(side, work, measured))
+
+    def _measure(self, side: Peer, work: Work, measured: bool) -> None:
+        seconds = rested(lambda: side.run(work))
+        say(f"{side.name}: {len(work.arguments)} x {work.program.name} in {seconds:.2f} s")
+        if measured:
+            self.seconds[side].append(seconds)
+
+    def _try(self, side: Peer, step: Callable[[Peer], None]) -> None:
+        if side in self.out:
+            return
+        try:
+            step(side)
+        except (Failed, LabError, OSError, subprocess.SubprocessError) as error:
+            say(f"error: {side.name} is out: {error}")
+            self.out[side] = str(error)
+
+
+def _row(what: str, target: Target, meeting: Meeting, ours: Peer, rival: Peer) -> Row:
+    what = f"{what} / {rival.name}"
+    if out := meeting.out.get(ours) or meeting.out.get(rival):
+        return Row(what, FAILED, "", target.text, False, out.splitlines()[0][:100])
+    mine, theirs = meeting.seconds[ours], meeting.seconds[rival]
+    ratios = [target.figure(*pair) for pair in zip(mine, theirs, strict=True)]
+    figure = statistics.median(ratios)
+    sides = f"{statistics.median(mine):.1f} / {statistics.median(theirs):.1f} s"
+    version = f"; {meeting.versions[rival]}" if meeting.versions[rival] else ""
+    note = f"{sides}, {len(ratios)} rounds{version}"
+    return Row(what, f"{figure:.2f}", spread(ratios), target.text, target.met(figure), note)
+
+
+def _set_speeds(lab: Lab, contest: Contest) -> None:
+    for host in lab:
+        speed = contest.speeds.get(host.name, 1.0)
+        host.run(["sh", "-c", f"cat >{SPEED}"], stdin=f"{speed}\n")
+        # What makes a host slow is somebody else's work, and shows.
+        host.set_load(1 - speed, 1 - speed)
