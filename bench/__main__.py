@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import crowd, monitor, single, sweeps
+from bench import backlog, crowd, monitor, single, sweeps
 from bench.door import DoorBench
 from bench.installed import ROOT, Failed, install
 from bench.single import Bench
@@ -25,7 +25,7 @@ from tests.lab import machine
 from tests.lab.hosts import Lab
 
 HOSTS = 4
-PARTS = (*single.PARTS, "door", "monitor", "crowd", *sweeps.PARTS)
+PARTS = (*single.PARTS, "door", "monitor", "crowd", *sweeps.PARTS, "backlog")
 
 
 def main() -> int:
@@ -71,6 +71,8 @@ def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) ->
     for contest in sweeps.CONTESTS:
         if contest.part in wanted:
             yield from sweeps.rows(lab, command, home / contest.part, contest, short=arguments.short)
+    if "backlog" in wanted:
+        yield from backlog.rows(lab, command, home / "backlog", short=arguments.short)
 
 
 def _machine() -> str:

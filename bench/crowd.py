@@ -41,7 +41,7 @@ def rows(lab: Lab, command: Path, home: Path) -> Iterator[Row]:
             figure < MOST_OF_A_CORE,
             f"{WINDOWS} x {WINDOW_SECONDS:.0f} s of /proc/PID/stat",
         )
-        yield Row("the same: memory of the master", f"{_memory_mib(pid):.0f} MiB", "", note="VmRSS")
+        yield Row("the same: memory of the master", f"{memory_mib(pid):.0f} MiB", "", note="VmRSS")
         runs = [grid.seconds("run", str(_program(home)), expected=b"hello\n") * 1000 for _ in range(10)]
         yield Row(
             "the same: a warm run of a sh program",
@@ -97,6 +97,6 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _memory_mib(pid: int) -> float:
+def memory_mib(pid: int, which: str = "VmRSS") -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
+    return int(next(line for line in lines if line.startswith(f"{which}:")).split()[1]) / 1024

@@ -6,31 +6,32 @@ when a run was lost on either side, and counts a peer that cannot be had as a ta
 
 from __future__ import annotations
 
-import contextlib
 import random
 import statistics
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from bench.installed import Failed
+from bench.meeting import Meeting
 from bench.peers import Peer
 from bench.peers.bound import LowerBound
+from bench.peers.copying import Copying
 from bench.peers.dask import Dask
 from bench.peers.ground import Ground
 from bench.peers.hyperqueue import HyperQueue
 from bench.peers.limit import Limit
 from bench.peers.parallel import Parallel
-from bench.peers.sshgrid import Sshgrid
+from bench.peers.share import Share
+from bench.peers.sshgrid import Sshgrid, SshgridWith
 from bench.peers.xargs import Xargs
-from bench.table import Row, rested, say, spread
-from bench.work import SPEED, Work, lasting, nothing, squares
-from tests.lab.hosts import Lab, LabError
+from bench.table import Row, spread
+from bench.work import SPEED, Work, carrying, lasting, nothing, squares
+from tests.lab.hosts import Lab
 
 SLOTS = 2
 SPEEDS = {"h1": 1.0, "h2": 1.0, "h3": 0.5, "h4": 0.25}
+HOSTS = tuple(SPEEDS)
 MEAN_LENGTHS = (0.75, 0.75, 0.75, 1.5, 1.5, 2.25)
 MakePeer = Callable[[Ground], Peer]
 
@@ -67,6 +68,7 @@ class Contest:
     targets: Sequence[Target]
     slots: int = SLOTS
     speeds: dict[str, float] = field(default_factory=dict)
+    ours: type[Sshgrid] = Sshgrid
 
 
 def _nothing(_folder: Path, count: int, _round: int) -> Work:
@@ -82,6 +84,15 @@ def _mixed(folder: Path, count: int, version: int) -> Work:
     return lasting(folder, [dice.choice(MEAN_LENGTHS) * dice.uniform(0.8, 1.2) for _ in range(count)])
 
 
+def _one_file(folder: Path, megabytes: int, _round: int) -> Work:
+    return carrying(folder, HOSTS, 1, megabytes * 1_000_000)
+
+
+def _small_files(folder: Path, count: int, _round: int) -> Work:
+    return carrying(folder, HOSTS, count, 2048)
+
+
+COPIERS = (Target(partial(Copying, tar=False), ">=", 1), Target(partial(Copying, tar=True), ">=", 1))
 IN_EACH = Target(partial(Parallel, way="compiled in each run"), "<=", 0.2)
 CONTESTS = (
     Contest(
@@ -100,7 +111,10 @@ CONTESTS = (
     ),
     Contest(
         *("java", "{count} runs of a new Java file", 200, 3, partial(_squares, "java"), "java"),
-        (IN_EACH, Target(Parallel, "<=", 0.4)),
+        (
+            Target(lambda ground: Share(Parallel(ground, "compiled in each run"), 5), "<=", 0.2),
+            Target(Parallel, "<=", 0.4),
+        ),
     ),
     Contest(
         *("mixed", "{count} runs of mixed length, hosts of unlike speed", 40, 3, _mixed, "sh"),
@@ -108,68 +122,29 @@ CONTESTS = (
         slots=1,
         speeds=SPEEDS,
     ),
+    Contest(*("1gb", "{count} MB in one file to 4 hosts", 1000, 2, _one_file, "sh"), COPIERS, ours=SshgridWith),
+    Contest(*("5000", "{count} files of 2 KB to 4 hosts", 5000, 3, _small_files, "sh"), COPIERS, ours=SshgridWith),
 )
 PARTS = tuple(contest.part for contest in CONTESTS)
 FAILED = "FAILED"
-SHORT = 16  # runs in a short contest, and in everybody's warm-up
+SHORT = 16  # runs in a short contest, and in the warm-up
 
 
 def rows(lab: Lab, command: Path, home: Path, contest: Contest, *, short: bool) -> Iterator[Row]:
     """One for each target."""
     _set_speeds(lab, contest)
     with Ground(lab, home, contest.slots) as ground:
-        ours = Sshgrid(ground, command, {contest.toolchain}, contest.speeds)
+        ours = contest.ours(ground, command, {contest.toolchain}, contest.speeds)
         rivals = [target.peer(ground) for target in contest.targets]
         count, rounds = (SHORT, 1) if short else (contest.count, contest.rounds)
         with Meeting([ours, *rivals]) as meeting:
-            for number in range(rounds + 1):
-                # The first is everybody's warm-up.
-                meeting.round(contest.work(home, count if number else SHORT, number), measured=number > 0)
+            meeting.warm_up(contest.work(home, SHORT, 0))
+            for number in range(1, rounds + 1):
+                meeting.round(contest.work(home, count, number))
         for target, rival in zip(contest.targets, rivals, strict=True):
             row = _row(contest.what.format(count=f"{count:,}"), target, meeting, ours, rival)
             # So few runs show that it works, and no more.
             yield replace(row, target="", met=None) if short and row.figure != FAILED else row
-
-
-class Meeting:
-    """Sides that do the same work in turn. One that fails is out, and why is kept."""
-
-    def __init__(self, sides: Sequence[Peer]) -> None:
-        self._sides = sides
-        self.versions = dict[Peer, str]()
-        self.seconds: dict[Peer, list[float]] = {side: [] for side in sides}
-        self.out = dict[Peer, str]()
-
-    def __enter__(self) -> Meeting:
-        with contextlib.ExitStack() as stack:
-            for side in self._sides:
-                say(f"{side.name}: installing")
-                stack.callback(side.close)
-                self._try(side, lambda side: self.versions.update({side: side.install()}))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def round(self, work: Work, *, measured: bool) -> None:
-        for side in self._sides:
-            self._try(side, lambda side: self._measure(side, work, measured))
-
-    def _measure(self, side: Peer, work: Work, measured: bool) -> None:
-        seconds = rested(lambda: side.run(work))
-        say(f"{side.name}: {len(work.arguments)} x {work.program.name} in {seconds:.2f} s")
-        if measured:
-            self.seconds[side].append(seconds)
-
-    def _try(self, side: Peer, step: Callable[[Peer], None]) -> None:
-        if side in self.out:
-            return
-        try:
-            step(side)
-        except (Failed, LabError, OSError, subprocess.SubprocessError) as error:
-            say(f"error: {side.name} is out: {error}")
-            self.out[side] = str(error)
 
 
 def _row(what: str, target: Target, meeting: Meeting, ours: Peer, rival: Peer) -> Row:

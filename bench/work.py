@@ -6,9 +6,10 @@ doubled or failed, or with other output than it should have.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.installed import Failed
@@ -28,6 +29,11 @@ SQUARE_JAVA = """class Square {
 SPEED = "/var/tmp/speed"
 # As long as the work takes on this host: its speed is a file there.
 LASTS = f"""sleep "$(awk -v work="$1" '{{ print work / $1 }}' {SPEED})" && echo "$1 done"\n"""
+# What has come with a run: how many files, and how many bytes in all.
+COUNT = (
+    """find cargo -type f -printf '%s\\n' | awk '{ files++; bytes += $1 } END { printf "%d %d\\n", files, bytes }'\n"""
+)
+PIECE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,13 @@ class Work:
     program: Path
     arguments: tuple[str, ...]
     lines: tuple[str, ...] = ()
+    cargo: Path | None = (
+        None  # a file or folder that each run finds in its current folder; the arguments are hosts then
+    )
+
+    def part(self, one_of: int) -> Work:
+        """One run of so many."""
+        return replace(self, arguments=self.arguments[::one_of], lines=self.lines[::one_of])
 
     def check(self, who: str, printed: str, codes: Iterable[int]) -> None:
         """Failed unless as many runs as there are arguments ended well, and printed what they should."""
@@ -74,6 +87,25 @@ def lasting(folder: Path, lengths: Iterable[float]) -> Work:
     program.write_text(LASTS)
     arguments = tuple(f"{length:.3f}" for length in lengths)
     return Work(program, arguments, tuple(f"{argument} done" for argument in arguments))
+
+
+def carrying(folder: Path, hosts: tuple[str, ...], files: int, size_bytes: int) -> Work:
+    """For each of these hosts: one file, or a folder of many, of random bytes that nobody has seen before."""
+    program, cargo = folder / "count.sh", folder / "cargo"
+    program.write_text(COUNT)
+    paths = [cargo]
+    if files > 1:
+        cargo.mkdir(exist_ok=True)
+        paths = [cargo / f"{number:05}" for number in range(files)]
+    for path in paths:
+        _fill(path, size_bytes)
+    return Work(program, hosts, (f"{files} {files * size_bytes}",) * len(hosts), cargo)
+
+
+def _fill(path: Path, size_bytes: int) -> None:
+    with path.open("wb") as stream:
+        for at in range(0, size_bytes, PIECE_BYTES):
+            stream.write(os.urandom(min(PIECE_BYTES, size_bytes - at)))
 
 
 def _numbers(count: int) -> tuple[str, ...]:

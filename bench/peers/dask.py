@@ -1,4 +1,4 @@
-"""Dask's SSHCluster over the hosts: a worker on each with as many threads as sshgrid has slots, a subprocess for each run.
+"""Dask's SSHCluster over the hosts: a worker on each, a thread for each slot, a subprocess for each run.
 
 The scheduler is on the first host, and so is a worker. Refuses to copy files: it runs what is on the hosts.
 """

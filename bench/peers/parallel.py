@@ -52,7 +52,7 @@ class Parallel:
         )  # fmt: skip
         taken = time.perf_counter() - start
         if done.returncode != 0:
-            raise Failed(f"{' '.join(command[:20])} ...: status {done.returncode}, said {done.stderr[-500:]!r}")
+            raise Failed(f"{self.name}: status {done.returncode}, said {done.stderr[-500:]!r}")
         work.check(self.name, done.stdout, joblog_codes(self._log))
         return taken
 
@@ -70,4 +70,6 @@ class Parallel:
             return ["--basefile", name, "--cleanup"], IN_EACH[suffix].format(program=name)
         seconds([word.format(program=name) for word in COMPILE[suffix]], cwd=folder)
         result, line = COMPILED[suffix]
-        return [self._way, result, "--cleanup"], line
+        # With each run means into a folder of its own, or the end of one run removes the file of another.
+        apart = ["--workdir", "..."] if self._way == "--transferfile" else []
+        return [*apart, self._way, result, "--cleanup"], line

@@ -5,8 +5,10 @@ The client's own start is measured with each run. Refuses nothing that a sweep t
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.installed import Failed, Grid
@@ -46,3 +48,22 @@ class Sshgrid:
 
     def close(self) -> None:
         self.grid.stop()
+
+
+class SshgridWith(Sshgrid):
+    """`sshgrid run --with` on all hosts at once; the program counts what has come."""
+
+    name = "sshgrid run --with"
+
+    def run(self, work: Work) -> float:
+        def to(host: str) -> subprocess.CompletedProcess[bytes]:
+            return self.grid.run("run", "--on", host, "--with", str(work.cargo), str(work.program))
+
+        start = time.perf_counter()
+        with ThreadPoolExecutor(len(work.arguments)) as pool:
+            ends = list(pool.map(to, work.arguments))
+        taken = time.perf_counter() - start
+        if failed := [end for end in ends if end.returncode != 0]:
+            raise Failed(f"{self.name}: status {failed[0].returncode}, said {failed[0].stderr[-500:]!r}")
+        work.check(self.name, b"".join(end.stdout for end in ends).decode(), [0] * len(ends))
+        return taken
