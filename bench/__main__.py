@@ -53,6 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench")
     parser.add_argument("--repeats", type=int, default=20, help="pairs of each ratio (20)")
     parser.add_argument("--only", choices=PARTS, action="append", help="measure only this part")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each contest with the peers (3)")
     parser.add_argument("--short", action="store_true", help="few runs and one round against the peers: does it work?")
     parser.add_argument("--sshgrid", type=Path, help="an installed command, instead of installing this tree")
     return parser.parse_args()
@@ -68,11 +69,12 @@ def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) ->
         yield from DoorBench(lab, command, home / "door", arguments.repeats).rows()
     if "crowd" in wanted:
         yield from crowd.rows(lab, command, home / "crowd")
+    rounds = 1 if arguments.short else arguments.rounds
     for contest in sweeps.CONTESTS:
         if contest.part in wanted:
-            yield from sweeps.rows(lab, command, home / contest.part, contest, short=arguments.short)
+            yield from sweeps.rows(lab, command, home / contest.part, contest, rounds, short=arguments.short)
     if "backlog" in wanted:
-        yield from backlog.rows(lab, command, home / "backlog", short=arguments.short)
+        yield from backlog.rows(lab, command, home / "backlog", rounds, short=arguments.short)
 
 
 def _machine() -> str:

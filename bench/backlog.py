@@ -18,20 +18,20 @@ from bench.table import Row, rested, say, spread
 from bench.work import TRUE
 from tests.lab.hosts import Lab
 
-MEASURED, ROUNDS, SLOTS = 4000, 3, 2
+MEASURED, SLOTS = 4000, 2
 FEW, MANY = 100, 100_000
 LEAST_RATE, MOST_MIB, MOST_PS_SECONDS = 0.9, 300.0, 1.0
 SHORT = 200
 
 
-def rows(lab: Lab, command: Path, home: Path, *, short: bool) -> Iterator[Row]:
+def rows(lab: Lab, command: Path, home: Path, rounds: int, *, short: bool) -> Iterator[Row]:
     node = {"toolchains": ["executable"], "slots": SLOTS}
     with Grid(command, home, lab.inventory_yaml(fields=dict.fromkeys(lab.hosts, node))) as grid:
         grid.seconds("master", "start")
         grid.wait_for_toolchains({"executable"})
         found = Backlog(grid, SHORT if short else MEASURED)
         found.rate(FEW)
-        pairs = [(found.rate(MANY), found.rate(FEW)) for _ in range(1 if short else ROUNDS)]
+        pairs = [(found.rate(MANY), found.rate(FEW)) for _ in range(rounds)]
     ratios = [many / few for many, few in pairs]
     figure = statistics.median(ratios)
     sides = "{:.0f} / {:.0f} a second".format(*(statistics.median(side) for side in zip(*pairs, strict=True)))
@@ -85,7 +85,7 @@ class Backlog:
         if queued == MANY:
             self._look(behind, moved)
         self._end(behind)
-        rate = (self._measured - before["ended"]) / taken
+        rate: float = (self._measured - before["ended"]) / taken
         say(f"{rate:.0f} a second with {queued} queued")
         return rate
 

@@ -1,6 +1,6 @@
 """Sides that do the same work in turn, A B C A B C, and how long each took.
 
-A side that fails is out for good, and why is kept for its line of the table. Refuses to leave a side's processes behind.
+A side that fails is out for good, and why is kept for its line of the table. Refuses to leave processes behind.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Meeting:
         for side in self._sides:
             self._try(side, lambda side: self.seconds[side].append(_measured(side, work)))
 
-    def _try(self, side: Peer, step: Callable[[Peer], None | float]) -> None:
+    def _try(self, side: Peer, step: Callable[[Peer], float | None]) -> None:
         if side in self.out:
             return
         try:

@@ -62,7 +62,6 @@ class Contest:
     part: str
     what: str
     count: int
-    rounds: int
     work: Callable[[Path, int, int], Work]
     toolchain: str
     targets: Sequence[Target]
@@ -96,47 +95,47 @@ COPIERS = (Target(partial(Copying, tar=False), ">=", 1), Target(partial(Copying,
 IN_EACH = Target(partial(Parallel, way="compiled in each run"), "<=", 0.2)
 CONTESTS = (
     Contest(
-        *("true", "{count} x true", 2000, 3, _nothing, "executable"),
+        *("true", "{count} x true", 2000, _nothing, "executable"),
         (
-            Target(Parallel, ">=", 10),
+            Target(lambda ground: Share(Parallel(ground), 4), ">=", 10),
             Target(HyperQueue, ">=", 2),
             Target(Limit, ">=", 0.3),
             Target(Dask),
-            Target(Xargs),
+            Target(lambda ground: Share(Xargs(ground), 4)),
         ),
     ),
     Contest(
-        *("c", "{count} runs of a new C file", 200, 3, partial(_squares, "c"), "c"),
+        *("c", "{count} runs of a new C file", 200, partial(_squares, "c"), "c"),
         (IN_EACH, Target(Parallel, "<=", 0.4), Target(partial(Parallel, way="--transferfile"))),
     ),
     Contest(
-        *("java", "{count} runs of a new Java file", 200, 3, partial(_squares, "java"), "java"),
+        *("java", "{count} runs of a new Java file", 200, partial(_squares, "java"), "java"),
         (
             Target(lambda ground: Share(Parallel(ground, "compiled in each run"), 5), "<=", 0.2),
             Target(Parallel, "<=", 0.4),
         ),
     ),
     Contest(
-        *("mixed", "{count} runs of mixed length, hosts of unlike speed", 40, 3, _mixed, "sh"),
+        *("mixed", "{count} runs of mixed length, hosts of unlike speed", 40, _mixed, "sh"),
         (Target(partial(LowerBound, speeds=SPEEDS), "<=", 1.1), Target(Parallel, "<", 1)),
         slots=1,
         speeds=SPEEDS,
     ),
-    Contest(*("1gb", "{count} MB in one file to 4 hosts", 1000, 2, _one_file, "sh"), COPIERS, ours=SshgridWith),
-    Contest(*("5000", "{count} files of 2 KB to 4 hosts", 5000, 3, _small_files, "sh"), COPIERS, ours=SshgridWith),
+    Contest(*("1gb", "{count} MB in one file to 4 hosts", 1000, _one_file, "sh"), COPIERS, ours=SshgridWith),
+    Contest(*("5000", "{count} files of 2 KB to 4 hosts", 5000, _small_files, "sh"), COPIERS, ours=SshgridWith),
 )
 PARTS = tuple(contest.part for contest in CONTESTS)
 FAILED = "FAILED"
 SHORT = 16  # runs in a short contest, and in the warm-up
 
 
-def rows(lab: Lab, command: Path, home: Path, contest: Contest, *, short: bool) -> Iterator[Row]:
+def rows(lab: Lab, command: Path, home: Path, contest: Contest, rounds: int, *, short: bool) -> Iterator[Row]:
     """One for each target."""
     _set_speeds(lab, contest)
     with Ground(lab, home, contest.slots) as ground:
         ours = contest.ours(ground, command, {contest.toolchain}, contest.speeds)
         rivals = [target.peer(ground) for target in contest.targets]
-        count, rounds = (SHORT, 1) if short else (contest.count, contest.rounds)
+        count = SHORT if short else contest.count
         with Meeting([ours, *rivals]) as meeting:
             meeting.warm_up(contest.work(home, SHORT, 0))
             for number in range(1, rounds + 1):
@@ -150,7 +149,7 @@ def rows(lab: Lab, command: Path, home: Path, contest: Contest, *, short: bool) 
 def _row(what: str, target: Target, meeting: Meeting, ours: Peer, rival: Peer) -> Row:
     what = f"{what} / {rival.name}"
     if out := meeting.out.get(ours) or meeting.out.get(rival):
-        return Row(what, FAILED, "", target.text, False, out.splitlines()[0][:100])
+        return Row(what, FAILED, "", target.text, False, out.splitlines()[0][:80])
     mine, theirs = meeting.seconds[ours], meeting.seconds[rival]
     ratios = [target.figure(*pair) for pair in zip(mine, theirs, strict=True)]
     figure = statistics.median(ratios)
