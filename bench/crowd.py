@@ -1,7 +1,8 @@
-"""What many connected hosts cost the master: 200 nodes, each with its own connection and a load sample a second.
+"""What many connected hosts cost the master, each with its own connection and a load sample a second.
 
-The nodes are 200 names for the four sshd of the lab, each with a working folder of its own; their processes are not the
-master's and do not count. Refuses the figure when a node was not up, or its last sample was old.
+200 of them are names for the four sshd of the lab, each with a working folder of its own; 1,000 are played by one
+process. Neither's work is the master's, nor counted. Refuses the figure when a node was not up, or its last sample was
+old.
 """
 
 from __future__ import annotations
@@ -15,63 +16,157 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.installed import Failed, Grid
+from bench.standins import USER, standins
 from bench.table import Row, say, spread
 from tests.lab.hosts import Lab
 
 NODES = 200
+MOST_OF_A_CORE = 0.10
+MANY_NODES = 1000
+MOST_OF_A_CORE_FOR_MANY = 0.40
+MOST_MIB_FOR_MANY = 200
+MOST_SECONDS_OF_NODES = 0.5
 WINDOW_SECONDS = 20.0
 WINDOWS = 3
-MOST_OF_A_CORE = 0.10
+RUNS = 10
 OLD_SECONDS = 3.0
+CONNECTED_SECONDS = 120.0
 
 
 def rows(lab: Lab, command: Path, home: Path) -> Iterator[Row]:
-    with Grid(command, home, _inventory(lab)) as grid:
+    """200 nodes behind real sshd."""
+    with Grid(command, home, _inventory(_named(lab))) as grid:
         grid.seconds("master", "start")
         say(f"waiting until {NODES} nodes are up and have proved sh")
         grid.wait_for_toolchains({"sh"}, deadline_seconds=900)
         pid = grid.json("master", "status")["pid"]
-        shares = [_share(grid, pid) for _ in range(WINDOWS)]
-        figure = statistics.median(shares)
-        yield Row(
-            f"master with {NODES} nodes, a sample a second each: share of a core",
-            f"{figure:.1%}",
-            f"{min(shares):.1%}..{max(shares):.1%}",
-            f"< {MOST_OF_A_CORE:.0%}",
-            figure < MOST_OF_A_CORE,
-            f"{WINDOWS} x {WINDOW_SECONDS:.0f} s of /proc/PID/stat",
-        )
-        yield Row("the same: memory of the master", f"{memory_mib(pid):.0f} MiB", "", note="VmRSS")
-        runs = [grid.seconds("run", str(_program(home)), expected=b"hello\n") * 1000 for _ in range(10)]
-        yield Row(
-            "the same: a warm run of a sh program",
-            f"{statistics.median(runs):.0f} ms",
-            spread(runs, 0),
-            note=f"{len(runs)} runs, on nodes that did not have it",
-        )
+        yield _share_row(grid, pid, NODES, MOST_OF_A_CORE)
+        yield _memory_row(pid)
+        yield _run_row(grid, home, "on nodes that did not have it")
 
 
-def _inventory(lab: Lab) -> str:
+def many_rows(lab: Lab, command: Path, home: Path) -> Iterator[Row]:
+    """1,000 nodes that are played, and the lab's for the runs."""
+    home.mkdir()
+    with standins(home / "standins") as port:
+        nodes = {**_played(home / "standins", port), **_real(lab)}
+        with Grid(command, home / "grid", _inventory(nodes)) as grid:
+            yield _connect_row(grid)
+            pid = grid.json("master", "status")["pid"]
+            yield _share_row(grid, pid, MANY_NODES, MOST_OF_A_CORE_FOR_MANY)
+            memory = memory_mib(pid)
+            met = memory < MOST_MIB_FOR_MANY
+            yield Row(
+                "the same: memory of the master", f"{memory:.0f} MiB", "", f"< {MOST_MIB_FOR_MANY} MiB", met, "VmRSS"
+            )
+            yield _nodes_row(grid)
+            yield _run_row(grid, home, f"on {len(lab.hosts)} real hosts beside them")
+
+
+# --- rows
+
+
+def _share_row(grid: Grid, pid: int, nodes: int, at_most: float) -> Row:
+    shares = [_share(grid, pid) for _ in range(WINDOWS)]
+    figure = statistics.median(shares)
+    return Row(
+        f"master with {nodes:,} nodes, a sample a second each: share of a core",
+        f"{figure:.1%}",
+        f"{min(shares):.1%}..{max(shares):.1%}",
+        f"< {at_most:.0%}",
+        figure < at_most,
+        f"{WINDOWS} x {WINDOW_SECONDS:.0f} s of /proc/PID/stat",
+    )
+
+
+def _memory_row(pid: int, at_most: float | None = None) -> Row:
+    figure = memory_mib(pid)
+    what, met = "the same: memory of the master", None if at_most is None else figure < at_most
+    return Row(what, f"{figure:.0f} MiB", "", "" if at_most is None else f"< {at_most:.0f} MiB", met, "VmRSS")
+
+
+def _connect_row(grid: Grid) -> Row:
+    begin = time.monotonic()
+    grid.seconds("master", "start")
+    say(f"waiting until {MANY_NODES} nodes are up")
+    while down := [node for node in grid.json("nodes")["nodes"] if node["cpu"] is None]:
+        if time.monotonic() - begin > CONNECTED_SECONDS:
+            raise Failed(f"{len(down)} nodes are not up, the first is {down[0]}")
+        time.sleep(0.2)
+    taken = time.monotonic() - begin
+    what = f"no master, until {MANY_NODES:,} nodes are connected and sampled"
+    return Row(what, f"{taken:.1f} s", "", note="the other ends share the processors")
+
+
+def _nodes_row(grid: Grid) -> Row:
+    taken = [grid.seconds("nodes") for _ in range(RUNS)]
+    figure = statistics.median(taken)
+    return Row(
+        "the same: sshgrid nodes",
+        f"{figure * 1000:.0f} ms",
+        spread([1000 * each for each in taken], 0),
+        f"< {MOST_SECONDS_OF_NODES * 1000:.0f} ms",
+        figure < MOST_SECONDS_OF_NODES,
+        f"{RUNS} times",
+    )
+
+
+def _run_row(grid: Grid, home: Path, where: str) -> Row:
+    program = home / "hello.sh"
+    program.write_text("echo hello\n")
+    runs = [grid.seconds("run", str(program), expected=b"hello\n") * 1000 for _ in range(RUNS)]
+    figure = f"{statistics.median(runs):.0f} ms"
+    return Row("the same: a warm run of a sh program", figure, spread(runs, 0), note=f"{len(runs)} runs, {where}")
+
+
+# --- nodes
+
+
+def _inventory(nodes: dict[str, dict[str, object]]) -> str:
+    return "\n".join(("version: 1", "nodes:", *(f"  {name}: {json.dumps(node)}" for name, node in nodes.items()), ""))
+
+
+def _named(lab: Lab) -> dict[str, dict[str, object]]:
     hosts = list(lab)
-    lines = ["version: 1", "nodes:"]
-    for number in range(NODES):
-        host = hosts[number % len(hosts)]
-        node = {
-            "host": host.address,
-            "user": "grid",
-            "identity_file": str(lab.identity_file),
-            "known_hosts": str(lab.known_hosts),
-            "toolchains": ["sh"],
+    return {
+        f"n{number:03d}": {
+            "host": hosts[number % len(hosts)].address,
             "workdir": f"/var/tmp/crowd/n{number:03d}",
+            **_login(lab),
         }
-        lines.append(f"  n{number:03d}: {json.dumps(node)}")
-    return "\n".join((*lines, ""))
+        for number in range(NODES)
+    }
 
 
-def _program(home: Path) -> Path:
-    path = home / "hello.sh"
-    path.write_text("echo hello\n")
-    return path
+def _real(lab: Lab) -> dict[str, dict[str, object]]:
+    return {host.name: {"host": host.address, **_login(lab)} for host in lab}
+
+
+def _login(lab: Lab) -> dict[str, object]:
+    return {
+        "user": "grid",
+        "identity_file": str(lab.identity_file),
+        "known_hosts": str(lab.known_hosts),
+        "toolchains": ["sh"],
+    }
+
+
+def _played(folder: Path, port: int) -> dict[str, dict[str, object]]:
+    """Each at an address of its own, as not many at a time knock at one."""
+    return {
+        f"p{number:04d}": {
+            "host": f"127.1.{number // 250}.{number % 250 + 1}",
+            "port": port,
+            "user": USER,
+            "identity_file": str(folder / "id_ed25519"),
+            "known_hosts": str(folder / "known_hosts"),
+            "toolchains": [],
+        }
+        for number in range(MANY_NODES)
+    }
+
+
+# --- measuring
 
 
 def _share(grid: Grid, pid: int) -> float:

@@ -11,22 +11,24 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Sequence
 
 import msgspec
 
 from sshgrid import intake, lifecycle, placement, toolchains
-from sshgrid.engines import Finish, Keyboard
+from sshgrid.batches import BatchSink, Ends, Running, by_batch
+from sshgrid.engines import Finish, Keyboard, place_in
 from sshgrid.errors import HostError, NeverBegan, SshgridError, StoreError
 from sshgrid.jobbook import JobBook
-from sshgrid.jobscript import LEASE_MARGIN_SECONDS, Order, run_name
-from sshgrid.member import Member
+from sshgrid.jobscript import LEASE_MARGIN_SECONDS, Order, make_batch, run_name
+from sshgrid.member import Member, Share
 from sshgrid.model import (
     Attempt,
     AttemptRecord,
     Cancelled,
     Crashed,
     Exited,
+    Fetched,
     HostLost,
     Job,
     JobId,
@@ -56,30 +58,17 @@ KEYS_WAITING = 64  # pieces of input; a client that types faster than the progra
 CLAIM_KEPT_SECONDS = 20.0
 
 
-class _Running:
-    """One attempt as it goes: its task, and the record that is not worth a commit for every step."""
-
-    def __init__(self, attempt: Attempt, record: AttemptRecord, run: str) -> None:
-        self.attempt = attempt
-        self.record = record
-        self.run = run
-        self.task: asyncio.Task[None] | None = None
-        self.ending: asyncio.Task[None] | None = None
-        self.refused = False  # its run folder was claimed against it by a cancel: it never started
-        self.never_began = False  # the same, by somebody who looked for it
-
-
 class _JobSink:
     """Brings an attempt's news to disk first and to the watchers second."""
 
-    def __init__(self, book: JobBook, spool: Spool, running: _Running) -> None:
+    def __init__(self, book: JobBook, spool: Spool, running: Running) -> None:
         self._book = book
         self._spool = spool
         self._running = running
 
     def kept(self, stream: str) -> int:
         attempt = self._running.attempt
-        return self._spool.size(attempt.job, attempt.number, stream)
+        return self._spool.go_on(attempt.job, attempt.number, stream)
 
     async def output(self, stream: str, piece: bytes) -> None:
         attempt = self._running.attempt
@@ -101,6 +90,17 @@ class _JobSink:
         if self._running.record.compiled is not compiled:
             self._change(compiled=compiled)
 
+    def room(self) -> int:
+        job = self._book.current(self._running.attempt.job)
+        return 0 if job.cancel_requested else self._spool.room()
+
+    async def again(self, stream: str) -> None:
+        attempt = self._running.attempt
+        self._spool.restart(attempt.job, attempt.number, stream)
+
+    async def fetched(self, fetched: Fetched) -> None:
+        self._change(fetched=fetched)
+
     def _change(self, **changes: object) -> None:
         self._running.record = msgspec.structs.replace(self._running.record, **changes)
         self._book.board.tell(self._running.attempt.job)
@@ -113,7 +113,7 @@ class Attempts:
         self._book = book
         self._roster = roster
         self._spool = roster.spool
-        self._running: dict[JobId, _Running] = {}
+        self._running: dict[JobId, Running] = {}
         self._keyboards: dict[JobId, Keyboard] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._cleaning: set[asyncio.Task[None]] = set()  # of these, what removes ended runs from nodes right now
@@ -126,17 +126,41 @@ class Attempts:
             self._say_moved(job, attempt)
         self._launch(job, attempt, resume=False)
 
-    def resume(self, job: Job) -> None:
-        """Find a run that an earlier master started."""
-        last = job.attempts[-1]
-        self._launch(job, Attempt(job.id, last.number, last.node), resume=True)
+    def begin_batch(self, found: Sequence[tuple[Job, Attempt]]) -> None:
+        """The same for tasks that go to one slot of a node together."""
+        self._launch_batch([job for job, _ in found], resume=False)
+
+    def resume(self, jobs: Iterable[Job]) -> None:
+        """Find the runs that an earlier master started."""
+        alone, batches = by_batch(jobs)
+        for job in alone:
+            last = job.attempts[-1]
+            self._launch(job, Attempt(job.id, last.number, last.node), resume=True)
+        for batch in batches:
+            self._launch_batch(batch, resume=True)
+
+    def _launch_batch(self, jobs: Sequence[Job], *, resume: bool) -> None:
+        name, node = jobs[0].attempts[-1].batch, jobs[0].attempts[-1].node
+        batch = []
+        for job in jobs:
+            attempt = Attempt(job.id, job.attempts[-1].number, node)
+            running = Running(attempt, job.attempts[-1], run_name(self._book.store.grid, attempt))
+            batch.append(running)
+            self._running[job.id] = running
+        if member := self._roster.members.get(node):
+            member.begun(name)
+        task = self._spawn(self._batch(name, node, jobs, batch, resume), f"batch {name}")
+        for job, running in zip(jobs, batch, strict=True):
+            running.task = task
+            if resume and job.cancel_requested:
+                self.end(job, lifecycle_signal(job))
 
     def _launch(self, job: Job, attempt: Attempt, *, resume: bool) -> None:
         run = run_name(self._book.store.grid, attempt)
-        running = _Running(attempt, job.attempts[-1], run)
+        running = Running(attempt, job.attempts[-1], run)
         self._running[job.id] = running
         if member := self._roster.members.get(attempt.node):
-            member.begun(run)
+            member.begun(run, Share(job.submission.slots, job.attempts[-1].gpus))
         running.task = self._spawn(self._attempt(job, running, resume), f"attempt {attempt}")
         self._book.board.tell(job.id)
         if resume and job.cancel_requested:
@@ -172,7 +196,7 @@ class Attempts:
 
     # --- one attempt
 
-    async def _attempt(self, job: Job, running: _Running, resume: bool) -> None:
+    async def _attempt(self, job: Job, running: Running, resume: bool) -> None:
         member = self._roster.members.get(running.attempt.node)
         if member is None:
             self._settle(running, Finish(HostLost(f"{running.attempt.node} is no longer in the inventory")))
@@ -181,8 +205,6 @@ class Attempts:
             finish = await self._outcome(job, running, member, resume)
         finally:
             member.ended(running.run)
-        if running.ending is not None:
-            running.ending.cancel()
         self._settle(running, finish)
         # A start that is still on its way meets the folder until the node would refuse it as too late anyway.
         late_start = running.refused or running.never_began
@@ -192,7 +214,50 @@ class Attempts:
             self._cleaning.add(cleaning)
             cleaning.add_done_callback(self._cleaning.discard)
 
-    async def _outcome(self, job: Job, running: _Running, member: Member, resume: bool) -> Finish:
+    async def _batch(self, name: str, node: str, jobs: Sequence[Job], batch: Sequence[Running], resume: bool) -> None:
+        member = self._roster.members.get(node)
+        if member is None:
+            gone = Finish(HostLost(f"{node} is no longer in the inventory"))
+            self._settle_all([(running, gone) for running in batch])
+            return
+        sink = BatchSink(self._book, self._spool, batch, self._settle_all, lambda: self._release(member, name))
+        try:
+            lost = await self._rest_of_batch(jobs, batch, member, sink, resume)
+        finally:
+            member.ended(name)
+        self._settle_all([(running, lost) for running in sink.rest.values()])
+        cleaning = self._spawn(self._discard(member, name), f"clean {name}")
+        self._cleaning.add(cleaning)
+        cleaning.add_done_callback(self._cleaning.discard)
+
+    def _release(self, member: Member, name: str) -> None:
+        member.let_go(name)
+        self._book.wake.set()
+
+    async def _rest_of_batch(
+        self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, sink: BatchSink, resume: bool
+    ) -> Finish:
+        """Follow a batch; what became of those tasks of which no end was told."""
+        try:
+            if resume:
+                await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
+            source = self._source(jobs[0].submission.program, resume)
+            orders = [self._order(job, run, member, resume, source) for job, run in zip(jobs, batch, strict=True)]
+            name = batch[0].record.batch
+            await member.engine.run_batch(make_batch(orders, name=name), sink, resume=resume)
+            return Finish(HostLost("the run was not told of"))
+        except HostError as error:
+            log.info("%s on %s: %s", batch[0].record.batch, member.name, error.reason)
+            return Finish(HostLost(error.reason))
+        except StoreError:
+            raise
+        except SshgridError as error:
+            return Finish(ToolchainBroken(error.message))
+        except Exception as error:
+            log.exception("%s on %s", batch[0].record.batch, member.name)
+            return Finish(Crashed(f"{type(error).__name__}: {error}"))
+
+    async def _outcome(self, job: Job, running: Running, member: Member, resume: bool) -> Finish:
         try:
             if resume:
                 await member.connected(self._patience(job, running))
@@ -217,7 +282,7 @@ class Attempts:
             log.exception("attempt %s on %s", running.attempt, member.name)
             return Finish(Crashed(f"{type(error).__name__}: {error}"))
 
-    def _patience(self, job: Job, running: _Running) -> float:
+    def _patience(self, job: Job, running: Running) -> float:
         """Seconds that a master waits for the node of a run which an earlier one started."""
         if job.submission.on_host_loss is OnHostLoss.WAIT:
             return math.inf
@@ -225,7 +290,8 @@ class Attempts:
         margin = LEASE_MARGIN_SECONDS if job.submission.on_host_loss is OnHostLoss.FENCE else 0.0
         return lifecycle.patience(self._roster.retry, time.time() - running.record.began) + margin
 
-    def _order(self, job: Job, running: _Running, member: Member, resume: bool) -> Order:
+    def _order(self, job: Job, running: Running, member: Member, resume: bool, source: bytes | None = None) -> Order:
+        """`source`: what the main file says, when it was read already."""
         program = job.submission.program
         row = self._roster.language(program.language)
         found = member.toolchains.get(program.language)
@@ -233,7 +299,8 @@ class Attempts:
             found = intake.stand_in(row)  # it runs already: what the node has now no longer matters
         if found is None or member.facts is None:
             raise SshgridError(f"{member.name} no longer has {program.language}")
-        recipe = toolchains.recipe(row, found, program, self._source(program, resume), member.facts)
+        source = self._source(program, resume) if source is None else source
+        recipe = toolchains.recipe(row, found, program, source, member.facts)
         words = f"{found.language} {found.version}".strip()
         asked = job.submission
         order = Order(
@@ -246,6 +313,7 @@ class Attempts:
             asked.keep_children,
             asked.on_host_loss,
             max(0.0, time.time() - running.record.began) if resume else 0.0,
+            running.record.gpus,
         )
         isolation = order.isolation(member.facts)
         running.record = msgspec.structs.replace(running.record, toolchain=words, isolation=isolation)
@@ -253,7 +321,7 @@ class Attempts:
 
     def _source(self, program: Program, resume: bool) -> bytes:
         """What the main file says. Without the files (a queue was restored alone) only this one job cannot run."""
-        files = program.files if program.stdin is None else (*program.files, program.stdin)
+        files = program.uploads
         lost = self._spool.missing(file.sha256 for file in files)
         if lost and resume:
             return b""  # it has all it needs: nothing is sent to a run that is under way
@@ -262,26 +330,42 @@ class Attempts:
             raise SshgridError(f"{names} is no longer in the spool beside the queue")
         return self._spool.read(next(file for file in program.files if file.name == program.entry).sha256)
 
-    def _settle(self, running: _Running, finish: Finish) -> None:
-        """The result on disk, then in memory, then told."""
+    def _settle(self, running: Running, finish: Finish) -> None:
+        self._settle_all([(running, finish)])
+
+    def _settle_all(self, ends: Ends) -> None:
+        """The results on disk, then in memory, then told."""
+        now = time.time()
+        self._spool.sync([(running.attempt.job, running.attempt.number) for running, _ in ends])
+        with self._book.store.batch():
+            settled = [found for running, finish in ends if (found := self._settle_one(running, finish, now))]
+        for running, _ in ends:
+            if self._running.get(running.attempt.job) is running:
+                del self._running[running.attempt.job]
+                self._keyboards.pop(running.attempt.job, None)
+            if running.ending is not None:
+                running.ending.cancel()
+        for attempt, job in settled:
+            record = job.attempts[-1]
+            assert record.outcome is not None
+            self._judge_node(attempt, record, record.outcome)
+            log.info("attempt %s on %s: %s", attempt, attempt.node, record.outcome)
+            self._book.keep(job)
+
+    def _settle_one(self, running: Running, finish: Finish, now: float) -> tuple[Attempt, Job] | None:
+        """In the store; None for late news."""
         attempt = running.attempt
         job = self._book.current(attempt.job)
-        now = time.time()
         outcome = self._as_cancelled(job, finish.outcome)
         record = msgspec.structs.replace(running.record, outcome=outcome, ended=now, usage=finish.usage)
-        views = self._roster.views()
-        others = placement.others(views, job.submission, job.excluded | {attempt.node})
+        others = isinstance(outcome, HostLost | ToolchainBroken) and placement.others(
+            self._roster.views(), job.submission, job.excluded | {attempt.node}
+        )
         settled = lifecycle.settle(job, record, outcome, self._roster.retry, now, self._roster.rng, others)
-        self._spool.sync(attempt.job, attempt.number)
-        if self._running.get(attempt.job) is running:
-            del self._running[attempt.job]
-            self._keyboards.pop(attempt.job, None)
         if settled.phase is Phase.RUNNING or not self._book.store.settle(attempt, record, settled):
             log.info("attempt %s: late news dropped", attempt)
-            return
-        self._judge_node(attempt, record, outcome)
-        log.info("attempt %s on %s: %s", attempt, attempt.node, outcome)
-        self._book.keep(settled)
+            return None
+        return attempt, settled
 
     def _judge_node(self, attempt: Attempt, record: AttemptRecord, outcome: Outcome) -> None:
         member = self._roster.members.get(attempt.node)
@@ -298,8 +382,8 @@ class Attempts:
             return Cancelled(job.cancel_by)
         return outcome
 
-    async def _discard(self, member: Member, run: str, pause: float) -> None:
-        """Nothing of the run stays on the node. A node that is away is asked when it is back."""
+    async def _discard(self, member: Member, run: str, pause: float = 0.0) -> None:
+        """Nothing of the run, or batch, stays on the node. A node that is away is asked when it is back."""
         member.claims.add(run)
         await asyncio.sleep(pause)
         member.claims.discard(run)
@@ -325,7 +409,7 @@ class Attempts:
         running = self._running.get(job.id)
         member = self._roster.members.get(running.attempt.node) if running else None
         if running and member:
-            await member.engine.signal(running.run, name)
+            await member.engine.signal(place_in(running.record.batch, running.run), name)
 
     async def typed(self, job: Job, piece: bytes) -> None:
         """Standard input of an interactive run, kept until it begins; words for one that has ended are dropped."""
@@ -353,7 +437,7 @@ class Attempts:
             running.ending.cancel()
         running.ending = self._spawn(self._escalate(running, signal), f"end {running.attempt}")
 
-    async def _escalate(self, running: _Running, signal: str) -> None:
+    async def _escalate(self, running: Running, signal: str) -> None:
         member = self._roster.members.get(running.attempt.node)
         if member is None:
             return
@@ -364,16 +448,18 @@ class Attempts:
             await self._until_sent(running, member, "KILL")
             await asyncio.sleep(1.0)
 
-    async def _until_sent(self, running: _Running, member: Member, name: str) -> None:
+    async def _until_sent(self, running: Running, member: Member, name: str) -> None:
         """A run that has not begun is refused its folder; one on a silent node is asked until it answers."""
         while True:
             try:
-                if await member.engine.signal(running.run, name):
+                place = place_in(running.record.batch, running.run)
+                if await member.engine.signal(place, name):
                     return
-                if await member.engine.refuse(running.run):
-                    running.refused = True
-                    assert running.task is not None
-                    running.task.cancel()
+                if await member.engine.refuse(place):
+                    if not running.record.batch:  # there it ends as its batch comes to it
+                        running.refused = True
+                        assert running.task is not None
+                        running.task.cancel()
                     return
             except HostError as error:
                 log.info("%s: cannot send %s to %s yet: %s", member.name, name, running.run, error.reason)

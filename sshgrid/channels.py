@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
 import asyncssh
 
@@ -19,7 +20,9 @@ from sshgrid.model import Node, Noun
 
 GREETING_SECONDS = 15
 ANSWER_SECONDS = 30
+POUR_SECONDS = 300  # a disk may be slow to give the first byte
 READ_BYTES = 256 * 1024
+MOST_LINE_BYTES = 4096
 # Some login files read one line of standard input: let it be this one.
 PADDING = b"# " + b"." * 60 + b"\n"
 
@@ -109,6 +112,23 @@ class Shell:
                 return spoken
         raise Dropped(self._node.name, "the connection ended")
 
+    async def pour(self, script: bytes) -> AsyncGenerator[bytes, None]:
+        """What a script writes, to its end, which is the shell's too. Raises Dropped when that was not its own end."""
+        self.write(script)
+        self._process.stdin.write_eof()
+        try:
+            while True:
+                async with asyncio.timeout(POUR_SECONDS):
+                    piece = await self._process.stdout.read(READ_BYTES)
+                if not piece:
+                    break
+                yield piece
+            await self._process.wait()
+        except TimeoutError as error:
+            raise Dropped(self._node.name, f"no bytes for {POUR_SECONDS} s") from error
+        if self._process.exit_status is None and self._process.exit_signal is None:
+            raise Dropped(self._node.name, "the connection ended")
+
     def close(self) -> None:
         """Say goodbye; nothing more is asked."""
         self._process.close()
@@ -117,6 +137,27 @@ class Shell:
         """Every further line, for a shell that is no longer asked. Ends with the connection."""
         while line := await self._process.stdout.readline():
             yield line
+
+    async def hear(self, hear: Callable[[bytes], None]) -> None:
+        """As `lines`, for what every node says every second: no task is woken for it. Ends with the connection."""
+        await self._process.redirect_stdout(LineEars(hear))
+        await self._process.stdout.read(1)  # there is nothing left to read but the end, or the error that caused it
+
+
+class LineEars(io.BytesIO):
+    """What asyncssh takes for a file: hands on each whole line."""
+
+    def __init__(self, hear: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._hear = hear
+        self._rest = b""
+
+    def write(self, piece: bytes) -> int:  # type: ignore[override]
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        self._rest = self._rest[:MOST_LINE_BYTES]
+        for line in lines:
+            self._hear(line)
+        return len(piece)
 
 
 class Spoken(Noun, frozen=True):

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import msgspec
 
-from sshgrid import selectors, sweeps, toolchains
+from sshgrid import globs, selectors, sweeps, toolchains
 from sshgrid.errors import NoSuchNode, UnknownLanguage, UsageError
 from sshgrid.model import Facts, Language, Limits, Program, Submission, Toolchain
 from sshgrid.spool import Spool
@@ -21,6 +21,7 @@ from sshgrid.toolchains.versions import parse_constraint
 MAX_SECONDS = 10 * 365 * 86400.0
 MAX_BYTES = 1 << 62
 MAX_RETRIES = 1000
+MAX_SLOTS = 10_000
 MAX_PROCESSES = 1 << 22  # of Linux: PID_MAX_LIMIT, see proc_sys_kernel(5)
 # Of Linux, see execve(2): MAX_ARG_STRLEN without its closing NUL byte, and a quarter of the usual stack.
 MAX_ARGUMENT_BYTES = 131_071
@@ -36,6 +37,7 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
     program = submission.program
     toolchains.check_program(program)
     _check_wishes(submission)
+    globs.check(program.fetch)
     if missing := spool.missing(digests(submission)):
         raise UsageError(f"{len(missing)} files of this job were not uploaded")
     source = spool.read(next(file.sha256 for file in program.files if file.name == program.entry))
@@ -48,9 +50,8 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
 
 def digests(submission: Submission) -> Collection[str]:
     """The SHA-256 of every file that a submission needs: the program's, its input, the parameters of a sweep."""
-    program = submission.program
-    files = (*program.files, program.stdin, submission.sweep.table if submission.sweep else None)
-    return {file.sha256 for file in files if file is not None}
+    files = (*submission.program.uploads, *([submission.sweep.table] if submission.sweep else ()))
+    return {file.sha256 for file in files}
 
 
 def stand_in(row: Language) -> Toolchain:
@@ -76,6 +77,8 @@ def _check_wishes(submission: Submission) -> None:
     _check_limits(submission.program.limits)
     if submission.retries is not None and not 0 <= submission.retries <= MAX_RETRIES:
         raise UsageError(f"retries must be 0 to {MAX_RETRIES}, not {submission.retries}")
+    if not 1 <= submission.slots <= MAX_SLOTS or not 0 <= submission.gpus <= MAX_SLOTS:
+        raise UsageError(f"{submission.slots} slots and {submission.gpus} GPUs: no node has as many", "--slots 4")
     if submission.on:
         with suppress(NoSuchNode):  # which nodes there are is asked later; here only whether it is a selector
             selectors.nodes(submission.on, ())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -56,16 +56,22 @@ class JobBook:
         self.board.tell(job.id)
         self.wake.set()
 
-    def begin(self, job: Job, node: str, now: float) -> tuple[Job, Attempt] | None:
+    def begin(self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()) -> tuple[Job, Attempt] | None:
         """Claim a node for a job that waits; None when the store says that it may not begin."""
         if job.id < 0 and not job.attempts:
-            attempt = self.store.begin_task(job, node, now)
-            job = msgspec.structs.replace(job, phase=Phase.RUNNING, attempts=(AttemptRecord(1, node, now),))
-            self.keep(job)
-            return job, attempt
-        found = self.store.begin(job.id, node, now)
+            return self.begin_tasks([job], AttemptRecord(1, node, now, gpus=gpus))[0]
+        found = self.store.begin(job.id, node, now, gpus)
         job = self.reread(job.id)
         return None if found is None else (job, found)
+
+    def begin_tasks(self, tasks: Sequence[Job], record: AttemptRecord) -> list[tuple[Job, Attempt]]:
+        """Claim a node for tasks of a sweep that have never begun: all of them, or none."""
+        with self.store.batch():
+            attempts = [self.store.begin_task(task, record) for task in tasks]
+        begun = [msgspec.structs.replace(task, phase=Phase.RUNNING, attempts=(record,)) for task in tasks]
+        for job in begun:
+            self.keep(job)
+        return list(zip(begun, attempts, strict=True))
 
     def reread(self, job_id: JobId) -> Job:
         """As `keep`, with what the store says."""
@@ -92,16 +98,26 @@ class JobBook:
     def in_phase(self, phase: Phase) -> list[Job]:
         return [job for job in self._active.values() if job.phase is phase]
 
+    def has_begun(self, job_id: JobId) -> bool:
+        job = self._active.get(job_id)
+        return job is not None and job.phase is Phase.RUNNING
+
     def count(self, owner: str, phase: Phase) -> int:
+        """How many jobs of this user wait, or how many slots they have."""
+        if phase is Phase.RUNNING:
+            return self.running_by_owner().get(owner, 0)
         return sum(job.owner == owner and job.phase is phase for job in self._active.values())
 
     def running_by_owner(self) -> Mapping[str, int]:
-        return Counter(job.owner for job in self.in_phase(Phase.RUNNING))
+        """How many slots each user has: the tasks of a batch share one."""
+        return Counter(job.owner for job in self._one_of_each_slot())
 
     def nodes_in_use(self, owner: str) -> list[str]:
-        """Of each running job of this user the node."""
-        running = self.in_phase(Phase.RUNNING)
-        return [job.attempts[-1].node for job in running if job.owner == owner and job.attempts]
+        """Of each slot that this user has the node."""
+        return [job.attempts[-1].node for job in self._one_of_each_slot() if job.owner == owner and job.attempts]
+
+    def _one_of_each_slot(self) -> Iterable[Job]:
+        return {slot_of(job): job for job in self.in_phase(Phase.RUNNING)}.values()
 
     @property
     def idle(self) -> bool:
@@ -112,3 +128,8 @@ class JobBook:
         """A node came, went or changed: every waiting job may have something to decide, and to tell."""
         self.wake.set()
         self.board.tell_all()
+
+
+def slot_of(job: Job) -> object:
+    """What stands for the slot that a running job has: tasks with the same one run one after the other in it."""
+    return (job.attempts[-1].batch if job.attempts else "") or job.id

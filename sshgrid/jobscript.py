@@ -7,7 +7,9 @@ part of a command line of ssh. Refuses a NUL byte, which no argument can carry.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+
+import msgspec
 
 from sshgrid import toolchains
 from sshgrid.errors import UsageError
@@ -41,10 +43,18 @@ class Order(Noun, frozen=True):
     keep_children: bool = False
     on_host_loss: OnHostLoss = OnHostLoss.RELAUNCH
     worked_seconds: float = 0.0  # of a run that an earlier master started: how long ago
+    gpus: tuple[int, ...] = ()  # numbers of those that it may see
 
     def isolation(self, facts: Facts) -> str:
         """What keeps the run apart on that node. A pid namespace would end whatever the program leaves running."""
         return "session" if self.keep_children else facts.isolation
+
+
+class Batch(Order, frozen=True):
+    """Many attempts at once: orders that differ in nothing but words, variables and input. As an order, the first."""
+
+    tasks: tuple[Order, ...] = ()
+    lanes: int = 1  # so many run at the same time
 
 
 def run_name(grid: str, attempt: Attempt) -> str:
@@ -52,27 +62,103 @@ def run_name(grid: str, attempt: Attempt) -> str:
     return f"{grid}-{job_text(attempt.job).replace('.', '_')}.{attempt.number}"
 
 
+def batch_name(first: str) -> str:
+    """The name of the folder of a batch on its node, by the name of its first run: no run is the first of two."""
+    grid, _, task = first.partition("-")
+    return f"{grid}-b{task}"
+
+
+def make_batch(orders: Iterable[Order], lanes: int = 1, name: str = "") -> Batch:
+    """A batch of orders that differ in nothing but words, variables and input; `lanes` run at the same time.
+
+    `name`: of one that was started before, of which these are what is left.
+    """
+    tasks = tuple(orders)
+    first = msgspec.structs.asdict(tasks[0]) | {"run": name or batch_name(tasks[0].run)}
+    return Batch(**first, tasks=tasks, lanes=min(lanes, len(tasks)))
+
+
+def task_name(order: Order) -> str:
+    """The name of an order within its batch."""
+    return order.run.partition("-")[2]
+
+
 def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) -> bytes:
     """The bytes of job.sh. `lease_uptime`: the run ends itself then, in the node's uptime, unless it is renewed."""
-    recipe, limits = order.recipe, order.program.limits
+    if isinstance(order, Batch):
+        return _batch_script(order, facts, lease_uptime)
     lines = [
+        *_head(order, facts, lease_uptime),
+        *_function("environment", _environment(_variables(order), facts)),
+        *_function("program", [b"exec " + b" ".join(_run_word(word, b'"$1"') for word in order.recipe.run)]),
+    ]
+    return b"\n".join(lines) + b"\n"
+
+
+def needed(order: Order) -> tuple[str, ...]:
+    """Digests of what a run, or each run of a batch, needs beside its build."""
+    programs = [task.program for task in order.tasks] if isinstance(order, Batch) else [order.program]
+    files = [
+        file
+        for program in programs
+        for file in (*((program.stdin,) if program.stdin else ()), *program.data, *program.packs)
+    ]
+    return tuple(dict.fromkeys(file.sha256 for file in files))
+
+
+def _batch_script(batch: Batch, facts: Facts, lease_uptime: float | None) -> bytes:
+    """One line for each task at the end."""
+    mark = {"SSHGRID_BATCH": f"{batch.run}/".encode()}
+    variables = [_variables(order) | mark for order in batch.tasks]
+    common = dict(set(variables[0].items()).intersection(*(each.items() for each in variables[1:])))
+    lines = [
+        *_head(batch, facts, lease_uptime),
+        *_function("environment", _environment(_variables(batch), facts)),
+        _assign("LANES", str(batch.lanes)),
+        _assign("TASKS", " ".join(map(task_name, batch.tasks))),
+        _lang(facts),
+        b"COMMON=" + _quote(_assignments(common)),
+        *(_task(order, own, common.keys()) for order, own in zip(batch.tasks, variables, strict=True)),
+    ]
+    return b"\n".join(lines) + b"\n"
+
+
+def _task(order: Order, variables: Mapping[str, bytes], common: Collection[str]) -> bytes:
+    own = _assignments({name: value for name, value in variables.items() if name not in common})
+    build = b'"$W"/builds/' + order.recipe.build_key.encode()
+    stdin = order.program.stdin.sha256 if order.program.stdin else "-"
+    words = (_run_word(word, build) for word in order.recipe.run)
+    return b" ".join((b"task", task_name(order).encode(), stdin.encode(), _quote(own), *words))
+
+
+def _assignments(variables: Mapping[str, bytes]) -> bytes:
+    return b" ".join(name.encode() + b"=" + _quote(value) for name, value in variables.items())
+
+
+def _lang(facts: Facts) -> bytes:
+    return b": ${LANG:=C.UTF-8}; export LANG" if "C.UTF-8" in facts.helpers else b":"
+
+
+def _head(order: Order, facts: Facts, lease_uptime: float | None) -> list[bytes]:
+    """What does not depend on how many programs there are to run."""
+    recipe, limits = order.recipe, order.program.limits
+    return [
         _assign("BUILD", recipe.build_key),
         _assign("COMPILES", "1" if recipe.compile else "0"),
         _assign("ISOLATION", order.isolation(facts)),
         _assign("USER_NAMESPACE", "" if facts.uid == 0 else "--user --map-current-user"),
         _assign("INPUT", order.program.stdin.sha256 if order.program.stdin else ""),
+        _assign("DATA", str(int(bool(order.program.data or order.program.packs)))),
         _assign("KEEP_CHILDREN", str(int(order.keep_children))),
         _assign("INTERACTIVE", str(int(order.interactive))),
         _assign("LEASE", "" if lease_uptime is None else str(int(lease_uptime))),
         _assign("BUILD_LIMIT", str(BUILD_LIMIT_SECONDS * 100)),
         *_limits(limits, recipe),
         *_function("layout", _layout(recipe)),
-        *_function("environment", _environment(order, facts)),
+        *_function("data", _data(order.program)),
         *_function("tools_present", [b"[ -x " + _quote(_tool(recipe.run)) + b" ]"]),
         *_function("compile", _compile(recipe)),
-        *_function("program", [b"exec " + b" ".join(_run_word(word) for word in recipe.run)]),
     ]
-    return b"\n".join(lines) + b"\n"
 
 
 def _tool(run: tuple[bytes, ...]) -> bytes:
@@ -103,7 +189,17 @@ def _layout(recipe: Recipe) -> list[bytes]:
     ] or [b":"]
 
 
-def _environment(order: Order, facts: Facts) -> list[bytes]:
+def _data(program: Program) -> list[bytes]:
+    unpacked = [b"unpack %s || return" % pack.sha256.encode() for pack in program.packs]
+    put = [
+        b"put %s %s %s || return"
+        % (file.sha256.encode(), _quote(file.name.encode()), b"755" if file.executable else b"644")
+        for file in program.data
+    ]
+    return unpacked + put or [b":"]
+
+
+def _variables(order: Order) -> dict[str, bytes]:
     job, sweep = order.attempt.job, sweep_of(order.attempt.job)
     own = {
         "SSHGRID_RUN": f"{order.run}/",  # closed by a slash: 4.1 must not be found in 4.10
@@ -112,9 +208,13 @@ def _environment(order: Order, facts: Facts) -> list[bytes]:
         "SSHGRID_ATTEMPT": str(order.attempt.number),
         "SSHGRID_NODE": order.attempt.node,
     }
-    lines = [b": ${LANG:=C.UTF-8}; export LANG"] if "C.UTF-8" in facts.helpers else []
-    pairs = [*order.recipe.env, *order.program.env, *((name, value.encode()) for name, value in own.items())]
-    return lines + [b"export " + name.encode() + b"=" + _quote(value) for name, value in pairs]
+    if order.gpus:
+        own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, order.gpus))
+    return dict([*order.recipe.env, *order.program.env, *((name, value.encode()) for name, value in own.items())])
+
+
+def _environment(variables: Mapping[str, bytes], facts: Facts) -> list[bytes]:
+    return [_lang(facts), *(b"export " + name.encode() + b"=" + _quote(value) for name, value in variables.items())]
 
 
 def _compile(recipe: Recipe) -> list[bytes]:
@@ -123,12 +223,12 @@ def _compile(recipe: Recipe) -> list[bytes]:
     ]
 
 
-def _run_word(word: bytes) -> bytes:
-    """A word of `recipe.run`: below the build folder, which the node gives as the first parameter, or as it is."""
+def _run_word(word: bytes, build: bytes) -> bytes:
+    """A word of `recipe.run`: below the build folder, for which `build` stands in the script, or as it is."""
     below, rest = toolchains.placed(word)
     if not below:
         return _quote(rest)
-    return b'"$1"' + (_quote(rest) if rest else b"")
+    return build + (_quote(rest) if rest else b"")
 
 
 def _quote(word: bytes) -> bytes:

@@ -69,11 +69,12 @@ class _Moment:
 
     def __init__(
         self,
-        views: Sequence[NodeView],
+        views: Callable[[], Sequence[NodeView]],
         is_full: Callable[[str], bool],
         seen_by: Callable[[Sequence[NodeView], str], Sequence[NodeView]],
     ) -> None:
-        self.views = functools.cache(lambda owner: seen_by(views, owner))
+        views = functools.cache(views)  # only for a job that waits: most do not
+        self.views = functools.cache(lambda owner: seen_by(views(), owner))
         self._is_full = functools.cache(is_full)
         self._codes: dict[object, str] = {}
 
@@ -108,8 +109,7 @@ class Master:
         self._forget_removed()
         self.sweeps.take_up()
         await self.follow(self.inventory)
-        for job in self.book.in_phase(Phase.RUNNING):
-            self.attempts.resume(job)
+        self.attempts.resume(self.book.in_phase(Phase.RUNNING))
         await self.scheduler.run()
 
     def _forget_removed(self) -> None:
@@ -162,7 +162,7 @@ class Master:
         return caps.running is not None and quota.must_wait(self.book.count(owner, Phase.RUNNING), caps)
 
     def _moment(self) -> _Moment:
-        return _Moment(self.roster.views(), self._is_full, self._seen_by)
+        return _Moment(self.roster.views, self._is_full, self._seen_by)
 
     def _seen_by(self, views: Sequence[NodeView], owner: str) -> Sequence[NodeView]:
         groups = self.scheduler.groups

@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,10 +21,10 @@ import msgspec
 from sshgrid import toolchains
 from sshgrid.breaker import DIAL_MAX_SECONDS, Breaker, Quarantine
 from sshgrid.engines import Engine
-from sshgrid.engines.direct import DirectEngine
+from sshgrid.engines.batch import BatchEngine
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.lifecycle import patience
-from sshgrid.model import Facts, Language, Node, Sample, Toolchain
+from sshgrid.model import Facts, Language, Node, Noun, Sample, Toolchain
 from sshgrid.nodes import Link
 from sshgrid.placement import NodeView
 from sshgrid.proof import Proof, Prover, proofs_in
@@ -49,13 +49,23 @@ FIRST_SWEEP_SECONDS = 60.0  # not while somebody waits for a first run
 SWEEP_SECONDS = 6 * 3600.0
 
 
+class Share(Noun, frozen=True):
+    """What a run has of its node."""
+
+    slots: int = 1
+    gpus: tuple[int, ...] = ()
+
+
+ONE_SLOT = Share()
+
+
 class Member:
     """One node, kept connected for as long as `keep` runs."""
 
     def __init__(self, node: Node, grid: Roster) -> None:
         self.node = node
         self.name = node.name
-        self.running: set[str] = set()  # run names that were given to it and have not ended
+        self.running: dict[str, Share] = {}  # by run name: what was given to it and has not ended
         self.leftovers: set[str] = set()  # runs that could not be cleaned while it was away
         self.claims: set[str] = set()  # run folders that stand against a start which may still be on its way
         self.reason = ""  # why it is not up; "" while it is, or before the first dial
@@ -63,10 +73,10 @@ class Member:
         self.facts: Facts | None = None
         self.sample: Sample | None = None
         self.busy_minute: deque[float] = deque(maxlen=60)  # cores, a second each
-        self.toolchains: dict[str, Toolchain] = {}
-        self.untested: set[str] = set()
+        self.toolchains: Mapping[str, Toolchain] = {}  # replaced, never changed: views hold it
+        self.untested: frozenset[str] = frozenset()
         self.problems: dict[str, str] = {}
-        self.engine: Engine = DirectEngine(self, grid.spool.path, lambda worked: patience(grid.retry, worked))
+        self.engine: Engine = BatchEngine(self, grid.spool.path, lambda worked: patience(grid.retry, worked))
         self._grid = grid
         self._link: Link | None = None
         self._breaker = Breaker()
@@ -84,26 +94,22 @@ class Member:
     def view(self) -> NodeView:
         now = time.monotonic()
         room = self.quarantine.room(now)
-        node = self.node
-        if room is not None and self.up:
-            node = msgspec.structs.replace(node, slots=min(room, node.slots or self._cores()))
         since = self._heard_at if self.sample else 0.0
         return NodeView(
-            node=node,
+            node=self.node,
+            room=room if self.up else None,
             up=self.up and room != 0,
             reason=self.reason or ("" if room != 0 else "quarantined after losing several runs"),
             facts=self.facts,
-            toolchains=dict(self.toolchains),
-            untested=frozenset(self.untested),
+            toolchains=self.toolchains,
+            untested=self.untested,
             sample=self.sample,
-            running=len(self.running),
-            started_since_sample=sum(at > since for at in self._starts),
-            ended_since_sample=sum(at > since for at in self._ends),
+            running=sum(share.slots for share in self.running.values()),
+            gpus_in_use=frozenset(number for share in self.running.values() for number in share.gpus),
+            started_since_sample=_count_since(since, self._starts),
+            ended_since_sample=_count_since(since, self._ends),
             next_try_seconds=None if self.up or not self.tried else max(0.0, self._breaker.next_try - now),
         )
-
-    def _cores(self) -> int:
-        return self.facts.cores if self.facts else 1
 
     @property
     def up(self) -> bool:
@@ -119,14 +125,18 @@ class Member:
         """The first dial has not ended, or the first load sample has not come."""
         return not self.tried or (self.up and self.sample is None)
 
-    def begun(self, run: str) -> None:
-        self.running.add(run)
-        self._starts = [*self._starts[-63:], time.monotonic()]
+    def begun(self, run: str, share: Share = ONE_SLOT) -> None:
+        self.running[run] = share
+        self._starts = [*self._starts[-63:], *[time.monotonic()] * share.slots]
 
     def ended(self, run: str) -> None:
-        if run in self.running:
-            self.running.discard(run)
-            self._ends = [*self._ends[-63:], time.monotonic()]
+        if share := self.running.pop(run, None):
+            self._ends = [*self._ends[-63:], *[time.monotonic()] * share.slots]
+
+    def let_go(self, run: str) -> None:
+        """It is about to end: its slot may be given to another one already."""
+        self.ended(run)
+        self.running[run] = Share(0)
 
     def lost_a_run(self) -> None:
         """A program that ran here was lost with the node."""
@@ -323,7 +333,7 @@ class Member:
             log.info("%s: its runs could not be listed: %s", self.name, error.reason)
             return
         # Of these, what runs for another node (they may share a working folder) is spared while it does.
-        self.leftovers |= set(there) - self.running - self.claims - self._grid.proving
+        self.leftovers |= set(there) - self.running.keys() - self.claims - self._grid.proving
 
     async def _clean_leftovers(self, link: Link) -> None:
         # Asked every second by every node: what all of them run is only gathered when there is something to compare.
@@ -350,14 +360,14 @@ class Member:
     def _learn(self, link: Link) -> None:
         """Which languages are proved, which are refuted, and which have to be tested."""
         known = proofs_in(link.found.proofs)
-        self.toolchains, self.problems, self.untested = {}, {}, set()
+        self.toolchains, self.problems, self.untested = {}, {}, frozenset()
         for row in self._grid.languages:
             candidate = self._candidate(row, link)
             if candidate is None:
                 continue
             proof = known.get(row.name)
             if proof is None or proof.fingerprint != candidate.fingerprint:
-                self.untested.add(row.name)
+                self.untested |= {row.name}
             else:
                 self._believe(candidate, proof)
 
@@ -370,11 +380,12 @@ class Member:
         return Toolchain(row.name, "", commands, _fingerprint(row, commands, link.found.signatures))
 
     def _believe(self, candidate: Toolchain, proof: Proof) -> None:
-        self.untested.discard(candidate.language)
+        self.untested -= {candidate.language}
         if proof.problem:
             self.problems[candidate.language] = proof.problem
         else:
-            self.toolchains[candidate.language] = msgspec.structs.replace(candidate, version=proof.version)
+            proved = msgspec.structs.replace(candidate, version=proof.version)
+            self.toolchains = {**self.toolchains, candidate.language: proved}
 
     def want(self, language: str) -> None:
         """Somebody waits for this toolchain: test it before all others."""
@@ -390,7 +401,8 @@ class Member:
             self._wake.clear()
             language = self._next_test(quiet_at)
             if language is None:
-                await self._pause(max(quiet_at, time.monotonic() + QUIET_SECONDS))
+                # With nothing left to test, only somebody who wants a language wakes it: there are a thousand of these.
+                await self._pause(max(quiet_at, time.monotonic() + QUIET_SECONDS) if self._common() else None)
                 continue
             try:
                 await self._test(prover, link, language)
@@ -413,15 +425,22 @@ class Member:
             language = self._wanted.pop(0)
             if language in self.untested:
                 return language
-        common = {row.name for row in self._grid.languages if row.default} & self.untested
+        common = self._common()
         return min(common) if common and time.monotonic() >= quiet_at and not self.running else None
 
-    async def _pause(self, until: float) -> None:
+    def _common(self) -> set[str]:
+        return {row.name for row in self._grid.languages if row.default} & self.untested
+
+    async def _pause(self, until: float | None) -> None:
         try:
-            async with asyncio.timeout(max(0.0, until - time.monotonic())):
+            async with asyncio.timeout(None if until is None else max(0.0, until - time.monotonic())):
                 await self._wake.wait()
         except TimeoutError:
             pass
+
+
+def _count_since(moment: float, times: Sequence[float]) -> int:
+    return sum(at > moment for at in times) if times else 0
 
 
 def _fingerprint(row: Language, commands: Mapping[str, str], signatures: Mapping[str, str]) -> str:

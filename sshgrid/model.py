@@ -106,6 +106,7 @@ class Node(Noun, frozen=True):
     identity_file: str | None = None
     known_hosts: str | None = None  # None = the user's and the system's files
     slots: int | None = None  # None = auto = number of cores
+    gpus: int | None = None  # None = as many as the probe finds
     weight: float = 1.0
     tags: frozenset[str] = frozenset()
     toolchains: frozenset[str] | None = None  # None = whatever the probe finds
@@ -138,6 +139,7 @@ class Facts(Noun, frozen=True):
     isolation: str  # "pidns" (nothing escapes) | "session" (setsid and a scan: best effort)
     helpers: frozenset[str] = frozenset()
     uptime_seconds: float = 0.0
+    gpus: int = 0
 
 
 class Sample(Noun, frozen=True):
@@ -181,6 +183,7 @@ class Limits(Noun, frozen=True):
     memory_bytes: int | None = None
     output_bytes: int | None = None  # stdout and stderr together
     processes: int | None = None  # at one time; threads do not count
+    fetch_bytes: int | None = None  # of the files that are brought back; None = as much as a master takes
 
 
 class Program(Noun, frozen=True):
@@ -195,6 +198,14 @@ class Program(Noun, frozen=True):
     flags: tuple[str, ...] = ()
     version: str = ""  # "", or a constraint such as ">=17"
     limits: Limits = Limits()
+    data: tuple[SourceFile, ...] = ()  # placed in the run's folder; no part of the build
+    packs: tuple[SourceFile, ...] = ()  # tar archives of small files, unpacked in the run's folder
+    fetch: tuple[str, ...] = ()  # globs below the run's folder: what is brought back after the end
+
+    @property
+    def uploads(self) -> tuple[SourceFile, ...]:
+        """Every file that it needs."""
+        return (*self.files, *self.data, *self.packs, *((self.stdin,) if self.stdin else ()))
 
 
 class OnHostLoss(enum.StrEnum):
@@ -248,6 +259,8 @@ class Submission(Noun, frozen=True):
     keep_children: bool = False  # what the program leaves running stays when it ends by itself
     wait_for_nodes: bool = False  # detached: stay queued while every able node is down, instead of giving up
     sweep: Sweep | None = None
+    slots: int = 1  # that a run takes on its node: as many as it has threads
+    gpus: int = 0  # that a run has for itself
 
 
 # --- how an attempt and a job end -------------------------------------------------------------------------------------
@@ -260,6 +273,15 @@ class Usage(Noun, frozen=True):
     ended: float = 0.0
     cpu_seconds: float | None = None
     peak_memory_bytes: int | None = None
+
+
+class Fetched(Noun, frozen=True):
+    """What was brought back of a run's folder, and what was not."""
+
+    files: int = 0
+    size: int = 0  # bytes of all of them
+    warnings: tuple[str, ...] = ()
+    whole: bool = True  # all of these files came; what did not is told in the warnings
 
 
 class Exited(Noun, frozen=True, tag="exited"):
@@ -399,6 +421,9 @@ class AttemptRecord(Noun, frozen=True):
     toolchain: str = ""  # "java 17.0.15"
     isolation: str = ""
     usage: Usage = Usage()
+    gpus: tuple[int, ...] = ()  # numbers of those that it has on its node
+    batch: str = ""  # the folder on the node of the batch that it was begun in; "" = begun alone
+    fetched: Fetched | None = None  # None = nothing was asked for, or it did not come to that
 
 
 class Job(Noun, frozen=True):

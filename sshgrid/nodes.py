@@ -1,7 +1,7 @@
-"""A node seen through one SSH connection: first contact, upload, start, look, end, and a load sample a second.
+"""A node seen through one SSH connection: first contact, start, look, end, and a load sample a second.
 
 Four channels at most, never one a job: a control shell that answers framed questions, a starter shell that says when
-runs begin and end, the sampler, and SFTP. The verbs are those of `remote/node.sh`. All that goes wrong is raised as a
+runs begin and end, the sampler, and SFTP (see cargo). The verbs are those of `remote/node.sh`. All that goes wrong is a
 HostError; after one the connection is of no use and is ended. Refuses to judge programs: it brings what the node says.
 """
 
@@ -19,15 +19,15 @@ import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from importlib import resources
-from pathlib import Path
 
 import asyncssh
 
-from sshgrid.channels import ANSWER_SECONDS, READ_BYTES, Shell, Spoken, Talk, create, early_end
+from sshgrid.cargo import Cargo
+from sshgrid.channels import ANSWER_SECONDS, Shell, Spoken, Talk, early_end
 from sshgrid.dial import Dialing, blame_in_use, dial, end
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Node, Sample
-from sshgrid.readings import Found, LoadMeter, RunLook, Started, parse_contact, parse_poll
+from sshgrid.readings import BatchLook, Found, LoadMeter, RunLook, Started, parse_batch, parse_contact, parse_poll
 
 log = logging.getLogger(__name__)
 
@@ -35,20 +35,24 @@ CLEAN_SECONDS = 600  # a run may have made a million files
 DOCTOR_SECONDS = 60
 ASIDES = 2  # channels for people's questions; sshd allows ten in all
 PIECE_BYTES = 1024 * 1024
+LOOK_RECORDS = 512  # of a batch in one look
+SMALL_BLOCKS = 8  # of 512 bytes; outputs of tasks that are no larger come with the look
 _SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
 _LEARN = b'umask 077\n. "$LIB"\n'
+_LIBRARIES = {b"$LIB": "node.sh", b"${LIB%/*}/batch${LIB##*/node}": "batch.sh"}
 
 
 def _remote(name: str) -> bytes:
     return (resources.files("sshgrid") / "remote" / name).read_bytes()
 
 
-_LIBRARY = _remote("node.sh")
+_LIBRARY = {path: _remote(name) for path, name in _LIBRARIES.items()}
 _CONTACT = _remote("contact.sh")
 _DOCTOR = _remote("doctor.sh")
 _EXECUTE = _remote("execute.sh")
 _SWEEP = _remote("sweep.sh")
-LIBRARY_NAME = f"node-{hashlib.sha256(_LIBRARY).hexdigest()[:12]}.sh"
+_DIGEST = hashlib.sha256(b"".join(_LIBRARY.values())).hexdigest()[:12]
+LIBRARY_NAME = f"node-{_DIGEST}.sh"
 
 
 class Link:
@@ -65,10 +69,8 @@ class Link:
         self._answers: dict[str, asyncio.Future[Started]] = {}
         self._bells: dict[str, asyncio.Event] = {}
         self._starting = asyncio.Lock()
-        self._sftp: asyncssh.SFTPClient | None = None
-        self._has_sftp = True
-        self._uploads = asyncio.Semaphore(1)
         self._asides = asyncio.Semaphore(ASIDES)
+        self.cargo = Cargo(self, connection, self._ask, self._asides)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -136,10 +138,13 @@ class Link:
 
     async def _feel(self, sampler: Shell, on_sample: Callable[[Sample], None]) -> None:
         meter = LoadMeter(self.facts.cores)
+
+        def hear(line: bytes) -> None:
+            if sample := meter.read(line, time.time()):
+                on_sample(sample)
+
         with self._until_lost("the connection ended"):
-            async for line in sampler.lines():
-                if sample := meter.read(line, time.time()):
-                    on_sample(sample)
+            await sampler.hear(hear)
 
     @contextlib.contextmanager
     def _until_lost(self, reason: str) -> Iterator[None]:
@@ -187,20 +192,20 @@ class Link:
         not_after_uptime: float,
         job: bytes,
         build: str,
-        stdin: str,
+        needed: Sequence[str],
         objects: Sequence[str],
         verb: str = "start",
     ) -> Started:
         """Start a run, at most once. A lost answer means: unknown; look at the run folder.
 
-        `stdin` and `objects` are digests; `stdin` is "-" when there is none, `objects` count only without the build.
+        `needed` and `objects` are digests; `objects` count only without the build.
         The verb "prepare" leaves the launching to `converse`.
         """
         if self._starter is None or self.lost.done():
             raise Dropped(self.node.name, "the connection ended")
         answer: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
         self._answers[run] = answer
-        words = shlex.join((verb, run, str(int(not_after_uptime)), build, stdin, *objects)).encode()
+        words = shlex.join((verb, run, str(int(not_after_uptime)), build, " ".join(needed) or "-", *objects)).encode()
         mark = b"JOB-" + secrets.token_hex(8).encode()
         try:
             with blame_in_use(self.node):
@@ -222,6 +227,11 @@ class Link:
         answer = b"\n" + await self._ask("glance", run, str(offset), str(count))
         listed, _, piece = answer.partition(b"\nout\n")
         return parse_poll(listed, [run])[run], piece
+
+    async def look_batch(self, batch: str, offset: int) -> BatchLook:
+        """`poll` of a batch, its ledger from `offset` on, and the small outputs of what ended there: one round trip."""
+        words = (batch, str(offset), str(LOOK_RECORDS), str(SMALL_BLOCKS))
+        return parse_batch(await self._ask("look_batch", *words), batch)
 
     async def forestall(self, run: str) -> None:
         """No wrapper has come for this claimed run; from now on none can begin."""
@@ -339,59 +349,6 @@ class Link:
         if self.lost.done():
             raise Dropped(self.node.name, self.lost.result().reason)
 
-    # --- uploads
-
-    async def lacking(self, objects: Sequence[str]) -> list[str]:
-        return (await self._ask("have", *objects)).decode().split() if objects else []
-
-    async def upload(self, sha256: str, source: Path) -> int:
-        """Send one file into the node's objects; bytes sent. It counts only once size and digest were checked there."""
-        part = f"{sha256[:16]}.{secrets.token_hex(4)}"
-        target = f"{self.facts.workdir}/objects/{part}"
-        size = source.stat().st_size
-        async with self._uploads:
-            try:
-                with blame_in_use(self.node):
-                    if not await self._put(source, target):
-                        await self._pour(source, target)
-            except NodeUnfit:
-                await self._ask("drop", part)
-                raise
-        verdict = (await self._ask("keep", part, sha256, str(size), seconds=600)).decode(errors="replace").strip()
-        if verdict != "kept":
-            raise NodeUnfit(self.node.name, f"an upload arrived {verdict or 'nowhere'} (disk full?)")
-        return size
-
-    async def _put(self, source: Path, target: str) -> bool:
-        """By SFTP; False when the node has none that works."""
-        if not self._has_sftp:
-            return False
-        try:
-            if self._sftp is None:
-                self._sftp = await self._connection.start_sftp_client()
-            await self._sftp.put(str(source), target)
-        except asyncssh.SFTPFailure as error:
-            raise NodeUnfit(self.node.name, f"upload failed: {error.reason} (disk full?)") from error
-        except (asyncssh.ChannelOpenError, asyncssh.SFTPError) as error:
-            if self.lost.done() or isinstance(error, asyncssh.SFTPConnectionLost | asyncssh.SFTPNoConnection):
-                self._sftp = None
-            log.info("%s: no SFTP (%s), using cat", self.node.name, error)
-            self._has_sftp = False
-            return False
-        return True
-
-    async def _pour(self, source: Path, target: str) -> None:
-        """Through a channel to `cat`, for nodes without SFTP."""
-        self._check_safe(target)
-        process = await create(self._connection, f"exec /bin/sh -c 'umask 077; cat >{target}'")
-        # Who no longer reads has no space left: `keep` will say so.
-        with source.open("rb") as file, contextlib.suppress(BrokenPipeError):
-            while piece := file.read(READ_BYTES):
-                process.stdin.write(piece)
-                await process.stdin.drain()
-            process.stdin.write_eof()
-        await process.wait()
-
     def _check_safe(self, *words: str) -> None:
         """What is part of a command line goes through login shells that quote in their own ways. Raises NodeUnfit."""
         if not all(map(_SAFE_PATH.fullmatch, words)):
@@ -413,19 +370,16 @@ def contact_script(node: Node, tools: Iterable[str]) -> bytes:
 
 
 def _install_script() -> bytes:
-    """The verb library becomes a file of the working folder, as runs outlive the shell that started them."""
+    """The verb libraries become files of the working folder, as runs outlive the shell that started them."""
+    steps = [_put_library(path, text) + b"then\n" for path, text in _LIBRARY.items()]
+    learn = _LEARN + b"".join(b'. "%s"\n' % path for path in list(_LIBRARIES)[1:])
+    return b"".join(b"if " + step for step in steps) + learn + b"else\nfalse\nfi\n" * len(steps)
+
+
+def _put_library(path: bytes, text: bytes) -> bytes:
+    """Its size is looked at, too: after a power cut a file may be there and empty."""
     mark = b"LIBRARY-" + secrets.token_hex(8).encode()
-    size = str(len(_LIBRARY)).encode()
-    # Its size is looked at, too: after a power cut a file may be there and empty.
     return (
-        b'if [ "$(wc -c <"$LIB")" -eq '
-        + size
-        + b' ] || { cat >"$LIB.$$" && mv -f "$LIB.$$" "$LIB"; } <<\''
-        + mark
-        + b"'\n"
-        + _LIBRARY
-        + mark
-        + b"\nthen\n"
-        + _LEARN
-        + b"else\nfalse\nfi\n"
-    )
+        b'[ "$(wc -c <"%(path)s")" -eq %(size)d ] || { cat >"%(path)s.$$" && mv -f "%(path)s.$$" "%(path)s"; } '
+        b"<<'%(mark)s'\n%(text)s%(mark)s\n"
+    ) % {b"path": path, b"size": len(text), b"mark": mark, b"text": text}

@@ -36,14 +36,17 @@ class NodeView(Noun, frozen=True):
     toolchains: Mapping[str, Toolchain] = {}
     untested: frozenset[str] = frozenset()  # languages whose hello has not run yet
     sample: Sample | None = None
-    running: int = 0
+    room: int | None = None  # a node that lost several runs takes no more than this
+    running: int = 0  # slots in use
     started_since_sample: int = 0
     ended_since_sample: int = 0
     next_try_seconds: float | None = None  # until the next dial, when it is not up
+    gpus_in_use: frozenset[int] = frozenset()
     user_limit: str = ""  # why the user whose job it is may have no more runs there
 
 
 Obstacle: TypeAlias = tuple[str, str]  # one of CODES, and a reason with its numbers
+Needs: TypeAlias = tuple[str, str, str, int | None, int, int]
 Policy: TypeAlias = Callable[[Sequence[NodeView], Random, int], NodeView]
 
 
@@ -56,7 +59,11 @@ def cores(view: NodeView) -> int:
 
 
 def slots(view: NodeView) -> int:
-    """How many runs it takes at once."""
+    """How many runs it takes at once; fewer than usual while it has to prove itself."""
+    return _all_slots(view) if view.room is None else min(view.room, _all_slots(view))
+
+
+def _all_slots(view: NodeView) -> int:
     return view.node.slots if view.node.slots is not None else cores(view)
 
 
@@ -111,7 +118,8 @@ def obstacle(
         _absent(view)
         or _barred(view, submission, allowed, excluded)
         or _toolchain(view, submission, languages)
-        or _full(view)
+        or _full(view, submission)
+        or _gpus(view, submission)
         or _loaded(view)
         or _memory(view, submission)
         or (("UserLimit", view.user_limit) if view.user_limit else None)
@@ -163,9 +171,32 @@ def _needs(language: str, languages: Sequence[Language]) -> str:
     return f" (looked for {', '.join(tools)})" if tools else ""
 
 
-def _full(view: NodeView) -> Obstacle | None:
-    limit = slots(view)
-    return ("Resources", f"{view.running} of {limit} slots busy") if view.running >= limit else None
+def _full(view: NodeView, submission: Submission) -> Obstacle | None:
+    limit, need = slots(view), submission.slots
+    if need > _all_slots(view) and (view.facts or view.node.slots is not None):
+        return "BadConstraints", f"{need} slots wanted, it has {_all_slots(view)}"
+    if view.running + need > limit:
+        return "Resources", f"{view.running} of {limit} slots busy" + (f", {need} wanted" if need > 1 else "")
+    return None
+
+
+def gpus(view: NodeView) -> int:
+    """How many GPUs it has."""
+    return view.node.gpus if view.node.gpus is not None else view.facts.gpus if view.facts else 0
+
+
+def free_gpus(view: NodeView) -> list[int]:
+    """The numbers of those that no run has."""
+    return [number for number in range(gpus(view)) if number not in view.gpus_in_use]
+
+
+def _gpus(view: NodeView, submission: Submission) -> Obstacle | None:
+    need, there = submission.gpus, gpus(view)
+    if need > there and (view.facts or view.node.gpus is not None):
+        return "BadConstraints", f"{need} GPUs wanted, it has {there or 'none'}"
+    if need and need > len(free_gpus(view)):
+        return "Resources", f"{len(view.gpus_in_use)} of {there} GPUs busy, {need} wanted"
+    return None
 
 
 def _loaded(view: NodeView) -> Obstacle | None:
@@ -217,14 +248,15 @@ def pack(candidates: Sequence[NodeView], rng: Random, turn: int) -> NodeView:
 POLICIES: Mapping[str, Policy] = {"least-loaded": least_loaded, "round-robin": round_robin, "pack": pack}
 
 
-def needs(submission: Submission) -> tuple[str, str, str, int | None]:
+def needs(submission: Submission) -> Needs:
     """All of a submission that this module looks at, as a key.
 
     Within one round nodes only fill up, so when no node took a job, none will take the next one with the same needs:
     10,000 waiting tasks of a sweep are one question, not 10,000.
     """
     program = submission.program
-    return submission.on, program.language, program.version, program.limits.memory_bytes
+    memory = program.limits.memory_bytes
+    return submission.on, program.language, program.version, memory, submission.slots, submission.gpus
 
 
 def eligible(views: Sequence[NodeView], submission: Submission, excluded: Collection[str] = ()) -> list[NodeView]:
@@ -347,8 +379,8 @@ def _unable(view: NodeView, submission: Submission, allowed: Collection[str]) ->
     missing = _toolchain(view, submission)
     if missing and not _may_appear(view, submission.program.language):
         return missing
-    memory = _memory(view, submission)
-    return memory if memory and memory[0] == "BadConstraints" else None
+    large = (_full(view, submission), _gpus(view, submission), _memory(view, submission))
+    return next((found for found in large if found and found[0] == "BadConstraints"), None)
 
 
 def _may_appear(view: NodeView, language: str) -> bool:

@@ -20,6 +20,7 @@ from sshgrid.model import (
     Attempt,
     Exited,
     Facts,
+    Fetched,
     HostLost,
     JobId,
     Language,
@@ -77,6 +78,15 @@ class _Memory:
 
     async def uploaded(self, count: int) -> None:
         """Nobody watches a proof."""
+
+    def room(self) -> int:
+        return 0
+
+    async def again(self, stream: str) -> None:
+        """Nothing is fetched."""
+
+    async def fetched(self, fetched: Fetched) -> None:
+        """Nothing is fetched."""
 
     async def compiled(self, compiled: bool) -> None:
         """Nobody watches a proof."""

@@ -25,9 +25,14 @@ def bounded(submission: Submission, caps: Caps, waiting: int) -> Submission:
     program, sweep = submission.program, submission.sweep
     if caps.queued is not None and sweep and waiting + sweep.tasks > caps.queued:
         raise OverLimit(f"a sweep of {sweep.tasks} tasks: no more than {caps.queued} of your jobs may wait at once")
-    files = (*program.files, program.stdin, sweep.table if sweep else None)
-    check_upload(sum(file.size for file in files if file), caps)
+    files = (*program.uploads, *([sweep.table] if sweep else ()))
+    check_upload(sum(file.size for file in files), caps)
     limits = _within(program.limits, caps)
+    if program.fetch and caps.upload_bytes is not None:
+        # What comes back is kept in the master's spool, as what was brought: one cap for both.
+        limits = msgspec.structs.replace(
+            limits, fetch_bytes=min(caps.upload_bytes, limits.fetch_bytes or caps.upload_bytes)
+        )
     if limits == program.limits:
         return submission
     return msgspec.structs.replace(submission, program=msgspec.structs.replace(program, limits=limits))

@@ -7,7 +7,7 @@ not understood is passed over, and a node that lacks what runs need is NodeUnfit
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from sshgrid.errors import NodeUnfit
 from sshgrid.model import Facts, Noun, Sample
@@ -54,6 +54,27 @@ class RunLook(Noun, frozen=True):
     sizes: Mapping[str, int] = {}  # "out", "err", "build.log"
 
 
+class TaskEnd(Noun, frozen=True):
+    """A task of a batch that has ended."""
+
+    task: str
+    lane: str
+    why: str
+    record: RunRecord  # its CPU time is that of all tasks of the lane so far
+    at: int  # its place in the look, from 1
+    sizes: Mapping[str, int] = {}  # "out", "err", where they are not empty
+    small: Mapping[str, bytes] = {}  # what they hold, where that is little
+
+
+class BatchLook(Noun, frozen=True):
+    """What one look at a batch shows: the batch as a run, and what is new in its ledger."""
+
+    run: RunLook
+    begun: tuple[str, ...] = ()
+    ended: tuple[TaskEnd, ...] = ()
+    records: int = 0  # of the ledger; more than these two: begun and ended in one look
+
+
 def parse_contact(node: str, output: bytes) -> Found:
     """Raises NodeUnfit when the node says that it cannot work."""
     single: dict[str, str] = {}
@@ -92,6 +113,7 @@ def parse_contact(node: str, output: bytes) -> Found:
             isolation=single["isolation"],
             helpers=frozenset(helpers),
             uptime_seconds=float(single["uptime"]),
+            gpus=int(single.get("gpus", "0")),
         )
     except (KeyError, ValueError) as error:
         raise NodeUnfit(node, f"first contact gave no usable answer ({error})") from error
@@ -101,7 +123,7 @@ def parse_contact(node: str, output: bytes) -> Found:
     return Found(facts, tools, signatures, tuple(proofs), single["path"])
 
 
-_LISTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([0-9a-f]+-\d+(?:_\d+)?\.\d+)/([a-z.]+)(?: -> (.*))?$")
+_LISTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([0-9a-f]+-b?[\d_]+\.\d+)/([a-z.]+)(?: -> (.*))?$")
 
 
 def parse_poll(output: bytes, runs: Sequence[str]) -> dict[str, RunLook]:
@@ -155,6 +177,50 @@ def _cpu_seconds(text: str) -> float | None:
     return sum(int(minutes) * 60 + float(seconds) for minutes, seconds in parts) if parts else None
 
 
+# --- batches
+
+LEDGER_RECORD_BYTES = 128
+_TAR_BLOCK = 512
+_PRINTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([\d_]+\.\d+)\.(out|err)$", re.MULTILINE)
+
+
+def parse_batch(output: bytes, batch: str) -> BatchLook:
+    """What `look_batch` answers: poll, records of the ledger, sizes of outputs, and an archive of the small ones."""
+    listed, _, rest = (b"\n" + output).partition(b"\nledger\n")
+    ledger, _, rest = rest.partition(b"\nfiles\n")
+    sizes, _, archive = (b"\n" + rest).partition(b"\ntar\n")
+    printed: dict[str, dict[str, int]] = {}
+    for size, task, name in _PRINTED.findall(sizes):
+        printed.setdefault(task.decode(), {})[name.decode()] = int(size)
+    small: dict[str, dict[str, bytes]] = {}
+    for path, content in _unpack(archive):
+        task_of, _, name_of = path.rpartition(".")
+        small.setdefault(task_of, {})[name_of] = content
+    begun: list[str] = []
+    ended: list[TaskEnd] = []
+    records = ledger.decode("utf-8", "replace").splitlines()
+    for at, line in enumerate(records, 1):
+        match line.split():
+            case ["begin", task, *_]:
+                begun.append(task)
+            case ["end", task, lane, _, why, text, "."] if record := parse_record(text):
+                why = "" if why == "-" else why
+                ended.append(TaskEnd(task, lane, why, record, at, printed.get(task, {}), small.get(task, {})))
+    return BatchLook(parse_poll(listed, [batch])[batch], tuple(begun), tuple(ended), len(records))
+
+
+def _unpack(archive: bytes) -> Iterator[tuple[str, bytes]]:
+    """The files of a tar archive: POSIX 1003.1, ustar; names shorter than 100 bytes, nothing unusual."""
+    at = 0
+    while at + _TAR_BLOCK <= len(archive) and archive[at]:
+        head = archive[at : at + _TAR_BLOCK]
+        size = int(head[124:136].strip(b" \0") or b"0", 8)
+        at += _TAR_BLOCK
+        if head[156:157] in b"0\0":
+            yield head[:100].rstrip(b"\0").decode("ascii", "replace"), archive[at : at + size]
+        at += -(-size // _TAR_BLOCK) * _TAR_BLOCK
+
+
 class LoadMeter:
     """Two lines of the sampler make a Sample: CPU use is a difference."""
 
@@ -164,11 +230,12 @@ class LoadMeter:
 
     def read(self, line: bytes, at: float) -> Sample | None:
         try:
-            uptime, load, busy, idle, free = (float(field) for field in line.split())
-        except ValueError:
+            uptime, load, busy, idle, free = map(float, line.split())
+            free_bytes = int(free) * 1024
+        except (ValueError, OverflowError):
             return None
         cores = self._busy_cores(busy, idle)
-        return Sample(at, uptime, cores, load, int(free) * 1024)
+        return Sample(at, uptime, cores, load, free_bytes)
 
     def _busy_cores(self, busy: float, idle: float) -> float | None:
         before, self._last = self._last, (busy, idle)

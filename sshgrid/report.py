@@ -43,6 +43,8 @@ def job_line(
         exit_status=lifecycle.exit_status(job),
         attempts=tuple(attempt_line(record) for record in job.attempts),
         why=why,
+        fetch=job.submission.program.fetch,
+        fetched=last.fetched if last else None,
     )
 
 

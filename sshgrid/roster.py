@@ -128,10 +128,14 @@ class Roster:
         return not any(member.up for member in self.members.values())
 
     def known_runs(self) -> set[str]:
-        return self.proving.union(*(member.running | member.claims for member in self.members.values()))
+        return self.proving.union(*(member.running.keys() | member.claims for member in self.members.values()))
 
     def views(self) -> list[NodeView]:
         return [member.view() for member in self.members.values()]
+
+    def renewed(self, views: Sequence[NodeView], name: str) -> list[NodeView]:
+        """These, with that of one node as it is now."""
+        return [self.members[name].view() if view.node.name == name else view for view in views]
 
     async def close(self) -> None:
         await asyncio.gather(*(self._end_task(name) for name in list(self._tasks)))

@@ -16,7 +16,21 @@ from typing import TypeAlias
 from sshgrid import placement, quota
 from sshgrid.attempts import Attempts
 from sshgrid.jobbook import JobBook
-from sshgrid.model import Cancelled, Caps, GaveUp, Group, Job, JobId, Noun, Phase, Submission, Verdict
+from sshgrid.jobscript import batch_name, run_name
+from sshgrid.model import (
+    Attempt,
+    AttemptRecord,
+    Cancelled,
+    Caps,
+    GaveUp,
+    Group,
+    Job,
+    JobId,
+    Noun,
+    Phase,
+    Submission,
+    Verdict,
+)
 from sshgrid.placement import NodeView
 from sshgrid.roster import Roster
 from sshgrid.sweeps import Sweeps
@@ -26,9 +40,12 @@ DECIDE_SECONDS = 3.0
 # An attached job gives up when every node that might run it has been down for so long.
 NOBODY_UP_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 30.0
+# Thousands of starts must not keep the master from everything else: after so long the others have their turn.
+STEP_SECONDS = 0.05
+MIN_PAUSE_SECONDS = 0.01
 
 CapsOf: TypeAlias = Callable[[str], Caps]
-Wants: TypeAlias = tuple[tuple[str, str, str, int | None], frozenset[str], bool, bool, str]
+Wants: TypeAlias = tuple[placement.Needs, frozenset[str], bool, bool, str]
 
 
 class _Prospect(Noun, frozen=True):
@@ -75,6 +92,9 @@ class Scheduler:
             if self._book.failure is not None:
                 raise self._book.failure
             pause = LONGEST_PAUSE_SECONDS if self.paused else self._step(time.time())
+            if not pause:
+                await asyncio.sleep(MIN_PAUSE_SECONDS)  # `wake` is set, so waiting for it would give nobody a turn
+                continue
             try:
                 async with asyncio.timeout(pause):
                     await wake.wait()
@@ -82,9 +102,11 @@ class Scheduler:
                 pass
 
     def _step(self, now: float) -> float:
-        """Start what can be started; seconds until the next look that nothing else would cause."""
-        views = self._roster.views()
-        waiting = self._waiting(views, now)
+        """Start what can be started; seconds until the next look that nothing else would cause, 0 = there is more."""
+        began = time.monotonic()
+        waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
+        views = self._roster.views() if waiting else []  # while a thousand nodes connect, nobody may wait
+        waiting = self._with_tasks(waiting, views, now)
         rests = self._backoff_rests(waiting, now)
         pauses = [LONGEST_PAUSE_SECONDS, *rests.values()]
         prospects: dict[Wants, _Prospect] = {}
@@ -95,20 +117,23 @@ class Scheduler:
             prospect = prospects.get(wants) or prospects.setdefault(wants, self._prospect(views, job.submission))
             if self._finish_hopeless(job, prospect, now) or wants in stuck or self._is_full(job.owner, running):
                 continue
+            if self._book.has_begun(job.id):
+                continue  # in the batch of a task before it
             if rest := self._undecided_seconds(job, now):
                 pauses.append(rest)
-            elif self._start(job, views, now):
+            elif node := self._start(job, views, now):
                 running[job.owner] += 1
-                views = self._roster.views()
+                views = self._roster.renewed(views, node)
+                if time.monotonic() - began > STEP_SECONDS:
+                    return 0.0
                 continue
             else:
                 pauses.append(1.0)  # load and memory change by samples alone, which wake nobody
             stuck.add(wants)
-        return max(0.01, min(pauses))
+        return max(MIN_PAUSE_SECONDS, min(pauses))
 
-    def _waiting(self, views: Sequence[NodeView], now: float) -> list[Job]:
+    def _with_tasks(self, waiting: list[Job], views: Sequence[NodeView], now: float) -> list[Job]:
         """The jobs that wait, with the next tasks in the place of their sweeps."""
-        waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
         sweeps = [job for job in waiting if job.submission.sweep]
         if not sweeps:
             return waiting
@@ -117,6 +142,7 @@ class Scheduler:
             if not self._sweeps.begun(sweep.id):
                 self._finish_hopeless(sweep, self._prospect(views, sweep.submission), now)
         free = sum(max(0, placement.slots(view) - view.running) for view in views if view.up)
+        self._sweeps.slots = sum(placement.slots(view) for view in views if view.up)
         single = [job for job in waiting if job.id > 0 and job.submission.sweep is None]
         return [*single, *self._sweeps.upcoming(free + 1)]
 
@@ -148,20 +174,27 @@ class Scheduler:
             return 0.0
         return max(0.05, rest)
 
-    def _start(self, job: Job, views: Sequence[NodeView], now: float) -> bool:
+    def _start(self, job: Job, views: Sequence[NodeView], now: float) -> str:
+        """The node where it starts; "" when it does not."""
         policy = placement.POLICIES[self.policy]
         views = quota.as_seen(views, self.groups, self._book.nodes_in_use(job.owner)) if self.groups else views
         view = placement.place(views, job.submission, job.excluded, policy, self._rng, self.turn)
         if view is None:
             self._book.board.tell(job.id)
-            return False
+            return ""
         self.turn += 1
         self._served[job.owner] = self.turn
-        begun = self._book.begin(job, view.node.name, now)
+        batch = self._sweeps.batch(job) if job.id < 0 and not job.attempts else []
+        if len(batch) > 1:
+            name = batch_name(run_name(self._book.store.grid, Attempt(job.id, 1, view.node.name)))
+            self._attempts.begin_batch(self._book.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name)))
+            return view.node.name
+        gpus = tuple(placement.free_gpus(view)[: job.submission.gpus])
+        begun = self._book.begin(job, view.node.name, now, gpus)
         if begun is None:
-            return False
+            return ""
         self._attempts.begin(*begun)
-        return True
+        return view.node.name
 
     def _prospect(self, views: Sequence[NodeView], submission: Submission) -> _Prospect:
         impossible = placement.permanently_impossible(views, submission, self._roster.languages)

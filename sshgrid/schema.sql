@@ -186,6 +186,10 @@ SELECT phase, verdict, count(*) FROM job WHERE id > 0 AND (:owner = '' OR owner 
 -- Every file that some job still needs. A task needs what its sweep needs.
 SELECT json_extract(file.value, '$.sha256') FROM submission, json_each(body, '$.program.files') AS file WHERE job > 0
 UNION
+SELECT json_extract(file.value, '$.sha256') FROM submission, json_each(body, '$.program.data') AS file WHERE job > 0
+UNION
+SELECT json_extract(file.value, '$.sha256') FROM submission, json_each(body, '$.program.packs') AS file WHERE job > 0
+UNION
 SELECT json_extract(body, '$.program.stdin.sha256') FROM submission
 WHERE job > 0 AND json_extract(body, '$.program.stdin.sha256') IS NOT NULL
 UNION
@@ -233,6 +237,14 @@ UPDATE job SET phase = 'done', verdict = :verdict, ended = :ended, held = '' WHE
 SELECT json_extract(file.value, '$.sha256') FROM job
 JOIN submission ON submission.job = job.id, json_each(body, '$.program.files') AS file
 WHERE owner = :owner AND job.id > 0
+UNION
+SELECT json_extract(file.value, '$.sha256') FROM job
+JOIN submission ON submission.job = job.id, json_each(body, '$.program.data') AS file
+WHERE owner = :owner
+UNION
+SELECT json_extract(file.value, '$.sha256') FROM job
+JOIN submission ON submission.job = job.id, json_each(body, '$.program.packs') AS file
+WHERE owner = :owner
 UNION
 SELECT json_extract(body, '$.program.stdin.sha256') FROM job JOIN submission ON submission.job = job.id
 WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.program.stdin.sha256') IS NOT NULL

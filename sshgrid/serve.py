@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from sshgrid import inventory_cache
 from sshgrid.clients import Clients
-from sshgrid.dial import dialing, hush_abandoned_transfers
+from sshgrid.dial import dialing, hush_abandoned_transfers, read_in_smaller_pieces
 from sshgrid.disk import private_directory
 from sshgrid.errors import InventoryError, StoreError
 from sshgrid.front import Front
@@ -128,6 +128,7 @@ class Server:
         """Until told to leave, or idle for long enough."""
         loop = asyncio.get_running_loop()
         hush_abandoned_transfers(loop)
+        read_in_smaller_pieces()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave.set)
         listener = await self._listen()

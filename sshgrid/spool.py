@@ -22,8 +22,10 @@ from sshgrid.disk import blame_disk
 from sshgrid.errors import UsageError
 from sshgrid.model import JobId, sweep_of, task_number
 
-STREAMS = ("stdout", "stderr", "compile")
+STREAMS = ("stdout", "stderr", "compile", "files")  # files: a tar archive of what was brought back
 MAX_OPEN = 64
+FEW_FILES = 8  # above that it is cheaper to bring the whole file system to disk
+RESERVED_BYTES = 256 << 20
 HOUR = 3600.0
 _BLOCK = 65536
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -113,6 +115,7 @@ class Spool:
         for folder in (directory, self.blobs, self.outputs, self.incoming):
             disk.private_directory(folder, forbidden=0o077)
         self._open: OrderedDict[OutputName, tuple[int, int]] = OrderedDict()  # -> (descriptor, size)
+        self._unsynced: set[OutputName] = set()
 
     def close(self) -> None:
         while self._open:
@@ -200,9 +203,24 @@ class Spool:
                 os.close(descriptor)
                 raise
             self._open[name] = (descriptor, size + len(piece))
+            self._unsynced.add(name)
             if len(self._open) > MAX_OPEN:
                 os.close(self._open.popitem(last=False)[1][0])
         return size + len(piece)
+
+    def restart(self, job: JobId, attempt: int, stream: str) -> None:
+        """Forget what is kept of an output: it begins anew."""
+        name = (job, attempt, stream)
+        path = self._output(*name)
+        if name in self._open:
+            os.close(self._open.pop(name)[0])
+        with blame_disk(path):
+            path.unlink(missing_ok=True)
+
+    def room(self) -> int:
+        """Bytes that may be kept here before the disk is so full that the queue is in danger."""
+        with blame_disk(self.outputs):
+            return max(0, shutil.disk_usage(self.outputs).free - RESERVED_BYTES)
 
     def size(self, job: JobId, attempt: int, stream: str) -> int:
         """Bytes kept so far; 0 when nothing was printed."""
@@ -212,6 +230,13 @@ class Spool:
                 return path.stat().st_size
             except FileNotFoundError:
                 return 0
+
+    def go_on(self, job: JobId, attempt: int, stream: str) -> int:
+        """As `size`, for an output that an earlier master may have begun and not brought to disk."""
+        size = self.size(job, attempt, stream)
+        if size:
+            self._unsynced.add((job, attempt, stream))
+        return size
 
     def read_output(self, job: JobId, attempt: int, stream: str, offset: int, max_bytes: int) -> bytes:
         """At most `max_bytes` from `offset` on; b"" at the end of what is kept."""
@@ -223,20 +248,28 @@ class Spool:
         with self._reading(self._output(job, attempt, stream)) as descriptor:
             return 0 if descriptor is None else _start_of_last(descriptor, lines)
 
-    def sync(self, job: JobId, attempt: int) -> None:
-        """All output of this attempt survives a power cut from now on: to be called before its job is settled."""
-        paths = [path for stream in STREAMS if (path := self._output(job, attempt, stream)).exists()]
-        if not paths:
+    def sync(self, attempts: Iterable[tuple[JobId, int]]) -> None:
+        """All output of these attempts survives a power cut from now on: to be called before they are settled."""
+        names = [(job, number, stream) for job, number in attempts for stream in STREAMS]
+        names = [name for name in names if name in self._unsynced]
+        if not names:
             return
-        with blame_disk(paths[0].parent):
-            for path in (*paths, *dict.fromkeys((paths[0].parent, paths[0].parent.parent, self.outputs))):
-                disk.sync(path)
+        paths = [self._output(*name) for name in names]
+        with blame_disk(self.outputs):
+            if len(paths) > FEW_FILES:
+                disk.sync_all(self.outputs)
+            else:
+                folders = [folder for path in paths for folder in (path.parent, path.parent.parent, self.outputs)]
+                for path in (*paths, *dict.fromkeys(folders)):
+                    disk.sync(path)
+        self._unsynced.difference_update(names)
 
     def remove(self, job: JobId) -> None:
         """Forget all output of a job."""
         folder = self._folder(job)
-        for name in [name for name in self._open if name[0] == job]:
+        for name in [name for name in self._open if job in (name[0], sweep_of(name[0]))]:
             os.close(self._open.pop(name)[0])
+        self._unsynced = {name for name in self._unsynced if job not in (name[0], sweep_of(name[0]))}
         with blame_disk(folder):
             if folder.exists():
                 shutil.rmtree(folder)
@@ -256,9 +289,9 @@ class Spool:
             return sorted(JobId(int(entry.name)) for entry in self.outputs.iterdir() if entry.name.isdecimal())
 
     def _folder(self, job: JobId) -> Path:
-        if not isinstance(job, int) or job == 0:
+        sweep = sweep_of(job) if isinstance(job, int) else None
+        if not isinstance(job, int) or job == 0 or sweep == 0 or (sweep and not task_number(job)):
             raise UsageError(f"not a job number: {job!r}")
-        sweep = sweep_of(job)
         return self.outputs / (str(job) if sweep is None else f"{sweep}/t{task_number(job)}")
 
     def _output(self, job: JobId, attempt: int, stream: str) -> Path:

@@ -169,20 +169,19 @@ class Store:
         before = self._rows("job_of_key", {"owner": owner, "key": key})
         return self.job(JobId(before[0][0])) if before else None
 
-    def begin(self, job_id: JobId, node: str, now: float) -> Attempt | None:
+    def begin(self, job_id: JobId, node: str, now: float, gpus: tuple[int, ...] = ()) -> Attempt | None:
         """Claim a job for `node`. None when it no longer waits, is held, or shall be cancelled."""
         with self._change():
             # attempt + 1 is the fence: settle() ignores news that carries an older number.
             if self._run("begin_job", {"id": job_id}).rowcount == 0:
                 return None
             number = self._value("last_attempt", {"id": job_id})
-            record = AttemptRecord(number, node, now)
+            record = AttemptRecord(number, node, now, gpus=gpus)
             self._run("add_attempt", {"id": job_id, "number": number, "record": _json(record)})
         return Attempt(job_id, number, node)
 
-    def begin_task(self, task: Job, node: str, now: float) -> Attempt:
-        """Claim `node` for a task of a sweep that has never begun; only now it becomes a row."""
-        record = AttemptRecord(1, node, now)
+    def begin_task(self, task: Job, record: AttemptRecord) -> Attempt:
+        """Begin the first attempt at a task of a sweep; only now it becomes a row."""
         values = {
             "id": task.id,
             "owner": task.owner,
@@ -194,7 +193,7 @@ class Store:
             self._run("add_task", values)
             self._run("add_submission", {"id": task.id, "body": _json(task.submission)})
             self._run("add_attempt", {"id": task.id, "number": 1, "record": _json(record)})
-        return Attempt(task.id, 1, node)
+        return Attempt(task.id, 1, record.node)
 
     def note(self, attempt: Attempt, record: AttemptRecord) -> bool:
         """Remember the progress of a running attempt. False = it is no longer the current one; nothing is kept."""

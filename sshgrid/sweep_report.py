@@ -13,10 +13,10 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from sshgrid import lifecycle, parameters
 from sshgrid.attempts import Attempts
 from sshgrid.jobbook import JobBook
-from sshgrid.model import Job, Phase, task_id, task_number
-from sshgrid.spool import STREAMS, Spool
+from sshgrid.model import Job, Phase, Step, task_id, task_number
+from sshgrid.spool import Spool
 from sshgrid.sweeps import Sweeps, SweepState
-from sshgrid.watching import PIECE_BYTES, Line
+from sshgrid.watching import PIECE_BYTES, STREAMS, Line
 from sshgrid.wire import Ended, Event, Notice
 from sshgrid.wire_sweeps import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
 
@@ -42,9 +42,11 @@ class SweepReport:
 
     def _progress(self, state: SweepState) -> SweepProgress:
         counts, rate = state.counts(), state.rate()
-        running = [self._book.current(task) for task in state.running]
+        running = [self._attempts.live(self._book.current(task)) for task in state.running]
         slowest = min(
-            (task for task in running if task.attempts), key=lambda task: task.attempts[-1].began, default=None
+            (task for task in running if task.attempts[-1].step is Step.RUNNING),
+            key=lambda task: task.attempts[-1].began,
+            default=None,
         )
         return SweepProgress(
             job=state.job.id,

@@ -10,16 +10,17 @@ import logging
 import os
 import shlex
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from math import ceil
 
 import msgspec
 
 from sshgrid import parameters
 from sshgrid.errors import UsageError
 from sshgrid.halting import halts
-from sshgrid.jobbook import JobBook
+from sshgrid.jobbook import JobBook, slot_of
 from sshgrid.model import (
     MAX_TASKS,
     Cancelled,
@@ -27,6 +28,7 @@ from sshgrid.model import (
     Exited,
     Job,
     JobId,
+    Limits,
     Noun,
     Phase,
     Submission,
@@ -44,6 +46,14 @@ from sshgrid.templates import Template
 log = logging.getLogger(__name__)
 
 RATE_SECONDS = 10.0  # a rate is of so many seconds at most
+# Short tasks go to a node many at a time: what a start costs (some tens of milliseconds) should not be felt, and
+# neither should others have to wait for the slot for much longer than that.
+BATCH_SECONDS = 1.5
+BATCH_MOST = 400
+START_SECONDS = 0.2
+SHORTEST_SECONDS = 0.002
+SHORTEST_ALONE_SECONDS = 0.03
+NEWS_WEIGHT = 0.2  # of the newest duration in what is expected of the next one
 EndRunning = Callable[[Job], None]
 
 
@@ -67,7 +77,7 @@ class SweepState:
         self.plan = plan
         self.table = table
         self.template = Template(job.submission.program.args, table.names)
-        self.running: set[JobId] = set()
+        self.running: dict[JobId, object] = {}  # -> the slot in which it runs
         self.again: dict[JobId, Job] = {}  # begun once, and waiting for another attempt
         self.ended: list[int] = []  # numbers, in the order in which they ended
         self.failed = 0
@@ -79,6 +89,8 @@ class SweepState:
         self.tasks = sum(map(len, self._chosen))
         self._fresh: Iterator[int] = iter(())  # numbers that have never begun
         self._next: deque[int] = deque()
+        self._slots: Counter[object] = Counter()  # in use, and how many tasks that run share each
+        self._expected: float | None = None  # seconds that a task takes
         self.unbegun = self.tasks
 
     # --- which comes next
@@ -95,13 +107,32 @@ class SweepState:
         if self.job.held or self.stopped:
             return
         if self.plan.at_once is not None:
-            count = min(count, self.plan.at_once - len(self.running))
+            count = min(count, self.plan.at_once - len(self._slots))
         yield from islice(self.again.values(), max(0, count))
         count -= len(self.again)
+        for number in self._peek(count):
+            yield self.task(number)
+
+    def _peek(self, count: int) -> list[int]:
+        """The first ones that have never begun."""
         while len(self._next) < count and (number := next(self._fresh, None)) is not None:
             self._next.append(number)
-        for number in islice(self._next, max(0, count)):
-            yield self.task(number)
+        return list(islice(self._next, max(0, count)))
+
+    def batch(self, first: Job, slots: int) -> list[Job]:
+        """The task and those that should go with it to the same slot."""
+        numbers = [number for number in self._peek(self._batch_size(slots)) if number != task_number(first.id)]
+        return [first, *map(self.task, numbers[: self._batch_size(slots) - 1])]
+
+    def _batch_size(self, slots: int) -> int:
+        """How many tasks fill a slot for long enough, when all slots get as many of what is left."""
+        if self._expected is None or not fits_batch(self.job.submission):
+            return 1
+        share = self.unbegun / max(1, slots if self.plan.at_once is None else min(slots, self.plan.at_once))
+        fair = share if self._expected < BATCH_SECONDS / 30 else share / 2
+        # However little is left, what runs for less than a start takes is not worth one.
+        fair = max(fair, START_SECONDS / self._expected)
+        return max(1, min(int(BATCH_SECONDS / self._expected), BATCH_MOST, ceil(fair)))
 
     def numbers(self) -> Iterator[int]:
         """Of all tasks that are to be run, in order."""
@@ -132,16 +163,43 @@ class SweepState:
         elif number in self._next:
             self._next.remove(number)
             self.unbegun -= 1
-        self.running.discard(task.id)
+        self._leave_slot(task)
         self.again.pop(task.id, None)
         match task.phase:
             case Phase.RUNNING:
-                self.running.add(task.id)
+                self.enter_slot(task)
             case Phase.QUEUED:
                 self.again[task.id] = task
             case Phase.DONE:
                 self.count(number, task.verdict)
                 self.moments.append(time.monotonic())
+                self._learn(task)
+
+    def enter_slot(self, task: Job) -> None:
+        """A task runs."""
+        if task.id not in self.running:
+            self.running[task.id] = slot_of(task)
+            self._slots[slot_of(task)] += 1
+
+    def _leave_slot(self, task: Job) -> None:
+        slot = self.running.pop(task.id, None)
+        if slot is not None:
+            self._slots[slot] -= 1
+            if not self._slots[slot]:
+                del self._slots[slot]
+
+    def _learn(self, task: Job) -> None:
+        """What the next tasks will take."""
+        if not task.attempts or not isinstance(task.verdict, Exited):
+            return
+        last = task.attempts[-1]
+        if last.batch:
+            took = max(last.usage.ended - last.usage.started, SHORTEST_SECONDS)
+        else:  # with what its start took
+            took = max((last.ended or 0.0) - last.began - START_SECONDS / 2, SHORTEST_ALONE_SECONDS)
+        old = took if self._expected is None else self._expected
+        # A longer one counts at once: too large a batch is worse than too small a one.
+        self._expected = old + (took - old) * (NEWS_WEIGHT if took < old else 1.0 / 2)
 
     def count(self, number: int, verdict: Verdict | None) -> None:
         """A task is over."""
@@ -158,7 +216,8 @@ class SweepState:
     def counts(self) -> Counts:
         waiting = self.unbegun + len(self.again)
         left = waiting if self.stopped else 0
-        return Counts(self.tasks, len(self.ended), self.failed, len(self.running), waiting - left, left)
+        behind = len(self.running) - len(self._slots)  # in a batch, behind the one that runs
+        return Counts(self.tasks, len(self.ended), self.failed, len(self._slots), waiting - left + behind, left)
 
     def rate(self) -> float:
         """Tasks that ended a second, lately."""
@@ -178,6 +237,7 @@ class Sweeps:
         self._spool = spool
         self._end_running = end_running
         self._states: dict[JobId, SweepState] = {}
+        self.slots = 1  # of all nodes that are up
         book.on_task = self._task_changed
 
     def take_up(self) -> None:
@@ -214,7 +274,7 @@ class Sweeps:
             if phase is Phase.DONE:
                 state.count(number, verdict)
             elif phase is Phase.RUNNING:
-                state.running.add(task)
+                state.enter_slot(self._book.current(task))
             else:
                 state.again[task] = self._book.current(task)
         state.begin_after(begun)
@@ -224,6 +284,11 @@ class Sweeps:
     def upcoming(self, free: int) -> list[Job]:
         """Tasks that might begin now: of each sweep as many as the grid could take."""
         return [task for state in self._states.values() for task in state.upcoming(free)]
+
+    def batch(self, task: Job) -> list[Job]:
+        """A task that has never begun, with those that should go with it to the same slot."""
+        state = self._states.get(sweep_of(task.id) or task.id)
+        return [task] if state is None else state.batch(task, self.slots)
 
     def begun(self, sweep: JobId) -> bool:
         """Whether some task of it has ever begun."""
@@ -300,6 +365,14 @@ class Sweeps:
             return state.compile_failed
         counts = state.counts()
         return Swept(counts.tasks, counts.failed, counts.left)
+
+
+def fits_batch(submission: Submission) -> bool:
+    """Whether tasks of this sweep may share one start: each of the limits takes a watchdog of its own."""
+    program = submission.program
+    alone = submission.keep_children or submission.slots > 1 or submission.gpus
+    travels = program.data or program.packs or program.fetch
+    return program.limits == Limits() and not alone and not travels
 
 
 def is_success(verdict: Verdict | None) -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, get_args
 import msgspec
 
 from sshgrid.errors import SshgridError, UsageError
-from sshgrid.model import JobId, NodeState, Noun, OnDisconnect, Submission, Toolchain
+from sshgrid.model import Fetched, JobId, NodeState, Noun, OnDisconnect, Submission, Toolchain
 from sshgrid.wire_sweeps import SweepEvent, SweepProgress, SweepReply, SweepsQuestion, TaskOutput, WatchSweep
 from sshgrid.wire_users import UsersQuestion, UsersReply
 
@@ -313,6 +313,8 @@ class JobLine(Noun, frozen=True):
     attempts: tuple[AttemptLine, ...] = ()
     why: tuple[NodeReason, ...] = ()
     sweep: SweepProgress | None = None  # only of a sweep
+    fetch: tuple[str, ...] = ()  # globs of what is brought back
+    fetched: Fetched | None = None  # by the newest attempt
 
 
 class JobsReply(Noun, frozen=True, tag="jobs-reply"):

@@ -75,7 +75,7 @@ class Bar:
     def _draw(self) -> None:
         if self._newest is None:
             return
-        line = text(self._newest, bar=self._bar)[: max(self._look.columns - 1, 20)]
+        line = text(self._newest, bar=self._bar)[: (self._look.columns or 80) - 1]
         begin = "\n" if self.in_line else _CLEAR_LINE
         render.write_err(begin + self._look.paint(self._look.safe(line), "dim"))
         self._drawn_at, self._dirty, self.in_line = self._clock(), True, False

@@ -57,6 +57,11 @@ def exists(path: str) -> bool:
     return True
 
 
+def is_folder(path: str) -> bool:
+    """Whether it is one, or a link to one where links are followed."""
+    return stat.S_ISDIR(status(path).st_mode)
+
+
 def replace(path: str, content: bytes) -> None:
     """Whole or not at all; at home a link stays a link. OSError; UsageError for what leads out."""
     if _root is None:
@@ -114,18 +119,32 @@ def open_to_append(path: str) -> int:
     return found
 
 
+def check_inside(path: str) -> None:
+    """UsageError for what leads out, where that matters."""
+    if _root is not None and (path.startswith("/") or ".." in path.split("/") or "\0" in path):
+        raise UsageError(f"{path!r} is outside of your folder", "put it there with sftp or scp, and name it so")
+
+
+def own_status(path: str) -> os.stat_result:
+    """As os.lstat. OSError; UsageError for what leads out, and for any link where none is followed."""
+    return os.lstat(path) if _root is None else status(path)
+
+
 def names(folder: str) -> list[str]:
     """What is in a folder; nothing when it cannot be read."""
     try:
-        if _root is None:
-            return os.listdir(folder)
-        descriptor = _open_below(_root, folder)
+        return listed(folder)
     except (OSError, UsageError, ValueError):
         return []
+
+
+def listed(folder: str) -> list[str]:
+    """As os.listdir. OSError; UsageError for what leads out."""
+    if _root is None:
+        return os.listdir(folder)
+    descriptor = _open_below(_root, folder)
     try:
         return os.listdir(descriptor)
-    except OSError:
-        return []
     finally:
         os.close(descriptor)
 
@@ -150,8 +169,7 @@ def _raise(error: OSError) -> None:
 def _open_below(root: int, path: str) -> int:
     """Component by component, so that no link is ever followed, not even one that is put there meanwhile."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
-    if path.startswith("/") or ".." in parts or "\0" in path:
-        raise UsageError(f"{path!r} is outside of your folder", "put it there with sftp or scp, and name it so")
+    check_inside(path)
     at = os.dup(root)
     try:
         for part in parts:

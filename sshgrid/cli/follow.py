@@ -357,6 +357,21 @@ class Following:
                     pass  # progress of a job that goes on
         raise AssertionError("without a deadline it ends by an event or an exception")
 
+    def kept(self, job: JobId, attempt: int, stream: str) -> Iterator[bytes]:
+        """A kept stream of one attempt, each byte once, as fast as it is taken."""
+        seen: list[Seen] = []
+        for message, payload in self._answers(
+            lambda: Logs(job, attempt, streams=(stream,), seen=tuple(seen)), job, None
+        ):
+            match message:
+                case Output(stream=stream, attempt=attempt, size=size, offset=offset):
+                    yield payload
+                    seen[:] = [Seen(stream, attempt, offset + size)]
+                case Ended():
+                    return
+                case _:
+                    pass
+
     def _answers(
         self, request: Callable[[], Request], job: JobId, deadline: float | None
     ) -> Iterator[tuple[Message, bytes]]:

@@ -125,6 +125,7 @@ class Joblog:
     def add(self, task: TaskLine, command: bytes) -> None:
         """On its way to the disk when it returns. Unwritable: nothing of the line is there."""
         append(self._file, line(task, command), self._path)
+        self.entries[task.number] = Entry(written(command), failed=bool(task.signal or task.exit_status != 0))
 
     def close(self) -> None:
         os.close(self._file)

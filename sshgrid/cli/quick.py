@@ -15,7 +15,7 @@ from sshgrid.cli.session import Session, said
 
 SESSION_TEXTS = {"--master": "master", "-i": "inventory", "--inventory": "inventory"}
 SESSION_FLAGS = {"--json": "json", "-q": "quiet", "--quiet": "quiet", "--no-input": "no_input"}
-TEXTS = {"--on": "on", "--lang": "lang", "--stdin": "stdin", "--name": "name", "--flags": "flags"}
+TEXTS = {"--on": "on", "--lang": "lang", "--stdin": "stdin", "--name": "name", "--flags": "flags", "--into": "into"}
 FLAGS = {
     "-d": "detach",
     "--detach": "detach",
@@ -24,7 +24,7 @@ FLAGS = {
     "--show-node": "show_node",
     "--dry-run": "dry_run",
 }
-MANY = {"--env": "env"}
+MANY = {"--env": "env", "--with": "with", "--fetch": "fetch"}
 # What `run` is told of an option that is not there; also of those that are not understood here.
 OTHERWISE: Mapping[str, Any] = {
     **dict.fromkeys(TEXTS.values(), ""),
@@ -34,6 +34,8 @@ OTHERWISE: Mapping[str, Any] = {
     "memory": None,
     "max_processes": None,
     "keep_children": False,
+    "slots": 1,
+    "gpu": 0,
     "retries": None,
     "priority": 0,
     "on_host_loss": "relaunch",

@@ -155,18 +155,24 @@ class Results:
         self.close()
 
     def has_rows(self) -> bool:
-        """Whether somebody has put results here."""
+        """Whether results of tasks are recorded here."""
         try:
-            os.stat(ROWS, dir_fd=self._folder, follow_symlinks=False)
+            descriptor = os.open(ROWS, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
         except FileNotFoundError:
             return False
-        return True
+        except OSError as error:
+            raise UsageError(f"{self._shown}: {error.strerror}", f"ls -l {self._shown}") from error
+        try:
+            # The header alone is what a client leaves that was killed before its first task ended.
+            return read(descriptor).rstrip(b"\n").count(b"\n") > 0
+        finally:
+            os.close(descriptor)
 
-    def begin(self, *, without_failed: bool = False) -> None:
-        """Take up the rows that are there; from now on some may be added. Unwritable, UsageError."""
+    def begin(self, *, resume: bool = True, without_failed: bool = False) -> None:
+        """Take up the rows that are there, or drop them; from now on some may be added. Unwritable, UsageError."""
         try:
             self._remove_parts()
-            self._open_rows(without_failed)
+            self._open_rows(resume, without_failed)
         except OSError as error:
             raise unwritable(self._path, error) from error
 
@@ -175,10 +181,10 @@ class Results:
             if name.startswith(_PART):
                 os.unlink(name, dir_fd=self._folder)
 
-    def _open_rows(self, without_failed: bool) -> None:
+    def _open_rows(self, resume: bool, without_failed: bool) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._rows = os.open(ROWS, flags, 0o666, dir_fd=self._folder)
-        content = whole_rows(read(self._rows))
+        content = whole_rows(read(self._rows)) if resume else b""
         rows = parse(self._shown, content, self._names)
         status_at = len(self._names) + len(BEFORE)
         if without_failed:

@@ -51,10 +51,17 @@ class _RunVerb(Verb):
     shell_complete=complete_languages,
     help="The language, when the name does not say it.",
 )
+@click.option("--with", metavar="PATH", multiple=True, help="A file or folder that it finds in its current folder.")
+@click.option(
+    "--fetch", metavar="GLOB", multiple=True, help="Bring these files back when it has ended, quoted: 'out/*.csv'."
+)
+@click.option("--into", metavar="DIR", default="", help="Where to put them; otherwise the current folder.")
 @click.option("--env", metavar="K=V", multiple=True, help="Set in the program's environment; K alone: as it is here.")
 @click.option("--stdin", metavar="FILE|-|none", default="", help="Where its standard input comes from.")
 @click.option("--time-limit", metavar="D", type=DURATION, help="End it after this time.")
 @click.option("--memory", metavar="SIZE", type=SIZE, help="What it may use, as 512M or 4G.")
+@click.option("--slots", metavar="N", type=click.IntRange(1), default=1, help="Slots that it takes: its threads.")
+@click.option("--gpu", metavar="N", type=click.IntRange(0), default=0, help="GPUs that it has for itself.")
 @click.option("--max-processes", metavar="N", type=click.IntRange(1), help="End it when it has more.")
 @click.option("--keep-children", is_flag=True, help="When it ends by itself, leave alone what it has started.")
 @click.option("--retries", metavar="N", type=click.IntRange(0, 100), help="Further attempts after host failure.")
@@ -91,8 +98,9 @@ def run(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any) 
 
 @click.command(cls=Verb)
 @click.argument("job", metavar="ID", shell_complete=complete_jobs)
+@click.option("--into", metavar="DIR", default="", help="Put the files there that `run --fetch` asked for.")
 @pass_session
-def attach(session: Session, job: str) -> int:
+def attach(session: Session, job: str, into: str) -> int:
     """Show a job's output from its beginning until it ends. Ctrl-C leaves it running."""
     from sshgrid.cli.follow import Follow
 
@@ -104,7 +112,7 @@ def attach(session: Session, job: str) -> int:
         return sweeping.attach(session, connection, found)
     screen = running.screen_of(session)
     follow = Follow(connection, found, screen, session.connect, interrupt_cancels=False)
-    return running.until_ended(session, follow, screen, found)
+    return running.until_ended(session, follow, screen, found, into)
 
 
 @click.command(cls=Verb)

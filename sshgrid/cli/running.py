@@ -16,14 +16,16 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sshgrid.cli.session import INTERRUPTED, PIPE_CLOSED, Session
-from sshgrid.errors import MasterGone, UsageError
+from sshgrid.errors import MasterGone, SshgridError, UsageError
 
 if TYPE_CHECKING:
     from sshgrid.cli.bundle import Bundle, Source
+    from sshgrid.cli.data import Data
     from sshgrid.cli.follow import Follow
     from sshgrid.cli.screen import Screen
     from sshgrid.client import Connection
     from sshgrid.model import JobId, Submission
+    from sshgrid.wire import JobLine
 
 SUBMIT_TRIES = 5  # masters that may go, one after the other, while a job is handed over
 _LANG = re.compile(r"([A-Za-z0-9_+#.-]+?)\s*([<>=!~][<>=!~.,*\s0-9A-Za-z_+-]*)?")
@@ -36,14 +38,15 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 def run(session: Session, file: str, args: Sequence[str], wanted: Mapping[str, Any]) -> int:
     """The command `run`; `wanted` has a value for each of its options."""
     order = Order(file, args, wanted)
-    bundle, stdin = order.read(session)
-    submission = order.submission(bundle, stdin)
-    sources = [*bundle.sources, *([stdin] if stdin else [])]
+    bundle, stdin, data = order.read(session)
+    submission = order.submission(bundle, stdin, data)
+    sources = [*bundle.sources, *([stdin] if stdin else []), *(data.sources if data else ())]
     if wanted["dry_run"]:
         return _explain(session, submission, sources)
     if wanted["detach"]:
         return detached(session, submission, sources)
-    return _followed(session, submission, sources, show_node=bool(wanted["show_node"]))
+    into = str(wanted["into"]) or "."
+    return _followed(session, submission, sources, show_node=bool(wanted["show_node"]), into=into)
 
 
 class Order:
@@ -54,11 +57,13 @@ class Order:
         self._language, self._version = language_and_version(self._text("lang"))
         if wanted["interactive"] and (wanted["detach"] or wanted["stdin"] or file == "-"):
             raise UsageError("-I ties the run to this terminal: it goes with neither -d, --stdin nor a program from -")
+        if wanted["fetch"] or wanted["into"]:
+            _check_fetch(wanted)
 
     def _text(self, name: str) -> str:
         return str(self._wanted[name])
 
-    def read(self, session: Session) -> tuple[Bundle, Source | None]:
+    def read(self, session: Session) -> tuple[Bundle, Source | None, Data | None]:
         from sshgrid.cli import bundle
 
         program = bundle.read_program(self._file, self._language, bundle.our_stdin())
@@ -67,9 +72,18 @@ class Order:
             choice = "none"
         if self._file == "-" and choice == "-":
             raise UsageError("standard input cannot be both the program and its input", "--stdin FILE")
-        return program, bundle.read_stdin(choice, None if session.in_shell else bundle.our_stdin(), session.say)
+        data = self._data()
+        return program, bundle.read_stdin(choice, None if session.in_shell else bundle.our_stdin(), session.say), data
 
-    def submission(self, bundle: Bundle, stdin: Source | None) -> Submission:
+    def _data(self) -> Data | None:
+        """None without --with: most runs have none, and are not to wait for the import."""
+        if not self._wanted["with"]:
+            return None
+        from sshgrid.cli.data import read_data
+
+        return read_data(self._wanted["with"])
+
+    def submission(self, bundle: Bundle, stdin: Source | None, data: Data | None) -> Submission:
         from sshgrid.model import Limits, OnDisconnect, OnHostLoss, Program, Submission
 
         wanted = self._wanted
@@ -85,6 +99,9 @@ class Order:
             flags=_flags(self._text("flags")),
             version=self._version,
             limits=Limits(wanted["time_limit"], wanted["memory"], processes=wanted["max_processes"]),
+            data=data.files if data else (),
+            packs=data.packs if data else (),
+            fetch=tuple(wanted["fetch"]),
         )
         return Submission(
             program=program,
@@ -100,7 +117,25 @@ class Order:
             terminal=interactive and _is_terminal(0) and _is_terminal(1),
             keep_children=bool(wanted["keep_children"]),
             wait_for_nodes=bool(wanted["detach"]),
+            slots=int(wanted["slots"]),
+            gpus=int(wanted["gpu"]),
         )
+
+
+def _check_fetch(wanted: Mapping[str, Any]) -> None:
+    """Before anything runs: the globs, and the folder."""
+    from sshgrid import globs
+    from sshgrid.cli import files
+
+    globs.check(wanted["fetch"])
+    into = wanted["into"]
+    if into and not wanted["fetch"]:
+        raise UsageError("--into says where fetched files go, and no --fetch says which", f"--fetch GLOB --into {into}")
+    if into and wanted["detach"]:
+        raise UsageError("-d does not wait for files", f"leave out --into; later: sshgrid attach ID --into {into}")
+    files.check_inside(into)
+    if files.exists(into) and not files.is_folder(into):
+        raise UsageError(f"--into: {into} is no folder", f"ls -l {into}")
 
 
 def language_and_version(text: str) -> tuple[str, str]:
@@ -194,13 +229,16 @@ def _send(connection: Connection, submission: Submission, sources: Sequence[Sour
 
 
 def detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
+    """Print the job's id and leave."""
     connection, job = submit(session, submission, sources)
     connection.close()
     session.show(lambda: {"schema": 1, "id": job}, lambda: f"{job}\n")
     return 0
 
 
-def _followed(session: Session, submission: Submission, sources: Sequence[Source], *, show_node: bool) -> int:
+def _followed(
+    session: Session, submission: Submission, sources: Sequence[Source], *, show_node: bool, into: str
+) -> int:
     typed = None
     if submission.interactive:
         from sshgrid.cli.interactive import Stdin
@@ -217,7 +255,7 @@ def _followed(session: Session, submission: Submission, sources: Sequence[Source
     follow.interrupts = len(interrupts)
     keyboard.leave = follow.leave
     with keyboard.raw():
-        return until_ended(session, follow, screen, job)
+        return until_ended(session, follow, screen, job, into)
 
 
 @contextmanager
@@ -243,22 +281,53 @@ def screen_of(session: Session, *, show_node: bool = False, quiet: bool = False)
 
     if session.json:
         return Lines()
-    return Plain(session.warn, session.err, talks=session.talks() and not quiet, show_node=show_node)
+    return Plain(
+        session.warn, session.err, talks=session.talks() and not quiet, show_node=show_node, quiet=session.quiet
+    )
 
 
-def until_ended(session: Session, follow: Follow, screen: Screen, job: JobId) -> int:
-    """Follow a job to its end, or until the person leaves; the exit status of the command."""
+def until_ended(session: Session, follow: Follow, screen: Screen, job: JobId, into: str = "") -> int:
+    """Follow a job to its end, or until the person leaves; the exit status of the command.
+
+    `into`: the folder for what it brings back, "" = it is left with the master.
+    """
     from sshgrid.cli.follow import Detached, exit_status
 
+    failed = 0
     try:
         line = follow.until_ended()
+        if line.fetch:
+            failed = _bring(session, screen, line, into)
         screen.ended(line, interrupted=follow.interrupts > 0)
     except Detached:
         session.warn(f"job {job} goes on: sshgrid attach {job}")
         return INTERRUPTED
     except BrokenPipeError:
         return PIPE_CLOSED
-    return INTERRUPTED if follow.interrupts else exit_status(line)
+    return INTERRUPTED if follow.interrupts else exit_status(line) or failed
+
+
+def _bring(session: Session, screen: Screen, line: JobLine, into: str) -> int:
+    """The files of a job that is done; the exit status when some are not where they were wanted."""
+    from sshgrid.cli.fetching import unpack
+    from sshgrid.cli.follow import Following
+    from sshgrid.cli.session import report
+    from sshgrid.wire import Notice
+
+    found = line.fetched
+    for warning in found.warnings if found else ():
+        screen.notice(Notice(warning))
+    if found is None or not found.files:
+        return 0
+    if not into:
+        session.say(f"{found.files} files of job {line.id} wait: sshgrid attach {line.id} --into DIR")
+        return 0
+    try:
+        with Following(session.connect(), session.connect) as following:
+            unpack(line, following.kept(line.id, line.attempt, "files"), into, screen)
+    except SshgridError as error:
+        return report(session, error)
+    return 0
 
 
 def is_sweep(connection: Connection, job: JobId) -> bool:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from sshgrid.cli import render
 from sshgrid.model import job_text
+from sshgrid.quantities import format_size
 from sshgrid.wire import JobLine, Notice, Progress, Restarted, Waiting
 
 _FAULT_STATES = frozenset({"TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "CANCELLED"})
@@ -28,6 +29,7 @@ class Screen(Protocol):
     def waiting(self, event: Waiting) -> None: ...
     def notice(self, event: Notice) -> None: ...
     def restarted(self, event: Restarted) -> None: ...
+    def fetched(self, name: str, size: int, replaced: bool) -> None: ...
     def ended(self, job: JobLine, interrupted: bool) -> None: ...
 
 
@@ -44,9 +46,17 @@ def write_all(descriptor: int, piece: bytes) -> None:
 class Plain:
     """Program bytes raw; `talks` adds what a waiting person wants to know, in one line that vanishes."""
 
-    def __init__(self, warn: Callable[[str], None], err: render.Look, *, talks: bool, show_node: bool = False) -> None:
+    def __init__(
+        self,
+        warn: Callable[[str], None],
+        err: render.Look,
+        *,
+        talks: bool,
+        show_node: bool = False,
+        quiet: bool = False,
+    ) -> None:
         self._warn, self._err = warn, err
-        self._talks, self._show_node = talks, show_node
+        self._talks, self._show_node, self._quiet = talks, show_node, quiet
         self._transient = talks and err.terminal
         self._dirty = False
         self._node = ""
@@ -88,6 +98,10 @@ class Plain:
 
     def restarted(self, event: Restarted) -> None:
         self._line(f"{event.stream} starts again: attempt {event.attempt} says something else than the one before")
+
+    def fetched(self, name: str, size: int, replaced: bool) -> None:
+        if not self._quiet:
+            self._line(f"fetched {name} ({format_size(size)})" + (", replaced" if replaced else ""))
 
     def ended(self, job: JobLine, interrupted: bool) -> None:
         self._clear()
@@ -136,6 +150,9 @@ class Lines:
 
     def restarted(self, event: Restarted) -> None:
         self.line({"event": "restarted", "stream": event.stream, "attempt": event.attempt})
+
+    def fetched(self, name: str, size: int, replaced: bool) -> None:
+        self.line({"event": "fetched", "name": name, "size": size, "replaced": replaced})
 
     def ended(self, job: JobLine, interrupted: bool) -> None:
         self.line(render.job_object(job))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,10 +26,10 @@ from sshgrid.cli.session import INTERRUPTED, PIPE_CLOSED, Session, write_or_leav
 from sshgrid.cli.sweep_words import Plan, halt, plan
 from sshgrid.cli.tasks import JsonTasks, Outlet, PlainTasks, Records, SweepFollow
 from sshgrid.digest import sha256
-from sshgrid.errors import NoSuchJob, UsageError
+from sshgrid.errors import NoSuchJob, SshgridError, UsageError
 from sshgrid.model import JobId, Submission, Sweep
 from sshgrid.parameters import encode, spell_ranges
-from sshgrid.wire import Info, JobLine, JobsReply
+from sshgrid.wire import Cancel, Done, Info, JobLine, JobsReply
 
 if TYPE_CHECKING:
     from sshgrid.client import Connection
@@ -43,13 +43,13 @@ def sweep(session: Session, file: str, words: Sequence[str], wanted: Mapping[str
     halting = halt(wanted)
     planned = plan(file, words, wanted)
     order = _order(file, planned, wanted)
-    bundle, stdin = order.read(session)
+    bundle, stdin, data = order.read(session)
     table = Source("table", io.BytesIO(encode(planned.table)))
     submission = msgspec.structs.replace(
-        order.submission(bundle, stdin),
+        order.submission(bundle, stdin, data),
         sweep=Sweep(table.file, len(planned), at_once=wanted["jobs"], halt=halting),
     )
-    sources = [*bundle.sources, *([stdin] if stdin else []), table]
+    sources = [*bundle.sources, *([stdin] if stdin else []), *(data.sources if data else ()), table]
     with _Recorded(session, planned, wanted, _digest(submission)) as recorded:
         if wanted["dry_run"]:
             return _print(session, planned, recorded.rest())
@@ -150,7 +150,7 @@ class _Recorded:
         if not self._resume:
             if results.has_rows():
                 raise UsageError(f"{path} has results already", "--resume goes on with them; or name another folder")
-            results.begin()
+            results.begin(resume=False)
             return
         self.kept = self.keeper.load_of(self.digest)
         if self.kept is None and results.has_rows():
@@ -278,7 +278,7 @@ class _Course:
             keep_order=bool(self._wanted["keep_order"]),
         )
         follow.interrupts = len(interrupts)
-        status = until_ended(self._session, follow, outlet, job)
+        status = until_ended(self._session, follow, outlet, job, unread_ends_it=True)
         self._recorded.complete()
         return status
 
@@ -303,7 +303,9 @@ def outlet_of(session: Session, planned: Plan | None, wanted: Mapping[str, Any])
     return PlainTasks(session.warn, session.err, bar, tag, out_is_terminal=session.out.terminal, talks=talks)
 
 
-def until_ended(session: Session, follow: SweepFollow, outlet: Outlet, job: JobId) -> int:
+def until_ended(
+    session: Session, follow: SweepFollow, outlet: Outlet, job: JobId, *, unread_ends_it: bool = False
+) -> int:
     """Follow a sweep to its end, or until the person leaves; the exit status of the command."""
     try:
         line = follow.until_ended()
@@ -312,6 +314,10 @@ def until_ended(session: Session, follow: SweepFollow, outlet: Outlet, job: JobI
         session.warn(f"sweep {job} goes on: sshgrid progress {job}, sshgrid attach {job}")
         return INTERRUPTED
     except BrokenPipeError:
+        if unread_ends_it:
+            # Over a connection of its own: the other one is full of what nobody reads.
+            with suppress(SshgridError), session.connect() as connection:
+                connection.ask(Cancel((job,), "TERM"), Done)
         return PIPE_CLOSED
     outlet.ended(line, interrupted=follow.interrupts > 0)
     return INTERRUPTED if follow.interrupts else exit_status(line)

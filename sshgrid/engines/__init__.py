@@ -7,10 +7,11 @@ for what the program did.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
-from sshgrid.jobscript import Order
-from sshgrid.model import Noun, Outcome, Step, Usage
+from sshgrid.jobscript import Batch, Order
+from sshgrid.model import Fetched, Noun, Outcome, Step, Usage
 
 
 class Finish(Noun, frozen=True):
@@ -34,6 +35,37 @@ class Sink(Protocol):
 
     async def compiled(self, compiled: bool) -> None: ...
 
+    def room(self) -> int:
+        """Bytes of files that may be brought back now; 0 when nobody wants them any more."""
+
+    async def again(self, stream: str) -> None:
+        """Forget what is kept of this stream: it begins anew."""
+
+    async def fetched(self, fetched: Fetched) -> None: ...
+
+
+class BatchSink(Protocol):
+    """As Sink, for many runs of one program at once. What `output` and `ended` were given is kept when they return."""
+
+    def kept(self, order: Order, stream: str) -> int: ...
+
+    async def output(self, order: Order, stream: str, piece: bytes) -> None: ...
+
+    async def running(self, orders: Sequence[Order]) -> None:
+        """These have begun; it may be told late, or of a run that has ended already not at all."""
+
+    async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
+        """All of their output was told."""
+
+    async def uploaded(self, count: int) -> None: ...
+
+    async def compiled(self, compiled: bool) -> None: ...
+
+
+def place_in(batch: str, run: str) -> str:
+    """What a run of a batch is called where it is to be found; as it is when there is no batch."""
+    return f"{batch}/{run.partition('-')[2]}" if batch else run
+
 
 # What a person types into an interactive run: bytes (b"" ends the input), or the window's (columns, rows).
 Keyboard: TypeAlias = "asyncio.Queue[bytes | tuple[int, int]]"
@@ -47,6 +79,12 @@ class Engine(Protocol):
 
     async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
         """A run tied to this conversation: it reads the keyboard, and ends when the connection does."""
+
+    async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
+        """Many runs of one program with one start, until the end of each was told; raises no HostError.
+
+        For the other calls a batch is a run, and `place_in` names one of its runs.
+        """
 
     async def signal(self, run: str, name: str) -> bool:
         """Send a signal to a run; False when it is not there."""

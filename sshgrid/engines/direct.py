@@ -16,12 +16,13 @@ from typing import Protocol
 
 from sshgrid import toolchains
 from sshgrid.channels import Talk
-from sshgrid.engines import Finish, Keyboard, Sink
-from sshgrid.errors import Dropped, NeverBegan, NodeUnfit
-from sshgrid.jobscript import BUILD_LIMIT_SECONDS, LEASE_MARGIN_SECONDS, Order, job_script
+from sshgrid.engines import Finish, Keyboard, Sink, fetching
+from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
+from sshgrid.jobscript import BUILD_LIMIT_SECONDS, LEASE_MARGIN_SECONDS, Order, job_script, needed
 from sshgrid.model import (
     CompileFailed,
     Exited,
+    Fetched,
     HostLost,
     OnHostLoss,
     Outcome,
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 START_GUARD_SECONDS = 15  # a start that reaches the node later than this is refused there
 UPLOAD_TRIES = 3
+FETCH_TRIES = 3
 FIRST_PAUSE_SECONDS = 0.05
 LONGEST_PAUSE_SECONDS = 0.5
 BUILD_LOG_BYTES = PIECE_BYTES
@@ -82,7 +84,7 @@ class DirectEngine:
             run = None
             if key not in self._built:
                 await self._launch(order, sink)
-                run = _Run(self._host, order, sink, self._patience)
+                run = self.follower(order, sink)
                 if finish := await run.follow(until_running=True):
                     return finish
                 self._built.add(key)
@@ -92,7 +94,10 @@ class DirectEngine:
     async def _run(self, order: Order, sink: Sink, resume: bool) -> Finish:
         if not resume:
             await self._launch(order, sink)
-        return await self._to_end(_Run(self._host, order, sink, self._patience), at_once=resume)
+        return await self._to_end(self.follower(order, sink), at_once=resume)
+
+    def follower(self, order: Order, sink: Sink) -> Run:
+        return Run(self._host, order, sink, self._patience)
 
     async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
         await self._launch(order, sink)
@@ -104,9 +109,9 @@ class DirectEngine:
                 await asyncio.gather(_bring(talk.stdout, sink, "stdout"), _bring(talk.stderr, sink, "stderr"))
             finally:
                 typing.cancel()
-        return await self._to_end(_Run(self._host, order, _Quiet(sink), self._patience), at_once=True)
+        return await self._to_end(self.follower(order, _Quiet(sink)), at_once=True)
 
-    async def _to_end(self, run: _Run, *, at_once: bool = False) -> Finish:
+    async def _to_end(self, run: Run, *, at_once: bool = False) -> Finish:
         finish = await run.follow(at_once=at_once)
         assert finish is not None
         return finish
@@ -120,6 +125,8 @@ class DirectEngine:
         """
         for _ in range(UPLOAD_TRIES):
             link = await self._host.connected(0)
+            if order.program.packs and "tar" not in link.facts.helpers:
+                raise NodeUnfit(self._host.name, "it lacks tar, which unpacks the files of a run")
             started = await self._start(order, link)
             match started.word:
                 case "claimed" | "unknown":
@@ -148,7 +155,7 @@ class DirectEngine:
                 not_after,
                 job_script(order, link.facts, lease),
                 order.recipe.build_key,
-                order.program.stdin.sha256 if order.program.stdin else "-",
+                needed(order),
                 sorted({file.sha256 for _, file in order.recipe.layout}),
                 "prepare" if order.interactive else "start",
             )
@@ -160,8 +167,8 @@ class DirectEngine:
             return Started("unknown")
 
     async def _upload(self, link: Link, objects: list[str], sink: Sink) -> None:
-        for sha256 in objects:
-            await sink.uploaded(await link.upload(sha256, self._blob(sha256)))
+        async for sent in link.cargo.upload_all([(sha256, self._blob(sha256)) for sha256 in objects]):
+            await sink.uploaded(sent)
 
     # --- ending
 
@@ -195,21 +202,22 @@ async def _bring(pieces: AsyncIterator[bytes], sink: Sink, stream: str) -> None:
 
 
 class _Quiet:
-    """The sink of a run whose output has come by another way already; only what a build said is still news."""
+    """The sink of a run whose output has come by another way already: of a build and of files there may be news."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self.step, self.uploaded, self.compiled = sink.step, sink.uploaded, sink.compiled
+        self.room, self.again, self.fetched = sink.room, sink.again, sink.fetched
 
     def kept(self, stream: str) -> int:
         return 0
 
     async def output(self, stream: str, piece: bytes) -> None:
-        if stream == "compile":
+        if stream in ("compile", fetching.STREAM):
             await self._sink.output(stream, piece)
 
 
-class _Run:
+class Run:
     """Follows one run from wherever its kept output ends to its record."""
 
     def __init__(self, host: Host, order: Order, sink: Sink, patience: Callable[[float], float]) -> None:
@@ -224,6 +232,7 @@ class _Run:
         self._rang = False
         self._renew_at = 0.0
         self._claimed_since = 0.0
+        self._fetches = 0  # that failed while the node answered
         fenced = order.on_host_loss is OnHostLoss.FENCE
         # Whoever gave the lease, it was not for longer than this.
         longest = patience(order.worked_seconds) + LEASE_MARGIN_SECONDS
@@ -285,12 +294,7 @@ class _Run:
 
     async def _look(self, link: Link) -> Finish | None:
         look, moved = await self._see(link)
-        if not look.present and await link.claim(self._order.run):
-            raise NeverBegan(self._host.name, "the run is not there: it never began, or the machine was cleaned")
-        if look.why == "refused" and not look.begun:
-            raise NodeUnfit(self._host.name, "the run was refused before it began")
-        if not look.begun and look.record is None:
-            await self._await_wrapper(link)
+        if await self._not_begun(link, look):
             return None
         await self._tell_step(look)
         moved += await self._fetch(link, look)
@@ -305,7 +309,33 @@ class _Run:
         await self._sink.step(Step.FETCHING)
         while await self._fetch(link, look):
             pass
-        return Finish(await self._outcome(link, look, look.record), _usage(look.record))
+        outcome = await self._outcome(link, look, look.record)
+        if not isinstance(outcome, HostLost | ToolchainBroken | CompileFailed):
+            await self._bring_files(link)
+        return Finish(outcome, usage(look.record))
+
+    async def _not_begun(self, link: Link, look: RunLook) -> bool:
+        """Whether it is to be waited for. Raises NodeUnfit when it never will begin."""
+        if not look.present and await link.claim(self._order.run):
+            raise NeverBegan(self._host.name, "the run is not there: it never began, or the machine was cleaned")
+        if look.why == "refused" and not look.begun:
+            raise NodeUnfit(self._host.name, "the run was refused before it began")
+        if not look.begun and look.record is None:
+            await self._await_wrapper(link)
+            return True
+        return False
+
+    async def _bring_files(self, link: Link) -> None:
+        """What `--fetch` names. A node that cannot give it is asked again, but not for ever: the program has ended."""
+        if not self._order.program.fetch:
+            return
+        try:
+            await fetching.bring(link, self._order, self._sink)
+        except HostError as error:
+            self._fetches += not link.lost.done()
+            if self._fetches < FETCH_TRIES:
+                raise Dropped(error.node, error.reason) from error
+            await self._sink.fetched(Fetched(warnings=(f"nothing was fetched: {error.reason}",)))
 
     async def _see(self, link: Link) -> tuple[RunLook, int]:
         """The run, and how much of its stdout came along: after a bell there is most likely all that will ever be."""
@@ -377,7 +407,8 @@ class _Run:
 
     async def _build_outcome(self, link: Link, look: RunLook, record: RunRecord) -> Outcome:
         if record.stage == "layout":
-            return HostLost("no space left for the build")
+            what = "the files of the run" if look.why == "data" else "the build"
+            return HostLost(f"no space left for {what}")
         words = b""
         if size := look.sizes.get("build.log", 0):
             words = await link.piece(self._order.run, "build.log", 0, min(size, BUILD_LOG_BYTES))
@@ -403,5 +434,5 @@ def judge_build(code: int, why: str, words: bytes, language: str) -> Outcome:
     return CompileFailed(code)
 
 
-def _usage(record: RunRecord) -> Usage:
+def usage(record: RunRecord) -> Usage:
     return Usage(record.began_uptime, record.ended_uptime, record.cpu_seconds, record.peak_memory_bytes)

@@ -367,6 +367,7 @@ def _node_fields(node: Node) -> dict[str, object]:
         "identity_file": node.identity_file,
         "known_hosts": node.known_hosts,
         "slots": "auto" if node.slots is None else node.slots,
+        "gpus": node.gpus,
         "weight": node.weight,
         "tags": sorted(node.tags),
         "toolchains": None if node.toolchains is None else sorted(node.toolchains),

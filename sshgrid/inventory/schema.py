@@ -271,6 +271,7 @@ class Defaults(_Model):
     identity_file: File = Field(default="", description="private key; default: agent and ssh_config")
     known_hosts: File = Field(default="", description="file of known host keys; default: the user's and the system's")
     slots: Slots = Field(default=None, description="runs at once; auto = number of cores")
+    gpus: Annotated[int, Field(ge=0, le=1000, description="GPUs for --gpu; default: as many as are found")] = 0
     weight: Weight = Field(default=1.0, description="speed of a core relative to the others")
     tags: list[Word] = Field(default=[], description="for selectors: --on @tag")
     toolchains: list[str] = Field(default=[], description="languages to use here; default: whatever the probe finds")

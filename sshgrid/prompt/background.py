@@ -121,6 +121,11 @@ class _Above:
             raise _Left
         reason = f": {escape(job.reason)}" if job.reason else ""
         self._say(f"[{job.id}] {job.state} {render.exit_text(job)}{reason}\n")
+        if job.fetched and job.fetched.files:
+            self._say(f"[{job.id}] {job.fetched.files} files wait: attach {job.id} --into DIR\n")
+
+    def fetched(self, name: str, size: int, replaced: bool) -> None:
+        """They are left with the master: nobody has said that this is the moment to write them."""
 
     def accepted(self, job: int) -> None:
         """Its number was printed when it was submitted."""

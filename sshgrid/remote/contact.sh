@@ -151,6 +151,9 @@ if private_folder; then
   LIB=$W/bin/$library
   fact cores "$(count_cores)"
   fact memory "$(memory_bytes)"
+  gpus=0
+  for device in /dev/nvidia[0-9] /dev/nvidia[0-9][0-9]; do [ ! -c "$device" ] || gpus=$((gpus + 1)); done
+  fact gpus "$gpus"
   fact libc "$(c_library)"
   BOOT=$(boot_identity)
   fact boot "$BOOT"
@@ -162,6 +165,7 @@ if private_folder; then
   helper setsid-fork setsid -f true
   helper awk awk 'BEGIN { exit 0 }'
   helper sha256sum sha256sum /dev/null
+  helper tar command -v tar
   helper fractional-sleep sleep 0.01
   for locale in /usr/lib/locale/C.utf8 /usr/lib/locale/C.UTF-8; do [ -d "$locale" ] && fact helper C.UTF-8; done
   find_tools "$@"

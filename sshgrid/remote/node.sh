@@ -19,7 +19,11 @@
 set -u
 umask 077
 PREPARE_ONLY=0
+LANES=
 counted_apart=0
+
+# The tasks of a batch are for its lanes (batch.sh); whoever else reads its job.sh passes over them.
+task() { :; }
 
 # --- clocks and identities ---------------------------------------------------------------------------------------------
 
@@ -70,9 +74,10 @@ record_identity() { # record_identity PID FILE
 
 # --- starting ----------------------------------------------------------------------------------------------------------
 
-# start RUN NOT_AFTER BUILD STDIN SHA...: standard input is job.sh. Answers one line:
+# start RUN NOT_AFTER BUILD NEEDED SHA...: standard input is job.sh. NEEDED: digests, with blanks between them, that must
+# be here even when the build is ("-" = none); the SHA... are needed for the build alone. Answers one line:
 #   late RUN        the node's uptime is past NOT_AFTER: the command waited in a dead link
-#   missing RUN S.. these objects are not here (and the build is not either)
+#   missing RUN S.. these objects are not here
 #   already RUN     this attempt was started, or cancelled, before
 #   unfit RUN WHY   no space, read-only ...
 #   claimed RUN     the wrapper is on its way
@@ -80,7 +85,7 @@ start() {
   run=$1
   not_after=$2
   build=$3
-  input=$4
+  needed=$4
   shift 4
   uptime_seconds
   if [ "$now" -gt "$not_after" ]; then
@@ -90,7 +95,8 @@ start() {
   # A mark of use, before the look: what is used is not swept away.
   printf '' >"$W/builds/$build.used"
   [ ! -d "$W/builds/$build" ] || set --
-  [ "$input" = - ] || set -- "$@" "$input"
+  # shellcheck disable=SC2086 # a word each
+  [ "$needed" = - ] || set -- "$@" $needed
   absent=
   for sha; do [ -f "$W/objects/$sha" ] || absent="$absent $sha"; done
   if [ -n "$absent" ]; then
@@ -166,23 +172,38 @@ converse() {
   wrapper "$RUN" 3>&2 2>"$W/runs/$RUN/wrapper.log"
 }
 
-# One task: build if nobody has, run, record. A batch is this, again and again.
+# One run: build if nobody has, run, record. Of a batch: all its tasks (batch.sh).
 run_task() {
   # shellcheck disable=SC2153 # BUILD comes from job.sh
   BUILD_DIR=$W/builds/$BUILD
   uptime_seconds
   began=$now
+  step=layout
+  if [ -n "$LANES" ]; then
+    # shellcheck source=sshgrid/remote/batch.sh
+    . "${LIB%/*}/batch${LIB##*/node}"
+    lay_out_tasks || { record 74 "stage=$step"; return; }
+  fi
   builds=0
   if [ ! -d "$BUILD_DIR" ]; then
     builds=1
-    step=layout
     build || { record "$?" "stage=$step"; return; }
+  fi
+  if [ "$DATA" = 1 ] && ! lay_data; then
+    ln -s data why
+    record 74 stage=layout
+    return
   fi
   step=start
   printf '' >running
   # Others wait for a build to end; without one nobody waits for the beginning.
   [ "$builds" = 0 ] || bell "running $RUN"
-  guarded program "$WALL_LIMIT"
+  if [ -n "$LANES" ]; then
+    work_through
+    step=run
+  else
+    guarded program "$WALL_LIMIT"
+  fi
   record "$?" "stage=$step"
 }
 
@@ -213,6 +234,22 @@ place() {
   case $2 in */*) mkdir -p "./${2%/*}" || return ;; esac
   cp "$W/objects/$1" "./$2" && chmod "$3" "./$2"
 }
+
+# The files that travel with the run, into its folder: copies, as a program may write into what it was given.
+lay_data() (
+  umask 022
+  cd work && data
+)
+
+# put SHA PATH MODE: one of them. Where the file system can, the copy shares its blocks until somebody writes.
+put() {
+  case $2 in */*) mkdir -p "./${2%/*}" || return ;; esac
+  { cp --reflink=auto "$W/objects/$1" "./$2" 2>/dev/null || cp "$W/objects/$1" "./$2"; } && chmod "$3" "./$2" &&
+    touch -c "$W/objects/$1"
+}
+
+# unpack SHA: many small ones. Their times are those of now, and they belong to this account.
+unpack() { tar -x -m -o -f "$W/objects/$1" && touch -c "$W/objects/$1"; }
 
 # guarded STAGE HUNDREDTHS: the stage in a session of its own, with a watchdog beside it; status as of a shell. Sets step
 # to "build" or "run" when the stage has really begun.
@@ -442,7 +479,7 @@ look() {
   child_pid=${target#pid=}
   family=$(tree "${child_pid%%,*}" | {
     total=0 count=0
-    while read -r _ bytes; do total=$((total + bytes)) count=$((count + 1)); done
+    while read -r _ bytes _; do total=$((total + bytes)) count=$((count + 1)); done
     echo "$count $total"
   })
   memory=${family#* }
@@ -476,7 +513,7 @@ end_stage() { # WHY; a signal that the program outlived is no reason any more
 
 # --- process trees -------------------------------------------------------------------------------------------------------
 
-# tree PID: "pid resident-bytes" of the process and all its descendants. A process's name may hold spaces, brackets and
+# tree PID: "pid resident-bytes generation" of the process and all its descendants. A process's name may hold spaces, brackets and
 # newlines. Numbers by %.0f: mawk prints large ones as 1.2e+10 otherwise.
 tree() {
   cat /proc/[0-9]*/stat 2>/dev/null | awk -v root="$1" -v page="${page:-4096}" '
@@ -495,9 +532,9 @@ tree() {
       inside[root] = 1
       do {
         grown = 0
-        for (p in parent) if (!(p in inside) && parent[p] in inside) { inside[p] = 1; grown = 1 }
+        for (p in parent) if (!(p in inside) && parent[p] in inside) { inside[p] = inside[parent[p]] + 1; grown = 1 }
       } while (grown)
-      for (p in inside) if (p in parent) printf "%s %.0f\n", p, resident[p]
+      for (p in inside) if (p in parent) printf "%s %.0f %d\n", p, resident[p], inside[p]
     }'
 }
 
@@ -530,12 +567,14 @@ kill_stage() {
 
 # Processes that left the group still carry the run's name in their environment. Look until two rounds find nothing.
 # -z, as each variable ends in a NUL byte, behind which busybox does not look otherwise.
-kill_strays() { # RUN
+kill_strays() { kill_carrying "SSHGRID_RUN=$1/" "SSHGRID_BATCH=$1/"; } # RUN, also that of a batch
+
+kill_carrying() { # VARIABLE=VALUE...
   empty=0
   rounds=0
   while [ "$empty" -lt 2 ] && [ "$rounds" -lt 200 ]; do
     rounds=$((rounds + 1))
-    strays=$(grep -Fxlsz "SSHGRID_RUN=$1/" /proc/[0-9]*/environ 2>/dev/null)
+    strays=$(grep -Fxlsz -e "$1" -e "${2-$1}" /proc/[0-9]*/environ 2>/dev/null)
     killed=0
     for stray in $strays; do
       stray=${stray#/proc/}
@@ -588,6 +627,7 @@ glance() {
 
 # signal RUN NAME: to the program's group. Answers "sent" or "none".
 signal() {
+  case $1 in */*) signal_task "${1%/*}" "${1#*/}" "$2"; return ;; esac
   cd "$W/runs/$1" 2>/dev/null || { echo none; return; }
   case $2 in INT | TERM | KILL | HUP | QUIT) ln -s signal why 2>/dev/null ;; esac
   if [ "$2" = KILL ]; then
@@ -642,6 +682,7 @@ runs_of() {
 # claim RUN: a cancel that comes before the start makes the same folder, so the start is refused. Answers "claimed",
 # "already" or "unfit".
 claim() {
+  case $1 in */*) refuse_task "$1"; return ;; esac
   if mkdir "$W/runs/$1" 2>/dev/null; then
     ln -s refused "$W/runs/$1/why"
     echo claimed
@@ -672,6 +713,24 @@ keep() {
   # A name that outlives a power cut without its bytes would be an empty program, which ends well.
   sync "$part" 2>/dev/null
   mv -f "$part" "$W/objects/$2" && echo kept
+}
+
+# unpack_crate CRATE SHA...: small files that came as one stream become objects when each is what it claims to be
+unpack_crate() {
+  crate=$W/objects/$1
+  shift
+  if [ ! -f "$crate/whole" ]; then
+    verdict=short
+  elif [ "$SHA256SUM" = 1 ] && ! (cd "$crate" && for sha; do echo "$sha  $sha"; done | sha256sum -c >/dev/null 2>&1); then
+    verdict=corrupt
+  else
+    verdict=lost
+    rm -f "$crate/whole"
+    sync "$crate"/* 2>/dev/null
+    mv -f "$crate"/* "$W/objects/" && verdict=kept
+  fi
+  rm -rf "$crate"
+  echo "$verdict"
 }
 
 # drop PART: an upload that failed

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
+import tarfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from itertools import count
 from typing import Protocol, TypeAlias
 
+import msgspec
+
 from sshgrid import toolchains
 from sshgrid.engines import Engine, Finish, Keyboard
 from sshgrid.errors import HostError
 from sshgrid.jobscript import Order, run_name
-from sshgrid.model import Attempt, Exited, JobId, Noun, Outcome, Program, SourceFile, Step, Toolchain
+from sshgrid.model import Attempt, Exited, Fetched, JobId, Noun, Outcome, Program, SourceFile, Step, Toolchain
 from sshgrid.spool import Spool
 from sshgrid.testing.engine import Stage
 from sshgrid.testing.grid import FACTS
@@ -60,6 +64,8 @@ class Notes:
 
     def __init__(self, before: bytes = b"") -> None:
         self.streams = {"stdout": before, "stderr": b"", "compile": b""}
+        self.files: Fetched | None = None
+        self.wanted = True
         self.steps: list[Step] = []
         self.uploads = 0
 
@@ -67,7 +73,7 @@ class Notes:
         return len(self.streams[stream])
 
     async def output(self, stream: str, piece: bytes) -> None:
-        self.streams[stream] += piece
+        self.streams[stream] = self.streams.get(stream, b"") + piece
 
     async def step(self, step: Step) -> None:
         if self.steps[-1:] != [step]:
@@ -78,6 +84,15 @@ class Notes:
 
     async def compiled(self, compiled: bool) -> None:
         """The programs of the contract are not compiled."""
+
+    def room(self) -> int:
+        return 1 << 30 if self.wanted else 0
+
+    async def again(self, stream: str) -> None:
+        self.streams.pop(stream, None)
+
+    async def fetched(self, fetched: Fetched) -> None:
+        self.files = fetched
 
     async def until(self, words: bytes) -> None:
         """Until the program has said this."""
@@ -158,6 +173,11 @@ async def _deaf(stage: Stage) -> Outcome:
     return Exited(137)
 
 
+async def _writes(stage: Stage) -> Outcome:
+    stage.files |= {"out/a.csv": b"1,2\n", "out/b c/d.csv": b"", "note.txt": b"not asked for"}
+    return Exited(int(stage.args[0]))
+
+
 HELLO = Script(b"echo hello\n", _hello)
 ARGS = Script(b"for word; do printf '%s\\0' \"$word\"; done\n", _args)
 CAT = Script(b"cat\n", _cat)
@@ -166,11 +186,15 @@ COUNTS = Script(b'i=0\nwhile [ "$i" -lt "$1" ]; do echo "out $i"; echo "err $i" 
 WAITS = Script(
     b"trap 'echo heard USR1' USR1\ntrap 'echo bye; exit 7' TERM\necho ready\nwhile :; do sleep 0.02; done\n", _waits
 )
+WRITES = Script(
+    b'mkdir -p "out/b c"\necho 1,2 >out/a.csv\n: >"out/b c/d.csv"\nprintf "not asked for" >note.txt\nexit "$1"\n',
+    _writes,
+)
 DEAF = Script(b"trap '' INT TERM HUP\necho ready\nwhile :; do sleep 0.02; done\n", _deaf)
 
 IMITATIONS = {
     hashlib.sha256(script.source).hexdigest(): script.imitation
-    for script in (HELLO, ARGS, CAT, EXITS, COUNTS, WAITS, DEAF)
+    for script in (HELLO, ARGS, CAT, EXITS, COUNTS, WAITS, DEAF, WRITES)
 }
 
 
@@ -225,6 +249,27 @@ async def keeps_the_output_of_each_stream_in_order(bench: Bench) -> None:
     await finish(bench, order(bench, COUNTS, b"2000"), notes)
     assert notes.streams["stdout"] == b"".join(b"out %d\n" % number for number in range(2000))
     assert notes.streams["stderr"] == b"".join(b"err %d\n" % number for number in range(2000))
+
+
+async def brings_back_files_that_were_asked_for_whatever_the_exit_code(bench: Bench) -> None:
+    for code in (0, 3):
+        notes, what = Notes(), order(bench, WRITES, b"%d" % code)
+        wanted = msgspec.structs.replace(what.program, fetch=("**/*.csv", "nothing.*"))
+        outcome = (await finish(bench, msgspec.structs.replace(what, program=wanted), notes)).outcome
+        assert outcome == Exited(code)
+        with tarfile.open(fileobj=io.BytesIO(notes.streams["files"])) as archive:
+            found = {each.name: each.size for each in archive.getmembers()}
+        assert found == {"./out/a.csv": 4, "./out/b c/d.csv": 0}, found
+        assert notes.files is not None
+        assert (notes.files.files, notes.files.size, len(notes.files.warnings)) == (2, 4, 1), notes.files
+
+
+async def brings_back_nothing_when_nobody_wants_it_any_more(bench: Bench) -> None:
+    notes, what = Notes(), order(bench, WRITES, b"0")
+    notes.wanted = False
+    wanted = msgspec.structs.replace(what.program, fetch=("out",))
+    assert (await finish(bench, msgspec.structs.replace(what, program=wanted), notes)).outcome == Exited(0)
+    assert notes.streams.get("files", b"") == b""
 
 
 async def sends_signals(bench: Bench) -> None:
@@ -348,6 +393,8 @@ CHECKS: tuple[Check, ...] = (
     reports_the_programs_own_exit_code,
     reports_the_signal_that_ended_the_program,
     keeps_the_output_of_each_stream_in_order,
+    brings_back_files_that_were_asked_for_whatever_the_exit_code,
+    brings_back_nothing_when_nobody_wants_it_any_more,
     sends_signals,
     kills_what_listens_to_nothing_else,
     knows_no_run_that_never_was,

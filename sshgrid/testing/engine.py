@@ -7,13 +7,16 @@ twice, or one that was refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import io
+import tarfile
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TypeAlias, TypeVar
 
-from sshgrid.engines import Finish, Keyboard, Sink
+from sshgrid import globs
+from sshgrid.engines import BatchSink, Finish, Keyboard, Sink
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
-from sshgrid.jobscript import Order
-from sshgrid.model import CompileFailed, Exited, Outcome, Step, ToolchainBroken
+from sshgrid.jobscript import Batch, Order
+from sshgrid.model import CompileFailed, Exited, Fetched, HostLost, Outcome, Step, ToolchainBroken
 
 T = TypeVar("T")
 
@@ -30,6 +33,7 @@ class Stage:
         self.stdin = stdin
         self.keyboard: Keyboard | None = None
         self.printed: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray(), "compile": bytearray()}
+        self.files: dict[str, bytes] = {}  # what it leaves in its folder
         self.step = Step.RUNNING
         self.end: Outcome | HostError | None = None
         self.task: asyncio.Task[None] | None = None
@@ -84,8 +88,23 @@ class Stage:
             if isinstance(end, HostError):
                 raise end
             if end is not None:
+                await self._bring_files(sink, end)
                 return end
             await self._news.wait()
+
+    async def _bring_files(self, sink: Sink, end: Outcome) -> None:
+        wanted = self.order.program.fetch
+        if not wanted or isinstance(end, CompileFailed | ToolchainBroken):
+            return
+        await sink.step(Step.FETCHING)
+        if not sink.room():
+            return
+        listing = globs.Listing({name: len(content) for name, content in self.files.items()}, {})
+        chosen, warnings = globs.choose(listing, wanted, sink.room())
+        await sink.again("files")
+        if chosen:
+            await sink.output("files", archive({name: self.files[name] for name in chosen}))
+        await sink.fetched(Fetched(len(chosen), sum(chosen.values()), warnings))
 
 
 class ScriptedEngine:
@@ -101,6 +120,7 @@ class ScriptedEngine:
         self.orders: list[Order] = []
         self.refused: set[str] = set()
         self.discarded: list[str] = []
+        self.batches: dict[str, list[str]] = {}  # the runs of each batch, in the order of their starts
         self.signals: list[tuple[str, str]] = []
         self.uploads = asyncio.Event()  # cleared: whatever is started stays in its upload
         self.uploads.set()
@@ -175,6 +195,7 @@ class ScriptedEngine:
             task.cancel()
 
     async def signal(self, run: str, name: str) -> bool:
+        run = _run_at(run)
         stage = self.stages.get(run)
         if stage is None:
             return False
@@ -186,12 +207,15 @@ class ScriptedEngine:
         return True
 
     async def refuse(self, run: str) -> bool:
+        run = _run_at(run)
         if run in self.stages:
             return False
         self.refused.add(run)
         return True
 
     async def discard(self, run: str) -> None:
+        for task in self.batches.get(run, ()):
+            await self.discard(task)
         stage = self.stages.get(run)
         if stage is not None:
             self._check(stage.node)
@@ -200,15 +224,72 @@ class ScriptedEngine:
         self.refused.discard(run)
         self.discarded.append(run)
 
+    async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
+        """One after the other, however many lanes there are."""
+        self.batches[batch.run] = [order.run for order in batch.tasks]
+        for position, order in enumerate(batch.tasks):
+            try:
+                finish = await self.run(order, _OneOf(sink, order), resume=resume)
+            except NeverBegan as error:
+                finish = Finish(HostLost(error.reason))
+            except HostError as error:
+                await sink.ended([(rest, Finish(HostLost(error.reason))) for rest in batch.tasks[position:]])
+                return
+            await sink.ended([(order, finish)])
+
     async def close(self) -> None:
         for stage in self.stages.values():
             await _end(stage)
+
+
+def _run_at(place: str) -> str:
+    """The run that a place of a batch stands for."""
+    batch, slash, task = place.rpartition("/")
+    return f"{batch.partition('-')[0]}-{task}" if slash else place
+
+
+class _OneOf:
+    """The sink of one run of a batch."""
+
+    def __init__(self, sink: BatchSink, order: Order) -> None:
+        self._sink, self._order = sink, order
+        self.uploaded, self.compiled = sink.uploaded, sink.compiled
+
+    def kept(self, stream: str) -> int:
+        return self._sink.kept(self._order, stream)
+
+    async def output(self, stream: str, piece: bytes) -> None:
+        await self._sink.output(self._order, stream, piece)
+
+    async def step(self, step: Step) -> None:
+        if step is Step.RUNNING:
+            await self._sink.running([self._order])
+
+    def room(self) -> int:
+        return 0
+
+    async def again(self, stream: str) -> None:
+        raise AssertionError(f"nothing of a batch is fetched, and no {stream}")
+
+    async def fetched(self, fetched: Fetched) -> None:
+        raise AssertionError(f"nothing of a batch is fetched, and not {fetched}")
 
 
 async def _end(stage: Stage) -> None:
     if stage.task is not None:
         stage.task.cancel()
         await asyncio.gather(stage.task, return_exceptions=True)
+
+
+def archive(files: Mapping[str, bytes]) -> bytes:
+    """A tar archive as a node makes it."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"./{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return made.getvalue()
 
 
 def after(said: bytes, end: Outcome | HostError, stream: str = "stdout") -> Callable[[Stage], Awaitable[Outcome]]:

@@ -9,10 +9,10 @@ from typing import Unpack
 
 from sshgrid.dial import Dialing
 from sshgrid.engines import Finish
-from sshgrid.engines.direct import DirectEngine
+from sshgrid.engines.batch import BatchEngine
 from sshgrid.errors import Dropped
 from sshgrid.jobscript import Order
-from sshgrid.model import Node, Sample, Step
+from sshgrid.model import Fetched, Node, Sample, Step
 from sshgrid.nodes import Link
 from tests.edge.shells import How, make_order
 from tests.lab.machine import uptime
@@ -26,6 +26,7 @@ class Kept:
         self.steps: list[Step] = []
         self.uploaded_bytes = 0
         self.was_compiled: bool | None = None
+        self.fetched_files: Fetched | None = None
 
     def __getitem__(self, stream: str) -> bytes:
         return bytes(self.streams.get(stream, b""))
@@ -46,6 +47,15 @@ class Kept:
     async def compiled(self, compiled: bool) -> None:
         self.was_compiled = compiled
 
+    def room(self) -> int:
+        return 1 << 40
+
+    async def again(self, stream: str) -> None:
+        self.streams.pop(stream, None)
+
+    async def fetched(self, fetched: Fetched) -> None:
+        self.fetched_files = fetched
+
 
 class Host:
     """A node and its engine. A lost connection is dialled anew, unless the host is made `silent`."""
@@ -64,9 +74,9 @@ class Host:
         self.engine = self.new_engine()
         self._jobs = 0
 
-    def new_engine(self) -> DirectEngine:
+    def new_engine(self) -> BatchEngine:
         """As of a master that has just started."""
-        return DirectEngine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0)
+        return BatchEngine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0)
 
     async def connected(self, patience_seconds: float) -> Link:
         if self.link is None or self.link.lost.done():

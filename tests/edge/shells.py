@@ -19,9 +19,18 @@ from typing import TypedDict, Unpack
 
 import msgspec
 
-from sshgrid.jobscript import Order, job_script, run_name
+from sshgrid.jobscript import Order, batch_name, job_script, make_batch, needed, run_name
 from sshgrid.model import Attempt, Facts, JobId, Limits, Program, Recipe, SourceFile
-from sshgrid.readings import Found, RunLook, parse_contact, parse_poll
+from sshgrid.readings import (
+    LEDGER_RECORD_BYTES,
+    BatchLook,
+    Found,
+    RunLook,
+    TaskEnd,
+    parse_batch,
+    parse_contact,
+    parse_poll,
+)
 from tests.lab.machine import argv_of, is_alive, uptime, wait_until
 
 REMOTE = resources.files("sshgrid") / "remote"
@@ -108,7 +117,9 @@ class ShellNode:
             self.facts = msgspec.structs.replace(self.facts, isolation=isolation)
         self.library = self.workdir / "bin" / "node.sh"
         # The node's own /bin/sh is the shell under test.
-        self.library.write_text((REMOTE / "node.sh").read_text().replace("/bin/sh", str(self.sh)))
+        for name in ("node.sh", "batch.sh"):
+            text = (REMOTE / name).read_text().replace("/bin/sh", str(self.sh))
+            self.library.with_name(name).write_text(text)
         self._jobs = 0
 
     def _applets(self) -> str:
@@ -183,10 +194,52 @@ class ShellNode:
         lease: float | None = None,
     ) -> str:
         guard = str(int(uptime() + 15 if not_after is None else not_after))
-        stdin = order.program.stdin.sha256 if order.program.stdin else "-"
+        inputs = " ".join(needed(order)) or "-"
         wanted = [file.sha256 for _, file in order.recipe.layout] if objects is None else objects
-        words = (verb, order.run, guard, order.recipe.build_key, stdin, *wanted)
+        words = (verb, order.run, guard, order.recipe.build_key, inputs, *wanted)
         return self.verb(*words, stdin=job_script(order, self.facts, lease)).decode().strip()
+
+    def start_batch(
+        self, orders: Sequence[Order], lanes: int = 1, *, not_after: float | None = None, lease: float | None = None
+    ) -> str:
+        """The name of the batch, when it was claimed."""
+        batch = make_batch(orders, lanes)
+        assert self.start(batch, not_after=not_after, lease=lease) == f"claimed {batch.run}"
+        return batch.run
+
+    def look_batch(self, batch: str, records: int = 0) -> BatchLook:
+        script = self.variables() + '. "$LIB"; . "${LIB%/*}/batch.sh"; "$@"'
+        words = ("look_batch", batch, str(records * LEDGER_RECORD_BYTES), "5000", "8")
+        done = self._run(script, "sh", *words)
+        assert not done.stderr, done.stderr
+        return parse_batch(done.stdout, batch)
+
+    def batch_verb(self, *words: str) -> str:
+        return (
+            self._run(self.variables() + '. "$LIB"; . "${LIB%/*}/batch.sh"; "$@"', "sh", *words).stdout.decode().strip()
+        )
+
+    def ended_batch(self, batch: str, seconds: float = PATIENCE_SECONDS) -> BatchLook:
+        look = BatchLook(RunLook())
+
+        def over() -> bool:
+            nonlocal look
+            look = self.look_batch(batch)
+            return look.run.record is not None or not look.run.alive
+
+        wait_until(over, f"the end of {batch}", seconds, lambda: (look, self.log_of(batch)))
+        return look
+
+    def run_batch(self, orders: Sequence[Order], lanes: int = 1) -> Mapping[str, TaskEnd]:
+        """From start to record: the tasks' ends by name. Each has begun and ended once."""
+        look = self.ended_batch(self.start_batch(orders, lanes))
+        assert look.run.record, self.log_of(batch_name(orders[0].run))
+        assert len(look.begun) == len(set(look.begun))
+        assert len(look.ended) == len({end.task for end in look.ended})
+        return {end.task: end for end in look.ended}
+
+    def log_of(self, batch: str) -> str:
+        return (self.workdir / "runs" / batch / "wrapper.log").read_text()
 
     def run(self, order: Order, seconds: float = PATIENCE_SECONDS) -> RunLook:
         """From start to record."""

@@ -58,6 +58,15 @@ async def opened(node: Node) -> AsyncIterator[Link]:
         await link.close()
 
 
+async def test_a_cipher_that_ssh_config_asks_for_goes_before_ours(liar: NewLiar, tmp_path: Path) -> None:
+    node, ssh_config = node_of(liar(Mode.HONEST), tmp_path), tmp_path / "ssh_config"
+    for words, expected in (("", "aes128-gcm@openssh.com"), ("Ciphers aes256-ctr\n", "aes256-ctr")):
+        ssh_config.write_text(f"Host *\n{words}")
+        connection = await dial.dial(node, Dialing(ssh_config=str(ssh_config)))
+        assert connection.get_extra_info("send_cipher") == expected
+        await dial.end(connection)
+
+
 # --- no SSH, or no answer ---------------------------------------------------------------------------------------------
 
 
@@ -236,8 +245,8 @@ async def test_F25_an_sftp_that_confirms_and_keeps_nothing_is_found_out(liar: Ne
     (tmp_path / "file").write_bytes(content)
     async with opened(node_of(liar(Mode.SFTP_LIES), tmp_path)) as link:
         with pytest.raises(NodeUnfit, match="an upload arrived"):
-            await link.upload(sha256, tmp_path / "file")
-        assert await link.lacking([sha256]) == [sha256]
+            await link.cargo.upload(sha256, tmp_path / "file")
+        assert await link.cargo.lacking([sha256]) == [sha256]
         assert not link.lost.done(), "the node still works"
 
 

@@ -85,7 +85,7 @@ async def test_facts_samples_and_a_quiet_end(host: Host) -> None:
     with pytest.raises(Dropped):
         await link.poll(["ab-1.1"])
     with pytest.raises(Dropped):
-        await link.start("ab-1.1", 1e9, b"", "b", "-", [])
+        await link.start("ab-1.1", 1e9, b"", "b", [], [])
 
 
 async def test_a_question_that_nobody_waits_for_any_more_does_not_shift_the_answers(host: Host) -> None:
@@ -155,7 +155,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 async def link_by(host: Host, way: str) -> Link:
     link = await host.open()
-    link._has_sftp = way == "sftp"
+    link.cargo.has_sftp = way == "sftp"
     return link
 
 
@@ -167,26 +167,26 @@ async def test_F25_what_arrives_is_what_was_sent_or_is_no_object(host: Host, way
     link = await link_by(host, way)
     content = Random(2).randbytes(3_000_001)
     sha256 = host.put(content)
-    assert await link.upload(sha256, host.blobs / sha256) == len(content)
-    assert await link.lacking([sha256, "0" * 64]) == ["0" * 64]
+    assert await link.cargo.upload(sha256, host.blobs / sha256) == len(content)
+    assert await link.cargo.lacking([sha256, "0" * 64]) == ["0" * 64]
     assert (Path(host.node.workdir) / "objects" / sha256).read_bytes() == content
     wrong = hashlib.sha256(b"something else").hexdigest()
     with pytest.raises(NodeUnfit, match="corrupt"):
-        await link.upload(wrong, host.blobs / sha256)
+        await link.cargo.upload(wrong, host.blobs / sha256)
     assert objects(host) == [sha256]
 
 
 async def test_F25_an_upload_that_is_cut_never_becomes_an_object(host: Host, way: str) -> None:
     link = await link_by(host, way)
     sha256 = host.put(bytes(60_000_000))
-    uploading = asyncio.create_task(link.upload(sha256, host.blobs / sha256))
+    uploading = asyncio.create_task(link.cargo.upload(sha256, host.blobs / sha256))
     await until(lambda: bool(objects(host)), "a part to arrive")
     link._connection.abort()
     with pytest.raises(Dropped):
         await uploading
     link = await link_by(host, way)
-    assert await link.lacking([sha256]) == [sha256]
-    await link.upload(sha256, host.blobs / sha256)
+    assert await link.cargo.lacking([sha256]) == [sha256]
+    await link.cargo.upload(sha256, host.blobs / sha256)
     assert sha256 in objects(host)
 
 
@@ -206,7 +206,7 @@ async def test_F24_an_upload_to_a_full_disk_is_the_node_s_fault_and_takes_no_roo
     link = await link_by(host, way)
     sha256 = host.put(bytes(5_000_000))
     with pytest.raises(NodeUnfit, match="disk full"):
-        await link.upload(sha256, host.blobs / sha256)
+        await link.cargo.upload(sha256, host.blobs / sha256)
     assert objects(host) == []
     assert not link.lost.done()
 

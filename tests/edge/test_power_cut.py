@@ -43,7 +43,7 @@ for number in range(100_000):
     attempt = store.begin(job.id, "n1", 1.0)
     os.write(1, b"begun %d\\n" % job.id)
     spool.append(job.id, 1, "stdout", b"output of %d\\n" % job.id * 50)
-    spool.sync(job.id, 1)
+    spool.sync([(job.id, 1)])
     record = AttemptRecord(1, "n1", 1.0, outcome=Exited(0), ended=2.0)
     store.settle(attempt, record, change(job, phase=Phase.DONE, verdict=Exited(0), ended=2.0))
     os.write(1, b"settled %d\\n" % job.id)

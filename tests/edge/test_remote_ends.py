@@ -175,8 +175,8 @@ def test_memory_beyond_two_gigabytes_is_counted_exactly(node_of: NodeOf, awk: st
     ]
     fake = "cat() { printf '%s\\n' '" + "' '".join(stats) + "'; }\n"
     output = node.script(f'{node.variables()}\n. "$LIB"\npage={page}\n{fake}tree 10\n'.encode()).stdout.decode()
-    seen = dict(line.split() for line in output.splitlines())
-    assert seen == {"10": str(100 * page), "11": str(3_000_000 * page), "13": str(page)}
+    seen = sorted(tuple(map(int, line.split())) for line in output.splitlines())
+    assert seen == [(10, 100 * page, 1), (11, 3_000_000 * page, 2), (13, page, 3)]
 
 
 # --- nothing is left --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -210,6 +211,22 @@ def test_output_is_read_by_offset(spool: Spool) -> None:
     assert spool.read_output(ONE, 1, "stdout", 10, 100) == spool.read_output(ONE, 1, "stdout", 99, 1) == b""
 
 
+def test_an_output_that_begins_anew_has_nothing_of_before(spool: Spool) -> None:
+    spool.restart(ONE, 1, "files")
+    spool.append(ONE, 1, "files", b"half of an archive")
+    spool.append(ONE, 1, "stdout", b"kept")
+    spool.restart(ONE, 1, "files")
+    assert spool.size(ONE, 1, "files") == 0
+    assert spool.append(ONE, 1, "files", b"whole") == 5
+    assert (spool.read_output(ONE, 1, "files", 0, 99), spool.size(ONE, 1, "stdout")) == (b"whole", 4)
+
+
+def test_there_is_room_for_what_fits_on_the_disk_and_a_reserve(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < spool.room() <= shutil.disk_usage(spool.directory).free
+    monkeypatch.setattr("sshgrid.spool.RESERVED_BYTES", 1 << 62)
+    assert spool.room() == 0
+
+
 def test_a_new_spool_goes_on_where_the_old_one_ended(spool: Spool) -> None:
     spool.append(ONE, 1, "stdout", b"before ")
     with Spool(spool.directory) as another:
@@ -222,7 +239,7 @@ def test_a_stream_that_printed_nothing_is_empty(spool: Spool) -> None:
     assert spool.size(ONE, 1, "stderr") == 0
     assert spool.read_output(ONE, 1, "stderr", 0, 10) == b""
     assert spool.tail(ONE, 1, "stderr", 5) == 0
-    spool.sync(ONE, 1)
+    spool.sync([(ONE, 1)])
     assert spool.jobs() == []
 
 
@@ -245,8 +262,8 @@ def test_sync_reaches_every_stream_and_the_names(spool: Spool, monkeypatch: pyte
         spool.append(ONE, 1, stream, b"x")
     spool.append(ONE, 2, "stdout", b"other attempt")
     synced = calls_of(monkeypatch, "fsync")
-    spool.sync(ONE, 1)
-    assert {Path(name).name for name in synced} == {"1.stdout", "1.stderr", "1.compile", "1", "out"}
+    spool.sync([(ONE, 1)])
+    assert {Path(name).name for name in synced} == {"1.stdout", "1.stderr", "1.compile", "1.files", "1", "out"}
 
 
 def test_a_file_is_on_disk_before_it_has_its_name(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +440,7 @@ for number in range(100_000):
     content = b"%s-%d" % (sys.argv[2].encode(), number) * 1000
     digest = spool.keep(content)
     size = spool.append(1, 1, "stdout", b"%08d" % (spool.size(1, 1, "stdout") // 8))
-    spool.sync(1, 1)
+    spool.sync([(1, 1)])
     os.write(1, b"%s %d\\n" % (digest.encode(), size))
 """
 

@@ -368,6 +368,14 @@ def test_the_files_that_jobs_need_are_named_also_those_of_finished_jobs(store: S
     assert store.blobs() == {"b" * 64, "c" * 64, "d" * 64}
 
 
+def test_the_files_that_travel_with_a_run_are_needed_too(store: Store) -> None:
+    files = tuple(SourceFile(letter, letter * 64, 1) for letter in "ef")
+    program = msgspec.structs.replace(HELLO.program, data=files[:1], packs=files[1:])
+    store.add(msgspec.structs.replace(HELLO, program=program), "ann", "k", 1.0)
+    assert store.blobs() == store.blobs_of("ann") == {letter * 64 for letter in "aef"}
+    assert store.blobs_of("bob") == set()
+
+
 def _read_one_and_fail(store: Store) -> None:
     store.job(add(store, submission=AWKWARD))
     raise ZeroDivisionError

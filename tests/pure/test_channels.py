@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshgrid.channels import Ears, Spoken
+from sshgrid.channels import MOST_LINE_BYTES, Ears, LineEars, Spoken
 
 MARK = b"f00d-run"
 
@@ -28,3 +28,22 @@ def test_every_byte_is_heard_up_to_the_limit(output: bytes, size: int, most_byte
 @pytest.mark.parametrize("words", [b"", b"\nf00d-run\n", b"\nf00d-run\nx\nf00d-run 0", b"\nf00d-run 0\n"])
 def test_without_both_marks_nothing_was_said(words: bytes) -> None:
     assert heard(words, 5) is None
+
+
+@given(st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line)), st.integers(1, 30))
+def test_lines_are_handed_on_whole_however_they_come(lines: list[bytes], size: int) -> None:
+    words, found = b"".join(line + b"\n" for line in lines) + b"not yet", list[bytes]()
+    ears = LineEars(found.append)
+    for start in range(0, len(words), size):
+        ears.write(words[start : start + size])
+    assert found == lines
+
+
+def test_of_a_line_without_an_end_only_so_much_is_kept() -> None:
+    found = list[bytes]()
+    ears = LineEars(found.append)
+    for _ in range(100):
+        ears.write(b"x" * 1000)
+    ears.write(b"\nshort\n")
+    assert len(found[0]) <= MOST_LINE_BYTES + 1000
+    assert found[1:] == [b"short"]

@@ -30,6 +30,7 @@ FLOORS: dict[str, int] = {
     "paths": 1,
     "placement": 1,
     "quantities": 1,
+    "globs": 1,
     "guard": 1,
     "halting": 1,
     "order": 1,
@@ -48,6 +49,7 @@ FLOORS: dict[str, int] = {
     "wire_users": 1,
     "credentials": 2,
     "database": 2,
+    "cargo": 2,
     "channels": 2,
     "dial": 2,
     "disk": 2,
@@ -105,7 +107,7 @@ DOOR = ("door", "door_channel", "door_frame", "sftp_folder")
 
 # Library -> the modules that may import it. What is not listed is free.
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "asyncssh": ("nodes", "channels", "dial", "local_node", "trial", *DOOR, "testing", "engines.*"),
+    "asyncssh": ("nodes", "cargo", "channels", "dial", "local_node", "trial", *DOOR, "testing", "engines.*"),
     "sqlite3": ("store", "database"),
     "yaml": ("inventory", "inventory.*"),
     "pydantic": ("inventory", "inventory.*"),

@@ -162,6 +162,48 @@ def test_memory_that_a_node_has_not_is_a_constraint_and_memory_in_use_is_a_resou
     assert in_the_way(crowded, java()) == ""
 
 
+def wide(slots: int = 1, gpus: int = 0) -> Submission:
+    return msgspec.structs.replace(java(), slots=slots, gpus=gpus)
+
+
+@pytest.mark.parametrize(
+    ("seen", "submission", "expected"),
+    [
+        (view(), wide(2), ""),
+        (view(running=1), wide(2), "Resources: 1 of 2 slots busy, 2 wanted"),
+        (view(), wide(3), "BadConstraints: 3 slots wanted, it has 2"),
+        (view(room=1), wide(2), "Resources: 0 of 1 slots busy, 2 wanted"),  # for a while only
+        (view(room=1, running=1), wide(), "Resources: 1 of 1 slots busy"),
+        (view(), wide(gpus=1), "BadConstraints: 1 GPUs wanted, it has none"),
+        (view(node=Node("h1", gpus=4)), wide(gpus=4), ""),
+        (view(node=Node("h1", gpus=4), gpus_in_use=frozenset({0, 2})), wide(gpus=2), ""),
+        (view(node=Node("h1", gpus=4), gpus_in_use=frozenset({0, 2, 3})), wide(gpus=2), "Resources: 3 of 4 GPUs busy"),
+        (view(node=Node("h1", gpus=4), gpus_in_use=frozenset(range(4))), wide(), ""),
+        (view(facts=msgspec.structs.replace(facts(2), gpus=1)), wide(gpus=1), ""),
+        (view(facts=msgspec.structs.replace(facts(2), gpus=1), node=Node("h1", gpus=0)), wide(gpus=1), "BadConstr"),
+    ],
+)
+def test_slots_and_gpus_that_are_not_there_or_not_free(seen: NodeView, submission: Submission, expected: str) -> None:
+    found = in_the_way(seen, submission)
+    assert found.startswith(expected)
+    assert bool(found) == bool(expected)
+
+
+def test_what_no_node_has_is_impossible_at_once() -> None:
+    grid = [view("h1"), view("h2", slots=8, room=1)]
+    assert placement.permanently_impossible(grid, wide(8)) is None
+    assert placement.permanently_impossible(grid, wide(9)) == (
+        "BadConstraints",
+        "no node is large enough: 9 slots wanted, it has 2",
+    )
+    assert placement.permanently_impossible(grid, wide(gpus=1)) is not None
+    assert placement.permanently_impossible([*grid, unseen("h3")], wide(gpus=1)) is None
+
+
+def test_the_free_gpus_are_those_that_no_run_has() -> None:
+    assert placement.free_gpus(view(node=Node("h1", gpus=4), gpus_in_use=frozenset({0, 2}))) == [1, 3]
+
+
 def test_the_first_obstacle_is_the_one_a_person_must_hear_of_first() -> None:
     """A drained node is not called busy, a node that is down is not called the wrong one, and so on down the list."""
     seen = view(drained=True, up=False, reason="gone", toolchains={}, running=2, max_load=0.1, busy=2.0)
@@ -467,7 +509,9 @@ def test_jobs_with_the_same_needs_get_the_same_answers(
     assert picks[0] == picks[1]
 
 
-@pytest.mark.parametrize("other", [java(), java(">=21"), java(">=17", "h1"), java(">=17", memory=GIB)])
+@pytest.mark.parametrize(
+    "other", [java(), java(">=21"), java(">=17", "h1"), java(">=17", memory=GIB), wide(2), wide(1, 1)]
+)
 def test_whatever_placement_looks_at_is_part_of_the_needs(other: Submission) -> None:
     assert placement.needs(other) != placement.needs(java(">=17"))
 

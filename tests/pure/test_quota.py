@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from sshgrid import quota
@@ -41,6 +42,17 @@ def test_A33_too_much_is_refused_with_the_number_and_the_limit(
     with pytest.raises(OverLimit) as refused:
         quota.bounded(submission, CAPS, waiting)
     assert all(word in refused.value.message for word in words), refused.value.message
+
+
+def test_what_travels_with_a_run_counts_and_what_comes_back_keeps_to_the_same_cap() -> None:
+    files = (SourceFile("d", "2" * 64, 60), SourceFile("p", "3" * 64, 40))
+    program = msgspec.structs.replace(asked().program, data=files[:1], packs=files[1:])
+    with pytest.raises(OverLimit, match="101"):
+        quota.bounded(Submission(program, "a.sh"), CAPS, 0)
+    fetching = msgspec.structs.replace(asked().program, fetch=("out",))
+    assert quota.bounded(Submission(fetching, "a.sh"), CAPS, 0).program.limits.fetch_bytes == 100
+    assert quota.bounded(asked(), CAPS, 0).program.limits.fetch_bytes is None
+    assert quota.bounded(Submission(fetching, "a.sh"), Caps(), 0).program.limits.fetch_bytes is None
 
 
 def test_who_runs_as_much_as_allowed_has_to_wait() -> None:

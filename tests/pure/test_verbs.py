@@ -11,8 +11,9 @@ ROOT = Path(sshgrid.__file__).parent
 SHELL_WORDS = {"eval"}
 
 
-def test_every_verb_that_a_link_asks_for_is_a_function_of_the_nodes_script() -> None:
+def test_every_verb_that_a_link_asks_for_is_a_function_of_the_nodes_scripts() -> None:
     asked = set(re.findall(r'_ask\(\s*"(\w+)"', (ROOT / "nodes.py").read_text())) - SHELL_WORDS
-    known = set(re.findall(r"^(\w+)\(\) ", (ROOT / "remote" / "node.sh").read_text(), re.MULTILINE))
+    scripts = "".join((ROOT / "remote" / name).read_text() for name in ("node.sh", "batch.sh"))
+    known = set(re.findall(r"^(\w+)\(\) ", scripts, re.MULTILINE))
     assert {"poll", "piece", "renew", "clean"} <= asked
     assert asked <= known

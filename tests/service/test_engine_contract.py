@@ -116,4 +116,4 @@ async def test_an_engine_that_breaks_a_promise_is_found(tmp_path: Path) -> None:
 
 
 def test_every_program_of_the_contract_has_its_imitation() -> None:
-    assert len(IMITATIONS) == 7
+    assert len(IMITATIONS) == 8

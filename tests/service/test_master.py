@@ -21,6 +21,7 @@ from sshgrid.model import (
     Outcome,
     OutOfMemory,
     OutputLimit,
+    Phase,
     SourceFile,
     Step,
     TimedOut,
@@ -498,6 +499,26 @@ async def test_a_job_that_is_not_there_is_no_such_job_whatever_is_asked(grids: G
     ):
         with pytest.raises(NoSuchJob):
             await asked
+
+
+async def test_many_starts_leave_the_others_their_turn(grids: Grids, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "STEP_SECONDS", 0.0)
+    grid = await grids(*[until_killed] * 6)
+    grid.master.pause()
+    jobs = [await grid.submit() for _ in range(6)]
+    grid.master.scheduler.paused = False
+    grid.book.wake.set()
+    seen = set[int]()
+
+    def all_run() -> bool:
+        seen.add(len(grid.book.in_phase(Phase.RUNNING)))
+        return len(jobs) in seen
+
+    await until(all_run, lambda: seen)
+    assert len(seen - {0, len(jobs)}) >= 3
+    await grid.master.cancel(Cancel(tuple(jobs)))
+    for job in jobs:
+        await grid.wait(job)
 
 
 async def test_a_paused_master_starts_nothing(grids: Grids) -> None:

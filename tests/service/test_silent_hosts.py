@@ -14,7 +14,7 @@ from sshgrid.engines import direct
 from sshgrid.engines.direct import START_GUARD_SECONDS, DirectEngine
 from sshgrid.errors import Dropped, NeverBegan
 from sshgrid.jobscript import Order
-from sshgrid.model import Attempt, Exited, Facts, JobId, OnHostLoss, Program, Recipe, Step
+from sshgrid.model import Attempt, Exited, Facts, Fetched, JobId, OnHostLoss, Program, Recipe, Step
 from sshgrid.nodes import Link
 from sshgrid.readings import RunLook, RunRecord, Started
 
@@ -89,6 +89,13 @@ class Sink:
     async def uploaded(self, count: int) -> None: ...
 
     async def compiled(self, compiled: bool) -> None: ...
+
+    def room(self) -> int:
+        return 0
+
+    async def again(self, stream: str) -> None: ...
+
+    async def fetched(self, fetched: Fetched) -> None: ...
 
 
 def order(on_host_loss: OnHostLoss, worked_seconds: float = 0.0) -> Order:

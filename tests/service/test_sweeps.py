@@ -18,6 +18,7 @@ from sshgrid.model import (
     Exited,
     Halt,
     JobId,
+    Limits,
     Phase,
     SourceFile,
     Submission,
@@ -61,6 +62,12 @@ def sweep(grid: ScriptedGrid, *values: str, args: Sequence[bytes] = (), **plan: 
     packed = parameters.encode(Table((Axis(("x",), rows),)))
     table = SourceFile("parameters", grid.spool.keep(packed), len(packed))
     return grid.submission(args=tuple(args), sweep=msgspec.structs.replace(Sweep(table, len(values)), **plan))
+
+
+def alone(sweep: Submission) -> Submission:
+    """The same, with a limit: then tasks share no start."""
+    program = msgspec.structs.replace(sweep.program, limits=Limits(wall_seconds=600.0))
+    return msgspec.structs.replace(sweep, program=program)
 
 
 async def watch(grid: ScriptedGrid, job: JobId, **wishes: object) -> tuple[list[TaskLine], bytes, Ended]:
@@ -240,7 +247,7 @@ async def test_a_held_sweep_begins_nothing_until_it_is_let_go(grid: ScriptedGrid
 
 async def test_a_new_master_goes_on_where_the_earlier_one_was(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_says_its_words] * 5 + [_until_killed] * 8
-    job = await grid.submit(sweep(grid, *map(str, range(1, 41))))
+    job = await grid.submit(alone(sweep(grid, *map(str, range(1, 41)))))
     await until(lambda: len(grid.book.in_phase(Phase.RUNNING)) == 8 and len(grid.engine.orders) == 13)
     await grid.end()
     await grid.begin()
@@ -344,3 +351,91 @@ async def test_a_task_alone_cannot_be_removed(grid: ScriptedGrid) -> None:
     with pytest.raises(NotAllowed, match=f"{job}.1 goes with its sweep"):
         await grid.master.remove([task_id(job, 1)])
     assert len(grid.store.tasks(job)) == 2
+
+
+# --- many with one start ----------------------------------------------------------------------------------------------
+
+
+async def test_short_tasks_share_a_start(grid: ScriptedGrid) -> None:
+    job = await grid.submit(sweep(grid, *map(str, range(1, 501))))
+    tasks, output, _ = await watch(grid, job, keep_order=True)
+    assert [task.number for task in tasks] == list(range(1, 501))
+    assert output.split() == [b"%d" % number for number in range(1, 501)]
+    assert verdict(grid, job) == Swept(500, 0)
+    assert len(grid.engine.orders) == 500
+    assert max(map(len, grid.engine.batches.values())) > 10
+    in_batches = [run for batch in grid.engine.batches.values() for run in batch]
+    assert len(in_batches) == len(set(in_batches)) > 400
+    await until(lambda: {order.run for order in grid.engine.orders} <= set(grid.engine.discarded))
+
+
+async def test_tasks_with_limits_and_long_ones_do_not(grid: ScriptedGrid) -> None:
+    await grid.wait(await grid.submit(alone(sweep(grid, *map(str, range(50))))))
+
+    async def slow(stage: Stage) -> Exited:
+        await asyncio.sleep(0.8)
+        return Exited(0)
+
+    grid.engine.coming[:0] = [slow] * 16
+    await grid.wait(await grid.submit(sweep(grid, *map(str, range(16)))))
+    assert len(grid.engine.orders) == 66
+    assert grid.engine.batches == {}
+
+
+async def in_a_batch(grid: ScriptedGrid) -> tuple[JobId, list[str]]:
+    """A sweep of 200 tasks, of which one waits in the middle of a batch; and the runs of that batch."""
+    grid.engine.coming[:0] = [_says_its_words] * 60 + [_until_killed]
+    job = await grid.submit(sweep(grid, *map(str, range(1, 201)), at_once=1))
+    await until(lambda: len(grid.engine.orders) == 61)
+    run = grid.engine.orders[-1].run
+    batch = next(batch for batch in grid.engine.batches.values() if run in batch)
+    assert len(batch) > 2
+    return job, batch
+
+
+async def test_a_new_master_goes_on_with_a_batch(grid: ScriptedGrid) -> None:
+    job, batch = await in_a_batch(grid)
+    await grid.end()
+    grid.engine.batches.clear()
+    await grid.begin()
+    await until(lambda: any(set(rest) <= set(batch) for rest in grid.engine.batches.values()))
+    for stage in list(grid.engine.stages.values()):
+        stage.send("TERM")
+    tasks, _, _ = await watch(grid, job)
+    assert sorted(task.number for task in tasks) == list(range(1, 201))
+    assert [task.number for task in tasks if task.exit_status] == [61]
+
+
+async def test_what_a_lost_host_left_of_a_batch_runs_elsewhere(grid: ScriptedGrid) -> None:
+    job, _ = await in_a_batch(grid)
+    lost = grid.engine.ran_on[-1]
+    grid.member(lost).go()
+    grid.engine.lose(lost)
+    tasks, output, _ = await watch(grid, job, keep_order=True)
+    assert output.split() == [b"%d" % number for number in range(1, 201)]
+    assert verdict(grid, job) == Swept(200, 0)
+    assert {task.attempt for task in tasks} == {1, 2}
+    assert all(task.attempt == 1 for task in tasks[:60])
+
+
+async def test_a_cancelled_sweep_ends_its_batch(grid: ScriptedGrid) -> None:
+    job, batch = await in_a_batch(grid)
+    await grid.master.cancel(Cancel((job,), "KILL"), "ann")
+    await grid.wait(job)
+    assert verdict(grid, job) == Cancelled("KILL by ann")
+    assert len(grid.engine.orders) == 61
+    ended = {task.verdict for task in grid.store.tasks(job)[60:]}
+    assert ended == {Cancelled("KILL by ann")}
+    await until(lambda: set(batch) <= set(grid.engine.discarded))
+
+
+async def test_a_batch_is_one_slot_of_its_owner(grid: ScriptedGrid) -> None:
+    job, _ = await in_a_batch(grid)
+    assert grid.book.count("ann", Phase.RUNNING) == 1
+    progress = grid.master.sweep_report.progress(grid.job(job))
+    assert (progress.ended, progress.running, progress.waiting) == (60, 1, 139)
+    assert progress.slowest is not None
+    assert progress.slowest.number == 61
+    await grid.run()
+    await grid.master.cancel(Cancel((job,), "KILL"))
+    await grid.wait(job)

@@ -74,3 +74,15 @@ def test_A17_without_sftp_large_things_go_through_a_channel(small_grid: Grid) ->
     grid.write("size.sh", "wc -c\n")
     (grid.folder / "in").write_bytes(bytes(range(256)) * 20_000)
     assert grid("run", "--stdin", "in", "size.sh").text.split() == ["5120000"]
+
+
+def test_files_travel_there_and_back_without_sftp_too(small_grid: Grid) -> None:
+    grid = small_grid
+    grid.write("add.sh", 'mkdir "o ut"; for f in data/*; do cat "$f" >>"o ut/all"; done; ln -s all "o ut/near"\n')
+    for number in range(20):
+        grid.write(f"data/{number:02} ü", f"{number}\n")
+    (grid.folder / "data/big").write_bytes(bytes(2_000_000))
+    done = grid("run", "--with", "data", "--fetch", "o*", "--into", "b", "add.sh")
+    assert (done.code, done.out) == (0, b""), done
+    content = b"".join(b"%d\n" % number for number in range(20)) + bytes(2_000_000)
+    assert (grid.folder / "b/o ut/all").read_bytes() == (grid.folder / "b/o ut/near").read_bytes() == content

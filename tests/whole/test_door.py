@@ -428,6 +428,25 @@ def test_an_installed_client_sends_its_files_along(door: Door, tmp_path: Path) -
     assert (done.code, "no way to the master" in done.err) == (125, True)
 
 
+def test_a_sweep_through_the_door_keeps_its_results_where_it_was_typed(door: Door, tmp_path: Path) -> None:
+    far = remote(door, tmp_path)
+    far.write("say.py", "import sys\nprint('said', sys.argv[1])\n")
+    words = ("sweep", "-k", "--results", "out", "--joblog", "log", "-p", "x=1..3", "say.py")
+    said = b"said 1\nsaid 2\nsaid 3\n"
+    assert elsewhere(far, door, *words)[:2] == (0, said)
+    assert (far.folder / "out" / "x=2" / "stdout").read_bytes() == b"said 2\n"
+    assert elsewhere(far, door, "sweep", "--resume", *words[1:])[:2] == (0, b"")
+    program = b"import sys\nprint('said', sys.argv[1])\n"
+    done = door.run("openssh", "sweep -k --results a/out --joblog a/log --lang python -p x=1..3 -", program)
+    assert (done.code, done.out) == (0, said), done
+    door.run("openssh", "sweep -k --results a/out --resume --lang python -p x=1..3 -", program)
+    assert sftp(door, "ls a/out/x=3/stdout", "get a/log /dev/null").returncode == 0
+    for path in ("../out", "/tmp/out", "a/../../out"):
+        for option in ("--results", "--joblog"):
+            done = door.run("openssh", f"sweep {option} {path} --lang python -p x=1 -", program)
+            assert (done.code, "outside of your folder" in done.err) == (2, True), done
+
+
 def test_a_queue_and_a_door_are_found_again_by_the_next_master(tmp_path: Path) -> None:
     door = Door(tmp_path)
     try:
@@ -440,3 +459,25 @@ def test_a_queue_and_a_door_are_found_again_by_the_next_master(tmp_path: Path) -
         assert door.grid("user", "ls", "--json").json["users"][0]["name"] == "alice"
     finally:
         door.grid.stop()
+
+
+def test_files_travel_through_the_door_and_stay_in_the_users_folder(door: Door, tmp_path: Path) -> None:
+    theirs = remote(door, tmp_path)
+    theirs.write("sum.sh", "mkdir out; cat data/* >out/sum; head -c 100 /dev/zero >out/zero\n")
+    for number in range(10):
+        theirs.write(f"data/{number}", f"{number}")
+    done = elsewhere(theirs, door, "run", "--with", "data", "--fetch", "out/*", "--into", "b", "sum.sh")
+    assert done[:2] == (0, b""), done
+    assert (theirs.folder / "b/out/sum").read_bytes() == b"0123456789"
+    over = elsewhere(theirs, door, "run", "--fetch", "../../etc/passwd", "sum.sh")
+    assert (over[0], "leads out" in over[2]) == (2, True)
+
+    home = door.home()
+    (home / "data").mkdir(exist_ok=True)
+    (home / "data/x").write_text("mine")
+    (home / "sum.sh").write_bytes((theirs.folder / "sum.sh").read_bytes())
+    inside = door.run("openssh", "run --with data --fetch out/sum --into back sum.sh")
+    assert (inside.code, (home / "back/out/sum").read_text()) == (0, "mine"), inside
+    for words in ("--with /etc/passwd", "--with ../bob", "--fetch out --into /tmp/x", "--fetch out --into ../x"):
+        refused = door.run("openssh", f"run {words} sum.sh")
+        assert (refused.code, "outside of your folder" in refused.err) == (2, True), (words, refused)

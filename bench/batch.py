@@ -1,0 +1,127 @@
+"""What a task of a batch costs on the nodes and on the road, against the same programs in a loop of sh on those hosts.
+
+Four hosts at once on both sides, on processors that they share with each other and with this process; there is no queue
+on ours, so this is what a sweep can reach at most. Refuses figures of tasks that did not end well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bench.installed import Failed
+from bench.table import Row, rested, spread
+from sshgrid.engines import Finish
+from sshgrid.jobscript import Order, make_batch
+from sshgrid.model import Exited, Node
+from tests.edge.engines import Host
+from tests.lab.disk import ACCOUNT
+from tests.lab.hosts import Lab, LabHost
+
+TASKS = 500  # on each host
+LANES = 2
+PAIRS = 5
+AT_LEAST = 0.3
+LOOP = f"i=0; while [ $i -lt {TASKS} ]; do /bin/true; i=$((i + 1)); done"
+
+
+class _Tally:
+    """Counts the tasks that ended well."""
+
+    def __init__(self) -> None:
+        self.well = 0
+
+    def kept(self, order: Order, stream: str) -> int:
+        return 0
+
+    async def output(self, order: Order, stream: str, piece: bytes) -> None:
+        raise Failed(f"{order.run} said {piece!r} on {stream}")
+
+    async def running(self, orders: Sequence[Order]) -> None:
+        """No news here."""
+
+    async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
+        self.well += sum(finish.outcome == Exited(0) for _, finish in ends)
+
+    async def uploaded(self, count: int) -> None:
+        """Once, and nothing to speak of."""
+
+    async def compiled(self, compiled: bool) -> None:
+        """There is nothing to compile."""
+
+
+def rows(lab: Lab, home: Path) -> Iterator[Row]:
+    home.mkdir()
+    with asyncio.Runner() as runner:
+        hosts = [_host(lab, host, home) for host in lab]
+        try:
+            runner.run(_batches(hosts, 10))
+            pairs = [
+                (rested(lambda: _loops(lab)), rested(lambda: runner.run(_batches(hosts, TASKS)))) for _ in range(PAIRS)
+            ]
+        finally:
+            runner.run(_end(hosts))
+    ratios = [limit / taken for limit, taken in pairs]
+    count = TASKS * len(hosts)
+    loop, batch = (count / statistics.median(side) for side in zip(*pairs, strict=True))
+    figure = statistics.median(ratios)
+    yield Row(
+        f"batches of {TASKS} x /bin/true / a loop of sh, {len(hosts)} hosts at once: tasks a second",
+        f"{figure:.2f}",
+        spread(ratios),
+        f">= {AT_LEAST}",
+        figure >= AT_LEAST,
+        f"{batch:.0f} / {loop:.0f} a second, {LANES} lanes, {PAIRS} pairs",
+    )
+
+
+def _host(lab: Lab, host: LabHost, home: Path) -> Host:
+    folder = home / host.name
+    folder.mkdir()
+    node = Node(
+        host.name,
+        host.address,
+        user=ACCOUNT,
+        port=22,
+        identity_file=str(lab.identity_file),
+        known_hosts=str(lab.known_hosts),
+        workdir="/var/tmp/batch",
+    )
+    return Host(node, folder)
+
+
+def _loops(lab: Lab) -> float:
+    start = time.perf_counter()
+    with ThreadPoolExecutor(len(lab.hosts)) as pool:
+        list(pool.map(lambda host: host.run(["/bin/sh", "-c", LOOP], user=ACCOUNT), lab))
+    return time.perf_counter() - start
+
+
+async def _batches(hosts: Sequence[Host], count: int) -> float:
+    """Seconds from the first start to the last end; the folders are removed afterwards."""
+    batches = [
+        make_batch([host.order(b"", b"%d" % number, run=(b"/bin/true",)) for number in range(count)], LANES)
+        for host in hosts
+    ]
+    for host in hosts:
+        await host.open()
+    tallies = [_Tally() for _ in hosts]
+    start = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for host, batch, tally in zip(hosts, batches, tallies, strict=True):
+            group.create_task(host.engine.run_batch(batch, tally))
+    taken = time.perf_counter() - start
+    if any(tally.well != count for tally in tallies):
+        raise Failed(f"of {count} tasks ended well: {[tally.well for tally in tallies]}")
+    for host, batch in zip(hosts, batches, strict=True):
+        await host.engine.discard(batch.run)
+    return taken
+
+
+async def _end(hosts: Sequence[Host]) -> None:
+    for host in hosts:
+        await host.end()

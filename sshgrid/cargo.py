@@ -1,0 +1,241 @@
+"""Files to a node and back again, over one connection: objects by their SHA-256, and what a run leaves in its folder.
+
+A large file goes by SFTP, or through `cat` where there is none, and goes on where it was cut; small ones go together as
+one stream. An object has its name only once its bytes were checked on the node. Refuses to look into any file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import secrets
+import shlex
+import tarfile
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Protocol
+
+import asyncssh
+
+from sshgrid.channels import READ_BYTES, Shell, Spoken, create
+from sshgrid.dial import blame_in_use
+from sshgrid.errors import HostError, NodeUnfit
+from sshgrid.globs import Listing, parse_listing
+from sshgrid.model import Facts, Node
+from sshgrid.readings import Found
+
+log = logging.getLogger(__name__)
+
+KEEP_SECONDS = 600  # a slow disk, and a digest of gigabytes
+LIST_SECONDS = 600
+LIST_BYTES = 32 * 1024 * 1024
+SMALL_BYTES = 64 * 1024
+FEW = 4  # so many small files are not worth a stream of their own
+MOST_TOGETHER = 1000
+STEP_BYTES = 4 * 1024 * 1024  # of a large file: what is on its way at a time, and so what is sent again after a cut
+_SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
+_FILES = (resources.files("sshgrid") / "remote" / "files.sh").read_bytes()
+# Links that were chosen lead to files of the folder. GNU tar would take a backslash in a name for something else, and
+# busybox's may not read lists.
+_TAR = b"""if tar --no-unquote --version >/dev/null 2>&1; then
+  exec tar --no-unquote -c -h -f - -T ../fetch.list 2>../fetch.err
+elif tar -c -f /dev/null -T /dev/null >/dev/null 2>&1; then
+  exec tar -c -h -f - -T ../fetch.list 2>../fetch.err
+fi
+set -f
+IFS='
+'
+exec tar -c -h -f - $(cat ../fetch.list) 2>../fetch.err
+"""
+# A part that was cut is only taken up by the same master: another one may be sending the same file.
+_OURS = secrets.token_hex(4)
+
+
+class Road(Protocol):
+    """The connection as its cargo needs it."""
+
+    node: Node
+    found: Found
+    facts: Facts
+    lost: asyncio.Future[HostError]
+
+    async def aside(self, script: bytes, words: Iterable[str | bytes], seconds: float, most_bytes: int) -> Spoken: ...
+
+
+class Ask(Protocol):
+    """What a verb of remote/node.sh answers."""
+
+    async def __call__(self, verb: str, *words: str, seconds: float = ...) -> bytes: ...
+
+
+class Cargo:
+    """What travels over one connection; `channels`: so many more than the lasting ones there may be at a time."""
+
+    def __init__(
+        self, road: Road, connection: asyncssh.SSHClientConnection, ask: Ask, channels: asyncio.Semaphore
+    ) -> None:
+        self._road = road
+        self._ask = ask
+        self._channels = channels
+        self._node = road.node
+        self._connection = connection
+        self._sftp: asyncssh.SFTPClient | None = None
+        self.has_sftp = True
+        self._sending = asyncio.Semaphore(1)
+
+    # --- objects
+
+    async def lacking(self, objects: Sequence[str]) -> list[str]:
+        return (await self._ask("have", *objects)).decode().split() if objects else []
+
+    async def upload(self, sha256: str, source: Path) -> int:
+        """Send one file into the node's objects; bytes sent. It counts only once size and digest were checked there."""
+        size = source.stat().st_size
+        # Without a digest to check, a part that was taken up again could be anything.
+        goes_on = size > STEP_BYTES and "sha256sum" in self._road.facts.helpers
+        ours = f"{_OURS}{zlib.crc32(self._node.name.encode()):08x}"
+        part = f"{sha256[:16]}.{ours if goes_on else secrets.token_hex(4)}"
+        target = self._object(part)
+        async with self._sending:
+            try:
+                with blame_in_use(self._node):
+                    if not await self._put(source, target, size if goes_on else 0):
+                        await self._pour(source, target)
+            except NodeUnfit:
+                await self._ask("drop", part)
+                raise
+        self._check_kept(await self._ask("keep", part, sha256, str(size), seconds=KEEP_SECONDS))
+        return size
+
+    async def upload_all(self, sources: Sequence[tuple[str, Path]]) -> AsyncIterator[int]:
+        """Send these files; the bytes of each step. Many small ones are one step."""
+        small = [each for each in sources if each[1].stat().st_size <= SMALL_BYTES]
+        together = small if len(small) > FEW and "tar" in self._road.facts.helpers else []
+        for start in range(0, len(together), MOST_TOGETHER):
+            yield await self._upload_together(together[start : start + MOST_TOGETHER])
+        for sha256, source in sources:
+            if (sha256, source) not in together:
+                yield await self.upload(sha256, source)
+
+    async def _upload_together(self, sources: Sequence[tuple[str, Path]]) -> int:
+        crate = f"crate.{secrets.token_hex(8)}"
+        folder = self._object(crate)
+        async with self._sending:
+            with blame_in_use(self._node):
+                command = f"umask 077; mkdir {folder} && cd {folder} && tar -x -o -f - && printf whole >whole"
+                sent = await self._feed(command, _archive(sources))
+        verdict = await self._ask("unpack_crate", crate, *(sha256 for sha256, _ in sources), seconds=KEEP_SECONDS)
+        self._check_kept(verdict)
+        return sent
+
+    def _check_kept(self, verdict: bytes) -> None:
+        words = verdict.decode(errors="replace").strip()
+        if words != "kept":
+            raise NodeUnfit(self._node.name, f"an upload arrived {words or 'nowhere'} (disk full?)")
+
+    def _object(self, name: str) -> str:
+        return f"{self._road.facts.workdir}/objects/{name}"
+
+    async def _put(self, source: Path, target: str, resumable_size: int) -> bool:
+        """By SFTP; False when the node has none that works."""
+        if not self.has_sftp:
+            return False
+        try:
+            if self._sftp is None:
+                self._sftp = await self._connection.start_sftp_client()
+            if resumable_size:
+                await _put_on(self._sftp, source, target, resumable_size)
+            else:
+                await self._sftp.put(str(source), target)
+        except asyncssh.SFTPFailure as error:
+            raise NodeUnfit(self._node.name, f"upload failed: {error.reason} (disk full?)") from error
+        except (asyncssh.ChannelOpenError, asyncssh.SFTPError) as error:
+            if self._road.lost.done() or isinstance(error, asyncssh.SFTPConnectionLost | asyncssh.SFTPNoConnection):
+                self._sftp = None
+            log.info("%s: no SFTP (%s), using cat", self._node.name, error)
+            self.has_sftp = False
+            return False
+        return True
+
+    async def _pour(self, source: Path, target: str) -> None:
+        """Through a channel to `cat`, for nodes without SFTP."""
+        with source.open("rb") as file:
+            await self._feed(f"umask 077; cat >{target}", iter(lambda: file.read(READ_BYTES), b""))
+
+    async def _feed(self, command: str, pieces: Iterable[bytes]) -> int:
+        """Bytes to the standard input of a command; how many they were."""
+        self._check_safe(self._road.facts.workdir)
+        process = await create(self._connection, f"exec /bin/sh -c '{command}'")
+        sent = 0
+        # Who no longer reads has no space left: `keep` will say so.
+        with contextlib.suppress(BrokenPipeError):
+            for piece in pieces:
+                process.stdin.write(piece)
+                await process.stdin.drain()
+                sent += len(piece)
+            process.stdin.write_eof()
+        await process.wait()
+        return sent
+
+    def _check_safe(self, workdir: str) -> None:
+        """What is part of a command line goes through login shells that quote in their own ways. Raises NodeUnfit."""
+        if not _SAFE_PATH.fullmatch(workdir):
+            raise NodeUnfit(self._node.name, f"the working folder {workdir} has unusual characters")
+
+    # --- files of a run
+
+    async def files(self, run: str, where: Sequence[str]) -> Listing:
+        """What lies in a run's folder; `where`: words for find. Raises a HostError."""
+        folder = f"{self._road.facts.workdir}/runs/{run}/work"
+        said = await self._road.aside(_FILES, (folder, *where), LIST_SECONDS, LIST_BYTES)
+        if said.answer != "listed":
+            raise NodeUnfit(self._node.name, "the run's folder is not there any more")
+        return parse_listing(said.output, said.more)
+
+    async def archive(self, run: str, names: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        """These files of a run's folder as a tar archive; what tar complains of is in its fetch.err. Raises Dropped."""
+        mark = b"NAMES-" + secrets.token_hex(8).encode()
+        listed = b"".join(b"./" + os.fsencode(name) + b"\n" for name in names)
+        folder = shlex.quote(f"{self._road.facts.workdir}/runs/{run}/work").encode()
+        path = shlex.quote(self._road.found.path).encode()
+        script = b"PATH=%s\ncd %s && cat >../fetch.list <<'%s' || exit 1\n%s%s\n" % (path, folder, mark, listed, mark)
+        async with self._channels:
+            with blame_in_use(self._node):
+                shell = await Shell.open(self._node, self._connection)
+                try:
+                    async with contextlib.aclosing(shell.pour(script + _TAR)) as pieces:
+                        async for piece in pieces:
+                            yield piece
+                finally:
+                    shell.close()
+
+
+async def _put_on(sftp: asyncssh.SFTPClient, source: Path, target: str, size: int) -> None:
+    """A large file, from where an earlier try was cut. All but the last step of what is there is whole."""
+    try:
+        there = min((await sftp.stat(target)).size or 0, size)
+    except asyncssh.SFTPNoSuchFile:
+        there = 0
+    at = max(0, there - 1) // STEP_BYTES * STEP_BYTES
+    if at:
+        log.info("%s: goes on at %d of %d bytes", target, at, size)
+    async with sftp.open(target, "r+b" if there else "wb") as part:
+        with source.open("rb") as file:
+            file.seek(at)
+            while step := file.read(STEP_BYTES):
+                await part.write(step, at)
+                at += len(step)
+
+
+def _archive(sources: Iterable[tuple[str, Path]]) -> Iterable[bytes]:
+    for sha256, source in sources:
+        content = source.read_bytes()
+        member = tarfile.TarInfo(sha256)
+        member.size, member.mode = len(content), 0o600
+        yield member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)

@@ -1,0 +1,198 @@
+"""Many runs of one program with one start: a batch is an order like any other, and each of its tasks has its own end.
+
+The node works through the tasks by itself (`remote/batch.sh`); one look brings all that is new of the whole batch.
+Refuses to take an exit code from anything but the batch's ledger.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from sshgrid.engines import BatchSink, Finish, Sink
+from sshgrid.engines.direct import STREAMS, DirectEngine, Run, usage
+from sshgrid.errors import HostError, NodeUnfit
+from sshgrid.jobscript import Batch, Order, task_name
+from sshgrid.model import Exited, Fetched, HostLost, Outcome, Step
+from sshgrid.nodes import LOOK_RECORDS, PIECE_BYTES, Link
+from sshgrid.readings import LEDGER_RECORD_BYTES, BatchLook, RunLook, RunRecord, TaskEnd
+
+log = logging.getLogger(__name__)
+
+# Between two looks while tasks end: many small ones are brought at once.
+GATHER_SECONDS = 0.1
+NEVER_BEGAN = "the batch ended before it was its turn"
+
+
+class BatchEngine(DirectEngine):
+    """Runs of one node, one by one or in batches."""
+
+    async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
+        """Until each task was told to have ended, whatever happened. Nothing is told twice."""
+        everyone = _Everyone(batch, sink)
+        try:
+            finish = await self.run(batch, everyone, resume=resume)
+        except HostError as error:
+            log.info("%s on %s: %s", batch.run, batch.attempt.node, error.reason)
+            await everyone.give_up(HostLost(error.reason))
+        else:
+            await everyone.give_up(finish.outcome)
+
+    def follower(self, order: Order, sink: Sink) -> Run:
+        if isinstance(sink, _Everyone):
+            return _BatchRun(self._host, sink.batch, sink, self._patience)
+        return super().follower(order, sink)
+
+
+class _Everyone:
+    """The sink of a batch as a run: what happens before there are tasks happens to all of them."""
+
+    def __init__(self, batch: Batch, sink: BatchSink) -> None:
+        self.batch = batch
+        self._sink = sink
+        self._waiting = {task_name(order): order for order in batch.tasks}
+        self._begun: set[str] = set()
+        self.uploaded, self.compiled = sink.uploaded, sink.compiled
+
+    @property
+    def done(self) -> bool:
+        return not self._waiting
+
+    # --- as of any run
+
+    def kept(self, stream: str) -> int:
+        return 0
+
+    async def output(self, stream: str, piece: bytes) -> None:
+        """What a compiler said, of which one task may tell."""
+        await self._sink.output(self.batch.tasks[0], stream, piece)
+
+    async def step(self, step: Step) -> None:
+        """Of a batch alone it means nothing."""
+
+    def room(self) -> int:
+        return 0  # nothing is fetched: such runs are in no batch
+
+    async def again(self, stream: str) -> None:
+        raise AssertionError(f"a batch has no {stream} of its own")
+
+    async def fetched(self, fetched: Fetched) -> None:
+        raise AssertionError(f"a batch fetches nothing, and not {fetched}")
+
+    # --- of one task
+
+    def order(self, task: str) -> Order | None:
+        """None when its end was told already."""
+        return self._waiting.get(task)
+
+    def kept_of(self, order: Order, stream: str) -> int:
+        return self._sink.kept(order, stream)
+
+    async def output_of(self, order: Order, stream: str, piece: bytes) -> None:
+        await self._sink.output(order, stream, piece)
+
+    async def running(self, tasks: Iterable[str]) -> None:
+        fresh = [task for task in tasks if task in self._waiting and task not in self._begun]
+        self._begun.update(fresh)
+        if fresh:
+            await self._sink.running([self._waiting[task] for task in fresh])
+
+    async def ended(self, ends: Mapping[str, Finish]) -> None:
+        found = [(self._waiting[task], finish) for task, finish in ends.items() if task in self._waiting]
+        if found:
+            await self._sink.ended(found)
+        for task in ends:
+            self._waiting.pop(task, None)
+
+    async def give_up(self, outcome: Outcome) -> None:
+        """The tasks that were never told to have ended end like this."""
+        await self.ended({task: Finish(outcome) for task in self._waiting})
+
+    async def over(self, why: str) -> None:
+        """The batch is over: who has begun was lost, the others never will."""
+        await self.ended(
+            {task: Finish(HostLost(why if task in self._begun else NEVER_BEGAN)) for task in self._waiting}
+        )
+
+
+class _BatchRun(Run):
+    """Follows a batch from wherever its ledger was read to, until every task has ended."""
+
+    _sink: _Everyone
+    _order: Batch
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type] # the same, of narrower types
+        self._records = 0
+        self._lane_seconds: dict[str, float] = {}
+
+    async def _look(self, link: Link) -> Finish | None:
+        look = await link.look_batch(self._order.run, self._records * LEDGER_RECORD_BYTES)
+        run = look.run
+        if await self._not_begun(link, run):
+            return None
+        await self._tell_step(run)
+        await self._take(link, look)
+        if self._sink.done:
+            return Finish(Exited(0))
+        self._pause = 0.0 if look.records >= LOOK_RECORDS else GATHER_SECONDS if look.records else self._pause
+        # What was written before the wrapper went is read to its end first.
+        if look.records or (run.record is None and run.alive):
+            return None
+        if run.record is not None and run.record.stage in ("layout", "build"):
+            return Finish(await self._outcome(link, run, run.record), usage(run.record))
+        await self._sink.over(self._why_lost(run))
+        return Finish(Exited(0))
+
+    def _why_lost(self, run: RunLook) -> str:
+        if run.why == "lease":
+            return "its lease ended, as no master renewed it in time"
+        return "the run vanished: its wrapper was killed, or the machine restarted"
+
+    async def _take(self, link: Link, look: BatchLook) -> None:
+        """What is new in the ledger, in its order."""
+        over = {end.task for end in look.ended}
+        await self._sink.running(task for task in look.begun if task not in over)
+        ends = {}
+        seconds = dict(self._lane_seconds)
+        for end in look.ended:
+            ends[end.task] = Finish(await self._task_outcome(link, end), usage(_own(end, seconds)))
+            if order := self._sink.order(end.task):
+                for stream, file in STREAMS.items():
+                    await self._bring(link, end, order, stream, file)
+        await self._sink.ended(ends)
+        # Only what was told is behind us: after a lost connection the rest comes again.
+        self._records += look.records
+        self._lane_seconds = seconds
+
+    async def _bring(self, link: Link, end: TaskEnd, order: Order, stream: str, file: str) -> None:
+        size, here = end.sizes.get(file, 0), end.small.get(file)
+        if not size:
+            return
+        at = self._sink.kept_of(order, stream)
+        while at < size:
+            if here is not None:
+                piece = here[at:]
+            else:
+                count = min(size - at, PIECE_BYTES)
+                piece = await link.piece(self._order.run, f"{end.task}.{file}", at, count)
+            if not piece:
+                raise NodeUnfit(link.node.name, f"the output of {end.task} is no longer there")
+            await self._sink.output_of(order, stream, piece)
+            at += len(piece)
+
+    async def _task_outcome(self, link: Link, end: TaskEnd) -> Outcome:
+        return await self._outcome(link, RunLook(why=end.why), end.record)
+
+
+def _own(end: TaskEnd, seconds: dict[str, float]) -> RunRecord:
+    """The record with the CPU seconds of this task alone: a lane counts those of all its tasks, `seconds` so far."""
+    so_far, before = end.record.cpu_seconds, seconds.get(end.lane, 0.0)
+    seconds[end.lane] = so_far or 0.0
+    if so_far is None:
+        return end.record
+    # After a lost lane a new one counts from nothing.
+    own = so_far - before if so_far >= before else so_far
+    return msgspec.structs.replace(end.record, cpu_seconds=round(own, 6))

@@ -1,0 +1,244 @@
+"""Files to a node and back over a real SSH connection to this very machine."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import subprocess
+import tarfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from sshgrid import cargo, globs
+from sshgrid.errors import Dropped, NodeUnfit
+from sshgrid.jobscript import Order
+from sshgrid.model import Exited, HostLost, Node, SourceFile
+from tests.edge.engines import Host, Kept
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    host = Host(Node("n1", connection="local", workdir=str(tmp_path / "w")), tmp_path)
+    yield host
+    await host.end()
+
+
+def objects(host: Host) -> set[str]:
+    return {path.name for path in (Path(host.node.workdir) / "objects").iterdir()}
+
+
+def contents(archive: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        streams = {member.name: tar.extractfile(member) for member in tar}
+        return {name: stream.read() for name, stream in streams.items() if stream is not None}
+
+
+# --- there ------------------------------------------------------------------------------------------------------------
+
+
+async def test_many_small_files_are_one_step_and_large_ones_one_each(host: Host) -> None:
+    link = await host.open()
+    dice = Random(1)
+    small = [host.put(dice.randbytes(dice.randrange(5000))) for _ in range(300)]
+    large = [host.put(dice.randbytes(200_000)) for _ in range(2)]
+    sources = [(sha256, host.blobs / sha256) for sha256 in (*small, *large)]
+    steps = [count async for count in link.cargo.upload_all(sources)]
+    assert (len(steps), steps[1:]) == (3, [200_000, 200_000])
+    assert objects(host) == {*small, *large}
+    assert await link.cargo.lacking([*small, *large]) == []
+    for sha256, source in sources:
+        assert (Path(host.node.workdir) / "objects" / sha256).read_bytes() == source.read_bytes()
+
+
+async def test_F25_a_stream_with_one_wrong_file_leaves_none(host: Host) -> None:
+    link = await host.open()
+    shas = [host.put(f"{number}".encode()) for number in range(10)]
+    (host.blobs / shas[7]).write_bytes(b"something else")
+    with pytest.raises(NodeUnfit, match="corrupt"):
+        async for _ in link.cargo.upload_all([(sha256, host.blobs / sha256) for sha256 in shas]):
+            pass
+    assert objects(host) == set()
+
+
+async def test_F25_a_stream_that_is_cut_leaves_no_object(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = await host.open()
+    sources = [(sha256, host.blobs / sha256) for sha256 in (host.put(f"{n}".encode()) for n in range(10))]
+    whole = list(cargo._archive(sources))
+
+    def cut(_: object) -> Iterator[bytes]:
+        yield from whole[:5]
+        link._connection.abort()
+        yield from whole[5:]
+
+    monkeypatch.setattr(cargo, "_archive", cut)
+    with pytest.raises(Dropped):
+        await anext(link.cargo.upload_all(sources))
+    monkeypatch.undo()
+    link = await host.open()
+    assert len(await link.cargo.lacking([sha256 for sha256, _ in sources])) == 10
+    assert [count async for count in link.cargo.upload_all(sources)] == [sum(map(len, whole))]
+
+
+async def test_a_large_file_goes_on_where_it_was_cut(host: Host, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    link = await host.open()
+    content = Random(3).randbytes(60_000_000)
+    sha256 = host.put(content)
+    uploading = asyncio.create_task(link.cargo.upload(sha256, host.blobs / sha256))
+    folder = Path(host.node.workdir) / "objects"
+    async with asyncio.timeout(20):
+        while sum(part.stat().st_size for part in folder.iterdir()) < 3 * cargo.STEP_BYTES:  # noqa: ASYNC110 - of others
+            await asyncio.sleep(0.001)
+    link._connection.abort()
+    with pytest.raises(Dropped):
+        await uploading
+    there = sum(part.stat().st_size for part in folder.iterdir())
+    assert there < len(content), "cut too late"
+    link = await host.open()
+    await link.cargo.upload(sha256, host.blobs / sha256)
+    assert (folder / sha256).read_bytes() == content
+    assert f"goes on at {(there - 1) // cargo.STEP_BYTES * cargo.STEP_BYTES} of" in caplog.text
+
+
+# --- in the run's folder ----------------------------------------------------------------------------------------------
+
+
+def with_data(host: Host, order: Order, data: dict[str, bytes], packed: dict[str, bytes]) -> Order:
+    files = tuple(
+        SourceFile(name, host.put(content), len(content), name.endswith(".sh")) for name, content in data.items()
+    )
+    packs: tuple[SourceFile, ...] = ()
+    if packed:
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT) as tar:
+            for name, content in packed.items():
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = len(content), 0o755 if name.endswith(".sh") else 0o644
+                tar.addfile(member, io.BytesIO(content))
+        packs = (SourceFile("pack", host.put(made.getvalue()), len(made.getvalue())),)
+    program = msgspec.structs.replace(order.program, data=files, packs=packs)
+    return msgspec.structs.replace(order, program=program)
+
+
+LOOK = b"find . -type f -exec sh -c 'test -x \"$1\" && printf x; cat \"$1\"; echo' - {} ';' | LC_ALL=C sort\n"
+
+
+@pytest.mark.parametrize("warm", [False, True])
+async def test_data_is_laid_out_also_when_the_build_is_there_and_may_be_written_to(host: Host, warm: bool) -> None:
+    order = host.order(LOOK + b"echo spoiled | tee one 'it''s.sh' p/two >/dev/null\n")
+    if warm:
+        await host.run(order)
+        order = host.order(LOOK + b"echo spoiled | tee one 'it''s.sh' p/two >/dev/null\n")
+    for again in range(2):
+        kept = Kept()
+        full = with_data(host, order, {"one": b"1", "it's.sh": b"tool"}, {"p/two": b"2", "p/q/$(id).sh": b"3"})
+        assert (await host.run(full, kept)).outcome == Exited(0)
+        assert kept["stdout"] == b"1\n2\nx3\nxtool\n"
+        assert (kept.uploaded_bytes == 0) == bool(again)
+        order = host.order(LOOK + b"echo spoiled | tee one 'it''s.sh' p/two >/dev/null\n")
+
+
+async def test_F24_data_that_does_not_fit_is_the_node_s_fault(host: Host) -> None:
+    order = with_data(host, host.order(b"echo ran\n"), {}, {"a": b"1"})
+    sha256 = order.program.packs[0].sha256
+    (host.blobs / sha256).write_bytes(b"no archive")
+    link = await host.open()
+    (Path(host.node.workdir) / "objects" / sha256).write_bytes(b"no archive")
+    assert await link.cargo.lacking([sha256]) == []
+    kept = Kept()
+    outcome = (await host.run(order, kept)).outcome
+    assert isinstance(outcome, HostLost)
+    assert "files of the run" in outcome.reason
+    assert kept["stdout"] == b""
+
+
+# --- and back ---------------------------------------------------------------------------------------------------------
+
+AWKWARD = ["a b", "it's", "-T", "back\\nslash", "tab\there"[:3], "ü", "$(id)", "*", "%s", "[x]", "dir/deep/.dot"]
+TRICKS = b"""mkdir -p dir/deep inner
+for name in "$@"; do printf %s "$name" >"./$name"; done
+ln -s "a b" near; ln -s /etc/passwd far; ln -s .. up; ln -s dir folder; ln -s nowhere broken; ln "a b" hard
+ln -s ../far inner/twice
+mkfifo fifo
+printf x >"new
+line"
+"""
+
+
+async def test_every_name_comes_back_with_its_bytes_and_links_do_not_lead_out(host: Host) -> None:
+    order = host.order(TRICKS, *(name.encode() for name in AWKWARD))
+    order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, fetch=(".",)))
+    kept = Kept()
+    assert (await host.run(order, kept)).outcome == Exited(0)
+    found = {name.removeprefix("./"): content for name, content in contents(kept["files"]).items()}
+    hard = {"near": b"a b", "hard": b"a b"}
+    assert found == {name: name.encode() for name in AWKWARD} | hard
+    assert kept.fetched_files is not None
+    assert (kept.fetched_files.files, kept.fetched_files.whole) == (len(found), True)
+    text = "\n".join(kept.fetched_files.warnings)
+    assert all(name in text for name in ("far", "up", "folder", "broken", "inner/twice", "fifo", "line break"))
+
+
+async def test_a_file_that_cannot_be_read_is_told_and_the_others_come(host: Host) -> None:
+    order = host.order(b"echo 1 >a; echo 2 >b\n")
+    order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, fetch=("*",)))
+    await host.run(order)
+    link = await host.open()
+    archive = b"".join([piece async for piece in link.cargo.archive(order.run, ["a", "gone", "b"])])
+    assert contents(archive) == {"./a": b"1\n", "./b": b"2\n"}
+    assert b"gone" in await link.piece(order.run, "fetch.err", 0, 1000)
+
+
+async def test_without_tar_files_come_piece_by_piece(host: Host) -> None:
+    link = await host.open()
+    link.facts = msgspec.structs.replace(link.facts, helpers=link.facts.helpers - {"tar"})
+    order = host.order(b"mkdir out; head -c 3000000 /dev/zero >out/big; echo x >out/small; : >out/empty\n")
+    order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, fetch=("out",)))
+    kept = Kept()
+    assert (await host.run(order, kept)).outcome == Exited(0)
+    assert contents(kept["files"]) == {"./out/big": bytes(3_000_000), "./out/small": b"x\n", "./out/empty": b""}
+    packed = with_data(host, host.order(b"echo x\n"), {}, {"a": b"1"})
+    with pytest.raises(NodeUnfit, match="lacks tar"):
+        await host.run(packed)
+
+
+async def test_more_than_was_announced_is_not_taken(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that lies, or a file that something still writes to."""
+    order = host.order(b"head -c 5000000 /dev/zero >big\n")
+    order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, fetch=("big",)))
+    real = globs.parse_listing
+
+    def lying(output: bytes, more: bool = False) -> globs.Listing:
+        return real(output.replace(b"5000000", b"5"), more)
+
+    monkeypatch.setattr(cargo, "parse_listing", lying)
+    kept = Kept()
+    assert (await host.run(order, kept)).outcome == Exited(0)
+    assert len(kept["files"]) < 1_000_000
+    assert kept.fetched_files is not None
+    assert not kept.fetched_files.whole
+    assert "more than it has announced" in kept.fetched_files.warnings[0]
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
+def test_the_listing_is_the_same_under_every_shell(tmp_path: Path, shell: str) -> None:
+    (tmp_path / "w/d").mkdir(parents=True)
+    (tmp_path / "w/d/a b").write_text("123")
+    (tmp_path / "w/x").write_text("")
+    (tmp_path / "w/link").symlink_to("d/a b")
+    (tmp_path / "w/out").symlink_to("/etc/passwd")
+    (tmp_path / "w/dir").symlink_to("d")
+    os.mkfifo(tmp_path / "w/fifo")
+    script = b'%s\nprintf "%%s\\n" "$answer"\n' % cargo._FILES
+    words = ["sh"] if shell == "busybox" else []
+    done = subprocess.run(
+        [shell, *words, "-s", str(tmp_path / "w"), *globs.where(["**"])], input=script, capture_output=True, check=True
+    )
+    *lines, answer = done.stdout.decode().splitlines()
+    assert answer == "listed"
+    assert sorted(lines) == ["d ./dir", "f 0 ./x", "f 3 ./d/a b", "f 3 ./link", "o ./out", "s ./fifo"]

@@ -1,0 +1,189 @@
+"""Files that travel with a run, and come back: over real SSH hosts, one of them with nothing but busybox."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.lab.hosts import Lab
+from tests.whole.grid import Grid, until
+
+pytestmark = pytest.mark.lab
+
+# What lies in the run's folder: every file with its mode and the first digits of its digest.
+LIST = """cd . && find . -type f | LC_ALL=C sort | while IFS= read -r f; do
+  m=-; [ ! -x "$f" ] || m=x
+  printf '%s %s %s\\n' "$f" "$m" "$(sha256sum <"$f" | cut -c 1-8)"
+done
+"""
+
+
+def listed(*files: tuple[str, str, bytes]) -> str:
+    rows = sorted((f"./{name}", mode, hashlib.sha256(content).hexdigest()[:8]) for name, mode, content in files)
+    return "".join(f"{name} {mode} {digest}\n" for name, mode, digest in rows)
+
+
+def test_a_folder_and_a_file_lie_in_the_runs_folder_under_the_names_they_were_given(
+    grid: Grid, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    grid.write("list.sh", LIST)
+    grid.write('data/it\'s "x" $(id).csv', b"\0\xff")
+    grid.write("data/deep/er/tool.sh", "echo tool\n").chmod(0o755)
+    big = os.urandom(3 << 20)
+    grid.write("data/big.bin", big)
+    grid.write("one/two/three.txt", "3")
+    outside = tmp_path_factory.mktemp("outside") / "far.txt"
+    outside.write_text("far")
+    done = grid("run", "--with", "./data/", "--with", "one/two/three.txt", "--with", str(outside), "list.sh")
+    assert done == (
+        0,
+        listed(
+            ('data/it\'s "x" $(id).csv', "-", b"\0\xff"),
+            ("data/deep/er/tool.sh", "x", b"echo tool\n"),
+            ("data/big.bin", "-", big),
+            ("one/two/three.txt", "-", b"3"),
+            ("far.txt", "-", b"far"),
+        ).encode(),
+        "",
+    )
+
+
+WRITES = """mkdir -p out/deep .hidden
+printf 'a,b\\n' >out/a.csv
+printf '0123456789' >"out/deep/b c.csv"
+printf x >out/note.txt; printf x >.hidden/dot
+echo run >tool.sh; chmod +x tool.sh
+exit ${1-0}
+"""
+
+
+def fetched(folder: Path) -> dict[str, bytes]:
+    """Every plain file below."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_come_back_also_of_a_program_that_failed(grid: Grid) -> None:
+    grid.write("writes.sh", WRITES)
+    done = grid("run", "--fetch", "out/**/*.csv", "--fetch", "tool.sh", "--into", "back", "writes.sh", "3")
+    assert done == (
+        3,
+        b"",
+        "fetched back/out/a.csv (4B)\nfetched back/out/deep/b c.csv (10B)\nfetched back/tool.sh (4B)\n",
+    )
+    assert fetched(grid.folder / "back") == {
+        "out/a.csv": b"a,b\n",
+        "out/deep/b c.csv": b"0123456789",
+        "tool.sh": b"run\n",
+    }
+    assert os.access(grid.folder / "back/tool.sh", os.X_OK)
+    assert not os.access(grid.folder / "back/out/a.csv", os.X_OK)
+
+
+def test_bad_words_are_refused_before_anything_runs(grid: Grid) -> None:
+    grid.write("hello.sh", "echo hello\n")
+    grid.write("file", "")
+    (grid.folder / "d").mkdir()
+    (grid.folder / "d/out").symlink_to("/etc/passwd")
+    before = grid("--json", "ps", "-a").json["jobs"]
+    for code, words, wanted in [
+        (127, ["--with", "nowhere", "--with", "neither"], ["nowhere", "neither"]),
+        (2, ["--with", "nowhere", "--with", "d"], ["nowhere", "d/out", "/etc/passwd"]),
+        (2, ["--fetch", "../x"], ["../x", "leads out"]),
+        (2, ["--fetch", "/etc/passwd"], ["absolute"]),
+        (2, ["--fetch", ""], ["is empty"]),
+        (2, ["--into", "x"], ["--fetch"]),
+        (2, ["--fetch", "*", "--into", "file"], ["is no folder"]),
+        (2, ["-d", "--fetch", "*", "--into", "x"], ["attach"]),
+    ]:
+        done = grid("run", *words, "hello.sh")
+        assert (done.code, done.out) == (code, b""), (words, done)
+        assert all(word in done.err for word in wanted), (words, done)
+    assert grid("--json", "ps", "-a").json["jobs"] == before
+
+
+def test_what_is_not_there_is_told_and_the_exit_code_is_the_programs(grid: Grid) -> None:
+    grid.write("writes.sh", WRITES + "ln -s /etc/passwd out/passwd\n")
+    grid.write("links.sh", "mkdir out; ln -s /etc/passwd out/passwd; echo x >out/x; exit 4\n")
+    done = grid("-q", "run", "--fetch", "none/*", "--fetch", "out", "--into", "b", "links.sh")
+    assert (done.code, done.out) == (4, b"")
+    assert "--fetch none/*: nothing there" in done.err
+    assert "out/passwd is a link out of the run's folder" in done.err
+    assert fetched(grid.folder / "b") == {"out/x": b"x\n"}
+
+
+def test_a_program_that_hit_its_time_limit_brings_what_it_had(grid: Grid) -> None:
+    grid.write("slow.sh", "echo half >half; while :; do sleep 1; done\n")
+    done = grid("run", "--time-limit", "1s", "--fetch", "half", "slow.sh")
+    assert done.code == 124
+    assert "fetched half (5B)" in done.err
+    assert (grid.folder / "half").read_text() == "half\n"
+
+
+def test_later_and_in_json_and_until_rm(grid: Grid) -> None:
+    grid.write("writes.sh", WRITES)
+    job = grid.detach("--fetch", "out/*.csv", "writes.sh")
+    assert grid("wait", job).code == 0
+    done = grid("--json", "attach", job, "--into", "later")
+    assert done.code == 0
+    events = [(each["name"], each["size"]) for each in done.lines if each.get("event") == "fetched"]
+    assert events == [("later/out/a.csv", 4)]
+    assert done.lines[-1]["fetched"] == {"files": 1, "size": 4, "warnings": [], "whole": True}
+    assert fetched(grid.folder / "later") == {"out/a.csv": b"a,b\n"}
+    assert grid("attach", job, "--into", "later").err == "fetched later/out/a.csv (4B), replaced\n"
+    grid("rm", job)
+    assert not list(grid.state_dir.glob(f"spool/out/{job}*"))
+
+
+def test_a_full_disk_here_is_said_and_the_files_can_be_had_again(grid: Grid) -> None:
+    grid.write("big.sh", "echo 1 >a; head -c 4000000 /dev/zero >big\n")
+    small = grid.folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], check=True)
+    try:
+        done = grid("run", "--fetch", "*", "--into", "small", "big.sh")
+        assert done.code == 125
+        assert "No space left on device" in done.err
+        assert "attach" in done.err
+        assert fetched(small) == {"a": b"1\n"}
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)
+    assert grid("attach", "last", "--into", "again").code == 0
+    assert len(fetched(grid.folder / "again")["big"]) == 4_000_000
+
+
+def test_many_small_files_are_sent_once_a_node_and_come_back(grid: Grid) -> None:
+    grid.write("count.sh", "find data -type f | wc -l\nfor f in data/*/*; do echo more >>$f; done\n")
+    for number in range(1000):
+        grid.write(f"data/{number % 10}/{number}", f"{number}\n")
+    for again in range(2):
+        done = grid("-q", "run", "--on", "h2", "--with", "data", "--fetch", "data", "--into", "b", "count.sh")
+        assert (done.code, done.text.split(), done.err) == (0, ["1000"], "")
+        assert (grid.last()["attempts"][0]["uploaded_bytes"] == 0) == bool(again)
+    assert fetched(grid.folder / "b") == {f"data/{n % 10}/{n}": b"%d\nmore\n" % n for n in range(1000)}
+    assert (grid.folder / "data/1/1").read_text() == "1\n"
+
+
+def test_F7_a_reset_while_files_come_back_costs_nothing(grid: Grid, hosts: Lab) -> None:
+    grid.until_up()
+    grid.write("big.sh", "echo ready; head -c 300000000 /dev/zero >big\n")
+    with grid.start("run", "--on", "h3", "--fetch", "big", "--into", "b", "big.sh") as client:
+        jobs = grid.state_dir / "spool/out"
+        until(lambda: any(path.stat().st_size for path in jobs.glob("*/*.files")), "the first bytes", 40)
+        hosts["h3"].reset_sessions()
+        done = client.done(60)
+    assert (done.code, done.out) == (0, b"ready\n")
+    assert (grid.folder / "b/big").stat().st_size == 300_000_000
+    assert len(grid.last()["attempts"]) == 1
+    grid("rm", "last")
+
+
+def test_a_project_of_many_files_is_one_step(grid: Grid) -> None:
+    grid.write("p/Makefile", "run:\n\t@ls parts | wc -l\n")
+    for number in range(50):
+        grid.write(f"p/parts/{number}", f"part {number}")
+    done = grid("run", "p")
+    assert (done.code, done.text.split()) == (0, ["50"])

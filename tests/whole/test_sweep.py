@@ -1,0 +1,147 @@
+"""Sweeps over real hosts: every task once, whatever dies in between, and the files that other tools read."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.whole.grid import Grid, until
+
+pytestmark = pytest.mark.lab
+
+TASKS = 200
+# Each task says who it is, and fails when its number ends in 7.
+SQUARE = """import os, sys, time
+x = int(sys.argv[1])
+print(x, "squared")
+time.sleep(0.05)
+print(x * x)
+print("task", os.environ["SSHGRID_TASK_ID"], file=sys.stderr)
+sys.exit(3 if x % 10 == 7 else 0)
+"""
+FAILED = TASKS // 10
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def check_results(folder: Path, tasks: int = TASKS) -> None:
+    """Every task is there once, with its own output and exit code."""
+    found = rows(folder)
+    assert Counter(int(row["task"]) for row in found) == Counter(range(1, tasks + 1))
+    for row in found:
+        x, task = int(row["x"]), folder / f"x={row['x']}"
+        assert row["exit_code"] == ("3" if x % 10 == 7 else "0")
+        assert (task / "stdout").read_text() == f"{x} squared\n{x * x}\n"
+        assert (task / "rc").read_text() == row["exit_code"] + "\n"
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def some_rows(folder: Path, count: int) -> None:
+    until(lambda: (folder / "results.csv").exists() and len(rows(folder)) >= count, f"{count} rows", 60)
+
+
+def kill_master(grid: Grid) -> None:
+    pid = grid.master_pid()
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{pid}").exists() or "Z (" in Path(f"/proc/{pid}/status").read_text(), "its death")
+
+
+def test_a_sweep_runs_every_task_on_many_hosts_and_in_order_if_asked(grid: Grid) -> None:
+    grid.write("square.py", SQUARE)
+    done = grid(
+        "sweep", "--keep-order", "--tag", "--results", "out", "--joblog", "log", "-p", f"x=1..{TASKS}", "square.py"
+    )
+    assert done.code == FAILED
+    assert done.out.decode() == "".join(f"{x}\t{x} squared\n{x}\t{x * x}\n" for x in range(1, TASKS + 1))
+    check_results(grid.folder / "out")
+    assert len({row["node"] for row in rows(grid.folder / "out")}) > 1
+    lines = (grid.folder / "log").read_text().splitlines()[1:]
+    assert sorted(int(line.split("\t")[0]) for line in lines) == list(range(1, TASKS + 1))
+
+
+def test_a_killed_master_costs_no_task(grid: Grid) -> None:
+    grid.write("square.py", SQUARE)
+    with grid.start("sweep", "--results", "out", "-p", f"x=1..{TASKS}", "square.py") as client:
+        some_rows(grid.folder / "out", TASKS // 3)
+        kill_master(grid)
+        done = client.done(120)
+    assert done.code == FAILED
+    assert len(done.out.splitlines()) == 2 * TASKS
+    check_results(grid.folder / "out")
+
+
+def test_a_killed_client_and_a_killed_master_and_resume_complete_it(grid: Grid) -> None:
+    grid.write("square.py", SQUARE)
+    words = ("--results", "out", "--joblog", "log", "-p", f"x=1..{TASKS}", "square.py")
+    with grid.start("sweep", *words) as client:
+        some_rows(grid.folder / "out", TASKS // 3)
+        client.process.kill()
+        kill_master(grid)
+    before = len(rows(grid.folder / "out"))
+    done = grid("sweep", "--resume", *words)
+    assert done.code == FAILED
+    assert len(done.out.splitlines()) <= 2 * (TASKS - before + 1)
+    check_results(grid.folder / "out")
+    sweeps = [job for job in grid("--json", "ps", "-a").json["jobs"] if job.get("sweep")]
+    assert sweeps[-1]["sweep"]["ended"] == TASKS  # the first one went on: there is no second
+    assert grid("sweep", "--resume", *words).out == b""
+
+
+def test_ctrl_c_ends_a_sweep_and_resume_runs_the_rest(grid: Grid) -> None:
+    grid.write("square.py", SQUARE.replace("0.05", "0.3"))
+    words = ("--results", "out", "-p", "x=1..40", "square.py")
+    with grid.start("sweep", *words) as client:
+        some_rows(grid.folder / "out", 4)
+        client.interrupt()
+        assert client.done(40).code == 130
+    assert 0 < len(rows(grid.folder / "out")) < 40
+    assert grid.last()["state"] == "CANCELLED"
+    assert grid("sweep", "--resume", *words).code <= 4
+    check_results(grid.folder / "out", 40)
+
+
+def test_exit_codes_say_what_became_of_it(grid: Grid) -> None:
+    grid.write("fail.py", "import sys; sys.exit(1)")
+    assert grid("sweep", "-p", "x=1..3", "fail.py").code == 3
+    assert grid("sweep", "-p", "x=1..102", "fail.py").code == 101
+    grid.write("bad.c", "int main( { return 0; }\n")
+    done = grid("sweep", "-p", "x=1..20", "bad.c")
+    assert (done.code, done.err.count("error:") >= 1, done.out) == (126, True, b"")
+    assert done.err.count("bad.c:1:") < 5
+
+
+def test_a_halt_ends_what_runs_and_what_was_left_can_be_run(grid: Grid) -> None:
+    grid.write("fail.py", "import os, sys, time\ntime.sleep(0 if sys.argv[1] == '1' else 30)\nsys.exit(1)")
+    done = grid("sweep", "-j", "2", "--halt", "now,fail=1", "--results", "out", "-p", "x=1..8", "fail.py")
+    assert done.code >= 1
+    assert [row["task"] for row in rows(grid.folder / "out")] == ["1"]
+    grid.write("late.py", "import time; time.sleep(30)")
+    done = grid("sweep", "--timeout", "1s", "-p", "x=1,2", "late.py")
+    assert done.code == 2
+    assert "error: task" in done.err
+
+
+@pytest.mark.skipif(shutil.which("parallel") is None, reason="no GNU parallel here")
+def test_gnu_parallel_goes_on_with_our_joblog_and_we_with_its_own(grid: Grid) -> None:
+    """A shell script of the same name does for it what the grid does for us."""
+    script = grid.write("say.sh", "#!/bin/sh\necho said $1\n")
+    script.chmod(0o755)
+    assert grid("sweep", "--joblog", "log", "-p", "x=1..3", "./say.sh").code == 0
+
+    def parallel(*words: str) -> str:
+        command = ["parallel", "--joblog", "log", "--resume", "./say.sh", ":::", *words]
+        return subprocess.run(command, cwd=grid.folder, capture_output=True, text=True, timeout=30, check=True).stdout
+
+    assert parallel("1", "2", "3", "4", "5") == "said 4\nsaid 5\n"
+    done = grid("sweep", "--resume", "--joblog", "log", "-p", "x=1..6", "./say.sh")
+    assert (done.code, done.out) == (0, b"said 6\n"), done
