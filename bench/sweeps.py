@@ -38,21 +38,23 @@ MakePeer = Callable[[Ground], Peer]
 
 @dataclass(frozen=True)
 class Target:
-    """`>=`: so many times the peer's rate at least. `<=`, `<`: so much of its time at most. "": for information."""
+    """`>=`: so many times the peer's rate at least; `<=`, `<`: so much of its time at most. No bound: to know it."""
 
     peer: MakePeer
-    sign: str = ""
-    bound: float = 0.0
+    sign: str
+    bound: float | None = None
 
     def figure(self, ours: float, theirs: float) -> float:
-        return ours / theirs if self.sign.startswith("<") else theirs / ours
+        return theirs / ours if self.sign == ">=" else ours / theirs
 
     def met(self, figure: float) -> bool | None:
-        return {">=": figure >= self.bound, "<=": figure <= self.bound, "<": figure < self.bound, "": None}[self.sign]
+        if self.bound is None:
+            return None
+        return {">=": figure >= self.bound, "<=": figure <= self.bound, "<": figure < self.bound}[self.sign]
 
     @property
     def text(self) -> str:
-        return f"{self.sign} {self.bound:g}" if self.sign else ""
+        return "" if self.bound is None else f"{self.sign} {self.bound:g}"
 
 
 @dataclass(frozen=True)
@@ -92,41 +94,60 @@ def _small_files(folder: Path, count: int, _round: int) -> Work:
 
 
 COPIERS = (Target(partial(Copying, tar=False), ">=", 1), Target(partial(Copying, tar=True), ">=", 1))
-IN_EACH = Target(partial(Parallel, way="compiled in each run"), "<=", 0.2)
 CONTESTS = (
     Contest(
-        *("true", "{count} x true", 2000, _nothing, "executable"),
+        "true",
+        "{count} x true",
+        2000,
+        _nothing,
+        "executable",
         (
             Target(lambda ground: Share(Parallel(ground), 4), ">=", 10),
             Target(HyperQueue, ">=", 2),
             Target(Limit, ">=", 0.3),
-            Target(Dask),
-            Target(lambda ground: Share(Xargs(ground), 4)),
+            Target(Dask, ">="),
+            Target(lambda ground: Share(Xargs(ground), 4), ">="),
         ),
     ),
     Contest(
-        *("c", "{count} runs of a new C file", 200, partial(_squares, "c"), "c"),
-        (IN_EACH, Target(Parallel, "<=", 0.4), Target(partial(Parallel, way="--transferfile"))),
+        "c",
+        "{count} runs of a new C file",
+        200,
+        partial(_squares, "c"),
+        "c",
+        (
+            Target(partial(Parallel, way="compiled in each run"), "<=", 0.2),
+            Target(Parallel, "<=", 0.4),
+            Target(partial(Parallel, way="--transferfile"), "<="),
+        ),
     ),
     Contest(
-        *("java", "{count} runs of a new Java file", 200, partial(_squares, "java"), "java"),
+        "java",
+        "{count} runs of a new Java file",
+        200,
+        partial(_squares, "java"),
+        "java",
         (
             Target(lambda ground: Share(Parallel(ground, "compiled in each run"), 5), "<=", 0.2),
             Target(Parallel, "<=", 0.4),
         ),
     ),
     Contest(
-        *("mixed", "{count} runs of mixed length, hosts of unlike speed", 40, _mixed, "sh"),
+        "mixed",
+        "{count} runs of mixed length, hosts of unlike speed",
+        40,
+        _mixed,
+        "sh",
         (Target(partial(LowerBound, speeds=SPEEDS), "<=", 1.1), Target(Parallel, "<", 1)),
         slots=1,
         speeds=SPEEDS,
     ),
-    Contest(*("1gb", "{count} MB in one file to 4 hosts", 1000, _one_file, "sh"), COPIERS, ours=SshgridWith),
-    Contest(*("5000", "{count} files of 2 KB to 4 hosts", 5000, _small_files, "sh"), COPIERS, ours=SshgridWith),
+    Contest("1gb", "{count} MB in one file to 4 hosts", 1000, _one_file, "sh", COPIERS, ours=SshgridWith),
+    Contest("5000", "{count} files of 2 KB to 4 hosts", 5000, _small_files, "sh", COPIERS, ours=SshgridWith),
 )
 PARTS = tuple(contest.part for contest in CONTESTS)
 FAILED = "FAILED"
-SHORT = 16  # runs in a short contest, and in the warm-up
+SHORT = 8  # runs in a short contest, and in the warm-up
 
 
 def rows(lab: Lab, command: Path, home: Path, contest: Contest, rounds: int, *, short: bool) -> Iterator[Row]:
@@ -141,13 +162,14 @@ def rows(lab: Lab, command: Path, home: Path, contest: Contest, rounds: int, *, 
             for number in range(1, rounds + 1):
                 meeting.round(contest.work(home, count, number))
         for target, rival in zip(contest.targets, rivals, strict=True):
-            row = _row(contest.what.format(count=f"{count:,}"), target, meeting, ours, rival)
+            row = row_of(contest.what.format(count=f"{count:,}"), target, meeting, ours, rival)
             # So few runs show that it works, and no more.
             yield replace(row, target="", met=None) if short and row.figure != FAILED else row
 
 
-def _row(what: str, target: Target, meeting: Meeting, ours: Peer, rival: Peer) -> Row:
-    what = f"{what} / {rival.name}"
+def row_of(what: str, target: Target, meeting: Meeting, ours: Peer, rival: Peer) -> Row:
+    """The line of the table; FAILED, and not met, when either side is out."""
+    what = f"{what}: {'rate' if target.sign == '>=' else 'time'} / that of {rival.name}"
     if out := meeting.out.get(ours) or meeting.out.get(rival):
         return Row(what, FAILED, "", target.text, False, out.splitlines()[0][:80])
     mine, theirs = meeting.seconds[ours], meeting.seconds[rival]

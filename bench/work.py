@@ -30,22 +30,19 @@ SPEED = "/var/tmp/speed"
 # As long as the work takes on this host: its speed is a file there.
 LASTS = f"""sleep "$(awk -v work="$1" '{{ print work / $1 }}' {SPEED})" && echo "$1 done"\n"""
 # What has come with a run: how many files, and how many bytes in all.
-COUNT = (
-    """find cargo -type f -printf '%s\\n' | awk '{ files++; bytes += $1 } END { printf "%d %d\\n", files, bytes }'\n"""
-)
+COUNT = """find cargo -type f -printf '%s\\n' | awk '{ bytes += $1 } END { printf "%d %d\\n", NR, bytes }'\n"""
 PIECE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class Work:
-    """`lines` is all that the runs print, in any order."""
+    """`lines` is all that the runs print, in any order. `cargo` is a file or folder that each run finds in its current
+    folder; the arguments are hosts then."""
 
     program: Path
     arguments: tuple[str, ...]
     lines: tuple[str, ...] = ()
-    cargo: Path | None = (
-        None  # a file or folder that each run finds in its current folder; the arguments are hosts then
-    )
+    cargo: Path | None = None
 
     def part(self, one_of: int) -> Work:
         """One run of so many."""
