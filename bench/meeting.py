@@ -6,6 +6,7 @@ A side that fails is out for good, and why is kept for its line of the table. Re
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Callable, Sequence
 from typing import Self
@@ -57,6 +58,8 @@ class Meeting:
 
 
 def _measured(side: Peer, work: Work) -> float:
+    # What the one before has written must not reach the disk in the next one's time.
+    os.sync()
     seconds = rested(lambda: side.run(work))
     say(f"{side.name}: {len(work.arguments)} x {work.program.name} in {seconds:.2f} s")
     return seconds
