@@ -1,4 +1,4 @@
-"""Sides that do the same work in turn, A B C A B C, and how long each took.
+"""Sides that do the same work in turn, A B C B C A, and how long each took.
 
 A side that fails is out for good, and why is kept for its line of the table. Refuses to leave processes behind.
 """
@@ -22,7 +22,7 @@ class Meeting:
     """A context manager: inside, every side is installed or out."""
 
     def __init__(self, sides: Sequence[Peer]) -> None:
-        self._sides = sides
+        self._sides = list(sides)
         self.versions = dict[Peer, str]()
         self.seconds: dict[Peer, list[float]] = {side: [] for side in sides}
         self.out = dict[Peer, str]()
@@ -44,8 +44,10 @@ class Meeting:
             self._try(side, lambda side: _measured(side, work))
 
     def round(self, work: Work) -> None:
+        """Everybody once; who was first is last in the next round, as a disk gets slower while it is used."""
         for side in self._sides:
             self._try(side, lambda side: self.seconds[side].append(_measured(side, work)))
+        self._sides.append(self._sides.pop(0))
 
     def _try(self, side: Peer, step: Callable[[Peer], float | None]) -> None:
         if side in self.out:
