@@ -171,7 +171,7 @@ def row_of(what: str, target: Target, meeting: Meeting, ours: Peer, rival: Peer)
     """The line of the table; FAILED, and not met, when either side is out."""
     what = f"{what}: {'rate' if target.sign == '>=' else 'time'} / that of {rival.name}"
     if out := meeting.out.get(ours) or meeting.out.get(rival):
-        return Row(what, FAILED, "", target.text, False, out.splitlines()[0][:80])
+        return Row(what, FAILED, "", target.text, False, out.splitlines()[-1][:80])
     mine, theirs = meeting.seconds[ours], meeting.seconds[rival]
     ratios = [target.figure(*pair) for pair in zip(mine, theirs, strict=True)]
     figure = statistics.median(ratios)
