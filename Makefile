@@ -10,7 +10,7 @@ help:
 	@echo 'make test   every test (the lab of SSH hosts needs root; elsewhere its tests are skipped)'
 	@echo 'make lint   ruff, mypy, shellcheck'
 	@echo 'make docs   the manual, into docs/_build/html'
-	@echo 'make bench  what things cost on this machine (needs root)'
+	@echo 'make bench  what things cost on this machine, beside others (needs root; BENCH=--short tries it)'
 	@echo 'make chaos a long torture run over the lab, with its checker (needs root; SEED=n replays one)'
 	@echo 'make clean  remove what the others made'
 
@@ -31,8 +31,9 @@ lint: .venv/ready-test
 docs: .venv/ready-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
+BENCH ?=
 bench: .venv/ready-test
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench $(BENCH)
 
 SEED ?= 1
 chaos: .venv/ready-test

@@ -13,10 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from bench import batch, crowd, monitor, single
+from bench import backlog, batch, crowd, monitor, single, sweeps
 from bench.door import DoorBench
 from bench.installed import ROOT, Failed, install
 from bench.single import Bench
@@ -25,7 +25,7 @@ from tests.lab import machine
 from tests.lab.hosts import Lab
 
 HOSTS = 4
-PARTS = (*single.PARTS, "batch", "door", "monitor", "crowd", "many")
+PARTS = (*single.PARTS, "batch", "door", "monitor", "crowd", "many", *sweeps.PARTS, "backlog")
 
 
 def main() -> int:
@@ -44,7 +44,7 @@ def main() -> int:
                 found.append(row)
         except Failed as error:
             say(f"error: {error}")
-            return 1
+            found.append(Row("the rest", "FAILED", "", met=False, note=str(error)[:80]))
     sys.stdout.write(text(found))
     return 0 if all(row.met is not False for row in found) else 1
 
@@ -53,6 +53,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench")
     parser.add_argument("--repeats", type=int, default=20, help="pairs of each ratio (20)")
     parser.add_argument("--only", choices=PARTS, action="append", help="measure only this part")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each contest with the peers (3)")
+    parser.add_argument("--short", action="store_true", help="few runs and one round against the peers: does it work?")
     parser.add_argument("--sshgrid", type=Path, help="an installed command, instead of installing this tree")
     return parser.parse_args()
 
@@ -71,6 +73,18 @@ def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) ->
         yield from crowd.rows(lab, command, home / "crowd")
     if "many" in wanted:
         yield from crowd.many_rows(lab, command, home / "many")
+    yield from _beside_peers(wanted, lab, command, home, arguments)
+
+
+def _beside_peers(
+    wanted: Collection[str], lab: Lab, command: Path, home: Path, arguments: argparse.Namespace
+) -> Iterator[Row]:
+    rounds = 1 if arguments.short else arguments.rounds
+    for contest in sweeps.CONTESTS:
+        if contest.part in wanted:
+            yield from sweeps.rows(lab, command, home / contest.part, contest, rounds, short=arguments.short)
+    if "backlog" in wanted:
+        yield from backlog.rows(lab, command, home / "backlog", rounds, short=arguments.short)
 
 
 def _machine() -> str:

@@ -54,7 +54,7 @@ def many_rows(lab: Lab, command: Path, home: Path) -> Iterator[Row]:
             yield _connect_row(grid)
             pid = grid.json("master", "status")["pid"]
             yield _share_row(grid, pid, MANY_NODES, MOST_OF_A_CORE_FOR_MANY)
-            memory = _memory_mib(pid)
+            memory = memory_mib(pid)
             met = memory < MOST_MIB_FOR_MANY
             yield Row(
                 "the same: memory of the master", f"{memory:.0f} MiB", "", f"< {MOST_MIB_FOR_MANY} MiB", met, "VmRSS"
@@ -80,7 +80,7 @@ def _share_row(grid: Grid, pid: int, nodes: int, at_most: float) -> Row:
 
 
 def _memory_row(pid: int, at_most: float | None = None) -> Row:
-    figure = _memory_mib(pid)
+    figure = memory_mib(pid)
     what, met = "the same: memory of the master", None if at_most is None else figure < at_most
     return Row(what, f"{figure:.0f} MiB", "", "" if at_most is None else f"< {at_most:.0f} MiB", met, "VmRSS")
 
@@ -192,6 +192,6 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _memory_mib(pid: int) -> float:
+def memory_mib(pid: int, which: str = "VmRSS") -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
+    return int(next(line for line in lines if line.startswith(f"{which}:")).split()[1]) / 1024

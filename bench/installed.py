@@ -43,11 +43,13 @@ def install(folder: Path) -> Path:
     return folder / "venv/bin/sshgrid"
 
 
-def seconds(command: Sequence[str], expected: bytes | None = None, env: dict[str, str] | None = None) -> float:
+def seconds(
+    command: Sequence[str], expected: bytes | None = None, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> float:
     """Wall time of a command, from before its start to its end, as a person at a prompt waits for it."""
     start = time.perf_counter()
     done = subprocess.run(
-        command, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=TIMEOUT_SECONDS
+        command, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=env, cwd=cwd, timeout=TIMEOUT_SECONDS
     )
     taken = time.perf_counter() - start
     if done.returncode != 0 or (expected is not None and done.stdout != expected):
@@ -75,13 +77,17 @@ class Grid:
     def seconds(self, *words: str, expected: bytes | None = None) -> float:
         return seconds([str(self._command), "-i", str(self._inventory), *words], expected, self._environment)
 
+    def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
+        """What it said and how it ended, whatever that was."""
+        return subprocess.run(
+            [str(self._command), "-i", str(self._inventory), *words],
+            check=False, stdin=subprocess.DEVNULL, capture_output=True, env=self._environment, timeout=TIMEOUT_SECONDS,
+        )  # fmt: skip
+
     def json(self, *words: str) -> Any:
-        command = [str(self._command), "-i", str(self._inventory), "--json", *words]
-        done = subprocess.run(
-            command, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=self._environment
-        )
+        done = self.run("--json", *words)
         if done.returncode != 0:
-            raise Failed(f"{' '.join(command)}: {done.stderr!r}{done.stdout!r}")
+            raise Failed(f"sshgrid --json {' '.join(words)}: {done.stderr!r}{done.stdout!r}")
         return json.loads(done.stdout)
 
     def stop(self) -> None:

@@ -29,6 +29,8 @@ make make
 gcc gcc
 g++ g++
 perl perl
+parallel parallel
+rsync rsync
 javac default-jdk-headless
 node nodejs
 /usr/bin/python3 python3

@@ -1,0 +1,25 @@
+"""A peer that would take minutes: it does one run of so many, and its time counts as many times.
+
+Refuses nothing; its name in the table says what was done.
+"""
+
+from __future__ import annotations
+
+from bench.peers import Peer
+from bench.work import Work
+
+
+class Share:
+    def __init__(self, peer: Peer, one_of: int) -> None:
+        self.name = f"{peer.name} (1 in {one_of} of them, x {one_of})"
+        self._peer = peer
+        self._one_of = one_of
+
+    def install(self) -> str:
+        return self._peer.install()
+
+    def run(self, work: Work) -> float:
+        return self._one_of * self._peer.run(work.part(self._one_of))
+
+    def close(self) -> None:
+        self._peer.close()
