@@ -284,11 +284,6 @@ DELETE FROM job WHERE id = :id AND phase = 'done';
 -- Forgets the tasks of a sweep.
 DELETE FROM job WHERE id BETWEEN :first AND :last;
 
--- name: finish_tasks
--- Ends the tasks of a sweep that wait.
-UPDATE job SET phase = 'done', verdict = :verdict, ended = :ended, held = ''
-WHERE id BETWEEN :first AND :last AND phase = 'queued';
-
 
 -- name: users
 -- Everybody who may come through the door.

@@ -74,8 +74,10 @@ class DirectEngine:
         self._builds = builds
         self._built: set[str] = set()
         self._sent: set[str] = set()  # runs whose start may have reached the node
+        self._refused: set[str] = set()  # runs that shall not be sent
 
     async def run(self, order: Order, sink: Sink, *, resume: bool = False) -> Finish:
+        self._check_refused(order.run)
         if resume:
             self._sent.add(order.run)
         if resume or order.recipe.build_key in self._built:
@@ -188,6 +190,7 @@ class DirectEngine:
         raise NodeUnfit(self._host.name, "what is uploaded there does not stay")
 
     async def _start(self, order: Order, link: Link) -> Started:
+        self._check_refused(order.run)
         self._sent.add(order.run)
         uptime = self._host.uptime_now()
         not_after, lease = uptime + START_GUARD_SECONDS, None
@@ -223,13 +226,21 @@ class DirectEngine:
 
     async def refuse(self, run: str) -> bool:
         folder, _, task = run.partition("/")
+        if folder not in self._sent and not task:
+            self._refused.add(run)  # nothing was sent that could begin, and nothing will be
+            return True
         if folder not in self._sent:
-            return not task  # nothing was sent that could begin; but a batch will be, with all of its tasks
+            return False  # its batch will be sent, with all of its tasks
         link = await self._host.connected(0)
         return await link.claim(run)
 
+    def _check_refused(self, run: str) -> None:
+        if run in self._refused:
+            raise NodeUnfit(self._host.name, "the run was refused before it began")
+
     async def discard(self, run: str) -> None:
         self._sent.discard(run)
+        self._refused.discard(run)
         link = await self._host.connected(0)
         await link.clean([run])
 
