@@ -123,7 +123,7 @@ class Grid:
 
 @contextlib.contextmanager
 def grid_over(lab: Lab, *, slots: int, extra: str = "", small_disks: bool = True) -> Iterator[Grid]:
-    """A grid whose hosts have ledgers; its home is removed at the end, whatever happened."""
+    """A grid whose hosts have ledgers; at the end its home is gone and the disks are large again, whatever happened."""
     # Short, because the socket's path may have 100 bytes.
     folder = Path(tempfile.mkdtemp(prefix="sgc-", dir="/tmp"))
     try:
@@ -137,4 +137,6 @@ def grid_over(lab: Lab, *, slots: int, extra: str = "", small_disks: bool = True
         finally:
             grid.kill_master()
     finally:
+        if small_disks:
+            lab.reset()
         shutil.rmtree(folder, ignore_errors=True)
