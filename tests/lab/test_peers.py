@@ -20,11 +20,13 @@ from bench.peers.limit import Limit
 from bench.peers.parallel import Parallel, Way
 from bench.peers.xargs import Xargs
 from bench.work import carrying, nothing, squares
+from tests.conftest import lab_is_required
 from tests.lab.hosts import Lab
 
 pytestmark = pytest.mark.lab
 RUNNERS: list[Callable[[Ground], Peer]] = [Limit, Xargs]
-HAS_PARALLEL = bool(shutil.which("parallel") and shutil.which("rsync"))
+# Where everything must be there, what is missing is a failure.
+HAS_PARALLEL = lab_is_required() or bool(shutil.which("parallel") and shutil.which("rsync"))
 if HAS_PARALLEL:
     RUNNERS.append(Parallel)
 WAYS: list[Way] = ["compiled in each run", "--basefile", "--transferfile"]
