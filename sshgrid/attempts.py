@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 
 import msgspec
 
@@ -207,12 +207,7 @@ class Attempts:
             member.ended(running.run)
         self._settle(running, finish)
         # A start that is still on its way meets the folder until the node would refuse it as too late anyway.
-        late_start = running.refused or running.never_began
-        pause = CLAIM_KEPT_SECONDS if late_start else 0.0
-        cleaning = self._spawn(self._discard(member, running.run, pause), f"clean {running.run}")
-        if not late_start:
-            self._cleaning.add(cleaning)
-            cleaning.add_done_callback(self._cleaning.discard)
+        self._clean(member, running.run, CLAIM_KEPT_SECONDS if running.refused or running.never_began else 0.0)
 
     async def _batch(self, name: str, node: str, jobs: Sequence[Job], batch: Sequence[Running], resume: bool) -> None:
         member = self._roster.members.get(node)
@@ -222,13 +217,18 @@ class Attempts:
             return
         sink = BatchSink(self._book, self._spool, batch, self._settle_all, lambda: self._release(member, name))
         try:
-            lost = await self._rest_of_batch(jobs, batch, member, sink, resume)
+            lost = await self._judged(name, member, self._rest_of_batch(jobs, batch, member, sink, resume))
         finally:
             member.ended(name)
         self._settle_all([(running, lost) for running in sink.rest.values()])
-        cleaning = self._spawn(self._discard(member, name), f"clean {name}")
-        self._cleaning.add(cleaning)
-        cleaning.add_done_callback(self._cleaning.discard)
+        self._clean(member, name)
+
+    def _clean(self, member: Member, run: str, pause: float = 0.0) -> None:
+        """Remove a run, or batch, from its node; who leaves waits for that, but for no pause."""
+        cleaning = self._spawn(self._discard(member, run, pause), f"clean {run}")
+        if not pause:
+            self._cleaning.add(cleaning)
+            cleaning.add_done_callback(self._cleaning.discard)
 
     def _release(self, member: Member, name: str) -> None:
         member.let_go(name)
@@ -238,48 +238,48 @@ class Attempts:
         self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, sink: BatchSink, resume: bool
     ) -> Finish:
         """Follow a batch; what became of those tasks of which no end was told."""
-        try:
-            if resume:
-                await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
-            source = self._source(jobs[0].submission.program, resume)
-            orders = [self._order(job, run, member, resume, source) for job, run in zip(jobs, batch, strict=True)]
-            name = batch[0].record.batch
-            await member.engine.run_batch(make_batch(orders, name=name), sink, resume=resume)
-            return Finish(HostLost("the run was not told of"))
-        except HostError as error:
-            log.info("%s on %s: %s", batch[0].record.batch, member.name, error.reason)
-            return Finish(HostLost(error.reason))
-        except StoreError:
-            raise
-        except SshgridError as error:
-            return Finish(ToolchainBroken(error.message))
-        except Exception as error:
-            log.exception("%s on %s", batch[0].record.batch, member.name)
-            return Finish(Crashed(f"{type(error).__name__}: {error}"))
+        if resume:
+            await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
+        source = self._source(jobs[0].submission.program, resume)
+        orders = [self._order(job, run, member, resume, source) for job, run in zip(jobs, batch, strict=True)]
+        await member.engine.run_batch(make_batch(orders, name=batch[0].record.batch), sink, resume=resume)
+        return Finish(HostLost("the run was not told of"))
 
     async def _outcome(self, job: Job, running: Running, member: Member, resume: bool) -> Finish:
         try:
-            if resume:
-                await member.connected(self._patience(job, running))
-            order = self._order(job, running, member, resume)
-            sink = _JobSink(self._book, self._spool, running)
-            if order.interactive and not resume:
-                return await member.engine.converse(order, sink, self._keyboard(job.id))
-            return await member.engine.run(order, sink, resume=resume)
-        except HostError as error:
-            log.info("attempt %s on %s: %s", running.attempt, member.name, error.reason)
-            running.never_began = isinstance(error, NeverBegan)
-            return Finish(HostLost(error.reason))
+            work = self._run(job, running, member, resume)
+            return await self._judged(f"attempt {running.attempt}", member, work)
         except asyncio.CancelledError:
             if not running.refused:
                 raise
             return Finish(Cancelled())
+
+    async def _run(self, job: Job, running: Running, member: Member, resume: bool) -> Finish:
+        if resume:
+            await member.connected(self._patience(job, running))
+        order = self._order(job, running, member, resume)
+        sink = _JobSink(self._book, self._spool, running)
+        try:
+            if order.interactive and not resume:
+                return await member.engine.converse(order, sink, self._keyboard(job.id))
+            return await member.engine.run(order, sink, resume=resume)
+        except NeverBegan:
+            running.never_began = True
+            raise
+
+    async def _judged(self, what: str, member: Member, work: Awaitable[Finish]) -> Finish:
+        """How it ended, also when that was by an error: whose fault it is makes the outcome."""
+        try:
+            return await work
+        except HostError as error:
+            log.info("%s on %s: %s", what, member.name, error.reason)
+            return Finish(HostLost(error.reason))
         except StoreError:
             raise
         except SshgridError as error:
             return Finish(ToolchainBroken(error.message))
         except Exception as error:
-            log.exception("attempt %s on %s", running.attempt, member.name)
+            log.exception("%s on %s", what, member.name)
             return Finish(Crashed(f"{type(error).__name__}: {error}"))
 
     def _patience(self, job: Job, running: Running) -> float:

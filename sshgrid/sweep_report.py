@@ -140,7 +140,7 @@ class _Told:
     """What a watcher has been told."""
 
     def __init__(self, state: SweepState, request: WatchSweep) -> None:
-        ranges = parameters.parse_ranges(request.have, state.total) if request.have else ()
+        ranges = parameters.parse_ranges(request.have, state.plan.tasks) if request.have else ()
         self._told = {number for numbers in ranges for number in numbers}
         self._seen = 0  # of the list of those that ended
         self._held: set[int] = set()  # ended, while one before them has not

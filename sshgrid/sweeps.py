@@ -73,7 +73,6 @@ class SweepState:
 
     def __init__(self, job: Job, plan: Sweep, table: parameters.Table) -> None:
         self.job = job
-        self.total = plan.tasks
         self.plan = plan
         self.table = table
         self.template = Template(job.submission.program.args, table.names)
@@ -121,8 +120,9 @@ class SweepState:
 
     def batch(self, first: Job, slots: int) -> list[Job]:
         """The task and those that should go with it to the same slot."""
-        numbers = [number for number in self._peek(self._batch_size(slots)) if number != task_number(first.id)]
-        return [first, *map(self.task, numbers[: self._batch_size(slots) - 1])]
+        size = self._batch_size(slots)
+        numbers = [number for number in self._peek(size) if number != task_number(first.id)]
+        return [first, *map(self.task, numbers[: size - 1])]
 
     def _batch_size(self, slots: int) -> int:
         """How many tasks fill a slot for long enough, when all slots get as many of what is left."""
@@ -248,10 +248,6 @@ class Sweeps:
         for state in list(self._states.values()):
             self._look(state)
 
-    def state(self, sweep: JobId) -> SweepState | None:
-        """None when it is over, or no sweep."""
-        return self._states.get(sweep)
-
     def add(self, job: Job) -> SweepState:
         """A sweep that is new here, with what the store knows of its tasks."""
         state = self._states[job.id] = self._read(job)
@@ -326,18 +322,15 @@ class Sweeps:
 
     def _look(self, state: SweepState) -> None:
         """Is it to stop, or over?"""
-        halt = "now" if state.compile_failed else self._halted(state)
+        ended = len(state.ended)
+        halt = "now" if state.compile_failed else halts(state.plan.halt, state.failed, ended, state.tasks)
         if halt and not state.stopped:
-            log.info("sweep %s halts (%s) after %d of %d tasks", state.job.id, halt, len(state.ended), state.tasks)
+            log.info("sweep %s halts (%s) after %d of %d tasks", state.job.id, halt, ended, state.tasks)
             state.stopped = True
         if halt == "now" or state.job.cancel_requested:
             self._end_tasks(state)
         if state.over and self._book.current(state.job.id).phase is Phase.QUEUED:
             self._finish(state)
-
-    def _halted(self, state: SweepState) -> str:
-        ended = len(state.ended)
-        return halts(state.plan.halt, state.failed, ended, state.tasks)
 
     def _end_tasks(self, state: SweepState) -> None:
         for task in list(state.running):
