@@ -133,9 +133,12 @@ class Lasting:
     def _rewind(self) -> None:
         """The next master is going to say everything again."""
 
-    def _until_ended(self) -> JobLine:
-        """Ends by an exception when the master goes."""
+    def _event(self, message: Message, payload: bytes) -> None:
+        """Something that was said; what is not known is the answer to a Cancel."""
         raise NotImplementedError
+
+    def _check(self) -> None:
+        """The end has come: is everything there?"""
 
     def _start_again(self) -> None:
         """What is said now is not what was said before."""
@@ -161,6 +164,19 @@ class Lasting:
                     if self._interrupt_cancels:
                         self.cancel("TERM")
                     raise
+
+    def _until_ended(self) -> JobLine:
+        """Ends by an exception when the master goes."""
+        for message, payload in conversation(self._connection, self._keyboard):
+            match message:
+                case Ended(job=job):
+                    self._check()
+                    return job
+                case Failure():
+                    raise to_error(message)
+                case _:
+                    self._event(message, payload)
+        raise AssertionError("a conversation ends by an exception")
 
     def cancel(self, signal_name: str) -> None:
         """Also from a signal handler: queued when a send is under way."""
@@ -232,34 +248,25 @@ class Follow(Lasting):
         for printed in self._printed.values():
             printed.rewind()
 
-    def _until_ended(self) -> JobLine:
-        for message, payload in conversation(self._connection, self._keyboard):
-            match message:
-                case Output(stream=stream, attempt=attempt):
-                    if new := self._of(stream).fresh(attempt, payload):
-                        self._screen.output(stream, attempt, new)
-                case Progress():
-                    self._screen.progress(message)
-                case Waiting():
-                    self._screen.waiting(message)
-                case Notice():
-                    self._screen.notice(message)
-                case Restarted(stream=stream, attempt=attempt):
-                    if self._of(stream).restarted(attempt):
-                        self._screen.restarted(message)
-                case Ended(job=job):
-                    self._check_replayed()
-                    return job
-                case Failure():
-                    raise to_error(message)
-                case _:
-                    pass  # the answer to a Cancel
-        raise AssertionError("a conversation ends by an exception")
+    def _event(self, message: Message, payload: bytes) -> None:
+        match message:
+            case Output(stream=stream, attempt=attempt):
+                if new := self._of(stream).fresh(attempt, payload):
+                    self._screen.output(stream, attempt, new)
+            case Progress():
+                self._screen.progress(message)
+            case Waiting():
+                self._screen.waiting(message)
+            case Notice():
+                self._screen.notice(message)
+            case Restarted(stream=stream, attempt=attempt):
+                if self._of(stream).restarted(attempt):
+                    self._screen.restarted(message)
 
     def _of(self, stream: str) -> Printed:
         return self._printed.setdefault(stream, Printed())
 
-    def _check_replayed(self) -> None:
+    def _check(self) -> None:
         for stream, printed in self._printed.items():
             if printed.missing:
                 self._screen.notice(Notice(f"{stream} ended shorter than what was printed before"))

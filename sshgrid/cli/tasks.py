@@ -11,15 +11,15 @@ from typing import Protocol
 
 from sshgrid.cli import render
 from sshgrid.cli.bar import Bar
-from sshgrid.cli.follow import Lasting, conversation
+from sshgrid.cli.follow import Lasting
 from sshgrid.cli.joblog import Joblog, unwritable
 from sshgrid.cli.results import STREAMS, Output, Results, passing_output
 from sshgrid.cli.screen import Lines, write_all
 from sshgrid.cli.sweep_words import Plan
-from sshgrid.client import Connection, to_error
+from sshgrid.client import Connection
 from sshgrid.model import JobId
 from sshgrid.parameters import spell_ranges
-from sshgrid.wire import Ended, Failure, JobLine, Notice, Request
+from sshgrid.wire import JobLine, Message, Notice, Request
 from sshgrid.wire_sweeps import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
 
 # Of these nothing is recorded, as nothing came of them: --resume runs them.
@@ -96,24 +96,16 @@ class SweepFollow(Lasting):
             output.close()
         self._outputs.clear()
 
-    def _until_ended(self) -> JobLine:
-        for message, payload in conversation(self._connection, self._keyboard):
-            match message:
-                case TaskOutput(number=number, stream=stream):
-                    self._keep(number, stream, payload)
-                case TaskEnded(task=task):
-                    self._task(task)
-                case SweepProgress():
-                    self._outlet.progress(message)
-                case Notice(text=text):
-                    self._outlet.notice(text)
-                case Ended(job=job):
-                    return job
-                case Failure():
-                    raise to_error(message)
-                case _:
-                    pass  # the answer to a Cancel
-        raise AssertionError("a conversation ends by an exception")
+    def _event(self, message: Message, payload: bytes) -> None:
+        match message:
+            case TaskOutput(number=number, stream=stream):
+                self._keep(number, stream, payload)
+            case TaskEnded(task=task):
+                self._task(task)
+            case SweepProgress():
+                self._outlet.progress(message)
+            case Notice(text=text):
+                self._outlet.notice(text)
 
     def _keep(self, number: int, stream: str, piece: bytes) -> None:
         if number not in self._outputs:
