@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from sshgrid import lifecycle, parameters
 from sshgrid.attempts import Attempts
 from sshgrid.jobbook import JobBook
-from sshgrid.model import Job, Phase, Step, task_id, task_number
+from sshgrid.model import Job, Phase, Step, Swept, task_id, task_number
 from sshgrid.spool import Spool
 from sshgrid.sweeps import Sweeps, SweepState
 from sshgrid.watching import PIECE_BYTES, STREAMS, Line
@@ -38,6 +38,9 @@ class SweepReport:
 
     def progress(self, job: Job) -> SweepProgress:
         """How far this sweep has come. UsageError when it is none."""
+        if isinstance(job.verdict, Swept):  # says it all, and a list may hold many that are over
+            tasks, failed, left = job.verdict.tasks, job.verdict.failed, job.verdict.left
+            return SweepProgress(job.id, tasks, tasks - left, failed, running=0, waiting=0, left=left)
         return self._progress(self._sweeps.read(job))
 
     def _progress(self, state: SweepState) -> SweepProgress:
