@@ -12,6 +12,7 @@ import shlex
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from math import ceil
 
@@ -26,6 +27,7 @@ from sshgrid.model import (
     Cancelled,
     CompileFailed,
     Exited,
+    GaveUp,
     Job,
     JobId,
     Limits,
@@ -69,13 +71,12 @@ class Counts(Noun, frozen=True):
 
 
 class SweepState:
-    """One sweep as it goes."""
+    """One sweep as it goes. `load` gives its parameters, which only a task that is to begin needs."""
 
-    def __init__(self, job: Job, plan: Sweep, table: parameters.Table) -> None:
+    def __init__(self, job: Job, plan: Sweep, load: Callable[[], parameters.Table]) -> None:
         self.job = job
         self.plan = plan
-        self.table = table
-        self.template = Template(job.submission.program.args, table.names)
+        self._load = load
         self.running: dict[JobId, object] = {}  # -> the slot in which it runs
         self.again: dict[JobId, Job] = {}  # begun once, and waiting for another attempt
         self.ended: list[int] = []  # numbers, in the order in which they ended
@@ -93,6 +94,14 @@ class SweepState:
         self.unbegun = self.tasks
 
     # --- which comes next
+
+    @cached_property
+    def _table(self) -> parameters.Table:
+        return self._load()
+
+    @cached_property
+    def _template(self) -> Template:
+        return Template(self.job.submission.program.args, self._table.names)
 
     def begin_after(self, begun: Iterable[int]) -> None:
         """The tasks that have not begun, of all but these."""
@@ -141,7 +150,7 @@ class SweepState:
     def task(self, number: int) -> Job:
         """The job that this task is before it begins."""
         submission = self.job.submission
-        args = self.template.expand(self.table.row(number), number)
+        args = self._template.expand(self._table.row(number), number)
         program = msgspec.structs.replace(submission.program, args=args)
         changed = msgspec.structs.replace(
             submission,
@@ -243,8 +252,12 @@ class Sweeps:
     def take_up(self) -> None:
         """The sweeps that an earlier master left; before anything else happens."""
         for job in self._book.active():
-            if job.submission.sweep:
+            if job.submission.sweep and self._spool.has(job.submission.sweep.table.sha256):
                 self.add(job)
+            elif job.submission.sweep:  # the queue was restored without it: only this one cannot go on
+                gone = GaveUp("its parameters are no longer in the spool beside the queue")
+                self._book.store.finish(job.id, gone, time.time())
+                self._book.reread(job.id)
         for state in list(self._states.values()):
             self._look(state)
 
@@ -262,7 +275,7 @@ class Sweeps:
     def _read(self, job: Job) -> SweepState:
         plan = job.submission.sweep
         assert plan is not None
-        state = SweepState(job, plan, parameters.decode(self._spool.read(plan.table.sha256)))
+        state = SweepState(job, plan, lambda: parameters.decode(self._spool.read(plan.table.sha256)))
         begun = []
         for task, phase, verdict in self._book.store.task_fates(job.id):
             number = task_number(task)

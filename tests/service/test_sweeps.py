@@ -439,3 +439,16 @@ async def test_a_batch_is_one_slot_of_its_owner(grid: ScriptedGrid) -> None:
     await grid.run()
     await grid.master.cancel(Cancel((job,), "KILL"))
     await grid.wait(job)
+
+
+async def test_a_sweep_whose_parameters_are_lost_keeps_no_master_from_working(grid: ScriptedGrid) -> None:
+    asked = sweep(grid, *map(str, range(20)), at_once=1)
+    assert asked.sweep is not None
+    table = asked.sweep.table.sha256
+    grid.master.pause()
+    job = await grid.submit(asked)
+    await grid.end()
+    grid.spool.path(table).unlink()
+    await grid.begin()
+    assert (await grid.wait(job)).reason == "its parameters are no longer in the spool beside the queue"
+    assert (await grid.run()).state == "COMPLETED"
