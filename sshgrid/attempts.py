@@ -17,10 +17,10 @@ import msgspec
 
 from sshgrid import intake, lifecycle, placement, toolchains
 from sshgrid.batches import BatchSink, Ends, Running, by_batch
-from sshgrid.engines import Finish, Keyboard, place_in
+from sshgrid.engines import Finish, Keyboard
 from sshgrid.errors import HostError, NeverBegan, SshgridError, StoreError
 from sshgrid.jobbook import JobBook
-from sshgrid.jobscript import LEASE_MARGIN_SECONDS, Order, make_batch, run_name
+from sshgrid.jobscript import LEASE_MARGIN_SECONDS, Order, make_batch, place_in, run_name
 from sshgrid.member import Member, Share
 from sshgrid.model import (
     Attempt,
@@ -454,18 +454,27 @@ class Attempts:
         """A run that has not begun is refused its folder; one on a silent node is asked until it answers."""
         while True:
             try:
-                place = place_in(running.record.batch, running.run)
-                if await member.engine.signal(place, name):
+                if await member.engine.signal(place_in(running.record.batch, running.run), name):
                     return
-                if await member.engine.refuse(place):
-                    if not running.record.batch:  # there it ends as its batch comes to it
-                        running.refused = True
-                        assert running.task is not None
-                        running.task.cancel()
+                if await self._refuse(running, member):
                     return
             except HostError as error:
                 log.info("%s: cannot send %s to %s yet: %s", member.name, name, running.run, error.reason)
             await asyncio.sleep(0.2)
+
+    async def _refuse(self, running: Running, member: Member) -> bool:
+        """It has not begun, and ends like that."""
+        if running.record.batch:
+            taken = await member.engine.take_back(running.record.batch, [running.run])
+            if taken:
+                self._settle(running, Finish(Cancelled()))
+            return bool(taken)
+        if not await member.engine.refuse(running.run):
+            return False
+        running.refused = True
+        assert running.task is not None
+        running.task.cancel()
+        return True
 
     # --- leaving
 

@@ -7,31 +7,45 @@ Refuses to take an exit code from anything but the batch's ledger.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
+from sshgrid.builds import Builds
 from sshgrid.engines import BatchSink, Finish, Sink
-from sshgrid.engines.direct import STREAMS, DirectEngine, Run, usage
+from sshgrid.engines.direct import START_GUARD_SECONDS, STREAMS, UPLOAD_TRIES, DirectEngine, Host, Run, usage
 from sshgrid.errors import HostError, NodeUnfit
-from sshgrid.jobscript import Batch, Order, task_name
+from sshgrid.jobscript import Batch, Order, name_in_batch, needed_by, task_name, tasks_script
 from sshgrid.model import Exited, Fetched, HostLost, Outcome, Step
 from sshgrid.nodes import LOOK_RECORDS, PIECE_BYTES, Link
-from sshgrid.readings import LEDGER_RECORD_BYTES, BatchLook, RunLook, RunRecord, TaskEnd
+from sshgrid.readings import BatchLook, RunLook, RunRecord, TaskEnd
 
 log = logging.getLogger(__name__)
 
 # Between two looks while tasks end: many small ones are brought at once.
 GATHER_SECONDS = 0.1
+# And by so many times what a look takes: where many share the processors, looks must not be what they do.
+GATHER_LOOKS = 3
+LONGEST_GATHER_SECONDS = 0.5
 NEVER_BEGAN = "the batch ended before it was its turn"
 
 
 class BatchEngine(DirectEngine):
     """Runs of one node, one by one or in batches."""
 
+    def __init__(
+        self, host: Host, blob: Callable[[str], Path], patience: Callable[[float], float], builds: Builds
+    ) -> None:
+        super().__init__(host, blob, patience, builds)
+        self._batches: dict[str, _Everyone] = {}  # under way
+
     async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
         """Until each task was told to have ended, whatever happened. Nothing is told twice."""
-        everyone = _Everyone(batch, sink)
+        everyone = self._batches[batch.run] = _Everyone(batch, sink)
+        # How many parts an earlier master has sent is not known here.
+        everyone.takes_more = not resume
         try:
             finish = await self.run(batch, everyone, resume=resume)
         except HostError as error:
@@ -39,6 +53,56 @@ class BatchEngine(DirectEngine):
             await everyone.give_up(HostLost(error.reason))
         else:
             await everyone.give_up(finish.outcome)
+        finally:
+            del self._batches[batch.run]
+
+    async def extend(self, batch: str, orders: Sequence[Order]) -> bool:
+        everyone = self._batches.get(batch)
+        if everyone is None or batch not in self._sent or not everyone.takes_more:
+            return False
+        # Before they are sent: the node may tell of them before it has answered.
+        everyone.add(orders)
+        try:
+            taken = await self._send_more(batch, everyone, orders)
+        except NodeUnfit as error:
+            log.info("%s on %s: no more tasks: %s", batch, self._host.name, error.reason)
+            taken = False
+        except HostError as error:
+            # They may have arrived, or not: as with a start, what the node tells decides.
+            log.info("%s on %s: more tasks were not answered: %s", batch, self._host.name, error.reason)
+            taken, everyone.takes_more = True, False
+        if not taken:
+            everyone.takes_more = False
+            everyone.without(map(task_name, orders))
+        return taken
+
+    async def _send_more(self, batch: str, everyone: _Everyone, orders: Sequence[Order]) -> bool:
+        everyone.parts += 1
+        script, objects = tasks_script(batch, orders), needed_by(orders)
+        for _ in range(UPLOAD_TRIES):
+            link = await self._host.connected(0)
+            not_after = self._host.uptime_now() + START_GUARD_SECONDS
+            started = await link.more(batch, everyone.parts, not_after, script, len(orders), objects)
+            match started.word:
+                case "claimed":
+                    return True
+                case "missing":
+                    await self._upload(link, started.rest.split(), everyone)
+                case "already" | "late":
+                    return False
+                case _:
+                    raise NodeUnfit(self._host.name, started.rest or f"answered {started.word!r} to more tasks")
+        return False
+
+    async def take_back(self, batch: str, runs: Sequence[str]) -> list[str]:
+        if batch not in self._sent:
+            return []  # it will be sent with all of its tasks
+        names = {name_in_batch(run): run for run in runs}
+        link = await self._host.connected(0)
+        taken = await link.refuse_tasks(batch, [*names])
+        if everyone := self._batches.get(batch):
+            everyone.without(taken)
+        return [names[name] for name in taken if name in names]
 
     def follower(self, order: Order, sink: Sink) -> Run:
         if isinstance(sink, _Everyone):
@@ -54,6 +118,8 @@ class _Everyone:
         self._sink = sink
         self._waiting = {task_name(order): order for order in batch.tasks}
         self._begun: set[str] = set()
+        self.parts = 1  # in which its tasks were sent
+        self.takes_more = False
         self.uploaded, self.compiled = sink.uploaded, sink.compiled
 
     @property
@@ -80,6 +146,14 @@ class _Everyone:
 
     async def fetched(self, fetched: Fetched) -> None:
         raise AssertionError(f"a batch fetches nothing, and not {fetched}")
+
+    def add(self, orders: Iterable[Order]) -> None:
+        self._waiting |= {task_name(order): order for order in orders}
+
+    def without(self, tasks: Iterable[str]) -> None:
+        """These will never begin, and somebody knows."""
+        for task in tasks:
+            self._waiting.pop(task, None)
 
     # --- of one task
 
@@ -129,7 +203,8 @@ class _BatchRun(Run):
         self._lane_seconds: dict[str, float] = {}
 
     async def _look(self, link: Link) -> Finish | None:
-        look = await link.look_batch(self._order.run, self._records * LEDGER_RECORD_BYTES)
+        began = time.monotonic()
+        look = await link.look_batch(self._order.run, self._records)
         run = look.run
         if await self._not_begun(link, run):
             return None
@@ -137,7 +212,9 @@ class _BatchRun(Run):
         await self._take(link, look)
         if self._sink.done:
             return Finish(Exited(0))
-        self._pause = 0.0 if look.records >= LOOK_RECORDS else GATHER_SECONDS if look.records else self._pause
+        if look.records:
+            pause = GATHER_SECONDS + GATHER_LOOKS * (time.monotonic() - began)
+            self._pause = 0.0 if look.records >= LOOK_RECORDS else min(pause, LONGEST_GATHER_SECONDS)
         # What was written before the wrapper went is read to its end first.
         if look.records or (run.record is None and run.alive):
             return None
@@ -168,20 +245,18 @@ class _BatchRun(Run):
         self._lane_seconds = seconds
 
     async def _bring(self, link: Link, end: TaskEnd, order: Order, stream: str, file: str) -> None:
-        size, here = end.sizes.get(file, 0), end.small.get(file)
-        if not size:
+        if file[0] not in end.printed:
             return
-        at = self._sink.kept_of(order, stream)
-        while at < size:
-            if here is not None:
-                piece = here[at:]
-            else:
-                count = min(size - at, PIECE_BYTES)
-                piece = await link.piece(self._order.run, f"{end.task}.{file}", at, count)
-            if not piece:
-                raise NodeUnfit(link.node.name, f"the output of {end.task} is no longer there")
+        at, here = self._sink.kept_of(order, stream), end.small.get(file)
+        if here is not None:
+            if piece := here[at:]:
+                await self._sink.output_of(order, stream, piece)
+            return
+        while piece := await link.piece(self._order.run, f"{end.task}.{file}", at, PIECE_BYTES):
             await self._sink.output_of(order, stream, piece)
             at += len(piece)
+        if not at:
+            raise NodeUnfit(link.node.name, f"the output of {end.task} is no longer there")
 
     async def _task_outcome(self, link: Link, end: TaskEnd) -> Outcome:
         return await self._outcome(link, RunLook(why=end.why), end.record)

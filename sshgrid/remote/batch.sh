@@ -1,15 +1,17 @@
 # shellcheck shell=sh
 # Many runs of one program with one start: a batch. It is a run as in node.sh (claimed, built, followed and cleaned as
-# one), whose job.sh says how many LANES work through its TASKS, and ends with one line `task ...` for each. Sourced by the
-# control shell of a connection and by the wrapper, after node.sh; run as `sh batch.sh lane ...` for each lane, which
-# parses nothing but this and job.sh, as what a task costs is forks.
+# one), whose job.sh says how many LANES work through how many TASKS, and ends with one line `task ...` for each. More may
+# come while it runs. Sourced by the control shell and the starter of a connection and by the wrapper, after node.sh; run as
+# `sh batch.sh lane ...` for each lane, which parses nothing but this and job.sh, as what a task costs is forks.
 #
 #   runs/<batch>/               as of any run, and
+#     job.N.sh                  from N = 2 on: tasks that came later; or a link, made by the first lane that found no more
 #     ledger                    records of 128 bytes, made (blank) at the start, so that a full disk loses no exit code:
 #                               "begin TASK LANE UPTIME ." and "end TASK LANE PRINTED WHY rc=... ."
 #     lane.N                    link: the lane's process
-#     TASK/  TASK.out TASK.err  its current folder, and what it printed. Who makes `out` has the task: a lane, or a refusal
+#     TASK.out  TASK.err        what it printed. Who makes `out` has the task: a lane, or a refusal
 #     TASK.why                  link: signal, or refused
+#     work.N.K                  the lane's current folder for its tasks: another one as soon as a task has left something
 #     room.N  cpu.N             of the lane: is the disk full? and what `times` said last
 #
 # Files cost more than forks on some file systems: a task has no others.
@@ -19,11 +21,9 @@
 # --- the wrapper's part --------------------------------------------------------------------------------------------------
 
 # What every task needs, made at once: a fork for each would be most of what a small task costs.
-lay_out_tasks() {
-  # shellcheck disable=SC2086 # names of tasks are ours: digits, dots and lines
-  printf '%s\n' $TASKS | xargs mkdir -p &&
-    printf '%s\n' $TASKS | awk '{ printf "%127s\n%127s\n", "", "" }' >ledger
-}
+lay_out_tasks() { blank_records "$TASKS" >ledger; }
+
+blank_records() { awk -v tasks="$1" 'BEGIN { while (tasks-- > 0) printf "%127s\n%127s\n", "", "" }'; }
 
 # A pipeline keeps its processes in the foreground: a background job would have INT ignored, and so would the programs.
 work_through() {
@@ -52,7 +52,8 @@ keep_lane() {
     [ -n "$task" ] || return
     kill_carrying "SSHGRID_RUN=${RUN%%-*}-$task/"
     uptime_seconds
-    printf '%-126s.\n' "end $task $1 oe - rc=$code,stage=run,began=$now,ended=$now,cpu=,peak=" >&8
+    look_at_output "$task"
+    printf '%-126s.\n' "end $task $1 $printed - rc=$code,stage=run,began=$now,ended=$now,cpu=,peak=" >&8
   done
 }
 
@@ -127,11 +128,47 @@ work_in_lane() {
   # From here on `>` makes a file or fails, in one step.
   set -C
   rang=0
+  work=
+  folder=0
   { read -r now _ </proc/uptime; } || now=$(date +%s)
   # shellcheck source=/dev/null
   . ./job.sh
+  part=1
+  # shellcheck source=/dev/null
+  while next_part; do . "./job.$part.sh"; done
   rang=0
   ring
+}
+
+# Whether more tasks have come. Else none will: the name is taken, by a link to nothing.
+next_part() {
+  part=$((part + 1))
+  [ -e "job.$part.sh" ] || { ln -s closed "job.$part.sh"; [ -e "job.$part.sh" ]; }
+}
+
+# The next current folder in $work: the last one, when the task that had it has left it as it was. Folders are made some
+# at a time, for the fork.
+next_folder() {
+  if [ -n "$work" ] && [ -r "$work" ] && [ -w "$work" ] && [ -x "$work" ] && is_empty "$work"; then return; fi
+  folder=$((folder + 1))
+  work=work.$LANE.$folder
+  [ ! -d "$work" ] || return 0
+  # shellcheck disable=SC2046 # numbers
+  mkdir $(printf "work.$LANE.%d " $(folders_ahead)) || return
+}
+
+# How many at once: the more, the more have been needed so far.
+folders_ahead() {
+  ahead=$folder
+  while [ "$ahead" -lt "$((folder + (folder < 16 ? folder : 16)))" ]; do
+    echo "$ahead"
+    ahead=$((ahead + 1))
+  done
+}
+
+is_empty() {
+  set -- "$1"/* "$1"/.[!.]* "$1"/..?*
+  for entry; do if [ -e "$entry" ] || [ -h "$entry" ]; then return 1; fi; done
 }
 
 # task NAME INPUT ASSIGNMENTS WORD...: a line of job.sh. Nothing when another lane has it, or it was refused.
@@ -157,7 +194,7 @@ task() {
   else
     # When its streams cannot be opened it never begins.
     stage=start
-    cd "$name" && { stage=run && eval "$command"; } <"$input" >>"../$name.out" 2>"../$name.err" 8>&- 9>&-
+    next_folder && cd "$work" && { stage=run && eval "$command"; } <"$input" >>"../$name.out" 2>"../$name.err" 8>&- 9>&-
     code=$?
     cd "$DIR" || exit 70
     # In a pid namespace of the lane's own: all but the lane. Elsewhere within a second: look_after_tasks.
@@ -175,11 +212,16 @@ note_end() {
   system=
   times >|"cpu.$LANE" && { read -r _ && read -r user system; } <"cpu.$LANE"
   { read -r now _ </proc/uptime; } || now=$(date +%s)
-  printed=
-  [ ! -s "$name.out" ] || printed=o
-  [ ! -s "$name.err" ] || printed=${printed}e
+  look_at_output "$name"
   printf '%-126s.\n' \
-    "end $name $LANE ${printed:--} $why rc=$code,stage=$stage,began=$began,ended=$now,cpu=$user+$system,peak=" >&8
+    "end $name $LANE $printed $why rc=$code,stage=$stage,began=$began,ended=$now,cpu=$user+$system,peak=" >&8
+}
+
+look_at_output() {
+  printed=
+  [ ! -s "$1.out" ] || printed=o
+  [ ! -s "$1.err" ] || printed=${printed}e
+  printed=${printed:--}
 }
 
 # Tells the connection that started this, if it is still there, at most five times a second: the ledger is the truth.
@@ -192,31 +234,63 @@ ring() {
   fi
 }
 
+# --- more tasks (the starter) --------------------------------------------------------------------------------------------
+
+# more BATCH NOT_AFTER NEEDED PART COUNT: COUNT more tasks for a batch that may be over soon; standard input is job.PART.sh.
+# Answers as `start` does: late, missing, unfit; "claimed BATCH.PART", or "already BATCH.PART": its lanes take no more.
+more() {
+  said=$1.$4
+  dir=$W/runs/$1
+  uptime_seconds
+  if [ "$now" -gt "$2" ]; then
+    echo "late $said"
+  elif nothing_lacks "$said" "$3"; then
+    if [ ! -d "$dir" ]; then
+      echo "already $said"
+    elif ! { cat >"$dir/part.$4" && blank_records "$5" >>"$dir/ledger"; }; then
+      echo "unfit $said no space left in $W"
+    elif ln "$dir/part.$4" "$dir/job.$4.sh"; then
+      echo "claimed $said"
+    else
+      echo "already $said"
+    fi
+  fi
+} 2>/dev/null
+
 # --- looking (the control channel) ---------------------------------------------------------------------------------------
 
-# look_batch BATCH OFFSET COUNT SMALL: poll, a line "ledger", at most COUNT records of the ledger from OFFSET on, a line
-# "files", `ls` of all that the tasks which ended there have printed, a line "tar", and those of at most SMALL blocks (512
-# bytes) as an archive. With a dead wrapper its lanes are ended first: what they have not begun then is never begun.
+# look_batch BATCH SEEN COUNT SMALL: what is new since SEEN records of the ledger. Either a line "news" (with "compiled"),
+# at most COUNT records, a line "files", and as an archive of what the tasks that ended there have printed what has at most
+# SMALL blocks (512 bytes). Or, without news, poll. Most looks find some, and are two forks.
+# With a dead wrapper its lanes are ended first: what they have not begun then is never begun.
 look_batch() {
-  cd "$W/runs/$1" 2>/dev/null && link_target pid && ! identity_alive "$target" && [ ! -h rc ] &&
-    kill_carrying "SSHGRID_RUN=$1/" "SSHGRID_BATCH=$1/"
-  poll "$1"
-  echo ledger
-  cd "$W/runs/$1" 2>/dev/null && [ -e ledger ] || return 0
-  records=$(tail -c "+$(($2 + 1))" ledger | awk -v most="$3" 'NR > most || !/[.]$/ { exit } { print }')
-  printf '%s\nfiles\n' "$records"
-  case $records in *' o '* | *' e '* | *' oe '*) ;; *) return 0 ;; esac
-  files=$(printf '%s\n' "$records" | awk '
-    $1 == "end" && $4 ~ /o/ { print $2 ".out" }
-    $1 == "end" && $4 ~ /e/ { print $2 ".err" }')
-  # shellcheck disable=SC2086,SC2012 # names are ours
-  LC_ALL=C ls -ln $files
-  echo tar
-  # shellcheck disable=SC2086
-  small=$(find $files -size -"$(($4 + 1))")
-  # shellcheck disable=SC2086
-  [ -z "$small" ] || tar -cf - $small
+  cd "$W/runs/$1" || { poll "$1"; return; }
+  tell_news "$2" "$3" "$4" && return
+  link_target pid && ! identity_alive "$target" && [ ! -h rc ] && kill_carrying "SSHGRID_RUN=$1/" "SSHGRID_BATCH=$1/"
+  # In this order: after the record of a batch there is no news.
+  state=$(poll "$1")
+  tell_news "$2" "$3" "$4" || echo "$state"
 } 2>/dev/null
+
+# Status 1 when there is none. The first line of what awk says: the files.
+tell_news() {
+  news=$(awk -v seen="$1" -v most="$2" '
+    NR <= seen { next }
+    NR > seen + most || !/[.]$/ { exit }
+    { records = records "\n" $0 }
+    $1 == "end" && $4 ~ /o/ { files = files " " $2 ".out" }
+    $1 == "end" && $4 ~ /e/ { files = files " " $2 ".err" }
+    END { printf "%s%s", files, records }' ledger) || return
+  files=${news%%"$newline"*}
+  [ "$files" != "$news" ] || return 1
+  if [ -e compiled ]; then echo "news compiled"; else echo news; fi
+  printf '%s\nfiles\n' "${news#*"$newline"}"
+  # shellcheck disable=SC2086 # names are ours
+  [ -z "$files" ] || find $files -size -"$(($3 + 1))" -exec tar -cf - {} +
+}
+
+newline='
+'
 
 # signal_task BATCH TASK NAME: to all processes of the task. Answers "sent" or "none".
 # Who was below the lane while it had this task before and after the look belongs to it, whatever it did to itself; others
@@ -245,15 +319,13 @@ below_lane() {
   tree "$1" | while read -r member _ level; do [ "$level" -le "$own_levels" ] || echo "$member"; done
 }
 
-# refuse_task BATCH/TASK: it shall not begin. Answers "claimed", or "already" when it has begun or is not there (yet).
-refuse_task() {
+# refuse_tasks BATCH TASK...: they shall not begin. Answers the names of those that now never will: others have begun, or
+# are not there (yet).
+refuse_tasks() {
+  cd "$W/runs/$1" || return 0
+  shift
   set -C
-  if printf '' >"$W/runs/$1.out"; then
-    ln -s refused "$W/runs/$1.why"
-    echo claimed
-  else
-    echo already
-  fi
+  for task; do printf '' >"$task.out" && echo "$task"; done
   set +C
 } 2>/dev/null
 

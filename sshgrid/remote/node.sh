@@ -95,14 +95,7 @@ start() {
   # A mark of use, before the look: what is used is not swept away.
   printf '' >"$W/builds/$build.used"
   [ ! -d "$W/builds/$build" ] || set --
-  # shellcheck disable=SC2086 # a word each
-  [ "$needed" = - ] || set -- "$@" $needed
-  absent=
-  for sha; do [ -f "$W/objects/$sha" ] || absent="$absent $sha"; done
-  if [ -n "$absent" ]; then
-    echo "missing $run$absent"
-    return
-  fi
+  nothing_lacks "$run" "$needed" "$@" || return
   dir=$W/runs/$run
   if ! mkdir "$dir" 2>/dev/null; then
     if [ -d "$dir" ]; then echo "already $run"; else echo "unfit $run cannot make a run folder in $W (disk full or read-only)"; fi
@@ -118,6 +111,20 @@ start() {
     echo "unfit $run no space left in $W"
   fi
 } 2>/dev/null
+
+# nothing_lacks RUN NEEDED SHA...: these objects are here. Else the answer "missing".
+nothing_lacks() {
+  for_run=$1
+  needed=$2
+  shift 2
+  # shellcheck disable=SC2086 # a word each
+  [ "$needed" = - ] || set -- "$@" $needed
+  absent=
+  for sha; do [ -f "$W/objects/$sha" ] || absent="$absent $sha"; done
+  [ -z "$absent" ] && return
+  echo "missing $for_run$absent"
+  return 1
+}
 
 # prepare ...: as start, but leaves the launching to `converse`
 prepare() {
@@ -682,7 +689,6 @@ runs_of() {
 # claim RUN: a cancel that comes before the start makes the same folder, so the start is refused. Answers "claimed",
 # "already" or "unfit".
 claim() {
-  case $1 in */*) refuse_task "$1"; return ;; esac
   if mkdir "$W/runs/$1" 2>/dev/null; then
     ln -s refused "$W/runs/$1/why"
     echo claimed

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sshgrid.engines import Finish, place_in
+from sshgrid.engines import Finish
 from sshgrid.engines.batch import NEVER_BEGAN
-from sshgrid.jobscript import Batch, Order, make_batch, task_name
+from sshgrid.jobscript import Batch, Order, make_batch, place_in, task_name
 from sshgrid.model import CompileFailed, Exited, HostLost, Node, Step
 from tests.edge.engines import Host, Kept
 from tests.edge.test_nodes_local import until
@@ -148,7 +148,8 @@ async def test_a_next_master_finds_what_is_left_of_a_batch(host: Host) -> None:
 async def test_a_killed_wrapper_loses_what_had_begun_and_frees_the_rest(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'[ "$1" = 0 ] || { echo ready; sleep 600; }', 6)
     running = asyncio.create_task(run(host, batch, told))
-    await until(lambda: sum(Step.RUNNING in sink.steps for sink in told.sinks.values()) == 2, "two to run")
+    two = batch.tasks[1:3]
+    await until(lambda: all(Step.RUNNING in told.task(order).steps for order in two), "two to run")
     wrapper = str((folder(host, batch) / "pid").readlink())
     os.kill(int(wrapper.partition(",")[0].removeprefix("pid=")), signal.SIGKILL)
     await running
@@ -163,11 +164,45 @@ async def test_one_task_is_killed_and_one_refused(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'echo ready; [ "$1" != 0 ] || sleep 600', 4, 1)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "the first to run")
-    assert await host.engine.refuse(place(batch, 2))
-    assert not await host.engine.refuse(place(batch, 2))
-    assert not await host.engine.refuse(place(batch, 0))
+    runs = [order.run for order in batch.tasks]
+    assert await host.engine.take_back(batch.run, [runs[2], runs[0]]) == [runs[2]]
+    assert await host.engine.take_back(batch.run, [runs[2]]) == []
     assert not await host.engine.signal(place(batch, 3), "TERM")
     assert await host.engine.signal(place(batch, 0), "TERM")
     await running
-    assert told.never_began == [batch.tasks[2].run]
+    assert runs[2] not in told.finishes
     assert [told.finishes[batch.tasks[n].run].outcome for n in (0, 1, 3)] == [Exited(143), Exited(0), Exited(0)]
+
+
+async def test_more_tasks_join_a_batch_until_it_is_over(host: Host) -> None:
+    told, batch = Told(), batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 2)
+    more = batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 50).tasks
+    assert not await host.engine.extend(batch.run, more)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: all(Step.RUNNING in told.task(order).steps for order in batch.tasks), "two to run")
+    assert await host.engine.extend(batch.run, more[:20])
+    assert await host.engine.take_back(batch.run, [more[3].run, batch.tasks[0].run]) == [more[3].run]
+    assert await host.engine.extend(batch.run, more[20:])
+    (Path(host.node.workdir) / "go").touch()
+    await running
+    assert set(told.finishes) == {order.run for order in (*batch.tasks, *more)} - {more[3].run}
+    assert {finish.outcome for finish in told.finishes.values()} == {Exited(0)}
+    assert told.task(more[49])["stdout"] == b"ready\n49\n"
+    assert not await host.engine.extend(batch.run, more)
+
+
+async def test_more_tasks_that_were_cut_off_end_once(host: Host) -> None:
+    """Whether they have arrived or not."""
+    told, batch = Told(), batch_of(host, b"sleep 0.5", 1)
+    more = batch_of(host, b"sleep 0.5", 3).tasks
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "it to run")
+    assert host.link
+    extending = asyncio.create_task(host.engine.extend(batch.run, more))
+    await asyncio.sleep(0)
+    host.link._connection.abort()
+    assert await extending
+    assert not await host.engine.extend(batch.run, batch_of(host, b"sleep 0.5", 1).tasks)
+    await running
+    ends = {told.finishes[order.run].outcome for order in more}
+    assert ends in ({Exited(0)}, {HostLost(NEVER_BEGAN)})
