@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -45,6 +46,7 @@ from sshgrid.roster import Roster
 from sshgrid.spool import Spool
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # INT grows to TERM and KILL, as an impatient person would: (signal, seconds until the next)
 ESCALATION: dict[str, tuple[tuple[str, float], ...]] = {
@@ -114,6 +116,7 @@ class Attempts:
         self._roster = roster
         self._spool = roster.spool
         self._running: dict[JobId, Running] = {}
+        self._batches: dict[tuple[str, str], BatchSink] = {}  # by node and name
         self._keyboards: dict[JobId, Keyboard] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._cleaning: set[asyncio.Task[None]] = set()  # of these, what removes ended runs from nodes right now
@@ -141,19 +144,89 @@ class Attempts:
 
     def _launch_batch(self, jobs: Sequence[Job], *, resume: bool) -> None:
         name, node = jobs[0].attempts[-1].batch, jobs[0].attempts[-1].node
-        batch = []
-        for job in jobs:
-            attempt = Attempt(job.id, job.attempts[-1].number, node)
-            running = Running(attempt, job.attempts[-1], run_name(self._book.store.grid, attempt))
-            batch.append(running)
-            self._running[job.id] = running
+        batch = self._running_of(jobs)
+        sink = self._batches[node, name] = BatchSink(self._book, self._spool, batch, self._settle_all)
+        sink.takes_more = not resume
         if member := self._roster.members.get(node):
             member.begun(name)
-        task = self._spawn(self._batch(name, node, jobs, batch, resume), f"batch {name}")
+        task = self._spawn(self._batch(sink, jobs, batch, resume), f"batch {name}")
         for job, running in zip(jobs, batch, strict=True):
             running.task = task
             if resume and job.cancel_requested:
                 self.end(job, lifecycle_signal(job))
+
+    def _running_of(self, jobs: Sequence[Job]) -> list[Running]:
+        """What is kept of the attempts that these jobs have begun."""
+        batch = []
+        for job in jobs:
+            record = job.attempts[-1]
+            attempt = Attempt(job.id, record.number, record.node)
+            running = self._running[job.id] = Running(attempt, record, run_name(self._book.store.grid, attempt))
+            batch.append(running)
+        return batch
+
+    # --- batches under way
+
+    @property
+    def batches(self) -> list[BatchSink]:
+        """Those that still have their slot."""
+        return [sink for sink in self._batches.values() if not sink.released]
+
+    def extend(self, sink: BatchSink, found: Sequence[tuple[Job, Attempt]]) -> None:
+        """Begin tasks behind the last ones of a batch, in its slot; where it takes no more they are given back."""
+        jobs = [job for job, _ in found]
+        batch = self._running_of(jobs)
+        sink.join(batch)
+        self._spawn(self._extend(sink, jobs, batch), f"more for {sink.name}")
+
+    async def _extend(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running]) -> None:
+        member = self._roster.members.get(sink.node)
+        sent = None if member is None else await self._judged(sink.name, member, self._send(sink, jobs, batch, member))
+        sink.joining.difference_update(running.run for running in batch)
+        if isinstance(sent, Finish):
+            sink.leave(running.run for running in batch)
+            self._settle_all([(running, sent) for running in batch])
+        elif not sent:
+            self._give_back(sink, batch)
+
+    async def _send(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running], member: Member) -> bool:
+        return await member.engine.extend(sink.name, self._orders(jobs, batch, member, resume=False))
+
+    def take_back(self, sink: BatchSink, runs: Sequence[str]) -> None:
+        """Give runs of a batch back to the queue, those that have not begun when its node hears of it."""
+        sink.takes_more = False  # it would pass over them, should they come again
+        sink.leaving.update(runs)
+        self._spawn(self._take_back(sink, runs), f"take back from {sink.name}")
+
+    async def _take_back(self, sink: BatchSink, runs: Sequence[str]) -> None:
+        member = self._roster.members.get(sink.node)
+        if member is None:
+            return
+        try:
+            taken = await member.engine.take_back(sink.name, runs)
+        except HostError as error:
+            log.info("%s: cannot take anything back from %s: %s", member.name, sink.name, error.reason)
+            return
+        finally:
+            sink.leaving.difference_update(runs)
+        self._give_back(sink, [running for run in taken if (running := sink.rest.get(run))])
+
+    def _give_back(self, sink: BatchSink, batch: Sequence[Running]) -> None:
+        """They never began, and never will."""
+        sink.takes_more = False
+        sink.leave(running.run for running in batch)
+        cancelled = [running for running in batch if self._book.current(running.attempt.job).cancel_requested]
+        self._settle_all([(running, Finish(Cancelled())) for running in cancelled])
+        given = [running for running in batch if running not in cancelled]
+        self._drop(given)
+        self._book.give_back_tasks([running.attempt.job for running in given])
+
+    def release(self, sink: BatchSink) -> None:
+        """Its slot may be given to another one already: it is about to end."""
+        sink.released = True
+        if member := self._roster.members.get(sink.node):
+            member.let_go(sink.name)
+        self._book.wake.set()
 
     def _launch(self, job: Job, attempt: Attempt, *, resume: bool) -> None:
         run = run_name(self._book.store.grid, attempt)
@@ -209,19 +282,21 @@ class Attempts:
         # A start that is still on its way meets the folder until the node would refuse it as too late anyway.
         self._clean(member, running.run, CLAIM_KEPT_SECONDS if running.refused or running.never_began else 0.0)
 
-    async def _batch(self, name: str, node: str, jobs: Sequence[Job], batch: Sequence[Running], resume: bool) -> None:
-        member = self._roster.members.get(node)
+    async def _batch(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running], resume: bool) -> None:
+        member = self._roster.members.get(sink.node)
         if member is None:
-            gone = Finish(HostLost(f"{node} is no longer in the inventory"))
+            del self._batches[sink.node, sink.name]
+            gone = Finish(HostLost(f"{sink.node} is no longer in the inventory"))
             self._settle_all([(running, gone) for running in batch])
             return
-        sink = BatchSink(self._book, self._spool, batch, self._settle_all, lambda: self._release(member, name))
         try:
-            lost = await self._judged(name, member, self._rest_of_batch(jobs, batch, member, sink, resume))
+            lost = await self._judged(sink.name, member, self._rest_of_batch(jobs, batch, member, sink, resume))
         finally:
-            member.ended(name)
-        self._settle_all([(running, lost) for running in sink.rest.values()])
-        self._clean(member, name)
+            member.ended(sink.name)
+            del self._batches[sink.node, sink.name]
+        # What the node has not taken yet goes back to the queue as soon as that is known.
+        self._settle_all([(running, lost) for run, running in sink.rest.items() if run not in sink.joining])
+        self._clean(member, sink.name)
 
     def _clean(self, member: Member, run: str, pause: float = 0.0) -> None:
         """Remove a run, or batch, from its node; who leaves waits for that, but for no pause."""
@@ -230,20 +305,19 @@ class Attempts:
             self._cleaning.add(cleaning)
             cleaning.add_done_callback(self._cleaning.discard)
 
-    def _release(self, member: Member, name: str) -> None:
-        member.let_go(name)
-        self._book.wake.set()
-
     async def _rest_of_batch(
         self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, sink: BatchSink, resume: bool
     ) -> Finish:
         """Follow a batch; what became of those tasks of which no end was told."""
         if resume:
             await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
-        source = self._source(jobs[0].submission.program, resume)
-        orders = [self._order(job, run, member, resume, source) for job, run in zip(jobs, batch, strict=True)]
-        await member.engine.run_batch(make_batch(orders, name=batch[0].record.batch), sink, resume=resume)
+        orders = self._orders(jobs, batch, member, resume=resume)
+        await member.engine.run_batch(make_batch(orders, name=sink.name), sink, resume=resume)
         return Finish(HostLost("the run was not told of"))
+
+    def _orders(self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, *, resume: bool) -> list[Order]:
+        source = self._source(jobs[0].submission.program, resume)
+        return [self._order(job, run, member, resume, source) for job, run in zip(jobs, batch, strict=True)]
 
     async def _outcome(self, job: Job, running: Running, member: Member, resume: bool) -> Finish:
         try:
@@ -267,8 +341,8 @@ class Attempts:
             running.never_began = True
             raise
 
-    async def _judged(self, what: str, member: Member, work: Awaitable[Finish]) -> Finish:
-        """How it ended, also when that was by an error: whose fault it is makes the outcome."""
+    async def _judged(self, what: str, member: Member, work: Awaitable[T]) -> T | Finish:
+        """What comes of the work; when that is an error, whose fault it is makes the outcome."""
         try:
             return await work
         except HostError as error:
@@ -341,18 +415,21 @@ class Attempts:
         self._spool.sync([(running.attempt.job, running.attempt.number) for running, _ in ends])
         with self._book.store.batch():
             settled = [found for running, finish in ends if (found := self._settle_one(running, finish, now))]
-        for running, _ in ends:
-            if self._running.get(running.attempt.job) is running:
-                del self._running[running.attempt.job]
-                self._keyboards.pop(running.attempt.job, None)
-            if running.ending is not None:
-                running.ending.cancel()
+        self._drop(running for running, _ in ends)
         for attempt, job in settled:
             record = job.attempts[-1]
             assert record.outcome is not None
             self._judge_node(attempt, record, record.outcome)
             log.info("attempt %s on %s: %s", attempt, attempt.node, record.outcome)
             self._book.keep(job)
+
+    def _drop(self, ended: Iterable[Running]) -> None:
+        for running in ended:
+            if self._running.get(running.attempt.job) is running:
+                del self._running[running.attempt.job]
+                self._keyboards.pop(running.attempt.job, None)
+            if running.ending is not None:
+                running.ending.cancel()
 
     def _settle_one(self, running: Running, finish: Finish, now: float) -> tuple[Attempt, Job] | None:
         """In the store; None for late news."""

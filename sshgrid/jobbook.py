@@ -30,6 +30,7 @@ class JobBook:
         self.failure: StoreError | None = None
         self._ended: Counter[int] = Counter()  # how many in each second of the last minute
         self.on_task: Callable[[Job], None] = lambda task: None  # a task of a sweep has changed
+        self.on_given_back: Callable[[Sequence[JobId]], None] = lambda tasks: None  # these are only numbers again
         active = [*store.jobs(active_only=True), *store.active_tasks()]
         self._active: dict[JobId, Job] = {job.id: job for job in active}
 
@@ -72,6 +73,18 @@ class JobBook:
         for job in begun:
             self.keep(job)
         return list(zip(begun, attempts, strict=True))
+
+    def give_back_tasks(self, tasks: Iterable[JobId]) -> list[JobId]:
+        """Those of these tasks that are as if they had never been claimed; the others have ended meanwhile."""
+        with self.store.batch():
+            given = [task for task in tasks if self.store.give_back_task(task)]
+        for task in given:
+            self._active.pop(task, None)
+            self.board.tell(task)
+        if given:
+            self.on_given_back(given)
+            self.wake.set()
+        return given
 
     def reread(self, job_id: JobId) -> Job:
         """As `keep`, with what the store says."""

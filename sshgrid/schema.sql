@@ -228,6 +228,10 @@ WHERE id = :id AND last_attempt = :number AND phase = 'running';
 -- The last word of an attempt; settle_job has proved that it is the current one.
 UPDATE attempt SET record = :record WHERE job = :id AND number = :number;
 
+-- name: give_back_task
+-- A task whose first attempt never began, and never will, is again what it was before: only a number.
+DELETE FROM job WHERE id = :id AND id < 0 AND last_attempt = 1 AND phase = 'running';
+
 -- name: finish_job
 -- Ends a job that waits (cancelled, or no node is left to try).
 UPDATE job SET phase = 'done', verdict = :verdict, ended = :ended, held = '' WHERE id = :id AND phase = 'queued';

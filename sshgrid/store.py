@@ -217,6 +217,11 @@ class Store:
         self._waiting.pop(job.id, None)
         return True
 
+    def give_back_task(self, task: JobId) -> bool:
+        """Undo `begin_task`, of a task that never began and never will. False when it is no longer as it was then."""
+        with self._change():
+            return self._run("give_back_task", {"id": task}).rowcount == 1
+
     def finish(self, job_id: JobId, verdict: Verdict, now: float) -> bool:
         """End a job that waits (cancelled, no node left). False when it does not wait."""
         self._waiting.pop(job_id, None)

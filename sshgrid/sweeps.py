@@ -11,7 +11,7 @@ import os
 import shlex
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from math import ceil
@@ -42,6 +42,7 @@ from sshgrid.model import (
     task_id,
     task_number,
 )
+from sshgrid.pace import Pace
 from sshgrid.spool import Spool
 from sshgrid.templates import Template
 
@@ -52,9 +53,10 @@ RATE_SECONDS = 10.0  # a rate is of so many seconds at most
 # neither should others have to wait for the slot for much longer than that.
 BATCH_SECONDS = 1.5
 BATCH_MOST = 400
+GROWTH = 4  # times as many as have ended: the first few may not be like the others
+LONG_SECONDS = 10.0
 START_SECONDS = 0.2
-SHORTEST_SECONDS = 0.002
-SHORTEST_ALONE_SECONDS = 0.03
+SHORTEST_SECONDS = 0.002  # a node's uptime has two decimals
 NEWS_WEIGHT = 0.2  # of the newest duration in what is expected of the next one
 EndRunning = Callable[[Job], None]
 
@@ -73,10 +75,13 @@ class Counts(Noun, frozen=True):
 class SweepState:
     """One sweep as it goes. `load` gives its parameters, which only a task that is to begin needs."""
 
-    def __init__(self, job: Job, plan: Sweep, load: Callable[[], parameters.Table]) -> None:
+    def __init__(
+        self, job: Job, plan: Sweep, load: Callable[[], parameters.Table], weights: Mapping[str, float]
+    ) -> None:
         self.job = job
         self.plan = plan
         self._load = load
+        self._weights = weights
         self.running: dict[JobId, object] = {}  # -> the slot in which it runs
         self.again: dict[JobId, Job] = {}  # begun once, and waiting for another attempt
         self.ended: list[int] = []  # numbers, in the order in which they ended
@@ -90,7 +95,9 @@ class SweepState:
         self._fresh: Iterator[int] = iter(())  # numbers that have never begun
         self._next: deque[int] = deque()
         self._slots: Counter[object] = Counter()  # in use, and how many tasks that run share each
-        self._expected: float | None = None  # seconds that a task takes
+        self._expected: float | None = None  # seconds that a task takes at most, nearly
+        self._pace = Pace()
+        self._precise = False
         self.unbegun = self.tasks
 
     # --- which comes next
@@ -110,12 +117,12 @@ class SweepState:
         self._next.clear()
         self.unbegun = self.tasks - len(done)
 
-    def upcoming(self, count: int) -> Iterator[Job]:
-        """The next tasks that might begin, as the jobs that they would be."""
+    def upcoming(self, count: int, nearly_free: int = 0) -> Iterator[Job]:
+        """The next tasks that might begin, as the jobs that they would be. `nearly_free`: of the slots that it has."""
         if self.job.held or self.stopped:
             return
         if self.plan.at_once is not None:
-            count = min(count, self.plan.at_once - len(self._slots))
+            count = min(count, self.plan.at_once - len(self._slots) + nearly_free)
         yield from islice(self.again.values(), max(0, count))
         count -= len(self.again)
         for number in self._peek(count):
@@ -128,20 +135,26 @@ class SweepState:
         return list(islice(self._next, max(0, count)))
 
     def batch(self, first: Job, slots: int) -> list[Job]:
-        """The task and those that should go with it to the same slot."""
+        """The task and those that should go with it to the same slot; none when it should begin alone."""
         size = self._batch_size(slots)
+        if not size:
+            return []
         numbers = [number for number in self._peek(size) if number != task_number(first.id)]
         return [first, *map(self.task, numbers[: size - 1])]
 
     def _batch_size(self, slots: int) -> int:
-        """How many tasks fill a slot for long enough, when all slots get as many of what is left."""
-        if self._expected is None or not fits_batch(self.job.submission):
-            return 1
+        """How many tasks fill a slot for long enough, when all slots get as many of what is left.
+
+        0 when a start for each costs nothing that anybody could feel, or when it may.
+        """
+        if self._expected is None or self._expected > LONG_SECONDS or not fits_batch(self.job.submission):
+            return 0
         share = self.unbegun / max(1, slots if self.plan.at_once is None else min(slots, self.plan.at_once))
         fair = share if self._expected < BATCH_SECONDS / 30 else share / 2
         # However little is left, what runs for less than a start takes is not worth one.
         fair = max(fair, START_SECONDS / self._expected)
-        return max(1, min(int(BATCH_SECONDS / self._expected), BATCH_MOST, ceil(fair)))
+        known = GROWTH * len(self.ended)
+        return max(1, min(int(BATCH_SECONDS / self._expected), BATCH_MOST, known, ceil(fair)))
 
     def numbers(self) -> Iterator[int]:
         """Of all tasks that are to be run, in order."""
@@ -172,7 +185,7 @@ class SweepState:
         elif number in self._next:
             self._next.remove(number)
             self.unbegun -= 1
-        self._leave_slot(task)
+        self._free_slot(task.id)
         self.again.pop(task.id, None)
         match task.phase:
             case Phase.RUNNING:
@@ -184,14 +197,22 @@ class SweepState:
                 self.moments.append(time.monotonic())
                 self._learn(task)
 
+    def given_back(self, tasks: Iterable[JobId]) -> None:
+        """They have never begun, in spite of what was said."""
+        for task in tasks:
+            self._free_slot(task)
+        numbers = sorted(map(task_number, tasks))
+        self._next.extendleft(reversed(numbers))
+        self.unbegun += len(numbers)
+
     def enter_slot(self, task: Job) -> None:
         """A task runs."""
         if task.id not in self.running:
             self.running[task.id] = slot_of(task)
             self._slots[slot_of(task)] += 1
 
-    def _leave_slot(self, task: Job) -> None:
-        slot = self.running.pop(task.id, None)
+    def _free_slot(self, task: JobId) -> None:
+        slot = self.running.pop(task, None)
         if slot is not None:
             self._slots[slot] -= 1
             if not self._slots[slot]:
@@ -202,13 +223,35 @@ class SweepState:
         if not task.attempts or not isinstance(task.verdict, Exited):
             return
         last = task.attempts[-1]
-        if last.batch:
-            took = max(last.usage.ended - last.usage.started, SHORTEST_SECONDS)
+        if last.batch and not self._precise:  # of a run alone nobody can tell its start apart
+            self._pace, self._expected, self._precise = Pace(), None, True
+        if last.usage.ended:
+            took = last.usage.ended - last.usage.started
         else:  # with what its start took
-            took = max((last.ended or 0.0) - last.began - START_SECONDS / 2, SHORTEST_ALONE_SECONDS)
+            took = (last.ended or 0.0) - last.began - START_SECONDS / 2
+        took = max(took, SHORTEST_SECONDS)
+        self._pace.learn(last.node, self._weights.get(last.node, 1.0), took)
         old = took if self._expected is None else self._expected
         # A longer one counts at once: too large a batch is worse than too small a one.
         self._expected = old + (took - old) * (NEWS_WEIGHT if took < old else 1.0 / 2)
+
+    def seconds_on(self, node: str) -> float | None:
+        """What a task is expected to take there; None when none has ended."""
+        return self._pace.seconds(node, self._weights.get(node, 1.0))
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that have no slot."""
+        return self.unbegun + len(self.again)
+
+    @property
+    def may_begin(self) -> bool:
+        """Whether it may have one slot more."""
+        return not self.stopped and not self.job.held and (self.plan.at_once or MAX_TASKS) > len(self._slots)
+
+    def alone(self) -> list[JobId]:
+        """The tasks that have a slot of their own."""
+        return [JobId(slot) for slot in self._slots if isinstance(slot, int)]
 
     def count(self, number: int, verdict: Verdict | None) -> None:
         """A task is over."""
@@ -223,7 +266,7 @@ class SweepState:
         return not self.running and (self.stopped or (not self.unbegun and not self.again))
 
     def counts(self) -> Counts:
-        waiting = self.unbegun + len(self.again)
+        waiting = self.waiting
         left = waiting if self.stopped else 0
         behind = len(self.running) - len(self._slots)  # in a batch, behind the one that runs
         return Counts(self.tasks, len(self.ended), self.failed, len(self._slots), waiting - left + behind, left)
@@ -247,7 +290,9 @@ class Sweeps:
         self._end_running = end_running
         self._states: dict[JobId, SweepState] = {}
         self.slots = 1  # of all nodes that are up
+        self._weights: dict[str, float] = {}
         book.on_task = self._task_changed
+        book.on_given_back = self._given_back
 
     def take_up(self) -> None:
         """The sweeps that an earlier master left; before anything else happens."""
@@ -275,7 +320,7 @@ class Sweeps:
     def _read(self, job: Job) -> SweepState:
         plan = job.submission.sweep
         assert plan is not None
-        state = SweepState(job, plan, lambda: parameters.decode(self._spool.read(plan.table.sha256)))
+        state = SweepState(job, plan, lambda: parameters.decode(self._spool.read(plan.table.sha256)), self._weights)
         begun = []
         for task, phase, verdict in self._book.store.task_fates(job.id):
             number = task_number(task)
@@ -290,14 +335,25 @@ class Sweeps:
         state.stopped = job.cancel_requested or job.phase is Phase.DONE
         return state
 
-    def upcoming(self, free: int) -> list[Job]:
+    def see(self, slots: int, weights: Mapping[str, float]) -> None:
+        """What the grid is like: slots of all nodes that are up, and the weight of each node."""
+        self.slots = slots
+        self._weights.update(weights)
+
+    def state(self, task: JobId) -> SweepState | None:
+        """The sweep of this task; None when it is over, or the job is no task."""
+        return self._states.get(sweep_of(task) or task)
+
+    def upcoming(self, free: int, nearly_free: Mapping[JobId, int]) -> list[Job]:
         """Tasks that might begin now: of each sweep as many as the grid could take."""
-        return [task for state in self._states.values() for task in state.upcoming(free)]
+        return [
+            task for sweep, state in self._states.items() for task in state.upcoming(free, nearly_free.get(sweep, 0))
+        ]
 
     def batch(self, task: Job) -> list[Job]:
-        """A task that has never begun, with those that should go with it to the same slot."""
-        state = self._states.get(sweep_of(task.id) or task.id)
-        return [task] if state is None else state.batch(task, self.slots)
+        """A task that has never begun, with those that should go with it to the same slot; or none: it begins alone."""
+        state = self.state(task.id)
+        return [] if state is None else state.batch(task, self.slots)
 
     def begun(self, sweep: JobId) -> bool:
         """Whether some task of it has ever begun."""
@@ -332,6 +388,13 @@ class Sweeps:
         if task.phase is Phase.DONE:
             self._look(state)
         self._book.board.tell(state.job.id)
+
+    def _given_back(self, tasks: Sequence[JobId]) -> None:
+        state = self.state(tasks[0])
+        if state is not None:
+            state.given_back(tasks)
+            self._look(state)
+            self._book.board.tell(state.job.id)
 
     def _look(self, state: SweepState) -> None:
         """Is it to stop, or over?"""

@@ -6,6 +6,7 @@ Refuses to take an exit code from anything but the batch's ledger.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -61,7 +62,7 @@ class BatchEngine(DirectEngine):
         if everyone is None or batch not in self._sent or not everyone.takes_more:
             return False
         # Before they are sent: the node may tell of them before it has answered.
-        everyone.add(orders)
+        names = everyone.sending(orders)
         try:
             taken = await self._send_more(batch, everyone, orders)
         except NodeUnfit as error:
@@ -71,10 +72,19 @@ class BatchEngine(DirectEngine):
             # They may have arrived, or not: as with a start, what the node tells decides.
             log.info("%s on %s: more tasks were not answered: %s", batch, self._host.name, error.reason)
             taken, everyone.takes_more = True, False
+        everyone.sent(names)
         if not taken:
             everyone.takes_more = False
-            everyone.without(map(task_name, orders))
+            everyone.without(names)
+            await self._ring(batch)
+        elif batch not in self._batches:
+            await everyone.over("the batch ended")
         return taken
+
+    async def _ring(self, batch: str) -> None:
+        """Its follower shall look again: there may be nothing left to wait for. A lost connection wakes it anyway."""
+        with contextlib.suppress(HostError):
+            (await self._host.connected(0)).bell(batch).set()
 
     async def _send_more(self, batch: str, everyone: _Everyone, orders: Sequence[Order]) -> bool:
         everyone.parts += 1
@@ -118,6 +128,7 @@ class _Everyone:
         self._sink = sink
         self._waiting = {task_name(order): order for order in batch.tasks}
         self._begun: set[str] = set()
+        self._sending: set[str] = set()
         self.parts = 1  # in which its tasks were sent
         self.takes_more = False
         self.uploaded, self.compiled = sink.uploaded, sink.compiled
@@ -147,8 +158,15 @@ class _Everyone:
     async def fetched(self, fetched: Fetched) -> None:
         raise AssertionError(f"a batch fetches nothing, and not {fetched}")
 
-    def add(self, orders: Iterable[Order]) -> None:
-        self._waiting |= {task_name(order): order for order in orders}
+    def sending(self, orders: Iterable[Order]) -> frozenset[str]:
+        """More tasks are on their way; whether they have arrived is not known before `sent`."""
+        more = {task_name(order): order for order in orders}
+        self._waiting |= more
+        self._sending |= more.keys()
+        return frozenset(more)
+
+    def sent(self, tasks: Iterable[str]) -> None:
+        self._sending.difference_update(tasks)
 
     def without(self, tasks: Iterable[str]) -> None:
         """These will never begin, and somebody knows."""
@@ -181,14 +199,13 @@ class _Everyone:
             self._waiting.pop(task, None)
 
     async def give_up(self, outcome: Outcome) -> None:
-        """The tasks that were never told to have ended end like this."""
-        await self.ended({task: Finish(outcome) for task in self._waiting})
+        """The tasks that were never told to have ended end like this; of those on their way `extend` will know."""
+        await self.ended({task: Finish(outcome) for task in self._waiting if task not in self._sending})
 
     async def over(self, why: str) -> None:
         """The batch is over: who has begun was lost, the others never will."""
-        await self.ended(
-            {task: Finish(HostLost(why if task in self._begun else NEVER_BEGAN)) for task in self._waiting}
-        )
+        left = [task for task in self._waiting if task not in self._sending]
+        await self.ended({task: Finish(HostLost(why if task in self._begun else NEVER_BEGAN)) for task in left})
 
 
 class _BatchRun(Run):

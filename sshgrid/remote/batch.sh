@@ -210,7 +210,7 @@ note_end() {
   printf '%4096s' '' >>"room.$LANE" || why=full
   user=
   system=
-  times >|"cpu.$LANE" && { read -r _ && read -r user system; } <"cpu.$LANE"
+  times 1<>"cpu.$LANE" && { read -r _ && read -r user system; } <"cpu.$LANE"
   { read -r now _ </proc/uptime; } || now=$(date +%s)
   look_at_output "$name"
   printf '%-126s.\n' \

@@ -39,6 +39,7 @@ from sshgrid.model import (
     UserKey,
     Verdict,
     job_text,
+    task_id,
 )
 from sshgrid.store import Store
 
@@ -527,3 +528,44 @@ def test_the_files_of_one_owner_s_jobs(store: Store) -> None:
     assert store.blobs_of("ann") == {letter * 64 for letter in "bcd"}
     assert store.blobs_of("bob") == {"a" * 64}
     assert store.blobs_of("eve") == set()
+
+
+# --- tasks of sweeps --------------------------------------------------------------------------------------------------
+
+
+def begin_task(store: Store, sweep: JobId, number: int = 1) -> tuple[Job, Attempt]:
+    task = Job(task_id(sweep, number), "ana", HELLO, 1.0)
+    return task, store.begin_task(task, AttemptRecord(1, "n1", 2.0, batch="b1"))
+
+
+def test_a_task_that_never_began_is_given_back_and_may_begin_again(store: Store, path: Path) -> None:
+    sweep = add(store)
+    task, attempt = begin_task(store, sweep)
+    assert store.give_back_task(task.id)
+    assert not store.give_back_task(task.id)
+    assert list(store.tasks(sweep)) == []
+    assert not settle_task(store, attempt, task)
+    assert ask(path, "SELECT (SELECT count(*) FROM attempt) + (SELECT count(*) FROM submission)") == [(1,)]
+    again, second = begin_task(store, sweep)
+    assert settle_task(store, second, again)
+    assert [found.verdict for found in store.tasks(sweep)] == [Exited(0)]
+
+
+def test_a_task_that_has_ended_or_was_tried_twice_is_not_given_back(store: Store) -> None:
+    sweep = add(store)
+    ended, attempt = begin_task(store, sweep, 1)
+    assert settle_task(store, attempt, ended)
+    twice, first = begin_task(store, sweep, 2)
+    assert settle_task(store, first, twice, phase=Phase.QUEUED)
+    assert store.begin(twice.id, "n2", 4.0)
+    assert not store.give_back_task(ended.id)
+    assert not store.give_back_task(twice.id)
+    assert not store.give_back_task(sweep)
+    assert {found.id for found in store.tasks(sweep)} == {ended.id, twice.id}
+
+
+def settle_task(store: Store, attempt: Attempt, task: Job, phase: Phase = Phase.DONE) -> bool:
+    record = AttemptRecord(1, "n1", 2.0, outcome=Exited(0), ended=3.0)
+    verdict = Exited(0) if phase is Phase.DONE else None
+    settled = msgspec.structs.replace(task, phase=phase, attempts=(record,), verdict=verdict, ended=3.0)
+    return store.settle(attempt, record, settled)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sshgrid import parameters
+from sshgrid import parameters, sweeps
 from sshgrid.errors import NodeUnfit, NotAllowed, UsageError
 from sshgrid.model import (
     Cancelled,
@@ -369,16 +369,16 @@ async def test_short_tasks_share_a_start(grid: ScriptedGrid) -> None:
     await until(lambda: {order.run for order in grid.engine.orders} <= set(grid.engine.discarded))
 
 
-async def test_tasks_with_limits_and_long_ones_do_not(grid: ScriptedGrid) -> None:
+async def test_tasks_with_limits_do_not(grid: ScriptedGrid) -> None:
     await grid.wait(await grid.submit(alone(sweep(grid, *map(str, range(50))))))
+    assert len(grid.engine.orders) == 50
+    assert grid.engine.batches == {}
 
-    async def slow(stage: Stage) -> Exited:
-        await asyncio.sleep(0.8)
-        return Exited(0)
 
-    grid.engine.coming[:0] = [slow] * 16
-    await grid.wait(await grid.submit(sweep(grid, *map(str, range(16)))))
-    assert len(grid.engine.orders) == 66
+async def test_long_tasks_do_not(grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "LONG_SECONDS", sweeps.SHORTEST_SECONDS / 2)
+    await grid.wait(await grid.submit(sweep(grid, *map(str, range(50)))))
+    assert len(grid.engine.orders) == 50
     assert grid.engine.batches == {}
 
 
