@@ -18,6 +18,7 @@ from sshgrid.model import Attempt, AttemptRecord, Job, JobId, Phase
 from sshgrid.store import Store
 
 MINUTE_SECONDS = 60
+JUST_ENDED = 1000
 
 
 class JobBook:
@@ -33,6 +34,7 @@ class JobBook:
         self.on_given_back: Callable[[Sequence[JobId]], None] = lambda tasks: None  # these are only numbers again
         active = [*store.jobs(active_only=True), *store.active_tasks()]
         self._active: dict[JobId, Job] = {job.id: job for job in active}
+        self._just_ended: dict[JobId, Job] = {}  # the last tasks of which watchers will ask at once
 
     def fail(self, error: StoreError) -> None:
         """What is kept here can no longer be trusted: whoever decides must stop."""
@@ -41,21 +43,39 @@ class JobBook:
 
     def current(self, job_id: JobId) -> Job:
         """The job as it stands. Raises NoSuchJob."""
-        return self._active.get(job_id) or self.store.job(job_id)
+        return self._active.get(job_id) or self._just_ended.get(job_id) or self.store.job(job_id)
 
     def keep(self, job: Job) -> None:
         """A newer state of a job, which the store has already."""
         if job.phase is Phase.DONE:
+            if job.id < 0:
+                self._remember(job)
             if self._active.pop(job.id, None):
                 self._ended[int(time.monotonic())] += 1
                 if len(self._ended) > 2 * MINUTE_SECONDS:
                     self._forget_old_seconds()
         else:
+            self._just_ended.pop(job.id, None)
             self._active[job.id] = job
         if job.id < 0:
             self.on_task(job)
         self.board.tell(job.id)
         self.wake.set()
+
+    def retry(self, jobs: Sequence[JobId]) -> int:
+        """Queue what is over once more; read each again then. How many there were."""
+        self._just_ended.clear()
+        return self.store.retry(jobs)
+
+    def remove(self, job_id: JobId) -> None:
+        """Forget a finished job. NotAllowed as Store.remove."""
+        self._just_ended.clear()
+        self.store.remove(job_id)
+
+    def _remember(self, job: Job) -> None:
+        self._just_ended[job.id] = job
+        if len(self._just_ended) > JUST_ENDED:
+            del self._just_ended[next(iter(self._just_ended))]
 
     def begin(self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()) -> tuple[Job, Attempt] | None:
         """Claim a node for a job that waits; None when the store says that it may not begin."""
@@ -67,8 +87,7 @@ class JobBook:
 
     def begin_tasks(self, tasks: Sequence[Job], record: AttemptRecord) -> list[tuple[Job, Attempt]]:
         """Claim a node for tasks of a sweep that have never begun: all of them, or none."""
-        with self.store.batch():
-            attempts = [self.store.begin_task(task, record) for task in tasks]
+        attempts = self.store.begin_tasks(tasks, record)
         begun = [msgspec.structs.replace(task, phase=Phase.RUNNING, attempts=(record,)) for task in tasks]
         for job in begun:
             self.keep(job)

@@ -255,7 +255,7 @@ class Master:
             if job.submission.sweep:
                 count += self._retry_sweep(job, failed)
             elif not (failed and is_success(job.verdict)):
-                count += self.store.retry([job.id])
+                count += self.book.retry([job.id])
                 self.book.reread(job.id)
         return count
 
@@ -267,8 +267,7 @@ class Master:
         unbegun = self.sweep_report.progress(job).left
         if not again and not unbegun:
             return 0
-        with self.store.batch():
-            self.store.retry([*again, job.id])
+        self.book.retry([*again, job.id])
         self.sweeps.add(self.store.job(job.id))
         for task in again:
             self.book.reread(task)
@@ -278,7 +277,7 @@ class Master:
     async def remove(self, jobs: Sequence[JobId]) -> int:
         """Forget finished jobs and what they left here."""
         for job_id in jobs:
-            self.store.remove(job_id)
+            self.book.remove(job_id)
             self.spool.remove(job_id)
             self.book.board.forget(job_id)
         self.spool.sweep(self.store.blobs(), time.time())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -180,20 +180,14 @@ class Store:
             self._run("add_attempt", {"id": job_id, "number": number, "record": _json(record)})
         return Attempt(job_id, number, node)
 
-    def begin_task(self, task: Job, record: AttemptRecord) -> Attempt:
-        """Begin the first attempt at a task of a sweep; only now it becomes a row."""
-        values = {
-            "id": task.id,
-            "owner": task.owner,
-            "key": f"task {job_text(task.id)}",
-            "priority": task.submission.priority,
-            "submitted": task.submitted,
-        }
+    def begin_tasks(self, tasks: Sequence[Job], record: AttemptRecord) -> list[Attempt]:
+        """Begin the first attempts at tasks of a sweep, all or none; only now they become rows."""
+        text = _json(record)
         with self._change():
-            self._run("add_task", values)
-            self._run("add_submission", {"id": task.id, "body": _json(task.submission)})
-            self._run("add_attempt", {"id": task.id, "number": 1, "record": _json(record)})
-        return Attempt(task.id, 1, record.node)
+            self._run_all("add_task", map(_task_columns, tasks))
+            self._run_all("add_submission", ({"id": task.id, "body": _json(task.submission)} for task in tasks))
+            self._run_all("add_attempt", ({"id": task.id, "number": 1, "record": text} for task in tasks))
+        return [Attempt(task.id, 1, record.node) for task in tasks]
 
     def note(self, attempt: Attempt, record: AttemptRecord) -> bool:
         """Remember the progress of a running attempt. False = it is no longer the current one; nothing is kept."""
@@ -288,7 +282,8 @@ class Store:
     def _change(self) -> Iterator[None]:
         try:
             with database.blame(self._path):
-                self._still_there()
+                if not self._connection.in_transaction:
+                    self._still_there()
                 with database.change(self._connection):
                     yield
         except BaseException:
@@ -312,6 +307,9 @@ class Store:
 
     def _run(self, name: str, values: Values) -> sqlite3.Cursor:
         return self._connection.execute(database.SQL[name], values)
+
+    def _run_all(self, name: str, values: Iterable[Values]) -> None:
+        self._connection.executemany(database.SQL[name], values)
 
     def _rows(self, name: str, values: Values) -> list[Any]:
         with database.blame(self._path):
@@ -429,3 +427,13 @@ def _wanted(job: Job, active_only: bool, owner: str, since: float) -> bool:
     if active_only and job.phase is Phase.DONE:
         return False
     return owner in ("", job.owner) and (job.ended is None or job.ended >= since)
+
+
+def _task_columns(task: Job) -> Values:
+    return {
+        "id": task.id,
+        "owner": task.owner,
+        "key": f"task {job_text(task.id)}",
+        "priority": task.submission.priority,
+        "submitted": task.submitted,
+    }

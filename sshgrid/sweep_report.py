@@ -7,6 +7,7 @@ output of a task that has not ended, as that of another one would stand in its m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 
@@ -117,8 +118,10 @@ class SweepReport:
                 if job.phase is Phase.DONE:
                     yield Ended(line(job, False)), b""
                     return
-                # Some pause, as in a busy sweep there is news a thousand times a second.
-                await asyncio.sleep(PROGRESS_SECONDS)
+                # Some pause, as in a busy sweep there is news a thousand times a second; but none at its end.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PROGRESS_SECONDS):
+                        await state.finished.wait()
                 await asyncio.wait([waiter], timeout=1.0)
             finally:
                 waiter.cancel()

@@ -6,6 +6,7 @@ waiting tasks cost nothing, and all that is kept here can be found again in the 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shlex
@@ -89,6 +90,7 @@ class SweepState:
         self.stopped = False  # nothing more begins
         self.compile_failed: Verdict | None = None
         self.compiler_said = 0  # the task of which the compiler's words are shown
+        self.finished = asyncio.Event()
         self.moments: deque[float] = deque()  # when tasks ended, of late
         self._chosen = parameters.parse_ranges(plan.chosen, plan.tasks) if plan.chosen else (range(1, plan.tasks + 1),)
         self.tasks = sum(map(len, self._chosen))
@@ -420,6 +422,7 @@ class Sweeps:
         self._book.store.finish(job.id, self._verdict(state), time.time())
         self._states.pop(job.id)
         self._book.reread(job.id)
+        state.finished.set()
 
     def _give_up_waiting(self, state: SweepState) -> None:
         """Tasks that wait for another attempt which will not come."""

@@ -535,7 +535,7 @@ def test_the_files_of_one_owner_s_jobs(store: Store) -> None:
 
 def begin_task(store: Store, sweep: JobId, number: int = 1) -> tuple[Job, Attempt]:
     task = Job(task_id(sweep, number), "ana", HELLO, 1.0)
-    return task, store.begin_task(task, AttemptRecord(1, "n1", 2.0, batch="b1"))
+    return task, store.begin_tasks([task], AttemptRecord(1, "n1", 2.0, batch="b1"))[0]
 
 
 def test_a_task_that_never_began_is_given_back_and_may_begin_again(store: Store, path: Path) -> None:
