@@ -54,7 +54,7 @@ RATE_SECONDS = 10.0  # a rate is of so many seconds at most
 # neither should others have to wait for the slot for much longer than that.
 BATCH_SECONDS = 1.5
 BATCH_MOST = 400
-GROWTH = 4  # times as many as have ended: the first few may not be like the others
+GROWTH = 16  # times as many as have ended: the first few may not be like the others
 LONG_SECONDS = 10.0
 START_SECONDS = 0.2
 SHORTEST_SECONDS = 0.002  # a node's uptime has two decimals
