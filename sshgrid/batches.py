@@ -85,6 +85,7 @@ class BatchSink:
 
     async def output(self, order: Order, stream: str, piece: bytes) -> None:
         self._spool.append(order.attempt.job, order.attempt.number, stream, piece)
+        self._book.board.tell(order.attempt.job)
 
     async def running(self, orders: Sequence[Order]) -> None:
         self._moved = time.monotonic()

@@ -28,7 +28,17 @@ from sshgrid.channels import ANSWER_SECONDS, Shell, Spoken, Talk, early_end
 from sshgrid.dial import Dialing, blame_in_use, dial, end
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Node, Sample
-from sshgrid.readings import BatchLook, Found, LoadMeter, RunLook, Started, parse_batch, parse_contact, parse_poll
+from sshgrid.readings import (
+    BatchLook,
+    Found,
+    LoadMeter,
+    RunLook,
+    Started,
+    parse_batch,
+    parse_contact,
+    parse_poll,
+    parse_sizes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -247,6 +257,10 @@ class Link:
         """What follows `seen` records in the ledger of a batch, with small outputs of what ended; or `poll`."""
         words = (batch, str(seen), str(LOOK_RECORDS), str(SMALL_BLOCKS))
         return parse_batch(await self._ask("look_batch", *words), batch)
+
+    async def sizes(self, batch: str, files: Sequence[str]) -> dict[str, int]:
+        """Bytes of these files of a batch, as far as they are there."""
+        return parse_sizes(await self._ask("sizes_in", batch, *files))
 
     async def forestall(self, run: str) -> None:
         """No wrapper has come for this claimed run; from now on none can begin."""

@@ -206,6 +206,15 @@ def parse_batch(output: bytes, batch: str) -> BatchLook:
     return BatchLook(run, tuple(begun), tuple(ended), len(records))
 
 
+_SIZED = re.compile(r"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s.*\s(\S+)$")
+
+
+def parse_sizes(output: bytes) -> dict[str, int]:
+    """What `sizes_in` answers: bytes of each file."""
+    lines = output.decode("utf-8", "replace").splitlines()
+    return {match[2]: int(match[1]) for line in lines if (match := _SIZED.match(line))}
+
+
 def _unpack(archive: bytes) -> Iterator[tuple[str, bytes]]:
     """The files of a tar archive: POSIX 1003.1, ustar; names shorter than 100 bytes, nothing unusual."""
     at = 0

@@ -31,7 +31,6 @@ from sshgrid.model import (
     GaveUp,
     Job,
     JobId,
-    Limits,
     Noun,
     Phase,
     Submission,
@@ -440,11 +439,10 @@ class Sweeps:
 
 
 def fits_batch(submission: Submission) -> bool:
-    """Whether tasks of this sweep may share one start: each of the limits takes a watchdog of its own."""
+    """Whether tasks of this sweep may share one start: no process limit, as it takes a watchdog beside each task."""
     program = submission.program
     alone = submission.keep_children or submission.slots > 1 or submission.gpus
-    travels = program.data or program.packs or program.fetch
-    return program.limits == Limits() and not alone and not travels
+    return program.limits.processes is None and not alone and not program.fetch
 
 
 def is_success(verdict: Verdict | None) -> bool:

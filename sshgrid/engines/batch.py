@@ -16,7 +16,16 @@ import msgspec
 
 from sshgrid.builds import Builds
 from sshgrid.engines import BatchSink, Finish, Sink
-from sshgrid.engines.direct import START_GUARD_SECONDS, STREAMS, UPLOAD_TRIES, DirectEngine, Host, Run, usage
+from sshgrid.engines.direct import (
+    LONGEST_PAUSE_SECONDS,
+    START_GUARD_SECONDS,
+    STREAMS,
+    UPLOAD_TRIES,
+    DirectEngine,
+    Host,
+    Run,
+    usage,
+)
 from sshgrid.errors import HostError, NodeUnfit
 from sshgrid.jobscript import Batch, Order, name_in_batch, needed_by, task_name, tasks_script
 from sshgrid.model import Exited, Fetched, HostLost, Outcome, Step
@@ -30,6 +39,8 @@ GATHER_SECONDS = 0.1
 # And by so many times what a look takes: where many share the processors, looks must not be what they do.
 GATHER_LOOKS = 3
 LONGEST_GATHER_SECONDS = 0.5
+# What a task has printed is brought before its end when it takes so long that somebody may look.
+LIVE_AFTER_SECONDS = 1.0
 NEVER_BEGAN = "the batch ended before it was its turn"
 
 
@@ -127,7 +138,7 @@ class _Everyone:
         self.batch = batch
         self._sink = sink
         self._waiting = {task_name(order): order for order in batch.tasks}
-        self._begun: set[str] = set()
+        self._begun: dict[str, float] = {}  # when that was told
         self._sending: set[str] = set()
         self.parts = 1  # in which its tasks were sent
         self.takes_more = False
@@ -187,9 +198,13 @@ class _Everyone:
 
     async def running(self, tasks: Iterable[str]) -> None:
         fresh = [task for task in tasks if task in self._waiting and task not in self._begun]
-        self._begun.update(fresh)
+        self._begun |= dict.fromkeys(fresh, time.monotonic())
         if fresh:
             await self._sink.running([self._waiting[task] for task in fresh])
+
+    def long_running(self, since: float) -> list[Order]:
+        """Those under way that had begun by then; not more than there are lanes."""
+        return [self._waiting[task] for task, begun in self._begun.items() if begun <= since and task in self._waiting]
 
     async def ended(self, ends: Mapping[str, Finish]) -> None:
         found = [(self._waiting[task], finish) for task, finish in ends.items() if task in self._waiting]
@@ -197,6 +212,7 @@ class _Everyone:
             await self._sink.ended(found)
         for task in ends:
             self._waiting.pop(task, None)
+            self._begun.pop(task, None)
 
     async def give_up(self, outcome: Outcome) -> None:
         """The tasks that were never told to have ended end like this; of those on their way `extend` will know."""
@@ -218,6 +234,7 @@ class _BatchRun(Run):
         super().__init__(*arguments)  # type: ignore[arg-type] # the same, of narrower types
         self._records = 0
         self._lane_seconds: dict[str, float] = {}
+        self._live_at = 0.0
 
     async def _look(self, link: Link) -> Finish | None:
         began = time.monotonic()
@@ -229,6 +246,7 @@ class _BatchRun(Run):
         await self._take(link, look)
         if self._sink.done:
             return Finish(Exited(0))
+        await self._bring_live(link)
         if look.records:
             pause = GATHER_SECONDS + GATHER_LOOKS * (time.monotonic() - began)
             self._pause = 0.0 if look.records >= LOOK_RECORDS else min(pause, LONGEST_GATHER_SECONDS)
@@ -274,6 +292,22 @@ class _BatchRun(Run):
             at += len(piece)
         if not at:
             raise NodeUnfit(link.node.name, f"the output of {end.task} is no longer there")
+
+    async def _bring_live(self, link: Link) -> None:
+        """What tasks that run for long have printed so far: at most a piece of each output, and not at every look."""
+        now = time.monotonic()
+        if now - self._live_at < LONGEST_PAUSE_SECONDS:
+            return
+        tasks = self._sink.long_running(now - LIVE_AFTER_SECONDS)
+        if not tasks:
+            return
+        self._live_at = now
+        files = {f"{task_name(task)}.{file}": (task, stream) for task in tasks for stream, file in STREAMS.items()}
+        for file, size in (await link.sizes(self._order.run, [*files])).items():
+            task, stream = files[file]
+            at = self._sink.kept_of(task, stream)
+            if size > at and (piece := await link.piece(self._order.run, file, at, min(size - at, PIECE_BYTES))):
+                await self._sink.output_of(task, stream, piece)
 
     async def _task_outcome(self, link: Link, end: TaskEnd) -> Outcome:
         return await self._outcome(link, RunLook(why=end.why), end.record)

@@ -71,6 +71,7 @@ class How(TypedDict, total=False):
     stdin: bytes
     env: Mapping[str, bytes]
     limits: Limits
+    data: Mapping[str, bytes]
 
 
 def make_order(
@@ -88,6 +89,10 @@ def make_order(
         tuple(how.get("env", {}).items()),
         None if stdin is None else SourceFile("stdin", keep(stdin), len(stdin)),
         limits=how.get("limits", Limits()),
+        data=tuple(
+            SourceFile(name, keep(content), len(content), content.startswith(b"#!"))
+            for name, content in how.get("data", {}).items()
+        ),
     )
     key = hashlib.sha256(source + repr(compiler).encode()).hexdigest()
     recipe = Recipe(key, ((file.name, file),), compiler, (*how.get("run", (b"/bin/sh", b"{dir}/p.sh")), *args))

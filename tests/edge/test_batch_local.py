@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,18 @@ import pytest
 from sshgrid.engines import Finish
 from sshgrid.engines.batch import NEVER_BEGAN
 from sshgrid.jobscript import Batch, Order, make_batch, place_in, task_name
-from sshgrid.model import CompileFailed, Exited, HostLost, Node, Step
+from sshgrid.model import (
+    CompileFailed,
+    Exited,
+    HostLost,
+    Limits,
+    Node,
+    Outcome,
+    OutOfMemory,
+    OutputLimit,
+    Step,
+    TimedOut,
+)
 from tests.edge.engines import Host, Kept
 from tests.edge.test_nodes_local import until
 
@@ -107,6 +119,55 @@ async def test_cpu_seconds_are_those_of_the_task_alone(host: Host) -> None:
     assert busy is not None
     assert idle is not None
     assert busy > 0.1 > idle >= 0
+
+
+@pytest.mark.parametrize(
+    ("source", "limits", "outcome"),
+    [
+        (b"exec sleep 1000", Limits(wall_seconds=0.2), TimedOut(0.2)),
+        (b"exec sleep 1000", Limits(wall_seconds=0.001), TimedOut(0.001)),
+        (b"yes; sleep 1000", Limits(output_bytes=1000), OutputLimit(1000)),
+        (
+            b"exec %s -c 'x = b\"x\" * 150000000; import time; time.sleep(99)'" % os.fsencode(sys.executable),
+            Limits(memory_bytes=100 << 20),
+            OutOfMemory(100 << 20),
+        ),
+    ],
+    ids=["wall", "tiny wall", "output", "memory"],
+)
+async def test_limits_are_the_verdicts_of_single_tasks(
+    host: Host, source: bytes, limits: Limits, outcome: Outcome
+) -> None:
+    source = b'[ "$1" = 1 ] || exit "$1"; ' + source
+    batch = make_batch([host.order(source, b"%d" % number, limits=limits) for number in range(3)])
+    told = Told()
+    await run(host, batch, told)
+    assert told.outcomes(batch) == [Exited(0), outcome, Exited(2)]
+
+
+async def test_what_a_long_task_prints_is_seen_while_it_runs_and_nothing_twice(host: Host) -> None:
+    go = Path(host.node.workdir) / "go"
+    wait = b"until [ -e %s ]; do sleep 0.05; done" % os.fsencode(go)
+    source = b'echo first; echo error >&2; [ "$1" = 0 ] || exit 0; %s; echo last' % wait
+    told, batch = Told(), batch_of(host, source, 2)
+    running = asyncio.create_task(run(host, batch, told))
+    long = told.task(batch.tasks[0])
+    await until(lambda: (long["stdout"], long["stderr"]) == (b"first\n", b"error\n"), "its first words")
+    assert batch.tasks[0].run not in told.finishes
+    host.link._connection.abort()  # type: ignore[union-attr]
+    go.touch()
+    await running
+    assert told.outcomes(batch) == [Exited(0)] * 2
+    assert (long["stdout"], long["stderr"]) == (b"first\nlast\n", b"error\n")
+
+
+async def test_what_travels_is_sent_once_and_found_by_each_task(host: Host) -> None:
+    content = os.urandom(50_000)
+    orders = [host.order(b"cat a/file; rm -r a", data={"a/file": content}) for _ in range(20)]
+    told, batch = Told(), make_batch(orders, 2)
+    await run(host, batch, told)
+    assert [told.task(order)["stdout"] for order in orders] == [content] * 20
+    assert 50_000 < told.bytes < 100_000
 
 
 async def test_a_program_that_does_not_compile_ends_every_task(host: Host) -> None:

@@ -120,6 +120,8 @@ def test_signals_are_not_ignored_in_a_task(node: ShellNode) -> None:
     ends = node.run_batch(orders)
     assert [ends[task_name(order)].record.code for order in orders] == [130, 143, 131, 129, 141]
     assert not any(map(out, ends.values()))
+    if node.sh.resolve().name == "bash":
+        assert not any(map(err, ends.values())), "the lane's shell has words of its own"
 
 
 def test_a_tool_that_is_no_longer_there_is_said(node: ShellNode) -> None:

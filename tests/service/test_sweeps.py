@@ -65,8 +65,8 @@ def sweep(grid: ScriptedGrid, *values: str, args: Sequence[bytes] = (), **plan: 
 
 
 def alone(sweep: Submission) -> Submission:
-    """The same, with a limit: then tasks share no start."""
-    program = msgspec.structs.replace(sweep.program, limits=Limits(wall_seconds=600.0))
+    """The same, with a limit of processes: then tasks share no start."""
+    program = msgspec.structs.replace(sweep.program, limits=Limits(processes=1000))
     return msgspec.structs.replace(sweep, program=program)
 
 
@@ -369,7 +369,7 @@ async def test_short_tasks_share_a_start(grid: ScriptedGrid) -> None:
     await until(lambda: {order.run for order in grid.engine.orders} <= set(grid.engine.discarded))
 
 
-async def test_tasks_with_limits_do_not(grid: ScriptedGrid) -> None:
+async def test_tasks_that_need_a_watchdog_of_their_own_do_not(grid: ScriptedGrid) -> None:
     await grid.wait(await grid.submit(alone(sweep(grid, *map(str, range(50))))))
     assert len(grid.engine.orders) == 50
     assert grid.engine.batches == {}
