@@ -53,6 +53,7 @@ class BatchSink:
         self._spool = spool
         self._settle = settle
         self._moved = time.monotonic()
+        self.has_begun = False
 
     # --- what the scheduler asks
 
@@ -88,13 +89,13 @@ class BatchSink:
         self._book.board.tell(order.attempt.job)
 
     async def running(self, orders: Sequence[Order]) -> None:
-        self._moved = time.monotonic()
+        self._moved, self.has_begun = time.monotonic(), True
         for order in orders:
             if running := self.rest.get(order.run):
                 running.record = msgspec.structs.replace(running.record, step=Step.RUNNING)
 
     async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
-        self._moved = time.monotonic()
+        self._moved, self.has_begun = time.monotonic(), True
         found = [(running, finish) for order, finish in ends if (running := self.rest.get(order.run))]
         # Before others hear of it: they ask what is left.
         self.leave(running.run for running, _ in found)

@@ -22,12 +22,12 @@ from sshgrid.placement import NodeView
 from sshgrid.sweeps import LONG_SECONDS, Sweeps, SweepState
 
 # A batch is nearly over when it is for so long: a look at the node, a step of ours and the way back must fit in.
-AHEAD_SECONDS = 1.0
+AHEAD_SECONDS = 0.7
 # A start takes about as long: who gets the slot then comes when it is free.
 RELEASE_SECONDS = 0.15
 # What is taken back must end earlier by so much.
 GAIN_SECONDS = 0.5
-LEVEL_SECONDS = 1.0
+LEVEL_SECONDS = 0.5
 
 
 class Refill:
@@ -188,13 +188,17 @@ class Refill:
 
     def _misplaced(self, state: SweepState, sink: BatchSink) -> list[str]:
         """What waits there and should not."""
-        if state.stopped:
+        if state.stopped or self._is_no_short_one(sink):
             return sink.behind()
         elsewhere = None if state.waiting else self._elsewhere(state, sink)
         if elsewhere is None or self._left_seconds(sink) - elsewhere < GAIN_SECONDS:
             return []
         behind = sink.behind()
         return behind if self._is_late(sink) else behind[len(behind) // 2 :]
+
+    def _is_no_short_one(self, sink: BatchSink) -> bool:
+        """Nothing of the sweep has ended yet, and this has run for so long that nothing should wait behind it."""
+        return self._takes(sink) is None and sink.has_begun and sink.ran_seconds > GAIN_SECONDS
 
     def _is_late(self, sink: BatchSink) -> bool:
         takes = self._takes(sink)

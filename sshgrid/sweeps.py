@@ -151,7 +151,7 @@ class SweepState:
         if self._expected is None or self._expected > LONG_SECONDS or not fits_batch(self.job.submission):
             return 0
         share = self.unbegun / max(1, slots if self.plan.at_once is None else min(slots, self.plan.at_once))
-        fair = share if self._expected < BATCH_SECONDS / 30 else share / 2
+        fair = share / 2
         # However little is left, what runs for less than a start takes is not worth one.
         fair = max(fair, START_SECONDS / self._expected)
         known = GROWTH * len(self.ended)
