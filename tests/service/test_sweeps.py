@@ -30,7 +30,7 @@ from sshgrid.model import (
 from sshgrid.parameters import Axis, Table
 from sshgrid.testing.engine import Stage
 from sshgrid.testing.grid import ScriptedGrid, inventory, until
-from sshgrid.wire import Cancel, Ended
+from sshgrid.wire import Cancel, Ended, Logs
 from sshgrid.wire_sweeps import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
 
 pytestmark = pytest.mark.usefixtures("quiet_log")
@@ -391,6 +391,30 @@ async def in_a_batch(grid: ScriptedGrid) -> tuple[JobId, list[str]]:
     batch = next(batch for batch in grid.engine.batches.values() if run in batch)
     assert len(batch) > 2
     return job, batch
+
+
+async def test_who_follows_a_task_of_a_batch_is_told_while_it_runs(grid: ScriptedGrid) -> None:
+    follows, heard = asyncio.Event(), asyncio.Event()
+
+    async def speaks_and_waits(stage: Stage) -> Exited:
+        await follows.wait()
+        await stage.say(b"so far\n")
+        await heard.wait()
+        return Exited(0)
+
+    grid.engine.coming[:0] = [_says_its_words] * 60 + [speaks_and_waits]
+    job = await grid.submit(sweep(grid, *map(str, range(1, 201)), at_once=1))
+    await until(lambda: len(grid.engine.orders) == 61)
+    task = grid.engine.orders[-1]
+    assert any(len(batch) > 2 and task.run in batch for batch in grid.engine.batches.values())
+    async with asyncio.timeout(10), grid.master.watch(Logs(task.attempt.job, follow=True)) as events:
+        asyncio.get_running_loop().call_later(0.1, follows.set)
+        async for _, piece in events:
+            if piece:
+                assert piece == b"so far\n"
+                heard.set()
+    assert heard.is_set()
+    await grid.wait(job)
 
 
 async def test_a_new_master_goes_on_with_a_batch(grid: ScriptedGrid) -> None:

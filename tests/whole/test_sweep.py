@@ -69,6 +69,17 @@ def test_a_sweep_runs_every_task_on_many_hosts_and_in_order_if_asked(grid: Grid)
     assert sorted(int(line.split("\t")[0]) for line in lines) == list(range(1, TASKS + 1))
 
 
+def test_tasks_that_share_a_start_are_limited_each_by_itself(grid: Grid) -> None:
+    grid.write("words.txt", "words\n")
+    grid.write("third.sh", 'read -r word <words.txt; echo "$word $1"; [ $(($1 % 3)) != 0 ] || exec sleep 1000\n')
+    options = ("--with", "words.txt", "--timeout", "1s", "--joblog", "log")
+    done = grid("sweep", *options, "-p", "x=1..60", "third.sh")
+    assert done.code == 20
+    assert sorted(done.out.splitlines()) == sorted(b"words %d" % x for x in range(1, 61))
+    lines = [line.split("\t") for line in (grid.folder / "log").read_text().splitlines()[1:]]
+    assert {int(line[0]): line[6] for line in lines} == {x: "0" if x % 3 else "124" for x in range(1, 61)}
+
+
 def test_a_killed_master_costs_no_task(grid: Grid) -> None:
     grid.write("square.py", SQUARE)
     with grid.start("sweep", "--results", "out", "-p", f"x=1..{TASKS}", "square.py") as client:
