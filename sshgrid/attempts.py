@@ -523,12 +523,12 @@ class Attempts:
         return [running for running in found if running is not None]
 
     def ran_seconds(self, job: Job, now: float) -> float | None:
-        """For how long its oldest live attempt has run; None while it waits in a batch, or is on its way back."""
+        """For how long its oldest live attempt has run; None while it waits in a batch, or is on its way in or out."""
         for running in self._of(job)[:1]:
             if not running.record.batch:
                 return now - running.record.began
             sink = self._batches.get((running.attempt.node, running.record.batch))
-            if sink and sink.is_first(running.run) and running.run not in sink.leaving:
+            if sink and sink.is_first(running.run) and running.run not in sink.leaving | sink.joining:
                 return sink.ran_seconds
         return None
 
