@@ -92,8 +92,8 @@ def sweep(
     packed = parameters.encode(Table((Axis(("x",), rows),)))
     table = SourceFile("parameters", grid.spool.keep(packed), len(packed))
     asked = msgspec.structs.replace(Sweep(table, tasks, backup=backup), **plan)
-    # With a limit tasks share no start.
-    return grid.submission(sweep=asked, limits=Limits() if batches else Limits(wall_seconds=600.0))
+    # With this limit tasks share no start.
+    return grid.submission(sweep=asked, limits=Limits() if batches else Limits(processes=64))
 
 
 async def straggling(grid: ScriptedGrid, first: Play, second: Play, owner: str = "ann") -> tuple[JobId, JobId]:
