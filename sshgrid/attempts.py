@@ -1,6 +1,6 @@
 """Attempts under way: one task each, from the claim to the settled result, and the ways to end one early.
 
-An attempt's number is the fence: what an older attempt still says is dropped by the store. A task that is cancelled
+What an attempt says that is no longer live is dropped by the store. A task that is cancelled
 because the master leaves settles nothing; its run goes on and is found again. The only `except Exception` of the
 project stands here, where our own bug becomes a verdict.
 """
@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from sshgrid import intake, lifecycle, placement, toolchains
-from sshgrid.batches import BatchSink, Ends, Running, by_batch
+from sshgrid.batches import BatchSink, Begun, Ends, Running, by_batch
 from sshgrid.engines import Finish, Keyboard
 from sshgrid.errors import HostError, NeverBegan, SshgridError, StoreError
 from sshgrid.jobbook import JobBook
@@ -38,6 +38,7 @@ from sshgrid.model import (
     Phase,
     Program,
     Step,
+    Superseded,
     ToolchainBroken,
     job_text,
     sweep_of,
@@ -73,6 +74,8 @@ class _JobSink:
         return self._spool.go_on(attempt.job, attempt.number, stream)
 
     async def output(self, stream: str, piece: bytes) -> None:
+        if self._running.superseded:
+            return
         attempt = self._running.attempt
         self._spool.append(attempt.job, attempt.number, stream, piece)
         self._book.board.tell(attempt.job)
@@ -93,6 +96,8 @@ class _JobSink:
             self._change(compiled=compiled)
 
     def room(self) -> int:
+        if self._running.superseded:
+            return 0
         job = self._book.current(self._running.attempt.job)
         return 0 if job.cancel_requested else self._spool.room()
 
@@ -115,7 +120,7 @@ class Attempts:
         self._book = book
         self._roster = roster
         self._spool = roster.spool
-        self._running: dict[JobId, Running] = {}
+        self._running: dict[tuple[JobId, int], Running] = {}  # by job and number of the attempt
         self._batches: dict[tuple[str, str], BatchSink] = {}  # by node and name
         self._keyboards: dict[JobId, Keyboard] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,26 +130,36 @@ class Attempts:
 
     def begin(self, job: Job, attempt: Attempt) -> None:
         """Run what the store has claimed."""
-        if attempt.number > 1:
+        record = job.attempts[-1]
+        if attempt.number > 1 and not record.backup:
             self._say_moved(job, attempt)
-        self._launch(job, attempt, resume=False)
+        self._launch((job, record), resume=False)
 
     def begin_batch(self, found: Sequence[tuple[Job, Attempt]]) -> None:
         """The same for tasks that go to one slot of a node together."""
-        self._launch_batch([job for job, _ in found], resume=False)
+        self._launch_batch([(job, job.attempts[-1]) for job, _ in found], resume=False)
 
     def resume(self, jobs: Iterable[Job]) -> None:
-        """Find the runs that an earlier master started."""
-        alone, batches = by_batch(jobs)
-        for job in alone:
-            last = job.attempts[-1]
-            self._launch(job, Attempt(job.id, last.number, last.node), resume=True)
+        """Find the runs that an earlier master started: of a job that has a backup both."""
+        alone, batches = by_batch((job, record) for job in jobs for record in job.live)
+        for begun in alone:
+            self._launch(begun, resume=True)
         for batch in batches:
-            self._launch_batch(batch, resume=True)
+            self._launch_batch([*self._superseded_in(batch), *batch], resume=True)
 
-    def _launch_batch(self, jobs: Sequence[Job], *, resume: bool) -> None:
-        name, node = jobs[0].attempts[-1].batch, jobs[0].attempts[-1].node
-        batch = self._running_of(jobs)
+    def _superseded_in(self, batch: Sequence[Begun]) -> list[Begun]:
+        """What an earlier master may not have lived to end: in a batch that goes on it would stand before the rest."""
+        job, record = batch[0]
+        sweep = sweep_of(job.id)
+        plan = None if sweep is None else self._book.current(sweep).submission.sweep
+        if sweep is None or plan is None or not plan.backup:
+            return []
+        found = self._book.store.superseded(sweep)
+        return [(self._book.current(task), each) for task, each in found if each.batch == record.batch]
+
+    def _launch_batch(self, begun: Sequence[Begun], *, resume: bool) -> None:
+        name, node = begun[0][1].batch, begun[0][1].node
+        jobs, batch = [job for job, _ in begun], [self._running_of(*each) for each in begun]
         sink = self._batches[node, name] = BatchSink(self._book, self._spool, batch, self._settle_all)
         sink.takes_more = not resume
         if member := self._roster.members.get(node):
@@ -152,18 +167,22 @@ class Attempts:
         task = self._spawn(self._batch(sink, jobs, batch, resume), f"batch {name}")
         for job, running in zip(jobs, batch, strict=True):
             running.task = task
-            if resume and job.cancel_requested:
-                self.end(job, lifecycle_signal(job))
+            if resume:
+                self._end_what_was_asked_for(job, running)
 
-    def _running_of(self, jobs: Sequence[Job]) -> list[Running]:
-        """What is kept of the attempts that these jobs have begun."""
-        batch = []
-        for job in jobs:
-            record = job.attempts[-1]
-            attempt = Attempt(job.id, record.number, record.node)
-            running = self._running[job.id] = Running(attempt, record, run_name(self._book.store.grid, attempt))
-            batch.append(running)
-        return batch
+    def _running_of(self, job: Job, record: AttemptRecord) -> Running:
+        """What is kept of an attempt under way."""
+        attempt = Attempt(job.id, record.number, record.node)
+        running = Running(attempt, record, run_name(self._book.store.grid, attempt))
+        self._running[job.id, record.number] = running
+        return running
+
+    def _end_what_was_asked_for(self, job: Job, running: Running) -> None:
+        """Of a run that an earlier master started: it was cancelled then, or superseded."""
+        if isinstance(running.record.outcome, Superseded):
+            self._end_superseded(job)
+        elif job.cancel_requested:
+            self._end(running, lifecycle_signal(job))
 
     # --- batches under way
 
@@ -174,8 +193,7 @@ class Attempts:
 
     def extend(self, sink: BatchSink, found: Sequence[tuple[Job, Attempt]]) -> None:
         """Begin tasks behind the last ones of a batch, in its slot; where it takes no more they are given back."""
-        jobs = [job for job, _ in found]
-        batch = self._running_of(jobs)
+        jobs, batch = [job for job, _ in found], [self._running_of(job, job.attempts[-1]) for job, _ in found]
         sink.join(batch)
         self._spawn(self._extend(sink, jobs, batch), f"more for {sink.name}")
 
@@ -215,11 +233,14 @@ class Attempts:
         """They never began, and never will."""
         sink.takes_more = False
         sink.leave(running.run for running in batch)
-        cancelled = [running for running in batch if self._book.current(running.attempt.job).cancel_requested]
-        self._settle_all([(running, Finish(Cancelled())) for running in cancelled])
-        given = [running for running in batch if running not in cancelled]
+        over = [running for running in batch if self._is_over_when_given_back(running)]
+        self._settle_all([(running, Finish(Cancelled())) for running in over])
+        given = [running for running in batch if running not in over]
         self._drop(given)
         self._book.give_back_tasks([running.attempt.job for running in given])
+
+    def _is_over_when_given_back(self, running: Running) -> bool:
+        return running.superseded or self._book.current(running.attempt.job).cancel_requested
 
     def release(self, sink: BatchSink) -> None:
         """Its slot may be given to another one already: it is about to end."""
@@ -228,16 +249,15 @@ class Attempts:
             member.let_go(sink.name)
         self._book.wake.set()
 
-    def _launch(self, job: Job, attempt: Attempt, *, resume: bool) -> None:
-        run = run_name(self._book.store.grid, attempt)
-        running = Running(attempt, job.attempts[-1], run)
-        self._running[job.id] = running
-        if member := self._roster.members.get(attempt.node):
-            member.begun(run, Share(job.submission.slots, job.attempts[-1].gpus))
-        running.task = self._spawn(self._attempt(job, running, resume), f"attempt {attempt}")
+    def _launch(self, begun: Begun, *, resume: bool) -> None:
+        job, record = begun
+        running = self._running_of(job, record)
+        if member := self._roster.members.get(record.node):
+            member.begun(running.run, Share(job.submission.slots, record.gpus))
+        running.task = self._spawn(self._attempt(job, running, resume), f"attempt {running.attempt}")
         self._book.board.tell(job.id)
-        if resume and job.cancel_requested:
-            self.end(job, lifecycle_signal(job))
+        if resume:
+            self._end_what_was_asked_for(job, running)
 
     def _say_moved(self, job: Job, attempt: Attempt) -> None:
         before = job.attempts[-2]
@@ -417,23 +437,26 @@ class Attempts:
             settled = [found for running, finish in ends if (found := self._settle_one(running, finish, now))]
         self._drop(running for running, _ in ends)
         for attempt, job in settled:
-            record = job.attempts[-1]
-            assert record.outcome is not None
-            self._judge_node(attempt, record, record.outcome)
+            record = next(record for record in job.attempts if record.number == attempt.number)
+            self._judge_node(attempt, record)
             log.info("attempt %s on %s: %s", attempt, attempt.node, record.outcome)
             self._book.keep(job)
+            self._end_superseded(job)
 
     def _drop(self, ended: Iterable[Running]) -> None:
         for running in ended:
-            if self._running.get(running.attempt.job) is running:
-                del self._running[running.attempt.job]
-                self._keyboards.pop(running.attempt.job, None)
+            attempt = running.attempt
+            if self._running.pop((attempt.job, attempt.number), None):
+                self._keyboards.pop(attempt.job, None)
             if running.ending is not None:
                 running.ending.cancel()
 
     def _settle_one(self, running: Running, finish: Finish, now: float) -> tuple[Attempt, Job] | None:
         """In the store; None for late news."""
         attempt = running.attempt
+        if running.superseded:
+            log.info("attempt %s was superseded and has ended", attempt)
+            return None
         job = self._book.current(attempt.job)
         outcome = self._as_cancelled(job, finish.outcome)
         record = msgspec.structs.replace(running.record, outcome=outcome, ended=now, usage=finish.usage)
@@ -441,15 +464,27 @@ class Attempts:
             self._roster.views(), job.submission, job.excluded | {attempt.node}
         )
         settled = lifecycle.settle(job, record, outcome, self._roster.retry, now, self._roster.rng, others)
-        if settled.phase is Phase.RUNNING or not self._book.store.settle(attempt, record, settled):
+        store = self._book.store
+        goes_on = settled.phase is Phase.RUNNING
+        if not (store.leave(attempt, record) if goes_on else store.settle(attempt, record, settled)):
             log.info("attempt %s: late news dropped", attempt)
             return None
         return attempt, settled
 
-    def _judge_node(self, attempt: Attempt, record: AttemptRecord, outcome: Outcome) -> None:
+    def _end_superseded(self, job: Job) -> None:
+        """Whatever another attempt was quicker than is killed, and nothing that it still says counts."""
+        for record in job.attempts:
+            running = self._running.get((job.id, record.number))
+            if running is not None and isinstance(record.outcome, Superseded):
+                running.superseded = True
+                if running.ending is None:  # who was asked to end in peace may do so
+                    self._end(running, "KILL")
+
+    def _judge_node(self, attempt: Attempt, record: AttemptRecord) -> None:
         member = self._roster.members.get(attempt.node)
         if member is None:
             return
+        outcome = record.outcome
         if isinstance(outcome, HostLost) and record.step is Step.RUNNING:
             member.lost_a_run()
         elif isinstance(outcome, Exited):
@@ -475,20 +510,35 @@ class Attempts:
     # --- looking at one
 
     def live(self, job: Job) -> Job:
-        """The job with the newest step of its running attempt, which the store need not know."""
-        running = self._running.get(job.id)
-        if running is None or job.phase is not Phase.RUNNING or not job.attempts:
+        """The job with the newest step of each running attempt, which the store need not know."""
+        newest = {running.attempt.number: running.record for running in self._of(job)}
+        if not newest:
             return job
-        return msgspec.structs.replace(job, attempts=(*job.attempts[:-1], running.record))
+        records = (newest.get(record.number, record) for record in job.attempts)
+        return msgspec.structs.replace(job, attempts=tuple(records))
+
+    def _of(self, job: Job) -> list[Running]:
+        """What runs of a job and may settle it: two while it has a backup."""
+        found = (self._running.get((job.id, record.number)) for record in job.live)
+        return [running for running in found if running is not None]
+
+    def ran_seconds(self, job: Job, now: float) -> float | None:
+        """For how long its oldest live attempt has run; None while it waits in a batch, or is on its way in or out."""
+        for running in self._of(job)[:1]:
+            if not running.record.batch:
+                return now - running.record.began
+            sink = self._batches.get((running.attempt.node, running.record.batch))
+            if sink and sink.is_first(running.run) and running.run not in sink.leaving | sink.joining:
+                return sink.ran_seconds
+        return None
 
     # --- ending one early
 
     async def signal(self, job: Job, name: str) -> None:
         """Only a signal; the run decides what it means. Raises HostError when its node does not answer."""
-        running = self._running.get(job.id)
-        member = self._roster.members.get(running.attempt.node) if running else None
-        if running and member:
-            await member.engine.signal(place_in(running.record.batch, running.run), name)
+        for running in self._of(job):
+            if member := self._roster.members.get(running.attempt.node):
+                await member.engine.signal(place_in(running.record.batch, running.run), name)
 
     async def typed(self, job: Job, piece: bytes) -> None:
         """Standard input of an interactive run, kept until it begins; words for one that has ended are dropped."""
@@ -508,10 +558,11 @@ class Attempts:
         return self._keyboards.setdefault(job_id, asyncio.Queue(KEYS_WAITING))
 
     def end(self, job: Job, signal: str) -> None:
-        """Signals of growing force until the attempt has ended."""
-        running = self._running.get(job.id)
-        if running is None:
-            return
+        """Signals of growing force until each attempt has ended."""
+        for running in self._of(job):
+            self._end(running, signal)
+
+    def _end(self, running: Running, signal: str) -> None:
         if running.ending is not None:
             running.ending.cancel()
         running.ending = self._spawn(self._escalate(running, signal), f"end {running.attempt}")
@@ -557,12 +608,20 @@ class Attempts:
 
     async def close(self) -> None:
         """Runs go on; what has just ended is still cleaned up, as perhaps no master comes after this one."""
-        if self._cleaning:
-            await asyncio.wait(set(self._cleaning), timeout=LEAVE_SECONDS)
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while (leaving := self._leaving()) and (rest := deadline - time.monotonic()) > 0:
+            await asyncio.wait(leaving, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _leaving(self) -> set[asyncio.Task[None]]:
+        """What removes ended runs from nodes, and the superseded ones that are about to end."""
+        superseded = {
+            run.task for run in self._running.values() if run.superseded and not run.record.batch and run.task
+        }
+        return self._cleaning | superseded
 
 
 def lifecycle_signal(job: Job) -> str:

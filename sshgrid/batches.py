@@ -31,6 +31,7 @@ class Running:
         self.ending: asyncio.Task[None] | None = None
         self.refused = False  # its run folder was claimed against it by a cancel: it never started
         self.never_began = False  # the same, by somebody who looked for it
+        self.superseded = False  # another attempt was quicker: it is being ended, and nothing that it says counts
 
 
 Ends: TypeAlias = "Sequence[tuple[Running, Finish]]"
@@ -62,6 +63,10 @@ class BatchSink:
         """For how long the task that runs does so, as far as is known."""
         return time.monotonic() - self._moved
 
+    def is_first(self, run: str) -> bool:
+        """Whether it is this one that runs."""
+        return next(iter(self.rest), None) == run
+
     def behind(self) -> list[str]:
         """The runs that wait for the one that runs, but for those that are on their way there, or back."""
         return [run for run in list(self.rest)[1:] if run not in self.joining and run not in self.leaving]
@@ -85,8 +90,10 @@ class BatchSink:
         return self._spool.go_on(order.attempt.job, order.attempt.number, stream)
 
     async def output(self, order: Order, stream: str, piece: bytes) -> None:
-        self._spool.append(order.attempt.job, order.attempt.number, stream, piece)
-        self._book.board.tell(order.attempt.job)
+        running = self.rest.get(order.run)
+        if running is None or not running.superseded:
+            self._spool.append(order.attempt.job, order.attempt.number, stream, piece)
+            self._book.board.tell(order.attempt.job)
 
     async def running(self, orders: Sequence[Order]) -> None:
         self._moved, self.has_begun = time.monotonic(), True
@@ -110,14 +117,16 @@ class BatchSink:
         self._first.record = msgspec.structs.replace(self._first.record, compiled=compiled)
 
 
-def by_batch(jobs: Iterable[Job]) -> tuple[list[Job], list[list[Job]]]:
-    """Running jobs that were begun alone, and those of each batch."""
-    alone: list[Job] = []
-    batches: dict[tuple[str, str], list[Job]] = {}
-    for job in jobs:
-        last = job.attempts[-1]
-        if last.batch:
-            batches.setdefault((last.node, last.batch), []).append(job)
+Begun: TypeAlias = "tuple[Job, AttemptRecord]"  # one attempt that runs, and its job
+
+
+def by_batch(attempts: Iterable[Begun]) -> tuple[list[Begun], list[list[Begun]]]:
+    """Running attempts that were begun alone, and those of each batch."""
+    alone: list[Begun] = []
+    batches: dict[tuple[str, str], list[Begun]] = {}
+    for job, record in attempts:
+        if record.batch:
+            batches.setdefault((record.node, record.batch), []).append((job, record))
         else:
-            alone.append(job)
+            alone.append((job, record))
     return alone, list(batches.values())

@@ -85,6 +85,12 @@ class JobBook:
         job = self.reread(job.id)
         return None if found is None else (job, found)
 
+    def begin_backup(self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()) -> tuple[Job, Attempt] | None:
+        """Claim a node for a second attempt beside the one that runs; None when the store says no."""
+        found = self.store.begin_backup(job.id, node, now, gpus)
+        job = self.reread(job.id)
+        return None if found is None else (job, found)
+
     def begin_tasks(self, tasks: Sequence[Job], record: AttemptRecord) -> list[tuple[Job, Attempt]]:
         """Claim a node for tasks of a sweep that have never begun: all of them, or none."""
         attempts = self.store.begin_tasks(tasks, record)
@@ -141,15 +147,21 @@ class JobBook:
         return sum(job.owner == owner and job.phase is phase for job in self._active.values())
 
     def running_by_owner(self) -> Mapping[str, int]:
-        """How many slots each user has: the tasks of a batch share one."""
-        return Counter(job.owner for job in self._one_of_each_slot())
+        """How many slots each user has: the tasks of a batch share one, and a backup has one of its own."""
+        return Counter(owner for owner, _ in self._slots())
 
     def nodes_in_use(self, owner: str) -> list[str]:
         """Of each slot that this user has the node."""
-        return [job.attempts[-1].node for job in self._one_of_each_slot() if job.owner == owner and job.attempts]
+        return [node for user, node in self._slots() if user == owner]
 
-    def _one_of_each_slot(self) -> Iterable[Job]:
-        return {slot_of(job): job for job in self.in_phase(Phase.RUNNING)}.values()
+    def _slots(self) -> Iterable[tuple[str, str]]:
+        """Of each slot in use whose it is and on which node."""
+        slots: dict[object, tuple[str, str]] = {}
+        for job in self.in_phase(Phase.RUNNING):
+            newest = job.attempts[-1]
+            for record in job.live if newest.backup else (newest,):
+                slots[record.batch or (job.id, record.number)] = (job.owner, record.node)
+        return slots.values()
 
     @property
     def idle(self) -> bool:
@@ -163,5 +175,5 @@ class JobBook:
 
 
 def slot_of(job: Job) -> object:
-    """What stands for the slot that a running job has: tasks with the same one run one after the other in it."""
-    return (job.attempts[-1].batch if job.attempts else "") or job.id
+    """What stands for the slot of its current attempt: tasks with the same one run one after the other in it."""
+    return (job.current.batch if job.current else "") or job.id

@@ -162,11 +162,7 @@ class Master:
         return caps.running is not None and quota.must_wait(self.book.count(owner, Phase.RUNNING), caps)
 
     def _moment(self) -> _Moment:
-        return _Moment(self.roster.views, self._is_full, self._seen_by)
-
-    def _seen_by(self, views: Sequence[NodeView], owner: str) -> Sequence[NodeView]:
-        groups = self.scheduler.groups
-        return quota.as_seen(views, groups, self.book.nodes_in_use(owner)) if groups else views
+        return _Moment(self.roster.views, self._is_full, self.scheduler.seen_by)
 
     async def _refuse_impossible(self, submission: Submission) -> None:
         """Early no to what no node can ever run; waits a moment for nodes that have not been asked yet."""
@@ -337,10 +333,11 @@ class Master:
         )
 
     def _disconnected(self, job: Job) -> bool:
-        if job.phase is not Phase.RUNNING or not job.attempts:
-            return False
-        member = self.roster.members.get(job.attempts[-1].node)
-        return member is None or not member.up
+        return bool(job.live) and not any(self._is_up(record.node) for record in job.live)
+
+    def _is_up(self, node: str) -> bool:
+        member = self.roster.members.get(node)
+        return member is not None and member.up
 
     async def nodes(self, query: Nodes) -> Sequence[NodeLine]:
         members = self.roster.members

@@ -163,10 +163,10 @@ class Refill:
     def _alone(self, state: SweepState) -> list[Slot | None]:
         found: list[Slot | None] = []
         for task in state.alone():
-            last = self._book.current(task).attempts[-1]
-            takes = state.seconds_on(last.node)
-            if takes is not None:
-                found.append(slot_in_use(takes, time.time() - last.began))
+            attempt = self._book.current(task).current
+            takes = None if attempt is None else state.seconds_on(attempt.node)
+            if attempt is not None and takes is not None:
+                found.append(slot_in_use(takes, time.time() - attempt.began))
         return found
 
     # --- others have nothing to do

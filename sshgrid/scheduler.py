@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from sshgrid import placement, quota
 from sshgrid.attempts import Attempts
+from sshgrid.backups import Backups
 from sshgrid.jobbook import JobBook
 from sshgrid.jobscript import batch_name, run_name
 from sshgrid.model import (
@@ -76,6 +77,7 @@ class Scheduler:
         self._roster = roster
         self._attempts = attempts
         self._sweeps = sweeps
+        self._backups = Backups(book, roster, attempts, sweeps, self._may_start, self.seen_by)
         self._rng = rng
         self._caps = caps
         self.turn = 0
@@ -140,6 +142,7 @@ class Scheduler:
             stuck.add(wants)
         refill.release()
         pauses.append(refill.level())
+        pauses.append(self._backups.begin(views, now))  # with what nobody could take
         return max(MIN_PAUSE_SECONDS, min(pauses))
 
     def _with_tasks(self, waiting: list[Job], views: Sequence[NodeView], refill: Refill, now: float) -> list[Job]:
@@ -176,6 +179,13 @@ class Scheduler:
         """Whether this user may start no more now; the end of one of the user's jobs wakes us."""
         return quota.must_wait(running.get(owner, 0), self._caps(owner))
 
+    def _may_start(self, owner: str) -> bool:
+        return not self._is_full(owner, self._book.running_by_owner())
+
+    def seen_by(self, views: Sequence[NodeView], owner: str) -> Sequence[NodeView]:
+        """The nodes as this user finds them: closed where a group's limit is reached."""
+        return quota.as_seen(views, self.groups, self._book.nodes_in_use(owner)) if self.groups else views
+
     def _undecided_seconds(self, job: Job, now: float) -> float:
         """How long this job still waits for nodes that are being dialled or tested; 0 = it may choose."""
         language = job.submission.program.language
@@ -188,8 +198,7 @@ class Scheduler:
     def _start(self, job: Job, views: Sequence[NodeView], refill: Refill, now: float) -> str:
         """The node where it starts; "" when it does not."""
         policy = placement.POLICIES[self.policy]
-        views = quota.as_seen(views, self.groups, self._book.nodes_in_use(job.owner)) if self.groups else views
-        views = refill.worthwhile(job, views)
+        views = refill.worthwhile(job, self.seen_by(views, job.owner))
         view = placement.place(views, job.submission, job.excluded, policy, self._rng, self.turn)
         if view is None:
             self._book.board.tell(job.id)

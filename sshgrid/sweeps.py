@@ -32,6 +32,7 @@ from sshgrid.model import (
     Job,
     JobId,
     Noun,
+    OnHostLoss,
     Phase,
     Submission,
     Sweep,
@@ -56,6 +57,8 @@ BATCH_MOST = 400
 GROWTH = 16  # times as many as have ended: the first few may not be like the others
 LONG_SECONDS = 10.0
 START_SECONDS = 0.2
+FEWEST_ENDED = 3  # before that nobody knows what is long
+SIBLINGS = 200  # of so many that ended last a new master looks how long they took
 SHORTEST_SECONDS = 0.002  # a node's uptime has two decimals
 NEWS_WEIGHT = 0.2  # of the newest duration in what is expected of the next one
 EndRunning = Callable[[Job], None]
@@ -91,6 +94,7 @@ class SweepState:
         self.compiler_said = 0  # the task of which the compiler's words are shown
         self.finished = asyncio.Event()
         self.moments: deque[float] = deque()  # when tasks ended, of late
+        self.backups: set[JobId] = set()  # tasks that run twice
         self._chosen = parameters.parse_ranges(plan.chosen, plan.tasks) if plan.chosen else (range(1, plan.tasks + 1),)
         self.tasks = sum(map(len, self._chosen))
         self._fresh: Iterator[int] = iter(())  # numbers that have never begun
@@ -123,7 +127,7 @@ class SweepState:
         if self.job.held or self.stopped:
             return
         if self.plan.at_once is not None:
-            count = min(count, self.plan.at_once - len(self._slots) + nearly_free)
+            count = min(count, self.room() + nearly_free)
         yield from islice(self.again.values(), max(0, count))
         count -= len(self.again)
         for number in self._peek(count):
@@ -211,8 +215,11 @@ class SweepState:
         if task.id not in self.running:
             self.running[task.id] = slot_of(task)
             self._slots[slot_of(task)] += 1
+            if len(task.live) > 1:
+                self.backups.add(task.id)
 
     def _free_slot(self, task: JobId) -> None:
+        self.backups.discard(task)
         slot = self.running.pop(task, None)
         if slot is not None:
             self._slots[slot] -= 1
@@ -221,9 +228,9 @@ class SweepState:
 
     def _learn(self, task: Job) -> None:
         """What the next tasks will take."""
-        if not task.attempts or not isinstance(task.verdict, Exited):
+        last = task.current
+        if last is None or not isinstance(task.verdict, Exited):
             return
-        last = task.attempts[-1]
         if last.batch and not self._precise:  # of a run alone nobody can tell its start apart
             self._pace, self._expected, self._precise = Pace(), None, True
         if last.usage.ended:
@@ -248,7 +255,7 @@ class SweepState:
     @property
     def may_begin(self) -> bool:
         """Whether it may have one slot more."""
-        return not self.stopped and not self.job.held and (self.plan.at_once or MAX_TASKS) > len(self._slots)
+        return not self.stopped and not self.job.held and self.room() > 0
 
     def alone(self) -> list[JobId]:
         """The tasks that have a slot of their own."""
@@ -271,6 +278,22 @@ class SweepState:
         left = waiting if self.stopped else 0
         behind = len(self.running) - len(self._slots)  # in a batch, behind the one that runs
         return Counts(self.tasks, len(self.ended), self.failed, len(self._slots), waiting - left + behind, left)
+
+    # --- at the end of it
+
+    def room(self) -> int:
+        """How many more may run at the same time."""
+        in_use = len(self._slots) + len(self.backups)
+        return MAX_TASKS if self.plan.at_once is None else self.plan.at_once - in_use
+
+    def wants_backups(self) -> bool:
+        """Whether its stragglers may get a second attempt now: nothing of it waits for a slot."""
+        return self.plan.backup and self.may_begin and not self.waiting and len(self.ended) >= FEWEST_ENDED
+
+    def remember(self, tasks: Iterable[Job]) -> None:
+        """What an earlier master saw these take."""
+        for task in tasks:
+            self._learn(task)
 
     def rate(self) -> float:
         """Tasks that ended a second, lately."""
@@ -333,6 +356,8 @@ class Sweeps:
             else:
                 state.again[task] = self._book.current(task)
         state.begin_after(begun)
+        if plan.backup:
+            state.remember(self._book.store.jobs([task_id(job.id, number) for number in state.ended[-SIBLINGS:]]))
         state.stopped = job.cancel_requested or job.phase is Phase.DONE
         return state
 
@@ -355,6 +380,10 @@ class Sweeps:
         """A task that has never begun, with those that should go with it to the same slot; or none: it begins alone."""
         state = self.state(task.id)
         return [] if state is None else state.batch(task, self.slots)
+
+    def with_stragglers(self) -> list[SweepState]:
+        """The sweeps whose last tasks may get a second attempt."""
+        return [state for state in self._states.values() if state.wants_backups()]
 
     def begun(self, sweep: JobId) -> bool:
         """Whether some task of it has ever begun."""
@@ -460,6 +489,11 @@ def check(submission: Submission, read: Callable[[str], bytes]) -> None:
     table = parameters.decode(read(plan.table.sha256))
     if len(table) != plan.tasks or not 0 < plan.tasks <= MAX_TASKS:
         raise UsageError(f"the table of this sweep has {len(table)} rows, and {plan.tasks} were announced")
+    if plan.backup and submission.on_host_loss is not OnHostLoss.RELAUNCH:
+        raise UsageError(
+            f"--backup runs a task twice at the same time, and --on-host-loss {submission.on_host_loss} forbids that",
+            "leave out one of them",
+        )
     if plan.at_once is not None and plan.at_once < 1:
         raise UsageError("a sweep that may run no task at once never ends")
     Template(submission.program.args, table.names)

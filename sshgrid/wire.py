@@ -289,6 +289,7 @@ class AttemptLine(Noun, frozen=True):
     peak_memory: int | None
     toolchain: str = ""
     isolation: str = ""
+    backup: bool = False  # begun beside the attempt before it
 
 
 class JobLine(Noun, frozen=True):

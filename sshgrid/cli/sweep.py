@@ -73,6 +73,7 @@ class _SweepVerb(Verb):
 @click.option("--retries", metavar="N", type=click.IntRange(0, 100), help="Further attempts after host failure.")
 @click.option("--timeout", metavar="D", type=DURATION, help="End a task after this time.")
 @click.option("--max-fails", metavar="N", type=click.IntRange(0), help="Bear so many failures; one more ends all.")
+@click.option("--backup", is_flag=True, help="Run the last tasks twice where a node is slow; the first to end counts.")
 @click.option("--halt", metavar="WHEN", default="", help="now or soon,fail=N or N%; also success= and done=.")
 @click.option("--tag", is_flag=True, help="Begin each line of output with the task's values and a tab.")
 @click.option("-k", "--keep-order", is_flag=True, help="Print by number instead of as the tasks end.")

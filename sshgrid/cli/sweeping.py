@@ -48,7 +48,7 @@ def sweep(session: Session, file: str, words: Sequence[str], wanted: Mapping[str
     table = Source("table", io.BytesIO(encode(planned.table)))
     submission = msgspec.structs.replace(
         order.submission(bundle, stdin, data),
-        sweep=Sweep(table.file, len(planned), at_once=wanted["jobs"], halt=halting),
+        sweep=Sweep(table.file, len(planned), at_once=wanted["jobs"], halt=halting, backup=wanted["backup"]),
     )
     sources = [*bundle.sources, *([stdin] if stdin else []), *(data.sources if data else ()), table]
     with _Recorded(session, planned, wanted, _digest(submission)) as recorded:
@@ -70,6 +70,11 @@ def _check(wanted: Mapping[str, Any]) -> None:
         )
     if wanted["fetch"] and not (wanted["into"] or wanted["results"] or wanted["detach"]):
         raise UsageError("the files of a task need a folder", "--results DIR or --into DIR")
+    if wanted["backup"] and wanted["on_host_loss"] != "relaunch":
+        raise UsageError(
+            f"--backup runs a task twice at the same time, and --on-host-loss {wanted['on_host_loss']} forbids that",
+            "leave out one of them",
+        )
     if wanted["detach"] and wanted["dry_run"]:
         raise UsageError("--dry-run runs nothing, so there is nothing for -d to leave", "give one of them")
 

@@ -113,6 +113,13 @@ def test_a_dry_run_prints_each_command_and_asks_nobody(
     assert (done.returncode, done.stdout.decode().splitlines(), done.stderr) == (0, commands, b"")
 
 
+def test_a_backup_is_asked_for_by_name_alone(cli: Cli, fake: FakeMaster, program: str) -> None:
+    for words in ([], ["--backup"]):
+        fake.on(WatchSweep, ENDED)
+        assert cli("sweep", *words, "-p", "x=1..3", program).returncode == 0
+    assert [asked.sweep.backup for asked in submitted(fake) if asked.sweep] == [False, True]
+
+
 def test_values_may_come_through_a_pipe(cli: Cli, program: str) -> None:
     done = cli("sweep", "--dry-run", "--each-line", "-", program, stdin=b"a\nb\n")
     assert done.stdout == b"hello.py a\nhello.py b\n"
@@ -139,6 +146,8 @@ def test_values_may_come_through_a_pipe(cli: Cli, program: str) -> None:
         (["-d", "--joblog", "L", "-p", "x=1", "hello.py"], "-d does not wait"),
         (["-d", "--results", "R", "-p", "x=1", "hello.py"], "-d does not wait"),
         (["-d", "--dry-run", "-p", "x=1", "hello.py"], "--dry-run runs nothing"),
+        (["--backup", "--on-host-loss", "fence", "-p", "x=1", "hello.py"], "--on-host-loss fence forbids that"),
+        (["--backup", "--on-host-loss", "wait", "-p", "x=1", "hello.py"], "--on-host-loss wait forbids that"),
         (["--stdin", "-", "--each-line", "-", "hello.py"], "standard input is read by --stdin already"),
         (["--joblog", "hello.py", "-p", "x=1", "hello.py"], "hello.py is no joblog"),
         (["--joblog", "no/folder", "-p", "x=1", "hello.py"], "no/folder: No such file"),
