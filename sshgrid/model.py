@@ -243,6 +243,12 @@ class Sweep(Noun, frozen=True):
     chosen: str = ""  # numbers of the tasks to be run, as "1-40,45"; "" = all
     at_once: int | None = None  # so many tasks run at the same time at most
     halt: Halt = Halt()
+    inputs: SourceFile | None = None  # what each task reads, as inputs.encode wrote it; None = all the same
+
+    @property
+    def uploads(self) -> tuple[SourceFile, ...]:
+        """The lists that say what its tasks are; files that these name are not among them."""
+        return (self.table, *((self.inputs,) if self.inputs else ()))
 
 
 class Submission(Noun, frozen=True):

@@ -351,7 +351,7 @@ class Session:
         return tuple(unknown - self._master.store.blobs_of(self._person.name)) if unknown else ()
 
     def _check_files(self, submission: Submission) -> None:
-        if missing := self._foreign(intake.digests(submission)):
+        if missing := self._foreign(intake.digests(submission, self._master.spool)):
             raise UsageError(f"{len(missing)} files of this job were not uploaded")
 
     def _back_up(self, path: Path) -> Reply:

@@ -131,6 +131,10 @@ class Store:
         """SHA-256 of every file that some job still needs: what Spool.sweep must keep."""
         return {row[0] for row in self._rows("blobs", {})}
 
+    def input_lists(self) -> set[str]:
+        """Those of `blobs` that name further files: what the tasks of sweeps read."""
+        return {row[0] for row in self._rows("input_lists", {})}
+
     def blobs_of(self, owner: str) -> set[str]:
         """As `blobs`, of the jobs of one owner."""
         return {row[0] for row in self._rows("blobs_of", {"owner": owner})}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SMALL_BYTES = 256 * 1024  # all that goes up in one piece without asking what the master has
 MAX_NAME_BYTES = 255
+_ASKED_AT_ONCE = 5000  # digests
 MAKEFILES = ("GNUmakefile", "makefile", "Makefile")  # the order in which make looks
 
 
@@ -258,10 +259,16 @@ def upload(connection: Connection, sources: Sequence[Source]) -> None:
     wanted = set(distinct)
     large = sum(source.file.size for source in distinct.values()) > SMALL_BYTES
     if large:
-        wanted &= set(connection.ask(MissingBlobs(tuple(distinct)), Blobs).sha256)
+        wanted = _wanted(connection, tuple(distinct))
     for digest in distinct:
         if digest in wanted:
             _put(connection, distinct[digest], at_once=large)
+
+
+def _wanted(connection: Connection, digests: tuple[str, ...]) -> set[str]:
+    """Those that the master lacks. Asked in parts: a line of the protocol holds only so many."""
+    parts = (digests[start : start + _ASKED_AT_ONCE] for start in range(0, len(digests), _ASKED_AT_ONCE))
+    return {each for part in parts for each in connection.ask(MissingBlobs(part), Blobs).sha256}
 
 
 def _put(connection: Connection, source: Source, *, at_once: bool) -> None:

@@ -96,7 +96,12 @@ class _SweepVerb(Verb):
     help="Where they go, in a folder for each task; or --results.",
 )
 @click.option("--env", metavar="K=V", multiple=True, help="Set in each task's environment; K alone: as it is here.")
-@click.option("--stdin", metavar="FILE|-|none", default="", help="Each task's standard input; otherwise none.")
+@click.option(
+    "--stdin",
+    metavar="FILE|-|none",
+    default="",
+    help="Each task's standard input, its own one where the name has {NAME}; otherwise none.",
+)
 @click.option("--memory", metavar="SIZE", type=SIZE, help="What a task may use, as 512M or 4G.")
 @click.option("--slots", metavar="N", type=click.IntRange(1), default=1, help="Slots that a task takes: its threads.")
 @click.option("--gpu", metavar="N", type=click.IntRange(0), default=0, help="GPUs that a task has for itself.")

@@ -35,6 +35,7 @@ FLOORS: dict[str, int] = {
     "halting": 1,
     "order": 1,
     "pace": 1,
+    "inputs": 1,
     "parameters": 1,
     "quota": 1,
     "readings": 1,
