@@ -31,6 +31,7 @@ class Running:
         self.ending: asyncio.Task[None] | None = None
         self.refused = False  # its run folder was claimed against it by a cancel: it never started
         self.never_began = False  # the same, by somebody who looked for it
+        self.build = ""  # its key, where builds of other nodes will do
 
 
 Ends: TypeAlias = "Sequence[tuple[Running, Finish]]"

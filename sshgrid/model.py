@@ -269,6 +269,7 @@ class Submission(Noun, frozen=True):
     sweep: Sweep | None = None
     slots: int = 1  # that a run takes on its node: as many as it has threads
     gpus: int = 0  # that a run has for itself
+    verify_build: bool = False  # a build of another node is taken only after a hello of its ran
 
 
 # --- how an attempt and a job end -------------------------------------------------------------------------------------
@@ -432,6 +433,7 @@ class AttemptRecord(Noun, frozen=True):
     gpus: tuple[int, ...] = ()  # numbers of those that it has on its node
     batch: str = ""  # the folder on the node of the batch that it was begun in; "" = begun alone
     fetched: Fetched | None = None  # None = nothing was asked for, or it did not come to that
+    why_compiled: str = ""  # why it was compiled though another node had it; "" = nobody had, or it was not
 
 
 class Job(Noun, frozen=True):
@@ -516,3 +518,4 @@ class Recipe(Noun, frozen=True):
     renamed: tuple[tuple[str, str], ...] = ()  # (name on the node, the user's name), for compiler messages
     address_space_limit: bool = False
     shared: bool = False  # a build of another node with the same key will do
+    verify: str = ""  # then only once a hello of that node in this language has run here; "" = without

@@ -68,6 +68,7 @@ def attempt_line(record: AttemptRecord) -> AttemptLine:
         peak_memory=record.usage.peak_memory_bytes,
         toolchain=record.toolchain,
         isolation=record.isolation,
+        why_compiled=record.why_compiled,
     )
 
 

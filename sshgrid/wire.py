@@ -289,6 +289,7 @@ class AttemptLine(Noun, frozen=True):
     peak_memory: int | None
     toolchain: str = ""
     isolation: str = ""
+    why_compiled: str = ""  # why it was compiled though another node had it
 
 
 class JobLine(Noun, frozen=True):

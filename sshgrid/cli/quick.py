@@ -23,6 +23,7 @@ FLAGS = {
     "--interactive": "interactive",
     "--show-node": "show_node",
     "--dry-run": "dry_run",
+    "--verify-build": "verify_build",
 }
 MANY = {"--env": "env", "--with": "with", "--fetch": "fetch"}
 # What `run` is told of an option that is not there; also of those that are not understood here.

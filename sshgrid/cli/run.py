@@ -64,6 +64,7 @@ class _RunVerb(Verb):
 @click.option("--gpu", metavar="N", type=click.IntRange(0), default=0, help="GPUs that it has for itself.")
 @click.option("--max-processes", metavar="N", type=click.IntRange(1), help="End it when it has more.")
 @click.option("--keep-children", is_flag=True, help="When it ends by itself, leave alone what it has started.")
+@click.option("--verify-build", is_flag=True, help="Take another node's build only after a hello of that node has run.")
 @click.option("--retries", metavar="N", type=click.IntRange(0, 100), help="Further attempts after host failure.")
 @click.option("--priority", metavar="N", type=click.IntRange(-1000, 1000), default=0, help="Higher goes first.")
 @click.option("--name", metavar="S", default="", help="What `ps` calls it.")

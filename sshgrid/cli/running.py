@@ -119,6 +119,7 @@ class Order:
             wait_for_nodes=bool(wanted["detach"]),
             slots=int(wanted["slots"]),
             gpus=int(wanted["gpu"]),
+            verify_build=bool(wanted["verify_build"]),
         )
 
 

@@ -106,6 +106,7 @@ class _SweepVerb(Verb):
 @click.option("--slots", metavar="N", type=click.IntRange(1), default=1, help="Slots that a task takes: its threads.")
 @click.option("--gpu", metavar="N", type=click.IntRange(0), default=0, help="GPUs that a task has for itself.")
 @click.option("--flags", metavar="TEXT", default="", help="For the compiler, as one word: '-O3 -Wall'.")
+@click.option("--verify-build", is_flag=True, help="Take another node's build only after a hello of that node has run.")
 @click.option("--priority", metavar="N", type=click.IntRange(-1000, 1000), default=0, help="Higher goes first.")
 @click.option("--name", metavar="S", default="", help="What `ps` calls it.")
 @click.option(

@@ -81,6 +81,7 @@ FLOORS: dict[str, int] = {
     "scheduler": 3,
     "sweep_report": 3,
     "sweeps": 3,
+    "verification": 3,
     "watching": 3,
     "children": 4,
     "client": 4,
