@@ -7,7 +7,6 @@ judge: a word that it does not know, a value that is missing, a mistake of any k
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -102,19 +101,6 @@ def run(words: Understood, session: Session) -> int:
     """The exit status; errors are said, never raised."""
     for name, value in words.settings.items():
         setattr(session, name, value)
-    _import_msgspec()
     from sshgrid.cli import running
 
     return said(session, lambda: running.run(session, words.file, words.args, words.wanted))
-
-
-def _import_msgspec() -> None:
-    """Without typing_extensions, as where that is not installed: it costs 8 ms and brings nothing that is used here."""
-    name = "typing_extensions"
-    if name in sys.modules:
-        return
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        import msgspec  # noqa: F401
-    finally:
-        del sys.modules[name]
