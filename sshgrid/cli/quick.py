@@ -14,7 +14,15 @@ from sshgrid.cli.session import Session, said
 
 SESSION_TEXTS = {"--master": "master", "-i": "inventory", "--inventory": "inventory"}
 SESSION_FLAGS = {"--json": "json", "-q": "quiet", "--quiet": "quiet", "--no-input": "no_input"}
-TEXTS = {"--on": "on", "--lang": "lang", "--stdin": "stdin", "--name": "name", "--flags": "flags", "--into": "into"}
+TEXTS = {
+    "--on": "on",
+    "--lang": "lang",
+    "--stdin": "stdin",
+    "--name": "name",
+    "--flags": "flags",
+    "--into": "into",
+    "--main": "main",
+}
 FLAGS = {
     "-d": "detach",
     "--detach": "detach",

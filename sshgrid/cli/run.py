@@ -51,6 +51,7 @@ class _RunVerb(Verb):
     shell_complete=complete_languages,
     help="The language, when the name does not say it.",
 )
+@click.option("--main", metavar="FILE", default="", help="Of a folder: the file that the program begins with.")
 @click.option("--with", metavar="PATH", multiple=True, help="A file or folder that it finds in its current folder.")
 @click.option(
     "--fetch", metavar="GLOB", multiple=True, help="Bring these files back when it has ended, quoted: 'out/*.csv'."

@@ -86,6 +86,7 @@ class _SweepVerb(Verb):
     shell_complete=complete_languages,
     help="The language, when the name does not say it.",
 )
+@click.option("--main", metavar="FILE", default="", help="Of a folder: the file that the program begins with.")
 @click.option("--with", metavar="PATH", multiple=True, help="A file or folder that each finds in its current folder.")
 @click.option("--fetch", metavar="GLOB", multiple=True, help="Bring these files of each task back.")
 @click.option(
