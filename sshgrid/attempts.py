@@ -397,6 +397,9 @@ class Attempts:
         recipe = toolchains.recipe(row, found, program, source, member.facts)
         if not member.node.shared_builds:
             recipe = msgspec.structs.replace(recipe, shared=False)
+        if job.submission.verify_build:
+            recipe = toolchains.verified(recipe, row.name)
+        running.build = recipe.build_key if recipe.shared else ""
         words = f"{found.language} {found.version}".strip()
         asked = job.submission
         order = Order(
@@ -440,6 +443,9 @@ class Attempts:
             record = next(record for record in job.attempts if record.number == attempt.number)
             self._judge_node(attempt, record)
             log.info("attempt %s on %s: %s", attempt, attempt.node, record.outcome)
+            if job.submission.verify_build and record.why_compiled:
+                words = f"{attempt.node} has compiled it itself: {record.why_compiled}"
+                self._book.board.say(sweep_of(job.id) or job.id, words)
             self._book.keep(job)
             self._end_superseded(job)
 
@@ -451,6 +457,11 @@ class Attempts:
             if running.ending is not None:
                 running.ending.cancel()
 
+    def _why_compiled(self, running: Running) -> str:
+        if not running.record.compiled or not running.build:
+            return ""
+        return self._roster.builds.why_not_taken(running.build, running.attempt.node)
+
     def _settle_one(self, running: Running, finish: Finish, now: float) -> tuple[Attempt, Job] | None:
         """In the store; None for late news."""
         attempt = running.attempt
@@ -459,7 +470,9 @@ class Attempts:
             return None
         job = self._book.current(attempt.job)
         outcome = self._as_cancelled(job, finish.outcome)
-        record = msgspec.structs.replace(running.record, outcome=outcome, ended=now, usage=finish.usage)
+        record = msgspec.structs.replace(
+            running.record, outcome=outcome, ended=now, usage=finish.usage, why_compiled=self._why_compiled(running)
+        )
         others = isinstance(outcome, HostLost | ToolchainBroken) and placement.others(
             self._roster.views(), job.submission, job.excluded | {attempt.node}
         )

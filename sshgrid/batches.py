@@ -32,6 +32,7 @@ class Running:
         self.refused = False  # its run folder was claimed against it by a cancel: it never started
         self.never_began = False  # the same, by somebody who looked for it
         self.superseded = False  # another attempt was quicker: it is being ended, and nothing that it says counts
+        self.build = ""  # its key, where builds of other nodes will do
 
 
 Ends: TypeAlias = "Sequence[tuple[Running, Finish]]"

@@ -37,7 +37,7 @@ from sshgrid.roster import Roster
 from sshgrid.scheduler import DECIDE_SECONDS, Scheduler
 from sshgrid.store import Store
 from sshgrid.sweep_report import SweepReport
-from sshgrid.sweeps import Sweeps, is_success
+from sshgrid.sweeps import Sweeps, inputs_of, is_success
 from sshgrid.watching import tail, watch
 from sshgrid.wire import (
     Cancel,
@@ -276,7 +276,8 @@ class Master:
             self.book.remove(job_id)
             self.spool.remove(job_id)
             self.book.board.forget(job_id)
-        self.spool.sweep(self.store.blobs(), time.time())
+        inputs = inputs_of(self.store.input_lists(), self.spool)
+        self.spool.sweep(self.store.blobs() | inputs, time.time())
         return len(jobs)
 
     async def jobs(self, query: Jobs, seen_by: str = "") -> Sequence[JobLine]:

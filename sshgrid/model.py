@@ -244,6 +244,12 @@ class Sweep(Noun, frozen=True):
     at_once: int | None = None  # so many tasks run at the same time at most
     halt: Halt = Halt()
     backup: bool = False  # stragglers get a second attempt on another node
+    inputs: SourceFile | None = None  # what each task reads, as inputs.encode wrote it; None = all the same
+
+    @property
+    def uploads(self) -> tuple[SourceFile, ...]:
+        """The lists that say what its tasks are; files that these name are not among them."""
+        return (self.table, *((self.inputs,) if self.inputs else ()))
 
 
 class Submission(Noun, frozen=True):
@@ -264,6 +270,7 @@ class Submission(Noun, frozen=True):
     sweep: Sweep | None = None
     slots: int = 1  # that a run takes on its node: as many as it has threads
     gpus: int = 0  # that a run has for itself
+    verify_build: bool = False  # a build of another node is taken only after a hello of its ran
 
 
 # --- how an attempt and a job end -------------------------------------------------------------------------------------
@@ -434,6 +441,7 @@ class AttemptRecord(Noun, frozen=True):
     batch: str = ""  # the folder on the node of the batch that it was begun in; "" = begun alone
     fetched: Fetched | None = None  # None = nothing was asked for, or it did not come to that
     backup: bool = False  # begun beside the attempt before it, which ran on
+    why_compiled: str = ""  # why it was compiled though another node had it; "" = nobody had, or it was not
 
 
 class Job(Noun, frozen=True):
@@ -535,3 +543,4 @@ class Recipe(Noun, frozen=True):
     renamed: tuple[tuple[str, str], ...] = ()  # (name on the node, the user's name), for compiler messages
     address_space_limit: bool = False
     shared: bool = False  # a build of another node with the same key will do
+    verify: str = ""  # then only once a hello of that node in this language has run here; "" = without

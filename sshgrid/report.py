@@ -69,6 +69,7 @@ def attempt_line(record: AttemptRecord) -> AttemptLine:
         toolchain=record.toolchain,
         isolation=record.isolation,
         backup=record.backup,
+        why_compiled=record.why_compiled,
     )
 
 

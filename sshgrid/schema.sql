@@ -202,7 +202,15 @@ SELECT json_extract(body, '$.program.stdin.sha256') FROM submission
 WHERE job > 0 AND json_extract(body, '$.program.stdin.sha256') IS NOT NULL
 UNION
 SELECT json_extract(body, '$.sweep.table.sha256') FROM submission
-WHERE job > 0 AND json_extract(body, '$.sweep.table.sha256') IS NOT NULL;
+WHERE job > 0 AND json_extract(body, '$.sweep.table.sha256') IS NOT NULL
+UNION
+SELECT json_extract(body, '$.sweep.inputs.sha256') FROM submission
+WHERE job > 0 AND json_extract(body, '$.sweep.inputs.sha256') IS NOT NULL;
+
+-- name: input_lists
+-- The lists that name what the tasks of sweeps read.
+SELECT DISTINCT json_extract(body, '$.sweep.inputs.sha256') FROM submission
+WHERE job > 0 AND json_extract(body, '$.sweep.inputs.sha256') IS NOT NULL;
 
 
 -- name: begin_job
@@ -285,7 +293,10 @@ SELECT json_extract(body, '$.program.stdin.sha256') FROM job JOIN submission ON 
 WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.program.stdin.sha256') IS NOT NULL
 UNION
 SELECT json_extract(body, '$.sweep.table.sha256') FROM job JOIN submission ON submission.job = job.id
-WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.sweep.table.sha256') IS NOT NULL;
+WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.sweep.table.sha256') IS NOT NULL
+UNION
+SELECT json_extract(body, '$.sweep.inputs.sha256') FROM job JOIN submission ON submission.job = job.id
+WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.sweep.inputs.sha256') IS NOT NULL;
 
 -- name: count_late_news
 -- A result came from an attempt that no longer counts.

@@ -137,6 +137,10 @@ class Store:
         """SHA-256 of every file that some job still needs: what Spool.sweep must keep."""
         return {row[0] for row in self._rows("blobs", {})}
 
+    def input_lists(self) -> set[str]:
+        """Those of `blobs` that name further files: what the tasks of sweeps read."""
+        return {row[0] for row in self._rows("input_lists", {})}
+
     def blobs_of(self, owner: str) -> set[str]:
         """As `blobs`, of the jobs of one owner."""
         return {row[0] for row in self._rows("blobs_of", {"owner": owner})}
@@ -244,7 +248,7 @@ class Store:
         return True
 
     def give_back_task(self, task: JobId) -> bool:
-        """Undo `begin_task`, of a task that never began and never will. False when it is no longer as it was then."""
+        """Undo `begin_tasks` for a task that never began and never will. False when it is no longer as it was then."""
         with self._change():
             return self._run("give_back_task", {"id": task}).rowcount == 1
 

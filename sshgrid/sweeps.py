@@ -19,7 +19,7 @@ from math import ceil
 
 import msgspec
 
-from sshgrid import parameters
+from sshgrid import inputs, parameters
 from sshgrid.errors import UsageError
 from sshgrid.halting import halts
 from sshgrid.jobbook import JobBook, slot_of
@@ -76,14 +76,12 @@ class Counts(Noun, frozen=True):
 
 
 class SweepState:
-    """One sweep as it goes. `load` gives its parameters, which only a task that is to begin needs."""
+    """One sweep as it goes. `read` gives a file by its digest: only a task that is to begin needs the parameters."""
 
-    def __init__(
-        self, job: Job, plan: Sweep, load: Callable[[], parameters.Table], weights: Mapping[str, float]
-    ) -> None:
+    def __init__(self, job: Job, plan: Sweep, read: Callable[[str], bytes], weights: Mapping[str, float]) -> None:
         self.job = job
         self.plan = plan
-        self._load = load
+        self._read = read
         self._weights = weights
         self.running: dict[JobId, object] = {}  # -> the slot in which it runs
         self.again: dict[JobId, Job] = {}  # begun once, and waiting for another attempt
@@ -95,7 +93,7 @@ class SweepState:
         self.finished = asyncio.Event()
         self.moments: deque[float] = deque()  # when tasks ended, of late
         self.backups: set[JobId] = set()  # tasks that run twice
-        self._chosen = parameters.parse_ranges(plan.chosen, plan.tasks) if plan.chosen else (range(1, plan.tasks + 1),)
+        self._chosen = chosen_tasks(plan)
         self.tasks = sum(map(len, self._chosen))
         self._fresh: Iterator[int] = iter(())  # numbers that have never begun
         self._next: deque[int] = deque()
@@ -109,7 +107,11 @@ class SweepState:
 
     @cached_property
     def _table(self) -> parameters.Table:
-        return self._load()
+        return parameters.decode(self._read(self.plan.table.sha256))
+
+    @cached_property
+    def _inputs(self) -> inputs.Inputs | None:
+        return inputs.decode(self._read(self.plan.inputs.sha256)) if self.plan.inputs else None
 
     @cached_property
     def _template(self) -> Template:
@@ -169,7 +171,8 @@ class SweepState:
         """The job that this task is before it begins."""
         submission = self.job.submission
         args = self._template.expand(self._table.row(number), number)
-        program = msgspec.structs.replace(submission.program, args=args)
+        stdin = self._inputs.of(number) if self._inputs else submission.program.stdin
+        program = msgspec.structs.replace(submission.program, args=args, stdin=stdin)
         changed = msgspec.structs.replace(
             submission,
             program=program,
@@ -321,10 +324,10 @@ class Sweeps:
     def take_up(self) -> None:
         """The sweeps that an earlier master left; before anything else happens."""
         for job in self._book.active():
-            if job.submission.sweep and self._spool.has(job.submission.sweep.table.sha256):
+            if (plan := job.submission.sweep) and all(self._spool.has(file.sha256) for file in plan.uploads):
                 self.add(job)
-            elif job.submission.sweep:  # the queue was restored without it: only this one cannot go on
-                gone = GaveUp("its parameters are no longer in the spool beside the queue")
+            elif plan:  # the queue was restored without it: only this one cannot go on
+                gone = GaveUp("its parameters or inputs are no longer in the spool beside the queue")
                 self._book.store.finish(job.id, gone, time.time())
                 self._book.reread(job.id)
         for state in list(self._states.values()):
@@ -344,7 +347,7 @@ class Sweeps:
     def _read(self, job: Job) -> SweepState:
         plan = job.submission.sweep
         assert plan is not None
-        state = SweepState(job, plan, lambda: parameters.decode(self._spool.read(plan.table.sha256)), self._weights)
+        state = SweepState(job, plan, self._spool.read, self._weights)
         begun = []
         for task, phase, verdict in self._book.store.task_fates(job.id):
             number = task_number(task)
@@ -497,5 +500,24 @@ def check(submission: Submission, read: Callable[[str], bytes]) -> None:
     if plan.at_once is not None and plan.at_once < 1:
         raise UsageError("a sweep that may run no task at once never ends")
     Template(submission.program.args, table.names)
-    if plan.chosen:
-        parameters.parse_ranges(plan.chosen, plan.tasks)
+    chosen = chosen_tasks(plan)
+    if plan.inputs:
+        _check_inputs(plan, chosen, inputs.decode(read(plan.inputs.sha256)))
+
+
+def _check_inputs(plan: Sweep, chosen: Sequence[range], found: inputs.Inputs) -> None:
+    if len(found) != plan.tasks:
+        raise UsageError(f"the inputs of this sweep are for {len(found)} tasks, and {plan.tasks} were announced")
+    if not found.has_all(chosen):
+        raise UsageError("a task of this sweep has no input, though others have")
+
+
+def chosen_tasks(plan: Sweep) -> Sequence[range]:
+    """The numbers of those that are to be run."""
+    return parameters.parse_ranges(plan.chosen, plan.tasks) if plan.chosen else (range(1, plan.tasks + 1),)
+
+
+def inputs_of(lists: Iterable[str], spool: Spool) -> set[str]:
+    """The files that these lists of inputs name. A list that is not here names none."""
+    there = (spool.read(each) for each in lists if spool.has(each))
+    return {sha256 for packed in there for sha256 in inputs.decode(packed).sha256()}

@@ -290,6 +290,7 @@ class AttemptLine(Noun, frozen=True):
     toolchain: str = ""
     isolation: str = ""
     backup: bool = False  # begun beside the attempt before it
+    why_compiled: str = ""  # why it was compiled though another node had it
 
 
 class JobLine(Noun, frozen=True):

@@ -66,7 +66,7 @@ class Order:
     def read(self, session: Session) -> tuple[Bundle, Source | None, Data | None]:
         from sshgrid.cli import bundle
 
-        program = bundle.read_program(self._file, self._language, bundle.our_stdin())
+        program = bundle.read_program(self._file, self._language, bundle.our_stdin(), self._text("main"))
         choice = self._text("stdin")
         if self._wanted["interactive"] or (self._file == "-" and not choice):
             choice = "none"
@@ -119,6 +119,7 @@ class Order:
             wait_for_nodes=bool(wanted["detach"]),
             slots=int(wanted["slots"]),
             gpus=int(wanted["gpu"]),
+            verify_build=bool(wanted["verify_build"]),
         )
 
 

@@ -37,6 +37,7 @@ from sshgrid.model import (
     Step,
     Submission,
     Superseded,
+    Sweep,
     Usage,
     User,
     UserKey,
@@ -473,6 +474,14 @@ def test_the_files_that_travel_with_a_run_are_needed_too(store: Store) -> None:
     store.add(msgspec.structs.replace(HELLO, program=program), "ann", "k", 1.0)
     assert store.blobs() == store.blobs_of("ann") == {letter * 64 for letter in "aef"}
     assert store.blobs_of("bob") == set()
+
+
+def test_the_lists_of_a_sweep_are_needed_and_those_that_name_more_files_are_told_apart(store: Store) -> None:
+    table, inputs = SourceFile("table", "e" * 64, 1), SourceFile("inputs", "f" * 64, 1)
+    for key, plan in (("k1", Sweep(table, 1)), ("k2", Sweep(table, 1, inputs=inputs))):
+        store.add(msgspec.structs.replace(HELLO, sweep=plan), "ann", key, 1.0)
+    assert store.blobs() == store.blobs_of("ann") == {letter * 64 for letter in "aef"}
+    assert store.input_lists() == {"f" * 64}
 
 
 def _read_one_and_fail(store: Store) -> None:

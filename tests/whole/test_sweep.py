@@ -108,6 +108,37 @@ def test_a_killed_client_and_a_killed_master_and_resume_complete_it(grid: Grid) 
     assert grid("sweep", "--resume", *words).out == b""
 
 
+READ = """import sys
+x, text = int(sys.argv[1]), sys.stdin.read()
+print(x, text)
+sys.exit(3 if text == "seven" else 0)
+"""
+
+
+def test_each_task_reads_its_own_file_also_after_a_killed_master_and_a_retry(grid: Grid) -> None:
+    grid.write("read.py", READ)
+    (grid.folder / "in").mkdir()
+    for x in range(10):
+        grid.write(f"in/{x}.txt", "seven" if x == 7 else f"input {x}")
+    # The last digit of x names the file: ten files for two hundred tasks, some alone and some in batches.
+    grid.write("table.csv", "x,d\n" + "".join(f"{x},{x % 10}\n" for x in range(1, TASKS + 1)))
+    words = ("--results", "out", "--csv", "table.csv", "--stdin", "in/{d}.txt", "read.py", "{x}")
+    with grid.start("sweep", *words) as client:
+        some_rows(grid.folder / "out", TASKS // 4)
+        kill_master(grid)
+        done = client.done(120)
+    assert done.code == FAILED
+    found = rows(grid.folder / "out")
+    assert Counter(int(row["task"]) for row in found) == Counter(range(1, TASKS + 1))
+    for row in found:
+        text = "seven" if row["d"] == "7" else f"input {row['d']}"
+        assert (grid.folder / "out" / f"x={row['x']},d={row['d']}" / "stdout").read_text() == f"{row['x']} {text}\n"
+    sweep = grid("--json", "ps", "-a").json["jobs"][-1]["id"]
+    assert grid("retry", str(sweep), "--failed").code == 0
+    assert grid("wait", str(sweep)).code == FAILED
+    assert grid("logs", f"{sweep}.7").out == b"7 seven\n"
+
+
 def test_ctrl_c_ends_a_sweep_and_resume_runs_the_rest(grid: Grid) -> None:
     grid.write("square.py", SQUARE.replace("0.05", "0.3"))
     words = ("--results", "out", "-p", "x=1..40", "square.py")
