@@ -359,7 +359,7 @@ class Sweeps:
             else:
                 state.again[task] = self._book.current(task)
         state.begin_after(begun)
-        if plan.backup:
+        if plan.backup and job.phase is not Phase.DONE:
             state.remember(self._book.store.jobs([task_id(job.id, number) for number in state.ended[-SIBLINGS:]]))
         state.stopped = job.cancel_requested or job.phase is Phase.DONE
         return state
