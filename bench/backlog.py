@@ -18,7 +18,7 @@ from bench.table import Row, rested, say, spread
 from bench.work import TRUE
 from tests.lab.hosts import Lab
 
-MEASURED, SLOTS = 4000, 2
+MEASURED, SLOTS = 16_000, 2
 FEW, MANY = 100, 100_000
 LEAST_RATE, MOST_MIB, MOST_PS_SECONDS = 0.9, 300.0, 1.0
 SHORT = 200

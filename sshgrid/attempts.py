@@ -48,6 +48,7 @@ from sshgrid.spool import Spool
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+NOT_TOLD = Finish(HostLost("the run was not told of"))
 
 # INT grows to TERM and KILL, as an impatient person would: (signal, seconds until the next)
 ESCALATION: dict[str, tuple[tuple[str, float], ...]] = {
@@ -206,6 +207,8 @@ class Attempts:
             self._settle_all([(running, sent) for running in batch])
         elif not sent:
             self._give_back(sink, batch)
+        elif self._batches.get((sink.node, sink.name)) is not sink:  # it ended while they were on their way
+            self._settle_all([(running, NOT_TOLD) for running in batch if running.run in sink.rest])
 
     async def _send(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running], member: Member) -> bool:
         return await member.engine.extend(sink.name, self._orders(jobs, batch, member, resume=False))
@@ -333,7 +336,7 @@ class Attempts:
             await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
         orders = self._orders(jobs, batch, member, resume=resume)
         await member.engine.run_batch(make_batch(orders, name=sink.name), sink, resume=resume)
-        return Finish(HostLost("the run was not told of"))
+        return NOT_TOLD
 
     def _orders(self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, *, resume: bool) -> list[Order]:
         source = self._source(jobs[0].submission.program, resume)
@@ -608,6 +611,7 @@ class Attempts:
         if running.record.batch:
             taken = await member.engine.take_back(running.record.batch, [running.run])
             if taken:
+                self._batches[member.name, running.record.batch].leave([running.run])
                 self._settle(running, Finish(Cancelled()))
             return bool(taken)
         if not await member.engine.refuse(running.run):

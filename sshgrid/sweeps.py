@@ -418,7 +418,7 @@ class Sweeps:
         if state is None:
             return
         state.changed(task)
-        if task.phase is Phase.DONE:
+        if task.phase is not Phase.RUNNING:
             self._look(state)
         self._book.board.tell(state.job.id)
 

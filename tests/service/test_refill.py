@@ -69,7 +69,7 @@ async def test_the_next_tasks_wait_where_they_will_run(grid: ScriptedGrid, gate:
 
 async def test_anothers_job_comes_before_what_is_not_yet_there(grid: ScriptedGrid, gate: Gate) -> None:
     grid.member("h2").go()
-    words = ["go"] * 8 + ["wait"] + ["go"] * 2000
+    words = ["go"] * 8 + ["wait"] + ["go"] * 600
     job = await grid.submit(sweep(grid, *words))
     await waits_in_a_batch(grid, job)
     there = len(grid.store.tasks(job))
@@ -80,7 +80,7 @@ async def test_anothers_job_comes_before_what_is_not_yet_there(grid: ScriptedGri
     place = [order.attempt.job for order in grid.engine.orders].index(other)
     assert place <= there
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(2009, 0)
+    assert verdict(grid, job) == Swept(609, 0)
 
 
 async def test_who_waits_behind_a_long_task_goes_where_a_slot_is_free(grid: ScriptedGrid, gate: Gate) -> None:
