@@ -1,7 +1,8 @@
 """Files to a node and back again, over one connection: objects by their SHA-256, and what a run leaves in its folder.
 
-A large file goes by SFTP, or through `cat` where there is none, and goes on where it was cut; small ones go together as
-one stream. An object has its name only once its bytes were checked on the node. Refuses to look into any file.
+A large file goes through a channel of its own, and goes on where it was cut; small ones go together as one stream, or
+by SFTP where they are few. An object has its name only once its bytes were checked on the node. Refuses to look into
+any file.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import re
 import secrets
 import shlex
 import tarfile
-import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -24,7 +24,7 @@ import asyncssh
 
 from sshgrid.channels import READ_BYTES, Shell, Spoken, create
 from sshgrid.dial import blame_in_use
-from sshgrid.errors import HostError, NodeUnfit
+from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.globs import Listing, parse_listing
 from sshgrid.model import Facts, Node
 from sshgrid.readings import Found
@@ -37,7 +37,10 @@ LIST_BYTES = 32 * 1024 * 1024
 SMALL_BYTES = 64 * 1024
 FEW = 4  # so many small files are not worth a stream of their own
 MOST_TOGETHER = 1000
-STEP_BYTES = 4 * 1024 * 1024  # of a large file: what is on its way at a time, and so what is sent again after a cut
+LARGE_BYTES = 1024 * 1024  # larger files go through a channel of their own
+TRIES = 3  # of an upload that arrives otherwise than it was sent, on a connection that works
+AGAIN = ("", "corrupt")  # another upload has taken its place, or what had come before was wrong
+MOST_WORDS_BYTES = 1000
 _SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
 _FILES = (resources.files("sshgrid") / "remote" / "files.sh").read_bytes()
 # Links that were chosen lead to files of the folder. GNU tar would take a backslash in a name for something else, and
@@ -52,8 +55,6 @@ IFS='
 '
 exec tar -c -h -f - $(cat ../fetch.list) 2>../fetch.err
 """
-# A part that was cut is only taken up by the same master: another one may be sending the same file.
-_OURS = secrets.token_hex(4)
 
 
 class Road(Protocol):
@@ -63,6 +64,9 @@ class Road(Protocol):
     found: Found
     facts: Facts
     lost: asyncio.Future[HostError]
+
+    @property
+    def library(self) -> str: ...
 
     async def aside(self, script: bytes, words: Iterable[str | bytes], seconds: float, most_bytes: int) -> Spoken: ...
 
@@ -95,22 +99,28 @@ class Cargo:
 
     async def upload(self, sha256: str, source: Path) -> int:
         """Send one file into the node's objects; bytes sent. It counts only once size and digest were checked there."""
+        return sum([sent async for sent in self._upload(sha256, source)])
+
+    async def _upload(self, sha256: str, source: Path) -> AsyncIterator[int]:
+        """The same, step by step."""
         size = source.stat().st_size
-        # Without a digest to check, a part that was taken up again could be anything.
-        goes_on = size > STEP_BYTES and "sha256sum" in self._road.facts.helpers
-        ours = f"{_OURS}{zlib.crc32(self._node.name.encode()):08x}"
-        part = f"{sha256[:16]}.{ours if goes_on else secrets.token_hex(4)}"
-        target = self._object(part)
         async with self._sending:
-            try:
-                with blame_in_use(self._node):
-                    if not await self._put(source, target, size if goes_on else 0):
-                        await self._pour(source, target)
-            except NodeUnfit:
-                await self._ask("drop", part)
-                raise
-        self._check_kept(await self._ask("keep", part, sha256, str(size), seconds=KEEP_SECONDS))
-        return size
+            if size <= LARGE_BYTES and self.has_sftp:
+                part = f"{sha256[:16]}.{secrets.token_hex(4)}"
+                if await self._put(source, part):
+                    self._check_kept(await self._ask("keep", part, sha256, str(size), seconds=KEEP_SECONDS))
+                    yield size
+                    return
+            for further in reversed(range(TRIES)):
+                async with contextlib.aclosing(self._pour(sha256, source, size)) as steps:
+                    async for step in steps:
+                        if isinstance(step, int):
+                            yield step
+                        elif step in AGAIN and further:
+                            log.info("%s: %s arrived %s, once more", self._node.name, sha256[:12], step or "nowhere")
+                        else:
+                            self._check_kept(step.encode())
+                            return
 
     async def upload_all(self, sources: Sequence[tuple[str, Path]]) -> AsyncIterator[int]:
         """Send these files; the bytes of each step. Many small ones are one step."""
@@ -120,7 +130,8 @@ class Cargo:
             yield await self._upload_together(together[start : start + MOST_TOGETHER])
         for sha256, source in sources:
             if (sha256, source) not in together:
-                yield await self.upload(sha256, source)
+                async for sent in self._upload(sha256, source):
+                    yield sent
 
     async def _upload_together(self, sources: Sequence[tuple[str, Path]]) -> int:
         crate = f"crate.{secrets.token_hex(8)}"
@@ -141,31 +152,74 @@ class Cargo:
     def _object(self, name: str) -> str:
         return f"{self._road.facts.workdir}/objects/{name}"
 
-    async def _put(self, source: Path, target: str, resumable_size: int) -> bool:
+    async def _put(self, source: Path, part: str) -> bool:
         """By SFTP; False when the node has none that works."""
-        if not self.has_sftp:
-            return False
+        try:
+            with blame_in_use(self._node):
+                return await self._put_by_sftp(source, self._object(part))
+        except NodeUnfit:
+            await self._ask("drop", part)
+            raise
+
+    async def _put_by_sftp(self, source: Path, target: str) -> bool:
         try:
             if self._sftp is None:
                 self._sftp = await self._connection.start_sftp_client()
-            if resumable_size:
-                await _put_on(self._sftp, source, target, resumable_size)
-            else:
-                await self._sftp.put(str(source), target)
+            await self._sftp.put(str(source), target)
         except asyncssh.SFTPFailure as error:
             raise NodeUnfit(self._node.name, f"upload failed: {error.reason} (disk full?)") from error
         except (asyncssh.ChannelOpenError, asyncssh.SFTPError) as error:
             if self._road.lost.done() or isinstance(error, asyncssh.SFTPConnectionLost | asyncssh.SFTPNoConnection):
                 self._sftp = None
-            log.info("%s: no SFTP (%s), using cat", self._node.name, error)
+            log.info("%s: no SFTP (%s), using a channel", self._node.name, error)
             self.has_sftp = False
             return False
         return True
 
-    async def _pour(self, source: Path, target: str) -> None:
-        """Through a channel to `cat`, for nodes without SFTP."""
-        with source.open("rb") as file:
-            await self._feed(f"umask 077; cat >{target}", iter(lambda: file.read(READ_BYTES), b""))
+    async def _pour(self, sha256: str, source: Path, size: int) -> AsyncGenerator[int | str, None]:
+        """Through a channel, from where an earlier try was cut: bytes of each step, and last what the node said."""
+        facts, nonce = self._road.facts, secrets.token_hex(8)
+        words = ("/bin/sh", self._road.library, "receive", facts.workdir, sha256, facts.boot_id, str(size), nonce)
+        self._check_safe(*words)
+        with blame_in_use(self._node):
+            process = await create(self._connection, f"exec {' '.join(words)}")
+            try:
+                at = await self._place(process, nonce)
+                if at:
+                    log.info("%s: %s goes on at %d of %d bytes", self._node.name, sha256[:12], at, size)
+                with source.open("rb") as file:
+                    file.seek(at)
+                    while step := file.read(READ_BYTES):
+                        process.stdin.write(step)
+                        await process.stdin.drain()
+                        yield len(step)
+                process.stdin.write_eof()
+            except BrokenPipeError:
+                pass  # who no longer reads has no space left, and says so
+            yield (await self._last_word(process)).decode(errors="replace").strip()
+
+    async def _place(self, process: asyncssh.SSHClientProcess[bytes], nonce: str) -> int:
+        """Where the node goes on. What login files print comes before it."""
+        async with asyncio.timeout(KEEP_SECONDS):
+            while line := await process.stdout.readline():
+                match line.decode(errors="replace").split():
+                    case [said, "at", number] if said == nonce and number.isdecimal():
+                        return int(number)
+            await process.wait()
+        if process.exit_status is None and process.exit_signal is None:
+            raise Dropped(self._node.name, "the connection ended")
+        raise NodeUnfit(self._node.name, "it takes no upload: its login shell does not run commands")
+
+    async def _last_word(self, process: asyncssh.SSHClientProcess[bytes]) -> bytes:
+        """ "" when there was none: somebody has ended it. Raises Dropped."""
+        try:
+            async with asyncio.timeout(KEEP_SECONDS):
+                said = await process.stdout.read(MOST_WORDS_BYTES)
+        except TimeoutError as error:
+            raise Dropped(self._node.name, f"no word of an upload for {KEEP_SECONDS} s") from error
+        if not said and self._road.lost.done():
+            raise Dropped(self._node.name, self._road.lost.result().reason)
+        return said
 
     async def _feed(self, command: str, pieces: Iterable[bytes]) -> int:
         """Bytes to the standard input of a command; how many they were."""
@@ -182,10 +236,10 @@ class Cargo:
         await process.wait()
         return sent
 
-    def _check_safe(self, workdir: str) -> None:
+    def _check_safe(self, *words: str) -> None:
         """What is part of a command line goes through login shells that quote in their own ways. Raises NodeUnfit."""
-        if not _SAFE_PATH.fullmatch(workdir):
-            raise NodeUnfit(self._node.name, f"the working folder {workdir} has unusual characters")
+        if not all(map(_SAFE_PATH.fullmatch, words)):
+            raise NodeUnfit(self._node.name, f"the working folder {self._road.facts.workdir} has unusual characters")
 
     # --- files of a run
 
@@ -213,23 +267,6 @@ class Cargo:
                             yield piece
                 finally:
                     shell.close()
-
-
-async def _put_on(sftp: asyncssh.SFTPClient, source: Path, target: str, size: int) -> None:
-    """A large file, from where an earlier try was cut. All but the last step of what is there is whole."""
-    try:
-        there = min((await sftp.stat(target)).size or 0, size)
-    except asyncssh.SFTPNoSuchFile:
-        there = 0
-    at = max(0, there - 1) // STEP_BYTES * STEP_BYTES
-    if at:
-        log.info("%s: goes on at %d of %d bytes", target, at, size)
-    async with sftp.open(target, "r+b" if there else "wb") as part:
-        with source.open("rb") as file:
-            file.seek(at)
-            while step := file.read(STEP_BYTES):
-                await part.write(step, at)
-                at += len(step)
 
 
 def _archive(sources: Iterable[tuple[str, Path]]) -> Iterable[bytes]:

@@ -110,7 +110,7 @@ class Link:
         facts = self.facts
         values = {
             "W": facts.workdir,
-            "LIB": f"{facts.workdir}/bin/{LIBRARY_NAME}",
+            "LIB": self.library,
             "BOOT": facts.boot_id,
             "PATH": self.found.path,
             "ISOLATION": facts.isolation,
@@ -118,6 +118,11 @@ class Link:
             "SHA256SUM": str(int("sha256sum" in facts.helpers)),
         }
         return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()).encode()
+
+    @property
+    def library(self) -> str:
+        """Where the verbs are, on the node."""
+        return f"{self.facts.workdir}/bin/{LIBRARY_NAME}"
 
     # --- what the node says by itself
 
@@ -355,8 +360,7 @@ class Link:
     async def converse(self, run: str, *, terminal: bool) -> AsyncIterator[Talk]:
         """Run a claimed interactive run on a channel of its own, on a pseudo-terminal if asked. Raises HostError."""
         nonce = secrets.token_hex(8)
-        library = f"{self.facts.workdir}/bin/{LIBRARY_NAME}"
-        words = ("exec", "/bin/sh", library, "converse", self.facts.workdir, run, self.facts.boot_id, nonce)
+        words = ("exec", "/bin/sh", self.library, "converse", self.facts.workdir, run, self.facts.boot_id, nonce)
         self._check_safe(*words)
         with blame_in_use(self.node):
             term_type = "xterm-256color" if terminal else None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sshgrid.cli.bundle import Bundle, Source
     from sshgrid.cli.data import Data
     from sshgrid.cli.follow import Follow
+    from sshgrid.cli.handing import Hands
     from sshgrid.cli.screen import Screen
     from sshgrid.client import Connection
     from sshgrid.model import JobId, Submission
@@ -65,6 +66,7 @@ class Order:
 
     def read(self, session: Session) -> tuple[Bundle, Source | None, Data | None]:
         from sshgrid.cli import bundle
+        from sshgrid.cli.handing import Hands
 
         program = bundle.read_program(self._file, self._language, bundle.our_stdin())
         choice = self._text("stdin")
@@ -72,16 +74,18 @@ class Order:
             choice = "none"
         if self._file == "-" and choice == "-":
             raise UsageError("standard input cannot be both the program and its input", "--stdin FILE")
-        data = self._data()
-        return program, bundle.read_stdin(choice, None if session.in_shell else bundle.our_stdin(), session.say), data
+        stdin = None if session.in_shell else bundle.our_stdin()
+        with Hands(session) as hands:
+            data = self._data(hands)
+            return program, bundle.read_stdin(choice, stdin, session.say, hands), data
 
-    def _data(self) -> Data | None:
+    def _data(self, hands: Hands) -> Data | None:
         """None without --with: most runs have none, and are not to wait for the import."""
         if not self._wanted["with"]:
             return None
         from sshgrid.cli.data import read_data
 
-        return read_data(self._wanted["with"])
+        return read_data(self._wanted["with"], hands)
 
     def submission(self, bundle: Bundle, stdin: Source | None, data: Data | None) -> Submission:
         from sshgrid.model import Limits, OnDisconnect, OnHostLoss, Program, Submission

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +19,9 @@ from sshgrid import cargo, globs
 from sshgrid.errors import Dropped, NodeUnfit
 from sshgrid.jobscript import Order
 from sshgrid.model import Exited, HostLost, Node, SourceFile
+from sshgrid.nodes import Link
 from tests.edge.engines import Host, Kept
+from tests.lab.machine import is_alive
 
 
 @pytest.fixture
@@ -84,25 +87,98 @@ async def test_F25_a_stream_that_is_cut_leaves_no_object(host: Host, monkeypatch
     assert [count async for count in link.cargo.upload_all(sources)] == [sum(map(len, whole))]
 
 
-async def test_a_large_file_goes_on_where_it_was_cut(host: Host, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+STEP_BYTES = 4 << 20  # of remote/node.sh: a part that was cut goes on at a multiple of it
+
+
+async def cut_upload(host: Host, content: bytes) -> tuple[str, Path]:
+    """An upload whose connection ends in the middle: its digest, and the part that is left."""
     link = await host.open()
-    content = Random(3).randbytes(60_000_000)
     sha256 = host.put(content)
     uploading = asyncio.create_task(link.cargo.upload(sha256, host.blobs / sha256))
-    folder = Path(host.node.workdir) / "objects"
+    part = Path(host.node.workdir) / "objects" / f"{sha256}.part"
     async with asyncio.timeout(20):
-        while sum(part.stat().st_size for part in folder.iterdir()) < 3 * cargo.STEP_BYTES:  # noqa: ASYNC110 - of others
+        while not part.exists() or part.stat().st_size < 3 * STEP_BYTES:  # noqa: ASYNC110 - of others
             await asyncio.sleep(0.001)
     link._connection.abort()
     with pytest.raises(Dropped):
         await uploading
-    there = sum(part.stat().st_size for part in folder.iterdir())
-    assert there < len(content), "cut too late"
+    writer = part.with_suffix(".by")
+    async with asyncio.timeout(20):
+        while writer.is_symlink() and is_alive(int(re.findall(r"\d+", str(writer.readlink()))[0])):  # noqa: ASYNC110 - of others
+            await asyncio.sleep(0.001)
+    assert part.stat().st_size < len(content), "cut too late"
+    return sha256, part
+
+
+async def test_only_the_rest_of_a_cut_upload_is_sent(host: Host) -> None:
+    content = Random(3).randbytes(60_000_000)
+    sha256, part = await cut_upload(host, content)
+    there = part.stat().st_size // STEP_BYTES * STEP_BYTES
+    assert there > 0
     link = await host.open()
-    await link.cargo.upload(sha256, host.blobs / sha256)
-    assert (folder / sha256).read_bytes() == content
-    assert f"goes on at {(there - 1) // cargo.STEP_BYTES * cargo.STEP_BYTES} of" in caplog.text
+    assert await link.cargo.upload(sha256, host.blobs / sha256) == len(content) - there
+    assert objects(host) == {sha256}
+    assert part.with_suffix("").read_bytes() == content
+
+
+async def test_F25_what_was_left_of_an_upload_and_is_wrong_costs_a_full_one(host: Host) -> None:
+    content = Random(4).randbytes(60_000_000)
+    sha256, part = await cut_upload(host, content)
+    there = part.stat().st_size // STEP_BYTES * STEP_BYTES
+    with part.open("r+b") as file:
+        file.write(b"something else")
+    link = await host.open()
+    assert await link.cargo.upload(sha256, host.blobs / sha256) == 2 * len(content) - there
+    assert objects(host) == {sha256}
+    assert part.with_suffix("").read_bytes() == content
+
+
+async def test_F25_what_was_left_and_is_longer_than_the_file_is_not_taken(host: Host) -> None:
+    link = await host.open()
+    content = Random(5).randbytes(9_000_000)
+    sha256 = host.put(content)
+    (Path(host.node.workdir) / "objects" / f"{sha256}.part").write_bytes(content + b"more")
+    assert await link.cargo.upload(sha256, host.blobs / sha256) == len(content)
+    assert objects(host) == {sha256}
+
+
+async def another_link(host: Host) -> Link:
+    return await Link.open(host.node, host.how, ("sh",), host.samples.append)
+
+
+async def test_two_uploads_of_one_file_at_once_leave_one_whole_object(host: Host) -> None:
+    """As two masters would that share an account."""
+    content = Random(6).randbytes(30_000_000)
+    sha256 = host.put(content)
+    links = [await another_link(host), await another_link(host)]
+    sent = await asyncio.gather(*(link.cargo.upload(sha256, host.blobs / sha256) for link in links))
+    assert max(sent) == len(content)
+    assert objects(host) == {sha256}
+    assert (Path(host.node.workdir) / "objects" / sha256).read_bytes() == content
+    for link in links:
+        await link.close()
+
+
+async def test_an_upload_that_stands_still_is_taken_over(host: Host) -> None:
+    """Its connection is cut, and neither end knows it yet."""
+    content = Random(7).randbytes(30_000_000)
+    sha256 = host.put(content)
+    first = await another_link(host)
+    begun = first.cargo._upload(sha256, host.blobs / sha256)
+    for _ in range(60):
+        await anext(begun)  # and nobody asks for more
+    part = Path(host.node.workdir) / "objects" / f"{sha256}.part"
+    async with asyncio.timeout(20):
+        while part.stat().st_size < 2 * STEP_BYTES:  # noqa: ASYNC110 - of others
+            await asyncio.sleep(0.001)
+    second = await another_link(host)
+    assert await second.cargo.upload(sha256, host.blobs / sha256) < len(content)
+    assert objects(host) == {sha256}
+    assert sum([count async for count in begun]) < len(content), "the first one has not seen that it is there"
+    assert objects(host) == {sha256}
+    assert (Path(host.node.workdir) / "objects" / sha256).read_bytes() == content
+    await first.close()
+    await second.close()
 
 
 # --- in the run's folder ----------------------------------------------------------------------------------------------

@@ -68,6 +68,7 @@ FLOORS: dict[str, int] = {
     "batches": 3,
     "board": 3,
     "fanout": 3,
+    "handover": 3,
     "intake": 3,
     "jobbook": 3,
     "master": 3,
