@@ -15,15 +15,16 @@ import re
 import secrets
 import shlex
 import tarfile
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Protocol
 
 import asyncssh
 
+from sshgrid.carrier import Carrier
 from sshgrid.channels import READ_BYTES, Shell, Spoken, create
-from sshgrid.dial import blame_in_use
+from sshgrid.dial import Dialing, blame_in_use
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.globs import Listing, parse_listing
 from sshgrid.model import Facts, Node
@@ -40,7 +41,7 @@ MOST_TOGETHER = 1000
 LARGE_BYTES = 1024 * 1024  # larger files go through a channel of their own
 TRIES = 3  # of an upload that arrives otherwise than it was sent, on a connection that works
 AGAIN = ("", "corrupt")  # another upload has taken its place, or what had come before was wrong
-MOST_WORDS_BYTES = 1000
+CARRIED_BYTES = 32 * 1024 * 1024  # worth a login of their own
 _SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
 _FILES = (resources.files("sshgrid") / "remote" / "files.sh").read_bytes()
 # Links that were chosen lead to files of the folder. GNU tar would take a backslash in a name for something else, and
@@ -77,19 +78,65 @@ class Ask(Protocol):
     async def __call__(self, verb: str, *words: str, seconds: float = ...) -> bytes: ...
 
 
+class Way(Protocol):
+    """A command on the node, fed by a file."""
+
+    async def line(self) -> bytes: ...
+    def send(self, source: Path, at: int) -> AsyncGenerator[int, None]: ...
+    async def last_word(self) -> bytes: ...
+    async def ended_early(self) -> bool: ...
+    def abandon(self, _: object) -> None: ...
+    async def close(self) -> None: ...
+
+
+class _Channel:
+    """A way through the connection itself."""
+
+    def __init__(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        self._process = process
+
+    async def line(self) -> bytes:
+        return await self._process.stdout.readline()
+
+    async def send(self, source: Path, at: int) -> AsyncGenerator[int, None]:
+        with source.open("rb") as file:
+            file.seek(at)
+            with contextlib.suppress(BrokenPipeError):  # who no longer reads says why
+                while step := file.read(READ_BYTES):
+                    self._process.stdin.write(step)
+                    await self._process.stdin.drain()
+                    yield len(step)
+                self._process.stdin.write_eof()
+
+    async def last_word(self) -> bytes:
+        return await self._process.stdout.read()
+
+    async def ended_early(self) -> bool:
+        await self._process.wait()
+        return self._process.exit_status is None and self._process.exit_signal is None
+
+    def abandon(self, _: object) -> None:
+        """It ends with the connection."""
+
+    async def close(self) -> None:
+        self._process.close()
+
+
 class Cargo:
     """What travels over one connection; `channels`: so many more than the lasting ones there may be at a time."""
 
     def __init__(
-        self, road: Road, connection: asyncssh.SSHClientConnection, ask: Ask, channels: asyncio.Semaphore
+        self, road: Road, how: Dialing, connection: asyncssh.SSHClientConnection, ask: Ask, channels: asyncio.Semaphore
     ) -> None:
         self._road = road
+        self._how = how
         self._ask = ask
         self._channels = channels
         self._node = road.node
         self._connection = connection
         self._sftp: asyncssh.SFTPClient | None = None
         self.has_sftp = True
+        self.has_ssh = True  # the system's own reaches the node, too
         self._sending = asyncio.Semaphore(1)
 
     # --- objects
@@ -177,49 +224,63 @@ class Cargo:
         return True
 
     async def _pour(self, sha256: str, source: Path, size: int) -> AsyncGenerator[int | str, None]:
-        """Through a channel, from where an earlier try was cut: bytes of each step, and last what the node said."""
+        """From where an earlier try was cut: bytes of each step, and last what the node said, "" for nothing."""
         facts, nonce = self._road.facts, secrets.token_hex(8)
         words = ("/bin/sh", self._road.library, "receive", facts.workdir, sha256, facts.boot_id, str(size), nonce)
         self._check_safe(*words)
         with blame_in_use(self._node):
-            process = await create(self._connection, f"exec {' '.join(words)}")
+            way, at = await self._begin(f"exec {' '.join(words)}", nonce, size)
+            if at:
+                log.info("%s: %s goes on at %d of %d bytes", self._node.name, sha256[:12], at, size)
+            self._road.lost.add_done_callback(way.abandon)
             try:
-                at = await self._place(process, nonce)
-                if at:
-                    log.info("%s: %s goes on at %d of %d bytes", self._node.name, sha256[:12], at, size)
-                with source.open("rb") as file:
-                    file.seek(at)
-                    while step := file.read(READ_BYTES):
-                        process.stdin.write(step)
-                        await process.stdin.drain()
-                        yield len(step)
-                process.stdin.write_eof()
-            except BrokenPipeError:
-                pass  # who no longer reads has no space left, and says so
-            yield (await self._last_word(process)).decode(errors="replace").strip()
+                async with contextlib.aclosing(way.send(source, at)) as steps:
+                    async for step in steps:
+                        yield step
+                said = await self._in_time(way.last_word())
+            finally:
+                self._road.lost.remove_done_callback(way.abandon)
+                await way.close()
+        if not said and self._road.lost.done():
+            raise Dropped(self._node.name, self._road.lost.result().reason)
+        yield said.decode(errors="replace").strip()
 
-    async def _place(self, process: asyncssh.SSHClientProcess[bytes], nonce: str) -> int:
-        """Where the node goes on. What login files print comes before it."""
-        async with asyncio.timeout(KEEP_SECONDS):
-            while line := await process.stdout.readline():
-                match line.decode(errors="replace").split():
-                    case [said, "at", number] if said == nonce and number.isdecimal():
-                        return int(number)
-            await process.wait()
-        if process.exit_status is None and process.exit_signal is None:
+    async def _begin(self, command: str, nonce: str, size: int) -> tuple[Way, int]:
+        """The way that it goes, and where the node goes on. Raises a HostError."""
+        if size >= CARRIED_BYTES and self.has_ssh and (way := await self._carrier(command)):
+            if (at := await self._place(way, nonce)) is not None:
+                return way, at
+            await way.close()
+            log.info("%s: the system's ssh does not reach it as we do", self._node.name)
+        self.has_ssh = False if size >= CARRIED_BYTES else self.has_ssh
+        channel = _Channel(await create(self._connection, command))
+        if (at := await self._place(channel, nonce)) is not None:
+            return channel, at
+        if await channel.ended_early():
             raise Dropped(self._node.name, "the connection ended")
         raise NodeUnfit(self._node.name, "it takes no upload: its login shell does not run commands")
 
-    async def _last_word(self, process: asyncssh.SSHClientProcess[bytes]) -> bytes:
-        """ "" when there was none: somebody has ended it. Raises Dropped."""
+    async def _carrier(self, command: str) -> Carrier | None:
+        """None behind a jump host, whose key the connection has checked in its own way."""
+        key = self._connection.get_server_host_key()
+        if key is None or self._connection.get_extra_info("jump") is not None:
+            return None
+        return await Carrier.open(self._node, self._how, key.export_public_key().decode().strip(), command)
+
+    async def _place(self, way: Way, nonce: str) -> int | None:
+        """Where the node goes on; None when it does not say. What login files print comes before it."""
+        while line := await self._in_time(way.line()):
+            match line.decode(errors="replace").split():
+                case [said, "at", number] if said == nonce and number.isdecimal():
+                    return int(number)
+        return None
+
+    async def _in_time(self, saying: Awaitable[bytes]) -> bytes:
         try:
             async with asyncio.timeout(KEEP_SECONDS):
-                said = await process.stdout.read(MOST_WORDS_BYTES)
+                return await saying
         except TimeoutError as error:
             raise Dropped(self._node.name, f"no word of an upload for {KEEP_SECONDS} s") from error
-        if not said and self._road.lost.done():
-            raise Dropped(self._node.name, self._road.lost.result().reason)
-        return said
 
     async def _feed(self, command: str, pieces: Iterable[bytes]) -> int:
         """Bytes to the standard input of a command; how many they were."""

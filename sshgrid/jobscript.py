@@ -149,6 +149,8 @@ def _head(order: Order, facts: Facts, lease_uptime: float | None) -> list[bytes]
         _assign("USER_NAMESPACE", "" if facts.uid == 0 else "--user --map-current-user"),
         _assign("INPUT", order.program.stdin.sha256 if order.program.stdin else ""),
         _assign("DATA", str(int(bool(order.program.data or order.program.packs)))),
+        # Tasks of a sweep come in numbers, and each needs the object.
+        _assign("LEND", str(int(sweep_of(order.attempt.job) is None))),
         _assign("KEEP_CHILDREN", str(int(order.keep_children))),
         _assign("INTERACTIVE", str(int(order.interactive))),
         _assign("LEASE", "" if lease_uptime is None else str(int(lease_uptime))),

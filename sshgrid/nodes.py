@@ -59,7 +59,9 @@ LIBRARY_NAME = f"node-{_DIGEST}.sh"
 class Link:
     """One connection to one node. Made by `Link.open`; ended by `close`, or by itself, which `lost` tells."""
 
-    def __init__(self, node: Node, connection: asyncssh.SSHClientConnection, control: Shell, found: Found) -> None:
+    def __init__(
+        self, node: Node, how: Dialing, connection: asyncssh.SSHClientConnection, control: Shell, found: Found
+    ) -> None:
         self.node = node
         self.found = found
         self.facts = found.facts
@@ -71,7 +73,7 @@ class Link:
         self._bells: dict[str, asyncio.Event] = {}
         self._starting = asyncio.Lock()
         self._asides = asyncio.Semaphore(ASIDES)
-        self.cargo = Cargo(self, connection, self._ask, self._asides)
+        self.cargo = Cargo(self, how, connection, self._ask, self._asides)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -86,7 +88,7 @@ class Link:
                 )
                 _, output = await control.ask(contact_script(node, tools))
                 found = parse_contact(node.name, output)
-                link = cls(node, connection, control, found)
+                link = cls(node, how, connection, control, found)
                 await link._prepare(starter, sampler, on_sample)
                 return link
         except BaseException:

@@ -244,8 +244,54 @@ lay_data() (
 # put SHA PATH MODE: one of them. Where the file system can, the copy shares its blocks until somebody writes.
 put() {
   case $2 in */*) mkdir -p "./${2%/*}" || return ;; esac
-  { cp --reflink=auto "$W/objects/$1" "./$2" 2>/dev/null || cp "$W/objects/$1" "./$2"; } && chmod "$3" "./$2" &&
-    touch -c "$W/objects/$1"
+  object=$W/objects/$1
+  if [ ! -f "$object" ]; then
+    copy_unproved "$1" "./$2"
+  elif [ "$LEND" = 1 ] && size_of "$object" && [ "$size" -ge "$LENT_BYTES" ]; then
+    lend "$1" "$2"
+  else
+    { cp --reflink=auto "$object" "./$2" 2>/dev/null || cp "$object" "./$2"; } && touch -c "$object"
+  fi && chmod "$3" "./$2"
+}
+
+LENT_BYTES=33554432 # a copy of less is made soon enough
+
+# lend SHA PATH: the object itself goes into the run's folder, which saves the copy; `take_back` brings it home. SHA.lent
+# tells others where it is meanwhile.
+lend() {
+  { [ -d ../lent ] || mkdir ../lent; } && inode_of "$object" && ln -s "$inode/$2" "../lent/$1" || return
+  ln -sf "$DIR/work/$2" "$object.lent"
+  mv "$object" "./$2"
+}
+
+# copy_unproved SHA FILE: an object that was lent out since the start of this run has seen it. Its digest says whether it still is one.
+copy_unproved() {
+  for place in "$(readlink "$object.lent")" "$object.part"; do
+    if [ -f "$place" ] && cp "$place" "$2" && sum_of "$2" && [ "$sum" = "$1" ]; then return 0; fi
+  done 2>/dev/null
+  return 1
+}
+
+inode_of() { # FILE: in $inode, and in $links how many names the file has
+  # shellcheck disable=SC2012 # ls -i is the one portable way to see both
+  line=$(ls -lnid "$1" 2>/dev/null) || return
+  # shellcheck disable=SC2086 # split into fields on purpose
+  set -- $line
+  inode=$1
+  links=$3
+}
+
+# take_back RUN: what was lent to it lies beside the objects again. The program may have written into it: until a digest says
+# otherwise it is as good as an upload that was cut. Not what has another name, or is another file now.
+take_back() {
+  for lent in "$W/runs/$1/lent"/*; do
+    link_target "$lent" || continue
+    object=$W/objects/${lent##*/}
+    file=$W/runs/$1/work/${target#*/}
+    rm -f "$object.lent"
+    if [ -f "$object" ] || [ -h "$file" ] || ! inode_of "$file"; then continue; fi
+    if [ "$inode:$links" = "${target%%/*}:1" ]; then chmod 600 "$file" && mv -f "$file" "$object.part"; fi
+  done
 }
 
 # unpack SHA: many small ones. Their times are those of now, and they belong to this account.
@@ -654,8 +700,9 @@ clean() {
     # What the program has left running stays only when that was asked for and it ended by itself.
     if grep -qx KEEP_CHILDREN=1 job.sh 2>/dev/null; then
       if [ ! -h rc ] || [ -h why ]; then kill_strays "$run"; fi
-    elif [ ! -h rc ] || [ "$ISOLATION" != pidns ]; then
-      kill_strays "$run"
+    else
+      if [ ! -h rc ] || [ "$ISOLATION" != pidns ]; then kill_strays "$run"; fi
+      [ ! -d lent ] || take_back "$run"
     fi
     cd "$W" || return
     rm -rf "$dir" "$W"/builds/.*."$run" 2>/dev/null || {
@@ -748,6 +795,8 @@ receive() {
     return
   fi
   claim_part || partial=$object.$$.part
+  # Here it is, lent to a run: if that has left it as it was, nothing needs to be sent.
+  [ -e "$partial" ] || ! link_target "$object.lent" || cp "$target" "$partial" 2>/dev/null
   if size_of "$partial" 2>/dev/null && [ "$size" -le "$whole" ] && sum_of /dev/null; then
     at=$((size / STEP_BYTES * STEP_BYTES))
   else

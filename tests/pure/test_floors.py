@@ -51,6 +51,7 @@ FLOORS: dict[str, int] = {
     "database": 2,
     "builds": 2,
     "cargo": 2,
+    "carrier": 2,
     "channels": 2,
     "dial": 2,
     "disk": 2,
