@@ -15,7 +15,7 @@ import re
 import secrets
 import shlex
 import tarfile
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Protocol
@@ -148,7 +148,7 @@ class Cargo:
         """Send one file into the node's objects; bytes sent. It counts only once size and digest were checked there."""
         return sum([sent async for sent in self._upload(sha256, source)])
 
-    async def _upload(self, sha256: str, source: Path) -> AsyncIterator[int]:
+    async def _upload(self, sha256: str, source: Path) -> AsyncGenerator[int, None]:
         """The same, step by step."""
         size = source.stat().st_size
         async with self._sending:
@@ -169,7 +169,7 @@ class Cargo:
                             self._check_kept(step.encode())
                             return
 
-    async def upload_all(self, sources: Sequence[tuple[str, Path]]) -> AsyncIterator[int]:
+    async def upload_all(self, sources: Sequence[tuple[str, Path]]) -> AsyncGenerator[int, None]:
         """Send these files; the bytes of each step. Many small ones are one step."""
         small = [each for each in sources if each[1].stat().st_size <= SMALL_BYTES]
         together = small if len(small) > FEW and "tar" in self._road.facts.helpers else []
@@ -177,8 +177,9 @@ class Cargo:
             yield await self._upload_together(together[start : start + MOST_TOGETHER])
         for sha256, source in sources:
             if (sha256, source) not in together:
-                async for sent in self._upload(sha256, source):
-                    yield sent
+                async with contextlib.aclosing(self._upload(sha256, source)) as steps:
+                    async for sent in steps:
+                        yield sent
 
     async def _upload_together(self, sources: Sequence[tuple[str, Path]]) -> int:
         crate = f"crate.{secrets.token_hex(8)}"

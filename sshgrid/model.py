@@ -426,6 +426,7 @@ class AttemptRecord(Noun, frozen=True):
     gpus: tuple[int, ...] = ()  # numbers of those that it has on its node
     batch: str = ""  # the folder on the node of the batch that it was begun in; "" = begun alone
     fetched: Fetched | None = None  # None = nothing was asked for, or it did not come to that
+    upload_left_bytes: int = 0  # of a large upload that is under way
 
 
 class Job(Noun, frozen=True):

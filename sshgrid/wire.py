@@ -313,6 +313,7 @@ class AttemptLine(Noun, frozen=True):
     peak_memory: int | None
     toolchain: str = ""
     isolation: str = ""
+    upload_left_bytes: int = 0
 
 
 class JobLine(Noun, frozen=True):

@@ -20,10 +20,12 @@ from sshgrid.model import SourceFile
 from sshgrid.wire import MAX_PAYLOAD, Blobs, MissingBlobs, PutBlob
 
 if TYPE_CHECKING:
+    from sshgrid.cli.bar import Transfer
     from sshgrid.cli.handing import Hands
     from sshgrid.client import Connection
 
 SMALL_BYTES = 256 * 1024  # all that goes up in one piece without asking what the master has
+SHOWN_BYTES = 8 << 20  # of what is larger it is shown how far it has come
 MAX_NAME_BYTES = 255
 MAKEFILES = ("GNUmakefile", "makefile", "Makefile")  # the order in which make looks
 
@@ -269,7 +271,7 @@ def our_stdin() -> BinaryIO | None:
 # --- upload ----------------------------------------------------------------------------------------------------------
 
 
-def upload(connection: Connection, sources: Sequence[Source]) -> None:
+def upload(connection: Connection, sources: Sequence[Source], transfer: Transfer | None = None) -> None:
     """Give the master what it lacks. Small things are only queued: they leave together with the next request."""
     distinct = {source.file.sha256: source for source in sources}
     wanted = set(distinct)
@@ -278,15 +280,19 @@ def upload(connection: Connection, sources: Sequence[Source]) -> None:
         wanted &= set(connection.ask(MissingBlobs(tuple(distinct)), Blobs).sha256)
     for digest in distinct:
         if digest in wanted:
-            _put(connection, distinct[digest], at_once=large)
+            _put(connection, distinct[digest], transfer, at_once=large)
+    if transfer is not None:
+        transfer.clear()
 
 
-def _put(connection: Connection, source: Source, *, at_once: bool) -> None:
+def _put(connection: Connection, source: Source, transfer: Transfer | None, *, at_once: bool) -> None:
     digest, sent, size = source.file.sha256, 0, source.file.size
     for piece in source.pieces():
         sent += len(piece)
         connection.queue(PutBlob(digest, len(piece), last=sent >= size), piece)
         if at_once:
             connection.flush()
+        if transfer is not None and size >= SHOWN_BYTES:
+            transfer.moved(f"sending {source.file.name} to the master", sent, size)
     if sent < size:
         raise UsageError(f"{source.file.name} became shorter while it was uploaded", "run it again")

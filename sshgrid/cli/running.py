@@ -19,6 +19,7 @@ from sshgrid.cli.session import INTERRUPTED, PIPE_CLOSED, Session
 from sshgrid.errors import MasterGone, SshgridError, UsageError
 
 if TYPE_CHECKING:
+    from sshgrid.cli.bar import Transfer
     from sshgrid.cli.bundle import Bundle, Source
     from sshgrid.cli.data import Data
     from sshgrid.cli.follow import Follow
@@ -203,7 +204,7 @@ def submit(
     for again in range(SUBMIT_TRIES):
         connection = session.connect()
         try:
-            job = _send(connection, submission, sources, key)
+            job = _send(session, connection, submission, sources, key)
             session.accepted.append(job)
             return connection, job
         except MasterGone:
@@ -221,15 +222,28 @@ def new_key() -> str:
     return os.urandom(16).hex()
 
 
-def _send(connection: Connection, submission: Submission, sources: Sequence[Source], key: str) -> JobId:
+def _send(
+    session: Session, connection: Connection, submission: Submission, sources: Sequence[Source], key: str
+) -> JobId:
     from sshgrid.cli.bundle import upload
     from sshgrid.wire import Accepted, Submit
 
-    upload(connection, sources)
+    upload(connection, sources, _transfer(session, sources))
     connection.send(Submit(submission, key))
     import sshgrid.cli.follow  # noqa: F401 - wanted next, and the master is busy with this job now
 
     return connection.answer(Accepted).job
+
+
+def _transfer(session: Session, sources: Sequence[Source]) -> Transfer | None:
+    """Where it is shown how far the files have come; None when that is soon over, or nobody looks."""
+    from sshgrid.cli.bundle import SHOWN_BYTES
+
+    if not session.talks() or all(source.file.size < SHOWN_BYTES for source in sources):
+        return None
+    from sshgrid.cli.bar import Transfer
+
+    return Transfer(session.err, shown=True)
 
 
 def detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:

@@ -799,6 +799,7 @@ receive() {
   [ -e "$partial" ] || ! link_target "$object.lent" || cp "$target" "$partial" 2>/dev/null
   if size_of "$partial" 2>/dev/null && [ "$size" -le "$whole" ] && sum_of /dev/null; then
     at=$((size / STEP_BYTES * STEP_BYTES))
+    [ "$size" -lt "$whole" ] || at=$whole
   else
     rm -f "$partial"
   fi

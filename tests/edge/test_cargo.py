@@ -219,6 +219,67 @@ async def test_data_is_laid_out_also_when_the_build_is_there_and_may_be_written_
         order = host.order(LOOK + b"echo spoiled | tee one 'it''s.sh' p/two >/dev/null\n")
 
 
+LARGE = 40_000_000
+
+
+@pytest.mark.parametrize("writes", [False, True])
+async def test_a_large_file_is_lent_to_its_run_and_taken_back_unless_it_was_written_to(
+    host: Host, writes: bool
+) -> None:
+    content = Random(8).randbytes(LARGE)
+    folder = Path(host.node.workdir)
+    for again in range(2):
+        order = with_data(
+            host, host.order(b"cksum <d/big; test -n '%s' || echo x >>d/big\n" % (b"" if writes else b"no")), {}, {}
+        )
+        big = SourceFile("d/big", host.put(content), LARGE)
+        order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, data=(big,)))
+        kept = Kept()
+        assert (await host.run(order, kept)).outcome == Exited(0)
+        assert int(kept["stdout"].split()[1]) == LARGE, "what the run before has written is not seen"
+        assert big.sha256 not in objects(host), "the run has it"
+        assert (folder / "runs" / order.run / "work/d/big").stat().st_nlink == 1
+        sent = kept.uploaded_bytes
+        assert (sent < 10_000) == (bool(again) and not writes), sent
+        await host.engine.discard(order.run)
+        assert {name for name in objects(host) if big.sha256 in name} == {f"{big.sha256}.part"}
+
+
+async def test_a_file_that_is_lent_can_be_had_by_another_run_meanwhile(host: Host) -> None:
+    content = Random(9).randbytes(LARGE)
+    big = SourceFile("big", host.put(content), LARGE)
+    orders = [host.order(b"cksum <big; while [ ! -e ../open ]; do sleep 0.1; done\n") for _ in range(2)]
+    orders = [msgspec.structs.replace(o, program=msgspec.structs.replace(o.program, data=(big,))) for o in orders]
+    sinks = [Kept(), Kept()]
+    runs = []
+    for order, sink in zip(orders, sinks, strict=True):
+        runs.append(asyncio.create_task(host.run(order, sink)))
+        async with asyncio.timeout(30):
+            while not sink["stdout"]:  # noqa: ASYNC110 - of others
+                await asyncio.sleep(0.01)
+    for order in orders:
+        (Path(host.node.workdir) / "runs" / order.run / "open").touch()
+    assert [(await run).outcome for run in runs] == [Exited(0), Exited(0)]
+    assert sinks[0]["stdout"] == sinks[1]["stdout"]
+    assert sinks[1].uploaded_bytes < 10_000, "nothing was sent for the second"
+
+
+async def test_what_a_program_has_put_elsewhere_or_given_another_name_is_not_taken_back(host: Host) -> None:
+    content = Random(10).randbytes(LARGE)
+    big = SourceFile("d/big", host.put(content), LARGE)
+    mine = Path(host.node.workdir).parent / "mine"
+    mine.mkdir()
+    (mine / "big").write_text("mine")
+    for script in (b'ln d/big "$1/kept"\n', b'mv d gone && ln -s "$1" d\n'):
+        order = host.order(script, os.fsencode(mine))
+        order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, data=(big,)))
+        assert (await host.run(order)).outcome == Exited(0)
+        await host.engine.discard(order.run)
+        assert not [name for name in objects(host) if big.sha256 in name]
+    assert (mine / "big").read_text() == "mine"
+    assert (mine / "kept").read_bytes() == content
+
+
 async def test_F24_data_that_does_not_fit_is_the_node_s_fault(host: Host) -> None:
     order = with_data(host, host.order(b"echo ran\n"), {}, {"a": b"1"})
     sha256 = order.program.packs[0].sha256
