@@ -131,5 +131,5 @@ def test_at_the_end_nothing_is_said_of_rates() -> None:
 
 def test_of_a_large_file_it_is_shown_how_much_has_come() -> None:
     assert transfer_text("uploading to h1", 256 << 20, 1 << 30) == (
-        "uploading to h1 [#####...............]  25% 256M of 1.0G"
+        "uploading to h1 [#####...............]  25% 256M of 1G"
     )
