@@ -253,7 +253,7 @@ class Cargo:
                 return way, at
             await way.close()
             log.info("%s: the system's ssh does not reach it as we do", self._node.name)
-        self.has_ssh = False if size >= CARRIED_BYTES else self.has_ssh
+            self.has_ssh = False
         channel = _Channel(await create(self._connection, command))
         if (at := await self._place(channel, nonce)) is not None:
             return channel, at

@@ -13,6 +13,7 @@ import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +30,7 @@ FEW_FILES = 8  # above that it is cheaper to bring the whole file system to disk
 RESERVED_BYTES = 256 << 20
 HOUR = 3600.0
 _BLOCK = 65536
-_COPY_BYTES = 8 << 20
+_COPY_BYTES = 32 << 20
 _HASH_BYTES = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHARD = re.compile(r"[0-9a-f]{2}")
@@ -102,18 +103,22 @@ def _copy_and_digest(source: int, copy: int, go_on: Callable[[], bool]) -> str:
     digest = hashlib.sha256()
     os.lseek(source, 0, os.SEEK_SET)
     at = 0
-    while count := _copy_step(source, copy):
-        for offset in range(at, at + count, _HASH_BYTES):
-            digest.update(os.pread(copy, min(_HASH_BYTES, at + count - offset), offset))
-        at += count
-        if not go_on():
-            raise UsageError("the master leaves", "try again")
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(_copy_step, source, copy)
+        while count := ahead.result():
+            ahead = pool.submit(_copy_step, source, copy)  # while this one is read
+            for offset in range(at, at + count, _HASH_BYTES):
+                digest.update(os.pread(copy, min(_HASH_BYTES, at + count - offset), offset))
+            at += count
+            if not go_on():
+                raise UsageError("the master leaves", "try again")
     return digest.hexdigest()
 
 
 def _copy_step(source: int, copy: int) -> int:
-    """Bytes copied; 0 at the end. Not every pair of file systems can do it by themselves."""
-    try:
+    """Bytes copied, those of the step before on disk; 0 at the end."""
+    os.fdatasync(copy)  # bit by bit, as all at the end would be waited for
+    try:  # not every pair of file systems can do it by themselves
         return os.copy_file_range(source, copy, _COPY_BYTES)
     except OSError as error:
         if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):

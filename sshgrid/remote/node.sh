@@ -804,15 +804,21 @@ receive() {
     rm -f "$partial"
   fi
   printf '\n%s at %s\n' "$2" "$at"
+  bring_to_disk </dev/null >/dev/null 2>&1 &
+  bringing=$!
   if dd of="$partial" bs="$STEP_BYTES" seek="$((at / STEP_BYTES))" conv=notrunc 2>/dev/null; then
     verdict=$(settle_part)
   else
     rm -f "$partial"
     verdict="in part"
   fi
+  kill "$bringing" 2>/dev/null
   ! link_target "$object.by" || [ "$target" != "$mine" ] || rm -f "$object.by"
   echo "$verdict"
 }
+
+# Bit by bit while it comes and is proved: all at the end would be waited for.
+bring_to_disk() { while sleep 1 && [ -f "$partial" ]; do sync "$partial"; done; }
 
 # What has come becomes the object; of a cut one the part stays.
 settle_part() {

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from sshgrid import cargo, globs
+from sshgrid.carrier import Carrier
 from sshgrid.errors import Dropped, NodeUnfit
 from sshgrid.jobscript import Order
 from sshgrid.model import Exited, HostLost, Node, SourceFile
@@ -142,6 +143,25 @@ async def test_F25_what_was_left_and_is_longer_than_the_file_is_not_taken(host: 
     assert objects(host) == {sha256}
 
 
+async def test_where_the_systems_ssh_gets_nowhere_the_connection_carries(
+    host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    link = await host.open()
+    tries: list[str] = []
+
+    async def nowhere(command: str) -> Carrier:
+        tries.append(command)
+        process = await asyncio.create_subprocess_exec("false", stdout=asyncio.subprocess.PIPE)
+        return Carrier(process, os.open(os.devnull, os.O_WRONLY), str(tmp_path / "known"))
+
+    monkeypatch.setattr(link.cargo, "_carrier", nowhere)
+    for number in range(2):
+        sha256 = host.put(bytes([number]) * 40_000_000)
+        assert await link.cargo.upload(sha256, host.blobs / sha256) == 40_000_000
+        assert sha256 in objects(host)
+    assert len(tries) == 1, "it is not tried again on this connection"
+
+
 async def another_link(host: Host) -> Link:
     return await Link.open(host.node, host.how, ("sh",), host.samples.append)
 
@@ -169,8 +189,10 @@ async def test_an_upload_that_stands_still_is_taken_over(host: Host) -> None:
         await anext(begun)  # and nobody asks for more
     part = Path(host.node.workdir) / "objects" / f"{sha256}.part"
     async with asyncio.timeout(20):
-        while part.stat().st_size < 2 * STEP_BYTES:  # noqa: ASYNC110 - of others
-            await asyncio.sleep(0.001)
+        seen = 0
+        while part.stat().st_size != seen or seen < 2 * STEP_BYTES:
+            seen = part.stat().st_size
+            await asyncio.sleep(0.5)
     second = await another_link(host)
     assert await second.cargo.upload(sha256, host.blobs / sha256) < len(content)
     assert objects(host) == {sha256}
