@@ -59,7 +59,9 @@ def read_data(paths: Sequence[str], hands: Hands | None = None) -> Data:
     selection = Selection(hands)
     for path in paths:
         selection.take(path)
-    for found in selection.all():
+    chosen = selection.all()
+    selection.complain()  # before gigabytes are read
+    for found in chosen:
         if found.size < PACKED_BELOW_BYTES:
             small.append(found)
         else:
