@@ -24,6 +24,7 @@ from bench.peers.limit import Limit
 from bench.peers.parallel import Parallel
 from bench.peers.share import Share
 from bench.peers.sshgrid import Sshgrid, SshgridWith
+from bench.peers.started import Started
 from bench.peers.xargs import Xargs
 from bench.table import Row, spread
 from bench.work import SPEED, Work, carrying, lasting, nothing, squares
@@ -130,6 +131,7 @@ CONTESTS = (
         (
             Target(lambda ground: Share(Parallel(ground, "compiled in each run"), 5), "<=", 0.2),
             Target(Parallel, "<=", 0.4),
+            Target(Started, "<="),
         ),
     ),
     Contest(

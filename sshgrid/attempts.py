@@ -1,6 +1,6 @@
 """Attempts under way: one task each, from the claim to the settled result, and the ways to end one early.
 
-An attempt's number is the fence: what an older attempt still says is dropped by the store. A task that is cancelled
+What an attempt says that is no longer live is dropped by the store. A task that is cancelled
 because the master leaves settles nothing; its run goes on and is found again. The only `except Exception` of the
 project stands here, where our own bug becomes a verdict.
 """
@@ -12,15 +12,16 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from typing import TypeVar
 
 import msgspec
 
 from sshgrid import intake, lifecycle, placement, toolchains
-from sshgrid.batches import BatchSink, Ends, Running, by_batch
-from sshgrid.engines import Finish, Keyboard, place_in
+from sshgrid.batches import BatchSink, Begun, Ends, Running, by_batch
+from sshgrid.engines import Finish, Keyboard
 from sshgrid.errors import HostError, NeverBegan, SshgridError, StoreError
 from sshgrid.jobbook import JobBook
-from sshgrid.jobscript import LEASE_MARGIN_SECONDS, Order, make_batch, run_name
+from sshgrid.jobscript import LEASE_MARGIN_SECONDS, Order, make_batch, place_in, run_name
 from sshgrid.member import Member, Share
 from sshgrid.model import (
     Attempt,
@@ -37,6 +38,7 @@ from sshgrid.model import (
     Phase,
     Program,
     Step,
+    Superseded,
     ToolchainBroken,
     job_text,
     sweep_of,
@@ -45,6 +47,7 @@ from sshgrid.roster import Roster
 from sshgrid.spool import Spool
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # INT grows to TERM and KILL, as an impatient person would: (signal, seconds until the next)
 ESCALATION: dict[str, tuple[tuple[str, float], ...]] = {
@@ -71,6 +74,8 @@ class _JobSink:
         return self._spool.go_on(attempt.job, attempt.number, stream)
 
     async def output(self, stream: str, piece: bytes) -> None:
+        if self._running.superseded:
+            return
         attempt = self._running.attempt
         self._spool.append(attempt.job, attempt.number, stream, piece)
         self._book.board.tell(attempt.job)
@@ -91,6 +96,8 @@ class _JobSink:
             self._change(compiled=compiled)
 
     def room(self) -> int:
+        if self._running.superseded:
+            return 0
         job = self._book.current(self._running.attempt.job)
         return 0 if job.cancel_requested else self._spool.room()
 
@@ -113,7 +120,8 @@ class Attempts:
         self._book = book
         self._roster = roster
         self._spool = roster.spool
-        self._running: dict[JobId, Running] = {}
+        self._running: dict[tuple[JobId, int], Running] = {}  # by job and number of the attempt
+        self._batches: dict[tuple[str, str], BatchSink] = {}  # by node and name
         self._keyboards: dict[JobId, Keyboard] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._cleaning: set[asyncio.Task[None]] = set()  # of these, what removes ended runs from nodes right now
@@ -122,49 +130,134 @@ class Attempts:
 
     def begin(self, job: Job, attempt: Attempt) -> None:
         """Run what the store has claimed."""
-        if attempt.number > 1:
+        record = job.attempts[-1]
+        if attempt.number > 1 and not record.backup:
             self._say_moved(job, attempt)
-        self._launch(job, attempt, resume=False)
+        self._launch((job, record), resume=False)
 
     def begin_batch(self, found: Sequence[tuple[Job, Attempt]]) -> None:
         """The same for tasks that go to one slot of a node together."""
-        self._launch_batch([job for job, _ in found], resume=False)
+        self._launch_batch([(job, job.attempts[-1]) for job, _ in found], resume=False)
 
     def resume(self, jobs: Iterable[Job]) -> None:
-        """Find the runs that an earlier master started."""
-        alone, batches = by_batch(jobs)
-        for job in alone:
-            last = job.attempts[-1]
-            self._launch(job, Attempt(job.id, last.number, last.node), resume=True)
+        """Find the runs that an earlier master started: of a job that has a backup both."""
+        alone, batches = by_batch((job, record) for job in jobs for record in job.live)
+        for begun in alone:
+            self._launch(begun, resume=True)
         for batch in batches:
-            self._launch_batch(batch, resume=True)
+            self._launch_batch([*self._superseded_in(batch), *batch], resume=True)
 
-    def _launch_batch(self, jobs: Sequence[Job], *, resume: bool) -> None:
-        name, node = jobs[0].attempts[-1].batch, jobs[0].attempts[-1].node
-        batch = []
-        for job in jobs:
-            attempt = Attempt(job.id, job.attempts[-1].number, node)
-            running = Running(attempt, job.attempts[-1], run_name(self._book.store.grid, attempt))
-            batch.append(running)
-            self._running[job.id] = running
+    def _superseded_in(self, batch: Sequence[Begun]) -> list[Begun]:
+        """What an earlier master may not have lived to end: in a batch that goes on it would stand before the rest."""
+        job, record = batch[0]
+        sweep = sweep_of(job.id)
+        plan = None if sweep is None else self._book.current(sweep).submission.sweep
+        if sweep is None or plan is None or not plan.backup:
+            return []
+        found = self._book.store.superseded(sweep)
+        return [(self._book.current(task), each) for task, each in found if each.batch == record.batch]
+
+    def _launch_batch(self, begun: Sequence[Begun], *, resume: bool) -> None:
+        name, node = begun[0][1].batch, begun[0][1].node
+        jobs, batch = [job for job, _ in begun], [self._running_of(*each) for each in begun]
+        sink = self._batches[node, name] = BatchSink(self._book, self._spool, batch, self._settle_all)
+        sink.takes_more = not resume
         if member := self._roster.members.get(node):
             member.begun(name)
-        task = self._spawn(self._batch(name, node, jobs, batch, resume), f"batch {name}")
+        task = self._spawn(self._batch(sink, jobs, batch, resume), f"batch {name}")
         for job, running in zip(jobs, batch, strict=True):
             running.task = task
-            if resume and job.cancel_requested:
-                self.end(job, lifecycle_signal(job))
+            if resume:
+                self._end_what_was_asked_for(job, running)
 
-    def _launch(self, job: Job, attempt: Attempt, *, resume: bool) -> None:
-        run = run_name(self._book.store.grid, attempt)
-        running = Running(attempt, job.attempts[-1], run)
-        self._running[job.id] = running
-        if member := self._roster.members.get(attempt.node):
-            member.begun(run, Share(job.submission.slots, job.attempts[-1].gpus))
-        running.task = self._spawn(self._attempt(job, running, resume), f"attempt {attempt}")
+    def _running_of(self, job: Job, record: AttemptRecord) -> Running:
+        """What is kept of an attempt under way."""
+        attempt = Attempt(job.id, record.number, record.node)
+        running = Running(attempt, record, run_name(self._book.store.grid, attempt))
+        self._running[job.id, record.number] = running
+        return running
+
+    def _end_what_was_asked_for(self, job: Job, running: Running) -> None:
+        """Of a run that an earlier master started: it was cancelled then, or superseded."""
+        if isinstance(running.record.outcome, Superseded):
+            self._end_superseded(job)
+        elif job.cancel_requested:
+            self._end(running, lifecycle_signal(job))
+
+    # --- batches under way
+
+    @property
+    def batches(self) -> list[BatchSink]:
+        """Those that still have their slot."""
+        return [sink for sink in self._batches.values() if not sink.released]
+
+    def extend(self, sink: BatchSink, found: Sequence[tuple[Job, Attempt]]) -> None:
+        """Begin tasks behind the last ones of a batch, in its slot; where it takes no more they are given back."""
+        jobs, batch = [job for job, _ in found], [self._running_of(job, job.attempts[-1]) for job, _ in found]
+        sink.join(batch)
+        self._spawn(self._extend(sink, jobs, batch), f"more for {sink.name}")
+
+    async def _extend(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running]) -> None:
+        member = self._roster.members.get(sink.node)
+        sent = None if member is None else await self._judged(sink.name, member, self._send(sink, jobs, batch, member))
+        sink.joining.difference_update(running.run for running in batch)
+        if isinstance(sent, Finish):
+            sink.leave(running.run for running in batch)
+            self._settle_all([(running, sent) for running in batch])
+        elif not sent:
+            self._give_back(sink, batch)
+
+    async def _send(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running], member: Member) -> bool:
+        return await member.engine.extend(sink.name, self._orders(jobs, batch, member, resume=False))
+
+    def take_back(self, sink: BatchSink, runs: Sequence[str]) -> None:
+        """Give runs of a batch back to the queue, those that have not begun when its node hears of it."""
+        sink.takes_more = False  # it would pass over them, should they come again
+        sink.leaving.update(runs)
+        self._spawn(self._take_back(sink, runs), f"take back from {sink.name}")
+
+    async def _take_back(self, sink: BatchSink, runs: Sequence[str]) -> None:
+        member = self._roster.members.get(sink.node)
+        if member is None:
+            return
+        try:
+            taken = await member.engine.take_back(sink.name, runs)
+        except HostError as error:
+            log.info("%s: cannot take anything back from %s: %s", member.name, sink.name, error.reason)
+            return
+        finally:
+            sink.leaving.difference_update(runs)
+        self._give_back(sink, [running for run in taken if (running := sink.rest.get(run))])
+
+    def _give_back(self, sink: BatchSink, batch: Sequence[Running]) -> None:
+        """They never began, and never will."""
+        sink.takes_more = False
+        sink.leave(running.run for running in batch)
+        over = [running for running in batch if self._is_over_when_given_back(running)]
+        self._settle_all([(running, Finish(Cancelled())) for running in over])
+        given = [running for running in batch if running not in over]
+        self._drop(given)
+        self._book.give_back_tasks([running.attempt.job for running in given])
+
+    def _is_over_when_given_back(self, running: Running) -> bool:
+        return running.superseded or self._book.current(running.attempt.job).cancel_requested
+
+    def release(self, sink: BatchSink) -> None:
+        """Its slot may be given to another one already: it is about to end."""
+        sink.released = True
+        if member := self._roster.members.get(sink.node):
+            member.let_go(sink.name)
+        self._book.wake.set()
+
+    def _launch(self, begun: Begun, *, resume: bool) -> None:
+        job, record = begun
+        running = self._running_of(job, record)
+        if member := self._roster.members.get(record.node):
+            member.begun(running.run, Share(job.submission.slots, record.gpus))
+        running.task = self._spawn(self._attempt(job, running, resume), f"attempt {running.attempt}")
         self._book.board.tell(job.id)
-        if resume and job.cancel_requested:
-            self.end(job, lifecycle_signal(job))
+        if resume:
+            self._end_what_was_asked_for(job, running)
 
     def _say_moved(self, job: Job, attempt: Attempt) -> None:
         before = job.attempts[-2]
@@ -209,19 +302,21 @@ class Attempts:
         # A start that is still on its way meets the folder until the node would refuse it as too late anyway.
         self._clean(member, running.run, CLAIM_KEPT_SECONDS if running.refused or running.never_began else 0.0)
 
-    async def _batch(self, name: str, node: str, jobs: Sequence[Job], batch: Sequence[Running], resume: bool) -> None:
-        member = self._roster.members.get(node)
+    async def _batch(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running], resume: bool) -> None:
+        member = self._roster.members.get(sink.node)
         if member is None:
-            gone = Finish(HostLost(f"{node} is no longer in the inventory"))
+            del self._batches[sink.node, sink.name]
+            gone = Finish(HostLost(f"{sink.node} is no longer in the inventory"))
             self._settle_all([(running, gone) for running in batch])
             return
-        sink = BatchSink(self._book, self._spool, batch, self._settle_all, lambda: self._release(member, name))
         try:
-            lost = await self._judged(name, member, self._rest_of_batch(jobs, batch, member, sink, resume))
+            lost = await self._judged(sink.name, member, self._rest_of_batch(jobs, batch, member, sink, resume))
         finally:
-            member.ended(name)
-        self._settle_all([(running, lost) for running in sink.rest.values()])
-        self._clean(member, name)
+            member.ended(sink.name)
+            del self._batches[sink.node, sink.name]
+        # What the node has not taken yet goes back to the queue as soon as that is known.
+        self._settle_all([(running, lost) for run, running in sink.rest.items() if run not in sink.joining])
+        self._clean(member, sink.name)
 
     def _clean(self, member: Member, run: str, pause: float = 0.0) -> None:
         """Remove a run, or batch, from its node; who leaves waits for that, but for no pause."""
@@ -230,20 +325,19 @@ class Attempts:
             self._cleaning.add(cleaning)
             cleaning.add_done_callback(self._cleaning.discard)
 
-    def _release(self, member: Member, name: str) -> None:
-        member.let_go(name)
-        self._book.wake.set()
-
     async def _rest_of_batch(
         self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, sink: BatchSink, resume: bool
     ) -> Finish:
         """Follow a batch; what became of those tasks of which no end was told."""
         if resume:
             await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
-        source = self._source(jobs[0].submission.program, resume)
-        orders = [self._order(job, run, member, resume, source) for job, run in zip(jobs, batch, strict=True)]
-        await member.engine.run_batch(make_batch(orders, name=batch[0].record.batch), sink, resume=resume)
+        orders = self._orders(jobs, batch, member, resume=resume)
+        await member.engine.run_batch(make_batch(orders, name=sink.name), sink, resume=resume)
         return Finish(HostLost("the run was not told of"))
+
+    def _orders(self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, *, resume: bool) -> list[Order]:
+        source = self._source(jobs[0].submission.program, resume)
+        return [self._order(job, run, member, resume, source) for job, run in zip(jobs, batch, strict=True)]
 
     async def _outcome(self, job: Job, running: Running, member: Member, resume: bool) -> Finish:
         try:
@@ -267,8 +361,8 @@ class Attempts:
             running.never_began = True
             raise
 
-    async def _judged(self, what: str, member: Member, work: Awaitable[Finish]) -> Finish:
-        """How it ended, also when that was by an error: whose fault it is makes the outcome."""
+    async def _judged(self, what: str, member: Member, work: Awaitable[T]) -> T | Finish:
+        """What comes of the work; when that is an error, whose fault it is makes the outcome."""
         try:
             return await work
         except HostError as error:
@@ -303,6 +397,9 @@ class Attempts:
         recipe = toolchains.recipe(row, found, program, source, member.facts)
         if not member.node.shared_builds:
             recipe = msgspec.structs.replace(recipe, shared=False)
+        if job.submission.verify_build:
+            recipe = toolchains.verified(recipe, row.name)
+        running.build = recipe.build_key if recipe.shared else ""
         words = f"{found.language} {found.version}".strip()
         asked = job.submission
         order = Order(
@@ -341,38 +438,66 @@ class Attempts:
         self._spool.sync([(running.attempt.job, running.attempt.number) for running, _ in ends])
         with self._book.store.batch():
             settled = [found for running, finish in ends if (found := self._settle_one(running, finish, now))]
-        for running, _ in ends:
-            if self._running.get(running.attempt.job) is running:
-                del self._running[running.attempt.job]
-                self._keyboards.pop(running.attempt.job, None)
+        self._drop(running for running, _ in ends)
+        for attempt, job in settled:
+            record = next(record for record in job.attempts if record.number == attempt.number)
+            self._judge_node(attempt, record)
+            log.info("attempt %s on %s: %s", attempt, attempt.node, record.outcome)
+            if job.submission.verify_build and record.why_compiled:
+                words = f"{attempt.node} has compiled it itself: {record.why_compiled}"
+                self._book.board.say(sweep_of(job.id) or job.id, words)
+            self._book.keep(job)
+            self._end_superseded(job)
+
+    def _drop(self, ended: Iterable[Running]) -> None:
+        for running in ended:
+            attempt = running.attempt
+            if self._running.pop((attempt.job, attempt.number), None):
+                self._keyboards.pop(attempt.job, None)
             if running.ending is not None:
                 running.ending.cancel()
-        for attempt, job in settled:
-            record = job.attempts[-1]
-            assert record.outcome is not None
-            self._judge_node(attempt, record, record.outcome)
-            log.info("attempt %s on %s: %s", attempt, attempt.node, record.outcome)
-            self._book.keep(job)
+
+    def _why_compiled(self, running: Running) -> str:
+        if not running.record.compiled or not running.build:
+            return ""
+        return self._roster.builds.why_not_taken(running.build, running.attempt.node)
 
     def _settle_one(self, running: Running, finish: Finish, now: float) -> tuple[Attempt, Job] | None:
         """In the store; None for late news."""
         attempt = running.attempt
+        if running.superseded:
+            log.info("attempt %s was superseded and has ended", attempt)
+            return None
         job = self._book.current(attempt.job)
         outcome = self._as_cancelled(job, finish.outcome)
-        record = msgspec.structs.replace(running.record, outcome=outcome, ended=now, usage=finish.usage)
+        record = msgspec.structs.replace(
+            running.record, outcome=outcome, ended=now, usage=finish.usage, why_compiled=self._why_compiled(running)
+        )
         others = isinstance(outcome, HostLost | ToolchainBroken) and placement.others(
             self._roster.views(), job.submission, job.excluded | {attempt.node}
         )
         settled = lifecycle.settle(job, record, outcome, self._roster.retry, now, self._roster.rng, others)
-        if settled.phase is Phase.RUNNING or not self._book.store.settle(attempt, record, settled):
+        store = self._book.store
+        goes_on = settled.phase is Phase.RUNNING
+        if not (store.leave(attempt, record) if goes_on else store.settle(attempt, record, settled)):
             log.info("attempt %s: late news dropped", attempt)
             return None
         return attempt, settled
 
-    def _judge_node(self, attempt: Attempt, record: AttemptRecord, outcome: Outcome) -> None:
+    def _end_superseded(self, job: Job) -> None:
+        """Whatever another attempt was quicker than is killed, and nothing that it still says counts."""
+        for record in job.attempts:
+            running = self._running.get((job.id, record.number))
+            if running is not None and isinstance(record.outcome, Superseded):
+                running.superseded = True
+                if running.ending is None:  # who was asked to end in peace may do so
+                    self._end(running, "KILL")
+
+    def _judge_node(self, attempt: Attempt, record: AttemptRecord) -> None:
         member = self._roster.members.get(attempt.node)
         if member is None:
             return
+        outcome = record.outcome
         if isinstance(outcome, HostLost) and record.step is Step.RUNNING:
             member.lost_a_run()
         elif isinstance(outcome, Exited):
@@ -398,20 +523,35 @@ class Attempts:
     # --- looking at one
 
     def live(self, job: Job) -> Job:
-        """The job with the newest step of its running attempt, which the store need not know."""
-        running = self._running.get(job.id)
-        if running is None or job.phase is not Phase.RUNNING or not job.attempts:
+        """The job with the newest step of each running attempt, which the store need not know."""
+        newest = {running.attempt.number: running.record for running in self._of(job)}
+        if not newest:
             return job
-        return msgspec.structs.replace(job, attempts=(*job.attempts[:-1], running.record))
+        records = (newest.get(record.number, record) for record in job.attempts)
+        return msgspec.structs.replace(job, attempts=tuple(records))
+
+    def _of(self, job: Job) -> list[Running]:
+        """What runs of a job and may settle it: two while it has a backup."""
+        found = (self._running.get((job.id, record.number)) for record in job.live)
+        return [running for running in found if running is not None]
+
+    def ran_seconds(self, job: Job, now: float) -> float | None:
+        """For how long its oldest live attempt has run; None while it waits in a batch, or is on its way in or out."""
+        for running in self._of(job)[:1]:
+            if not running.record.batch:
+                return now - running.record.began
+            sink = self._batches.get((running.attempt.node, running.record.batch))
+            if sink and sink.is_first(running.run) and running.run not in sink.leaving | sink.joining:
+                return sink.ran_seconds
+        return None
 
     # --- ending one early
 
     async def signal(self, job: Job, name: str) -> None:
         """Only a signal; the run decides what it means. Raises HostError when its node does not answer."""
-        running = self._running.get(job.id)
-        member = self._roster.members.get(running.attempt.node) if running else None
-        if running and member:
-            await member.engine.signal(place_in(running.record.batch, running.run), name)
+        for running in self._of(job):
+            if member := self._roster.members.get(running.attempt.node):
+                await member.engine.signal(place_in(running.record.batch, running.run), name)
 
     async def typed(self, job: Job, piece: bytes) -> None:
         """Standard input of an interactive run, kept until it begins; words for one that has ended are dropped."""
@@ -431,10 +571,11 @@ class Attempts:
         return self._keyboards.setdefault(job_id, asyncio.Queue(KEYS_WAITING))
 
     def end(self, job: Job, signal: str) -> None:
-        """Signals of growing force until the attempt has ended."""
-        running = self._running.get(job.id)
-        if running is None:
-            return
+        """Signals of growing force until each attempt has ended."""
+        for running in self._of(job):
+            self._end(running, signal)
+
+    def _end(self, running: Running, signal: str) -> None:
         if running.ending is not None:
             running.ending.cancel()
         running.ending = self._spawn(self._escalate(running, signal), f"end {running.attempt}")
@@ -454,29 +595,46 @@ class Attempts:
         """A run that has not begun is refused its folder; one on a silent node is asked until it answers."""
         while True:
             try:
-                place = place_in(running.record.batch, running.run)
-                if await member.engine.signal(place, name):
+                if await member.engine.signal(place_in(running.record.batch, running.run), name):
                     return
-                if await member.engine.refuse(place):
-                    if not running.record.batch:  # there it ends as its batch comes to it
-                        running.refused = True
-                        assert running.task is not None
-                        running.task.cancel()
+                if await self._refuse(running, member):
                     return
             except HostError as error:
                 log.info("%s: cannot send %s to %s yet: %s", member.name, name, running.run, error.reason)
             await asyncio.sleep(0.2)
 
+    async def _refuse(self, running: Running, member: Member) -> bool:
+        """It has not begun, and ends like that."""
+        if running.record.batch:
+            taken = await member.engine.take_back(running.record.batch, [running.run])
+            if taken:
+                self._settle(running, Finish(Cancelled()))
+            return bool(taken)
+        if not await member.engine.refuse(running.run):
+            return False
+        running.refused = True
+        assert running.task is not None
+        running.task.cancel()
+        return True
+
     # --- leaving
 
     async def close(self) -> None:
         """Runs go on; what has just ended is still cleaned up, as perhaps no master comes after this one."""
-        if self._cleaning:
-            await asyncio.wait(set(self._cleaning), timeout=LEAVE_SECONDS)
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while (leaving := self._leaving()) and (rest := deadline - time.monotonic()) > 0:
+            await asyncio.wait(leaving, timeout=rest, return_when=asyncio.FIRST_COMPLETED)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _leaving(self) -> set[asyncio.Task[None]]:
+        """What removes ended runs from nodes, and the superseded ones that are about to end."""
+        superseded = {
+            run.task for run in self._running.values() if run.superseded and not run.record.batch and run.task
+        }
+        return self._cleaning | superseded
 
 
 def lifecycle_signal(job: Job) -> str:

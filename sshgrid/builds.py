@@ -2,7 +2,8 @@
 
 Runs that need the same build key wait for whoever is compiling it already, as long as that node is heard of; then they
 get the build folder, brought once and kept as a blob that may be swept at any time. A compile error ends all who waited
-for it. Refuses to trust anything but equal keys, and to pass on more than plain files and folders.
+for it. Refuses to trust anything but equal keys (and, where that is asked for, a hello of the node that built), and to
+pass on more than plain files and folders.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import tarfile
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import PurePosixPath
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, NamedTuple, Protocol, Self, TypeAlias
 
 from sshgrid.channels import READ_BYTES
 from sshgrid.engines import Sink
@@ -48,6 +49,14 @@ class Place(Protocol):
 
     def silent_seconds(self) -> float:
         """Since its last sign of life."""
+
+
+# (language, who built, who is to take it) -> "" or why a build must not be taken.
+Verify: TypeAlias = Callable[[str, Place, Place], Awaitable[str]]
+
+
+async def _unverified(language: str, maker: Place, taker: Place) -> str:
+    return f"no hello in {language} of {maker.name} was tried on {taker.name}"
 
 
 class Failure(Noun, frozen=True):
@@ -100,6 +109,20 @@ class Archive(Noun, frozen=True):
     size: int
 
 
+class Holder(NamedTuple):
+    """A node that has a build, and the one that made it: itself, or where it was brought from."""
+
+    place: Place
+    maker: Place
+
+
+class Kept(NamedTuple):
+    """A build in the spool, and who made it."""
+
+    archive: Archive
+    maker: Place
+
+
 class Builds:
     """What is being built, and where builds are."""
 
@@ -110,10 +133,11 @@ class Builds:
         self._max_build_bytes = max_build_bytes
         self._max_kept_bytes = max_kept_bytes
         self._under_way: dict[str, Claim] = {}
-        self._places: OrderedDict[str, dict[str, Place]] = OrderedDict()  # key -> nodes that have it
-        self._archives: OrderedDict[str, Archive] = OrderedDict()
-        self._unshared: OrderedDict[str, None] = OrderedDict()  # scopes that builds of others do not come to
+        self._holders: OrderedDict[str, dict[str, Holder]] = OrderedDict()  # key -> nodes that have it, by name
+        self._archives: OrderedDict[str, Kept] = OrderedDict()
+        self._unshared: OrderedDict[str, str] = OrderedDict()  # scopes that builds of others do not come to, and why
         self._locks: dict[str, asyncio.Lock] = {}
+        self.verify: Verify = _unverified  # asked where a recipe wants it
 
     async def obtain(self, recipe: Recipe, place: Place, sink: Sink) -> Claim | Failure | None:
         """None: the node has the build. A Claim: build it there, inside `with`. A Failure: it does not compile.
@@ -132,6 +156,10 @@ class Builds:
             elif scope not in self._under_way and scope == self._scope(recipe, place):
                 claim = self._under_way[scope] = Claim(place, partial(self._ended, scope, recipe.build_key))
                 return claim
+
+    def why_not_taken(self, build_key: str, node: str) -> str:
+        """Why this node has compiled what others had already; "" when nothing spoke against theirs."""
+        return self._unshared.get(f"{build_key} {node}") or self._unshared.get(build_key, "")
 
     def _scope(self, recipe: Recipe, place: Place) -> str:
         """Who is of the same scope waits for one another: the grid, or the node alone."""
@@ -163,27 +191,29 @@ class Builds:
     def _ended(self, scope: str, key: str, claim: Claim) -> None:
         self._drop(scope, claim)
         if claim.succeeded:
-            self._note(key, claim.place)
+            self._note(key, Holder(claim.place, claim.place))
 
-    def _note(self, key: str, place: Place) -> None:
-        self._places.setdefault(key, {})[place.name] = place
-        self._places.move_to_end(key)
-        while len(self._places) > MAX_KNOWN:
-            self._places.popitem(last=False)
+    def _note(self, key: str, holder: Holder) -> None:
+        self._holders.setdefault(key, {})[holder.place.name] = holder
+        self._holders.move_to_end(key)
+        while len(self._holders) > MAX_KNOWN:
+            self._holders.popitem(last=False)
 
     # --- bringing
 
     async def _is_there(self, recipe: Recipe, place: Place, sink: Sink) -> bool:
         """After this, if it can be brought. One at a time for each node: two would send the same."""
         key = recipe.build_key
-        if place.name in self._places.get(key, {}):
+        if place.name in self._holders.get(key, {}):
             return True
-        if self._scope(recipe, place) != key or not (self._archives.get(key) or self._places.get(key)):
+        if self._scope(recipe, place) != key or not (self._archives.get(key) or self._holders.get(key)):
             return False
         async with self._lock(f"{key} {place.name}"):
-            if place.name not in self._places.get(key, {}) and not await self._bring(key, place, sink):
-                return False
-        self._note(key, place)
+            if place.name not in self._holders.get(key, {}):
+                maker = await self._bring(recipe, place, sink)
+                if maker is None:
+                    return False
+                self._note(key, Holder(place, maker))
         return True
 
     def _lock(self, name: str) -> asyncio.Lock:
@@ -192,39 +222,46 @@ class Builds:
             self._locks = {name: lock for name, lock in self._locks.items() if lock.locked()}
         return self._locks.setdefault(name, asyncio.Lock())
 
-    async def _bring(self, key: str, place: Place, sink: Sink) -> bool:
-        link = await place.connected(0)
+    async def _bring(self, recipe: Recipe, place: Place, sink: Sink) -> Place | None:
+        """Who made it, when the node has it now."""
+        key, link = recipe.build_key, await place.connected(0)
         if await link.built(key):
-            return True
-        archive = await self._archive(key)
-        if archive is None:
-            return False
+            return place
+        kept = await self._kept(key)
+        if kept is None:
+            return None
         await sink.step(Step.UPLOADING)
-        try:
-            await sink.uploaded(await link.cargo.upload(archive.sha256, self._spool.path(archive.sha256)))
-            problem = await link.unpack(key, archive.sha256)
-        except (NodeUnfit, FileNotFoundError) as error:
-            problem = str(error)
+        problem = await self.verify(recipe.verify, kept.maker, place) if recipe.verify else ""
+        if not problem:
+            problem = await self._send(key, kept.archive, link, sink)
         if problem:
             log.info("%s builds %s itself: %s", place.name, key[:12], problem)
-            self._give_up(f"{key} {place.name}")
-        return not problem
+            self._give_up(f"{key} {place.name}", problem)
+        return None if problem else kept.maker
 
-    async def _archive(self, key: str) -> Archive | None:
+    async def _send(self, key: str, archive: Archive, link: Link, sink: Sink) -> str:
+        """ "" or why the node does not take it."""
+        try:
+            await sink.uploaded(await link.cargo.upload(archive.sha256, self._spool.path(archive.sha256)))
+            return await link.unpack(key, archive.sha256)
+        except (NodeUnfit, FileNotFoundError) as error:
+            return str(error)
+
+    async def _kept(self, key: str) -> Kept | None:
         """The build as a blob: kept, or brought once from a node that has it. None when there is no way."""
         async with self._lock(key):
-            archive = self._archives.get(key)
-            if archive is not None and self._spool.has(archive.sha256):
+            kept = self._archives.get(key)
+            if kept is not None and self._spool.has(kept.archive.sha256):
                 self._archives.move_to_end(key)
-                return archive
+                return kept
             self._archives.pop(key, None)
-            while key not in self._unshared and (places := self._places.get(key)):
-                source = next(reversed(places.values()))
+            while key not in self._unshared and (holders := self._holders.get(key)):
+                source, maker = next(reversed(holders.values()))
                 try:
-                    return self._keep(key, await self._fetch(key, source))
+                    return self._keep(key, Kept(await self._fetch(key, source), maker))
                 except (SshgridError, OSError) as error:
                     log.info("the build %s of %s cannot be had: %s", key[:12], source.name, error)
-                    places.pop(source.name, None)
+                    holders.pop(source.name, None)
             return None
 
     async def _fetch(self, key: str, source: Place) -> Archive:
@@ -237,18 +274,18 @@ class Builds:
                 case "":
                     pass
                 case "large":
-                    self._give_up(key)
+                    self._give_up(key, f"it has more than {self._max_build_bytes} bytes")
                     raise NodeUnfit(source.name, f"more than {self._max_build_bytes} bytes")
                 case word:
                     raise NodeUnfit(source.name, f"its build is {word!r}")
             try:
                 return await asyncio.to_thread(self._clean, raw, clean)
             except (tarfile.TarError, ValueError, EOFError) as error:
-                self._give_up(key)
+                self._give_up(key, str(error))
                 raise NodeUnfit(source.name, f"its build is not passed on: {error}") from error
 
-    def _give_up(self, scope: str) -> None:
-        self._unshared[scope] = None
+    def _give_up(self, scope: str, why: str) -> None:
+        self._unshared[scope] = why
         while len(self._unshared) > MAX_KNOWN:
             self._unshared.popitem(last=False)
 
@@ -268,14 +305,17 @@ class Builds:
             writer.finish()
         return Archive(sha256, size)
 
-    def _keep(self, key: str, archive: Archive) -> Archive:
+    def _keep(self, key: str, kept: Kept) -> Kept:
         """The least recently used ones go when there is too much. What is lost is built again."""
-        self._archives[key] = archive
-        while sum(each.size for each in self._archives.values()) > self._max_kept_bytes and len(self._archives) > 1:
-            _, oldest = self._archives.popitem(last=False)
-            if oldest not in self._archives.values():  # two builds may be the same bytes
+        self._archives[key] = kept
+        while self._kept_bytes() > self._max_kept_bytes and len(self._archives) > 1:
+            _, (oldest, _) = self._archives.popitem(last=False)
+            if all(oldest != each.archive for each in self._archives.values()):  # two builds may be the same bytes
                 self._spool.path(oldest.sha256).unlink(missing_ok=True)
-        return archive
+        return kept
+
+    def _kept_bytes(self) -> int:
+        return sum(each.archive.size for each in self._archives.values())
 
 
 def rewrite(raw: BinaryIO, clean: BinaryIO, most_bytes: int) -> None:

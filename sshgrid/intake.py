@@ -38,7 +38,7 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
     toolchains.check_program(program)
     _check_wishes(submission)
     globs.check(program.fetch)
-    if missing := spool.missing(digests(submission)):
+    if missing := spool.missing(digests(submission, spool)):
         raise UsageError(f"{len(missing)} files of this job were not uploaded")
     source = spool.read(next(file.sha256 for file in program.files if file.name == program.entry))
     program = _named(program, source[:_HEAD_BYTES], languages)
@@ -48,10 +48,12 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
     return msgspec.structs.replace(submission, program=program)
 
 
-def digests(submission: Submission) -> Collection[str]:
-    """The SHA-256 of every file that a submission needs: the program's, its input, the parameters of a sweep."""
-    files = (*submission.program.uploads, *([submission.sweep.table] if submission.sweep else ()))
-    return {file.sha256 for file in files}
+def digests(submission: Submission, spool: Spool) -> Collection[str]:
+    """The SHA-256 of every file that a submission needs: the program's, what it reads, the parameters of a sweep."""
+    plan = submission.sweep
+    files = (*submission.program.uploads, *(plan.uploads if plan else ()))
+    named = sweeps.inputs_of([plan.inputs.sha256], spool) if plan and plan.inputs else set()
+    return named.union(file.sha256 for file in files)
 
 
 def stand_in(row: Language) -> Toolchain:

@@ -7,7 +7,7 @@ part of a command line of ssh. Refuses a NUL byte, which no argument can carry.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -81,7 +81,17 @@ def make_batch(orders: Iterable[Order], lanes: int = 1, name: str = "") -> Batch
 
 def task_name(order: Order) -> str:
     """The name of an order within its batch."""
-    return order.run.partition("-")[2]
+    return name_in_batch(order.run)
+
+
+def name_in_batch(run: str) -> str:
+    """The name of a run within its batch."""
+    return run.partition("-")[2]
+
+
+def place_in(batch: str, run: str) -> str:
+    """What a run of a batch is called where it is to be found; as it is when there is no batch."""
+    return f"{batch}/{name_in_batch(run)}" if batch else run
 
 
 def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) -> bytes:
@@ -98,7 +108,12 @@ def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) ->
 
 def needed(order: Order) -> tuple[str, ...]:
     """Digests of what a run, or each run of a batch, needs beside its build."""
-    programs = [task.program for task in order.tasks] if isinstance(order, Batch) else [order.program]
+    return needed_by(order.tasks if isinstance(order, Batch) else [order])
+
+
+def needed_by(orders: Iterable[Order]) -> tuple[str, ...]:
+    """The same for these runs."""
+    programs = [order.program for order in orders]
     files = [
         file
         for program in programs
@@ -108,18 +123,24 @@ def needed(order: Order) -> tuple[str, ...]:
 
 
 def _batch_script(batch: Batch, facts: Facts, lease_uptime: float | None) -> bytes:
-    """One line for each task at the end."""
-    mark = {"SSHGRID_BATCH": f"{batch.run}/".encode()}
-    variables = [_variables(order) | mark for order in batch.tasks]
-    common = dict(set(variables[0].items()).intersection(*(each.items() for each in variables[1:])))
     lines = [
         *_head(batch, facts, lease_uptime),
         *_function("environment", _environment(_variables(batch), facts)),
         _assign("LANES", str(batch.lanes)),
-        _assign("TASKS", " ".join(map(task_name, batch.tasks))),
+        _assign("TASKS", str(len(batch.tasks))),
         _lang(facts),
+    ]
+    return b"\n".join(lines) + b"\n" + tasks_script(batch.run, batch.tasks)
+
+
+def tasks_script(batch: str, tasks: Sequence[Order]) -> bytes:
+    """One line for each task of this batch, to be sourced by its lanes."""
+    mark = {"SSHGRID_BATCH": f"{batch}/".encode()}
+    variables = [_variables(order) | mark for order in tasks]
+    common = dict(set(variables[0].items()).intersection(*(each.items() for each in variables[1:])))
+    lines = [
         b"COMMON=" + _quote(_assignments(common)),
-        *(_task(order, own, common.keys()) for order, own in zip(batch.tasks, variables, strict=True)),
+        *(_task(order, own, common.keys()) for order, own in zip(tasks, variables, strict=True)),
     ]
     return b"\n".join(lines) + b"\n"
 

@@ -1,7 +1,7 @@
 """What the end of an attempt means for its job, and the words and numbers by which a job's fate is told.
 
 A failing program is a result, a failing host is a reason to go elsewhere, a failing toolchain is tried on one other
-node: three classes with budgets of their own. Refuses news of an attempt that is not the newest.
+node: three classes with budgets of their own. Refuses news of an attempt that is not live.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from sshgrid.model import (
     ProcessLimit,
     RetryPolicy,
     Step,
+    Superseded,
     Swept,
     TimedOut,
     ToolchainBroken,
@@ -56,6 +57,8 @@ def settle(
 ) -> Job:
     """The job after this attempt ended so: done, or queued for the next attempt. Unchanged = stale news.
 
+    Of two attempts side by side the first result wins, and the other is superseded. One that ends without a result says
+    nothing about the other, which goes on: a backup must not make anything worse.
     `others`: is there a working node that has not failed this job (placement.others)? Then the next attempt may start
     at once; if not, it waits a backoff and all nodes are its candidates again.
     """
@@ -63,16 +66,11 @@ def settle(
         return job
     job = _remember(job, msgspec.structs.replace(record, outcome=outcome, ended=now))
     match outcome:
-        case (
-            Exited()
-            | CompileFailed()
-            | TimedOut()
-            | OutOfMemory()
-            | OutputLimit()
-            | ProcessLimit()
-            | Cancelled()
-            | Crashed()
-        ):
+        case Exited() | TimedOut() | OutOfMemory() | OutputLimit() | ProcessLimit() | Cancelled():
+            return done(_supersede(job, record.number, now), outcome, now)
+        case CompileFailed() | Crashed() | HostLost() | ToolchainBroken() if job.live:
+            return job
+        case CompileFailed() | Crashed():
             return done(job, outcome, now)
         case HostLost() | ToolchainBroken() if job.cancel_requested:
             return done(job, Cancelled(job.cancel_by), now)
@@ -87,15 +85,18 @@ def settle(
 def _stale(job: Job, record: AttemptRecord) -> bool:
     if job.phase is Phase.DONE:
         return True
-    if not job.attempts:
-        return False
-    last = job.attempts[-1]
-    return last.number > record.number or (last.number == record.number and last.outcome is not None)
+    return bool(job.attempts) and record.number not in [live.number for live in job.live]
 
 
-def _remember(job: Job, record: AttemptRecord) -> Job:
-    before = tuple(old for old in job.attempts if old.number != record.number)
-    return msgspec.structs.replace(job, attempts=(*before, record))
+def _remember(job: Job, *records: AttemptRecord) -> Job:
+    newer = {record.number: record for record in (*job.attempts, *records)}
+    return msgspec.structs.replace(job, attempts=tuple(newer[number] for number in sorted(newer)))
+
+
+def _supersede(job: Job, winner: int, now: float) -> Job:
+    """Whatever else is live is not any more."""
+    ends = {"outcome": Superseded(winner), "ended": now}
+    return _remember(job, *(msgspec.structs.replace(record, **ends) for record in job.live))
 
 
 def done(job: Job, verdict: Verdict, now: float) -> Job:
@@ -131,9 +132,14 @@ def _again(job: Job, policy: RetryPolicy, now: float, rng: Random, others: bool)
     return msgspec.structs.replace(
         job,
         phase=Phase.QUEUED,
-        excluded=job.excluded | {job.attempts[-1].node} if others else frozenset(),
+        excluded=job.excluded | _last_nodes(job) if others else frozenset(),
         not_before=now if free else now + backoff(policy, failures, rng),
     )
+
+
+def _last_nodes(job: Job) -> set[str]:
+    """Where the last try was: on two nodes when it had a backup."""
+    return {record.node for record in job.attempts[-1 - job.attempts[-1].backup :]}
 
 
 def backoff(policy: RetryPolicy, failures: int, rng: Random) -> float:
@@ -151,10 +157,14 @@ def patience(policy: RetryPolicy, elapsed_seconds: float) -> float:
 
 
 def attempts_allowed(job: Job, policy: RetryPolicy) -> int:
-    """The 3 of "attempt 2 of 3". A broken toolchain has a budget of its own, so a try it took does not count here."""
+    """The 3 of "attempt 2 of 3". A broken toolchain has a budget of its own, so a try it took does not count here.
+
+    Nor does a backup: with the attempt beside it it is one try.
+    """
     if job.submission.interactive or job.submission.on_host_loss is OnHostLoss.FAIL:
         return 1
-    return job.forgiven + 1 + _retries(job, policy) + len(_failures(job, ToolchainBroken))
+    extra = sum(record.backup for record in job.attempts if record.number > job.forgiven)
+    return job.forgiven + 1 + _retries(job, policy) + len(_failures(job, ToolchainBroken)) + extra
 
 
 def _retries(job: Job, policy: RetryPolicy) -> int:
@@ -162,7 +172,8 @@ def _retries(job: Job, policy: RetryPolicy) -> int:
 
 
 def _failures(job: Job, *kinds: type[HostLost] | type[ToolchainBroken]) -> list[AttemptRecord]:
-    return [record for record in job.attempts if isinstance(record.outcome, kinds) and record.number > job.forgiven]
+    tries = (record for record in job.attempts if record.number > job.forgiven and not record.backup)
+    return [record for record in tries if isinstance(record.outcome, kinds)]
 
 
 def _nodes_lost_while_running(job: Job) -> int:
@@ -293,7 +304,7 @@ def reason(job: Job, now: float | None = None) -> str:
     return ""
 
 
-def outcome_text(outcome: Outcome | Verdict) -> str:
+def outcome_text(outcome: Outcome | Superseded | Verdict) -> str:
     """How an attempt or a job ended, for a person; "" for a plain success."""
     match outcome:
         case Exited(0):
@@ -303,6 +314,24 @@ def outcome_text(outcome: Outcome | Verdict) -> str:
             return f"signal {number}" if number else f"exit code {code}"
         case CompileFailed(code):
             return f"the compiler said no (exit code {code})"
+        case TimedOut() | OutOfMemory() | OutputLimit() | ProcessLimit():
+            return _limit_text(outcome)
+        case Cancelled(by):
+            return f"cancelled ({by})" if by else "cancelled"
+        case HostLost(text) | ToolchainBroken(text) | GaveUp(text):
+            return text
+        case Superseded(by):
+            return f"superseded by attempt {by}"
+        case Swept():
+            return _swept_text(outcome)
+        case Crashed(text):
+            return f"a bug in sshgrid: {text}"
+        case _:
+            assert_never(outcome)
+
+
+def _limit_text(outcome: TimedOut | OutOfMemory | OutputLimit | ProcessLimit) -> str:
+    match outcome:
         case TimedOut(seconds):
             return f"time limit of {format_duration(seconds)}"
         case OutOfMemory(size):
@@ -311,14 +340,6 @@ def outcome_text(outcome: Outcome | Verdict) -> str:
             return f"output limit of {format_size(size)}"
         case ProcessLimit(count):
             return f"limit of {count} processes"
-        case Cancelled(by):
-            return f"cancelled ({by})" if by else "cancelled"
-        case HostLost(text) | ToolchainBroken(text) | GaveUp(text):
-            return text
-        case Swept():
-            return _swept_text(outcome)
-        case Crashed(text):
-            return f"a bug in sshgrid: {text}"
         case _:
             assert_never(outcome)
 

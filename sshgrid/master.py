@@ -38,7 +38,7 @@ from sshgrid.roster import Roster
 from sshgrid.scheduler import DECIDE_SECONDS, Scheduler
 from sshgrid.store import Store
 from sshgrid.sweep_report import SweepReport
-from sshgrid.sweeps import Sweeps, is_success
+from sshgrid.sweeps import Sweeps, inputs_of, is_success
 from sshgrid.watching import tail, watch
 from sshgrid.wire import (
     Cancel,
@@ -164,11 +164,7 @@ class Master:
         return caps.running is not None and quota.must_wait(self.book.count(owner, Phase.RUNNING), caps)
 
     def _moment(self) -> _Moment:
-        return _Moment(self.roster.views, self._is_full, self._seen_by)
-
-    def _seen_by(self, views: Sequence[NodeView], owner: str) -> Sequence[NodeView]:
-        groups = self.scheduler.groups
-        return quota.as_seen(views, groups, self.book.nodes_in_use(owner)) if groups else views
+        return _Moment(self.roster.views, self._is_full, self.scheduler.seen_by)
 
     async def _refuse_impossible(self, submission: Submission) -> None:
         """Early no to what no node can ever run; waits a moment for nodes that have not been asked yet."""
@@ -257,7 +253,7 @@ class Master:
             if job.submission.sweep:
                 count += self._retry_sweep(job, failed)
             elif not (failed and is_success(job.verdict)):
-                count += self.store.retry([job.id])
+                count += self.book.retry([job.id])
                 self.book.reread(job.id)
         return count
 
@@ -269,8 +265,7 @@ class Master:
         unbegun = self.sweep_report.progress(job).left
         if not again and not unbegun:
             return 0
-        with self.store.batch():
-            self.store.retry([*again, job.id])
+        self.book.retry([*again, job.id])
         self.sweeps.add(self.store.job(job.id))
         for task in again:
             self.book.reread(task)
@@ -280,10 +275,11 @@ class Master:
     async def remove(self, jobs: Sequence[JobId]) -> int:
         """Forget finished jobs and what they left here."""
         for job_id in jobs:
-            self.store.remove(job_id)
+            self.book.remove(job_id)
             self.spool.remove(job_id)
             self.book.board.forget(job_id)
-        self.spool.sweep(self.store.blobs(), time.time())
+        inputs = inputs_of(self.store.input_lists(), self.spool)
+        self.spool.sweep(self.store.blobs() | inputs, time.time())
         return len(jobs)
 
     async def jobs(self, query: Jobs, seen_by: str = "") -> Sequence[JobLine]:
@@ -340,10 +336,11 @@ class Master:
         )
 
     def _disconnected(self, job: Job) -> bool:
-        if job.phase is not Phase.RUNNING or not job.attempts:
-            return False
-        member = self.roster.members.get(job.attempts[-1].node)
-        return member is None or not member.up
+        return bool(job.live) and not any(self._is_up(record.node) for record in job.live)
+
+    def _is_up(self, node: str) -> bool:
+        member = self.roster.members.get(node)
+        return member is not None and member.up
 
     async def nodes(self, query: Nodes) -> Sequence[NodeLine]:
         members = self.roster.members

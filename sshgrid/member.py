@@ -27,7 +27,7 @@ from sshgrid.lifecycle import patience
 from sshgrid.model import Facts, Language, Node, Noun, Sample, Toolchain
 from sshgrid.nodes import Link
 from sshgrid.placement import NodeView
-from sshgrid.proof import Proof, Prover, proofs_in
+from sshgrid.proof import Hello, Proof, Prover, proofs_in
 from sshgrid.redial import Spare, first_of_two
 
 if TYPE_CHECKING:
@@ -393,6 +393,14 @@ class Member:
             proved = msgspec.structs.replace(candidate, version=proof.version)
             self.toolchains = {**self.toolchains, candidate.language: proved}
 
+    async def say_hello(self, language: str, maker: str) -> Hello:
+        """The hello that `maker` gives away, said here. Raises HostError when this node does not answer."""
+        link = await self.connected(0)
+        row, found = self._grid.language(language), self.toolchains.get(language)
+        if found is None:
+            return Hello(f"{self.name} no longer has {language}")
+        return await self._prover().say_hello_of(maker, row, found, link.facts)
+
     def want(self, language: str) -> None:
         """Somebody waits for this toolchain: test it before all others."""
         if language in self.untested and language not in self._wanted:
@@ -401,7 +409,7 @@ class Member:
 
     async def _test_toolchains(self, link: Link) -> None:
         """One after the other, those that are waited for first. A failing connection leaves them untested."""
-        prover = Prover(self._grid.grid, self._grid.spool, self.engine, self._grid.proving)
+        prover = self._prover()
         quiet_at = time.monotonic() + QUIET_SECONDS
         while not link.lost.done():
             self._wake.clear()
@@ -416,8 +424,11 @@ class Member:
                 log.info("%s: test of %s stopped: %s", self.name, language, error.reason)
                 quiet_at = time.monotonic() + RETEST_SECONDS
 
+    def _prover(self) -> Prover:
+        return Prover(self._grid.grid, self._grid.spool, self.engine, self._grid.proving)
+
     async def _test(self, prover: Prover, link: Link, language: str) -> None:
-        row = next(row for row in self._grid.languages if row.name == language)
+        row = self._grid.language(language)
         candidate = self._candidate(row, link)
         assert candidate is not None
         proof = await prover.prove(row, candidate, link.facts)

@@ -243,6 +243,13 @@ class Sweep(Noun, frozen=True):
     chosen: str = ""  # numbers of the tasks to be run, as "1-40,45"; "" = all
     at_once: int | None = None  # so many tasks run at the same time at most
     halt: Halt = Halt()
+    backup: bool = False  # stragglers get a second attempt on another node
+    inputs: SourceFile | None = None  # what each task reads, as inputs.encode wrote it; None = all the same
+
+    @property
+    def uploads(self) -> tuple[SourceFile, ...]:
+        """The lists that say what its tasks are; files that these name are not among them."""
+        return (self.table, *((self.inputs,) if self.inputs else ()))
 
 
 class Submission(Noun, frozen=True):
@@ -263,6 +270,7 @@ class Submission(Noun, frozen=True):
     sweep: Sweep | None = None
     slots: int = 1  # that a run takes on its node: as many as it has threads
     gpus: int = 0  # that a run has for itself
+    verify_build: bool = False  # a build of another node is taken only after a hello of its ran
 
 
 # --- how an attempt and a job end -------------------------------------------------------------------------------------
@@ -361,6 +369,12 @@ class Crashed(Noun, frozen=True, tag="crashed"):
     reason: str
 
 
+class Superseded(Noun, frozen=True, tag="superseded"):
+    """The other of two attempts that ran side by side brought the result. Nothing that this one did counts."""
+
+    by: int  # number of the other
+
+
 Outcome: TypeAlias = (
     Exited
     | CompileFailed
@@ -399,7 +413,7 @@ class Step(enum.StrEnum):
 
 
 class Attempt(Noun, frozen=True):
-    """One try of one job on one node. `number` is the fence: news that carries an older one is dropped."""
+    """One try of one job on one node. `number` is the fence: only news of an attempt that is live is taken."""
 
     job: JobId
     number: int  # from 1
@@ -416,7 +430,7 @@ class AttemptRecord(Noun, frozen=True):
     node: str
     began: float
     step: Step = Step.UPLOADING
-    outcome: Outcome | None = None
+    outcome: Outcome | Superseded | None = None
     ended: float | None = None
     uploaded_bytes: int = 0
     compiled: bool | None = None  # None = not known yet or nothing to compile
@@ -426,6 +440,8 @@ class AttemptRecord(Noun, frozen=True):
     gpus: tuple[int, ...] = ()  # numbers of those that it has on its node
     batch: str = ""  # the folder on the node of the batch that it was begun in; "" = begun alone
     fetched: Fetched | None = None  # None = nothing was asked for, or it did not come to that
+    backup: bool = False  # begun beside the attempt before it, which ran on
+    why_compiled: str = ""  # why it was compiled though another node had it; "" = nobody had, or it was not
     upload_left_bytes: int = 0  # of a large upload that is under way
 
 
@@ -446,6 +462,23 @@ class Job(Noun, frozen=True):
     ended: float | None = None
     cancel_by: str = ""  # who asked, the signal first: "INT", "TERM by ana"; read while cancel_requested
     forgiven: int = 0  # attempts up to this number do not count against it: somebody has asked for a retry
+
+    @property
+    def live(self) -> tuple[AttemptRecord, ...]:
+        """The attempts that may still bring its result: the newest, and beside a backup the one before it."""
+        if self.phase is not Phase.RUNNING or not self.attempts:
+            return ()
+        newest = self.attempts[-2:] if self.attempts[-1].backup else self.attempts[-1:]
+        return tuple(record for record in newest if record.outcome is None)
+
+    @property
+    def current(self) -> AttemptRecord | None:
+        """The attempt that speaks for it: the newest; of two side by side the first, if it lives or has decided."""
+        if not self.attempts:
+            return None
+        if self.attempts[-1].backup and self.attempts[-2].outcome in (None, self.verdict):
+            return self.attempts[-2]
+        return self.attempts[-1]
 
 
 class RetryPolicy(Noun, frozen=True):
@@ -511,3 +544,4 @@ class Recipe(Noun, frozen=True):
     renamed: tuple[tuple[str, str], ...] = ()  # (name on the node, the user's name), for compiler messages
     address_space_limit: bool = False
     shared: bool = False  # a build of another node with the same key will do
+    verify: str = ""  # then only once a hello of that node in this language has run here; "" = without

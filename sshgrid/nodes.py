@@ -28,7 +28,17 @@ from sshgrid.channels import ANSWER_SECONDS, Shell, Spoken, Talk, early_end
 from sshgrid.dial import Dialing, blame_in_use, dial, end
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Node, Sample
-from sshgrid.readings import BatchLook, Found, LoadMeter, RunLook, Started, parse_batch, parse_contact, parse_poll
+from sshgrid.readings import (
+    BatchLook,
+    Found,
+    LoadMeter,
+    RunLook,
+    Started,
+    parse_batch,
+    parse_contact,
+    parse_poll,
+    parse_sizes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +51,7 @@ SMALL_BLOCKS = 8  # of 512 bytes; outputs of tasks that are no larger come with 
 _SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
 _LEARN = b'umask 077\n. "$LIB"\n'
 _LIBRARIES = {b"$LIB": "node.sh", b"${LIB%/*}/batch${LIB##*/node}": "batch.sh"}
+_LEARN_BATCHES = b"".join(b'. "%s"\n' % path for path in list(_LIBRARIES)[1:])
 
 
 def _remote(name: str) -> bytes:
@@ -102,7 +113,7 @@ class Link:
             raise NodeUnfit(
                 self.node.name, f"cannot write in {self.facts.workdir}: {output[-80:].decode(errors='replace')}"
             )
-        starter.write(self._variables() + _LEARN + b"exec 9>&1 2>/dev/null\n")
+        starter.write(self._variables() + _LEARN + _LEARN_BATCHES + b"exec 9>&1 2>/dev/null\n")
         sampler.write(self._variables() + _LEARN + b"sampler\n")
         self._starter = starter
         self._spawn(self._hear(starter))
@@ -209,15 +220,28 @@ class Link:
         `needed` and `objects` are digests; `objects` count only without the build.
         The verb "prepare" leaves the launching to `converse`.
         """
+        words = (verb, run, str(int(not_after_uptime)), build, " ".join(needed) or "-", *objects)
+        return await self._tell_starter(run, words, job)
+
+    async def more(
+        self, batch: str, part: int, not_after_uptime: float, job: bytes, tasks: int, needed: Sequence[str]
+    ) -> Started:
+        """So many more tasks for a batch under way, as its job.PART.sh, at most once. `already`: it takes no more."""
+        words = ("more", batch, str(int(not_after_uptime)), " ".join(needed) or "-", str(part), str(tasks))
+        return await self._tell_starter(f"{batch}.{part}", words, job)
+
+    async def _tell_starter(self, name: str, words: Sequence[str], job: bytes) -> Started:
+        """What it answers under this name. Raises Dropped when it does not."""
         if self._starter is None or self.lost.done():
             raise Dropped(self.node.name, "the connection ended")
         answer: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
-        self._answers[run] = answer
-        words = shlex.join((verb, run, str(int(not_after_uptime)), build, " ".join(needed) or "-", *objects)).encode()
+        self._answers[name] = answer
         mark = b"JOB-" + secrets.token_hex(8).encode()
         try:
             with blame_in_use(self.node):
-                self._starter.write(b"{ " + words + b" <<'" + mark + b"'\n" + job + mark + b"\n}\n")
+                self._starter.write(
+                    b"{ " + shlex.join(words).encode() + b" <<'" + mark + b"'\n" + job + mark + b"\n}\n"
+                )
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await answer
         except TimeoutError as error:
@@ -225,7 +249,7 @@ class Link:
             self._lose(lost)
             raise lost from error
         finally:
-            self._answers.pop(run, None)
+            self._answers.pop(name, None)
 
     async def poll(self, runs: Sequence[str]) -> dict[str, RunLook]:
         return parse_poll(await self._ask("poll", *runs), runs)
@@ -236,14 +260,22 @@ class Link:
         listed, _, piece = answer.partition(b"\nout\n")
         return parse_poll(listed, [run])[run], piece
 
-    async def look_batch(self, batch: str, offset: int) -> BatchLook:
-        """`poll` of a batch, its ledger from `offset` on, and the small outputs of what ended there: one round trip."""
-        words = (batch, str(offset), str(LOOK_RECORDS), str(SMALL_BLOCKS))
+    async def look_batch(self, batch: str, seen: int) -> BatchLook:
+        """What follows `seen` records in the ledger of a batch, with small outputs of what ended; or `poll`."""
+        words = (batch, str(seen), str(LOOK_RECORDS), str(SMALL_BLOCKS))
         return parse_batch(await self._ask("look_batch", *words), batch)
+
+    async def sizes(self, batch: str, files: Sequence[str]) -> dict[str, int]:
+        """Bytes of these files of a batch, as far as they are there."""
+        return parse_sizes(await self._ask("sizes_in", batch, *files))
 
     async def forestall(self, run: str) -> None:
         """No wrapper has come for this claimed run; from now on none can begin."""
         await self._ask("forestall", run)
+
+    async def refuse_tasks(self, batch: str, tasks: Sequence[str]) -> list[str]:
+        """Those of these tasks that had not begun, and now never will."""
+        return (await self._ask("refuse_tasks", batch, *tasks)).decode("ascii", "replace").split()
 
     async def piece(self, run: str, file: str, offset: int, count: int) -> bytes:
         return await self._ask("piece", f"{run}/{file}", str(offset), str(count))
@@ -400,8 +432,7 @@ def contact_script(node: Node, tools: Iterable[str]) -> bytes:
 def _install_script() -> bytes:
     """The verb libraries become files of the working folder, as runs outlive the shell that started them."""
     steps = [_put_library(path, text) + b"then\n" for path, text in _LIBRARY.items()]
-    learn = _LEARN + b"".join(b'. "%s"\n' % path for path in list(_LIBRARIES)[1:])
-    return b"".join(b"if " + step for step in steps) + learn + b"else\nfalse\nfi\n" * len(steps)
+    return b"".join(b"if " + step for step in steps) + _LEARN + _LEARN_BATCHES + b"else\nfalse\nfi\n" * len(steps)
 
 
 def _put_library(path: bytes, text: bytes) -> bytes:

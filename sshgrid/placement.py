@@ -11,6 +11,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from random import Random
 from typing import TypeAlias
 
+import msgspec
+
 from sshgrid import selectors, toolchains
 from sshgrid.errors import UsageError
 from sshgrid.model import Facts, Job, Language, Node, Noun, Sample, Submission, Toolchain
@@ -269,6 +271,17 @@ def eligible(views: Sequence[NodeView], submission: Submission, excluded: Collec
     if excluded and not others(views, submission, excluded):
         excluded = ()
     return [view for view in views if obstacle(view, submission, allowed, excluded) is None]
+
+
+def could_follow(
+    views: Sequence[NodeView], view: NodeView, submission: Submission, excluded: Collection[str] = ()
+) -> bool:
+    """Whether it could begin on this node when one of its slots were free."""
+    allowed = _wanted_or_none(views, submission)
+    if excluded and not others(views, submission, excluded):
+        excluded = ()
+    freed = msgspec.structs.replace(view, running=view.running - 1, ended_since_sample=view.ended_since_sample + 1)
+    return obstacle(freed, submission, allowed, excluded) is None
 
 
 def place(

@@ -7,7 +7,7 @@ one line, which counts while the tools are the same. Refuses to draw a conclusio
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 
 import msgspec
@@ -61,11 +61,19 @@ def proofs_in(lines: Iterable[str]) -> dict[str, Proof]:
     return {parts[0]: Proof(*parts) for parts in fields if len(parts) == 4}
 
 
+class Hello(Noun, frozen=True):
+    """`problem` "" = it ran, and `compiled` on this node."""
+
+    problem: str
+    compiled: bool = False
+
+
 class _Memory:
     """A sink that keeps the first bytes of a short run."""
 
     def __init__(self) -> None:
         self.streams: dict[str, bytes] = dict.fromkeys(STREAMS, b"")
+        self.was_compiled = False
 
     def kept(self, stream: str) -> int:
         return 0
@@ -89,7 +97,7 @@ class _Memory:
         """Nothing is fetched."""
 
     async def compiled(self, compiled: bool) -> None:
-        """Nobody watches a proof."""
+        self.was_compiled = compiled
 
 
 class Prover:
@@ -105,37 +113,44 @@ class Prover:
         """Raises HostError when the node does not answer: then nothing is known."""
         version = ""
         if row.version:
-            outcome, said = await self._run(_version_recipe(row, candidate), Program(row.name, "", (), limits=LIMITS))
-            version = toolchains.version_in(_all(said))
+            recipe, program = _version_recipe(row, candidate), Program(row.name, "", (), limits=LIMITS)
+            outcome, memory = await self._run(recipe, program)
+            said = _all(memory.streams)
+            version = toolchains.version_in(said)
             if not row.hello and outcome != Exited(0):
-                return self._refuted(row, candidate, f"{row.version[0]} failed: {_words(_all(said))}")
-        problem = await self._say_hello(row, msgspec.structs.replace(candidate, version=version), facts)
+                return self._refuted(row, candidate, f"{row.version[0]} failed: {_words(said)}")
+        # Another node's hello would prove nothing of this one's compiler.
+        toolchain = msgspec.structs.replace(candidate, version=version)
+        problem = (await self._say_hello(row, toolchain, facts, _never_taken)).problem if row.hello else ""
         return Proof(row.name, candidate.fingerprint, version, problem)
 
     def _refuted(self, row: Language, candidate: Toolchain, problem: str) -> Proof:
         return Proof(row.name, candidate.fingerprint, "", problem)
 
-    async def _say_hello(self, row: Language, toolchain: Toolchain, facts: Facts) -> str:
-        """ "" when it said hello, else what happened instead."""
+    async def say_hello_of(self, maker: str, row: Language, toolchain: Toolchain, facts: Facts) -> Hello:
+        """The hello that `maker` gives away: made here when this is where it is made. Raises HostError."""
+        return await self._say_hello(row, toolchain, facts, lambda recipe: toolchains.given_away(recipe, maker))
+
+    async def _say_hello(
+        self, row: Language, toolchain: Toolchain, facts: Facts, change: Callable[[Recipe], Recipe]
+    ) -> Hello:
         hello = toolchains.hello(row)
         if hello is None:
-            return ""
+            return Hello(f"there is no hello in {row.name}")
         program, source = hello
         self._spool.keep(source)
         program = msgspec.structs.replace(program, limits=LIMITS)
         try:
-            recipe = toolchains.recipe(row, toolchain, program, source, facts)
-            # Another node's hello would prove nothing of this one's compiler.
-            recipe = msgspec.structs.replace(recipe, shared=False)
+            recipe = change(toolchains.recipe(row, toolchain, program, source, facts))
         except UsageError as error:  # a row of the user's that makes no command
-            return error.message
-        outcome, said = await self._run(recipe, program)
+            return Hello(error.message)
+        outcome, memory = await self._run(recipe, program)
         # Only standard output must be exact: a JVM, for one, may have something to say beside it.
-        if outcome == Exited(0) and said["stdout"].split() == [b"hello"]:
-            return ""
-        return f"its hello did not run: {_words(_all(said)) or outcome}"
+        if outcome == Exited(0) and memory.streams["stdout"].split() == [b"hello"]:
+            return Hello("", memory.was_compiled)
+        return Hello(f"its hello did not run: {_words(_all(memory.streams)) or outcome}", memory.was_compiled)
 
-    async def _run(self, recipe: Recipe, program: Program) -> tuple[Outcome, dict[str, bytes]]:
+    async def _run(self, recipe: Recipe, program: Program) -> tuple[Outcome, _Memory]:
         attempt = Attempt(PROOF_JOB, next(_numbers), "")
         order = Order(attempt, run_name(self._grid, attempt), program, recipe)
         memory = _Memory()
@@ -147,7 +162,11 @@ class Prover:
             self._known_runs.discard(order.run)
         if isinstance(finish.outcome, HostLost):
             raise NodeUnfit("", finish.outcome.reason)
-        return finish.outcome, memory.streams
+        return finish.outcome, memory
+
+
+def _never_taken(recipe: Recipe) -> Recipe:
+    return msgspec.structs.replace(recipe, shared=False)
 
 
 def _version_recipe(row: Language, candidate: Toolchain) -> Recipe:

@@ -25,7 +25,7 @@ def bounded(submission: Submission, caps: Caps, waiting: int) -> Submission:
     program, sweep = submission.program, submission.sweep
     if caps.queued is not None and sweep and waiting + sweep.tasks > caps.queued:
         raise OverLimit(f"a sweep of {sweep.tasks} tasks: no more than {caps.queued} of your jobs may wait at once")
-    files = (*program.uploads, *([sweep.table] if sweep else ()))
+    files = (*program.uploads, *(sweep.uploads if sweep else ()))
     check_upload(sum(file.size for file in files), caps)
     limits = _within(program.limits, caps)
     if program.fetch and caps.upload_bytes is not None:

@@ -62,8 +62,8 @@ class TaskEnd(Noun, frozen=True):
     why: str
     record: RunRecord  # its CPU time is that of all tasks of the lane so far
     at: int  # its place in the look, from 1
-    sizes: Mapping[str, int] = {}  # "out", "err", where they are not empty
-    small: Mapping[str, bytes] = {}  # what they hold, where that is little
+    printed: str = ""  # "o", "e" for each output that is not empty
+    small: Mapping[str, bytes] = {}  # "out", "err": what they hold, where that is little
 
 
 class BatchLook(Noun, frozen=True):
@@ -179,19 +179,15 @@ def _cpu_seconds(text: str) -> float | None:
 
 # --- batches
 
-LEDGER_RECORD_BYTES = 128
 _TAR_BLOCK = 512
-_PRINTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([\d_]+\.\d+)\.(out|err)$", re.MULTILINE)
 
 
 def parse_batch(output: bytes, batch: str) -> BatchLook:
-    """What `look_batch` answers: poll, records of the ledger, sizes of outputs, and an archive of the small ones."""
-    listed, _, rest = (b"\n" + output).partition(b"\nledger\n")
-    ledger, _, rest = rest.partition(b"\nfiles\n")
-    sizes, _, archive = (b"\n" + rest).partition(b"\ntar\n")
-    printed: dict[str, dict[str, int]] = {}
-    for size, task, name in _PRINTED.findall(sizes):
-        printed.setdefault(task.decode(), {})[name.decode()] = int(size)
+    """What `look_batch` answers: records of the ledger and an archive of small outputs, or, without any, poll."""
+    if not output.startswith(b"news"):
+        return BatchLook(parse_poll(output, [batch])[batch])
+    head, _, rest = output.partition(b"\n")
+    ledger, _, archive = rest.partition(b"\nfiles\n")
     small: dict[str, dict[str, bytes]] = {}
     for path, content in _unpack(archive):
         task_of, _, name_of = path.rpartition(".")
@@ -203,10 +199,20 @@ def parse_batch(output: bytes, batch: str) -> BatchLook:
         match line.split():
             case ["begin", task, *_]:
                 begun.append(task)
-            case ["end", task, lane, _, why, text, "."] if record := parse_record(text):
+            case ["end", task, lane, printed, why, text, "."] if record := parse_record(text):
                 why = "" if why == "-" else why
-                ended.append(TaskEnd(task, lane, why, record, at, printed.get(task, {}), small.get(task, {})))
-    return BatchLook(parse_poll(listed, [batch])[batch], tuple(begun), tuple(ended), len(records))
+                ended.append(TaskEnd(task, lane, why, record, at, printed.strip("-"), small.get(task, {})))
+    run = RunLook(present=True, begun=True, compiled=head.endswith(b" compiled"), running=True)
+    return BatchLook(run, tuple(begun), tuple(ended), len(records))
+
+
+_SIZED = re.compile(r"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s.*\s(\S+)$")
+
+
+def parse_sizes(output: bytes) -> dict[str, int]:
+    """What `sizes_in` answers: bytes of each file."""
+    lines = output.decode("utf-8", "replace").splitlines()
+    return {match[2]: int(match[1]) for line in lines if (match := _SIZED.match(line))}
 
 
 def _unpack(archive: bytes) -> Iterator[tuple[str, bytes]]:

@@ -22,7 +22,7 @@ def job_line(
     why: tuple[NodeReason, ...] = (),
 ) -> JobLine:
     """One job at `now`; `allowed` is lifecycle.attempts_allowed, `pending` a waiting job's placement.pending_code."""
-    last = job.attempts[-1] if job.attempts else None
+    last = job.current
     shown = None if job.phase is Phase.QUEUED else last
     return JobLine(
         id=job.id,
@@ -69,6 +69,8 @@ def attempt_line(record: AttemptRecord) -> AttemptLine:
         peak_memory=record.usage.peak_memory_bytes,
         toolchain=record.toolchain,
         isolation=record.isolation,
+        backup=record.backup,
+        why_compiled=record.why_compiled,
     )
 
 

@@ -20,6 +20,7 @@ from sshgrid.member import Member
 from sshgrid.model import Language, Node, RetryPolicy
 from sshgrid.placement import NodeView
 from sshgrid.spool import Spool
+from sshgrid.verification import Verification
 
 HANDSHAKES = 20
 # sshd drops connections at random once ten have not logged in (MaxStartups).
@@ -48,6 +49,7 @@ class Roster:
         self.tools: tuple[str, ...] = ()
         self.handshakes = asyncio.Semaphore(HANDSHAKES)
         self.members: dict[str, Member] = {}
+        self.builds.verify = Verification(self.members).check
         self.proving: set[str] = set()  # runs that test toolchains
         self._doors: dict[str, asyncio.Semaphore] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from sshgrid import placement, quota
 from sshgrid.attempts import Attempts
+from sshgrid.backups import Backups
 from sshgrid.jobbook import JobBook
 from sshgrid.jobscript import batch_name, run_name
 from sshgrid.model import (
@@ -32,6 +33,7 @@ from sshgrid.model import (
     Verdict,
 )
 from sshgrid.placement import NodeView
+from sshgrid.refill import Refill
 from sshgrid.roster import Roster
 from sshgrid.sweeps import Sweeps
 
@@ -75,6 +77,7 @@ class Scheduler:
         self._roster = roster
         self._attempts = attempts
         self._sweeps = sweeps
+        self._backups = Backups(book, roster, attempts, sweeps, self._may_start, self.seen_by)
         self._rng = rng
         self._caps = caps
         self.turn = 0
@@ -106,7 +109,8 @@ class Scheduler:
         began = time.monotonic()
         waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
         views = self._roster.views() if waiting else []  # while a thousand nodes connect, nobody may wait
-        waiting = self._with_tasks(waiting, views, now)
+        refill = Refill(self._book, self._attempts, self._sweeps, views)
+        waiting = self._with_tasks(waiting, views, refill, now)
         rests = self._backoff_rests(waiting, now)
         pauses = [LONGEST_PAUSE_SECONDS, *rests.values()]
         prospects: dict[Wants, _Prospect] = {}
@@ -115,24 +119,33 @@ class Scheduler:
         for job in placement.order([job for job in waiting if job.id not in rests], self._handed_out()):
             wants = _wants(job, self.groups)
             prospect = prospects.get(wants) or prospects.setdefault(wants, self._prospect(views, job.submission))
-            if self._finish_hopeless(job, prospect, now) or wants in stuck or self._is_full(job.owner, running):
+            if self._finish_hopeless(job, prospect, now) or wants in stuck:
                 continue
             if self._book.has_begun(job.id):
                 continue  # in the batch of a task before it
+            if self._is_full(job.owner, running):
+                refill.go_on(job, now, own_only=True)
+                continue
             if rest := self._undecided_seconds(job, now):
                 pauses.append(rest)
-            elif node := self._start(job, views, now):
+            elif node := self._start(job, views, refill, now):
                 running[job.owner] += 1
                 views = self._roster.renewed(views, node)
+                refill.see(views)
                 if time.monotonic() - began > STEP_SECONDS:
                     return 0.0
+                continue
+            elif refill.go_on(job, now):
                 continue
             else:
                 pauses.append(1.0)  # load and memory change by samples alone, which wake nobody
             stuck.add(wants)
+        refill.release()
+        pauses.append(refill.level())
+        pauses.append(self._backups.begin(views, now))  # with what nobody could take
         return max(MIN_PAUSE_SECONDS, min(pauses))
 
-    def _with_tasks(self, waiting: list[Job], views: Sequence[NodeView], now: float) -> list[Job]:
+    def _with_tasks(self, waiting: list[Job], views: Sequence[NodeView], refill: Refill, now: float) -> list[Job]:
         """The jobs that wait, with the next tasks in the place of their sweeps."""
         sweeps = [job for job in waiting if job.submission.sweep]
         if not sweeps:
@@ -142,9 +155,10 @@ class Scheduler:
             if not self._sweeps.begun(sweep.id):
                 self._finish_hopeless(sweep, self._prospect(views, sweep.submission), now)
         free = sum(max(0, placement.slots(view) - view.running) for view in views if view.up)
-        self._sweeps.slots = sum(placement.slots(view) for view in views if view.up)
+        slots = sum(placement.slots(view) for view in views if view.up)
+        self._sweeps.see(slots, {view.node.name: view.node.weight for view in views})
         single = [job for job in waiting if job.id > 0 and job.submission.sweep is None]
-        return [*single, *self._sweeps.upcoming(free + 1)]
+        return [*single, *self._sweeps.upcoming(free + len(refill) + 1, refill.nearly_free())]
 
     def _backoff_rests(self, waiting: Sequence[Job], now: float) -> dict[JobId, float]:
         """Seconds that jobs still back off: never longer than the policy's longest, however the wall clock jumps."""
@@ -165,6 +179,13 @@ class Scheduler:
         """Whether this user may start no more now; the end of one of the user's jobs wakes us."""
         return quota.must_wait(running.get(owner, 0), self._caps(owner))
 
+    def _may_start(self, owner: str) -> bool:
+        return not self._is_full(owner, self._book.running_by_owner())
+
+    def seen_by(self, views: Sequence[NodeView], owner: str) -> Sequence[NodeView]:
+        """The nodes as this user finds them: closed where a group's limit is reached."""
+        return quota.as_seen(views, self.groups, self._book.nodes_in_use(owner)) if self.groups else views
+
     def _undecided_seconds(self, job: Job, now: float) -> float:
         """How long this job still waits for nodes that are being dialled or tested; 0 = it may choose."""
         language = job.submission.program.language
@@ -174,10 +195,10 @@ class Scheduler:
             return 0.0
         return max(0.05, rest)
 
-    def _start(self, job: Job, views: Sequence[NodeView], now: float) -> str:
+    def _start(self, job: Job, views: Sequence[NodeView], refill: Refill, now: float) -> str:
         """The node where it starts; "" when it does not."""
         policy = placement.POLICIES[self.policy]
-        views = quota.as_seen(views, self.groups, self._book.nodes_in_use(job.owner)) if self.groups else views
+        views = refill.worthwhile(job, self.seen_by(views, job.owner))
         view = placement.place(views, job.submission, job.excluded, policy, self._rng, self.turn)
         if view is None:
             self._book.board.tell(job.id)
@@ -185,7 +206,7 @@ class Scheduler:
         self.turn += 1
         self._served[job.owner] = self.turn
         batch = self._sweeps.batch(job) if job.id < 0 and not job.attempts else []
-        if len(batch) > 1:
+        if batch:
             name = batch_name(run_name(self._book.store.grid, Attempt(job.id, 1, view.node.name)))
             self._attempts.begin_batch(self._book.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name)))
             return view.node.name

@@ -105,6 +105,14 @@ SELECT
 FROM job;
 
 
+-- name: schema_4
+-- Version 4: two attempts at one job may live at the same time. An earlier sshgrid would take one of them for late news.
+
+-- The fence: 1 = news of this attempt counts. Of a job that runs at least one is, of any other none.
+ALTER TABLE attempt ADD COLUMN live INTEGER NOT NULL DEFAULT 0 CHECK (live IN (0, 1));
+UPDATE attempt SET live = 1 WHERE (job, number) IN (SELECT id, last_attempt FROM job WHERE phase = 'running');
+
+
 -- name: set_meta
 -- Remembers one fact about the file.
 INSERT OR REPLACE INTO meta (name, value) VALUES (:name, :value);
@@ -194,7 +202,15 @@ SELECT json_extract(body, '$.program.stdin.sha256') FROM submission
 WHERE job > 0 AND json_extract(body, '$.program.stdin.sha256') IS NOT NULL
 UNION
 SELECT json_extract(body, '$.sweep.table.sha256') FROM submission
-WHERE job > 0 AND json_extract(body, '$.sweep.table.sha256') IS NOT NULL;
+WHERE job > 0 AND json_extract(body, '$.sweep.table.sha256') IS NOT NULL
+UNION
+SELECT json_extract(body, '$.sweep.inputs.sha256') FROM submission
+WHERE job > 0 AND json_extract(body, '$.sweep.inputs.sha256') IS NOT NULL;
+
+-- name: input_lists
+-- The lists that name what the tasks of sweeps read.
+SELECT DISTINCT json_extract(body, '$.sweep.inputs.sha256') FROM submission
+WHERE job > 0 AND json_extract(body, '$.sweep.inputs.sha256') IS NOT NULL;
 
 
 -- name: begin_job
@@ -202,31 +218,58 @@ WHERE job > 0 AND json_extract(body, '$.sweep.table.sha256') IS NOT NULL;
 UPDATE job SET phase = 'running', last_attempt = last_attempt + 1
 WHERE id = :id AND phase = 'queued' AND held = '' AND cancel_requested = 0;
 
+-- name: begin_backup
+-- Claims a second attempt at a job that runs; no row changes when it no longer does, shall be cancelled, or when anything
+-- but its newest attempt is live.
+UPDATE job SET last_attempt = last_attempt + 1
+WHERE id = :id AND phase = 'running' AND cancel_requested = 0
+AND last_attempt = (SELECT max(number) FROM attempt WHERE job = :id AND live = 1)
+AND 1 = (SELECT count(*) FROM attempt WHERE job = :id AND live = 1);
+
 -- name: last_attempt
 -- The number of the newest attempt of a job.
 SELECT last_attempt FROM job WHERE id = :id;
 
 -- name: add_attempt
 -- Records the claim.
-INSERT INTO attempt (job, number, record) VALUES (:id, :number, :record);
+INSERT INTO attempt (job, number, record, live) VALUES (:id, :number, :record, 1);
 
 -- name: note_attempt
--- Progress of the current attempt of a running job; no row changes when it is not the current one.
-UPDATE attempt SET record = :record
-WHERE job = :id AND number = :number
-AND EXISTS (SELECT 1 FROM job WHERE id = :id AND last_attempt = :number AND phase = 'running');
+-- Progress of a live attempt; no row changes when it is not live.
+UPDATE attempt SET record = :record WHERE job = :id AND number = :number AND live = 1;
 
 -- name: settle_job
--- Ends the current attempt: back into the queue, or done. The number is the fence. A cancel or a hold that was asked for
--- meanwhile stays asked for.
+-- Ends a job's run, as one of its live attempts has ended: back into the queue, or done. A cancel or a hold that was asked
+-- for meanwhile stays asked for.
 UPDATE job SET
     phase = :phase, not_before = :not_before, excluded = :excluded, verdict = :verdict, ended = :ended,
     held = CASE WHEN :phase = 'done' THEN '' WHEN :held = '' THEN held ELSE :held END
-WHERE id = :id AND last_attempt = :number AND phase = 'running';
+WHERE id = :id AND phase = 'running'
+AND EXISTS (SELECT 1 FROM attempt WHERE job = :id AND number = :number AND live = 1);
 
 -- name: note_settled
--- The last word of an attempt; settle_job has proved that it is the current one.
+-- The last word of an attempt; settle_job has proved that it is live. With it no other one is either.
+UPDATE attempt SET live = 0, record = CASE number WHEN :number THEN :record ELSE record END
+WHERE job = :id AND live = 1;
+
+-- name: note_superseded
+-- The last word of an attempt that was live beside the one that settled the job.
 UPDATE attempt SET record = :record WHERE job = :id AND number = :number;
+
+-- name: leave_attempt
+-- The last word of an attempt that leaves its job to another one; no row changes when it is not live, or there is none.
+UPDATE attempt SET live = 0, record = :record
+WHERE job = :id AND number = :number AND live = 1
+AND EXISTS (SELECT 1 FROM attempt AS other WHERE other.job = :id AND other.number <> :number AND other.live = 1);
+
+-- name: superseded
+-- Attempts at tasks of a sweep that another one has superseded.
+SELECT job, record FROM attempt
+WHERE job BETWEEN :first AND :last AND json_extract(record, '$.outcome.type') = 'superseded';
+
+-- name: give_back_task
+-- A task whose first attempt never began, and never will, is again what it was before: only a number.
+DELETE FROM job WHERE id = :id AND id < 0 AND last_attempt = 1 AND phase = 'running';
 
 -- name: finish_job
 -- Ends a job that waits (cancelled, or no node is left to try).
@@ -250,7 +293,10 @@ SELECT json_extract(body, '$.program.stdin.sha256') FROM job JOIN submission ON 
 WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.program.stdin.sha256') IS NOT NULL
 UNION
 SELECT json_extract(body, '$.sweep.table.sha256') FROM job JOIN submission ON submission.job = job.id
-WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.sweep.table.sha256') IS NOT NULL;
+WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.sweep.table.sha256') IS NOT NULL
+UNION
+SELECT json_extract(body, '$.sweep.inputs.sha256') FROM job JOIN submission ON submission.job = job.id
+WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.sweep.inputs.sha256') IS NOT NULL;
 
 -- name: count_late_news
 -- A result came from an attempt that no longer counts.

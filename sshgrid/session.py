@@ -247,6 +247,7 @@ class Session:
         elif isinstance(message, Input | Resize):
             return  # words for an interactive run that has just ended
         elif isinstance(message, Question):
+            self._master.spool.publish()  # what was uploaded before
             await self._send(await self._reply(message))
         else:
             raise UsageError(f"{type(message).__name__} is not a request")
@@ -354,7 +355,7 @@ class Session:
         return tuple(unknown - self._master.store.blobs_of(self._person.name)) if unknown else ()
 
     def _check_files(self, submission: Submission) -> None:
-        if missing := self._foreign(intake.digests(submission)):
+        if missing := self._foreign(intake.digests(submission, self._master.spool)):
             raise UsageError(f"{len(missing)} files of this job were not uploaded")
 
     def _back_up(self, path: Path) -> Reply:
@@ -385,7 +386,7 @@ class Session:
                 self._master.people.took(self._person.name, len(piece))
             blob.append(piece)
             if message.last:
-                blob.finish()
+                blob.finish_later()
             self._brought[sha256] = self._brought.get(sha256, 0) + len(piece)
         except SshgridError:
             blob.abort()

@@ -11,8 +11,9 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ from sshgrid.model import JobId, sweep_of, task_number
 STREAMS = ("stdout", "stderr", "compile", "files")  # files: a tar archive of what was brought back
 MAX_OPEN = 64
 FEW_FILES = 8  # above that it is cheaper to bring the whole file system to disk
+MOST_TOGETHER = 256  # files that get their names together: the loop waits for the disk as long
+FRESH_SECONDS = 60.0  # a file that is marked as asked for is not marked again for so long: that costs more than a look
 RESERVED_BYTES = 256 << 20
 HOUR = 3600.0
 _BLOCK = 65536
@@ -49,8 +52,8 @@ class BlobWriter:
         self._written = 0
         with blame_disk(spool.incoming):
             self._descriptor, self._aside = disk.create_aside(spool.incoming, f"{sha256[:8]}.")
-        self._unfinished = spool.unfinished
-        self._unfinished.add(self._aside)
+        self._spool = spool
+        spool.unfinished.add(self._aside)
 
     def __enter__(self) -> Self:
         return self
@@ -83,13 +86,23 @@ class BlobWriter:
             self.abort()
         return self._target
 
+    def finish_later(self) -> None:
+        """As `finish`, but it has its name only after `Spool.publish`: of many files that costs a fraction."""
+        try:
+            self._check()
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self._spool.whole(self._sha256, self._aside)
+        finally:
+            self.abort()
+
     def abort(self) -> None:
         """Forget the file; nothing happens after `finish` or a second time."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
             self._aside.unlink(missing_ok=True)
-            self._unfinished.discard(self._aside)
+            self._spool.unfinished.discard(self._aside)
 
     def _check(self) -> None:
         if self._size is not None and self._written != self._size:
@@ -148,6 +161,7 @@ class Spool:
         self.unfinished: set[Path] = set()  # in `incoming`, and still written to
         for folder in (directory, self.blobs, self.outputs, self.incoming):
             disk.private_directory(folder, forbidden=0o077)
+        self._whole: dict[str, Path] = {}  # by digest: checked, and without a name yet
         self._open: OrderedDict[OutputName, tuple[int, int]] = OrderedDict()  # -> (descriptor, size)
         self._unsynced: set[OutputName] = set()
 
@@ -196,6 +210,42 @@ class Spool:
                 writer.finish()
         return sha256
 
+    def whole(self, sha256: str, aside: Path) -> None:
+        """This file has all its bytes. It gets its name with others."""
+        before = self._whole.pop(sha256, None)
+        self._whole[sha256] = aside
+        if before is not None:
+            before.unlink(missing_ok=True)
+            self.unfinished.discard(before)
+        if len(self._whole) >= MOST_TOGETHER:
+            self.publish()
+
+    def publish(self) -> None:
+        """What is whole gets its name, durably. One round of waiting for the disk, however many files there are."""
+        files, self._whole = self._whole, {}
+        if not files:
+            return
+        try:
+            with blame_disk(self.blobs):
+                self._publish(files)
+        finally:
+            for aside in files.values():
+                aside.unlink(missing_ok=True)
+                self.unfinished.discard(aside)
+
+    def _publish(self, files: Mapping[str, Path]) -> None:
+        if len(files) <= FEW_FILES:
+            for sha256, aside in files.items():
+                disk.sync(aside)
+                _publish(aside, self.path(sha256))
+            return
+        disk.sync_all(self.incoming)
+        for sha256, aside in files.items():
+            target = self.path(sha256)
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            aside.replace(target)
+        disk.sync_all(self.blobs)
+
     def path(self, sha256: str) -> Path:
         """Where the file is, or will be."""
         if not _SHA256.fullmatch(sha256):
@@ -203,11 +253,13 @@ class Spool:
         return self.blobs / sha256[:2] / sha256
 
     def has(self, sha256: str) -> bool:
-        """Is it here? A file that was asked for counts as new again: `sweep` leaves it for another hour."""
+        """Is it here? A file that was asked for counts as new again: `sweep` leaves it for another hour (less a
+        minute)."""
         path = self.path(sha256)
         with blame_disk(path):
             try:
-                os.utime(path)
+                if path.stat().st_mtime < time.time() - FRESH_SECONDS:
+                    os.utime(path)
             except FileNotFoundError:
                 return False
         return True

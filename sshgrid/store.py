@@ -1,7 +1,7 @@
 """The durable queue: jobs, attempts and verdicts in one SQLite file (all SQL is in schema.sql).
 
-What a call returned survives a kill and a power cut. An attempt's number is the fence: only the newest attempt of a
-running job can settle it. Refuses a file that it cannot trust (damaged, from a newer sshgrid, readable by others, on a
+What a call returned survives a kill and a power cut. The fence: only a live attempt can settle its job, and then no
+other one is live any more. Refuses a file that it cannot trust (damaged, from a newer sshgrid, readable by others, on a
 network file system). One connection, used from the thread that opened it.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +30,7 @@ from sshgrid.model import (
     Phase,
     Role,
     Submission,
+    Superseded,
     User,
     UserKey,
     Verdict,
@@ -102,6 +103,11 @@ class Store:
         """The tasks of a sweep that have begun, by number."""
         return self._jobs("tasks_of", _task_range(sweep))
 
+    def superseded(self, sweep: JobId) -> list[tuple[JobId, AttemptRecord]]:
+        """Attempts at tasks of a sweep that another one has superseded, whether or not they were seen to end."""
+        rows = self._rows("superseded", _task_range(sweep))
+        return [(JobId(job_id), self._decode(_attempt, text, f"job {job_id}")) for job_id, text in rows]
+
     def task_fates(self, sweep: JobId) -> list[tuple[JobId, Phase, Verdict | None]]:
         """Of each task that has begun how it stands, in the order in which they ended, without reading each job."""
         rows = self._rows("task_fates", _task_range(sweep))
@@ -130,6 +136,10 @@ class Store:
     def blobs(self) -> set[str]:
         """SHA-256 of every file that some job still needs: what Spool.sweep must keep."""
         return {row[0] for row in self._rows("blobs", {})}
+
+    def input_lists(self) -> set[str]:
+        """Those of `blobs` that name further files: what the tasks of sweeps read."""
+        return {row[0] for row in self._rows("input_lists", {})}
 
     def blobs_of(self, owner: str) -> set[str]:
         """As `blobs`, of the jobs of one owner."""
@@ -172,31 +182,39 @@ class Store:
     def begin(self, job_id: JobId, node: str, now: float, gpus: tuple[int, ...] = ()) -> Attempt | None:
         """Claim a job for `node`. None when it no longer waits, is held, or shall be cancelled."""
         with self._change():
-            # attempt + 1 is the fence: settle() ignores news that carries an older number.
+            # The new attempt is the live one: settle() ignores news of any other.
             if self._run("begin_job", {"id": job_id}).rowcount == 0:
                 return None
-            number = self._value("last_attempt", {"id": job_id})
-            record = AttemptRecord(number, node, now, gpus=gpus)
-            self._run("add_attempt", {"id": job_id, "number": number, "record": _json(record)})
-        return Attempt(job_id, number, node)
+            return self._add_attempt(job_id, AttemptRecord(0, node, now, gpus=gpus))
 
-    def begin_task(self, task: Job, record: AttemptRecord) -> Attempt:
-        """Begin the first attempt at a task of a sweep; only now it becomes a row."""
-        values = {
-            "id": task.id,
-            "owner": task.owner,
-            "key": f"task {job_text(task.id)}",
-            "priority": task.submission.priority,
-            "submitted": task.submitted,
-        }
+    def begin_backup(self, job_id: JobId, node: str, now: float, gpus: tuple[int, ...] = ()) -> Attempt | None:
+        """Claim `node` for a second attempt beside the one that runs: both are live.
+
+        None when the job no longer runs, shall be cancelled, or has two already.
+        """
         with self._change():
-            self._run("add_task", values)
-            self._run("add_submission", {"id": task.id, "body": _json(task.submission)})
-            self._run("add_attempt", {"id": task.id, "number": 1, "record": _json(record)})
-        return Attempt(task.id, 1, record.node)
+            if self._run("begin_backup", {"id": job_id}).rowcount == 0:
+                return None
+            return self._add_attempt(job_id, AttemptRecord(0, node, now, gpus=gpus, backup=True))
+
+    def _add_attempt(self, job_id: JobId, record: AttemptRecord) -> Attempt:
+        """The one that was claimed just now; only its number is not known before."""
+        number = self._value("last_attempt", {"id": job_id})
+        record = msgspec.structs.replace(record, number=number)
+        self._run("add_attempt", {"id": job_id, "number": number, "record": _json(record)})
+        return Attempt(job_id, number, record.node)
+
+    def begin_tasks(self, tasks: Sequence[Job], record: AttemptRecord) -> list[Attempt]:
+        """Begin the first attempts at tasks of a sweep, all or none; only now they become rows."""
+        text = _json(record)
+        with self._change():
+            self._run_all("add_task", map(_task_columns, tasks))
+            self._run_all("add_submission", ({"id": task.id, "body": _json(task.submission)} for task in tasks))
+            self._run_all("add_attempt", ({"id": task.id, "number": 1, "record": text} for task in tasks))
+        return [Attempt(task.id, 1, record.node) for task in tasks]
 
     def note(self, attempt: Attempt, record: AttemptRecord) -> bool:
-        """Remember the progress of a running attempt. False = it is no longer the current one; nothing is kept."""
+        """Remember the progress of a running attempt. False = it is no longer live; nothing is kept."""
         _same_attempt(attempt, record)
         with self._change():
             values = {"id": attempt.job, "number": attempt.number, "record": _json(record)}
@@ -204,18 +222,35 @@ class Store:
 
     def settle(self, attempt: Attempt, record: AttemptRecord, job: Job) -> bool:
         """Write how an attempt ended, and the job as lifecycle.settle made it. False = late news: counted, dropped."""
-        _same_attempt(attempt, record)
+        _ended_attempt(attempt, record)
         if job.id != attempt.job or job.phase is Phase.RUNNING:
             raise ValueError(f"attempt {attempt} cannot settle job {job.id} as {job.phase}")
-        if record.outcome is None:
-            raise ValueError(f"the record of attempt {attempt} does not say how it ended")
         with self._change():
             if self._run("settle_job", {"number": attempt.number, **_settled_columns(job)}).rowcount == 0:
                 self._run("count_late_news", {})
                 return False
             self._run("note_settled", {"id": attempt.job, "number": attempt.number, "record": _json(record)})
+            for other in job.attempts:
+                if isinstance(other.outcome, Superseded) and other.outcome.by == attempt.number:
+                    values = {"id": job.id, "number": other.number, "record": _json(other)}
+                    self._run("note_superseded", values)
         self._waiting.pop(job.id, None)
         return True
+
+    def leave(self, attempt: Attempt, record: AttemptRecord) -> bool:
+        """Write how an attempt ended that leaves its job to another live one. False = late news: counted, dropped."""
+        _ended_attempt(attempt, record)
+        with self._change():
+            values = {"id": attempt.job, "number": attempt.number, "record": _json(record)}
+            if self._run("leave_attempt", values).rowcount == 0:
+                self._run("count_late_news", {})
+                return False
+        return True
+
+    def give_back_task(self, task: JobId) -> bool:
+        """Undo `begin_tasks` for a task that never began and never will. False when it is no longer as it was then."""
+        with self._change():
+            return self._run("give_back_task", {"id": task}).rowcount == 1
 
     def finish(self, job_id: JobId, verdict: Verdict, now: float) -> bool:
         """End a job that waits (cancelled, no node left). False when it does not wait."""
@@ -283,7 +318,8 @@ class Store:
     def _change(self) -> Iterator[None]:
         try:
             with database.blame(self._path):
-                self._still_there()
+                if not self._connection.in_transaction:
+                    self._still_there()
                 with database.change(self._connection):
                     yield
         except BaseException:
@@ -307,6 +343,9 @@ class Store:
 
     def _run(self, name: str, values: Values) -> sqlite3.Cursor:
         return self._connection.execute(database.SQL[name], values)
+
+    def _run_all(self, name: str, values: Iterable[Values]) -> None:
+        self._connection.executemany(database.SQL[name], values)
 
     def _rows(self, name: str, values: Values) -> list[Any]:
         with database.blame(self._path):
@@ -373,6 +412,7 @@ class Store:
 
 _caps = msgspec.json.Decoder(Caps)
 _submission = msgspec.json.Decoder(Submission)
+_attempt = msgspec.json.Decoder(AttemptRecord)
 _attempts = msgspec.json.Decoder(tuple[AttemptRecord, ...])
 _names = msgspec.json.Decoder(frozenset[str])
 _verdict: msgspec.json.Decoder[Verdict] = msgspec.json.Decoder(Verdict)
@@ -420,7 +460,23 @@ def _same_attempt(attempt: Attempt, record: AttemptRecord) -> None:
         raise ValueError(f"the record is of attempt {record.number}, not of {attempt}")
 
 
+def _ended_attempt(attempt: Attempt, record: AttemptRecord) -> None:
+    _same_attempt(attempt, record)
+    if record.outcome is None:
+        raise ValueError(f"the record of attempt {attempt} does not say how it ended")
+
+
 def _wanted(job: Job, active_only: bool, owner: str, since: float) -> bool:
     if active_only and job.phase is Phase.DONE:
         return False
     return owner in ("", job.owner) and (job.ended is None or job.ended >= since)
+
+
+def _task_columns(task: Job) -> Values:
+    return {
+        "id": task.id,
+        "owner": task.owner,
+        "key": f"task {job_text(task.id)}",
+        "priority": task.submission.priority,
+        "submitted": task.submitted,
+    }

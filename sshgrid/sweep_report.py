@@ -7,8 +7,10 @@ output of a task that has not ended, as that of another one would stand in its m
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from operator import itemgetter
 
 from sshgrid import lifecycle, parameters
 from sshgrid.attempts import Attempts
@@ -46,11 +48,8 @@ class SweepReport:
     def _progress(self, state: SweepState) -> SweepProgress:
         counts, rate = state.counts(), state.rate()
         running = [self._attempts.live(self._book.current(task)) for task in state.running]
-        slowest = min(
-            (task for task in running if task.attempts[-1].step is Step.RUNNING),
-            key=lambda task: task.attempts[-1].began,
-            default=None,
-        )
+        begun = [(task.current.began, task) for task in running if task.current and task.current.step is Step.RUNNING]
+        slowest = min(begun, key=itemgetter(0), default=(0.0, None))[1]
         return SweepProgress(
             job=state.job.id,
             tasks=counts.tasks,
@@ -62,6 +61,7 @@ class SweepReport:
             rate=rate,
             eta_seconds=(counts.waiting + counts.running) / rate if rate else None,
             slowest=self.task_line(slowest) if slowest else None,
+            backups=len(state.backups),
         )
 
     def tasks(self, job: Job, states: tuple[str, ...]) -> tuple[TaskLine, ...]:
@@ -73,7 +73,8 @@ class SweepReport:
     def task_line(self, task: Job) -> TaskLine:
         """One task, as a joblog has it."""
         task = self._attempts.live(task)
-        last = task.attempts[-1]
+        last = task.current
+        assert last is not None
         sizes = {stream: self._spool.size(task.id, last.number, stream) for stream in STREAMS}
         return TaskLine(
             number=task_number(task.id),
@@ -117,8 +118,10 @@ class SweepReport:
                 if job.phase is Phase.DONE:
                     yield Ended(line(job, False)), b""
                     return
-                # Some pause, as in a busy sweep there is news a thousand times a second.
-                await asyncio.sleep(PROGRESS_SECONDS)
+                # Some pause, as in a busy sweep there is news a thousand times a second; but none at its end.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PROGRESS_SECONDS):
+                        await state.finished.wait()
                 await asyncio.wait([waiter], timeout=1.0)
             finally:
                 waiter.cancel()
@@ -128,7 +131,8 @@ class SweepReport:
 
     def _task(self, state: SweepState, number: int, *, output: bool) -> Iterator[tuple[Event, bytes]]:
         task = self._book.current(task_id(state.job.id, number))
-        attempt = task.attempts[-1].number
+        assert task.current is not None
+        attempt = task.current.number
         for stream in STREAMS if output else ():
             offset = 0
             if stream == "compile" and number != state.compiler_said:

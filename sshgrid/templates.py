@@ -1,4 +1,5 @@
-"""What each task of a sweep is made of: its arguments, written with placeholders, and the name of its results folder.
+"""What each task of a sweep is made of: its arguments and the file that it reads, both written with placeholders, and
+the name of its results folder.
 
 A template is compiled once against the names of a table's columns; `expand` is what each task pays. Braces follow GNU
 parallel: what cannot be a placeholder stays as typed. Refuses a placeholder that looks like a name or position but is
@@ -47,6 +48,23 @@ class Template:
         return tuple(args)
 
 
+class Word:
+    """One word, such as the name of a file. `varies`: whether it has any placeholder. UsageError for an unknown one."""
+
+    __slots__ = ("_piece", "used", "varies")
+
+    def __init__(self, word: bytes, names: Sequence[str]) -> None:
+        compiler = _Compiler(tuple(names))
+        self._piece = compiler.joined(word)
+        self.varies = compiler.found
+        self.used = frozenset(names[at] for at in compiler.used)
+
+    def expand(self, row: Row, number: int) -> bytes:
+        """The word of task `number`, whose values are `row`."""
+        (word,) = self._piece(row, number)
+        return word
+
+
 def _check_used(used: Collection[int], names: Sequence[str], required: Collection[str]) -> None:
     for at, name in enumerate(names):
         if name in required and at not in used:
@@ -71,15 +89,20 @@ class _Compiler:
         self.used: set[int] = set()
 
     def piece(self, arg: bytes) -> _Piece:
+        if braces := _BRACES.fullmatch(arg):
+            key, change = _split(braces[1])
+            if not key:
+                self._mark(range(len(self._names)))
+                return _all_apart(change)
+        return self.joined(arg)
+
+    def joined(self, arg: bytes) -> _Piece:
+        """What stays one word, whatever its values are."""
         fixed: list[bytes] = [b""]
         parts: list[_Part] = []
         end = 0
         for braces in _BRACES.finditer(arg):
-            alone = braces[0] == arg
             key, change = _split(braces[1])
-            if alone and not key:
-                self._mark(range(len(self._names)))
-                return _all_apart(change)
             fixed[-1] += arg[end : braces.start()]
             end = braces.end()
             if (part := self._part(key, change)) is None:

@@ -72,9 +72,9 @@ class _Watcher:
 
     def next_piece(self, job: Job) -> tuple[str, int, Piece] | None:
         """The next bytes to show, of whichever stream has some."""
-        if not job.attempts:
+        if job.current is None:
             return None
-        attempt = job.attempts[-1].number
+        attempt = job.current.number
         ended = _has_result(job)
         for stream in STREAMS:
             read = _reader(self._spool, job.id, stream)
@@ -91,7 +91,7 @@ def _upload(line: JobLine) -> tuple[int, int]:
 
 
 def _has_result(job: Job) -> bool:
-    """Has the newest attempt ended by what its program did? Then it will say no more."""
+    """Has the current attempt ended by what its program did? Then it will say no more."""
     return job.phase is Phase.DONE and not isinstance(job.verdict, GaveUp | Cancelled | Crashed)
 
 
@@ -129,13 +129,13 @@ async def watch(book: JobBook, spool: Spool, line: Line, request: Watch) -> Asyn
             waiter.cancel()
 
 
-def _newest(job: Job) -> int:
-    return job.attempts[-1].number if job.attempts else 1
+def _current(job: Job) -> int:
+    return job.current.number if job.current else 1
 
 
 def _already_shown(job: Job, spool: Spool, request: Logs) -> dict[str, Shown]:
     """Where each stream begins: behind what was seen, at the last lines, or at its first byte."""
-    attempt = request.attempt or _newest(job)
+    attempt = request.attempt or _current(job)
     places = dict.fromkeys(request.streams, (attempt, 0))
     if request.tail_lines is not None:
         places = {stream: (attempt, spool.tail(job.id, attempt, stream, request.tail_lines)) for stream in places}
@@ -150,7 +150,7 @@ async def tail(book: JobBook, spool: Spool, line: Line, request: Logs) -> AsyncG
         waiter = book.board.listen(request.job)
         try:
             job = book.current(request.job)
-            attempt = request.attempt or _newest(job)
+            attempt = request.attempt or _current(job)
             for stream in shown:
                 read = _reader(spool, job.id, stream)
                 while True:

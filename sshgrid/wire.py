@@ -313,6 +313,8 @@ class AttemptLine(Noun, frozen=True):
     peak_memory: int | None
     toolchain: str = ""
     isolation: str = ""
+    backup: bool = False  # begun beside the attempt before it
+    why_compiled: str = ""  # why it was compiled though another node had it
     upload_left_bytes: int = 0
 
 

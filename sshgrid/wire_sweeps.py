@@ -76,6 +76,7 @@ class SweepProgress(Noun, frozen=True, tag="sweep-progress"):
     rate: float = 0.0  # tasks that ended a second, lately
     eta_seconds: float | None = None
     slowest: TaskLine | None = None  # of those that run, the one that runs longest
+    backups: int = 0  # of those that run, how many run twice
 
 
 class TaskOutput(Noun, frozen=True, tag="task-output"):

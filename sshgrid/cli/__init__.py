@@ -40,11 +40,24 @@ def main() -> None:
 def _status(words: Sequence[str], session: Session) -> int:
     from sshgrid.cli import quick
 
+    _import_msgspec()
     if understood := quick.understood(words):
         return quick.run(understood, session)
     from sshgrid.cli.verbs import invoke
 
     return invoke(words, session)
+
+
+def _import_msgspec() -> None:
+    """Without typing_extensions, as where that is not installed: it costs 8 ms and brings nothing that is used here."""
+    name = "typing_extensions"
+    if name in sys.modules:
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        import msgspec  # noqa: F401
+    finally:
+        del sys.modules[name]
 
 
 def _open_standard_descriptors() -> None:

@@ -28,7 +28,8 @@ def text(progress: SweepProgress, *, bar: bool = False) -> str:
     parts += [f"{progress.failed} failed"] if progress.failed else []
     parts += [f"{progress.left} not begun"] if progress.left else []
     if over < progress.tasks:
-        parts += [f"{progress.running} running", f"{progress.rate:.1f}/s"]
+        twice = f" ({progress.backups} with a backup)" if progress.backups else ""
+        parts += [f"{progress.running} running{twice}", f"{progress.rate:.1f}/s"]
         parts += [f"{format_duration(round(progress.eta_seconds))} left"] if progress.eta_seconds is not None else []
         parts += [_slowest(progress)] if progress.slowest else []
     return (_graphic(over, progress.tasks) if bar else "") + ", ".join(parts)

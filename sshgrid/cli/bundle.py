@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SMALL_BYTES = 256 * 1024  # all that goes up in one piece without asking what the master has
 SHOWN_BYTES = 8 << 20  # of what is larger it is shown how far it has come
 MAX_NAME_BYTES = 255
+_ASKED_AT_ONCE = 5000  # digests
 MAKEFILES = ("GNUmakefile", "makefile", "Makefile")  # the order in which make looks
 
 
@@ -114,14 +115,21 @@ class Bundle:
         self.entry, self.sources, self.language = entry, tuple(sources), language
 
 
-def read_program(path: str, lang: str, stdin: BinaryIO | None) -> Bundle:
-    """FILE of the command line: a file, a folder with a Makefile, or "-". FileMissing (127), UsageError (2)."""
-    if path == "-":
+def read_program(path: str, lang: str, stdin: BinaryIO | None, main: str = "") -> Bundle:
+    """FILE of the command line: a file, a folder, or "-". FileMissing (127), UsageError (2).
+
+    Of a folder `main` is the file that would be named if there were no others; "" = it has a Makefile.
+    """
+    if path == "-" and not main:
         return _from_stdin(lang, stdin)
     try:
         found = files.status(path)
         if stat.S_ISDIR(found.st_mode):
-            return _from_folder(path)
+            return _from_folder(path, main)
+        if main:
+            raise UsageError(
+                f"--main names a file of a folder, and {path} is none", f"sshgrid run --main {main} FOLDER"
+            )
         name = _name(os.path.basename(path), path)
         regular = (
             path if stat.S_ISREG(found.st_mode) else None
@@ -166,18 +174,33 @@ def _extension(lang: str) -> str:
     return next((glob[1:] for glob in globs if glob.startswith("*.") and "*" not in glob[1:]), "")
 
 
-def _from_folder(folder: str) -> Bundle:
-    entry = next((name for name in MAKEFILES if files.exists(os.path.join(folder, name))), "")
-    if not entry:
-        raise UsageError(
-            f"{folder} is a folder without a Makefile", f"write {os.path.join(folder, 'Makefile')}, or name one file"
-        )
+def _from_folder(folder: str, main: str) -> Bundle:
+    entry = _main_of(folder, main) if main else _makefile_of(folder)
     sources, keep = list[Source](), SMALL_BYTES
     for path in _walk(folder):
         source = _member(folder, path, keep)
         keep -= source.file.size if source.kept is not None else 0
         sources.append(source)
-    return Bundle(entry, sources, "make")
+    return Bundle(entry, sources, "" if main else "make")
+
+
+def _makefile_of(folder: str) -> str:
+    entry = next((name for name in MAKEFILES if files.exists(os.path.join(folder, name))), "")
+    if not entry:
+        makefile = os.path.join(folder, "Makefile")
+        raise UsageError(f"{folder} is a folder without a Makefile", f"write {makefile}, or name its file: --main FILE")
+    return entry
+
+
+def _main_of(folder: str, main: str) -> str:
+    """The file that `--main` names, as it is called in the folder: from there, or from here."""
+    inside = [os.path.normpath(main), os.path.relpath(main, folder)]
+    for name in inside:
+        path = os.path.join(folder, name)
+        outside = os.path.isabs(name) or name.split("/", 1)[0] == ".."
+        if not outside and files.exists(path) and not files.is_folder(path):
+            return name
+    raise FileMissing(f"no such file in {folder}: {main} (--main)", _similar(os.path.join(folder, main)))
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -277,12 +300,18 @@ def upload(connection: Connection, sources: Sequence[Source], transfer: Transfer
     wanted = set(distinct)
     large = sum(source.file.size for source in distinct.values()) > SMALL_BYTES
     if large:
-        wanted &= set(connection.ask(MissingBlobs(tuple(distinct)), Blobs).sha256)
+        wanted = _wanted(connection, tuple(distinct))
     for digest in distinct:
         if digest in wanted:
             _put(connection, distinct[digest], transfer, at_once=large)
     if transfer is not None:
         transfer.clear()
+
+
+def _wanted(connection: Connection, digests: tuple[str, ...]) -> set[str]:
+    """Those that the master lacks. Asked in parts: a line of the protocol holds only so many."""
+    parts = (digests[start : start + _ASKED_AT_ONCE] for start in range(0, len(digests), _ASKED_AT_ONCE))
+    return {each for part in parts for each in connection.ask(MissingBlobs(part), Blobs).sha256}
 
 
 def _put(connection: Connection, source: Source, transfer: Transfer | None, *, at_once: bool) -> None:

@@ -172,6 +172,8 @@ def info_text(look: Look, job: JobLine) -> str:
     if job.attempts:
         header = ("ATTEMPT", "NODE", "OUTCOME", "TIME", "SENT", "COMPILED", "CPU", "MEMORY", "TOOLCHAIN", "ISOLATION")
         text += "\n" + render.table(header, (render.attempt_row(each) for each in job.attempts), look)
+    if taken := [(each.node, each.why_compiled) for each in job.attempts if each.why_compiled]:
+        text += "\n" + render.table(("NODE", "WHY COMPILED THERE"), taken, look)
     if job.why:
         text += "\n" + render.table(("NODE", "WHY NOT"), ((each.node, each.reason) for each in job.why), look)
     return text

@@ -7,7 +7,6 @@ judge: a word that it does not know, a value that is missing, a mistake of any k
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,15 @@ from sshgrid.cli.session import Session, said
 
 SESSION_TEXTS = {"--master": "master", "-i": "inventory", "--inventory": "inventory"}
 SESSION_FLAGS = {"--json": "json", "-q": "quiet", "--quiet": "quiet", "--no-input": "no_input"}
-TEXTS = {"--on": "on", "--lang": "lang", "--stdin": "stdin", "--name": "name", "--flags": "flags", "--into": "into"}
+TEXTS = {
+    "--on": "on",
+    "--lang": "lang",
+    "--stdin": "stdin",
+    "--name": "name",
+    "--flags": "flags",
+    "--into": "into",
+    "--main": "main",
+}
 FLAGS = {
     "-d": "detach",
     "--detach": "detach",
@@ -23,6 +30,7 @@ FLAGS = {
     "--interactive": "interactive",
     "--show-node": "show_node",
     "--dry-run": "dry_run",
+    "--verify-build": "verify_build",
 }
 MANY = {"--env": "env", "--with": "with", "--fetch": "fetch"}
 # What `run` is told of an option that is not there; also of those that are not understood here.
@@ -101,19 +109,6 @@ def run(words: Understood, session: Session) -> int:
     """The exit status; errors are said, never raised."""
     for name, value in words.settings.items():
         setattr(session, name, value)
-    _import_msgspec()
     from sshgrid.cli import running
 
     return said(session, lambda: running.run(session, words.file, words.args, words.wanted))
-
-
-def _import_msgspec() -> None:
-    """Without typing_extensions, as where that is not installed: it costs 8 ms and brings nothing that is used here."""
-    name = "typing_extensions"
-    if name in sys.modules:
-        return
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        import msgspec  # noqa: F401
-    finally:
-        del sys.modules[name]

@@ -51,6 +51,7 @@ class _RunVerb(Verb):
     shell_complete=complete_languages,
     help="The language, when the name does not say it.",
 )
+@click.option("--main", metavar="FILE", default="", help="Of a folder: the file that the program begins with.")
 @click.option("--with", metavar="PATH", multiple=True, help="A file or folder that it finds in its current folder.")
 @click.option(
     "--fetch", metavar="GLOB", multiple=True, help="Bring these files back when it has ended, quoted: 'out/*.csv'."
@@ -64,6 +65,7 @@ class _RunVerb(Verb):
 @click.option("--gpu", metavar="N", type=click.IntRange(0), default=0, help="GPUs that it has for itself.")
 @click.option("--max-processes", metavar="N", type=click.IntRange(1), help="End it when it has more.")
 @click.option("--keep-children", is_flag=True, help="When it ends by itself, leave alone what it has started.")
+@click.option("--verify-build", is_flag=True, help="Take another node's build only after a hello of that node has run.")
 @click.option("--retries", metavar="N", type=click.IntRange(0, 100), help="Further attempts after host failure.")
 @click.option("--priority", metavar="N", type=click.IntRange(-1000, 1000), default=0, help="Higher goes first.")
 @click.option("--name", metavar="S", default="", help="What `ps` calls it.")

@@ -69,7 +69,7 @@ class Order:
         from sshgrid.cli import bundle
         from sshgrid.cli.handing import Hands
 
-        program = bundle.read_program(self._file, self._language, bundle.our_stdin())
+        program = bundle.read_program(self._file, self._language, bundle.our_stdin(), self._text("main"))
         choice = self._text("stdin")
         if self._wanted["interactive"] or (self._file == "-" and not choice):
             choice = "none"
@@ -124,6 +124,7 @@ class Order:
             wait_for_nodes=bool(wanted["detach"]),
             slots=int(wanted["slots"]),
             gpus=int(wanted["gpu"]),
+            verify_build=bool(wanted["verify_build"]),
         )
 
 

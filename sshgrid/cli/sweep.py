@@ -73,6 +73,7 @@ class _SweepVerb(Verb):
 @click.option("--retries", metavar="N", type=click.IntRange(0, 100), help="Further attempts after host failure.")
 @click.option("--timeout", metavar="D", type=DURATION, help="End a task after this time.")
 @click.option("--max-fails", metavar="N", type=click.IntRange(0), help="Bear so many failures; one more ends all.")
+@click.option("--backup", is_flag=True, help="Run the last tasks twice where a node is slow; the first to end counts.")
 @click.option("--halt", metavar="WHEN", default="", help="now or soon,fail=N or N%; also success= and done=.")
 @click.option("--tag", is_flag=True, help="Begin each line of output with the task's values and a tab.")
 @click.option("-k", "--keep-order", is_flag=True, help="Print by number instead of as the tasks end.")
@@ -86,6 +87,7 @@ class _SweepVerb(Verb):
     shell_complete=complete_languages,
     help="The language, when the name does not say it.",
 )
+@click.option("--main", metavar="FILE", default="", help="Of a folder: the file that the program begins with.")
 @click.option("--with", metavar="PATH", multiple=True, help="A file or folder that each finds in its current folder.")
 @click.option("--fetch", metavar="GLOB", multiple=True, help="Bring these files of each task back.")
 @click.option(
@@ -96,11 +98,17 @@ class _SweepVerb(Verb):
     help="Where they go, in a folder for each task; or --results.",
 )
 @click.option("--env", metavar="K=V", multiple=True, help="Set in each task's environment; K alone: as it is here.")
-@click.option("--stdin", metavar="FILE|-|none", default="", help="Each task's standard input; otherwise none.")
+@click.option(
+    "--stdin",
+    metavar="FILE|-|none",
+    default="",
+    help="Each task's standard input, its own one where the name has {NAME}; otherwise none.",
+)
 @click.option("--memory", metavar="SIZE", type=SIZE, help="What a task may use, as 512M or 4G.")
 @click.option("--slots", metavar="N", type=click.IntRange(1), default=1, help="Slots that a task takes: its threads.")
 @click.option("--gpu", metavar="N", type=click.IntRange(0), default=0, help="GPUs that a task has for itself.")
 @click.option("--flags", metavar="TEXT", default="", help="For the compiler, as one word: '-O3 -Wall'.")
+@click.option("--verify-build", is_flag=True, help="Take another node's build only after a hello of that node has run.")
 @click.option("--priority", metavar="N", type=click.IntRange(-1000, 1000), default=0, help="Higher goes first.")
 @click.option("--name", metavar="S", default="", help="What `ps` calls it.")
 @click.option(

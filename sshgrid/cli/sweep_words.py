@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from sshgrid import parameters
 from sshgrid.cli import bundle, files
@@ -17,16 +17,20 @@ from sshgrid.errors import FileMissing, UsageError
 from sshgrid.halting import max_fails, parse_halt
 from sshgrid.model import Halt
 from sshgrid.parameters import Axis, Row, Table
-from sshgrid.templates import Template, folder_name, folders_clash
+from sshgrid.templates import Template, Word, folder_name, folders_clash
+
+Made = TypeVar("Made")
 
 
 class Plan:
-    """A table of parameters, and what becomes of each of its rows."""
+    """A table of parameters, and what becomes of each of its rows. `stdin`: the word of --stdin."""
 
-    def __init__(self, file: str, args: Sequence[bytes], table: Table, named: Sequence[str]) -> None:
+    def __init__(self, file: str, args: Sequence[bytes], table: Table, named: Sequence[str], stdin: str) -> None:
         self.file, self.args, self.table = file, tuple(args), table
         self.names = table.names
-        self.template = Template(self.args, self.names, named)
+        self._stdin = _about("--stdin", lambda: Word(os.fsencode(stdin), self.names))
+        # A parameter that names a file of input is used, in whatever arguments it is not.
+        self.template = Template(self.args, self.names, set(named) - self._stdin.used)
         # Two rows may be alike; then the folders of their results carry the tasks' numbers.
         self.numbered = folders_clash(table)
 
@@ -36,10 +40,20 @@ class Plan:
     def values(self, number: int) -> Row:
         return self.table.row(number)
 
+    @property
+    def reads_its_own(self) -> bool:
+        """Whether each task has an input of its own."""
+        return self._stdin.varies
+
+    def stdin(self, number: int) -> str:
+        """The file that a task reads, when it reads its own."""
+        return os.fsdecode(self._stdin.expand(self.values(number), number))
+
     def command(self, number: int) -> bytes:
         """As a shell would take it: for --dry-run and the joblog."""
         words = self.template.expand(self.values(number), number)
-        return os.fsencode(shlex.join([self.file, *map(os.fsdecode, words)]))
+        text = shlex.join([self.file, *map(os.fsdecode, words)])
+        return os.fsencode(f"{text} < {shlex.quote(self.stdin(number))}" if self.reads_its_own else text)
 
     def folder(self, number: int) -> str:
         """The name of a task's own folder."""
@@ -60,7 +74,7 @@ def plan(file: str, words: Sequence[str], wanted: Mapping[str, Any]) -> Plan:
     if wanted["zip"] and axes:
         axes = [parameters.zip_axes(axes)]
     named = [os.fsdecode(word).partition("=")[0] for word in wanted["parameter"]]
-    return Plan(file, args, Table(tuple(axes)), named)
+    return Plan(file, args, Table(tuple(axes)), named, str(wanted["stdin"]))
 
 
 def _option_axes(wanted: Mapping[str, Any], read: Callable[[str], bytes]) -> list[Axis]:
@@ -75,7 +89,7 @@ def _parameter(word: str, read: Callable[[str], bytes]) -> Axis:
     return _about("-p", lambda: parameters.parse_parameter(os.fsencode(word), read))
 
 
-def _about(option: str, make: Callable[[], Axis]) -> Axis:
+def _about(option: str, make: Callable[[], Made]) -> Made:
     try:
         return make()
     except FileMissing:

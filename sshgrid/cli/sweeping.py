@@ -24,6 +24,7 @@ from sshgrid.cli.quick import OTHERWISE
 from sshgrid.cli.results import Results
 from sshgrid.cli.session import INTERRUPTED, PIPE_CLOSED, Session, write_or_leave
 from sshgrid.cli.sweep_words import Plan, halt, plan
+from sshgrid.cli.task_inputs import read_inputs
 from sshgrid.cli.tasks import JsonTasks, Outlet, PlainTasks, Records, SweepFollow
 from sshgrid.digest import sha256
 from sshgrid.errors import NoSuchJob, SshgridError, UsageError
@@ -46,12 +47,14 @@ def sweep(session: Session, file: str, words: Sequence[str], wanted: Mapping[str
     order = _order(file, planned, wanted)
     bundle, stdin, data = order.read(session)
     table = Source("table", io.BytesIO(encode(planned.table)))
-    submission = msgspec.structs.replace(
-        order.submission(bundle, stdin, data),
-        sweep=Sweep(table.file, len(planned), at_once=wanted["jobs"], halt=halting),
-    )
+    plan_of_it = Sweep(table.file, len(planned), at_once=wanted["jobs"], halt=halting, backup=wanted["backup"])
+    submission = msgspec.structs.replace(order.submission(bundle, stdin, data), sweep=plan_of_it)
     sources = [*bundle.sources, *([stdin] if stdin else []), *(data.sources if data else ()), table]
-    with _Recorded(session, planned, wanted, _digest(submission)) as recorded:
+    with _Recorded(session, planned, wanted, _digest(submission, planned, wanted)) as recorded:
+        if planned.reads_its_own:
+            given = read_inputs(planned, recorded.rest())
+            sources += given.sources
+            submission = msgspec.structs.replace(submission, sweep=given.added_to(plan_of_it))
         if wanted["dry_run"]:
             return _print(session, planned, recorded.rest())
         if wanted["detach"]:
@@ -70,6 +73,11 @@ def _check(wanted: Mapping[str, Any]) -> None:
         )
     if wanted["fetch"] and not (wanted["into"] or wanted["results"] or wanted["detach"]):
         raise UsageError("the files of a task need a folder", "--results DIR or --into DIR")
+    if wanted["backup"] and wanted["on_host_loss"] != "relaunch":
+        raise UsageError(
+            f"--backup runs a task twice at the same time, and --on-host-loss {wanted['on_host_loss']} forbids that",
+            "leave out one of them",
+        )
     if wanted["detach"] and wanted["dry_run"]:
         raise UsageError("--dry-run runs nothing, so there is nothing for -d to leave", "give one of them")
 
@@ -77,16 +85,21 @@ def _check(wanted: Mapping[str, Any]) -> None:
 def _order(file: str, planned: Plan, wanted: Mapping[str, Any]) -> running.Order:
     """The words as `run` understands them. Tasks have no standard input unless they are given one."""
     mine = {**OTHERWISE, **{name: value for name, value in wanted.items() if name in OTHERWISE}}
-    mine |= {"time_limit": wanted["timeout"], "stdin": wanted["stdin"] or "none"}
+    stdin = "none" if planned.reads_its_own else wanted["stdin"] or "none"
+    mine |= {"time_limit": wanted["timeout"], "stdin": stdin}
     return running.Order(file, [os.fsdecode(arg) for arg in planned.args], mine)
 
 
-def _digest(submission: Submission) -> str:
-    """Of what is run over which parameters: how and where it is run may be another the next time."""
+def _digest(submission: Submission, planned: Plan, wanted: Mapping[str, Any]) -> str:
+    """Of what is run over which parameters: how and where it is run may be another the next time.
+
+    A file that a parameter names is such a parameter, whatever is in it, as for GNU parallel.
+    """
     program, table = submission.program, submission.sweep
     assert table is not None
     parts = (program.language, program.version, program.entry, program.files, program.flags, program.args)
-    along = (program.env, program.stdin, program.data, program.packs)
+    stdin = wanted["stdin"] if planned.reads_its_own else program.stdin
+    along = (program.env, stdin, program.data, program.packs)
     everything = msgspec.json.encode((*parts, *along, table.table.sha256))
     return str(sha256(everything).hexdigest())
 
@@ -95,20 +108,20 @@ def _print(session: Session, planned: Plan, numbers: Sequence[int]) -> int:
     """The command line of each task, as GNU parallel's --dry-run."""
     for start in range(0, len(numbers), _PRINTED_AT_ONCE):
         some = numbers[start : start + _PRINTED_AT_ONCE]
-        lines = [planned.command(number).decode("utf-8", "surrogateescape") for number in some]
         if session.json:
-            objects = ({"schema": 1, "task": number, "command": line} for number, line in zip(some, lines, strict=True))
-            text = "".join(render.to_json(_sayable(each)) + "\n" for each in objects)
+            text = "".join(render.to_json(_dry_object(planned, number)) + "\n" for number in some)
         else:
-            text = "".join(f"{line}\n" for line in lines)
+            text = "".join(os.fsdecode(planned.command(number)) + "\n" for number in some)
         write_or_leave(render.write_out, text)
     return 0
 
 
-def _sayable(value: dict[str, object]) -> dict[str, object]:
-    """JSON is UTF-8; an argument need not be."""
-    command = str(value["command"]).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return {**value, "command": command}
+def _dry_object(planned: Plan, number: int) -> dict[str, object]:
+    """JSON is UTF-8; an argument or a name need not be."""
+    said = {"schema": 1, "task": number, "command": planned.command(number).decode("utf-8", "backslashreplace")}
+    if planned.reads_its_own:
+        said["stdin"] = os.fsencode(planned.stdin(number)).decode("utf-8", "backslashreplace")
+    return said
 
 
 # --- what is recorded -------------------------------------------------------------------------------------------------

@@ -64,11 +64,6 @@ class BatchSink(Protocol):
     async def compiled(self, compiled: bool) -> None: ...
 
 
-def place_in(batch: str, run: str) -> str:
-    """What a run of a batch is called where it is to be found; as it is when there is no batch."""
-    return f"{batch}/{run.partition('-')[2]}" if batch else run
-
-
 # What a person types into an interactive run: bytes (b"" ends the input), or the window's (columns, rows).
 Keyboard: TypeAlias = "asyncio.Queue[bytes | tuple[int, int]]"
 
@@ -85,14 +80,20 @@ class Engine(Protocol):
     async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
         """Many runs of one program with one start, until the end of each was told; raises no HostError.
 
-        For the other calls a batch is a run, and `place_in` names one of its runs.
+        For `signal` and `discard` a batch is a run, and `jobscript.place_in` names one of its runs.
         """
+
+    async def extend(self, batch: str, orders: Sequence[Order]) -> bool:
+        """More runs for a batch under way; its sink is told of them. False: it takes no more, they never begin."""
 
     async def signal(self, run: str, name: str) -> bool:
         """Send a signal to a run; False when it is not there."""
 
     async def refuse(self, run: str) -> bool:
         """Keep a run that has not begun from ever beginning; False when it has begun."""
+
+    async def take_back(self, batch: str, runs: Sequence[str]) -> list[str]:
+        """Those of these runs of a batch that have not begun, and now never will; no more is told of them."""
 
     async def discard(self, run: str) -> None:
         """End what is left of a run and remove its files."""

@@ -6,32 +6,58 @@ Refuses to take an exit code from anything but the batch's ledger.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
+from sshgrid.builds import Builds
 from sshgrid.engines import BatchSink, Finish, Sink
-from sshgrid.engines.direct import STREAMS, DirectEngine, Run, usage
+from sshgrid.engines.direct import (
+    LONGEST_PAUSE_SECONDS,
+    START_GUARD_SECONDS,
+    STREAMS,
+    UPLOAD_TRIES,
+    DirectEngine,
+    Host,
+    Run,
+    usage,
+)
 from sshgrid.errors import HostError, NodeUnfit
-from sshgrid.jobscript import Batch, Order, task_name
+from sshgrid.jobscript import Batch, Order, name_in_batch, needed_by, task_name, tasks_script
 from sshgrid.model import Exited, Fetched, HostLost, Outcome, Step
 from sshgrid.nodes import LOOK_RECORDS, PIECE_BYTES, Link
-from sshgrid.readings import LEDGER_RECORD_BYTES, BatchLook, RunLook, RunRecord, TaskEnd
+from sshgrid.readings import BatchLook, RunLook, RunRecord, TaskEnd
 
 log = logging.getLogger(__name__)
 
 # Between two looks while tasks end: many small ones are brought at once.
 GATHER_SECONDS = 0.1
+# And by so many times what a look takes: where many share the processors, looks must not be what they do.
+GATHER_LOOKS = 3
+LONGEST_GATHER_SECONDS = 0.5
+# What a task has printed is brought before its end when it takes so long that somebody may look.
+LIVE_AFTER_SECONDS = 1.0
 NEVER_BEGAN = "the batch ended before it was its turn"
 
 
 class BatchEngine(DirectEngine):
     """Runs of one node, one by one or in batches."""
 
+    def __init__(
+        self, host: Host, blob: Callable[[str], Path], patience: Callable[[float], float], builds: Builds
+    ) -> None:
+        super().__init__(host, blob, patience, builds)
+        self._batches: dict[str, _Everyone] = {}  # under way
+
     async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
         """Until each task was told to have ended, whatever happened. Nothing is told twice."""
-        everyone = _Everyone(batch, sink)
+        everyone = self._batches[batch.run] = _Everyone(batch, sink)
+        # How many parts an earlier master has sent is not known here.
+        everyone.takes_more = not resume
         try:
             finish = await self.run(batch, everyone, resume=resume)
         except HostError as error:
@@ -39,6 +65,65 @@ class BatchEngine(DirectEngine):
             await everyone.give_up(HostLost(error.reason))
         else:
             await everyone.give_up(finish.outcome)
+        finally:
+            del self._batches[batch.run]
+
+    async def extend(self, batch: str, orders: Sequence[Order]) -> bool:
+        everyone = self._batches.get(batch)
+        if everyone is None or batch not in self._sent or not everyone.takes_more:
+            return False
+        # Before they are sent: the node may tell of them before it has answered.
+        names = everyone.sending(orders)
+        try:
+            taken = await self._send_more(batch, everyone, orders)
+        except NodeUnfit as error:
+            log.info("%s on %s: no more tasks: %s", batch, self._host.name, error.reason)
+            taken = False
+        except HostError as error:
+            # They may have arrived, or not: as with a start, what the node tells decides.
+            log.info("%s on %s: more tasks were not answered: %s", batch, self._host.name, error.reason)
+            taken, everyone.takes_more = True, False
+        everyone.sent(names)
+        if not taken:
+            everyone.takes_more = False
+            everyone.without(names)
+            await self._ring(batch)
+        elif batch not in self._batches:
+            await everyone.over("the batch ended")
+        return taken
+
+    async def _ring(self, batch: str) -> None:
+        """Its follower shall look again: there may be nothing left to wait for. A lost connection wakes it anyway."""
+        with contextlib.suppress(HostError):
+            (await self._host.connected(0)).bell(batch).set()
+
+    async def _send_more(self, batch: str, everyone: _Everyone, orders: Sequence[Order]) -> bool:
+        everyone.parts += 1
+        script, objects = tasks_script(batch, orders), needed_by(orders)
+        for _ in range(UPLOAD_TRIES):
+            link = await self._host.connected(0)
+            not_after = self._host.uptime_now() + START_GUARD_SECONDS
+            started = await link.more(batch, everyone.parts, not_after, script, len(orders), objects)
+            match started.word:
+                case "claimed":
+                    return True
+                case "missing":
+                    await self._upload(link, started.rest.split(), everyone)
+                case "already" | "late":
+                    return False
+                case _:
+                    raise NodeUnfit(self._host.name, started.rest or f"answered {started.word!r} to more tasks")
+        return False
+
+    async def take_back(self, batch: str, runs: Sequence[str]) -> list[str]:
+        if batch not in self._sent:
+            return []  # it will be sent with all of its tasks
+        names = {name_in_batch(run): run for run in runs}
+        link = await self._host.connected(0)
+        taken = await link.refuse_tasks(batch, [*names])
+        if everyone := self._batches.get(batch):
+            everyone.without(taken)
+        return [names[name] for name in taken if name in names]
 
     def follower(self, order: Order, sink: Sink) -> Run:
         if isinstance(sink, _Everyone):
@@ -53,7 +138,10 @@ class _Everyone:
         self.batch = batch
         self._sink = sink
         self._waiting = {task_name(order): order for order in batch.tasks}
-        self._begun: set[str] = set()
+        self._begun: dict[str, float] = {}  # when that was told
+        self._sending: set[str] = set()
+        self.parts = 1  # in which its tasks were sent
+        self.takes_more = False
         self.uploaded, self.compiled = sink.uploaded, sink.compiled
 
     @property
@@ -81,6 +169,21 @@ class _Everyone:
     async def fetched(self, fetched: Fetched) -> None:
         raise AssertionError(f"a batch fetches nothing, and not {fetched}")
 
+    def sending(self, orders: Iterable[Order]) -> frozenset[str]:
+        """More tasks are on their way; whether they have arrived is not known before `sent`."""
+        more = {task_name(order): order for order in orders}
+        self._waiting |= more
+        self._sending |= more.keys()
+        return frozenset(more)
+
+    def sent(self, tasks: Iterable[str]) -> None:
+        self._sending.difference_update(tasks)
+
+    def without(self, tasks: Iterable[str]) -> None:
+        """These will never begin, and somebody knows."""
+        for task in tasks:
+            self._waiting.pop(task, None)
+
     # --- of one task
 
     def order(self, task: str) -> Order | None:
@@ -95,9 +198,13 @@ class _Everyone:
 
     async def running(self, tasks: Iterable[str]) -> None:
         fresh = [task for task in tasks if task in self._waiting and task not in self._begun]
-        self._begun.update(fresh)
+        self._begun |= dict.fromkeys(fresh, time.monotonic())
         if fresh:
             await self._sink.running([self._waiting[task] for task in fresh])
+
+    def long_running(self, since: float) -> list[Order]:
+        """Those under way that had begun by then; not more than there are lanes."""
+        return [self._waiting[task] for task, begun in self._begun.items() if begun <= since and task in self._waiting]
 
     async def ended(self, ends: Mapping[str, Finish]) -> None:
         found = [(self._waiting[task], finish) for task, finish in ends.items() if task in self._waiting]
@@ -105,16 +212,16 @@ class _Everyone:
             await self._sink.ended(found)
         for task in ends:
             self._waiting.pop(task, None)
+            self._begun.pop(task, None)
 
     async def give_up(self, outcome: Outcome) -> None:
-        """The tasks that were never told to have ended end like this."""
-        await self.ended({task: Finish(outcome) for task in self._waiting})
+        """The tasks that were never told to have ended end like this; of those on their way `extend` will know."""
+        await self.ended({task: Finish(outcome) for task in self._waiting if task not in self._sending})
 
     async def over(self, why: str) -> None:
         """The batch is over: who has begun was lost, the others never will."""
-        await self.ended(
-            {task: Finish(HostLost(why if task in self._begun else NEVER_BEGAN)) for task in self._waiting}
-        )
+        left = [task for task in self._waiting if task not in self._sending]
+        await self.ended({task: Finish(HostLost(why if task in self._begun else NEVER_BEGAN)) for task in left})
 
 
 class _BatchRun(Run):
@@ -127,9 +234,11 @@ class _BatchRun(Run):
         super().__init__(*arguments)  # type: ignore[arg-type] # the same, of narrower types
         self._records = 0
         self._lane_seconds: dict[str, float] = {}
+        self._live_at = 0.0
 
     async def _look(self, link: Link) -> Finish | None:
-        look = await link.look_batch(self._order.run, self._records * LEDGER_RECORD_BYTES)
+        began = time.monotonic()
+        look = await link.look_batch(self._order.run, self._records)
         run = look.run
         if await self._not_begun(link, run):
             return None
@@ -137,7 +246,10 @@ class _BatchRun(Run):
         await self._take(link, look)
         if self._sink.done:
             return Finish(Exited(0))
-        self._pause = 0.0 if look.records >= LOOK_RECORDS else GATHER_SECONDS if look.records else self._pause
+        await self._bring_live(link)
+        if look.records:
+            pause = GATHER_SECONDS + GATHER_LOOKS * (time.monotonic() - began)
+            self._pause = 0.0 if look.records >= LOOK_RECORDS else min(pause, LONGEST_GATHER_SECONDS)
         # What was written before the wrapper went is read to its end first.
         if look.records or (run.record is None and run.alive):
             return None
@@ -168,20 +280,34 @@ class _BatchRun(Run):
         self._lane_seconds = seconds
 
     async def _bring(self, link: Link, end: TaskEnd, order: Order, stream: str, file: str) -> None:
-        size, here = end.sizes.get(file, 0), end.small.get(file)
-        if not size:
+        if file[0] not in end.printed:
             return
-        at = self._sink.kept_of(order, stream)
-        while at < size:
-            if here is not None:
-                piece = here[at:]
-            else:
-                count = min(size - at, PIECE_BYTES)
-                piece = await link.piece(self._order.run, f"{end.task}.{file}", at, count)
-            if not piece:
-                raise NodeUnfit(link.node.name, f"the output of {end.task} is no longer there")
+        at, here = self._sink.kept_of(order, stream), end.small.get(file)
+        if here is not None:
+            if piece := here[at:]:
+                await self._sink.output_of(order, stream, piece)
+            return
+        while piece := await link.piece(self._order.run, f"{end.task}.{file}", at, PIECE_BYTES):
             await self._sink.output_of(order, stream, piece)
             at += len(piece)
+        if not at:
+            raise NodeUnfit(link.node.name, f"the output of {end.task} is no longer there")
+
+    async def _bring_live(self, link: Link) -> None:
+        """What tasks that run for long have printed so far: at most a piece of each output, and not at every look."""
+        now = time.monotonic()
+        if now - self._live_at < LONGEST_PAUSE_SECONDS:
+            return
+        tasks = self._sink.long_running(now - LIVE_AFTER_SECONDS)
+        if not tasks:
+            return
+        self._live_at = now
+        files = {f"{task_name(task)}.{file}": (task, stream) for task in tasks for stream, file in STREAMS.items()}
+        for file, size in (await link.sizes(self._order.run, [*files])).items():
+            task, stream = files[file]
+            at = self._sink.kept_of(task, stream)
+            if size > at and (piece := await link.piece(self._order.run, file, at, min(size - at, PIECE_BYTES))):
+                await self._sink.output_of(task, stream, piece)
 
     async def _task_outcome(self, link: Link, end: TaskEnd) -> Outcome:
         return await self._outcome(link, RunLook(why=end.why), end.record)

@@ -234,12 +234,9 @@ class DirectEngine:
         return await link.signal(run, name)
 
     async def refuse(self, run: str) -> bool:
-        folder, _, task = run.partition("/")
-        if folder not in self._sent and not task:
+        if run not in self._sent:
             self._refused.add(run)  # nothing was sent that could begin, and nothing will be
             return True
-        if folder not in self._sent:
-            return False  # its batch will be sent, with all of its tasks
         link = await self._host.connected(0)
         return await link.claim(run)
 

@@ -250,7 +250,9 @@ def read(text: Text) -> tuple[Tree | None, list[Problem]]:
 def _syntax_problem(text: Text, error: yaml.MarkedYAMLError) -> Problem:
     mark = error.problem_mark or error.context_mark
     context = f" {error.context}" if error.context else ""
-    message = f"not YAML: {error.problem}{context}"
+    # A parser that has a limit of its own reads on to it before it tells of the first bracket.
+    is_deep = "maximum nesting depth" in (error.problem or "")
+    message = f"nested more than {MAX_DEPTH} deep" if is_deep else f"not YAML: {error.problem}{context}"
     if mark is None:
         return Problem(0, 0, message)
     line, column = text.place(min(mark.index, len(text.text)))

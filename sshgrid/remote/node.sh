@@ -21,6 +21,7 @@ umask 077
 PREPARE_ONLY=0
 LANES=
 counted_apart=0
+page=
 
 # The tasks of a batch are for its lanes (batch.sh); whoever else reads its job.sh passes over them.
 task() { :; }
@@ -95,14 +96,7 @@ start() {
   # A mark of use, before the look: what is used is not swept away.
   printf '' >"$W/builds/$build.used"
   [ ! -d "$W/builds/$build" ] || set --
-  # shellcheck disable=SC2086 # a word each
-  [ "$needed" = - ] || set -- "$@" $needed
-  absent=
-  for sha; do [ -f "$W/objects/$sha" ] || absent="$absent $sha"; done
-  if [ -n "$absent" ]; then
-    echo "missing $run$absent"
-    return
-  fi
+  nothing_lacks "$run" "$needed" "$@" || return
   dir=$W/runs/$run
   if ! mkdir "$dir" 2>/dev/null; then
     if [ -d "$dir" ]; then echo "already $run"; else echo "unfit $run cannot make a run folder in $W (disk full or read-only)"; fi
@@ -118,6 +112,20 @@ start() {
     echo "unfit $run no space left in $W"
   fi
 } 2>/dev/null
+
+# nothing_lacks RUN NEEDED SHA...: these objects are here. Else the answer "missing".
+nothing_lacks() {
+  for_run=$1
+  needed=$2
+  shift 2
+  # shellcheck disable=SC2086 # a word each
+  [ "$needed" = - ] || set -- "$@" $needed
+  absent=
+  for sha; do [ -f "$W/objects/$sha" ] || absent="$absent $sha"; done
+  [ -z "$absent" ] && return
+  echo "missing $for_run$absent"
+  return 1
+}
 
 # prepare ...: as start, but leaves the launching to `converse`
 prepare() {
@@ -310,7 +318,7 @@ guarded() {
   ${2-} /bin/sh "$LIB" child "$W" "$RUN" "$BOOT" "$1" 9>&-
   status=$?
   kill -9 "$watchdog_pid" 2>/dev/null
-  [ "$ISOLATION" = pidns ] || [ "$INTERACTIVE$KEEP_CHILDREN" != 00 ] || kill_group
+  [ "$ISOLATION" = pidns ] || [ "$INTERACTIVE$KEEP_CHILDREN" != 00 ] || kill_group child
   begun=
   read -r begun _ <record
   case $1,$begun in
@@ -320,9 +328,9 @@ guarded() {
   return "$status"
 }
 
-# Whoever is left in the stage's group when its leader has gone.
+# Whoever is left in the group of this link when its leader has gone.
 kill_group() {
-  link_target child || return 0
+  link_target "$1" || return 0
   leader=${target#pid=}
   kill -9 -"${leader%%,*}" 2>/dev/null
 }
@@ -466,7 +474,6 @@ watchdog() { # STAGE HUNDREDTHS
     uptime_hundredths
     deadline=$((hundredths + $2))
   fi
-  page=
   while :; do
     looks=$((looks + 1))
     pause=1
@@ -479,14 +486,12 @@ watchdog() { # STAGE HUNDREDTHS
       [ "$rest" -ge 100 ] || [ "$looks" -le 10 ] || [ -n "$PROCESS_LIMIT" ] || pause=0.$(printf %02d "$rest")
     fi
     sleep "$pause" 2>/dev/null || sleep 1
-    # Not before the first look: most runs are over by then.
-    [ -n "$page" ] || page=$(getconf PAGESIZE 2>/dev/null) || page=4096
     look || return
   done
   end_stage wall
 }
 
-# Hundredths of a second of uptime.
+# $hundredths of a second of uptime.
 uptime_hundredths() {
   if [ -r /proc/uptime ]; then
     read -r now _ </proc/uptime
@@ -512,37 +517,51 @@ look() {
     kill_stage
     return 1
   fi
-  if [ -n "$OUTPUT_LIMIT" ] && [ -e out ]; then
-    # shellcheck disable=SC2046,SC2012 # two lines of nine fields
-    set -- $(LC_ALL=C ls -ln out err 2>/dev/null)
-    if [ "$((${5:-0} + ${14:-0}))" -gt "$OUTPUT_LIMIT" ]; then
-      end_stage output
-      return 1
-    fi
+  if [ -n "$OUTPUT_LIMIT" ] && [ -e out ] && printed_too_much out err; then
+    end_stage output
+    return 1
   fi
   [ -n "$MEMORY_LIMIT$PROCESS_LIMIT" ] || [ "$((looks % 5))" = 1 ] || return 0
   link_target child || return 0
   child_pid=${target#pid=}
-  family=$(tree "${child_pid%%,*}" | {
-    total=0 count=0
-    while read -r _ bytes _; do total=$((total + bytes)) count=$((count + 1)); done
-    echo "$count $total"
-  })
-  memory=${family#* }
-  most=0
-  [ -r peak ] && read -r most <peak
-  [ "$memory" -le "$most" ] || echo "$memory" >peak
+  weigh "${child_pid%%,*}" 0 peak
   if [ -n "$MEMORY_LIMIT" ] && [ "$memory" -gt "$MEMORY_LIMIT" ]; then
     ln -sf memory why 2>/dev/null
     kill_stage
     return 1
   fi
   # Those of ours that lead to the program are not counted against it.
-  if [ -n "$PROCESS_LIMIT" ] && [ "${family%% *}" -gt "$((PROCESS_LIMIT + 3))" ]; then
+  if [ -n "$PROCESS_LIMIT" ] && [ "$processes" -gt "$((PROCESS_LIMIT + 3))" ]; then
     ln -sf processes why 2>/dev/null
     kill_stage
     return 1
   fi
+}
+
+# printed_too_much OUT ERR: these two files together are above the limit.
+printed_too_much() {
+  # shellcheck disable=SC2046,SC2012 # two lines of nine fields
+  set -- $(LC_ALL=C ls -ln "$1" "$2" 2>/dev/null)
+  [ "$((${5:-0} + ${14:-0}))" -gt "$OUTPUT_LIMIT" ]
+}
+
+# weigh PID OURS FILE: how many $processes are below PID, without its first OURS generations, and how many bytes of $memory
+# they hold; the most that was ever seen is kept in FILE.
+weigh() {
+  # Not before the first look: most runs are over by then.
+  [ -n "$page" ] || page=$(getconf PAGESIZE 2>/dev/null) || page=4096
+  family=$(tree "$1" | {
+    total=0 count=0
+    while read -r _ bytes level; do
+      [ "$level" -le "$2" ] || { total=$((total + bytes)) count=$((count + 1)); }
+    done
+    echo "$count $total"
+  })
+  processes=${family% *}
+  memory=${family#* }
+  most=0
+  [ -r "$3" ] && read -r most <"$3"
+  [ "$memory" -le "$most" ] || echo "$memory" >"$3"
 }
 
 end_stage() { # WHY; a signal that the program outlived is no reason any more
@@ -729,7 +748,6 @@ runs_of() {
 # claim RUN: a cancel that comes before the start makes the same folder, so the start is refused. Answers "claimed",
 # "already" or "unfit".
 claim() {
-  case $1 in */*) refuse_task "$1"; return ;; esac
   if mkdir "$W/runs/$1" 2>/dev/null; then
     ln -s refused "$W/runs/$1/why"
     echo claimed

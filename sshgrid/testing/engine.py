@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import tarfile
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
 from sshgrid import globs
@@ -121,6 +121,7 @@ class ScriptedEngine:
         self.refused: set[str] = set()
         self.discarded: list[str] = []
         self.batches: dict[str, list[str]] = {}  # the runs of each batch, in the order of their starts
+        self._ahead: dict[str, list[Order]] = {}  # of the batches under way what has not begun
         self.signals: list[tuple[str, str]] = []
         self.uploads = asyncio.Event()  # cleared: whatever is started stays in its upload
         self.uploads.set()
@@ -213,6 +214,21 @@ class ScriptedEngine:
         self.refused.add(run)
         return True
 
+    async def extend(self, batch: str, orders: Sequence[Order]) -> bool:
+        if batch not in self._ahead:
+            return False
+        self.batches[batch] += [order.run for order in orders]
+        self._ahead[batch] += orders
+        return True
+
+    async def take_back(self, batch: str, runs: Sequence[str]) -> list[str]:
+        ahead = self._ahead.get(batch, [])
+        taken = [order for order in ahead if order.run in runs]
+        for order in taken:
+            ahead.remove(order)
+            self.batches[batch].remove(order.run)
+        return [order.run for order in taken]
+
     async def discard(self, run: str) -> None:
         for task in self.batches.get(run, ()):
             await self.discard(task)
@@ -227,15 +243,20 @@ class ScriptedEngine:
     async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
         """One after the other, however many lanes there are."""
         self.batches[batch.run] = [order.run for order in batch.tasks]
-        for position, order in enumerate(batch.tasks):
-            try:
-                finish = await self.run(order, _OneOf(sink, order), resume=resume)
-            except NeverBegan as error:
-                finish = Finish(HostLost(error.reason))
-            except HostError as error:
-                await sink.ended([(rest, Finish(HostLost(error.reason))) for rest in batch.tasks[position:]])
-                return
-            await sink.ended([(order, finish)])
+        ahead = self._ahead[batch.run] = list(batch.tasks)
+        try:
+            while ahead:
+                order = ahead.pop(0)
+                try:
+                    finish = await self.run(order, _OneOf(sink, order), resume=resume)
+                except NeverBegan as error:
+                    finish = Finish(HostLost(error.reason))
+                except HostError as error:
+                    await sink.ended([(rest, Finish(HostLost(error.reason))) for rest in (order, *ahead)])
+                    return
+                await sink.ended([(order, finish)])
+        finally:
+            del self._ahead[batch.run]
 
     async def close(self) -> None:
         for stage in self.stages.values():

@@ -14,6 +14,7 @@ from sshgrid.model import Language
 from sshgrid.toolchains.names import check_name, check_program
 from sshgrid.toolchains.recipes import (
     argv_in,
+    given_away,
     hello,
     matches,
     placed,
@@ -21,6 +22,7 @@ from sshgrid.toolchains.recipes import (
     restore_names,
     row_error,
     suffix_of,
+    verified,
 )
 from sshgrid.toolchains.table import ALIASES, LANGUAGES
 from sshgrid.toolchains.versions import parse_constraint, satisfies, version_in
@@ -31,6 +33,7 @@ __all__ = [
     "check_name",
     "check_program",
     "commands",
+    "given_away",
     "hello",
     "language_of",
     "placed",
@@ -40,6 +43,7 @@ __all__ = [
     "row_error",
     "satisfies",
     "tools",
+    "verified",
     "version_in",
 ]
 

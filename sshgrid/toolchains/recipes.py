@@ -369,6 +369,25 @@ def hello(language: Language) -> tuple[Program, bytes] | None:
     return Program(language.name, name, (file,)), source
 
 
+def verified(recipe: Recipe, language: str) -> Recipe:
+    """The same, but a build of another node is taken only after a hello of that node has run.
+
+    Such builds are kept apart: what was taken without a look must not be taken for one that was looked at.
+    """
+    if not recipe.shared:
+        return recipe
+    return msgspec.structs.replace(recipe, build_key=_other_key(recipe, "verified"), verify=language)
+
+
+def given_away(recipe: Recipe, maker: str) -> Recipe:
+    """As the build that this node makes for others, whatever is there already."""
+    return msgspec.structs.replace(recipe, build_key=_other_key(recipe, f"of {maker}"))
+
+
+def _other_key(recipe: Recipe, why: str) -> str:
+    return hashlib.sha256(f"{recipe.build_key} {why}".encode()).hexdigest()
+
+
 def restore_names(text: bytes, recipe: Recipe) -> bytes:
     """A compiler's words with the user's file names instead of the node's."""
     names = {node.encode(): user.encode() for node, user in recipe.renamed}

@@ -27,6 +27,12 @@ _NASM = (
 )
 _OTP_RELEASE = 'io:format("~s~n", [erlang:system_info(otp_release)]), halt().'
 
+# HotSpot keeps a file for each JVM under its process number, which is another's too in the next PID namespace; then it
+# says so on the standard output of the program. Other JVMs pass over what they do not know.
+_JVM = ("-XX:+IgnoreUnrecognizedVMOptions", "-XX:-UsePerfData")
+# A compiler lives too short for the second compiler of the JVM: half the CPU time, for one class as for 400.
+_JAVAC = tuple(f"-J{option}" for option in (*_JVM, "-XX:TieredStopAtLevel=1"))
+
 # A cache of our own, so that nothing is written into the account's home; GOTOOLCHAIN=local downloads no other go.
 _GO_ENV = (
     ("CGO_ENABLED", "0"),
@@ -61,9 +67,12 @@ _ON = (
         name="java",
         match=("*.java",),
         # javac before 9 does not make the -d folder
-        compile=(("mkdir", "-p", "{out}"), ("javac", "-encoding", "UTF-8", "-d", "{out}", "{flags}", "{srcs}")),
-        run=("java", "-cp", "{out}", "{main}", "{args}"),
-        version=("javac", "-version"),
+        compile=(
+            ("mkdir", "-p", "{out}"),
+            ("javac", *_JAVAC, "-encoding", "UTF-8", "-d", "{out}", "{flags}", "{srcs}"),
+        ),
+        run=("java", *_JVM, "-cp", "{out}", "{main}", "{args}"),
+        version=("javac", *_JAVAC, "-version"),
         hello=_JAVA,
         portable=True,
     ),
@@ -173,7 +182,7 @@ _OFFERED = (
         name="kotlin",
         match=("*.kt",),
         compile=(("kotlinc", "{flags}", "{srcs}", "-include-runtime", "-d", "{exe}.jar"),),
-        run=("java", "-jar", "{exe}.jar", "{args}"),
+        run=("java", *_JVM, "-jar", "{exe}.jar", "{args}"),
         version=("kotlinc", "-version"),
         hello='fun main() { println("hello") }\n',
         portable=True,

@@ -19,10 +19,9 @@ from typing import TypedDict, Unpack
 
 import msgspec
 
-from sshgrid.jobscript import Order, batch_name, job_script, make_batch, needed, run_name
+from sshgrid.jobscript import Order, batch_name, job_script, make_batch, needed, needed_by, run_name, tasks_script
 from sshgrid.model import Attempt, Facts, JobId, Limits, Program, Recipe, SourceFile
 from sshgrid.readings import (
-    LEDGER_RECORD_BYTES,
     BatchLook,
     Found,
     RunLook,
@@ -72,6 +71,7 @@ class How(TypedDict, total=False):
     stdin: bytes
     env: Mapping[str, bytes]
     limits: Limits
+    data: Mapping[str, bytes]
 
 
 def make_order(
@@ -89,6 +89,10 @@ def make_order(
         tuple(how.get("env", {}).items()),
         None if stdin is None else SourceFile("stdin", keep(stdin), len(stdin)),
         limits=how.get("limits", Limits()),
+        data=tuple(
+            SourceFile(name, keep(content), len(content), content.startswith(b"#!"))
+            for name, content in how.get("data", {}).items()
+        ),
     )
     key = hashlib.sha256(source + repr(compiler).encode()).hexdigest()
     recipe = Recipe(key, ((file.name, file),), compiler, (*how.get("run", (b"/bin/sh", b"{dir}/p.sh")), *args))
@@ -207,17 +211,29 @@ class ShellNode:
         assert self.start(batch, not_after=not_after, lease=lease) == f"claimed {batch.run}"
         return batch.run
 
-    def look_batch(self, batch: str, records: int = 0) -> BatchLook:
+    def look_batch(self, batch: str) -> BatchLook:
+        """The batch as a run, with all that its ledger says."""
+        begun, ended, records = list[str](), list[TaskEnd](), 0
+        while (look := self.news_of_batch(batch, records)).records:
+            begun, ended, records = [*begun, *look.begun], [*ended, *look.ended], records + look.records
+        return BatchLook(look.run, tuple(begun), tuple(ended), records)
+
+    def news_of_batch(self, batch: str, records: int) -> BatchLook:
         script = self.variables() + '. "$LIB"; . "${LIB%/*}/batch.sh"; "$@"'
-        words = ("look_batch", batch, str(records * LEDGER_RECORD_BYTES), "5000", "8")
+        words = ("look_batch", batch, str(records), "5000", "8")
         done = self._run(script, "sh", *words)
         assert not done.stderr, done.stderr
         return parse_batch(done.stdout, batch)
 
-    def batch_verb(self, *words: str) -> str:
-        return (
-            self._run(self.variables() + '. "$LIB"; . "${LIB%/*}/batch.sh"; "$@"', "sh", *words).stdout.decode().strip()
-        )
+    def batch_verb(self, *words: str, stdin: bytes = b"") -> str:
+        script = self.variables() + '. "$LIB"; . "${LIB%/*}/batch.sh"; "$@"'
+        return self._run(script, "sh", *words, stdin=stdin).stdout.decode().strip()
+
+    def more(self, batch: str, part: int, orders: Sequence[Order], *, not_after: float | None = None) -> str:
+        """What the node answers to more tasks for this batch."""
+        guard = str(int(uptime() + 15 if not_after is None else not_after))
+        words = ("more", batch, guard, " ".join(needed_by(orders)) or "-", str(part), str(len(orders)))
+        return self.batch_verb(*words, stdin=tasks_script(batch, orders))
 
     def ended_batch(self, batch: str, seconds: float = PATIENCE_SECONDS) -> BatchLook:
         look = BatchLook(RunLook())

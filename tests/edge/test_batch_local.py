@@ -5,15 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from sshgrid.engines import Finish, place_in
+from sshgrid.engines import Finish
 from sshgrid.engines.batch import NEVER_BEGAN
-from sshgrid.jobscript import Batch, Order, make_batch, task_name
-from sshgrid.model import CompileFailed, Exited, HostLost, Node, Step
+from sshgrid.jobscript import Batch, Order, make_batch, place_in, task_name
+from sshgrid.model import (
+    CompileFailed,
+    Exited,
+    HostLost,
+    Limits,
+    Node,
+    Outcome,
+    OutOfMemory,
+    OutputLimit,
+    Step,
+    TimedOut,
+)
 from tests.edge.engines import Host, Kept
 from tests.edge.test_nodes_local import until
 
@@ -109,6 +121,55 @@ async def test_cpu_seconds_are_those_of_the_task_alone(host: Host) -> None:
     assert busy > 0.1 > idle >= 0
 
 
+@pytest.mark.parametrize(
+    ("source", "limits", "outcome"),
+    [
+        (b"exec sleep 1000", Limits(wall_seconds=0.2), TimedOut(0.2)),
+        (b"exec sleep 1000", Limits(wall_seconds=0.001), TimedOut(0.001)),
+        (b"yes; sleep 1000", Limits(output_bytes=1000), OutputLimit(1000)),
+        (
+            b"exec %s -c 'x = b\"x\" * 150000000; import time; time.sleep(99)'" % os.fsencode(sys.executable),
+            Limits(memory_bytes=100 << 20),
+            OutOfMemory(100 << 20),
+        ),
+    ],
+    ids=["wall", "tiny wall", "output", "memory"],
+)
+async def test_limits_are_the_verdicts_of_single_tasks(
+    host: Host, source: bytes, limits: Limits, outcome: Outcome
+) -> None:
+    source = b'[ "$1" = 1 ] || exit "$1"; ' + source
+    batch = make_batch([host.order(source, b"%d" % number, limits=limits) for number in range(3)])
+    told = Told()
+    await run(host, batch, told)
+    assert told.outcomes(batch) == [Exited(0), outcome, Exited(2)]
+
+
+async def test_what_a_long_task_prints_is_seen_while_it_runs_and_nothing_twice(host: Host) -> None:
+    go = Path(host.node.workdir) / "go"
+    wait = b"until [ -e %s ]; do sleep 0.05; done" % os.fsencode(go)
+    source = b'echo first; echo error >&2; [ "$1" = 0 ] || exit 0; %s; echo last' % wait
+    told, batch = Told(), batch_of(host, source, 2)
+    running = asyncio.create_task(run(host, batch, told))
+    long = told.task(batch.tasks[0])
+    await until(lambda: (long["stdout"], long["stderr"]) == (b"first\n", b"error\n"), "its first words")
+    assert batch.tasks[0].run not in told.finishes
+    host.link._connection.abort()  # type: ignore[union-attr]
+    go.touch()
+    await running
+    assert told.outcomes(batch) == [Exited(0)] * 2
+    assert (long["stdout"], long["stderr"]) == (b"first\nlast\n", b"error\n")
+
+
+async def test_what_travels_is_sent_once_and_found_by_each_task(host: Host) -> None:
+    content = os.urandom(50_000)
+    orders = [host.order(b"cat a/file; rm -r a", data={"a/file": content}) for _ in range(20)]
+    told, batch = Told(), make_batch(orders, 2)
+    await run(host, batch, told)
+    assert [told.task(order)["stdout"] for order in orders] == [content] * 20
+    assert 50_000 < told.bytes < 100_000
+
+
 async def test_a_program_that_does_not_compile_ends_every_task(host: Host) -> None:
     orders = [host.order(b"", b"%d" % n, compiler=(("sh", "-c", "echo no; exit 1"),)) for n in range(3)]
     told, batch = Told(), make_batch(orders, 2)
@@ -148,7 +209,8 @@ async def test_a_next_master_finds_what_is_left_of_a_batch(host: Host) -> None:
 async def test_a_killed_wrapper_loses_what_had_begun_and_frees_the_rest(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'[ "$1" = 0 ] || { echo ready; sleep 600; }', 6)
     running = asyncio.create_task(run(host, batch, told))
-    await until(lambda: sum(Step.RUNNING in sink.steps for sink in told.sinks.values()) == 2, "two to run")
+    two = batch.tasks[1:3]
+    await until(lambda: all(Step.RUNNING in told.task(order).steps for order in two), "two to run")
     wrapper = str((folder(host, batch) / "pid").readlink())
     os.kill(int(wrapper.partition(",")[0].removeprefix("pid=")), signal.SIGKILL)
     await running
@@ -163,11 +225,45 @@ async def test_one_task_is_killed_and_one_refused(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'echo ready; [ "$1" != 0 ] || sleep 600', 4, 1)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "the first to run")
-    assert await host.engine.refuse(place(batch, 2))
-    assert not await host.engine.refuse(place(batch, 2))
-    assert not await host.engine.refuse(place(batch, 0))
+    runs = [order.run for order in batch.tasks]
+    assert await host.engine.take_back(batch.run, [runs[2], runs[0]]) == [runs[2]]
+    assert await host.engine.take_back(batch.run, [runs[2]]) == []
     assert not await host.engine.signal(place(batch, 3), "TERM")
     assert await host.engine.signal(place(batch, 0), "TERM")
     await running
-    assert told.never_began == [batch.tasks[2].run]
+    assert runs[2] not in told.finishes
     assert [told.finishes[batch.tasks[n].run].outcome for n in (0, 1, 3)] == [Exited(143), Exited(0), Exited(0)]
+
+
+async def test_more_tasks_join_a_batch_until_it_is_over(host: Host) -> None:
+    told, batch = Told(), batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 2)
+    more = batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 50).tasks
+    assert not await host.engine.extend(batch.run, more)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: all(Step.RUNNING in told.task(order).steps for order in batch.tasks), "two to run")
+    assert await host.engine.extend(batch.run, more[:20])
+    assert await host.engine.take_back(batch.run, [more[3].run, batch.tasks[0].run]) == [more[3].run]
+    assert await host.engine.extend(batch.run, more[20:])
+    (Path(host.node.workdir) / "go").touch()
+    await running
+    assert set(told.finishes) == {order.run for order in (*batch.tasks, *more)} - {more[3].run}
+    assert {finish.outcome for finish in told.finishes.values()} == {Exited(0)}
+    assert told.task(more[49])["stdout"] == b"ready\n49\n"
+    assert not await host.engine.extend(batch.run, more)
+
+
+async def test_more_tasks_that_were_cut_off_end_once(host: Host) -> None:
+    """Whether they have arrived or not."""
+    told, batch = Told(), batch_of(host, b"sleep 0.5", 1)
+    more = batch_of(host, b"sleep 0.5", 3).tasks
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "it to run")
+    assert host.link
+    extending = asyncio.create_task(host.engine.extend(batch.run, more))
+    await asyncio.sleep(0)
+    host.link._connection.abort()
+    assert await extending
+    assert not await host.engine.extend(batch.run, batch_of(host, b"sleep 0.5", 1).tasks)
+    await running
+    ends = {told.finishes[order.run].outcome for order in more}
+    assert ends in ({Exited(0)}, {HostLost(NEVER_BEGAN)})

@@ -120,6 +120,8 @@ def test_signals_are_not_ignored_in_a_task(node: ShellNode) -> None:
     ends = node.run_batch(orders)
     assert [ends[task_name(order)].record.code for order in orders] == [130, 143, 131, 129, 141]
     assert not any(map(out, ends.values()))
+    if node.sh.resolve().name == "bash":
+        assert not any(map(err, ends.values())), "the lane's shell has words of its own"
 
 
 def test_a_tool_that_is_no_longer_there_is_said(node: ShellNode) -> None:
@@ -174,12 +176,76 @@ def test_a_task_that_has_not_begun_is_refused(node: ShellNode) -> None:
     orders = numbered(node, b'[ "$1" != 0 ] || { echo ready; exec sleep 600; }; echo ran', 3)
     batch = node.start_batch(orders)
     said(node, batch, orders[0])
-    first, second = (f"{batch}/{task_name(order)}" for order in orders[:2])
-    assert [node.batch_verb("claim", place) for place in (first, second, second)] == ["already", "claimed", "already"]
-    node.batch_verb("signal", first, "KILL")
+    names = [task_name(order) for order in orders]
+    assert node.batch_verb("refuse_tasks", batch, *names[:2]).split() == names[1:2]
+    assert node.batch_verb("refuse_tasks", batch, names[1]) == ""
+    node.batch_verb("signal", f"{batch}/{names[0]}", "KILL")
     look = node.ended_batch(batch)
     assert look.begun == (task_name(orders[0]), task_name(orders[2]))
     assert codes(look) == {task_name(orders[0]): 137, task_name(orders[2]): 0}
+
+
+# --- more tasks -------------------------------------------------------------------------------------------------------
+
+UNTIL_TOLD = b'echo ready; while [ ! -e "%s/go" ]; do sleep 0.02; done; echo "$1"; exit "$1"'
+
+
+@pytest.mark.parametrize("kind", SHELLS)
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_more_tasks_come_while_a_batch_runs(node_of: NodeOf, kind: str, lanes: int) -> None:
+    node = node_of(kind)
+    orders = numbered(node, UNTIL_TOLD % os.fsencode(node.folder), 9)
+    batch = node.start_batch(orders[:2], lanes)
+    said(node, batch, orders[0])
+    assert node.more(batch, 2, orders[2:5]) == f"claimed {batch}.2"
+    assert node.more(batch, 2, orders[2:5]) == f"already {batch}.2"
+    assert node.more(batch, 3, orders[5:]) == f"claimed {batch}.3"
+    (node.folder / "go").touch()
+    look = node.ended_batch(batch)
+    assert codes(look) == {task_name(order): number for number, order in enumerate(orders)}
+    assert {out(end) for end in look.ended} == {b"ready\n%d\n" % number for number in range(9)}
+    assert look.records == 18
+
+
+@pytest.mark.parametrize("kind", SHELLS)
+def test_a_batch_that_is_over_takes_no_more(node_of: NodeOf, kind: str) -> None:
+    node = node_of(kind)
+    orders = numbered(node, b'exit "$1"', 4)
+    batch = node.start_batch(orders[:2])
+    node.ended_batch(batch)
+    assert node.more(batch, 2, orders[2:]) == f"already {batch}.2"
+    assert codes(node.look_batch(batch)) == {task_name(orders[0]): 0, task_name(orders[1]): 1}
+    node.batch_verb("clean", batch)
+    assert node.more(batch, 2, orders[2:]) == f"already {batch}.2"
+    assert not (node.workdir / "runs" / batch).exists()
+
+
+def test_F5_more_tasks_that_come_too_late_or_lack_something_are_not_taken(node: ShellNode) -> None:
+    source = b'[ "$1" != 0 ] || { echo ready; exec sleep 600; }; cat'
+    first, second = node.order(source, b"0"), node.order(source, b"1", stdin=b"1")
+    batch = node.start_batch([first])
+    said(node, batch, first)
+    assert node.more(batch, 2, [second], not_after=uptime() - 2) == f"late {batch}.2"
+    assert second.program.stdin
+    (node.workdir / "objects" / second.program.stdin.sha256).rename(node.folder / "aside")
+    assert node.more(batch, 2, [second]) == f"missing {batch}.2 {second.program.stdin.sha256}"
+    (node.folder / "aside").rename(node.workdir / "objects" / second.program.stdin.sha256)
+    assert node.more(batch, 2, [second]) == f"claimed {batch}.2"
+    node.batch_verb("signal", f"{batch}/{task_name(first)}", "KILL")
+    assert codes(node.ended_batch(batch)) == {task_name(first): 137, task_name(second): 0}
+
+
+@pytest.mark.parametrize("kind", SHELLS)
+def test_more_tasks_go_on_in_a_new_lane(node_of: NodeOf, kind: str) -> None:
+    node = node_of(kind)
+    wait = b'while [ ! -e "%s/go" ]; do sleep 0.02; done' % os.fsencode(node.folder)
+    orders = numbered(node, b'[ "$1" != 0 ] || { echo ready; ' + wait + b'; kill -9 0; }; exit "$1"', 3)
+    batch = node.start_batch(orders[:1])
+    said(node, batch, orders[0])
+    assert node.more(batch, 2, orders[1:]) == f"claimed {batch}.2"
+    (node.folder / "go").touch()
+    look = node.ended_batch(batch)
+    assert codes(look) == {task_name(orders[0]): 137, task_name(orders[1]): 1, task_name(orders[2]): 2}
 
 
 # --- the batch as a run -----------------------------------------------------------------------------------------------
@@ -246,7 +312,7 @@ def test_a_ledger_is_read_on_from_any_record(node_of: NodeOf, kind: str) -> None
     batch = node.start_batch(orders, 3)
     whole = node.ended_batch(batch)
     assert whole.records == 60
-    parts = [node.look_batch(batch, start) for start in (0, 7, 31, 59, 60)]
+    parts = [node.news_of_batch(batch, start) for start in (0, 7, 31, 59, 60)]
     assert [part.records for part in parts] == [60, 53, 29, 1, 0]
     assert [part.ended[-1].task for part in parts[:-1]] == [whole.ended[-1].task] * 4
     assert [out(end) for end in parts[2].ended] == [out(end) for end in whole.ended[-len(parts[2].ended) :]]

@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sshgrid.builds import Builds, rewrite
+from sshgrid import toolchains
+from sshgrid.builds import Builds, Place, rewrite
 from sshgrid.engines import Finish
 from sshgrid.engines.batch import BatchEngine
 from sshgrid.errors import Dropped
@@ -195,6 +196,66 @@ async def test_a_large_build_stays_where_it_was_made(grid: Grid) -> None:
     finishes, sinks = await grid.run(f"head -c 100000 /dev/zero >big; {COPY}")
     assert [finish.outcome for finish in finishes] == [Exited(0)] * 3
     assert (grid.compilations, [sink.was_compiled for sink in sinks]) == (3, [True] * 3)
+
+
+class Judge:
+    """What is asked about builds of other nodes, and what is said to it."""
+
+    def __init__(self, *said: str) -> None:
+        self.said = list(said)
+        self.asked: list[tuple[str, str, str]] = []
+
+    async def __call__(self, language: str, maker: Place, taker: Place) -> str:
+        self.asked.append((language, maker.name, taker.name))
+        return self.said.pop(0)
+
+
+def verified(grid: Grid, judge: Judge) -> Builds:
+    builds = Builds(grid.spool)
+    builds.verify = judge
+    grid.share(builds)
+    order = grid.order
+
+    def with_a_look(host: Host, script: str) -> Order:
+        plain = order(host, script)
+        return msgspec.structs.replace(plain, recipe=toolchains.verified(plain.recipe, "sh"))
+
+    grid.order = with_a_look  # type: ignore[method-assign]
+    return builds
+
+
+async def test_a_build_that_is_to_be_verified_is_taken_only_after_a_hello_of_who_made_it(grid: Grid) -> None:
+    one, two, three = grid.hosts
+    judge = Judge("", "h1's does not run here")
+    builds = verified(grid, judge)
+    await grid.run(COPY, one)
+    await grid.run(COPY, two)
+    _, sinks = await grid.run(COPY, three)
+    assert judge.asked == [("sh", "n1", "n2"), ("sh", "n1", "n3")], "whoever sends it, n1 has made it"
+    assert (grid.compilations, sinks[0].was_compiled) == (2, True)
+    assert sinks[0].uploaded_bytes < 1000, "no archive was sent"
+    key = grid.order(three, COPY).recipe.build_key
+    assert [builds.why_not_taken(key, host.name) for host in grid.hosts] == ["", "", "h1's does not run here"]
+
+
+async def test_what_was_taken_without_a_look_is_not_taken_for_one_that_was_looked_at(grid: Grid) -> None:
+    one, two, _ = grid.hosts
+    await grid.run(COPY, one)
+    await grid.run(COPY, two)
+    judge = Judge("not this one")
+    verified(grid, judge)
+    await grid.run(COPY, one)
+    await grid.run(COPY, two)
+    assert (grid.compilations, judge.asked) == (3, [("sh", "n1", "n2")])
+
+
+async def test_why_a_node_has_not_taken_a_build_is_known(grid: Grid) -> None:
+    builds = Builds(grid.spool, max_build_bytes=20_000)
+    grid.share(builds)
+    script = f"head -c 100000 /dev/zero >big; {COPY}"
+    await grid.run(script, *grid.hosts[:2])
+    key = grid.order(grid.hosts[0], script).recipe.build_key
+    assert builds.why_not_taken(key, "n2") == "it has more than 20000 bytes"
 
 
 async def test_a_build_with_links_stays_where_it_was_made(grid: Grid) -> None:

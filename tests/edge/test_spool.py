@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -19,9 +20,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sshgrid import disk
 from sshgrid.errors import StoreError, UsageError
 from sshgrid.model import JobId
-from sshgrid.spool import HOUR, MAX_OPEN, STREAMS, Spool
+from sshgrid.spool import FEW_FILES, HOUR, MAX_OPEN, MOST_TOGETHER, STREAMS, Spool
 
 ROOT = Path(__file__).parents[2]
 ONE, TWO = JobId(1), JobId(2)
@@ -181,6 +183,71 @@ def test_the_sweep_takes_abandoned_uploads_but_not_slow_ones(spool: Spool) -> No
     assert spool.sweep(set(), time.time() + 2 * HOUR) == 3
     assert writer.finish().read_bytes() == CONTENT
     assert spool.unfinished == set()
+
+
+@pytest.mark.parametrize("count", [1, FEW_FILES, FEW_FILES + 1, MOST_TOGETHER + 1])
+def test_files_get_their_names_together(spool: Spool, count: int) -> None:
+    contents = [b"%d" % number for number in range(count)]
+    digests = [hashlib.sha256(content).hexdigest() for content in contents]
+    for digest, content in zip(digests, contents, strict=True):
+        with spool.writer(digest, len(content)) as writer:
+            writer.append(content)
+            writer.finish_later()
+    assert spool.missing(digests) == tuple(digests[count // MOST_TOGETHER * MOST_TOGETHER :])
+    assert spool.sweep(digests, time.time() + 2 * HOUR) == 0
+    spool.publish()
+    assert [spool.read(digest) for digest in digests] == contents
+    assert (list(spool.incoming.iterdir()), spool.unfinished) == ([], set())
+
+
+@pytest.mark.parametrize("count", [2, FEW_FILES + 1])
+def test_no_file_of_many_has_its_name_before_its_bytes_are_on_the_disk(
+    spool: Spool, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def watched(word: str, real: Callable[..., object], path: Path, *more: Path) -> object:
+        calls.append(f"{word} {path.name}")
+        return real(path, *more)
+
+    for name in ("sync", "sync_all"):
+        monkeypatch.setattr(disk, name, partial(watched, "on disk", getattr(disk, name)))
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, to: watched("named", replace, path, to))
+    for number in range(count):
+        with spool.writer(hashlib.sha256(b"%d" % number).hexdigest()) as writer:
+            writer.append(b"%d" % number)
+            writer.finish_later()
+    spool.publish()
+    named = [call.removeprefix("named ") for call in calls if call.startswith("named")]
+    assert len(named) == count
+    for name in named:
+        before = calls[: calls.index(f"named {name}")]
+        assert f"on disk {name}" in before or "on disk incoming" in before
+    assert calls[-1].startswith("on disk")
+
+
+def test_a_file_that_came_twice_is_kept_once(spool: Spool) -> None:
+    for _ in range(2):
+        with spool.writer(DIGEST) as writer:
+            writer.append(CONTENT)
+            writer.finish_later()
+    spool.publish()
+    assert (spool.read(DIGEST), list(spool.incoming.iterdir())) == (CONTENT, [])
+
+
+def test_of_files_that_cannot_be_named_nothing_is_left(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    with spool.writer(DIGEST) as writer:
+        writer.append(CONTENT)
+        writer.finish_later()
+    monkeypatch.setattr(disk, "sync", partial(_no_space, errno.ENOSPC))
+    with pytest.raises(StoreError, match="no space left"):
+        spool.publish()
+    assert everything(spool) == []
+
+
+def _no_space(number: int, _: Path) -> None:
+    raise OSError(number, os.strerror(number))
 
 
 def test_the_sweep_leaves_what_it_does_not_know(spool: Spool) -> None:

@@ -9,13 +9,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from random import Random
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 import pytest
 
-from sshgrid import database
+from sshgrid import database, lifecycle
 from sshgrid.errors import NoSuchJob, StoreError, UsageError
 from sshgrid.model import (
     Attempt,
@@ -30,15 +31,19 @@ from sshgrid.model import (
     Outcome,
     Phase,
     Program,
+    RetryPolicy,
     Role,
     SourceFile,
     Step,
     Submission,
+    Superseded,
+    Sweep,
     Usage,
     User,
     UserKey,
     Verdict,
     job_text,
+    task_id,
 )
 from sshgrid.store import Store
 
@@ -231,6 +236,101 @@ def test_notes_are_kept_only_from_the_current_attempt(store: Store) -> None:
     assert store.late_news() == 0
 
 
+# --- two attempts side by side ----------------------------------------------------------------------------------------
+
+
+def pair(store: Store) -> tuple[Attempt, Attempt]:
+    """An attempt and its backup, both live."""
+    job_id = add(store)
+    first = begin(store, job_id, "n1")
+    second = store.begin_backup(job_id, "n2", 2.5)
+    assert second == Attempt(job_id, 2, "n2")
+    return first, second
+
+
+def end(store: Store, attempt: Attempt, outcome: Outcome) -> bool:
+    """As an attempt's end comes to the store: what it means is said by lifecycle.settle."""
+    job = store.job(attempt.job)
+    record = next(record for record in job.attempts if record.number == attempt.number)
+    after = lifecycle.settle(job, record, outcome, RetryPolicy(), 9.0, Random(1))
+    ended = msgspec.structs.replace(record, outcome=outcome, ended=9.0)
+    return store.leave(attempt, ended) if after.phase is Phase.RUNNING else store.settle(attempt, ended, after)
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+def test_of_two_attempts_the_first_result_wins_and_the_other_is_late_news(
+    store: Store, path: Path, winner: int
+) -> None:
+    attempts = pair(store)
+    wins, loses = attempts[winner], attempts[1 - winner]
+    assert end(store, wins, Exited(winner))
+    assert not end(store, loses, Exited(7))
+    assert not store.note(loses, AttemptRecord(loses.number, loses.node, 2.0))
+    with Store.open(path) as another:
+        job = another.job(wins.job)
+        assert (job.phase, job.verdict, another.late_news()) == (Phase.DONE, Exited(winner), 1)
+    outcomes = {record.number: record.outcome for record in job.attempts}
+    assert outcomes == {wins.number: Exited(winner), loses.number: Superseded(wins.number)}
+    assert job.current is not None
+    assert (job.current.number, job.live) == (wins.number, ())
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_what_is_left_of_two_attempts_goes_on_alone(store: Store, lost: int) -> None:
+    attempts = pair(store)
+    assert end(store, attempts[lost], HostLost("silent"))
+    job = store.job(attempts[0].job)
+    assert (job.phase, [record.number for record in job.live]) == (Phase.RUNNING, [attempts[1 - lost].number])
+    assert not end(store, attempts[lost], Exited(7))
+    assert store.job(job.id) == job
+    assert end(store, attempts[1 - lost], Exited(0))
+    assert store.job(job.id).verdict == Exited(0)
+
+
+def test_a_job_whose_two_attempts_are_lost_waits_for_the_third(store: Store) -> None:
+    first, second = pair(store)
+    assert [end(store, attempt, HostLost("silent")) for attempt in (first, second)] == [True, True]
+    job = store.job(first.job)
+    assert (job.phase, job.excluded) == (Phase.QUEUED, frozenset({"n1", "n2"}))
+    assert begin(store, first.job, "n3").number == 3
+    assert not end(store, second, Exited(0))
+    assert [record.number for record in store.job(first.job).live] == [3]
+
+
+def test_a_backup_is_begun_only_beside_one_attempt_that_runs(store: Store) -> None:
+    waits, cancelled = add(store), add(store)
+    begin(store, cancelled)
+    store.request_cancel(cancelled, "TERM")
+    first, second = pair(store)
+    assert [store.begin_backup(job, "n3", 3.0) for job in (waits, cancelled, first.job, JobId(99))] == [None] * 4
+    end(store, second, HostLost("silent"))
+    assert store.begin_backup(first.job, "n3", 3.0) is None  # its number would not follow that of the attempt beside it
+    end(store, first, Exited(0))
+    assert store.begin_backup(first.job, "n3", 3.0) is None
+
+
+def test_an_only_attempt_cannot_leave_its_job(store: Store) -> None:
+    attempt = begin(store, add(store))
+    record = AttemptRecord(1, "n1", 2.0, outcome=HostLost("silent"), ended=3.0)
+    assert not store.leave(attempt, record)
+    assert store.job(attempt.job).live
+    with pytest.raises(ValueError, match="how it ended"):
+        store.leave(attempt, AttemptRecord(1, "n1", 2.0))
+
+
+def test_what_was_superseded_is_found_again_by_its_sweep(store: Store) -> None:
+    sweep = add(store)
+    for number in (1, 2):
+        task = Job(task_id(sweep, number), "ana", HELLO, 1.0)
+        store.begin_tasks([task], AttemptRecord(1, "n1", 2.0, batch="b"))
+    backup = store.begin_backup(task_id(sweep, 2), "n2", 3.0)
+    assert backup
+    end(store, backup, Exited(0))
+    ((job_id, record),) = store.superseded(sweep)
+    assert (job_id, record.number, record.batch) == (task_id(sweep, 2), 1, "b")
+    assert store.superseded(JobId(sweep + 1)) == []
+
+
 def test_a_mistake_of_the_caller_is_a_value_error_and_changes_nothing(store: Store) -> None:
     one, two = add(store), add(store)
     attempt = begin(store, one)
@@ -376,6 +476,14 @@ def test_the_files_that_travel_with_a_run_are_needed_too(store: Store) -> None:
     assert store.blobs_of("bob") == set()
 
 
+def test_the_lists_of_a_sweep_are_needed_and_those_that_name_more_files_are_told_apart(store: Store) -> None:
+    table, inputs = SourceFile("table", "e" * 64, 1), SourceFile("inputs", "f" * 64, 1)
+    for key, plan in (("k1", Sweep(table, 1)), ("k2", Sweep(table, 1, inputs=inputs))):
+        store.add(msgspec.structs.replace(HELLO, sweep=plan), "ann", key, 1.0)
+    assert store.blobs() == store.blobs_of("ann") == {letter * 64 for letter in "aef"}
+    assert store.input_lists() == {"f" * 64}
+
+
 def _read_one_and_fail(store: Store) -> None:
     store.job(add(store, submission=AWKWARD))
     raise ZeroDivisionError
@@ -480,7 +588,7 @@ def version_1(path: Path) -> None:
             )
             connection.execute(database.SQL["add_submission"], {"id": number, "body": body})
             record = msgspec.json.encode(AttemptRecord(1, "n1", 1.0)).decode()
-            connection.execute(database.SQL["add_attempt"], {"id": number, "number": 1, "record": record})
+            connection.execute("INSERT INTO attempt (job, number, record) VALUES (?, 1, ?)", (number, record))
 
 
 def test_a_queue_of_version_1_is_taken_over_with_everything_in_it(path: Path) -> None:
@@ -494,6 +602,7 @@ def test_a_queue_of_version_1_is_taken_over_with_everything_in_it(path: Path) ->
         assert store.users() == []
         store.keep_user(ANN)
         assert store.begin(JobId(2), "n1", 2.0) == Attempt(JobId(2), 2, "n1")
+        assert settle(store, Attempt(JobId(1), 1, "n1"), Exited(0), Exited(0))
     with Store.open(path) as store:
         assert store.users() == [ANN]
 
@@ -527,3 +636,44 @@ def test_the_files_of_one_owner_s_jobs(store: Store) -> None:
     assert store.blobs_of("ann") == {letter * 64 for letter in "bcd"}
     assert store.blobs_of("bob") == {"a" * 64}
     assert store.blobs_of("eve") == set()
+
+
+# --- tasks of sweeps --------------------------------------------------------------------------------------------------
+
+
+def begin_task(store: Store, sweep: JobId, number: int = 1) -> tuple[Job, Attempt]:
+    task = Job(task_id(sweep, number), "ana", HELLO, 1.0)
+    return task, store.begin_tasks([task], AttemptRecord(1, "n1", 2.0, batch="b1"))[0]
+
+
+def test_a_task_that_never_began_is_given_back_and_may_begin_again(store: Store, path: Path) -> None:
+    sweep = add(store)
+    task, attempt = begin_task(store, sweep)
+    assert store.give_back_task(task.id)
+    assert not store.give_back_task(task.id)
+    assert list(store.tasks(sweep)) == []
+    assert not settle_task(store, attempt, task)
+    assert ask(path, "SELECT (SELECT count(*) FROM attempt) + (SELECT count(*) FROM submission)") == [(1,)]
+    again, second = begin_task(store, sweep)
+    assert settle_task(store, second, again)
+    assert [found.verdict for found in store.tasks(sweep)] == [Exited(0)]
+
+
+def test_a_task_that_has_ended_or_was_tried_twice_is_not_given_back(store: Store) -> None:
+    sweep = add(store)
+    ended, attempt = begin_task(store, sweep, 1)
+    assert settle_task(store, attempt, ended)
+    twice, first = begin_task(store, sweep, 2)
+    assert settle_task(store, first, twice, phase=Phase.QUEUED)
+    assert store.begin(twice.id, "n2", 4.0)
+    assert not store.give_back_task(ended.id)
+    assert not store.give_back_task(twice.id)
+    assert not store.give_back_task(sweep)
+    assert {found.id for found in store.tasks(sweep)} == {ended.id, twice.id}
+
+
+def settle_task(store: Store, attempt: Attempt, task: Job, phase: Phase = Phase.DONE) -> bool:
+    record = AttemptRecord(1, "n1", 2.0, outcome=Exited(0), ended=3.0)
+    verdict = Exited(0) if phase is Phase.DONE else None
+    settled = msgspec.structs.replace(task, phase=phase, attempts=(record,), verdict=verdict, ended=3.0)
+    return store.settle(attempt, record, settled)

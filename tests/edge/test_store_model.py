@@ -25,6 +25,7 @@ from sshgrid.model import (
     SourceFile,
     Step,
     Submission,
+    Superseded,
 )
 from sshgrid.store import Store
 
@@ -83,31 +84,69 @@ class StoreMachine(RuleBasedStateMachine):
         self.jobs[job_id] = change(job, phase=Phase.RUNNING, attempts=(*job.attempts, record))
         return attempt
 
+    @rule(target=started, job_id=known, node=nodes, now=times)
+    def begin_backup(self, job_id: JobId, node: str, now: float) -> object:
+        attempt = self.store.begin_backup(job_id, node, now)
+        job = self.jobs.get(job_id)
+        if job is None or job.cancel_requested or [record.number for record in job.live] != [len(job.attempts)]:
+            assert attempt is None
+            return multiple()
+        record = AttemptRecord(len(job.attempts) + 1, node, now, backup=True)
+        assert attempt == Attempt(job_id, record.number, node)
+        self.jobs[job_id] = change(job, attempts=(*job.attempts, record))
+        return attempt
+
     def current(self, attempt: Attempt) -> Job | None:
+        """The job of a live attempt."""
         job = self.jobs.get(attempt.job)
-        return job if job and job.phase is Phase.RUNNING and len(job.attempts) == attempt.number else None
+        return job if job and attempt.number in [record.number for record in job.live] else None
+
+    @staticmethod
+    def with_record(job: Job, *records: AttemptRecord) -> Job:
+        newer = {record.number: record for record in records}
+        return change(job, attempts=tuple(newer.get(record.number, record) for record in job.attempts))
 
     @rule(attempt=started, step=st.sampled_from(Step), sent=st.integers(0, 5))
     def note(self, attempt: Attempt, step: Step, sent: int) -> None:
-        record = AttemptRecord(attempt.number, attempt.node, 1.0, step, uploaded_bytes=sent)
         job = self.current(attempt)
+        record = AttemptRecord(
+            attempt.number, attempt.node, 1.0, step, uploaded_bytes=sent, backup=self.is_backup(attempt)
+        )
         assert self.store.note(attempt, record) == (job is not None)
         if job:
-            self.jobs[job.id] = change(job, attempts=(*job.attempts[:-1], record))
+            self.jobs[job.id] = self.with_record(job, record)
+
+    def is_backup(self, attempt: Attempt) -> bool:
+        job = self.jobs.get(attempt.job)
+        return job is not None and job.attempts[attempt.number - 1].backup
+
+    @rule(attempt=started, now=times)
+    def leave(self, attempt: Attempt, now: float) -> None:
+        job = self.current(attempt)
+        backup = self.is_backup(attempt)
+        record = AttemptRecord(attempt.number, attempt.node, 1.0, outcome=HostLost("x"), ended=now, backup=backup)
+        beside = job is not None and len(job.live) == 2
+        assert self.store.leave(attempt, record) == beside
+        if job and beside:
+            self.jobs[job.id] = self.with_record(job, record)
+        else:
+            self.late += 1
 
     @rule(attempt=started, over=st.booleans(), now=times, held=st.sampled_from(["", "poison"]), excluded=st.sets(nodes))
     def settle(self, attempt: Attempt, over: bool, now: float, held: str, excluded: set[str]) -> None:
         job = self.current(attempt)
         weighed = job or Job(attempt.job, "?", Submission(Program("c", "a", ()), "a"), 0.0, Phase.RUNNING)
-        record = AttemptRecord(
-            attempt.number, attempt.node, 1.0, outcome=Exited(1) if over else HostLost("x"), ended=now
-        )
-        attempts = (*weighed.attempts[:-1], record)
+        outcome = Exited(1) if over else HostLost("x")
+        backup = self.is_backup(attempt)
+        record = AttemptRecord(attempt.number, attempt.node, 1.0, outcome=outcome, ended=now, backup=backup)
+        others = [each for each in weighed.live if each.number != attempt.number]
+        ends = [change(each, outcome=Superseded(attempt.number), ended=now) for each in others]
+        weighed = self.with_record(weighed, record, *ends)
         if over:
-            after = change(weighed, phase=Phase.DONE, verdict=Exited(1), ended=now, held="", attempts=attempts)
+            after = change(weighed, phase=Phase.DONE, verdict=Exited(1), ended=now, held="")
         else:
             again = {"phase": Phase.QUEUED, "not_before": now, "excluded": frozenset(excluded)}
-            after = change(weighed, **again, held=held or weighed.held, attempts=attempts)
+            after = change(weighed, **again, held=held or weighed.held)
         assert self.store.settle(attempt, record, after) == (job is not None)
         if job:
             self.jobs[job.id] = after

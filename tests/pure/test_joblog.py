@@ -10,6 +10,7 @@ from sshgrid.cli import joblog, results
 from sshgrid.cli.bar import text, transfer_text
 from sshgrid.cli.tasks import tagged
 from sshgrid.errors import UsageError
+from sshgrid.model import JobId
 from sshgrid.wire_sweeps import SweepProgress, TaskLine
 
 NAMES = ("x", "node")
@@ -123,6 +124,11 @@ def test_a_frame_of_progress_names_what_matters() -> None:
     assert text(progress, bar=True) == (
         "[#####...............]  25% 50 of 200 done, 2 failed, 8 running, 2.5/s, 1m left, slowest 3.17 on h2 for 42s"
     )
+
+
+def test_a_frame_of_progress_counts_the_backups() -> None:
+    progress = SweepProgress(JobId(3), 9, 7, 0, 2, 0, backups=1)
+    assert text(progress) == "7 of 9 done, 2 running (1 with a backup), 0.0/s"
 
 
 def test_at_the_end_nothing_is_said_of_rates() -> None:

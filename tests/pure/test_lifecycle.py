@@ -36,6 +36,7 @@ from sshgrid.model import (
     Sample,
     Step,
     Submission,
+    Superseded,
     Swept,
     TimedOut,
     Toolchain,
@@ -220,6 +221,81 @@ def test_the_budgets_of_hosts_and_toolchains_are_apart() -> None:
     assert job.phase is Phase.QUEUED
     assert lifecycle.attempts_allowed(job, POLICY) == 4
     assert meet(job, ("h4", Exited(0))).verdict == Exited(0)
+
+
+# --- two attempts side by side ----------------------------------------------------------------------------------------
+
+NO_RESULTS: tuple[Outcome, ...] = (LOST, BROKEN, CompileFailed(1), Crashed("KeyError"))
+
+
+def side_by_side(retries: int | None = None) -> Job:
+    """Attempt 1 on h1, and its backup on h2."""
+    job = begin(waiting(retries), "h1")
+    backup = AttemptRecord(2, "h2", 95.0, Step.RUNNING, backup=True)
+    return msgspec.structs.replace(job, attempts=(*job.attempts, backup))
+
+
+def end(job: Job, number: int, outcome: Outcome, policy: RetryPolicy = POLICY) -> Job:
+    return settle(job, job.attempts[number - 1], outcome, policy, 100.0, Random(1))
+
+
+@pytest.mark.parametrize("winner", [1, 2])
+@pytest.mark.parametrize("result", [result for result in RESULTS if result not in NO_RESULTS], ids=repr)
+def test_the_first_result_of_two_attempts_is_that_of_the_job(result: Exited, winner: int) -> None:
+    job = end(side_by_side(), winner, result)
+    loser = job.attempts[2 - winner]
+    assert (job.verdict, loser.outcome, loser.ended) == (result, Superseded(winner), 100.0)
+    assert job.current == job.attempts[winner - 1]
+    assert end(job, 3 - winner, Exited(9)) is job
+
+
+@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("outcome", NO_RESULTS, ids=repr)
+def test_an_attempt_without_a_result_says_nothing_about_the_one_beside_it(outcome: Outcome, first: int) -> None:
+    job = end(side_by_side(), first, outcome)
+    other = job.attempts[2 - first]
+    assert (job.phase, job.live, job.current) == (Phase.RUNNING, (other,), other)
+    assert job.attempts[first - 1].outcome == outcome
+    done = end(job, 3 - first, Exited(3))
+    assert (done.verdict, done.current) == (Exited(3), done.attempts[2 - first])
+    assert end(job, first, Exited(9)) is job
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_two_attempts_that_are_both_lost_are_one_try(first: int) -> None:
+    job = end(end(side_by_side(retries=1), first, LOST), 3 - first, LOST)
+    assert (job.phase, job.excluded, job.not_before) == (Phase.QUEUED, frozenset({"h1", "h2"}), 100.0)
+    assert lifecycle.attempts_allowed(job, POLICY) == 3
+    assert isinstance(meet(job, ("h3", LOST)).verdict, GaveUp)
+    assert isinstance(end(end(side_by_side(retries=0), first, LOST), 3 - first, LOST).verdict, GaveUp)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_what_does_not_compile_for_either_of_two_does_not_compile(first: int) -> None:
+    job = end(end(side_by_side(), first, CompileFailed(1)), 3 - first, CompileFailed(2))
+    assert job.verdict == CompileFailed(2)
+    assert job.current == job.attempts[2 - first]
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2]), st.sampled_from([*RESULTS, LOST, BROKEN])), min_size=2))
+def test_whatever_two_attempts_say_and_in_which_order_the_job_has_at_most_one_result(
+    said: list[tuple[int, Outcome]],
+) -> None:
+    job = side_by_side(retries=0)
+    verdicts = []
+    for number, outcome in said:
+        job = end(job, number, outcome)
+        verdicts.append(job.verdict)
+        assert (job.phase is Phase.RUNNING) == bool(job.live)
+        assert [record.number for record in job.attempts] == [1, 2]
+    assert len({repr(verdict) for verdict in verdicts if verdict is not None}) <= 1
+    if isinstance(job.verdict, Exited):
+        assert job.current is not None
+        assert job.current.outcome == job.verdict
+
+
+def test_a_superseded_attempt_says_by_which() -> None:
+    assert report.attempt_outcome(end(side_by_side(), 2, Exited(0)).attempts[0]) == "superseded by attempt 2"
 
 
 # --- late news --------------------------------------------------------------------------------------------------------

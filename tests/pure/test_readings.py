@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sshgrid.readings import LoadMeter
+from sshgrid.readings import LoadMeter, parse_sizes
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,11 @@ def test_the_second_sample_says_how_many_cores_were_busy() -> None:
     assert second is not None
     assert (first.busy_cores, second.busy_cores) == (None, 1.0)
     assert (second.load, second.uptime_seconds, second.memory_free_bytes) == (0.5, 11.5, 1 << 20)
+
+
+def test_sizes_are_read_whatever_the_date_looks_like() -> None:
+    output = b"""-rw------- 1 0 0 3000000000 Nov 26 16:32 1_7.1.out
+-rw-r--r-- 1 1000 1000 0 2026-11-26 16:32 1_7.1.err
+ls: cannot access '1_8.1.out': No such file or directory
+"""
+    assert parse_sizes(output) == {"1_7.1.out": 3_000_000_000, "1_7.1.err": 0}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from sshgrid.errors import UsageError
 from sshgrid.parameters import Axis, Table
-from sshgrid.templates import MAX_FOLDER_BYTES, Template, folder_name, folders_clash
+from sshgrid.templates import MAX_FOLDER_BYTES, Template, Word, folder_name, folders_clash
 
 NAMES = ("x", "in-file", "3", "größe")
 ROW = (b"7", b"d/a.tar.gz", b"%b {x}", b"\xff")
@@ -127,6 +128,28 @@ def test_a_parameter_of_the_command_line_must_be_in_some_argument_if_another_is(
     assert Template([b"{x}{2}"], ("x", "y", "z"), required={"x", "y"}).used == {"x", "y"}
     assert Template([b"v"], ("x", "y"), required={"x", "y"}).used == {"x", "y"}
     assert Template([b"{}"], ("x", "y"), required={"x", "y"}).used == {"x", "y"}
+
+
+@pytest.mark.parametrize(
+    ("word", "made", "used"),
+    [
+        (b"in/{x}.txt", b"in/a/b.c.txt", "x"),
+        (b"{x/.}{#}", b"b7", "x"),
+        (b"{}", b"a/b.c 2", "xy"),
+        (b"{2}", b"2", "y"),
+        (b"{#}", b"7", ""),
+    ],
+)
+def test_a_word_with_placeholders_stays_one_word(word: bytes, made: bytes, used: str) -> None:
+    found = Word(word, ("x", "y"))
+    assert (found.expand((b"a/b.c", b"2"), 7), found.used, found.varies) == (made, frozenset(used), True)
+
+
+def test_a_word_without_placeholders_is_the_same_for_all() -> None:
+    found = Word(b"a{1,2}{ }", ("x",))
+    assert (found.expand((b"v",), 1), found.used, found.varies) == (b"a{1,2}{ }", frozenset(), False)
+    with pytest.raises(UsageError, match=re.escape("{y}")):
+        Word(b"{y}", ("x",))
 
 
 @given(st.lists(values, min_size=1, max_size=4), st.binary(max_size=12))

@@ -14,6 +14,9 @@ from sshgrid.toolchains import recipes
 from sshgrid.toolchains.table import ALIASES, LANGUAGES
 from tests.pure.programs import FACTS, ROWS, recipe_of, source_file, toolchain
 
+JVM = ["-XX:+IgnoreUnrecognizedVMOptions", "-XX:-UsePerfData"]
+JAVAC = ["-J-XX:+IgnoreUnrecognizedVMOptions", "-J-XX:-UsePerfData", "-J-XX:TieredStopAtLevel=1"]
+
 each_language = pytest.mark.parametrize("language", LANGUAGES, ids=lambda language: language.name)
 
 
@@ -82,8 +85,8 @@ def test_every_row_gives_a_recipe_without_placeholders(language: Language) -> No
         ("cpp", [["/bin/g++", "-O2", "-std=c++17", "-o", "exe", "x.cpp"]], ["/b/exe", "1"]),
         (
             "java",
-            [["/bin/mkdir", "-p", "out"], ["/bin/javac", "-encoding", "UTF-8", "-d", "out", "x.java"]],
-            ["/bin/java", "-cp", "/b/out", "x", "1"],
+            [["/bin/mkdir", "-p", "out"], ["/bin/javac", *JAVAC, "-encoding", "UTF-8", "-d", "out", "x.java"]],
+            ["/bin/java", *JVM, "-cp", "/b/out", "x", "1"],
         ),
         ("python", [], ["/bin/python3", "-u", "/b/x.py", "1"]),
         (

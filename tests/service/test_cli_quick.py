@@ -19,6 +19,7 @@ WORDS = [
     *("--no-input", "--color", "--color=never", "-h", "--help", "--version", "-qd", "-dq", "--d", "--det"),
     *("--on", "--on=", "--on=h[1-3]", "--lang", "--lang=java>=17", "--stdin", "--stdin=none", "--name", "--name=-d"),
     *("--flags", "--flags=-O3 -Wall", "--env", "--env=A=1", "--env=", "A=2", "--envA", "-d", "--detach", "--detach=x"),
+    *("--main", "--main=a.c"),
     *("-I", "--interactive", "-dI", "--show-node", "--dry-run", "--retries", "--retries=2", "--priority", "-1"),
     *("--time-limit", "--time-limit=5s", "--memory=1G", "--on-host-loss=wait", "--on-disconnect", "cancel"),
 ]

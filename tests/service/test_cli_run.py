@@ -181,6 +181,40 @@ def test_a_folder_with_a_makefile_is_a_project(cli: Cli, fake: FakeMaster) -> No
     }
 
 
+@pytest.mark.parametrize("verb", [["run"], ["sweep", "-d", "-p", "x=1"]])
+@pytest.mark.parametrize("main", ["src/a.c", "./src//a.c", "project/src/a.c"])
+def test_with_main_a_folder_is_all_files_of_one_program(cli: Cli, fake: FakeMaster, main: str, verb: list[str]) -> None:
+    project = cli.folder / "project"
+    (project / "src").mkdir(parents=True)
+    for name in ("src/a.c", "src/b.c", "b.h", "Makefile"):
+        (project / name).write_text(f"// {name}\n")
+    assert cli(*verb, "--main", main, "project").returncode == 0
+    got = submitted(fake).program
+    assert (got.language, got.entry) == ("", "src/a.c")
+    assert {file.name for file in got.files} == {"src/a.c", "src/b.c", "b.h", "Makefile"}
+
+
+@pytest.mark.parametrize(
+    ("main", "file", "status", "words"),
+    [
+        ("b.c", "project", 127, "error: no such file in project: b.c (--main)"),
+        ("src", "project", 127, "error: no such file in project: src (--main)"),
+        ("../hello.py", "project", 127, "error: no such file in project: ../hello.py (--main)"),
+        ("/etc/passwd", "project", 127, "error: no such file in project: /etc/passwd (--main)"),
+        ("a.c", "project/a.c", 2, "error: --main names a file of a folder, and project/a.c is none"),
+        ("a.c", "-", 127, "error: no such file: -"),
+    ],
+)
+def test_a_main_that_is_not_in_the_folder_is_refused(
+    cli: Cli, fake: FakeMaster, program: str, main: str, file: str, status: int, words: str
+) -> None:
+    (cli.folder / "project" / "src").mkdir(parents=True)
+    (cli.folder / "project" / "a.c").write_text("int main(void) { return 0; }\n")
+    done = cli("run", "--main", main, file)
+    assert (done.returncode, done.stderr.decode().splitlines()[0]) == (status, words)
+    assert not fake.asked
+
+
 def test_a_folder_without_a_makefile_is_wrong_usage(cli: Cli) -> None:
     (cli.folder / "project").mkdir()
     done = cli("run", "project")

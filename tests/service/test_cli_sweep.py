@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sshgrid import parameters, wire
+from sshgrid import inputs, parameters, wire
 from sshgrid.model import Halt, JobId, Submission, Sweep
 from sshgrid.wire_sweeps import ProgressOf, Retry, SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
 from tests.service.conftest import Cli, interrupt, wait_until
@@ -113,6 +113,82 @@ def test_a_dry_run_prints_each_command_and_asks_nobody(
     assert (done.returncode, done.stdout.decode().splitlines(), done.stderr) == (0, commands, b"")
 
 
+def test_a_backup_is_asked_for_by_name_alone(cli: Cli, fake: FakeMaster, program: str) -> None:
+    for words in ([], ["--backup"]):
+        fake.on(WatchSweep, ENDED)
+        assert cli("sweep", *words, "-p", "x=1..3", program).returncode == 0
+    assert [asked.sweep.backup for asked in submitted(fake) if asked.sweep] == [False, True]
+
+
+def with_inputs(cli: Cli, *names: str) -> None:
+    (cli.folder / "in").mkdir()
+    for name in names:
+        (cli.folder / "in" / name).write_text(f"input {name}")
+
+
+def inputs_of(fake: FakeMaster) -> inputs.Inputs:
+    """As they were sent, with all that they name."""
+    sent = {
+        sha256(payload).hexdigest(): payload for message, payload in fake.asked if isinstance(message, wire.PutBlob)
+    }
+    named = plan_of(fake).inputs
+    assert named is not None
+    found = inputs.decode(sent[named.sha256])
+    assert set(found.sha256()) <= sent.keys()
+    return found
+
+
+def test_each_task_reads_the_file_that_its_values_name_and_each_file_is_sent_once(
+    cli: Cli, fake: FakeMaster, program: str
+) -> None:
+    fake.on(WatchSweep, ENDED)
+    with_inputs(cli, "a", "b")
+    assert cli("sweep", "--stdin", "in/{x}", "-p", "x=a,b", "-p", "y=1..3", program, "{y}").returncode == 0
+    found = inputs_of(fake)
+    digests = [file.sha256 for number in range(1, 7) if (file := found.of(number))]
+    assert digests == [sha256(f"input {name}".encode()).hexdigest() for name in "aaabbb"]
+    sent = [message.sha256 for message in fake.got(wire.PutBlob) if isinstance(message, wire.PutBlob)]
+    assert len(sent) == len(set(sent)) == 5  # the program, two inputs, both lists
+    assert submitted(fake)[0].program.stdin is None
+
+
+def test_a_dry_run_shows_what_each_task_reads(cli: Cli, program: str) -> None:
+    with_inputs(cli, "a b", "c")
+    words = ("--dry-run", "--stdin", "in/{1}", "hello.py", "{#}", ":::", "a b", "c")
+    assert cli("sweep", *words).stdout.decode().splitlines() == ["hello.py 1 < 'in/a b'", "hello.py 2 < in/c"]
+    lines = [json.loads(line) for line in cli("--json", "sweep", *words).stdout.splitlines()]
+    assert [line["stdin"] for line in lines] == ["in/a b", "in/c"]
+
+
+def test_all_wrong_inputs_are_said_together_before_anything_runs(cli: Cli, fake: FakeMaster, program: str) -> None:
+    with_inputs(cli, "1", "3")
+    (cli.folder / "in" / "2").mkdir()
+    done = cli("sweep", "--stdin", "in/{x}", "-p", "x=1..9", "-p", "y=1,2", program, "{y}")
+    assert done.returncode == 2
+    words = "task {}: in/{}: No such file or directory (--stdin)"
+    lines = done.stderr.decode().splitlines()
+    assert lines[0] == "error: task 3: in/2: is no file (--stdin)"
+    assert lines[1:6] == [*(words.format(2 * x - 1, x) for x in range(4, 8)), "and 2 more"]
+    assert fake.asked == []
+
+
+def test_a_resumed_sweep_needs_the_inputs_of_what_is_missing_alone(cli: Cli, fake: FakeMaster, program: str) -> None:
+    with_inputs(cli, "1", "2", "3")
+    words = ("--results", "R", "--stdin", "in/{x}", "-p", "x=1..3", "hello.py")
+    fake.on(WatchSweep, *task(1, b"a\n"), *task(2, state="CANCELLED", status=143), ENDED)
+    cli("sweep", *words)
+    known(fake, state="CANCELLED", exit_status=143)
+    (cli.folder / "in" / "1").unlink()
+    (cli.folder / "in" / "2").write_text("another")
+    fake.on(WatchSweep, *task(2, b"b\n"), *task(3, b"c\n"), ENDED)
+    assert cli("sweep", "--resume", *words).returncode == 0
+    found = inputs_of(fake)
+    assert (plan_of(fake).chosen, found.of(1)) == ("2-3", None)
+    assert [file.size for number in (2, 3) if (file := found.of(number))] == [len("another"), len("input 3")]
+    other = cli("sweep", "--resume", *words[:2], "--stdin", "./in/{x}", *words[4:])
+    assert b"belongs to another sweep" in other.stderr
+
+
 def test_values_may_come_through_a_pipe(cli: Cli, program: str) -> None:
     done = cli("sweep", "--dry-run", "--each-line", "-", program, stdin=b"a\nb\n")
     assert done.stdout == b"hello.py a\nhello.py b\n"
@@ -122,6 +198,7 @@ def test_values_may_come_through_a_pipe(cli: Cli, program: str) -> None:
     ("words", "message"),
     [
         (["hello.py"], "there is no parameter"),
+        (["--stdin", "{y}", "-p", "x=1..3", "hello.py"], "--stdin: no parameter belongs to the placeholder {y}"),
         (["-p", "x=1..3", "hello.py", "{y}"], "no parameter belongs to the placeholder {y}"),
         (["-p", "x=1..3", "-p", "z=1", "hello.py", "{x}"], "'z'"),
         (["-p", "x=", "hello.py"], "-p: the parameter 'x' has no values"),
@@ -139,6 +216,8 @@ def test_values_may_come_through_a_pipe(cli: Cli, program: str) -> None:
         (["-d", "--joblog", "L", "-p", "x=1", "hello.py"], "-d does not wait"),
         (["-d", "--results", "R", "-p", "x=1", "hello.py"], "-d does not wait"),
         (["-d", "--dry-run", "-p", "x=1", "hello.py"], "--dry-run runs nothing"),
+        (["--backup", "--on-host-loss", "fence", "-p", "x=1", "hello.py"], "--on-host-loss fence forbids that"),
+        (["--backup", "--on-host-loss", "wait", "-p", "x=1", "hello.py"], "--on-host-loss wait forbids that"),
         (["--stdin", "-", "--each-line", "-", "hello.py"], "standard input is read by --stdin already"),
         (["--joblog", "hello.py", "-p", "x=1", "hello.py"], "hello.py is no joblog"),
         (["--joblog", "no/folder", "-p", "x=1", "hello.py"], "no/folder: No such file"),

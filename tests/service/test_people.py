@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sshgrid import wire, wire_users
-from sshgrid.model import Caps, Exited, JobId, Limits, Person, Phase, Program, Role, SourceFile, Submission
+from sshgrid import inputs, parameters, wire, wire_users
+from sshgrid.model import Caps, Exited, JobId, Limits, Person, Phase, Program, Role, SourceFile, Submission, Sweep
 from sshgrid.testing import after, until, until_killed
 from sshgrid.wire import Accepted, Cancel, Done, Failure, Hold, Info, Jobs, JobsReply, Logs, Remove, Submit, Watch
 from sshgrid.wire_users import UsersQuestion, UsersReply
@@ -99,6 +99,21 @@ async def test_a_file_s_digest_is_no_right_to_the_file(door: Door) -> None:
     async with await talk_as(door, "ann") as again:
         assert (await again.ask(wire.MissingBlobs((digest,)), wire.Blobs)).sha256 == ()
     assert await ann.ask(Cancel((job,), "KILL"), Done) == Done(1)
+
+
+async def test_a_file_s_digest_is_no_right_to_read_it_as_the_input_of_a_task(door: Door) -> None:
+    secret = b"hers alone"
+    digest = door.grid.spool.keep(secret)
+    bob = await with_user(door, "bob")
+    table = parameters.encode(parameters.Table((parameters.Axis(("x",), ((b"1",),)),)))
+    listed = inputs.encode(inputs.collect(1, {1: SourceFile("stdin", digest, len(secret))}))
+    source = SourceFile("a.sh", await bob.put(b"cat\n"), 4)
+    files = [SourceFile("list", await bob.put(content), len(content)) for content in (table, listed)]
+    plan = Sweep(files[0], 1, inputs=files[1])
+    asked = Submission(Program("sh", "a.sh", (source,)), "a.sh", sweep=plan)
+    assert "1 files of this job were not uploaded" in (await bob.ask(Submit(asked, "mine"), Failure)).message
+    await bob.put(secret)
+    assert await bob.ask(Submit(asked, "mine"), wire.Accepted)
 
 
 async def test_a_user_learns_nothing_of_the_host_from_the_status(door: Door) -> None:

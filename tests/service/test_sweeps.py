@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from sshgrid import parameters
+from sshgrid import inputs, parameters, sweeps
 from sshgrid.errors import NodeUnfit, NotAllowed, UsageError
 from sshgrid.model import (
     Cancelled,
@@ -30,7 +32,7 @@ from sshgrid.model import (
 from sshgrid.parameters import Axis, Table
 from sshgrid.testing.engine import Stage
 from sshgrid.testing.grid import ScriptedGrid, inventory, until
-from sshgrid.wire import Cancel, Ended
+from sshgrid.wire import Cancel, Ended, Logs
 from sshgrid.wire_sweeps import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
 
 pytestmark = pytest.mark.usefixtures("quiet_log")
@@ -65,8 +67,8 @@ def sweep(grid: ScriptedGrid, *values: str, args: Sequence[bytes] = (), **plan: 
 
 
 def alone(sweep: Submission) -> Submission:
-    """The same, with a limit: then tasks share no start."""
-    program = msgspec.structs.replace(sweep.program, limits=Limits(wall_seconds=600.0))
+    """The same, with a limit of processes: then tasks share no start."""
+    program = msgspec.structs.replace(sweep.program, limits=Limits(processes=1000))
     return msgspec.structs.replace(sweep, program=program)
 
 
@@ -103,6 +105,89 @@ async def test_each_value_is_a_task_with_its_own_arguments(grid: ScriptedGrid) -
     assert {order.run.partition("-")[2] for order in grid.engine.orders} == {
         f"{job}_{number}.1" for number in (1, 2, 3)
     }
+
+
+def with_inputs(grid: ScriptedGrid, asked: Submission, given: dict[int, bytes]) -> Submission:
+    """The sweep with these inputs of its tasks."""
+    plan = asked.sweep
+    assert plan is not None
+    kept = {task: SourceFile("stdin", grid.spool.keep(content), len(content)) for task, content in given.items()}
+    packed = inputs.encode(inputs.collect(plan.tasks, kept))
+    named = SourceFile("inputs", grid.spool.keep(packed), len(packed))
+    return msgspec.structs.replace(asked, sweep=msgspec.structs.replace(plan, inputs=named))
+
+
+async def _says_what_it_reads(stage: Stage) -> Exited:
+    await stage.say(stage.args[0] + b":" + stage.stdin + b"\n")
+    return Exited(int(stage.stdin == b"bad"))
+
+
+@pytest.fixture
+async def reading(tmp_path: Path) -> AsyncIterator[ScriptedGrid]:
+    grid = ScriptedGrid(tmp_path, inventory("h1", "h2"))
+    grid.engine.plays(*[_says_what_it_reads] * 1000)
+    await grid.begin()
+    yield grid
+    await grid.end()
+
+
+async def test_each_task_reads_its_own_input_alone_and_in_batches(reading: ScriptedGrid) -> None:
+    grid, count = reading, 200
+    given = {number: b"in %d" % (number % 7) for number in range(1, count + 1)}
+    asked = with_inputs(grid, sweep(grid, *map(str, range(1, count + 1))), given)
+    _, output, _ = await watch(grid, await grid.submit(asked), keep_order=True)
+    assert output.splitlines() == [b"%d:in %d" % (number, number % 7) for number in range(1, count + 1)]
+
+
+async def test_a_new_master_a_retry_and_the_removal_of_others_keep_the_inputs(reading: ScriptedGrid) -> None:
+    grid = reading
+    asked = with_inputs(grid, sweep(grid, "a", "b", at_once=1), {1: b"bad", 2: b"two"})
+    other = await grid.submit(with_inputs(grid, sweep(grid, "c"), {1: b"other"}))
+    await grid.wait(other)
+    grid.master.pause()
+    job = await grid.submit(asked)
+    await grid.end()
+    await grid.begin()
+    await grid.wait(job)
+    for path in grid.spool.blobs.rglob("*"):
+        os.utime(path, (1, 1))
+    await grid.master.remove([other])
+    assert grid.spool.missing([sha256(content).hexdigest() for content in (b"bad", b"two", b"other")]) == (
+        sha256(b"other").hexdigest(),
+    )
+    assert await grid.master.retry([job], True) == 1
+    _, output, _ = await watch(grid, job, keep_order=True)
+    assert output == b"a:bad\nb:two\n"
+    assert len(grid.job(task_id(job, 1)).attempts) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen", "words"),
+    [
+        ({1: b"a"}, "", "has no input"),
+        ({1: b"a"}, "2", "has no input"),
+        ({}, "1", "has no input"),
+    ],
+)
+async def test_a_task_without_an_input_is_refused_where_others_have_one(
+    reading: ScriptedGrid, given: dict[int, bytes], chosen: str, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        await reading.submit(with_inputs(reading, sweep(reading, "a", "b", chosen=chosen), given))
+    await reading.wait(await reading.submit(with_inputs(reading, sweep(reading, "a", "b", chosen="1"), {1: b"a"})))
+
+
+async def test_inputs_that_were_not_uploaded_or_are_for_other_tasks_are_refused(reading: ScriptedGrid) -> None:
+    asked = with_inputs(reading, sweep(reading, "a"), {1: b"mine"})
+    reading.spool.path(sha256(b"mine").hexdigest()).unlink()
+    with pytest.raises(UsageError, match="1 files of this job were not uploaded"):
+        await reading.submit(asked)
+    longer = with_inputs(reading, sweep(reading, "a", "b"), {1: b"x", 2: b"y"}).sweep
+    assert asked.sweep is not None
+    assert longer is not None
+    wrong = msgspec.structs.replace(asked.sweep, inputs=longer.inputs)
+    with pytest.raises(UsageError, match="for 2 tasks, and 1 were announced"):
+        await reading.submit(msgspec.structs.replace(asked, sweep=wrong))
 
 
 async def test_without_a_placeholder_the_values_are_appended(grid: ScriptedGrid) -> None:
@@ -369,16 +454,16 @@ async def test_short_tasks_share_a_start(grid: ScriptedGrid) -> None:
     await until(lambda: {order.run for order in grid.engine.orders} <= set(grid.engine.discarded))
 
 
-async def test_tasks_with_limits_and_long_ones_do_not(grid: ScriptedGrid) -> None:
+async def test_tasks_that_need_a_watchdog_of_their_own_do_not(grid: ScriptedGrid) -> None:
     await grid.wait(await grid.submit(alone(sweep(grid, *map(str, range(50))))))
+    assert len(grid.engine.orders) == 50
+    assert grid.engine.batches == {}
 
-    async def slow(stage: Stage) -> Exited:
-        await asyncio.sleep(0.8)
-        return Exited(0)
 
-    grid.engine.coming[:0] = [slow] * 16
-    await grid.wait(await grid.submit(sweep(grid, *map(str, range(16)))))
-    assert len(grid.engine.orders) == 66
+async def test_long_tasks_do_not(grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "LONG_SECONDS", sweeps.SHORTEST_SECONDS / 2)
+    await grid.wait(await grid.submit(sweep(grid, *map(str, range(50)))))
+    assert len(grid.engine.orders) == 50
     assert grid.engine.batches == {}
 
 
@@ -391,6 +476,30 @@ async def in_a_batch(grid: ScriptedGrid) -> tuple[JobId, list[str]]:
     batch = next(batch for batch in grid.engine.batches.values() if run in batch)
     assert len(batch) > 2
     return job, batch
+
+
+async def test_who_follows_a_task_of_a_batch_is_told_while_it_runs(grid: ScriptedGrid) -> None:
+    follows, heard = asyncio.Event(), asyncio.Event()
+
+    async def speaks_and_waits(stage: Stage) -> Exited:
+        await follows.wait()
+        await stage.say(b"so far\n")
+        await heard.wait()
+        return Exited(0)
+
+    grid.engine.coming[:0] = [_says_its_words] * 60 + [speaks_and_waits]
+    job = await grid.submit(sweep(grid, *map(str, range(1, 201)), at_once=1))
+    await until(lambda: len(grid.engine.orders) == 61)
+    task = grid.engine.orders[-1]
+    assert any(len(batch) > 2 and task.run in batch for batch in grid.engine.batches.values())
+    async with asyncio.timeout(10), grid.master.watch(Logs(task.attempt.job, follow=True)) as events:
+        asyncio.get_running_loop().call_later(0.1, follows.set)
+        async for _, piece in events:
+            if piece:
+                assert piece == b"so far\n"
+                heard.set()
+    assert heard.is_set()
+    await grid.wait(job)
 
 
 async def test_a_new_master_goes_on_with_a_batch(grid: ScriptedGrid) -> None:
@@ -441,14 +550,17 @@ async def test_a_batch_is_one_slot_of_its_owner(grid: ScriptedGrid) -> None:
     await grid.wait(job)
 
 
-async def test_a_sweep_whose_parameters_are_lost_keeps_no_master_from_working(grid: ScriptedGrid) -> None:
-    asked = sweep(grid, *map(str, range(20)), at_once=1)
+@pytest.mark.parametrize("lost", [0, 1])
+async def test_a_sweep_whose_parameters_are_lost_keeps_no_master_from_working(grid: ScriptedGrid, lost: int) -> None:
+    count = 20
+    given = dict.fromkeys(range(1, count + 1), b"x")
+    asked = with_inputs(grid, sweep(grid, *map(str, range(count)), at_once=1), given)
     assert asked.sweep is not None
-    table = asked.sweep.table.sha256
+    table = asked.sweep.uploads[lost].sha256
     grid.master.pause()
     job = await grid.submit(asked)
     await grid.end()
     grid.spool.path(table).unlink()
     await grid.begin()
-    assert (await grid.wait(job)).reason == "its parameters are no longer in the spool beside the queue"
+    assert (await grid.wait(job)).reason == "its parameters or inputs are no longer in the spool beside the queue"
     assert (await grid.run()).state == "COMPLETED"

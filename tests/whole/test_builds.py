@@ -15,12 +15,15 @@ from tests.whole.grid import Done, Grid, Running, until, until_value
 pytestmark = pytest.mark.lab
 
 TOOL = "/home/grid/.local/bin/lgcc"
-# Notes what it compiles, and does nothing while the hold is there.
+# Notes what it compiles, does nothing while the hold is there, and with a loader of the host's own makes programs that
+# no other host can start.
 LGCC = """#!/bin/sh
 echo "$*" >>/home/grid/ledger
 case $* in *--version*) ;; *) while [ -e /tmp/hold ]; do sleep 0.05; done ;; esac
+[ ! -e /home/grid/ld.so ] || set -- "$@" -Wl,--dynamic-linker=/home/grid/ld.so
 exec gcc "$@"
 """
+OWN_LOADER = "for at in /lib64/ld-linux-*.so.* /lib/ld-linux-*.so.*; do [ ! -e $at ] || cp $at /home/grid/ld.so; done"
 ROW = "toolchains: {c: {compile: [lgcc, -O2, '{flags}', -o, '{exe}', '{srcs}', -lm], probe: [lgcc, --version]}}"
 HOSTS = ("h1", "h2", "h3", "h4")
 PROGRAM = '#include <stdio.h>\nint main(int n, char **a) { printf("%s %d\\n", a[1], NUMBER); return n - 2; }\n'
@@ -38,7 +41,7 @@ def own_compiler(module_grid: Grid) -> Iterator[None]:
     module_grid.write_inventory(ROW)
     yield
     for host in module_grid.lab:
-        host.run(["rm", "-f", TOOL, "/home/grid/ledger", "/tmp/hold"])
+        host.run(["rm", "-f", TOOL, "/home/grid/ledger", "/home/grid/ld.so", "/tmp/hold"])
 
 
 @pytest.fixture(autouse=True)
@@ -183,3 +186,30 @@ def test_a_node_can_be_kept_out_of_it(grid: Grid, hosts: Lab) -> None:
         assert compilations(hosts, "out.c") == {"h1": 1, "h2": 1}
     finally:
         grid.inventory.write_text(before)
+
+
+def test_with_verify_build_a_program_that_would_not_start_elsewhere_is_compiled_there(grid: Grid, hosts: Lab) -> None:
+    hosts["h1"].run(["sh", "-c", OWN_LOADER], user="grid")
+    grid.write("foreign.c", PROGRAM.replace("NUMBER", "7"))
+    assert grid("run", "--on", "h1", "foreign.c", "x").out == b"x 7\n"
+    assert grid("run", "--on", "h2", "foreign.c", "x").code == 127, "its loader is not there"
+    for name in ("h1", "h2", "h3"):
+        done = grid("run", "--verify-build", "--on", name, "foreign.c", name)
+        assert (done.code, done.out) == (0, f"{name} 7\n".encode())
+        refused = f"the c hello of h1, which has built it, does not run on {name}"
+        assert done.err == ("" if name == "h1" else f"{name} has compiled it itself: {refused}\n")
+        assert grid.last()["attempts"][0]["why_compiled"] == ("" if name == "h1" else refused)
+    assert compilations(hosts, "foreign.c") == {"h1": 2, "h2": 1, "h3": 1}
+    hosts["h1"].run(["rm", "/home/grid/ld.so"])
+
+
+def test_with_verify_build_a_sound_build_is_taken_and_the_hello_is_said_once(grid: Grid, hosts: Lab) -> None:
+    before = compilations(hosts, "hello.c")  # each to prove its own compiler
+    for number in (1, 2):
+        grid.write("sound.c", PROGRAM.replace("NUMBER", f"8{number}"))
+        assert grid("run", "--verify-build", "--on", "h3", "sound.c", "x").out == f"x 8{number}\n".encode()
+        done = grid("sweep", "--verify-build", "--on", "h4", "-p", "x=a,b", "-k", "sound.c")
+        assert done == (0, f"a 8{number}\nb 8{number}\n".encode(), "")
+    assert compilations(hosts, "sound.c") == {"h3": 2}
+    after = compilations(hosts, "hello.c")
+    assert (after["h3"], after["h4"]) == (before["h3"] + 1, before["h4"])

@@ -62,3 +62,19 @@ def test_tasks_of_a_sweep_find_what_was_sent_along(here: LocalGrid) -> None:
     here.write("cat.py", "import sys; print(sys.argv[1], open('data/words').read(), end='')")
     done = here("sweep", "-k", "--with", "data", "-p", "x=1..3", "cat.py")
     assert (done.code, done.text) == (0, "1 some words\n2 some words\n3 some words\n"), done
+
+
+SIDE_BY_SIDE = """class SideBySide {
+    public static void main(String[] args) throws Exception {
+        System.out.println(args[0]);
+        Thread.sleep(500);
+    }
+}
+"""
+
+
+def test_jvms_side_by_side_print_nothing_but_what_the_program_prints(here: LocalGrid) -> None:
+    # In PID namespaces all of them have the same number, by which HotSpot names its files in /tmp.
+    here.write("SideBySide.java", SIDE_BY_SIDE)
+    done = here("sweep", "-k", "--timeout", "60s", "-p", "x=1..8", "SideBySide.java")
+    assert done == (0, b"".join(b"%d\n" % x for x in range(1, 9)), "")

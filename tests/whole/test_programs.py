@@ -411,3 +411,29 @@ def test_twenty_jobs_at_once_each_run_once(grid: Grid) -> None:
     grid.write("twice.py", "import sys; print(int(sys.argv[1]) * 2)")
     clients = [grid.start("run", "twice.py", str(n)) for n in range(20)]
     assert [client.done() for client in clients] == [(0, b"%d\n" % (2 * n), "") for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("main", "files"),
+    [
+        ("main.c", {
+            "main.c": '#include <stdio.h>\n#include <stdlib.h>\n#include "lib/square.h"\n'
+            'int main(int n, char **a) { printf("%d\\n", square(atoi(a[1]))); return 0; }\n',
+            "lib/square.h": "int square(int);\n",
+            "lib/square.c": '#include "square.h"\nint square(int x) { return x * x; }\n',
+        }),
+        ("app/Main.java", {
+            "app/Main.java": "package app;\nimport app.parts.Square;\npublic class Main { public static void main("
+            "String[] a) { System.out.println(Square.of(Integer.parseInt(a[0]))); } }\n",
+            "app/parts/Square.java": "package app.parts;\npublic class Square { public static int of(int x) "
+            "{ return x * x; } }\n",
+        }),
+        ("main.py", {"main.py": "import sys, square\nprint(square.of(int(sys.argv[1])))\n",
+                     "square.py": "def of(x): return x * x\n"}),
+    ],
+)  # fmt: skip
+def test_a_program_of_several_files_is_compiled_as_one(grid: Grid, main: str, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        grid.write(f"project/{name}", text)
+    assert grid("run", "--main", main, "project", "7") == (0, b"49\n", "")
+    assert grid("sweep", "-k", "--main", main, "-p", "x=2..4", "project") == (0, b"4\n9\n16\n", "")

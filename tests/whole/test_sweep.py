@@ -69,6 +69,17 @@ def test_a_sweep_runs_every_task_on_many_hosts_and_in_order_if_asked(grid: Grid)
     assert sorted(int(line.split("\t")[0]) for line in lines) == list(range(1, TASKS + 1))
 
 
+def test_tasks_that_share_a_start_are_limited_each_by_itself(grid: Grid) -> None:
+    grid.write("words.txt", "words\n")
+    grid.write("third.sh", 'read -r word <words.txt; echo "$word $1"; [ $(($1 % 3)) != 0 ] || exec sleep 1000\n')
+    options = ("--with", "words.txt", "--timeout", "1s", "--joblog", "log")
+    done = grid("sweep", *options, "-p", "x=1..60", "third.sh")
+    assert done.code == 20
+    assert sorted(done.out.splitlines()) == sorted(b"words %d" % x for x in range(1, 61))
+    lines = [line.split("\t") for line in (grid.folder / "log").read_text().splitlines()[1:]]
+    assert {int(line[0]): line[6] for line in lines} == {x: "0" if x % 3 else "124" for x in range(1, 61)}
+
+
 def test_a_killed_master_costs_no_task(grid: Grid) -> None:
     grid.write("square.py", SQUARE)
     with grid.start("sweep", "--results", "out", "-p", f"x=1..{TASKS}", "square.py") as client:
@@ -95,6 +106,37 @@ def test_a_killed_client_and_a_killed_master_and_resume_complete_it(grid: Grid) 
     sweeps = [job for job in grid("--json", "ps", "-a").json["jobs"] if job.get("sweep")]
     assert sweeps[-1]["sweep"]["ended"] == TASKS  # the first one went on: there is no second
     assert grid("sweep", "--resume", *words).out == b""
+
+
+READ = """import sys
+x, text = int(sys.argv[1]), sys.stdin.read()
+print(x, text)
+sys.exit(3 if text == "seven" else 0)
+"""
+
+
+def test_each_task_reads_its_own_file_also_after_a_killed_master_and_a_retry(grid: Grid) -> None:
+    grid.write("read.py", READ)
+    (grid.folder / "in").mkdir()
+    for x in range(10):
+        grid.write(f"in/{x}.txt", "seven" if x == 7 else f"input {x}")
+    # The last digit of x names the file: ten files for two hundred tasks, some alone and some in batches.
+    grid.write("table.csv", "x,d\n" + "".join(f"{x},{x % 10}\n" for x in range(1, TASKS + 1)))
+    words = ("--results", "out", "--csv", "table.csv", "--stdin", "in/{d}.txt", "read.py", "{x}")
+    with grid.start("sweep", *words) as client:
+        some_rows(grid.folder / "out", TASKS // 4)
+        kill_master(grid)
+        done = client.done(120)
+    assert done.code == FAILED
+    found = rows(grid.folder / "out")
+    assert Counter(int(row["task"]) for row in found) == Counter(range(1, TASKS + 1))
+    for row in found:
+        text = "seven" if row["d"] == "7" else f"input {row['d']}"
+        assert (grid.folder / "out" / f"x={row['x']},d={row['d']}" / "stdout").read_text() == f"{row['x']} {text}\n"
+    sweep = grid("--json", "ps", "-a").json["jobs"][-1]["id"]
+    assert grid("retry", str(sweep), "--failed").code == 0
+    assert grid("wait", str(sweep)).code == FAILED
+    assert grid("logs", f"{sweep}.7").out == b"7 seven\n"
 
 
 def test_ctrl_c_ends_a_sweep_and_resume_runs_the_rest(grid: Grid) -> None:

@@ -1,0 +1,219 @@
+"""What happens in the slots of sweeps when their batches are nearly over, or others have nothing to do.
+
+A batch that is nearly over gets the next tasks of its sweep behind its last ones, so that no node waits for a master;
+but only when it would be that sweep's turn, else its slot is given away. When a sweep has nothing left to begin, what
+waits behind long tasks is taken back for the slots that are free. Refuses to begin a task on a slow node when
+the others would be done with all of them before it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+from sshgrid import placement
+from sshgrid.attempts import Attempts
+from sshgrid.batches import BatchSink
+from sshgrid.jobbook import JobBook
+from sshgrid.model import AttemptRecord, Job, JobId
+from sshgrid.pace import Outlook, Slot, rest_seconds, slot_in_use
+from sshgrid.placement import NodeView
+from sshgrid.sweeps import LONG_SECONDS, Sweeps, SweepState
+
+# A batch is nearly over when it is for so long: a look at the node, a step of ours and the way back must fit in.
+AHEAD_SECONDS = 0.7
+# A start takes about as long: who gets the slot then comes when it is free.
+RELEASE_SECONDS = 0.15
+# What is taken back must end earlier by so much.
+GAIN_SECONDS = 0.5
+LEVEL_SECONDS = 0.5
+
+
+class Refill:
+    """For one step of the scheduler."""
+
+    def __init__(self, book: JobBook, attempts: Attempts, sweeps: Sweeps, views: Sequence[NodeView]) -> None:
+        self._book = book
+        self._attempts = attempts
+        self._sweeps = sweeps
+        self._outlooks: dict[JobId, Outlook] = {}
+        self._views: Mapping[str, NodeView] = {}
+        self.see(views)
+        self._promised: list[BatchSink] = []
+        self._nearly_over = [sink for sink in attempts.batches if self._is_nearly_over(sink)]
+
+    def see(self, views: Sequence[NodeView]) -> None:
+        """The nodes as they are now."""
+        self._views = {view.node.name: view for view in views}
+
+    # --- batches that are nearly over
+
+    def _is_nearly_over(self, sink: BatchSink) -> bool:
+        if not sink.takes_more or sink.joining or not sink.rest:
+            return False
+        takes = self._takes(sink)
+        if takes is None or takes > LONG_SECONDS:
+            return False
+        return len(sink.rest) == 1 or len(sink.rest) * takes < AHEAD_SECONDS
+
+    def _takes(self, sink: BatchSink) -> float | None:
+        state = self._state(sink)
+        return None if state is None else state.seconds_on(sink.node)
+
+    def _state(self, sink: BatchSink) -> SweepState | None:
+        return None if sink.sweep is None else self._sweeps.state(sink.sweep)
+
+    def nearly_free(self) -> Mapping[JobId, int]:
+        """Of each sweep, how many slots could go on with it."""
+        counts: dict[JobId, int] = {}
+        for sink in self._nearly_over:
+            if sink.sweep is not None:
+                counts[sink.sweep] = counts.get(sink.sweep, 0) + 1
+        return counts
+
+    def __len__(self) -> int:
+        return len(self._nearly_over)
+
+    def go_on(self, job: Job, now: float, *, own_only: bool = False) -> bool:
+        """Begin a job that finds no free slot behind a batch of its own sweep. False: it waits for a slot to be free.
+
+        That may be the one of another sweep's batch, which nobody goes on in then.
+        """
+        state = self._sweeps.state(job.id)
+        for sink in list(self._nearly_over):
+            is_own = state is not None and not job.attempts and self._state(sink) is state
+            if is_own and self._could_follow(job, sink) and self._extend(sink, job, now):
+                return True
+        if not own_only:
+            theirs = (sink for sink in self._nearly_over if state is None or self._state(sink) is not state)
+            if found := next((sink for sink in theirs if self._could_follow(job, sink)), None):
+                self._nearly_over.remove(found)
+                self._promised.append(found)
+        return False
+
+    def _could_follow(self, job: Job, sink: BatchSink) -> bool:
+        view = self._views.get(sink.node)
+        return view is not None and placement.could_follow(
+            list(self._views.values()), view, job.submission, job.excluded
+        )
+
+    def _extend(self, sink: BatchSink, job: Job, now: float) -> bool:
+        state = self._state(sink)
+        assert state is not None
+        tasks = state.batch(job, self._sweeps.slots)
+        if not tasks or not self._worth(state, sink.node, self._left_seconds(sink)):
+            return False
+        self._nearly_over.remove(sink)
+        record = AttemptRecord(1, sink.node, now, batch=sink.name)
+        self._attempts.extend(sink, self._book.begin_tasks(tasks, record))
+        return True
+
+    def release(self) -> None:
+        """Give the slots away that another's job waits for, while the last tasks there run."""
+        for sink in self._promised:
+            takes = self._takes(sink)
+            if takes is not None and len(sink.rest) * takes < RELEASE_SECONDS:
+                self._attempts.release(sink)
+
+    def _left_seconds(self, sink: BatchSink) -> float:
+        """Until the last task of a batch ends."""
+        takes = self._takes(sink)
+        if takes is None:
+            return LONG_SECONDS
+        return (len(sink.rest) - 1) * takes + rest_seconds(takes, sink.ran_seconds)
+
+    # --- slow nodes
+
+    def worthwhile(self, job: Job, views: Sequence[NodeView]) -> list[NodeView]:
+        """The nodes where a job should begin, if it can; for a task of a sweep not those that would keep it waiting."""
+        state = self._sweeps.state(job.id)
+        if state is None or job.id > 0:
+            return list(views)
+        if not state.may_begin:
+            return []
+        return [view for view in views if self._worth(state, view.node.name)]
+
+    def _worth(self, state: SweepState, node: str, free_in_seconds: float = 0.0) -> bool:
+        takes = state.seconds_on(node)
+        if takes is None or state.waiting > 4 * self._sweeps.slots:
+            return True
+        return self._outlook(state).worth(Slot(takes, free_in_seconds), state.waiting)
+
+    def _outlook(self, state: SweepState) -> Outlook:
+        sweep = state.job.id
+        if sweep not in self._outlooks:
+            slots = [*self._free(state), *self._in_batches(state), *self._alone(state)]
+            self._outlooks[sweep] = Outlook(slot for slot in slots if slot is not None)
+        return self._outlooks[sweep]
+
+    def _free(self, state: SweepState) -> list[Slot | None]:
+        able = placement.eligible(list(self._views.values()), state.job.submission)
+        return [_slot(state, view.node.name) for view in able for _ in range(placement.slots(view) - view.running)]
+
+    def _in_batches(self, state: SweepState) -> list[Slot | None]:
+        found: list[Slot | None] = []
+        for sink in self._attempts.batches:
+            takes = state.seconds_on(sink.node)
+            if self._state(sink) is state and takes is not None:
+                running = slot_in_use(takes, sink.ran_seconds)
+                found.append(running and Slot(takes, running.free_in_seconds + takes * (len(sink.rest) - 1)))
+        return found
+
+    def _alone(self, state: SweepState) -> list[Slot | None]:
+        found: list[Slot | None] = []
+        for task in state.alone():
+            attempt = self._book.current(task).current
+            takes = None if attempt is None else state.seconds_on(attempt.node)
+            if attempt is not None and takes is not None:
+                found.append(slot_in_use(takes, time.time() - attempt.began))
+        return found
+
+    # --- others have nothing to do
+
+    def level(self) -> float:
+        """Take back what waits behind long tasks, where it would end earlier elsewhere, or shall not begin any more.
+
+        Seconds until another look that nothing else would cause.
+        """
+        pause = math.inf
+        for sink in self._attempts.batches:
+            state = self._state(sink)
+            if state is None or len(sink.rest) < 2:
+                continue
+            pause = LEVEL_SECONDS
+            if runs := self._misplaced(state, sink):
+                self._attempts.take_back(sink, runs)
+        return pause
+
+    def _misplaced(self, state: SweepState, sink: BatchSink) -> list[str]:
+        """What waits there and should not."""
+        if state.stopped or self._is_no_short_one(sink):
+            return sink.behind()
+        elsewhere = None if state.waiting else self._elsewhere(state, sink)
+        if elsewhere is None or self._left_seconds(sink) - elsewhere < GAIN_SECONDS:
+            return []
+        behind = sink.behind()
+        return behind if self._is_late(sink) else behind[len(behind) // 2 :]
+
+    def _is_no_short_one(self, sink: BatchSink) -> bool:
+        """Nothing of the sweep has ended yet, and this has run for so long that nothing should wait behind it."""
+        return self._takes(sink) is None and sink.has_begun and sink.ran_seconds > GAIN_SECONDS
+
+    def _is_late(self, sink: BatchSink) -> bool:
+        takes = self._takes(sink)
+        return takes is not None and slot_in_use(takes, sink.ran_seconds) is None
+
+    def _elsewhere(self, state: SweepState, sink: BatchSink) -> float | None:
+        """Seconds until a task that begins now in a free slot ends there; None when there is no such slot."""
+        if not state.may_begin:
+            return None
+        views = [view for name, view in self._views.items() if name != sink.node]
+        able = placement.eligible(views, state.job.submission)
+        ends = [takes for view in able if (takes := state.seconds_on(view.node.name)) is not None]
+        return min(ends) if ends else None
+
+
+def _slot(state: SweepState, node: str) -> Slot | None:
+    takes = state.seconds_on(node)
+    return None if takes is None else Slot(takes)

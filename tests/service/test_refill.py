@@ -1,0 +1,154 @@
+"""The slots of sweeps: the next task waits behind the one that runs, unless it is another's turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from sshgrid.jobscript import Order
+from sshgrid.model import Exited, Halt, JobId, Node, Phase, Swept, sweep_of
+from sshgrid.sweeps import SweepState
+from sshgrid.testing.engine import Stage
+from sshgrid.testing.grid import ScriptedGrid, inventory, until
+from tests.service.test_sweeps import sweep, verdict
+
+pytestmark = pytest.mark.usefixtures("quiet_log")
+
+
+class Gate:
+    """Tasks whose word is `wait` do so until it opens; the others end at once, with the code of their word `fN`."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+
+    async def __call__(self, stage: Stage) -> Exited:
+        word = stage.args[0].decode() if stage.args else ""
+        if word == "wait":
+            await self.open.wait()
+        return Exited(int(word[1:]) if word.startswith("f") else 0)
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+async def grid(tmp_path: Path, gate: Gate) -> AsyncIterator[ScriptedGrid]:
+    grid = ScriptedGrid(tmp_path, inventory(*(Node(name, host="127.0.0.1", slots=1) for name in ("h1", "h2"))))
+    grid.engine.plays(*[gate] * 1000)
+    await grid.begin()
+    yield grid
+    gate.open.set()
+    await grid.end()
+
+
+def behind(grid: ScriptedGrid) -> int:
+    """How many tasks nodes have that have not begun."""
+    return sum(map(len, grid.engine._ahead.values()))
+
+
+async def waits_in_a_batch(grid: ScriptedGrid, job: JobId) -> None:
+    """A task waits for the gate, and others behind it."""
+    await until(lambda: behind(grid) and grid.book.count("ann", Phase.RUNNING) == 1, lambda: grid.engine._ahead)
+
+
+async def test_the_next_tasks_wait_where_they_will_run(grid: ScriptedGrid, gate: Gate) -> None:
+    words = ["go"] * 10 + ["wait"] + ["go"] * 30
+    job = await grid.submit(sweep(grid, *words, at_once=1))
+    await waits_in_a_batch(grid, job)
+    gate.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(41, 0)
+    numbers = [-order.attempt.job & 0xFFFFF for order in grid.engine.orders]
+    assert numbers == list(range(1, 42))
+
+
+async def test_anothers_job_comes_before_what_is_not_yet_there(grid: ScriptedGrid, gate: Gate) -> None:
+    grid.member("h2").go()
+    words = ["go"] * 8 + ["wait"] + ["go"] * 2000
+    job = await grid.submit(sweep(grid, *words))
+    await waits_in_a_batch(grid, job)
+    there = len(grid.store.tasks(job))
+    other = await grid.submit(owner="bob")
+    await grid.reaches(other, "PENDING")
+    gate.open.set()
+    await grid.wait(other)
+    place = [order.attempt.job for order in grid.engine.orders].index(other)
+    assert place <= there
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(2009, 0)
+
+
+async def test_who_waits_behind_a_long_task_goes_where_a_slot_is_free(grid: ScriptedGrid, gate: Gate) -> None:
+    grid.member("h2").go()
+    job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
+    await waits_in_a_batch(grid, job)
+    grid.member("h2").come()
+    await until(lambda: len(grid.engine.orders) == 33, lambda: (len(grid.engine.orders), grid.engine._ahead))
+    assert behind(grid) == 0
+    gate.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(33, 0)
+    assert len({order.run for order in grid.engine.orders}) == 33
+    assert {order.attempt.number for order in grid.engine.orders} == {1}
+
+
+async def test_what_waits_behind_does_not_begin_when_the_sweep_halts(grid: ScriptedGrid, gate: Gate) -> None:
+    grid.member("h2").go()
+    words = [*["go"] * 12, "wait", *["go"] * 20, "f1", *["go"] * 500]
+    job = await grid.submit(sweep(grid, *words, halt=Halt("soon", count=1)))
+    await waits_in_a_batch(grid, job)
+    state = grid.master.sweeps.state(job)
+    assert state is not None
+    state.stopped = True  # as when one of another node has failed
+    grid.book.wake.set()
+    await until(lambda: behind(grid) == 0)
+    gate.open.set()
+    await grid.wait(job)
+    found = verdict(grid, job)
+    assert isinstance(found, Swept)
+    assert (found.failed, found.left) == (0, len(words) - len(grid.engine.orders))
+    assert len(grid.engine.orders) < 34
+
+
+async def test_a_slow_node_gets_nothing_that_the_others_end_before_it(
+    grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
+    job = await grid.submit(sweep(grid, "go", "go", "go"))
+    await grid.wait(job)
+    assert grid.engine.ran_on == ["h1"] * 3
+
+
+async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
+    grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    async def extend(batch: str, orders: Sequence[Order]) -> bool:
+        refused.extend(order.run for order in orders)
+        return False
+
+    monkeypatch.setattr(grid.engine, "extend", extend)
+    job = await grid.submit(sweep(grid, *["go"] * 300))
+    await grid.wait(job)
+    assert refused
+    assert verdict(grid, job) == Swept(300, 0)
+    assert sorted(-order.attempt.job & 0xFFFFF for order in grid.engine.orders) == list(range(1, 301))
+    assert {len(task.attempts) for task in grid.store.tasks(job)} == {1}
+
+
+async def test_a_next_master_finds_what_waits_behind(grid: ScriptedGrid, gate: Gate) -> None:
+    job = await grid.submit(sweep(grid, *["go"] * 10, "wait", *["go"] * 30, at_once=1))
+    await waits_in_a_batch(grid, job)
+    await grid.end()
+    await grid.begin()
+    gate.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(41, 0)
+    ends = [task for task in grid.store.tasks(job) if sweep_of(task.id) == job]
+    assert len(ends) == 41

@@ -1,0 +1,123 @@
+"""Backups of stragglers over real hosts: one result a task, and nothing of the other attempt is left anywhere."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sshgrid.model import JobId, task_id
+from tests.lab.hosts import Lab
+from tests.whole.grid import Grid, open_gate, programs, until, until_value
+
+pytestmark = pytest.mark.lab
+
+TASKS = 9
+# The first attempt at the last task hangs, with a child; its backup goes on when the gate is open.
+HANGS = f"""import os, subprocess, sys, time
+x, gate = int(sys.argv[1]), sys.argv[2]
+attempt = int(os.environ["SSHGRID_ATTEMPT"])
+print(x, "by attempt", attempt, flush=True)
+if x == {TASKS} and attempt == 1:
+    subprocess.run(["sleep", "543"])
+while x == {TASKS} and not os.path.exists(gate):
+    time.sleep(0.02)
+print(x * x)
+"""
+# The same among many that end at once, so that it has others behind it in its batch.
+HANGING = 260
+SHORT = f"""echo $1 by attempt $SSHGRID_ATTEMPT
+[ $1.$SSHGRID_ATTEMPT != {HANGING}.1 ] || sleep 543
+"""
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return sorted(csv.DictReader(file), key=lambda row: int(row["task"]))
+
+
+def attempts(grid: Grid) -> list[dict[str, Any]]:
+    """Of the last task of the newest sweep; none before it has begun."""
+    newest = grid("--json", "info", "last")
+    task = grid("--json", "info", f"{newest.json['id']}.{TASKS}") if newest.code == 0 else newest
+    return list(task.json["attempts"]) if task.code == 0 else []
+
+
+def until_twice(grid: Grid) -> list[dict[str, Any]]:
+    """Until the last task runs twice."""
+    both = ["", ""]
+    return until_value(
+        lambda: attempts(grid), lambda found: [each["outcome"] for each in found] == both, "a backup", 30
+    )
+
+
+def check_records(grid: Grid, backup: dict[str, Any]) -> None:
+    """Every task once, and of the last one what its backup did alone."""
+    found = rows(grid.folder / "out")
+    assert [int(row["task"]) for row in found] == list(range(1, TASKS + 1))
+    assert {row["exit_code"] for row in found} == {"0"}
+    assert (found[-1]["attempt"], found[-1]["node"]) == ("2", backup["node"])
+    assert (grid.folder / "out" / f"x={TASKS}" / "stdout").read_text() == f"{TASKS} by attempt 2\n{TASKS**2}\n"
+    hosts = {line.split("\t")[0]: line.split("\t")[1] for line in (grid.folder / "log").read_text().splitlines()[1:]}
+    assert (len(hosts), hosts[str(TASKS)]) == (TASKS, backup["node"])
+
+
+def test_a_straggler_is_overtaken_by_its_backup_and_leaves_nothing(grid: Grid, lab: Lab, gate: str) -> None:
+    grid.write("hangs.py", HANGS)
+    words = ("--backup", "--results", "out", "--joblog", "log", "-p", f"x=1..{TASKS}", "hangs.py", "{x}", gate)
+    with grid.start("sweep", *words) as sweep:
+        original, backup = until_twice(grid)
+        assert original["node"] != backup["node"]
+        assert (original["backup"], backup["backup"]) == (False, True)
+        # Not even what is stopped outlives it.
+        for pid in programs(lab[original["node"]], "hangs.py"):
+            os.kill(pid, signal.SIGSTOP)
+        open_gate(lab, gate)
+        done = sweep.done(30)
+    assert (done.code, done.err) == (0, "")
+    assert sorted(done.out.splitlines()) == sorted(
+        line.encode() for x in range(1, TASKS + 1) for line in (f"{x} by attempt {1 + (x == TASKS)}", str(x * x))
+    )
+    check_records(grid, backup)
+    outcomes = [attempt["outcome"] for attempt in attempts(grid)]
+    assert outcomes == ["superseded by attempt 2", "exited 0"]
+
+
+def test_a_killed_master_finds_both_attempts_again(grid: Grid, lab: Lab, gate: str) -> None:
+    grid.write("hangs.py", HANGS)
+    words = ("--backup", "--results", "out", "--joblog", "log", "-p", f"x=1..{TASKS}", "hangs.py", "{x}", gate)
+    with grid.start("sweep", *words) as sweep:
+        _, backup = until_twice(grid)
+        until(lambda: programs(lab[backup["node"]], "hangs.py"), "the backup to run")
+        os.kill(grid.master_pid(), signal.SIGKILL)
+        assert [each["outcome"] for each in attempts(grid)] == ["", ""]
+        open_gate(lab, gate)
+        done = sweep.done(60)
+    assert done.code == 0, done.err
+    check_records(grid, backup)
+
+
+def batch_of(grid: Grid, task: JobId) -> str:
+    """The batch that the first attempt at a task was begun in; "" for none."""
+    with closing(sqlite3.connect(grid.state_dir / "queue.db")) as queue:
+        ((record,),) = queue.execute("SELECT record FROM attempt WHERE job = ? AND number = 1", (task,)).fetchall()
+    return str(json.loads(record)["batch"])
+
+
+def test_a_straggler_in_a_batch_is_overtaken_too(grid: Grid) -> None:
+    grid.write("short.sh", SHORT)
+    done = grid("sweep", "--backup", "--results", "out", "-p", "x=1..300", "short.sh")
+    assert (done.code, done.err) == (0, "")
+    found = rows(grid.folder / "out")
+    assert [int(row["task"]) for row in found] == list(range(1, 301))
+    assert found[HANGING - 1]["attempt"] == "2"
+    assert (grid.folder / "out" / f"x={HANGING}" / "stdout").read_text() == f"{HANGING} by attempt 2\n"
+    assert len(done.out.splitlines()) == 300
+    assert batch_of(grid, task_id(JobId(grid.last()["id"]), HANGING))
