@@ -47,7 +47,7 @@ class _Tally:
     async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
         self.well += sum(finish.outcome == Exited(0) for _, finish in ends)
 
-    async def uploaded(self, count: int) -> None:
+    async def uploaded(self, count: int, left: int = 0) -> None:
         """Once, and nothing to speak of."""
 
     async def compiled(self, compiled: bool) -> None:

@@ -89,8 +89,8 @@ class _JobSink:
             # Whether a lost host was lost while the program ran must survive this master.
             self._book.store.note(self._running.attempt, self._running.record)
 
-    async def uploaded(self, count: int) -> None:
-        self._change(uploaded_bytes=self._running.record.uploaded_bytes + count)
+    async def uploaded(self, count: int, left: int = 0) -> None:
+        self._change(uploaded_bytes=self._running.record.uploaded_bytes + count, upload_left_bytes=left)
 
     async def compiled(self, compiled: bool) -> None:
         if self._running.record.compiled is not compiled:

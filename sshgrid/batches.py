@@ -109,10 +109,11 @@ class BatchSink:
         self.leave(running.run for running, _ in found)
         self._settle(found)
 
-    async def uploaded(self, count: int) -> None:
+    async def uploaded(self, count: int, left: int = 0) -> None:
         """Of all tasks of the batch the first one pays."""
         record = self._first.record
-        self._first.record = msgspec.structs.replace(record, uploaded_bytes=record.uploaded_bytes + count)
+        sent = record.uploaded_bytes + count
+        self._first.record = msgspec.structs.replace(record, uploaded_bytes=sent, upload_left_bytes=left)
 
     async def compiled(self, compiled: bool) -> None:
         self._first.record = msgspec.structs.replace(self._first.record, compiled=compiled)

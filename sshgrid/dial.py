@@ -87,7 +87,7 @@ async def _connect(
             "login_timeout": LOGIN_TIMEOUT_SECONDS,
             "keepalive_interval": KEEPALIVE_SECONDS,
             "keepalive_count_max": KEEPALIVE_COUNT,
-            **_ciphers(node, how),
+            **ciphers(node, how),
             **_overrides(node),
         }
         if password is not None:
@@ -176,7 +176,7 @@ def _overrides(node: Node) -> dict[str, object]:
     return options
 
 
-def _ciphers(node: Node, how: Dialing) -> dict[str, object]:
+def ciphers(node: Node, how: Dialing) -> dict[str, object]:
     """Ours, unless ssh_config says which."""
     files = config_files(how)
     if files:

@@ -44,6 +44,7 @@ class Order(Noun, frozen=True):
     on_host_loss: OnHostLoss = OnHostLoss.RELAUNCH
     worked_seconds: float = 0.0  # of a run that an earlier master started: how long ago
     gpus: tuple[int, ...] = ()  # numbers of those that it may see
+    lend: bool = False  # large objects were sent for it, and go into its folder instead of a copy
 
     def isolation(self, facts: Facts) -> str:
         """What keeps the run apart on that node. A pid namespace would end whatever the program leaves running."""
@@ -170,6 +171,8 @@ def _head(order: Order, facts: Facts, lease_uptime: float | None) -> list[bytes]
         _assign("USER_NAMESPACE", "" if facts.uid == 0 else "--user --map-current-user"),
         _assign("INPUT", order.program.stdin.sha256 if order.program.stdin else ""),
         _assign("DATA", str(int(bool(order.program.data or order.program.packs)))),
+        # Tasks of a sweep come in numbers, and each needs the object.
+        _assign("LEND", str(int(order.lend and sweep_of(order.attempt.job) is None))),
         _assign("KEEP_CHILDREN", str(int(order.keep_children))),
         _assign("INTERACTIVE", str(int(order.interactive))),
         _assign("LEASE", "" if lease_uptime is None else str(int(lease_uptime))),

@@ -20,6 +20,7 @@ import msgspec
 from sshgrid import fanout, intake, lifecycle, placement, quota, report, selectors
 from sshgrid.attempts import Attempts
 from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage, UsageError
+from sshgrid.handover import Handover
 from sshgrid.jobbook import JobBook
 from sshgrid.member import Member
 from sshgrid.model import (
@@ -103,6 +104,7 @@ class Master:
         self.scheduler = Scheduler(book, roster, self.attempts, self.sweeps, inventory.placement, rng, self.people.caps)
         self.inventory = inventory
         self._rng = rng
+        self.handover = Handover(roster.spool)
 
     async def run(self) -> None:
         """Take up what an earlier master left, then place what waits; until cancelled."""
@@ -412,6 +414,7 @@ class Master:
 
     async def close(self) -> None:
         """Runs on nodes go on; the next master finds them."""
+        await self.handover.close()
         await self.attempts.close()
         await self.roster.close()
         self.people.close()

@@ -442,6 +442,7 @@ class AttemptRecord(Noun, frozen=True):
     fetched: Fetched | None = None  # None = nothing was asked for, or it did not come to that
     backup: bool = False  # begun beside the attempt before it, which ran on
     why_compiled: str = ""  # why it was compiled though another node had it; "" = nobody had, or it was not
+    upload_left_bytes: int = 0  # of a large upload that is under way
 
 
 class Job(Noun, frozen=True):

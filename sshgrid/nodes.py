@@ -70,7 +70,9 @@ LIBRARY_NAME = f"node-{_DIGEST}.sh"
 class Link:
     """One connection to one node. Made by `Link.open`; ended by `close`, or by itself, which `lost` tells."""
 
-    def __init__(self, node: Node, connection: asyncssh.SSHClientConnection, control: Shell, found: Found) -> None:
+    def __init__(
+        self, node: Node, how: Dialing, connection: asyncssh.SSHClientConnection, control: Shell, found: Found
+    ) -> None:
         self.node = node
         self.found = found
         self.facts = found.facts
@@ -82,7 +84,7 @@ class Link:
         self._bells: dict[str, asyncio.Event] = {}
         self._starting = asyncio.Lock()
         self._asides = asyncio.Semaphore(ASIDES)
-        self.cargo = Cargo(self, connection, self._ask, self._asides)
+        self.cargo = Cargo(self, how, connection, self._ask, self._asides)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -97,7 +99,7 @@ class Link:
                 )
                 _, output = await control.ask(contact_script(node, tools))
                 found = parse_contact(node.name, output)
-                link = cls(node, connection, control, found)
+                link = cls(node, how, connection, control, found)
                 await link._prepare(starter, sampler, on_sample)
                 return link
         except BaseException:
@@ -121,7 +123,7 @@ class Link:
         facts = self.facts
         values = {
             "W": facts.workdir,
-            "LIB": f"{facts.workdir}/bin/{LIBRARY_NAME}",
+            "LIB": self.library,
             "BOOT": facts.boot_id,
             "PATH": self.found.path,
             "ISOLATION": facts.isolation,
@@ -129,6 +131,11 @@ class Link:
             "SHA256SUM": str(int("sha256sum" in facts.helpers)),
         }
         return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()).encode()
+
+    @property
+    def library(self) -> str:
+        """Where the verbs are, on the node."""
+        return f"{self.facts.workdir}/bin/{LIBRARY_NAME}"
 
     # --- what the node says by itself
 
@@ -387,8 +394,7 @@ class Link:
     async def converse(self, run: str, *, terminal: bool) -> AsyncIterator[Talk]:
         """Run a claimed interactive run on a channel of its own, on a pseudo-terminal if asked. Raises HostError."""
         nonce = secrets.token_hex(8)
-        library = f"{self.facts.workdir}/bin/{LIBRARY_NAME}"
-        words = ("exec", "/bin/sh", library, "converse", self.facts.workdir, run, self.facts.boot_id, nonce)
+        words = ("exec", "/bin/sh", self.library, "converse", self.facts.workdir, run, self.facts.boot_id, nonce)
         self._check_safe(*words)
         with blame_in_use(self.node):
             term_type = "xterm-256color" if terminal else None

@@ -84,7 +84,7 @@ class _Memory:
     async def step(self, step: Step) -> None:
         """Nobody watches a proof."""
 
-    async def uploaded(self, count: int) -> None:
+    async def uploaded(self, count: int, left: int = 0) -> None:
         """Nobody watches a proof."""
 
     def room(self) -> int:

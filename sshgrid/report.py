@@ -63,6 +63,7 @@ def attempt_line(record: AttemptRecord) -> AttemptLine:
         started=record.began,
         ended=record.ended,
         uploaded_bytes=record.uploaded_bytes,
+        upload_left_bytes=0 if record.ended else record.upload_left_bytes,
         compiled=record.compiled,
         cpu_seconds=record.usage.cpu_seconds,
         peak_memory=record.usage.peak_memory_bytes,

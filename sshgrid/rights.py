@@ -32,6 +32,7 @@ from sshgrid.wire import (
     Status,
     Stop,
     Submit,
+    TakeFile,
     Toolchains,
     Watch,
 )
@@ -80,7 +81,7 @@ def may(person: Person, request: Request, owner: str | None = None) -> Answer:
             return _admins(person)
         case Users() | AddUser() | RemoveUser() | DisableUser() | SetPassword() | AddKey() | RemoveKey() | SetCaps():
             return _admins(person)
-        case Backup():  # it writes wherever the master's process may write
+        case Backup() | TakeFile():  # it writes, or reads, wherever the master's process may
             return Allowed() if person.role is Role.OWNER else Refused("only who owns the master may do that")
         case _:
             assert_never(request)

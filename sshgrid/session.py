@@ -61,6 +61,8 @@ from sshgrid.wire import (
     StatusReply,
     Stop,
     Submit,
+    TakeFile,
+    Taken,
     Toolchains,
     ToolchainsReply,
     Watch,
@@ -257,6 +259,8 @@ class Session:
         match message:
             case MissingBlobs(sha256):
                 return Blobs(tuple(dict.fromkeys((*master.spool.missing(sha256), *self._foreign(sha256)))))
+            case TakeFile():
+                return Taken(await master.handover.take(message))
             case Submit():
                 return await self._submit(message)
             case Cancel():

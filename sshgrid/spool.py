@@ -6,13 +6,15 @@ from. Refuses names that are not a digest, a number or a known stream: no path i
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +33,8 @@ FRESH_SECONDS = 60.0  # a file that is marked as asked for is not marked again f
 RESERVED_BYTES = 256 << 20
 HOUR = 3600.0
 _BLOCK = 65536
+_COPY_BYTES = 32 << 20
+_HASH_BYTES = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SHARD = re.compile(r"[0-9a-f]{2}")
 
@@ -107,6 +111,36 @@ class BlobWriter:
             raise UsageError(f"file {self._sha256[:12]}: the bytes that came have SHA-256 {found[:12]}")
 
 
+def _copy_and_digest(source: int, copy: int, go_on: Callable[[], bool]) -> str:
+    """Of the bytes as they are in the copy: nobody else writes to that."""
+    digest = hashlib.sha256()
+    os.lseek(source, 0, os.SEEK_SET)
+    at = 0
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(_copy_step, source, copy)
+        while count := ahead.result():
+            ahead = pool.submit(_copy_step, source, copy)  # while this one is read
+            for offset in range(at, at + count, _HASH_BYTES):
+                digest.update(os.pread(copy, min(_HASH_BYTES, at + count - offset), offset))
+            at += count
+            if not go_on():
+                raise UsageError("the master leaves", "try again")
+    return digest.hexdigest()
+
+
+def _copy_step(source: int, copy: int) -> int:
+    """Bytes copied, those of the step before on disk; 0 at the end."""
+    os.fdatasync(copy)  # bit by bit, as all at the end would be waited for
+    try:  # not every pair of file systems can do it by themselves
+        return os.copy_file_range(source, copy, _COPY_BYTES)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    piece = os.read(source, _COPY_BYTES)
+    _write_all(copy, piece)
+    return len(piece)
+
+
 def _publish(aside: Path, target: Path) -> None:
     shard = target.parent
     if not shard.exists():
@@ -146,6 +180,26 @@ class Spool:
     def writer(self, sha256: str, size: int | None = None) -> BlobWriter:
         """A file that comes in pieces; without `size` its digest alone says whether it is whole."""
         return BlobWriter(self, sha256, size)
+
+    def adopt(self, descriptor: int, go_on: Callable[[], bool] = lambda: True) -> str:
+        """Keep a copy of an open file, which shares its blocks where the file system can; gives its SHA-256.
+
+        Durable on return, and takes as long as the file is large: for a thread. It ends early, with UsageError, when it
+        shall not `go_on`.
+        """
+        with blame_disk(self.incoming):
+            copy, aside = disk.create_aside(self.incoming, "adopted.")
+        self.unfinished.add(aside)
+        try:
+            with blame_disk(aside):
+                target = self.path(_copy_and_digest(descriptor, copy, go_on))
+                os.fsync(copy)
+                _publish(aside, target)
+        finally:
+            os.close(copy)
+            aside.unlink(missing_ok=True)
+            self.unfinished.discard(aside)
+        return target.name
 
     def keep(self, content: bytes) -> str:
         """Keep these bytes, durable on return; gives their SHA-256."""

@@ -66,7 +66,8 @@ class _Watcher:
             return Waiting(line.reason, line.why)
         if job.phase is Phase.RUNNING:
             step = line.state.lower() if line.state == "DISCONNECTED" else line.phase
-            return Progress(line.attempt, line.attempts_allowed, line.node, step)
+            sent, total = _upload(line) if step == "uploading" else (0, 0)
+            return Progress(line.attempt, line.attempts_allowed, line.node, step, sent, total)
         return None
 
     def next_piece(self, job: Job) -> tuple[str, int, Piece] | None:
@@ -81,6 +82,12 @@ class _Watcher:
             if piece is not None:
                 return stream, attempt, piece
         return None
+
+
+def _upload(line: JobLine) -> tuple[int, int]:
+    """(bytes sent, bytes in all) of a large upload that is under way; else zeros."""
+    last = line.attempts[-1]
+    return (last.uploaded_bytes, last.uploaded_bytes + last.upload_left_bytes) if last.upload_left_bytes else (0, 0)
 
 
 def _has_result(job: Job) -> bool:

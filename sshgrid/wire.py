@@ -15,7 +15,7 @@ import functools
 import re
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, get_args
 
 import msgspec
 
@@ -54,6 +54,23 @@ class MissingBlobs(Noun, frozen=True, tag="missing-blobs"):
     """Which of these does the master lack? Answered by `Blobs`."""
 
     sha256: tuple[str, ...]
+
+
+class TakeFile(Noun, frozen=True, tag="take-file"):
+    """Keep a file of the master's own machine, which reads it by itself. The numbers, as stat(2) gives them, say which
+    file is meant, as it was when the client looked. Only for the owner. Answered by `Taken`."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, path: str, found: Any) -> TakeFile:
+        """`found`: what stat(2) says of it."""
+        return cls(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class Submit(Noun, frozen=True, tag="submit"):
@@ -207,6 +224,7 @@ class Stop(Noun, frozen=True, tag="stop"):
 # What is answered with one reply.
 Question: TypeAlias = (
     MissingBlobs
+    | TakeFile
     | Submit
     | Cancel
     | Jobs
@@ -262,6 +280,12 @@ class Blobs(Noun, frozen=True, tag="blobs"):
     sha256: tuple[str, ...]
 
 
+class Taken(Noun, frozen=True, tag="taken"):
+    """The file is kept, under this digest."""
+
+    sha256: str
+
+
 class Accepted(Noun, frozen=True, tag="accepted"):
     """The job is in the queue, durably."""
 
@@ -291,6 +315,7 @@ class AttemptLine(Noun, frozen=True):
     isolation: str = ""
     backup: bool = False  # begun beside the attempt before it
     why_compiled: str = ""  # why it was compiled though another node had it
+    upload_left_bytes: int = 0
 
 
 class JobLine(Noun, frozen=True):
@@ -470,6 +495,8 @@ class Progress(Noun, frozen=True, tag="progress"):
     attempts_allowed: int
     node: str
     step: str
+    sent_bytes: int = 0  # of a large upload, told a few times a second
+    total_bytes: int = 0  # 0 = not worth telling
 
 
 class Waiting(Noun, frozen=True, tag="waiting"):
@@ -505,6 +532,7 @@ Reply: TypeAlias = (
     | Failure
     | Done
     | Blobs
+    | Taken
     | Accepted
     | JobsReply
     | NodesReply

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sshgrid.cli import render
-from sshgrid.quantities import format_duration
+from sshgrid.quantities import format_duration, format_size
 
 if TYPE_CHECKING:
     from sshgrid.wire_sweeps import SweepProgress
@@ -32,17 +32,43 @@ def text(progress: SweepProgress, *, bar: bool = False) -> str:
         parts += [f"{progress.running} running{twice}", f"{progress.rate:.1f}/s"]
         parts += [f"{format_duration(round(progress.eta_seconds))} left"] if progress.eta_seconds is not None else []
         parts += [_slowest(progress)] if progress.slowest else []
-    graphic = ""
-    if bar:
-        cells = BAR_CELLS * over // max(progress.tasks, 1)
-        graphic = f"[{'#' * cells}{'.' * (BAR_CELLS - cells)}] {100 * over // max(progress.tasks, 1):3d}% "
-    return graphic + ", ".join(parts)
+    return (_graphic(over, progress.tasks) if bar else "") + ", ".join(parts)
 
 
 def _slowest(progress: SweepProgress) -> str:
     task = progress.slowest
     assert task is not None
     return f"slowest {progress.job}.{task.number} on {task.node} for {format_duration(round(task.seconds))}"
+
+
+def transfer_text(what: str, sent: int, total: int) -> str:
+    """How far a large file, or many, has come."""
+    return f"{what} {_graphic(sent, total)}{format_size(sent)} of {format_size(total)}"
+
+
+def _graphic(over: int, total: int) -> str:
+    cells = BAR_CELLS * over // max(total, 1)
+    return f"[{'#' * cells}{'.' * (BAR_CELLS - cells)}] {100 * over // max(total, 1):3d}% "
+
+
+class Transfer:
+    """What goes to the master, in a line on a terminal that vanishes; nothing where it is not `shown`."""
+
+    def __init__(self, look: render.Look, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._look, self._shown, self._clock = look, shown and look.terminal, clock
+        self._drawn_at: float | None = None
+
+    def moved(self, what: str, sent: int, total: int) -> None:
+        if not self._shown or (self._drawn_at is not None and self._clock() - self._drawn_at < DRAW_SECONDS):
+            return
+        line = self._look.safe(transfer_text(what, sent, total))[: (self._look.columns or 80) - 1]
+        render.write_err(_CLEAR_LINE + self._look.paint(line, "dim"))
+        self._drawn_at = self._clock()
+
+    def clear(self) -> None:
+        if self._drawn_at is not None:
+            render.write_err(_CLEAR_LINE)
+            self._drawn_at = None
 
 
 class Bar:

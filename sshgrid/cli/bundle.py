@@ -20,9 +20,12 @@ from sshgrid.model import SourceFile
 from sshgrid.wire import MAX_PAYLOAD, Blobs, MissingBlobs, PutBlob
 
 if TYPE_CHECKING:
+    from sshgrid.cli.bar import Transfer
+    from sshgrid.cli.handing import Hands
     from sshgrid.client import Connection
 
 SMALL_BYTES = 256 * 1024  # all that goes up in one piece without asking what the master has
+SHOWN_BYTES = 8 << 20  # of what is larger it is shown how far it has come
 MAX_NAME_BYTES = 255
 _ASKED_AT_ONCE = 5000  # digests
 MAKEFILES = ("GNUmakefile", "makefile", "Makefile")  # the order in which make looks
@@ -32,21 +35,35 @@ class Source:
     """Bytes to be uploaded: in memory (`kept`) or in a file that is read again."""
 
     def __init__(
-        self, name: str, stream: BinaryIO, *, executable: bool = False, path: str | None = None, keep: int = SMALL_BYTES
+        self,
+        name: str,
+        stream: BinaryIO,
+        *,
+        executable: bool = False,
+        path: str | None = None,
+        keep: int = SMALL_BYTES,
+        hands: Hands | None = None,
     ) -> None:
+        self._spooled: BinaryIO | None = None
+        self._path = path
+        self.kept: bytes | None = None
+        if hands is not None and path is not None and (sha256 := hands.digest(path, stream)):
+            self.file = SourceFile(name, sha256, os.fstat(stream.fileno()).st_size, executable)
+        else:
+            self._read(name, stream, executable, keep)
+
+    def _read(self, name: str, stream: BinaryIO, executable: bool, keep: int) -> None:
         digest, size, pieces = _sha256(stream), 0, list[bytes]()
-        spooled: BinaryIO | None = None
         while piece := stream.read(MAX_PAYLOAD):
             digest.update(piece)
             size += len(piece)
-            if path is None and spooled is None and size > keep:
-                spooled = _spool(pieces)
-            if spooled is not None:
-                spooled.write(piece)
+            if self._path is None and self._spooled is None and size > keep:
+                self._spooled = _spool(pieces)
+            if self._spooled is not None:
+                self._spooled.write(piece)
             elif size <= keep:
                 pieces.append(piece)
         self.file = SourceFile(name, digest.hexdigest(), size, executable)
-        self._path, self._spooled = path, spooled
         self.kept = b"".join(pieces) if size <= keep else None
 
     def pieces(self) -> Iterator[bytes]:
@@ -223,7 +240,9 @@ def _name(name: str, path: str) -> str:
 # --- standard input --------------------------------------------------------------------------------------------------
 
 
-def read_stdin(choice: str, stdin: BinaryIO | None, say: Callable[[str], None]) -> Source | None:
+def read_stdin(
+    choice: str, stdin: BinaryIO | None, say: Callable[[str], None], hands: Hands | None = None
+) -> Source | None:
     """`--stdin`: a file, "-" (ours, whatever it is), "none", or "" = ours when it is a pipe, a socket or a file.
 
     A terminal or a device such as /dev/null means none: nothing that could be sent to its end.
@@ -238,7 +257,7 @@ def read_stdin(choice: str, stdin: BinaryIO | None, say: Callable[[str], None]) 
     try:
         with files.open_binary(choice) as stream:
             path = choice if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else None
-            return Source("stdin", stream, path=path)
+            return Source("stdin", stream, path=path, hands=hands)
     except FileNotFoundError:
         raise FileMissing(f"no such file: {choice} (--stdin)", _similar(choice)) from None
     except OSError as error:
@@ -275,7 +294,7 @@ def our_stdin() -> BinaryIO | None:
 # --- upload ----------------------------------------------------------------------------------------------------------
 
 
-def upload(connection: Connection, sources: Sequence[Source]) -> None:
+def upload(connection: Connection, sources: Sequence[Source], transfer: Transfer | None = None) -> None:
     """Give the master what it lacks. Small things are only queued: they leave together with the next request."""
     distinct = {source.file.sha256: source for source in sources}
     wanted = set(distinct)
@@ -284,7 +303,9 @@ def upload(connection: Connection, sources: Sequence[Source]) -> None:
         wanted = _wanted(connection, tuple(distinct))
     for digest in distinct:
         if digest in wanted:
-            _put(connection, distinct[digest], at_once=large)
+            _put(connection, distinct[digest], transfer, at_once=large)
+    if transfer is not None:
+        transfer.clear()
 
 
 def _wanted(connection: Connection, digests: tuple[str, ...]) -> set[str]:
@@ -293,12 +314,14 @@ def _wanted(connection: Connection, digests: tuple[str, ...]) -> set[str]:
     return {each for part in parts for each in connection.ask(MissingBlobs(part), Blobs).sha256}
 
 
-def _put(connection: Connection, source: Source, *, at_once: bool) -> None:
+def _put(connection: Connection, source: Source, transfer: Transfer | None, *, at_once: bool) -> None:
     digest, sent, size = source.file.sha256, 0, source.file.size
     for piece in source.pieces():
         sent += len(piece)
         connection.queue(PutBlob(digest, len(piece), last=sent >= size), piece)
         if at_once:
             connection.flush()
+        if transfer is not None and size >= SHOWN_BYTES:
+            transfer.moved(f"sending {source.file.name} to the master", sent, size)
     if sent < size:
         raise UsageError(f"{source.file.name} became shorter while it was uploaded", "run it again")

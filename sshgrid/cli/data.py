@@ -24,6 +24,7 @@ from sshgrid.wire import MAX_PAYLOAD
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
+    from sshgrid.cli.handing import Hands
     from sshgrid.model import SourceFile
 
 PACKED_BELOW_BYTES = 1 << 20  # larger files travel by themselves
@@ -50,15 +51,17 @@ class Found(NamedTuple):
     executable: bool
 
 
-def read_data(paths: Sequence[str]) -> Data:
+def read_data(paths: Sequence[str], hands: Hands | None = None) -> Data:
     """The files of `--with PATH...`. FileMissing when nothing is wrong but a missing path, else UsageError."""
     if not paths:
         return Data()
     small, large = list[Found](), list[Source]()
-    selection = Selection()
+    selection = Selection(hands)
     for path in paths:
         selection.take(path)
-    for found in selection.all():
+    chosen = selection.all()
+    selection.complain()  # before gigabytes are read
+    for found in chosen:
         if found.size < PACKED_BELOW_BYTES:
             small.append(found)
         else:
@@ -76,7 +79,8 @@ def read_data(paths: Sequence[str]) -> Data:
 class Selection:
     """Files by name; what is wrong is collected and said together."""
 
-    def __init__(self) -> None:
+    def __init__(self, hands: Hands | None = None) -> None:
+        self._hands = hands
         self._found: dict[str, Found] = {}
         self._wrong: list[str] = []
         self._only_missing = True
@@ -189,7 +193,14 @@ class Selection:
         """A file by itself; none when it cannot be read."""
         try:
             with files.open_binary(found.path) as stream:
-                yield Source(found.name, stream, executable=found.executable, path=found.path, keep=0)
+                yield Source(
+                    found.name,
+                    stream,
+                    executable=found.executable,
+                    path=found.path,
+                    keep=0,
+                    hands=self._hands,
+                )
         except (OSError, UsageError) as error:
             self._complaint(found.path, error)
 

@@ -19,9 +19,11 @@ from sshgrid.cli.session import INTERRUPTED, PIPE_CLOSED, Session
 from sshgrid.errors import MasterGone, SshgridError, UsageError
 
 if TYPE_CHECKING:
+    from sshgrid.cli.bar import Transfer
     from sshgrid.cli.bundle import Bundle, Source
     from sshgrid.cli.data import Data
     from sshgrid.cli.follow import Follow
+    from sshgrid.cli.handing import Hands
     from sshgrid.cli.screen import Screen
     from sshgrid.client import Connection
     from sshgrid.model import JobId, Submission
@@ -65,6 +67,7 @@ class Order:
 
     def read(self, session: Session) -> tuple[Bundle, Source | None, Data | None]:
         from sshgrid.cli import bundle
+        from sshgrid.cli.handing import Hands
 
         program = bundle.read_program(self._file, self._language, bundle.our_stdin(), self._text("main"))
         choice = self._text("stdin")
@@ -72,16 +75,18 @@ class Order:
             choice = "none"
         if self._file == "-" and choice == "-":
             raise UsageError("standard input cannot be both the program and its input", "--stdin FILE")
-        data = self._data()
-        return program, bundle.read_stdin(choice, None if session.in_shell else bundle.our_stdin(), session.say), data
+        stdin = None if session.in_shell else bundle.our_stdin()
+        with Hands(session) as hands:
+            data = self._data(hands)
+            return program, bundle.read_stdin(choice, stdin, session.say, hands), data
 
-    def _data(self) -> Data | None:
+    def _data(self, hands: Hands) -> Data | None:
         """None without --with: most runs have none, and are not to wait for the import."""
         if not self._wanted["with"]:
             return None
         from sshgrid.cli.data import read_data
 
-        return read_data(self._wanted["with"])
+        return read_data(self._wanted["with"], hands)
 
     def submission(self, bundle: Bundle, stdin: Source | None, data: Data | None) -> Submission:
         from sshgrid.model import Limits, OnDisconnect, OnHostLoss, Program, Submission
@@ -200,7 +205,7 @@ def submit(
     for again in range(SUBMIT_TRIES):
         connection = session.connect()
         try:
-            job = _send(connection, submission, sources, key)
+            job = _send(session, connection, submission, sources, key)
             session.accepted.append(job)
             return connection, job
         except MasterGone:
@@ -218,15 +223,28 @@ def new_key() -> str:
     return os.urandom(16).hex()
 
 
-def _send(connection: Connection, submission: Submission, sources: Sequence[Source], key: str) -> JobId:
+def _send(
+    session: Session, connection: Connection, submission: Submission, sources: Sequence[Source], key: str
+) -> JobId:
     from sshgrid.cli.bundle import upload
     from sshgrid.wire import Accepted, Submit
 
-    upload(connection, sources)
+    upload(connection, sources, _transfer(session, sources))
     connection.send(Submit(submission, key))
     import sshgrid.cli.follow  # noqa: F401 - wanted next, and the master is busy with this job now
 
     return connection.answer(Accepted).job
+
+
+def _transfer(session: Session, sources: Sequence[Source]) -> Transfer | None:
+    """Where it is shown how far the files have come; None when that is soon over, or nobody looks."""
+    from sshgrid.cli.bundle import SHOWN_BYTES
+
+    if not session.talks() or all(source.file.size < SHOWN_BYTES for source in sources):
+        return None
+    from sshgrid.cli.bar import Transfer
+
+    return Transfer(session.err, shown=True)
 
 
 def detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:

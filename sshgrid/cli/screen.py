@@ -83,7 +83,9 @@ class Plain:
         if not self._talks:
             return
         tries = f" (attempt {event.attempt} of {event.attempts_allowed})" if event.attempt > 1 else ""
-        if event.step in _TRANSIENT_STEPS:
+        if event.total_bytes:
+            self._sending(f"uploading to {event.node}{tries}", event)
+        elif event.step in _TRANSIENT_STEPS:
             self._passing(f"{event.step} on {event.node}{tries}")
         else:
             self._clear()
@@ -115,6 +117,13 @@ class Plain:
         self._clear()
         self._warn(self._err.safe(text))
 
+    def _sending(self, what: str, event: Progress) -> None:
+        """A line that is drawn again and again: only where it can vanish."""
+        if self._transient:
+            from sshgrid.cli.bar import transfer_text
+
+            self._passing(transfer_text(what, event.sent_bytes, event.total_bytes))
+
     def _passing(self, text: str) -> None:
         if not self._transient:
             self._warn(text)
@@ -140,7 +149,8 @@ class Lines:
 
     def progress(self, event: Progress) -> None:
         value = {"event": "progress", "attempt": event.attempt, "attempts_allowed": event.attempts_allowed}
-        self.line({**value, "node": event.node, "step": event.step})
+        sent = {"sent_bytes": event.sent_bytes, "total_bytes": event.total_bytes} if event.total_bytes else {}
+        self.line({**value, "node": event.node, "step": event.step, **sent})
 
     def waiting(self, event: Waiting) -> None:
         self.line({"event": "waiting", "reason": event.reason, "why": render.why_objects(event.why)})

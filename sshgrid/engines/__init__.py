@@ -31,7 +31,8 @@ class Sink(Protocol):
 
     async def step(self, step: Step) -> None: ...
 
-    async def uploaded(self, count: int) -> None: ...
+    async def uploaded(self, count: int, left: int = 0) -> None:
+        """Bytes more that are there; of a large upload that is under way also how many are `left`."""
 
     async def compiled(self, compiled: bool) -> None: ...
 
@@ -57,7 +58,8 @@ class BatchSink(Protocol):
     async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
         """All of their output was told."""
 
-    async def uploaded(self, count: int) -> None: ...
+    async def uploaded(self, count: int, left: int = 0) -> None:
+        """Bytes more that are there; of a large upload that is under way also how many are `left`."""
 
     async def compiled(self, compiled: bool) -> None: ...
 

@@ -7,6 +7,7 @@ work at stake is worth, and reads on where it stopped. Refuses to take an exit c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -20,6 +21,7 @@ from sshgrid import toolchains
 from sshgrid.builds import Builds, Claim, Failure, Place
 from sshgrid.channels import Talk
 from sshgrid.engines import Finish, Keyboard, Sink, fetching
+from sshgrid.engines.uploading import Meter
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.jobscript import BUILD_LIMIT_SECONDS, LEASE_MARGIN_SECONDS, Order, job_script, needed
 from sshgrid.model import (
@@ -183,6 +185,7 @@ class DirectEngine:
                 case "missing":
                     await sink.step(Step.UPLOADING)
                     await self._upload(link, started.rest.split(), sink)
+                    order = msgspec.structs.replace(order, lend=True)
                 case "late":
                     raise Dropped(self._host.name, "the start reached the node too late and was refused there")
                 case _:
@@ -215,8 +218,14 @@ class DirectEngine:
             return Started("unknown")
 
     async def _upload(self, link: Link, objects: list[str], sink: Sink) -> None:
-        async for sent in link.cargo.upload_all([(sha256, self._blob(sha256)) for sha256 in objects]):
-            await sink.uploaded(sent)
+        sources = [(sha256, self._blob(sha256)) for sha256 in objects]
+        meter = Meter(sink, sum(path.stat().st_size for _, path in sources))
+        try:
+            async with contextlib.aclosing(link.cargo.upload_all(sources)) as steps:
+                async for sent in steps:
+                    await meter.sent(sent)
+        finally:
+            await meter.end()
 
     # --- ending
 

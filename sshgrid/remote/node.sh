@@ -252,8 +252,54 @@ lay_data() (
 # put SHA PATH MODE: one of them. Where the file system can, the copy shares its blocks until somebody writes.
 put() {
   case $2 in */*) mkdir -p "./${2%/*}" || return ;; esac
-  { cp --reflink=auto "$W/objects/$1" "./$2" 2>/dev/null || cp "$W/objects/$1" "./$2"; } && chmod "$3" "./$2" &&
-    touch -c "$W/objects/$1"
+  object=$W/objects/$1
+  if [ ! -f "$object" ]; then
+    copy_unproved "$1" "./$2"
+  elif [ "$LEND" = 1 ] && size_of "$object" && [ "$size" -ge "$LENT_BYTES" ]; then
+    lend "$1" "$2"
+  else
+    { cp --reflink=auto "$object" "./$2" 2>/dev/null || cp "$object" "./$2"; } && touch -c "$object"
+  fi && chmod "$3" "./$2"
+}
+
+LENT_BYTES=33554432 # a copy of less is made soon enough
+
+# lend SHA PATH: the object itself goes into the run's folder, which saves the copy; `take_back` brings it home. SHA.lent
+# tells others where it is meanwhile.
+lend() {
+  { [ -d ../lent ] || mkdir ../lent; } && inode_of "$object" && ln -s "$inode/$2" "../lent/$1" || return
+  ln -sf "$DIR/work/$2" "$object.lent"
+  mv "$object" "./$2"
+}
+
+# copy_unproved SHA FILE: an object that was lent out since the start of this run has seen it. Its digest says whether it still is one.
+copy_unproved() {
+  for place in "$(readlink "$object.lent")" "$object.part"; do
+    if [ -f "$place" ] && cp "$place" "$2" && sum_of "$2" && [ "$sum" = "$1" ]; then return 0; fi
+  done 2>/dev/null
+  return 1
+}
+
+inode_of() { # FILE: in $inode, and in $links how many names the file has
+  # shellcheck disable=SC2012 # ls -i is the one portable way to see both
+  line=$(ls -lnid "$1" 2>/dev/null) || return
+  # shellcheck disable=SC2086 # split into fields on purpose
+  set -- $line
+  inode=$1
+  links=$3
+}
+
+# take_back RUN: what was lent to it lies beside the objects again. The program may have written into it: until a digest says
+# otherwise it is as good as an upload that was cut. Not what has another name, or is another file now.
+take_back() {
+  for lent in "$W/runs/$1/lent"/*; do
+    link_target "$lent" || continue
+    object=$W/objects/${lent##*/}
+    file=$W/runs/$1/work/${target#*/}
+    rm -f "$object.lent"
+    if [ -f "$object" ] || [ -h "$file" ] || ! inode_of "$file"; then continue; fi
+    if [ "$inode:$links" = "${target%%/*}:1" ]; then chmod 600 "$file" && mv -f "$file" "$object.part"; fi
+  done
 }
 
 # unpack SHA: many small ones. Their times are those of now, and they belong to this account.
@@ -673,8 +719,9 @@ clean() {
     # What the program has left running stays only when that was asked for and it ended by itself.
     if grep -qx KEEP_CHILDREN=1 job.sh 2>/dev/null; then
       if [ ! -h rc ] || [ -h why ]; then kill_strays "$run"; fi
-    elif [ ! -h rc ] || [ "$ISOLATION" != pidns ]; then
-      kill_strays "$run"
+    else
+      if [ ! -h rc ] || [ "$ISOLATION" != pidns ]; then kill_strays "$run"; fi
+      [ ! -d lent ] || take_back "$run"
     fi
     cd "$W" || return
     rm -rf "$dir" "$W"/builds/.*."$run" 2>/dev/null || {
@@ -719,18 +766,114 @@ have() {
   for sha; do [ -f "$W/objects/$sha" ] || echo "$sha"; done
 }
 
+# size_of FILE: its bytes in $size; busybox's wc reads the whole file
+size_of() {
+  size=$(stat -c %s "$1" 2>/dev/null) || size=$(wc -c <"$1") || return
+  size=$((size))
+}
+
+# sum_of FILE: its SHA-256 in $sum, by OpenSSL where it is there, as some sha256sum take five times as long; status 1 when
+# nothing here can tell.
+sum_of() {
+  sum=$(openssl dgst -sha256 -r <"$1" 2>/dev/null) || sum=$(sha256sum <"$1" 2>/dev/null) || return 1
+  sum=${sum%% *}
+}
+
 # keep PART SHA SIZE: an uploaded part becomes an object when it is what it claims to be
 keep() {
   part=$W/objects/$1
-  size=$(wc -c <"$part") || { echo "lost"; return; }
-  [ "$((size))" = "$3" ] || { rm -f "$part"; echo "short $((size))"; return; }
-  if [ "$SHA256SUM" = 1 ]; then
-    sum=$(sha256sum <"$part")
-    [ "${sum%% *}" = "$2" ] || { rm -f "$part"; echo "corrupt"; return; }
+  size_of "$part" 2>/dev/null || { echo "lost"; return; }
+  [ "$size" = "$3" ] || { rm -f "$part"; echo "short $size"; return; }
+  if sum_of "$part"; then
+    [ "$sum" = "$2" ] || { rm -f "$part"; echo "corrupt"; return; }
   fi
   # A name that outlives a power cut without its bytes would be an empty program, which ends well.
   sync "$part" 2>/dev/null
   mv -f "$part" "$W/objects/$2" && echo kept
+}
+
+# --- large uploads: each on a channel of its own, which is its standard input ------------------------------------------
+
+STEP_BYTES=4194304 # what was not written whole is sent again in steps of so many
+IDLE_LOOKS=3       # seconds without a byte: whoever writes this part is cut off, and does not know it yet
+
+# receive SIZE NONCE: the object $RUN. Answers "at N" behind the nonce, takes the bytes from there to the end, and answers
+# "kept", or why not. What came before a cut stays beside the objects as SHA.part, and the next upload of the same object
+# goes on with it: that it is what it should be is told by the digest of the whole. Bytes are written at their place, so
+# whoever else still writes the same part does no harm. SHA.by is a link that says who does.
+receive() {
+  object=$W/objects/$RUN
+  partial=$object.part
+  whole=$1
+  at=0
+  if [ -f "$object" ]; then
+    printf '\n%s at %s\n' "$2" "$whole"
+    cat >/dev/null
+    echo kept
+    return
+  fi
+  claim_part || partial=$object.$$.part
+  # Here it is, lent to a run: if that has left it as it was, nothing needs to be sent.
+  [ -e "$partial" ] || ! link_target "$object.lent" || cp "$target" "$partial" 2>/dev/null
+  if size_of "$partial" 2>/dev/null && [ "$size" -le "$whole" ] && sum_of /dev/null; then
+    at=$((size / STEP_BYTES * STEP_BYTES))
+    [ "$size" -lt "$whole" ] || at=$whole
+  else
+    rm -f "$partial"
+  fi
+  printf '\n%s at %s\n' "$2" "$at"
+  bring_to_disk </dev/null >/dev/null 2>&1 &
+  bringing=$!
+  if dd of="$partial" bs="$STEP_BYTES" seek="$((at / STEP_BYTES))" conv=notrunc 2>/dev/null; then
+    verdict=$(settle_part)
+  else
+    rm -f "$partial"
+    verdict="in part"
+  fi
+  kill "$bringing" 2>/dev/null
+  ! link_target "$object.by" || [ "$target" != "$mine" ] || rm -f "$object.by"
+  echo "$verdict"
+}
+
+# Bit by bit while it comes and is proved: all at the end would be waited for.
+bring_to_disk() { while sleep 1 && [ -f "$partial" ]; do sync "$partial"; done; }
+
+# What has come becomes the object; of a cut one the part stays.
+settle_part() {
+  size_of "$partial"
+  if [ "$size" -lt "$whole" ]; then
+    echo "short $size"
+    return
+  fi
+  if [ "$size" -gt "$whole" ] || { sum_of "$partial" && [ "$sum" != "$RUN" ]; }; then
+    rm -f "$partial"
+    echo corrupt
+    return
+  fi
+  sync "$partial" 2>/dev/null
+  mv -f "$partial" "$object" && echo kept
+}
+
+# Status 1 when another upload of this object is under way. One that stands still is ended: its connection was cut.
+claim_part() {
+  start_time_of $$ || started=0
+  mine="pid=$$,start=$started,boot=$BOOT"
+  looks=0
+  until record_identity $$ "$object.by"; do
+    link_target "$object.by" || return 1
+    if identity_alive "$target"; then
+      writer=$pid
+      size_of "$partial" 2>/dev/null || size=0
+      before=$size
+      sleep 1
+      size_of "$partial" 2>/dev/null || size=0
+      if [ "$size" != "$before" ]; then return 1; fi
+      looks=$((looks + 1))
+      [ "$looks" -ge "$IDLE_LOOKS" ] || continue
+      for relative in $(members "$writer"); do kill -9 "$relative" 2>/dev/null; done
+    fi
+    rm -f "$object.by"
+  done
 }
 
 # unpack_crate CRATE SHA...: small files that came as one stream become objects when each is what it claims to be
@@ -838,7 +981,7 @@ sampler() {
 # --- entry when run as a program --------------------------------------------------------------------------------------
 
 case ${1-} in
-  wrapper | converse | child | apart | init)
+  wrapper | converse | child | apart | init | receive)
     LIB=$0
     verb=$1
     W=$2

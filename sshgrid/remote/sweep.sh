@@ -40,9 +40,11 @@ list=$W/.sweep.$$
 named=$(named_by_runs)
 entries >"$list"
 while IFS= read -r entry; do free "$entry" "$((days * 1440))"; done <"$list"
-# Uploads that were cut: no object has a dot in its name.
-find "$W/objects" -mindepth 1 -maxdepth 1 -name '*.*' -mmin +60 2>/dev/null >"$list"
+# Uploads that were cut: no object has a dot in its name. Whose a part is (.by) stays with a part that still grows.
+find "$W/objects" -mindepth 1 -maxdepth 1 -name '*.*' ! -name '*.by' -mmin +60 2>/dev/null >"$list"
 while IFS= read -r part; do rm -rf "$part"; done <"$list"
+find "$W/objects" -mindepth 1 -maxdepth 1 -name '*.by' -mmin +60 2>/dev/null >"$list"
+while IFS= read -r writer; do [ -e "${writer%.by}.part" ] || rm -f "$writer"; done <"$list"
 # Marks of builds that are gone.
 find "$W/builds" -mindepth 1 -maxdepth 1 -name '*.used' -mmin +60 2>/dev/null >"$list"
 while IFS= read -r mark; do [ -d "${mark%.used}" ] || rm -f "$mark"; done <"$list"

@@ -79,7 +79,7 @@ class Notes:
         if self.steps[-1:] != [step]:
             self.steps.append(step)
 
-    async def uploaded(self, count: int) -> None:
+    async def uploaded(self, count: int, left: int = 0) -> None:
         self.uploads += count
 
     async def compiled(self, compiled: bool) -> None:

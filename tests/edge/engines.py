@@ -43,7 +43,7 @@ class Kept:
         if step not in self.steps[-1:]:
             self.steps.append(step)
 
-    async def uploaded(self, count: int) -> None:
+    async def uploaded(self, count: int, left: int = 0) -> None:
         self.uploaded_bytes += count
 
     async def compiled(self, compiled: bool) -> None:

@@ -53,7 +53,7 @@ class Told:
         for order in orders:
             await self.task(order).step(Step.RUNNING)
 
-    async def uploaded(self, count: int) -> None:
+    async def uploaded(self, count: int, left: int = 0) -> None:
         self.bytes += count
 
     async def compiled(self, compiled: bool) -> None:

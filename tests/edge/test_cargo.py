@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import subprocess
 import tarfile
 from collections.abc import AsyncIterator, Iterator
@@ -15,10 +16,13 @@ import msgspec
 import pytest
 
 from sshgrid import cargo, globs
+from sshgrid.carrier import Carrier
 from sshgrid.errors import Dropped, NodeUnfit
 from sshgrid.jobscript import Order
 from sshgrid.model import Exited, HostLost, Node, SourceFile
+from sshgrid.nodes import Link
 from tests.edge.engines import Host, Kept
+from tests.lab.machine import is_alive
 
 
 @pytest.fixture
@@ -84,25 +88,119 @@ async def test_F25_a_stream_that_is_cut_leaves_no_object(host: Host, monkeypatch
     assert [count async for count in link.cargo.upload_all(sources)] == [sum(map(len, whole))]
 
 
-async def test_a_large_file_goes_on_where_it_was_cut(host: Host, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+STEP_BYTES = 4 << 20  # of remote/node.sh: a part that was cut goes on at a multiple of it
+
+
+async def cut_upload(host: Host, content: bytes) -> tuple[str, Path]:
+    """An upload whose connection ends in the middle: its digest, and the part that is left."""
     link = await host.open()
-    content = Random(3).randbytes(60_000_000)
     sha256 = host.put(content)
     uploading = asyncio.create_task(link.cargo.upload(sha256, host.blobs / sha256))
-    folder = Path(host.node.workdir) / "objects"
+    part = Path(host.node.workdir) / "objects" / f"{sha256}.part"
     async with asyncio.timeout(20):
-        while sum(part.stat().st_size for part in folder.iterdir()) < 3 * cargo.STEP_BYTES:  # noqa: ASYNC110 - of others
+        while not part.exists() or part.stat().st_size < 3 * STEP_BYTES:  # noqa: ASYNC110 - of others
             await asyncio.sleep(0.001)
     link._connection.abort()
     with pytest.raises(Dropped):
         await uploading
-    there = sum(part.stat().st_size for part in folder.iterdir())
-    assert there < len(content), "cut too late"
+    writer = part.with_suffix(".by")
+    async with asyncio.timeout(20):
+        while writer.is_symlink() and is_alive(int(re.findall(r"\d+", str(writer.readlink()))[0])):  # noqa: ASYNC110 - of others
+            await asyncio.sleep(0.001)
+    assert part.stat().st_size < len(content), "cut too late"
+    return sha256, part
+
+
+async def test_only_the_rest_of_a_cut_upload_is_sent(host: Host) -> None:
+    content = Random(3).randbytes(60_000_000)
+    sha256, part = await cut_upload(host, content)
+    there = part.stat().st_size // STEP_BYTES * STEP_BYTES
+    assert there > 0
     link = await host.open()
-    await link.cargo.upload(sha256, host.blobs / sha256)
-    assert (folder / sha256).read_bytes() == content
-    assert f"goes on at {(there - 1) // cargo.STEP_BYTES * cargo.STEP_BYTES} of" in caplog.text
+    assert await link.cargo.upload(sha256, host.blobs / sha256) == len(content) - there
+    assert objects(host) == {sha256}
+    assert part.with_suffix("").read_bytes() == content
+
+
+async def test_F25_what_was_left_of_an_upload_and_is_wrong_costs_a_full_one(host: Host) -> None:
+    content = Random(4).randbytes(60_000_000)
+    sha256, part = await cut_upload(host, content)
+    there = part.stat().st_size // STEP_BYTES * STEP_BYTES
+    with part.open("r+b") as file:
+        file.write(b"something else")
+    link = await host.open()
+    assert await link.cargo.upload(sha256, host.blobs / sha256) == 2 * len(content) - there
+    assert objects(host) == {sha256}
+    assert part.with_suffix("").read_bytes() == content
+
+
+async def test_F25_what_was_left_and_is_longer_than_the_file_is_not_taken(host: Host) -> None:
+    link = await host.open()
+    content = Random(5).randbytes(9_000_000)
+    sha256 = host.put(content)
+    (Path(host.node.workdir) / "objects" / f"{sha256}.part").write_bytes(content + b"more")
+    assert await link.cargo.upload(sha256, host.blobs / sha256) == len(content)
+    assert objects(host) == {sha256}
+
+
+async def test_where_the_systems_ssh_gets_nowhere_the_connection_carries(
+    host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    link = await host.open()
+    tries: list[str] = []
+
+    async def nowhere(command: str) -> Carrier:
+        tries.append(command)
+        process = await asyncio.create_subprocess_exec("false", stdout=asyncio.subprocess.PIPE)
+        return Carrier(process, os.open(os.devnull, os.O_WRONLY), str(tmp_path / "known"))
+
+    monkeypatch.setattr(link.cargo, "_carrier", nowhere)
+    for number in range(2):
+        sha256 = host.put(bytes([number]) * 40_000_000)
+        assert await link.cargo.upload(sha256, host.blobs / sha256) == 40_000_000
+        assert sha256 in objects(host)
+    assert len(tries) == 1, "it is not tried again on this connection"
+
+
+async def another_link(host: Host) -> Link:
+    return await Link.open(host.node, host.how, ("sh",), host.samples.append)
+
+
+async def test_two_uploads_of_one_file_at_once_leave_one_whole_object(host: Host) -> None:
+    """As two masters would that share an account."""
+    content = Random(6).randbytes(30_000_000)
+    sha256 = host.put(content)
+    links = [await another_link(host), await another_link(host)]
+    sent = await asyncio.gather(*(link.cargo.upload(sha256, host.blobs / sha256) for link in links))
+    assert max(sent) == len(content)
+    assert objects(host) == {sha256}
+    assert (Path(host.node.workdir) / "objects" / sha256).read_bytes() == content
+    for link in links:
+        await link.close()
+
+
+async def test_an_upload_that_stands_still_is_taken_over(host: Host) -> None:
+    """Its connection is cut, and neither end knows it yet."""
+    content = Random(7).randbytes(30_000_000)
+    sha256 = host.put(content)
+    first = await another_link(host)
+    begun = first.cargo._upload(sha256, host.blobs / sha256)
+    for _ in range(60):
+        await anext(begun)  # and nobody asks for more
+    part = Path(host.node.workdir) / "objects" / f"{sha256}.part"
+    async with asyncio.timeout(20):
+        seen = 0
+        while part.stat().st_size != seen or seen < 2 * STEP_BYTES:
+            seen = part.stat().st_size
+            await asyncio.sleep(0.5)
+    second = await another_link(host)
+    assert await second.cargo.upload(sha256, host.blobs / sha256) < len(content)
+    assert objects(host) == {sha256}
+    assert sum([count async for count in begun]) < len(content), "the first one has not seen that it is there"
+    assert objects(host) == {sha256}
+    assert (Path(host.node.workdir) / "objects" / sha256).read_bytes() == content
+    await first.close()
+    await second.close()
 
 
 # --- in the run's folder ----------------------------------------------------------------------------------------------
@@ -141,6 +239,67 @@ async def test_data_is_laid_out_also_when_the_build_is_there_and_may_be_written_
         assert kept["stdout"] == b"1\n2\nx3\nxtool\n"
         assert (kept.uploaded_bytes == 0) == bool(again)
         order = host.order(LOOK + b"echo spoiled | tee one 'it''s.sh' p/two >/dev/null\n")
+
+
+LARGE = 40_000_000
+
+
+@pytest.mark.parametrize("writes", [False, True])
+async def test_a_large_file_is_lent_to_its_run_and_taken_back_unless_it_was_written_to(
+    host: Host, writes: bool
+) -> None:
+    content = Random(8).randbytes(LARGE)
+    folder = Path(host.node.workdir)
+    for again in range(2):
+        order = with_data(
+            host, host.order(b"cksum <d/big; test -n '%s' || echo x >>d/big\n" % (b"" if writes else b"no")), {}, {}
+        )
+        big = SourceFile("d/big", host.put(content), LARGE)
+        order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, data=(big,)))
+        kept = Kept()
+        assert (await host.run(order, kept)).outcome == Exited(0)
+        assert int(kept["stdout"].split()[1]) == LARGE, "what the run before has written is not seen"
+        assert big.sha256 not in objects(host), "the run has it"
+        assert (folder / "runs" / order.run / "work/d/big").stat().st_nlink == 1
+        sent = kept.uploaded_bytes
+        assert (sent < 10_000) == (bool(again) and not writes), sent
+        await host.engine.discard(order.run)
+        assert {name for name in objects(host) if big.sha256 in name} == {f"{big.sha256}.part"}
+
+
+async def test_a_file_that_is_lent_can_be_had_by_another_run_meanwhile(host: Host) -> None:
+    content = Random(9).randbytes(LARGE)
+    big = SourceFile("big", host.put(content), LARGE)
+    orders = [host.order(b"cksum <big; while [ ! -e ../open ]; do sleep 0.1; done\n") for _ in range(2)]
+    orders = [msgspec.structs.replace(o, program=msgspec.structs.replace(o.program, data=(big,))) for o in orders]
+    sinks = [Kept(), Kept()]
+    runs = []
+    for order, sink in zip(orders, sinks, strict=True):
+        runs.append(asyncio.create_task(host.run(order, sink)))
+        async with asyncio.timeout(30):
+            while not sink["stdout"]:  # noqa: ASYNC110 - of others
+                await asyncio.sleep(0.01)
+    for order in orders:
+        (Path(host.node.workdir) / "runs" / order.run / "open").touch()
+    assert [(await run).outcome for run in runs] == [Exited(0), Exited(0)]
+    assert sinks[0]["stdout"] == sinks[1]["stdout"]
+    assert sinks[1].uploaded_bytes < 10_000, "nothing was sent for the second"
+
+
+async def test_what_a_program_has_put_elsewhere_or_given_another_name_is_not_taken_back(host: Host) -> None:
+    content = Random(10).randbytes(LARGE)
+    big = SourceFile("d/big", host.put(content), LARGE)
+    mine = Path(host.node.workdir).parent / "mine"
+    mine.mkdir()
+    (mine / "big").write_text("mine")
+    for script in (b'ln d/big "$1/kept"\n', b'mv d gone && ln -s "$1" d\n'):
+        order = host.order(script, os.fsencode(mine))
+        order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, data=(big,)))
+        assert (await host.run(order)).outcome == Exited(0)
+        await host.engine.discard(order.run)
+        assert not [name for name in objects(host) if big.sha256 in name]
+    assert (mine / "big").read_text() == "mine"
+    assert (mine / "kept").read_bytes() == content
 
 
 async def test_F24_data_that_does_not_fit_is_the_node_s_fault(host: Host) -> None:

@@ -148,7 +148,7 @@ async def test_a_slow_answer_is_waited_for_as_long_as_something_comes(host: Host
 # --- uploads ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["sftp", "cat"])
+@pytest.fixture(params=["sftp", "channel"])
 def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sshgrid.cli import joblog, results
-from sshgrid.cli.bar import text
+from sshgrid.cli.bar import text, transfer_text
 from sshgrid.cli.tasks import tagged
 from sshgrid.errors import UsageError
 from sshgrid.model import JobId
@@ -133,3 +133,9 @@ def test_a_frame_of_progress_counts_the_backups() -> None:
 
 def test_at_the_end_nothing_is_said_of_rates() -> None:
     assert text(SweepProgress(3, 9, 7, 1, 0, 0, 2, 2.5, 0.0)) == "7 of 9 done, 1 failed, 2 not begun"  # type: ignore[arg-type]
+
+
+def test_of_a_large_file_it_is_shown_how_much_has_come() -> None:
+    assert transfer_text("uploading to h1", 256 << 20, 1 << 30) == (
+        "uploading to h1 [#####...............]  25% 256M of 1G"
+    )

@@ -58,7 +58,7 @@ ADMINS: list[Request] = [
     wire_users.RemoveKey("bob", "SHA256:x"),
     wire_users.SetCaps("bob", Caps()),
 ]
-OWNERS: list[Request] = [wire.Backup("/tmp/x")]
+OWNERS: list[Request] = [wire.Backup("/tmp/x"), wire.TakeFile("/etc/shadow", 1, 2, 3, 4, 5)]
 
 
 def named(request: Request) -> str:

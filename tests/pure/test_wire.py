@@ -100,6 +100,8 @@ EXAMPLES: list[Said] = [
     (wire.ClientsReply((wire.ClientLine("ann", "local", 0.1, 2, 1, 1),)), b""),
     (wire.Output("stdout", 1, 256), bytes(range(256))),
     (wire.Progress(1, 3, "n1", "running"), b""),
+    (wire.TakeFile("/a", 1, 2, 3, 4, 5), b""),
+    (wire.Taken("0" * 64), b""),
     (wire.Waiting("Resources", (wire.NodeReason("n1", "full"),)), b""),
     (wire.Notice("h2 lost"), b""),
     (wire.Restarted("stdout", 2), b""),

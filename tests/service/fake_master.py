@@ -173,6 +173,8 @@ class FakeMaster:
                 yield self.refuses or wire.Welcome(self.version, 4242)
             case wire.MissingBlobs(sha256=digests):
                 yield wire.Blobs(digests)
+            case wire.TakeFile():
+                yield wire.Failure("usage", "this master reads no files")
             case wire.Submit():
                 yield wire.Accepted(JobId(42))
             case wire.Watch(job=job) | wire.Logs(job=job):

@@ -16,6 +16,9 @@ from hashlib import sha256
 import pytest
 
 from sshgrid import wire
+from sshgrid.cli import render
+from sshgrid.cli.bar import Transfer
+from sshgrid.cli.screen import Plain
 from sshgrid.model import JobId, OnDisconnect, OnHostLoss, Submission
 from tests.service.conftest import Cli, interrupt, wait_until
 from tests.service.fake_master import CLOSE, FakeMaster, Said, job_line, output
@@ -255,6 +258,64 @@ def test_a_large_file_is_only_sent_when_the_master_lacks_it(cli: Cli, fake: Fake
     assert cli("run", "big.py").returncode == 0
     assert fake.payload(wire.PutBlob) == content
     assert [blob.last for blob in fake.got(wire.PutBlob) if isinstance(blob, wire.PutBlob)] == [False] * 3 + [True]
+
+
+BIG = bytes(9 << 20)
+
+
+@pytest.mark.parametrize("words", [["--with", "big"], ["--stdin", "big"]])
+def test_a_large_file_is_named_to_a_master_of_this_machine_and_not_sent(
+    cli: Cli, fake: FakeMaster, program: str, words: list[str]
+) -> None:
+    (cli.folder / "big").write_bytes(BIG)
+    digest = sha256(b"whatever the master has read").hexdigest()
+    fake.on(wire.TakeFile, wire.Taken(digest))
+    fake.on(wire.MissingBlobs, wire.Blobs(()))
+    assert cli("run", *words, program).returncode == 0
+    path = cli.folder / "big"
+    assert fake.got(wire.TakeFile) == [wire.TakeFile.of(str(path), path.stat())]
+    assert digest in {file.sha256 for file in submitted(fake).program.uploads}
+    assert fake.payload(wire.PutBlob) == b""
+
+
+def test_a_large_file_that_the_master_does_not_read_is_sent(cli: Cli, fake: FakeMaster, program: str) -> None:
+    (cli.folder / "big").write_bytes(BIG)
+    assert cli("run", "--with", "big", program).returncode == 0
+    assert len(fake.got(wire.TakeFile)) == 1
+    assert len(fake.payload(wire.PutBlob)) >= len(BIG)
+    assert submitted(fake).program.data[0].sha256 == sha256(BIG).hexdigest()
+
+
+def test_nothing_large_is_read_when_another_file_is_missing(cli: Cli, fake: FakeMaster, program: str) -> None:
+    (cli.folder / "big").write_bytes(BIG)
+    assert cli("run", "--with", "big", "--with", "nowhere", program).returncode == 127
+    assert not fake.got(wire.TakeFile)
+
+
+def test_how_far_an_upload_is_goes_to_json_and_to_no_pipe(cli: Cli, fake: FakeMaster, program: str) -> None:
+    half = wire.Progress(1, 3, "h2", "uploading", 1 << 29, 1 << 30)
+    fake.on(wire.Watch, half, wire.Progress(1, 3, "h2", "running"), wire.Ended(job_line()))
+    for words in ([], ["-q"], ["-v"]):
+        assert b"uploading" not in cli(*words, "run", program).stderr
+    lines = [json.loads(line) for line in cli("run", "--json", program).stdout.splitlines()]
+    assert (lines[1]["sent_bytes"], lines[1]["total_bytes"]) == (1 << 29, 1 << 30)
+    assert "sent_bytes" not in lines[2]
+
+
+def test_on_a_terminal_how_far_an_upload_is_is_a_line_that_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(render, "write_err", written.append)
+    screen = Plain(written.append, render.Look(terminal=True, columns=80), talks=True)
+    screen.progress(wire.Progress(1, 3, "h2", "uploading", 1 << 29, 1 << 30))
+    screen.progress(wire.Progress(1, 3, "h2", "running"))
+    assert written == ["\r\x1b[Kuploading to h2 [##########..........]  50% 512M of 1G", "\r\x1b[K"]
+    written.clear()
+    clock = iter([0.0, 0.01, 0.5, 0.5])
+    transfer = Transfer(render.Look(terminal=True, columns=80), shown=True, clock=lambda: next(clock))
+    for sent in (1, 2, 3):
+        transfer.moved("sending big", sent << 20, 4 << 20)
+    transfer.clear()
+    assert [text.rpartition(" of ")[0][-2:] for text in written] == ["1M", "3M", ""]
 
 
 def test_a_refused_upload_is_the_error_that_is_shown(cli: Cli, fake: FakeMaster) -> None:

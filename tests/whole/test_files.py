@@ -187,3 +187,52 @@ def test_a_project_of_many_files_is_one_step(grid: Grid) -> None:
         grid.write(f"p/parts/{number}", f"part {number}")
     done = grid("run", "p")
     assert (done.code, done.text.split()) == (0, ["50"])
+
+
+BIG_BYTES = 400_000_000
+
+
+def test_F7_an_upload_that_is_cut_sends_only_the_rest_and_says_how_far_it_is(
+    grid: Grid, hosts: Lab, tmp_path: Path
+) -> None:
+    grid.write("sum.sh", "sha256sum <big | cut -c 1-64\n")
+    digest = hashlib.sha256()
+    with (tmp_path / "big").open("wb") as file:
+        for _ in range(BIG_BYTES // 4_000_000):
+            digest.update(piece := os.urandom(4_000_000))
+            file.write(piece)
+    part = f"{hosts['h1'].workdir}/objects/{digest.hexdigest()}.part"
+
+    def there() -> int:
+        return int(hosts["h1"].run(["sh", "-c", f"stat -c %s {part} 2>/dev/null || echo 0"]).stdout)
+
+    with grid.start("--json", "run", "--on", "h1", "--with", "big", "sum.sh") as running:
+        until(lambda: there() > BIG_BYTES // 4, "a part of it to be there")
+        hosts["h1"].reset_sessions()
+        left = there()
+        done = running.done()
+    assert done.code == 0
+    assert 0 < left < BIG_BYTES, "cut too late"
+    attempts = grid.last()["attempts"]
+    sent = sum(attempt["uploaded_bytes"] for attempt in attempts)
+    assert len(attempts) == 2
+    assert attempts[1]["uploaded_bytes"] < BIG_BYTES * 4 // 5, (left, attempts)
+    assert sent < BIG_BYTES * 3 // 2, (left, attempts)
+    told = [each for each in done.lines if each.get("event") == "progress" and "sent_bytes" in each]
+    assert told
+    assert all(each["sent_bytes"] < each["total_bytes"] for each in told)
+    assert any(digest.hexdigest() in str(each.get("text")) for each in done.lines if each.get("event") == "output")
+
+
+def test_a_large_file_is_sent_once_a_node_and_each_run_may_write_into_it(grid: Grid) -> None:
+    grid.write("spoil.sh", "cksum <big; chmod u+w big; echo spoiled >>big\n")
+    grid.write("look.sh", "cksum <big\n")
+    grid.write("big", os.urandom(40_000_000))
+    said, sent = [], []
+    for program in ("look.sh", "look.sh", "spoil.sh", "look.sh"):
+        done = grid("-q", "run", "--on", "h3", "--with", "big", program)
+        assert (done.code, done.err) == (0, "")
+        said.append(done.text)
+        sent.append(grid.last()["attempts"][0]["uploaded_bytes"] > 30_000_000)
+    assert len(set(said)) == 1
+    assert sent == [True, False, False, True], "what a program has written into is sent anew"
