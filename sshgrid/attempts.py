@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Coroutine, Iterable, Sequence
 from typing import TypeVar
 
@@ -48,6 +49,7 @@ from sshgrid.spool import Spool
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+MANY = 10  # attempts that ended together are one line of the log
 NOT_TOLD = Finish(HostLost("the run was not told of"))
 
 # INT grows to TERM and KILL, as an impatient person would: (signal, seconds until the next)
@@ -211,7 +213,9 @@ class Attempts:
             self._settle_all([(running, NOT_TOLD) for running in batch if running.run in sink.rest])
 
     async def _send(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running], member: Member) -> bool:
-        return await member.engine.extend(sink.name, self._orders(jobs, batch, member, resume=False))
+        async with self._book.turn:
+            orders = self._orders(jobs, batch, member, resume=False)
+        return await member.engine.extend(sink.name, orders)
 
     def take_back(self, sink: BatchSink, runs: Sequence[str]) -> None:
         """Give runs of a batch back to the queue, those that have not begun when its node hears of it."""
@@ -442,15 +446,23 @@ class Attempts:
         with self._book.store.batch():
             settled = [found for running, finish in ends if (found := self._settle_one(running, finish, now))]
         self._drop(running for running, _ in ends)
-        for attempt, job in settled:
-            record = next(record for record in job.attempts if record.number == attempt.number)
-            self._judge_node(attempt, record)
-            log.info("attempt %s on %s: %s", attempt, attempt.node, record.outcome)
-            if job.submission.verify_build and record.why_compiled:
-                words = f"{attempt.node} has compiled it itself: {record.why_compiled}"
-                self._book.board.say(sweep_of(job.id) or job.id, words)
-            self._book.keep(job)
-            self._end_superseded(job)
+        told = [self._tell_end(attempt, job) for attempt, job in settled]
+        if len(settled) < MANY:
+            for (attempt, _), outcome in zip(settled, told, strict=True):
+                log.info("attempt %s on %s: %s", attempt, attempt.node, outcome)
+        else:
+            first, last = settled[0][0], settled[-1][0]
+            log.info("attempts %s to %s on %s: %s", first, last, first.node, dict(Counter(map(str, told))))
+
+    def _tell_end(self, attempt: Attempt, job: Job) -> Outcome | Superseded | None:
+        record = next(record for record in job.attempts if record.number == attempt.number)
+        self._judge_node(attempt, record)
+        if job.submission.verify_build and record.why_compiled:
+            words = f"{attempt.node} has compiled it itself: {record.why_compiled}"
+            self._book.board.say(sweep_of(job.id) or job.id, words)
+        self._book.keep(job)
+        self._end_superseded(job)
+        return record.outcome
 
     def _drop(self, ended: Iterable[Running]) -> None:
         for running in ended:

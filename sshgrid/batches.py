@@ -104,10 +104,11 @@ class BatchSink:
 
     async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
         self._moved, self.has_begun = time.monotonic(), True
-        found = [(running, finish) for order, finish in ends if (running := self.rest.get(order.run))]
-        # Before others hear of it: they ask what is left.
-        self.leave(running.run for running, _ in found)
-        self._settle(found)
+        async with self._book.turn:
+            found = [(running, finish) for order, finish in ends if (running := self.rest.get(order.run))]
+            # Before others hear of it: they ask what is left.
+            self.leave(running.run for running, _ in found)
+            self._settle(found)
 
     async def uploaded(self, count: int, left: int = 0) -> None:
         """Of all tasks of the batch the first one pays."""

@@ -28,6 +28,9 @@ class JobBook:
         self.store = store
         self.board = Board()
         self.wake = asyncio.Event()
+        # For work on hundreds of jobs at once: who has waited for it comes in another round of the loop, so that
+        # whoever asks something has a turn in between.
+        self.turn = asyncio.Lock()
         self.failure: StoreError | None = None
         self._ended: Counter[int] = Counter()  # how many in each second of the last minute
         self.on_task: Callable[[Job], None] = lambda task: None  # a task of a sweep has changed

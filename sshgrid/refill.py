@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from sshgrid import placement
@@ -21,8 +22,9 @@ from sshgrid.pace import Outlook, Slot, rest_seconds, slot_in_use
 from sshgrid.placement import NodeView
 from sshgrid.sweeps import LONG_SECONDS, Sweeps, SweepState
 
-# A batch is nearly over when it is for so long: a look at the node, a step of ours and the way back must fit in.
-AHEAD_SECONDS = 0.7
+# A batch is nearly over when it is for so long: a look at the node, a step of ours and the way back must fit in, also
+# when the master is busy. Others need not wait for that, as what has not begun can be taken back.
+AHEAD_SECONDS = 1.5
 # A start takes about as long: who gets the slot then comes when it is free.
 RELEASE_SECONDS = 0.15
 # What is taken back must end earlier by so much.
@@ -33,14 +35,22 @@ LEVEL_SECONDS = 0.5
 class Refill:
     """For one step of the scheduler."""
 
-    def __init__(self, book: JobBook, attempts: Attempts, sweeps: Sweeps, views: Sequence[NodeView]) -> None:
+    def __init__(
+        self,
+        book: JobBook,
+        attempts: Attempts,
+        sweeps: Sweeps,
+        views: Sequence[NodeView],
+        running: Mapping[str, int],  # slots of each user
+    ) -> None:
         self._book = book
         self._attempts = attempts
         self._sweeps = sweeps
+        self._running = Counter(running)
         self._outlooks: dict[JobId, Outlook] = {}
         self._views: Mapping[str, NodeView] = {}
         self.see(views)
-        self._promised: list[BatchSink] = []
+        self._promised: dict[BatchSink, bool] = {}  # to jobs of others; and whether it is their turn already
         self._nearly_over = [sink for sink in attempts.batches if self._is_nearly_over(sink)]
 
     def see(self, views: Sequence[NodeView]) -> None:
@@ -86,11 +96,30 @@ class Refill:
             if is_own and self._could_follow(job, sink) and self._extend(sink, job, now):
                 return True
         if not own_only:
-            theirs = (sink for sink in self._nearly_over if state is None or self._state(sink) is not state)
-            if found := next((sink for sink in theirs if self._could_follow(job, sink)), None):
-                self._nearly_over.remove(found)
-                self._promised.append(found)
+            self._promise(job, state)
         return False
+
+    def _promise(self, job: Job, state: SweepState | None) -> None:
+        """The slot of another sweep's batch, of all that will be free the first, is this job's next."""
+        others = [sink for sink in self._attempts.batches if state is None or self._state(sink) is not state]
+        theirs = [sink for sink in others if sink not in self._promised and self._could_follow(job, sink)]
+        if theirs:
+            soonest = min(theirs, key=self._left_seconds)
+            self._promised[soonest] = self._comes_before(job, soonest)
+            if soonest in self._nearly_over:
+                self._nearly_over.remove(soonest)
+
+    def _comes_before(self, job: Job, sink: BatchSink) -> bool:
+        """Whether it is the job's turn before what waits in that batch: the order in which both would begin."""
+        state = self._state(sink)
+        if state is None:
+            return False
+        theirs = state.job
+        if job.submission.priority != theirs.submission.priority:
+            return job.submission.priority > theirs.submission.priority
+        if job.owner == theirs.owner:
+            return job.submitted < theirs.submitted
+        return self._running[job.owner] + 1 < self._running[theirs.owner]
 
     def _could_follow(self, job: Job, sink: BatchSink) -> bool:
         view = self._views.get(sink.node)
@@ -190,6 +219,8 @@ class Refill:
         """What waits there and should not."""
         if state.stopped or self._is_no_short_one(sink):
             return sink.behind()
+        if self._promised.get(sink) and (takes := self._takes(sink)):
+            return sink.behind()[int(AHEAD_SECONDS / takes) :]
         elsewhere = None if state.waiting else self._elsewhere(state, sink)
         if elsewhere is None or self._left_seconds(sink) - elsewhere < GAIN_SECONDS:
             return []

@@ -43,7 +43,7 @@ DECIDE_SECONDS = 3.0
 NOBODY_UP_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 30.0
 # Thousands of starts must not keep the master from everything else: after so long the others have their turn.
-STEP_SECONDS = 0.05
+STEP_SECONDS = 0.03
 MIN_PAUSE_SECONDS = 0.01
 
 CapsOf: TypeAlias = Callable[[str], Caps]
@@ -109,13 +109,13 @@ class Scheduler:
         began = time.monotonic()
         waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
         views = self._roster.views() if waiting else []  # while a thousand nodes connect, nobody may wait
-        refill = Refill(self._book, self._attempts, self._sweeps, views)
+        running = Counter(self._book.running_by_owner())
+        refill = Refill(self._book, self._attempts, self._sweeps, views, running)
         waiting = self._with_tasks(waiting, views, refill, now)
         rests = self._backoff_rests(waiting, now)
         pauses = [LONGEST_PAUSE_SECONDS, *rests.values()]
         prospects: dict[Wants, _Prospect] = {}
         stuck: set[Wants] = set()  # of many alike, one that finds no node speaks for all
-        running = Counter(self._book.running_by_owner())
         for job in placement.order([job for job in waiting if job.id not in rests], self._handed_out()):
             wants = _wants(job, self.groups)
             prospect = prospects.get(wants) or prospects.setdefault(wants, self._prospect(views, job.submission))
@@ -136,6 +136,8 @@ class Scheduler:
                     return 0.0
                 continue
             elif refill.go_on(job, now):
+                if time.monotonic() - began > STEP_SECONDS:
+                    return 0.0
                 continue
             else:
                 pauses.append(1.0)  # load and memory change by samples alone, which wake nobody

@@ -50,10 +50,9 @@ from sshgrid.templates import Template
 log = logging.getLogger(__name__)
 
 RATE_SECONDS = 10.0  # a rate is of so many seconds at most
-# Short tasks go to a node many at a time: what a start costs (some tens of milliseconds) should not be felt, and
-# neither should others have to wait for the slot for much longer than that.
-BATCH_SECONDS = 1.5
-BATCH_MOST = 400
+# Short tasks go to a node many at a time: what a start, or the news of an end, costs should not be felt.
+BATCH_SECONDS = 3.0
+BATCH_MOST = 200
 GROWTH = 16  # times as many as have ended: the first few may not be like the others
 LONG_SECONDS = 10.0
 START_SECONDS = 0.2
