@@ -1,9 +1,11 @@
-# The same commands that CI runs. PYTHON=python3.12 chooses another Python, PYTEST="-k word -x" what is tested.
+# The same commands that CI runs. PYTHON=python3.12 chooses another Python, PYTEST="-k word -x" what is tested; all of it is
+# tested in two runs, as tests over the lab measure times and share hosts, and the others can run beside each other.
 .DELETE_ON_ERROR:
 .PHONY: help run test lint docs bench chaos clean
 
 BIN := .venv/bin
 PYTEST ?=
+JOBS ?= 2
 
 help:
 	@echo 'make run    a first look: four languages on this machine'
@@ -19,7 +21,12 @@ run: .venv/ready
 
 test: .venv/ready-test
 	scripts/setup-test-host.sh
+ifeq ($(PYTEST),)
+	$(BIN)/python -m pytest -n $(JOBS) tests/pure tests/service tests/edge
+	$(BIN)/python -m pytest tests/lab tests/whole
+else
 	$(BIN)/python -m pytest $(PYTEST)
+endif
 
 lint: .venv/ready-test
 	$(BIN)/ruff check .

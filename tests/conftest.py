@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.lab import machine
@@ -19,6 +20,10 @@ from tests.lab.hosts import Lab, LabHost
 from tests.lab.liar import Liar, Mode
 
 pytest_plugins = ["pytester"]
+
+# How long something takes is measured by the benchmarks, not by tests, which may run beside each other.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Started as a shell's background job, a process has INT and QUIT ignored, and so would everything that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
