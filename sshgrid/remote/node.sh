@@ -835,8 +835,8 @@ receive() {
   echo "$verdict"
 }
 
-# Bit by bit while it comes and is proved: all at the end would be waited for.
-bring_to_disk() { while sleep 1 && [ -f "$partial" ]; do sync "$partial"; done; }
+# Bit by bit while it comes and is proved: all at the end would be waited for. Not longer than whoever receives it lives.
+bring_to_disk() { while sleep 1 && [ -f "$partial" ] && identity_alive "$mine"; do sync "$partial"; done; }
 
 # What has come becomes the object; of a cut one the part stays.
 settle_part() {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 from sshgrid.errors import NodeUnfit
 from sshgrid.readings import LoadMeter, RunLook
 from tests.edge.shells import REMOTE, ShellNode
-from tests.lab.machine import uptime, wait_until
+from tests.lab.machine import argv_of, is_alive, uptime, wait_until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 PYTHON = sys.executable.encode()
@@ -513,3 +514,25 @@ def test_cleaning_takes_files_that_the_program_has_locked_away(node: ShellNode) 
     assert not node.dir(order).exists()
     assert Path("/etc").exists()
     assert node.verb("clean", order.run) == b"", "asking twice is fine"
+
+
+# --- receiving --------------------------------------------------------------------------------------------------------
+
+
+def test_a_receiver_that_is_killed_leaves_no_process(node: ShellNode) -> None:
+    sha256 = hashlib.sha256(b"never whole").hexdigest()
+    words = [node.sh, node.library, "receive", node.workdir, sha256, node.facts.boot_id, "60000000", "nonce"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={"PATH": node.path}) as receiver:
+        assert receiver.stdin
+        part = node.workdir / "objects" / f"{sha256}.part"
+        wait_until(
+            lambda: part.exists() and len(receiving(sha256)) > 1, "it to be received", seen=lambda: receiving(sha256)
+        )
+        os.kill(receiver.pid, signal.SIGKILL)
+    wait_until(lambda: not receiving(sha256), "nobody to be left", seen=lambda: receiving(sha256))
+
+
+def receiving(sha256: str) -> list[int]:
+    """Processes that have to do with receiving this object."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return [pid for pid in pids if is_alive(pid) and sha256 in " ".join(argv_of(pid))]
