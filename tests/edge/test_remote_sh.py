@@ -521,7 +521,8 @@ def test_cleaning_takes_files_that_the_program_has_locked_away(node: ShellNode) 
 
 def test_a_receiver_that_is_killed_leaves_no_process(node: ShellNode) -> None:
     sha256 = hashlib.sha256(b"never whole").hexdigest()
-    words = [node.sh, node.library, "receive", node.workdir, sha256, node.facts.boot_id, "60000000", "nonce"]
+    paths = [str(path) for path in (node.sh, node.library, node.workdir)]
+    words = [*paths[:2], "receive", paths[2], sha256, node.facts.boot_id, "60000000", "nonce"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={"PATH": node.path}) as receiver:
         assert receiver.stdin
         part = node.workdir / "objects" / f"{sha256}.part"
