@@ -269,11 +269,18 @@ class Cargo:
         return await Carrier.open(self._node, self._how, key.export_public_key().decode().strip(), command)
 
     async def _place(self, way: Way, nonce: str) -> int | None:
-        """Where the node goes on; None when it does not say. What login files print comes before it."""
-        while line := await self._in_time(way.line()):
-            match line.decode(errors="replace").split():
-                case [said, "at", number] if said == nonce and number.isdecimal():
-                    return int(number)
+        """Where the node goes on; None when it does not say. What login files print comes before it.
+
+        Who gives up meanwhile leaves no way open behind.
+        """
+        try:
+            while line := await self._in_time(way.line()):
+                match line.decode(errors="replace").split():
+                    case [said, "at", number] if said == nonce and number.isdecimal():
+                        return int(number)
+        except BaseException:
+            await way.close()
+            raise
         return None
 
     async def _in_time(self, saying: Awaitable[bytes]) -> bytes:

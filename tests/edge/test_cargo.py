@@ -162,6 +162,37 @@ async def test_where_the_systems_ssh_gets_nowhere_the_connection_carries(
     assert len(tries) == 1, "it is not tried again on this connection"
 
 
+async def test_who_gives_up_before_the_node_has_answered_leaves_no_process_and_no_folder(
+    host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    link = await host.open()
+    begun = asyncio.Event()
+    folder = tmp_path / "carrier"
+    folder.mkdir()
+    processes = []
+
+    async def mute(_: str) -> Carrier:
+        process = await asyncio.create_subprocess_exec("sleep", "60", stdout=asyncio.subprocess.PIPE)
+        processes.append(process)
+        begun.set()
+        return Carrier(process, os.open(os.devnull, os.O_WRONLY), str(folder))
+
+    monkeypatch.setattr(link.cargo, "_carrier", mute)
+    sha256 = host.put(bytes(40_000_000))
+    upload = asyncio.create_task(link.cargo.upload(sha256, host.blobs / sha256))
+    await begun.wait()
+    upload.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await upload
+    try:
+        assert [process.returncode for process in processes] == [-9]
+        assert not folder.exists()
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+
+
 async def another_link(host: Host) -> Link:
     return await Link.open(host.node, host.how, ("sh",), host.samples.append)
 
