@@ -255,7 +255,7 @@ put() {
   object=$W/objects/$1
   if [ ! -f "$object" ]; then
     copy_unproved "$1" "./$2"
-  elif [ "$LEND" = 1 ] && size_of "$object" && [ "$size" -ge "$LENT_BYTES" ]; then
+  elif [ "$LEND" = 1 ] && size_of "$object" && [ "$size" -ge "$LENT_BYTES" ] && only_ours "$1"; then
     lend "$1" "$2"
   else
     { cp --reflink=auto "$object" "./$2" 2>/dev/null || cp "$object" "./$2"; } && touch -c "$object"
@@ -263,6 +263,16 @@ put() {
 }
 
 LENT_BYTES=33554432 # a copy of less is made soon enough
+
+# only_ours SHA: this run reads it as nothing but a file of its folder, and no other run that is not over names it.
+only_ours() {
+  [ "$1" != "$INPUT" ] || return
+  # shellcheck disable=SC2013 # a path each: where there were blanks in $W, it would not be lent
+  for script in $(grep -lF "$1" "$W"/runs/*/job*.sh 2>/dev/null); do
+    of=${script%/*}
+    [ "$of" = "$DIR" ] || [ -h "$of/rc" ] || return
+  done
+}
 
 # lend SHA PATH: the object itself goes into the run's folder, which saves the copy; `take_back` brings it home. SHA.lent
 # tells others where it is meanwhile.
@@ -298,7 +308,7 @@ take_back() {
     file=$W/runs/$1/work/${target#*/}
     rm -f "$object.lent"
     if [ -f "$object" ] || [ -h "$file" ] || ! inode_of "$file"; then continue; fi
-    if [ "$inode:$links" = "${target%%/*}:1" ]; then chmod 600 "$file" && mv -f "$file" "$object.part"; fi
+    if [ "$inode:$links" = "${target%%/*}:1" ]; then chmod 600 "$file" && touch "$file" && mv -f "$file" "$object.part"; fi
   done
 }
 
@@ -814,7 +824,7 @@ receive() {
   fi
   claim_part || partial=$object.$$.part
   # Here it is, lent to a run: if that has left it as it was, nothing needs to be sent.
-  [ -e "$partial" ] || ! link_target "$object.lent" || cp "$target" "$partial" 2>/dev/null
+  [ -e "$partial" ] || ! link_target "$object.lent" || [ ! -f "$target" ] || cp "$target" "$partial" 2>/dev/null
   if size_of "$partial" 2>/dev/null && [ "$size" -le "$whole" ] && sum_of /dev/null; then
     at=$((size / STEP_BYTES * STEP_BYTES))
     [ "$size" -lt "$whole" ] || at=$whole
@@ -846,7 +856,8 @@ settle_part() {
     return
   fi
   if [ "$size" -gt "$whole" ] || { sum_of "$partial" && [ "$sum" != "$RUN" ]; }; then
-    rm -f "$partial"
+    # Nor is it taken again from the run that has it.
+    rm -f "$partial" "$object.lent"
     echo corrupt
     return
   fi

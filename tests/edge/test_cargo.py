@@ -18,7 +18,7 @@ import pytest
 from sshgrid import cargo, globs
 from sshgrid.carrier import Carrier
 from sshgrid.errors import Dropped, NodeUnfit
-from sshgrid.jobscript import Order
+from sshgrid.jobscript import Order, job_script, needed
 from sshgrid.model import Exited, HostLost, Node, SourceFile
 from sshgrid.nodes import Link
 from tests.edge.engines import Host, Kept
@@ -315,6 +315,54 @@ async def test_a_file_that_is_lent_can_be_had_by_another_run_meanwhile(host: Hos
     assert [(await run).outcome for run in runs] == [Exited(0), Exited(0)]
     assert sinks[0]["stdout"] == sinks[1]["stdout"]
     assert sinks[1].uploaded_bytes < 10_000, "nothing was sent for the second"
+
+
+async def test_another_run_has_the_file_as_it_was_sent_while_the_first_one_changes_it(host: Host) -> None:
+    content = Random(11).randbytes(LARGE)
+    big = SourceFile("big", host.put(content), LARGE)
+    wait = b"while [ ! -e ../open ]; do sleep 0.1; done\n"
+    first = host.order(b"printf spoiled 1<>big; echo done\n" + wait)
+    first = msgspec.structs.replace(first, program=msgspec.structs.replace(first.program, data=(big,)))
+    sink = Kept()
+    running = asyncio.create_task(host.run(first, sink))
+    async with asyncio.timeout(30):
+        while not sink["stdout"]:  # noqa: ASYNC110 - of another
+            await asyncio.sleep(0.01)
+    second = host.order(b'cmp big "$1"\n', os.fsencode(host.blobs / big.sha256))
+    second = msgspec.structs.replace(second, program=msgspec.structs.replace(second.program, data=(big,)))
+    assert (await host.run(second)).outcome == Exited(0)
+    (Path(host.node.workdir) / "runs" / first.run / "open").touch()
+    assert (await running).outcome == Exited(0)
+
+
+async def test_a_large_file_may_be_data_and_standard_input_of_one_run(host: Host) -> None:
+    content = Random(12).randbytes(LARGE)
+    big = SourceFile("big", host.put(content), LARGE)
+    order = host.order(b"cmp - big && echo same\n")
+    order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, data=(big,), stdin=big))
+    sink = Kept()
+    assert (await host.run(order, sink)).outcome == Exited(0)
+    assert sink["stdout"] == b"same\n"
+
+
+async def test_what_another_run_is_to_read_is_not_lent_away(host: Host) -> None:
+    """The other one is prepared, and begins later."""
+    content = Random(13).randbytes(LARGE)
+    big = SourceFile("big", host.put(content), LARGE)
+    link = await host.open()
+    reads, takes = host.order(b"cksum\n"), host.order(b"cksum <big\n")
+    reads = msgspec.structs.replace(reads, program=msgspec.structs.replace(reads.program, stdin=big))
+    takes = msgspec.structs.replace(takes, program=msgspec.structs.replace(takes.program, data=(big,)), lend=True)
+    await link.cargo.upload(big.sha256, host.blobs / big.sha256)
+    script = job_script(reads, link.facts)
+    layout = sorted({file.sha256 for _, file in reads.recipe.layout})
+    for sha256 in layout:
+        await link.cargo.upload(sha256, host.blobs / sha256)
+    until = host.uptime_now() + 60
+    started = await link.start(reads.run, until, script, reads.recipe.build_key, needed(reads), layout, "prepare")
+    assert started.word == "claimed"
+    assert (await host.run(takes)).outcome == Exited(0)
+    assert big.sha256 in objects(host)
 
 
 async def test_what_a_program_has_put_elsewhere_or_given_another_name_is_not_taken_back(host: Host) -> None:
