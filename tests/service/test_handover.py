@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,3 +136,22 @@ async def test_a_master_that_leaves_does_not_finish_a_long_copy(tmp_path: Path, 
     with pytest.raises(UsageError, match="leaves"):
         await taking
     assert list(spool.incoming.iterdir()) == []
+
+
+async def test_a_file_that_somebody_may_write_to_unseen_is_not_known_again(
+    tmp_path: Path, spool: Spool, copies: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapped page that is dirty already changes without a new time."""
+    monkeypatch.setattr("sshgrid.handover.SETTLED_SECONDS", -1)
+    path = tmp_path / "big"
+    path.write_bytes(bytes(8192))
+    handover = Handover(spool)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 8192) as mapped:
+        for content in (b"one", b"two"):
+            mapped[:3] = content
+            sha256 = await handover.take(handed(path))
+            assert spool.read(sha256)[:3] == content
+    assert len(copies) == 2
+    for _ in range(2):
+        await handover.take(handed(path))
+    assert len(copies) == 3, "nobody has it open any more"
