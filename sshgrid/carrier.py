@@ -144,6 +144,7 @@ def arguments(node: Node, how: Dialing, known_hosts: str, host_key: str) -> list
         "ServerAliveInterval": str(KEEPALIVE_SECONDS),
         "StrictHostKeyChecking": "yes",
         "UpdateHostKeys": "no",
+        "VerifyHostKeyDNS": "no",
         "UserKnownHostsFile": '"{}"'.format(known_hosts.replace("%", "%%")),
     }
     if "encryption_algs" in (chosen := ciphers(node, how)):

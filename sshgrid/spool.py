@@ -184,8 +184,8 @@ class Spool:
     def adopt(self, descriptor: int, go_on: Callable[[], bool] = lambda: True) -> str:
         """Keep a copy of an open file, which shares its blocks where the file system can; gives its SHA-256.
 
-        Durable on return, and takes as long as the file is large: for a thread. It ends early, with UsageError, when it
-        shall not `go_on`.
+        UsageError when it gives more or fewer bytes than it is said to have. Durable on return, and takes as long as the
+        file is large: for a thread. It ends early, with UsageError, when it shall not `go_on`.
         """
         with blame_disk(self.incoming):
             copy, aside = disk.create_aside(self.incoming, "adopted.")
@@ -193,6 +193,8 @@ class Spool:
         try:
             with blame_disk(aside):
                 target = self.path(_copy_and_digest(descriptor, copy, go_on))
+                if (size := os.fstat(copy).st_size) != (said := os.fstat(descriptor).st_size):
+                    raise UsageError(f"{size} bytes of it came, and it is said to have {said}")
                 os.fsync(copy)
                 _publish(aside, target)
         finally:

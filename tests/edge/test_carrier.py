@@ -22,6 +22,7 @@ def test_only_the_key_that_the_connection_saw_is_trusted_and_nobody_is_asked() -
     assert found["StrictHostKeyChecking"] == "yes"
     assert found["UserKnownHostsFile"] == '"/tmp/50%% known"'
     assert found["GlobalKnownHostsFile"] == "/dev/null"
+    assert found["VerifyHostKeyDNS"] == "no", "a key that the DNS vouches for is another one"
     assert found["HostKeyAlgorithms"] == "ssh-ed25519"
     assert found["BatchMode"] == "yes"
 

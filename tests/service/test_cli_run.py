@@ -286,6 +286,13 @@ def test_a_large_file_that_the_master_does_not_read_is_sent(cli: Cli, fake: Fake
     assert submitted(fake).program.data[0].sha256 == sha256(BIG).hexdigest()
 
 
+def test_a_large_file_whose_path_is_not_utf_8_is_sent(cli: Cli, fake: FakeMaster, program: str) -> None:
+    path = cli.folder / os.fsdecode(b"caf\xe9")
+    path.write_bytes(BIG)
+    assert cli("run", "--stdin", str(path), program).returncode == 0
+    assert len(fake.payload(wire.PutBlob)) >= len(BIG)
+
+
 def test_nothing_large_is_read_when_another_file_is_missing(cli: Cli, fake: FakeMaster, program: str) -> None:
     (cli.folder / "big").write_bytes(BIG)
     assert cli("run", "--with", "big", "--with", "nowhere", program).returncode == 127

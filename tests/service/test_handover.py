@@ -155,3 +155,15 @@ async def test_a_file_that_somebody_may_write_to_unseen_is_not_known_again(
     for _ in range(2):
         await handover.take(handed(path))
     assert len(copies) == 3, "nobody has it open any more"
+
+
+async def test_a_file_that_gives_fewer_bytes_than_it_is_said_to_have_is_refused(
+    tmp_path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel before Linux 5.19 copies nothing of what it makes up itself."""
+    path = tmp_path / "big"
+    path.write_bytes(b"x" * 1000)
+    monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
+    with pytest.raises(UsageError, match="0 bytes of it came"):
+        await Handover(spool).take(handed(path))
+    assert list(spool.incoming.iterdir()) == []
