@@ -184,8 +184,8 @@ class Spool:
     def adopt(self, descriptor: int, go_on: Callable[[], bool] = lambda: True) -> str:
         """Keep a copy of an open file, which shares its blocks where the file system can; gives its SHA-256.
 
-        UsageError when it gives more or fewer bytes than it is said to have. Durable on return, and takes as long as the
-        file is large: for a thread. It ends early, with UsageError, when it shall not `go_on`.
+        UsageError when it gives more or fewer bytes than it is said to have. Durable on return, and takes as long as
+        the file is large: for a thread. It ends early, with UsageError, when it shall not `go_on`.
         """
         with blame_disk(self.incoming):
             copy, aside = disk.create_aside(self.incoming, "adopted.")

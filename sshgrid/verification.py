@@ -8,6 +8,7 @@ it cannot be tried: a compiler that runs once more costs little.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -27,6 +28,9 @@ class Verification:
     def __init__(self, members: Mapping[str, Member]) -> None:
         self._members = members
         self._tries: dict[Pair, asyncio.Task[str]] = {}
+        # Part of what a hello is known by: one that the taker had to make itself lies on it, too, and must not be found
+        # there by another try, or another master, and be taken for the maker's.
+        self._mark = secrets.token_hex(8)
 
     async def check(self, language: str, maker: Place, taker: Place) -> str:
         """ "" or why `taker` must not take what `maker` has built. Raises HostError when `taker` itself is lost."""
@@ -42,17 +46,18 @@ class Verification:
     async def _try(self, pair: Pair, one: Member, other: Member) -> str:
         problem, lasting = "", False
         try:
-            problem, lasting = await _hello_of(pair, one, other)
+            problem, lasting = await _hello_of(pair, one, other, self._mark)
         finally:
             if not lasting:
                 del self._tries[pair]
+                self._mark = secrets.token_hex(8)
         return problem
 
 
-async def _hello_of(pair: Pair, one: Member, other: Member) -> tuple[str, bool]:
+async def _hello_of(pair: Pair, one: Member, other: Member, mark: str) -> tuple[str, bool]:
     """What is wrong with it, and whether that is known now."""
     language = pair[0]
-    origin = f"{one.name} {pair[3]}"
+    origin = f"{one.name} {pair[3]} {mark}"
     try:
         made = await one.say_hello(language, origin)
     except HostError as error:
