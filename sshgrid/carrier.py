@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import sys
@@ -19,6 +20,8 @@ from pathlib import Path
 
 from sshgrid.dial import KEEPALIVE_COUNT, KEEPALIVE_SECONDS, Dialing, ciphers, config_files
 from sshgrid.model import Node
+
+log = logging.getLogger(__name__)
 
 PIPE_BYTES = 1 << 20
 _ALIAS = "the-node"  # what its key is looked up by
@@ -38,25 +41,19 @@ class Carrier:
         ssh = shutil.which("ssh")
         if ssh is None or sys.platform != "linux" or node.connection == "local":
             return None
-        folder = tempfile.mkdtemp(prefix="sshgrid-")
-        known_hosts = Path(folder) / "known_hosts"
-        known_hosts.write_text(f"{_ALIAS} {host_key}\n")
-        ours, pipe = os.pipe()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(ssh, *arguments(node, how, str(known_hosts), host_key), command),
-                stdin=ours,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                env=_environment(how),
-                start_new_session=True,  # no terminal that it could ask on
-            )
-        except BaseException:
-            os.close(pipe)
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        finally:
-            os.close(ours)
+        with contextlib.ExitStack() as undo:
+            try:
+                folder = tempfile.mkdtemp(prefix="sshgrid-")
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
+                known_hosts = Path(folder) / "known_hosts"
+                known_hosts.write_text(f"{_ALIAS} {host_key}\n")
+                ours, pipe = os.pipe()
+                undo.callback(os.close, pipe)
+                process = await _started([ssh, *arguments(node, how, str(known_hosts), host_key), command], ours, how)
+            except OSError as error:  # no room, no descriptors, no processes: the fault is not the node's
+                log.info("%s: the system's ssh cannot be used: %s", node.name, error)
+                return None
+            undo.pop_all()
         os.set_blocking(pipe, False)
         with contextlib.suppress(OSError):  # a user may have no more large pipes
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
@@ -107,6 +104,20 @@ class Carrier:
         if self._pipe >= 0:
             os.close(self._pipe)
             self._pipe = -1
+
+
+async def _started(words: list[str], stdin: int, how: Dialing) -> asyncio.subprocess.Process:
+    try:
+        return await asyncio.create_subprocess_exec(
+            *words,
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=_environment(how),
+            start_new_session=True,  # no terminal that it could ask on
+        )
+    finally:
+        os.close(stdin)
 
 
 async def _writable(descriptor: int) -> None:

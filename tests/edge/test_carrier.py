@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from sshgrid.carrier import arguments
+from sshgrid.carrier import Carrier, arguments
 from sshgrid.dial import Dialing
 from sshgrid.model import Node
 
@@ -53,3 +55,22 @@ def test_an_alias_is_left_to_ssh_config_and_so_are_its_ciphers(tmp_path: Path) -
 def test_a_kind_of_key_is_asked_for_by_the_names_of_its_signatures(kind: str, algorithms: str) -> None:
     found = options(arguments(Node("n", host="h"), Dialing(ssh_config=""), "/k", f"{kind} AAAA"))
     assert found["HostKeyAlgorithms"] == algorithms
+
+
+@pytest.mark.parametrize("trouble", ["no room for the key", "a program that does not start"])
+async def test_an_ssh_that_cannot_be_used_is_none_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
+) -> None:
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_bytes(b"\x7fELF of another machine")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(ssh.parent))
+    temporary = tmp_path / "tmp"
+    if trouble == "a program that does not start":
+        temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    before = set(os.listdir("/proc/self/fd"))
+    assert await Carrier.open(Node("n", host="h"), Dialing(ssh_config=""), KEY, "true") is None
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert not temporary.exists() or list(temporary.iterdir()) == []
