@@ -268,7 +268,12 @@ class Spool:
 
     def holds(self, sha256: str, content: bytes) -> bool:
         """Is it here, with exactly these bytes? Then they need not be written again."""
-        return self.has(sha256) and self.read(sha256) == content
+        return self.has(sha256) and self._size_of(sha256) == len(content) and self.read(sha256) == content
+
+    def _size_of(self, sha256: str) -> int:
+        path = self.path(sha256)
+        with blame_disk(path):
+            return path.stat().st_size
 
     def missing(self, shas: Iterable[str]) -> tuple[str, ...]:
         """Which of these are not here, each once. What is here stays for at least the time that `sweep` grants."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -70,7 +69,7 @@ async def test_an_ssh_that_cannot_be_used_is_none_and_leaves_nothing(
     if trouble == "a program that does not start":
         temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     assert await Carrier.open(Node("n", host="h"), Dialing(ssh_config=""), KEY, "true") is None
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(Path("/proc/self/fd").iterdir()) == before
     assert not temporary.exists() or list(temporary.iterdir()) == []

@@ -126,6 +126,14 @@ def test_two_clients_may_send_the_same_file_at_once(spool: Spool) -> None:
     assert len(everything(spool)) == 1
 
 
+def test_a_file_is_not_read_to_see_that_it_is_longer(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be larger than the memory, and whoever knows its digest may ask."""
+    spool.keep(CONTENT)
+    assert spool.holds(DIGEST, CONTENT)
+    monkeypatch.setattr(Spool, "read", lambda _, sha256: pytest.fail(f"{sha256} was read"))
+    assert not spool.holds(DIGEST, CONTENT[:1])
+
+
 def test_a_file_that_was_damaged_is_healed_by_sending_it_again(spool: Spool) -> None:
     spool.keep(CONTENT)
     spool.path(DIGEST).write_bytes(b"rubbish")
