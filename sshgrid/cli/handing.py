@@ -20,12 +20,12 @@ LARGE_BYTES = 8 << 20
 
 
 class Hands:
-    """A context manager: the connection over which files are named lasts as long as it."""
+    """A context manager: the connection over which files are named lasts as long as it. `able`: any may be named."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, able: bool = True) -> None:
         self._session = session
         self._connection: Connection | None = None
-        self._able = session.door is None and not session.master
+        self._able = able and session.door is None and not session.master
 
     def __enter__(self) -> Hands:
         return self

@@ -65,7 +65,8 @@ class Order:
     def _text(self, name: str) -> str:
         return str(self._wanted[name])
 
-    def read(self, session: Session) -> tuple[Bundle, Source | None, Data | None]:
+    def read(self, session: Session, *, ask: bool = True) -> tuple[Bundle, Source | None, Data | None]:
+        """The files; `ask`: a master may be asked to read some of them itself."""
         from sshgrid.cli import bundle
         from sshgrid.cli.handing import Hands
 
@@ -76,7 +77,7 @@ class Order:
         if self._file == "-" and choice == "-":
             raise UsageError("standard input cannot be both the program and its input", "--stdin FILE")
         stdin = None if session.in_shell else bundle.our_stdin()
-        with Hands(session) as hands:
+        with Hands(session, able=ask) as hands:
             data = self._data(hands)
             return program, bundle.read_stdin(choice, stdin, session.say, hands), data
 

@@ -45,7 +45,7 @@ def sweep(session: Session, file: str, words: Sequence[str], wanted: Mapping[str
     halting = halt(wanted)
     planned = plan(file, words, wanted)
     order = _order(file, planned, wanted)
-    bundle, stdin, data = order.read(session)
+    bundle, stdin, data = order.read(session, ask=not wanted["dry_run"])
     table = Source("table", io.BytesIO(encode(planned.table)))
     plan_of_it = Sweep(table.file, len(planned), at_once=wanted["jobs"], halt=halting, backup=wanted["backup"])
     submission = msgspec.structs.replace(order.submission(bundle, stdin, data), sweep=plan_of_it)

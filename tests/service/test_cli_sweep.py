@@ -152,6 +152,12 @@ def test_each_task_reads_the_file_that_its_values_name_and_each_file_is_sent_onc
     assert submitted(fake)[0].program.stdin is None
 
 
+def test_a_dry_run_hands_no_large_file_over(cli: Cli, fake: FakeMaster, program: str) -> None:
+    (cli.folder / "big").write_bytes(bytes(9 << 20))
+    assert cli("sweep", "--dry-run", "--with", "big", "-p", "x=1", program).returncode == 0
+    assert not fake.asked
+
+
 def test_a_dry_run_shows_what_each_task_reads(cli: Cli, program: str) -> None:
     with_inputs(cli, "a b", "c")
     words = ("--dry-run", "--stdin", "in/{1}", "hello.py", "{#}", ":::", "a b", "c")
