@@ -24,6 +24,7 @@ from sshgrid.model import Node
 log = logging.getLogger(__name__)
 
 PIPE_BYTES = 1 << 20
+WORD_BYTES = 256  # of what a node says when all has come
 _ALIAS = "the-node"  # what its key is looked up by
 
 
@@ -79,7 +80,7 @@ class Carrier:
                 await _writable(self._pipe)
 
     async def last_word(self) -> bytes:
-        return await self._stdout.read()
+        return await self._stdout.read(WORD_BYTES)
 
     async def ended_early(self) -> bool:
         """Whether the connection ended, and not the command."""

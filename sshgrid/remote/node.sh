@@ -810,7 +810,8 @@ IDLE_LOOKS=3       # seconds without a byte: whoever writes this part is cut off
 # receive SIZE NONCE: the object $RUN. Answers "at N" behind the nonce, takes the bytes from there to the end, and answers
 # "kept", or why not. What came before a cut stays beside the objects as SHA.part, and the next upload of the same object
 # goes on with it: that it is what it should be is told by the digest of the whole. Bytes are written at their place, so
-# whoever else still writes the same part does no harm. SHA.by is a link that says who does.
+# whoever else still writes the same part does no harm. SHA.by is a link that says who does; SHA.part.whole is there while
+# a part that has come whole is proved.
 receive() {
   object=$W/objects/$RUN
   partial=$object.part
@@ -823,6 +824,7 @@ receive() {
     return
   fi
   claim_part || partial=$object.$$.part
+  rm -f "$partial.whole"
   # Here it is, lent to a run: if that has left it as it was, nothing needs to be sent.
   [ -e "$partial" ] || ! link_target "$object.lent" || [ ! -f "$target" ] || cp "$target" "$partial" 2>/dev/null
   if size_of "$partial" 2>/dev/null && [ "$size" -le "$whole" ] && sum_of /dev/null; then
@@ -835,7 +837,9 @@ receive() {
   bring_to_disk </dev/null >/dev/null 2>&1 &
   bringing=$!
   if dd of="$partial" bs="$STEP_BYTES" seek="$((at / STEP_BYTES))" conv=notrunc 2>/dev/null; then
+    printf '' >"$partial.whole"
     verdict=$(settle_part)
+    rm -f "$partial.whole"
   else
     rm -f "$partial"
     verdict="in part"
@@ -878,7 +882,8 @@ claim_part() {
       before=$size
       sleep 1
       size_of "$partial" 2>/dev/null || size=0
-      if [ "$size" != "$before" ]; then return 1; fi
+      # It still comes, or has come and is proved, which takes a while.
+      if [ "$size" != "$before" ] || [ -e "$partial.whole" ]; then return 1; fi
       looks=$((looks + 1))
       [ "$looks" -ge "$IDLE_LOOKS" ] || continue
       for relative in $(members "$writer"); do kill -9 "$relative" 2>/dev/null; done

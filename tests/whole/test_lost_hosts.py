@@ -155,8 +155,8 @@ def large_input(grid: Grid) -> int:
     grid.write("size.py", "import sys\nprint(len(sys.stdin.buffer.read()))\n")
     with (grid.folder / "in").open("wb") as file:
         file.write(grid.folder.name.encode())
-        file.truncate(60_000_000)
-    return 60_000_000
+        file.truncate(300_000_000)
+    return 300_000_000
 
 
 def uploading(lab: Lab, *names: str) -> str:
