@@ -129,8 +129,12 @@ class SweepState:
             return
         if self.plan.at_once is not None:
             count = min(count, self.room() + nearly_free)
-        yield from islice(self.again.values(), max(0, count))
-        count -= len(self.again)
+        now = time.time()
+        for task in self.again.values():
+            if count <= 0:
+                return
+            count -= task.not_before <= now  # who backs off keeps nobody from beginning
+            yield task
         for number in self._peek(count):
             yield self.task(number)
 
@@ -447,18 +451,20 @@ class Sweeps:
                 self._end_running(job)
 
     def _finish(self, state: SweepState) -> None:
-        job = state.job
+        job = self._states.pop(state.job.id).job  # first, as no end of a task must finish it once more
         self._give_up_waiting(state)
         self._book.store.finish(job.id, self._verdict(state), time.time())
-        self._states.pop(job.id)
         self._book.reread(job.id)
         state.finished.set()
 
     def _give_up_waiting(self, state: SweepState) -> None:
         """Tasks that wait for another attempt which will not come."""
-        for task in list(state.again):
-            self._book.store.finish(task, Cancelled(state.job.cancel_by), time.time())
-            self._book.reread(task)
+        waiting = list(state.again)
+        with self._book.store.batch():
+            for task in waiting:
+                self._book.store.finish(task, Cancelled(state.job.cancel_by), time.time())
+        for task in waiting:
+            state.changed(self._book.reread(task))
 
     def _verdict(self, state: SweepState) -> Verdict:
         if state.job.cancel_requested:

@@ -22,6 +22,7 @@ from sshgrid.model import (
     JobId,
     Limits,
     Phase,
+    RetryPolicy,
     SourceFile,
     Submission,
     Sweep,
@@ -314,6 +315,39 @@ async def test_a_task_of_a_lost_host_runs_again(grid: ScriptedGrid) -> None:
     assert [task.attempt for task in tasks] in ([2, 1, 1], [1, 2, 1], [1, 1, 2])
     assert output == b"a\nb\nc\n"
     assert verdict(grid, job) == Swept(3, 0)
+
+
+@pytest.mark.parametrize("count", [1, 300])
+async def test_a_cancelled_sweep_gives_up_tasks_that_wait_for_another_attempt(tmp_path: Path, count: int) -> None:
+    never = RetryPolicy(backoff_seconds=1e6, backoff_max_seconds=1e6)
+    grid = ScriptedGrid(tmp_path, inventory("h1", retry=never))
+    grid.engine.plays(*[NodeUnfit("h1", "gone")] * count, _until_killed)
+    await grid.begin()
+    job = await grid.submit(sweep(grid, *map(str, range(count + 1))))
+    state = grid.master.sweeps.state(job)
+    assert state is not None
+    await until(lambda: len(state.again) == count and len(grid.engine.orders) == count + 1)
+    assert await grid.master.cancel(Cancel((job,), "KILL"), "ann") == 1
+    await grid.wait(job)
+    assert verdict(grid, job) == Cancelled("KILL by ann")
+    assert sorted(state.ended) == list(range(1, count + 2))
+    assert {task.verdict for task in grid.store.tasks(job)} == {Cancelled("KILL by ann")}
+    await until(lambda: len(grid.engine.discarded) == count + 1)
+    await grid.end()
+
+
+async def test_tasks_that_back_off_keep_no_other_task_from_beginning(tmp_path: Path) -> None:
+    grid = ScriptedGrid(tmp_path, inventory("h1", retry=RetryPolicy(backoff_seconds=1e6, backoff_max_seconds=1e6)))
+    grid.engine.plays(*[NodeUnfit("h1", "gone")] * 20)
+    await grid.begin()
+    job = await grid.submit(sweep(grid, *map(str, range(30))))
+    state = grid.master.sweeps.state(job)
+    assert state is not None
+    await until(lambda: len(state.ended) == 10, lambda: (len(state.again), state.ended))
+    assert len(state.again) == 20
+    await grid.master.cancel(Cancel((job,), "KILL"), "ann")
+    await grid.wait(job)
+    await grid.end()
 
 
 async def test_a_held_sweep_begins_nothing_until_it_is_let_go(grid: ScriptedGrid) -> None:
