@@ -350,6 +350,24 @@ async def test_tasks_that_back_off_keep_no_other_task_from_beginning(tmp_path: P
     await grid.end()
 
 
+async def test_a_sweep_that_has_begun_waits_until_a_node_can_run_it_again(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [_until_killed] * 8
+    job = await grid.submit(sweep(grid, *map(str, range(10))))
+    await until(lambda: len(grid.engine.orders) == 8)
+    for name in ("h1", "h2"):
+        grid.member(name).has("python")
+    for stage in list(grid.engine.stages.values()):
+        stage.send("TERM")
+    other = await grid.submit(grid.submission(file="hello.py"))
+    await grid.wait(other)
+    progress = grid.master.sweep_report.progress(grid.job(job))
+    assert (progress.ended, progress.running, progress.waiting) == (8, 0, 2)
+    grid.member("h2").has("sh")
+    grid.book.nodes_changed()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(10, 8)
+
+
 async def test_a_held_sweep_begins_nothing_until_it_is_let_go(grid: ScriptedGrid) -> None:
     grid.master.pause()
     job = await grid.submit(sweep(grid, *map(str, range(20))))
