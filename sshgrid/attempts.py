@@ -194,6 +194,11 @@ class Attempts:
         """Those that still have their slot."""
         return [sink for sink in self._batches.values() if not sink.released]
 
+    @property
+    def all_batches(self) -> list[BatchSink]:
+        """Also those whose slot was given away, as they were about to end."""
+        return list(self._batches.values())
+
     def extend(self, sink: BatchSink, found: Sequence[tuple[Job, Attempt]]) -> None:
         """Begin tasks behind the last ones of a batch, in its slot; where it takes no more they are given back."""
         jobs, batch = [job for job, _ in found], [self._running_of(job, job.attempts[-1]) for job, _ in found]

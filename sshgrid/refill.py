@@ -206,7 +206,7 @@ class Refill:
         Seconds until another look that nothing else would cause.
         """
         pause = math.inf
-        for sink in self._attempts.batches:
+        for sink in self._attempts.all_batches:  # also where the last task takes longer than was expected
             state = self._state(sink)
             if state is None or len(sink.rest) < 2:
                 continue
@@ -239,7 +239,7 @@ class Refill:
         """Seconds until a task that begins now in a free slot ends there; None when there is no such slot."""
         if not state.may_begin:
             return None
-        views = [view for name, view in self._views.items() if name != sink.node]
+        views = [view for name, view in self._views.items() if sink.released or name != sink.node]
         able = placement.eligible(views, state.job.submission)
         ends = [takes for view in able if (takes := state.seconds_on(view.node.name)) is not None]
         return min(ends) if ends else None

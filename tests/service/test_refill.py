@@ -97,6 +97,18 @@ async def test_who_waits_behind_a_long_task_goes_where_a_slot_is_free(grid: Scri
     assert {order.attempt.number for order in grid.engine.orders} == {1}
 
 
+async def test_also_of_a_batch_whose_slot_was_given_away(grid: ScriptedGrid, gate: Gate) -> None:
+    grid.member("h2").go()
+    job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
+    await waits_in_a_batch(grid, job)
+    for sink in grid.master.attempts.batches:
+        grid.master.attempts.release(sink)  # it was expected to be over by now
+    await until(lambda: behind(grid) == 0 and len(grid.engine.orders) == 33, lambda: grid.engine._ahead)
+    gate.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(33, 0)
+
+
 async def test_what_waits_behind_does_not_begin_when_the_sweep_halts(grid: ScriptedGrid, gate: Gate) -> None:
     grid.member("h2").go()
     words = [*["go"] * 12, "wait", *["go"] * 20, "f1", *["go"] * 500]
