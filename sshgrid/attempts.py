@@ -465,7 +465,8 @@ class Attempts:
         if job.submission.verify_build and record.why_compiled:
             words = f"{attempt.node} has compiled it itself: {record.why_compiled}"
             self._book.board.say(sweep_of(job.id) or job.id, words)
-        self._book.keep(job)
+        if not self._book.is_over(job.id):  # else the end of one before it has ended this one for good
+            self._book.keep(job)
         self._end_superseded(job)
         return record.outcome
 

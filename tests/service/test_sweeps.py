@@ -13,12 +13,14 @@ import msgspec
 import pytest
 
 from sshgrid import inputs, parameters, sweeps
+from sshgrid.engines import Finish
 from sshgrid.errors import NodeUnfit, NotAllowed, UsageError
 from sshgrid.model import (
     Cancelled,
     CompileFailed,
     Exited,
     Halt,
+    HostLost,
     JobId,
     Limits,
     Phase,
@@ -265,6 +267,22 @@ async def test_halting_now_ends_what_runs(grid: ScriptedGrid) -> None:
     assert {task.number: task.state for task in tasks}[3] == "FAILED"
     assert ended.job.exit_status is not None
     assert len(tasks) <= 5
+
+
+async def test_what_a_halt_has_ended_does_not_wait_again(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [_until_killed] * 3
+    job = await grid.submit(sweep(grid, "a", "b", "c", halt=Halt("now", count=1)))
+    await until(lambda: len(grid.engine.orders) == 3)
+    state = grid.master.sweeps.state(job)
+    assert state is not None
+    first, second, _ = grid.master.attempts._running.values()
+    # As one look at a batch brings them.
+    grid.master.attempts._settle_all([(first, Finish(Exited(1))), (second, Finish(HostLost("its disk was full")))])
+    assert not state.again
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(3, 3)
+    assert sorted(state.ended) == [1, 2, 3]
+    assert grid.book.idle
 
 
 async def test_what_does_not_compile_ends_the_sweep_at_once(grid: ScriptedGrid) -> None:
