@@ -92,6 +92,7 @@ class SweepState:
         self.finished = asyncio.Event()
         self.moments: deque[float] = deque()  # when tasks ended, of late
         self.backups: set[JobId] = set()  # tasks that run twice
+        self.unasked: set[JobId] = set()  # tasks that run, and nobody has asked them to end
         self._chosen = chosen_tasks(plan)
         self.tasks = sum(map(len, self._chosen))
         self._fresh: Iterator[int] = iter(())  # numbers that have never begun
@@ -223,9 +224,12 @@ class SweepState:
             self._slots[slot_of(task)] += 1
             if len(task.live) > 1:
                 self.backups.add(task.id)
+            if not task.cancel_requested:
+                self.unasked.add(task.id)
 
     def _free_slot(self, task: JobId) -> None:
         self.backups.discard(task)
+        self.unasked.discard(task)
         slot = self.running.pop(task, None)
         if slot is not None:
             self._slots[slot] -= 1
@@ -406,8 +410,9 @@ class Sweeps:
             state.job = job
             state.stopped = state.stopped or job.cancel_requested
             if end_running:
-                for task in list(state.running):
-                    end_running(self._book.current(task))
+                with self._book.store.batch():  # a commit for each of thousands would keep everybody waiting
+                    for task in list(state.running):
+                        end_running(self._book.current(task))
             self._look(state)
 
     def forget(self, sweep: JobId) -> None:
@@ -445,10 +450,10 @@ class Sweeps:
             self._finish(state)
 
     def _end_tasks(self, state: SweepState) -> None:
-        for task in list(state.running):
-            job = self._book.current(task)
-            if not job.cancel_requested:
-                self._end_running(job)
+        if state.unasked:
+            with self._book.store.batch():
+                for task in list(state.unasked):
+                    self._end_running(self._book.current(task))
 
     def _finish(self, state: SweepState) -> None:
         job = self._states.pop(state.job.id).job  # first, as no end of a task must finish it once more

@@ -314,6 +314,23 @@ async def test_a_cancelled_sweep_ends_its_tasks_and_begins_none(grid: ScriptedGr
     assert all(task.verdict == Cancelled("TERM by ann") for task in grid.store.tasks(job))
 
 
+async def test_a_kill_ends_all_tasks_with_few_commits(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [_until_killed] * 8
+    job = await grid.submit(sweep(grid, *map(str, range(8))))
+    await until(lambda: len(grid.engine.orders) == 8)
+    said: list[str] = []
+    grid.store._connection.set_trace_callback(said.append)
+    await grid.master.cancel(Cancel((job,), "TERM"), "ann")
+    grid.store._connection.set_trace_callback(None)
+    assert said.count("COMMIT") == 2  # the sweep, and its tasks
+    state = grid.master.sweeps.state(job)
+    assert state is not None
+    assert len(state.running) == 8
+    assert not state.unasked
+    await grid.wait(job)
+    assert verdict(grid, job) == Cancelled("TERM by ann")
+
+
 async def test_a_single_task_can_be_ended_and_looked_at(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_until_killed]
     job = await grid.submit(sweep(grid, "a", "b"))
