@@ -328,7 +328,7 @@ class Attempts:
             del self._batches[sink.node, sink.name]
         # What the node has not taken yet goes back to the queue as soon as that is known.
         self._settle_all([(running, lost) for run, running in sink.rest.items() if run not in sink.joining])
-        self._clean(member, sink.name)
+        self._clean(member, sink.name, CLAIM_KEPT_SECONDS if sink.never_began else 0.0)
 
     def _clean(self, member: Member, run: str, pause: float = 0.0) -> None:
         """Remove a run, or batch, from its node; who leaves waits for that, but for no pause."""
@@ -344,7 +344,11 @@ class Attempts:
         if resume:
             await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
         orders = self._orders(jobs, batch, member, resume=resume)
-        await member.engine.run_batch(make_batch(orders, name=sink.name), sink, resume=resume)
+        try:
+            await member.engine.run_batch(make_batch(orders, name=sink.name), sink, resume=resume)
+        except NeverBegan:
+            sink.never_began = True
+            raise
         return NOT_TOLD
 
     def _orders(self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, *, resume: bool) -> list[Order]:

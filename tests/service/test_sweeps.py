@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from sshgrid import inputs, parameters, sweeps
-from sshgrid.engines import Finish
-from sshgrid.errors import NodeUnfit, NotAllowed, UsageError
+from sshgrid.engines import BatchSink, Finish
+from sshgrid.errors import NeverBegan, NodeUnfit, NotAllowed, UsageError
+from sshgrid.jobscript import Batch
 from sshgrid.model import (
     Cancelled,
     CompileFailed,
@@ -623,6 +624,27 @@ async def test_a_cancelled_sweep_ends_its_batch(grid: ScriptedGrid) -> None:
     ended = {task.verdict for task in grid.store.tasks(job)[60:]}
     assert ended == {Cancelled("KILL by ann")}
     await until(lambda: set(batch) <= set(grid.engine.discarded))
+
+
+async def test_the_folder_of_a_batch_that_never_began_stays_against_a_late_start(
+    grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[Batch] = []
+    run_batch = grid.engine.run_batch
+
+    async def run(batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
+        if not lost:
+            lost.append(batch)
+            raise NeverBegan(batch.attempt.node, "the run is not there")
+        await run_batch(batch, sink, resume=resume)
+
+    monkeypatch.setattr(grid.engine, "run_batch", run)
+    job = await grid.submit(sweep(grid, *map(str, range(100))))
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(100, 0)
+    (batch,) = lost
+    assert batch.run in grid.member(batch.attempt.node).claims
+    assert batch.run not in grid.engine.discarded
 
 
 async def test_a_batch_is_one_slot_of_its_owner(grid: ScriptedGrid) -> None:
