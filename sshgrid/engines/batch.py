@@ -26,7 +26,7 @@ from sshgrid.engines.direct import (
     Run,
     usage,
 )
-from sshgrid.errors import HostError, NeverBegan, NodeUnfit
+from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.jobscript import Batch, Order, name_in_batch, needed_by, task_name, tasks_script
 from sshgrid.model import Exited, Fetched, HostLost, Outcome, Step
 from sshgrid.nodes import LOOK_RECORDS, PIECE_BYTES, Link
@@ -81,13 +81,9 @@ class BatchEngine(DirectEngine):
         names = everyone.sending(orders)
         try:
             taken = await self._send_more(batch, everyone, orders)
-        except NodeUnfit as error:
+        except HostError as error:
             log.info("%s on %s: no more tasks: %s", batch, self._host.name, error.reason)
             taken = False
-        except HostError as error:
-            # They may have arrived, or not: as with a start, what the node tells decides.
-            log.info("%s on %s: more tasks were not answered: %s", batch, self._host.name, error.reason)
-            taken, everyone.takes_more = True, False
         everyone.sent(names)
         if not taken:
             everyone.takes_more = False
@@ -108,7 +104,13 @@ class BatchEngine(DirectEngine):
         for _ in range(UPLOAD_TRIES):
             link = await self._host.connected(0)
             not_after = self._host.uptime_now() + START_GUARD_SECONDS
-            started = await link.more(batch, everyone.parts, not_after, script, len(orders), objects)
+            try:
+                started = await link.more(batch, everyone.parts, not_after, script, len(orders), objects)
+            except Dropped as error:
+                # They may have arrived, or not: as with a start, what the node tells decides.
+                log.info("%s on %s: more tasks were not answered: %s", batch, self._host.name, error.reason)
+                everyone.takes_more = False
+                return True
             match started.word:
                 case "claimed":
                     return True
