@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sshgrid import placement
 from sshgrid.attempts import Attempts
@@ -42,11 +42,13 @@ class Refill:
         sweeps: Sweeps,
         views: Sequence[NodeView],
         running: Mapping[str, int],  # slots of each user
+        seen_by: Callable[[Sequence[NodeView], str], Sequence[NodeView]],  # the nodes as this user finds them
     ) -> None:
         self._book = book
         self._attempts = attempts
         self._sweeps = sweeps
         self._running = Counter(running)
+        self._seen_by = seen_by
         self._outlooks: dict[JobId, Outlook] = {}
         self._nodes: dict[tuple[placement.Needs, frozenset[str]], Collection[str]] = {}
         self._free_ends: dict[JobId, Sequence[tuple[float, str]]] = {}
@@ -169,6 +171,8 @@ class Refill:
             return list(views)
         if not state.may_begin:
             return []
+        if job.attempts:  # a node has failed it: wherever it goes now, it is late already
+            return list(views)
         return [view for view in views if self._worth(state, view.node.name)]
 
     def _worth(self, state: SweepState, node: str, free_in_seconds: float = 0.0) -> bool:
@@ -185,8 +189,16 @@ class Refill:
         return self._outlooks[sweep]
 
     def _free(self, state: SweepState) -> list[Slot | None]:
-        able = placement.eligible(list(self._views.values()), state.job.submission)
-        return [_slot(state, view.node.name) for view in able for _ in range(placement.slots(view) - view.running)]
+        return [
+            _slot(state, view.node.name)
+            for view in self._able(state)
+            for _ in range(placement.slots(view) - view.running)
+        ]
+
+    def _able(self, state: SweepState) -> Sequence[NodeView]:
+        """The nodes that would take one more of its tasks now."""
+        views = self._seen_by(list(self._views.values()), state.job.owner)
+        return placement.eligible(views, state.job.submission)
 
     def _in_batches(self, state: SweepState) -> list[Slot | None]:
         found: list[Slot | None] = []
@@ -254,8 +266,7 @@ class Refill:
         """When a task that begins now ends, and where, the soonest first. One look at all nodes for all batches."""
         sweep = state.job.id
         if sweep not in self._free_ends:
-            able = placement.eligible(list(self._views.values()), state.job.submission)
-            takes = [(state.seconds_on(view.node.name), view.node.name) for view in able]
+            takes = [(state.seconds_on(view.node.name), view.node.name) for view in self._able(state)]
             self._free_ends[sweep] = sorted((seconds, node) for seconds, node in takes if seconds is not None)
         return self._free_ends[sweep]
 

@@ -110,7 +110,7 @@ class Scheduler:
         waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
         views = self._roster.views() if waiting else []  # while a thousand nodes connect, nobody may wait
         running = Counter(self._book.running_by_owner())
-        refill = Refill(self._book, self._attempts, self._sweeps, views, running)
+        refill = Refill(self._book, self._attempts, self._sweeps, views, running, self.seen_by)
         waiting = self._with_tasks(waiting, views, refill, now)
         rests = self._backoff_rests(waiting, now)
         pauses = [LONGEST_PAUSE_SECONDS, *rests.values()]
