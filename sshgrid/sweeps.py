@@ -450,9 +450,11 @@ class Sweeps:
             self._finish(state)
 
     def _end_tasks(self, state: SweepState) -> None:
-        if state.unasked:
+        # All of them now: one that ends by this leads here again.
+        asked, state.unasked = state.unasked, set()
+        if asked:
             with self._book.store.batch():
-                for task in list(state.unasked):
+                for task in asked:
                     self._end_running(self._book.current(task))
 
     def _finish(self, state: SweepState) -> None:

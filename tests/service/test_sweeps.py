@@ -24,6 +24,7 @@ from sshgrid.model import (
     HostLost,
     JobId,
     Limits,
+    Node,
     Phase,
     RetryPolicy,
     SourceFile,
@@ -284,6 +285,19 @@ async def test_what_a_halt_has_ended_does_not_wait_again(grid: ScriptedGrid) -> 
     assert verdict(grid, job) == Swept(3, 3)
     assert sorted(state.ended) == [1, 2, 3]
     assert grid.book.idle
+
+
+async def test_a_halt_ends_hundreds_that_were_lost_with_it(tmp_path: Path) -> None:
+    grid = ScriptedGrid(tmp_path, inventory(Node("h1", host="127.0.0.1", slots=250)), *[_until_killed] * 250)
+    await grid.begin()
+    job = await grid.submit(sweep(grid, *map(str, range(250)), halt=Halt("now", count=1)))
+    await until(lambda: len(grid.engine.orders) == 250)
+    first, *others = grid.master.attempts._running.values()
+    lost = [(running, Finish(HostLost("its disk was full"))) for running in others]
+    grid.master.attempts._settle_all([(first, Finish(Exited(1))), *lost])
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(250, 250)
+    await grid.end()
 
 
 async def test_what_does_not_compile_ends_the_sweep_at_once(grid: ScriptedGrid) -> None:
