@@ -194,6 +194,11 @@ class Attempts:
         """Those that still have their slot."""
         return [sink for sink in self._batches.values() if not sink.released]
 
+    @property
+    def all_batches(self) -> list[BatchSink]:
+        """Also those whose slot was given away, as they were about to end."""
+        return list(self._batches.values())
+
     def extend(self, sink: BatchSink, found: Sequence[tuple[Job, Attempt]]) -> None:
         """Begin tasks behind the last ones of a batch, in its slot; where it takes no more they are given back."""
         jobs, batch = [job for job, _ in found], [self._running_of(job, job.attempts[-1]) for job, _ in found]
@@ -323,7 +328,7 @@ class Attempts:
             del self._batches[sink.node, sink.name]
         # What the node has not taken yet goes back to the queue as soon as that is known.
         self._settle_all([(running, lost) for run, running in sink.rest.items() if run not in sink.joining])
-        self._clean(member, sink.name)
+        self._clean(member, sink.name, CLAIM_KEPT_SECONDS if sink.never_began else 0.0)
 
     def _clean(self, member: Member, run: str, pause: float = 0.0) -> None:
         """Remove a run, or batch, from its node; who leaves waits for that, but for no pause."""
@@ -339,7 +344,11 @@ class Attempts:
         if resume:
             await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
         orders = self._orders(jobs, batch, member, resume=resume)
-        await member.engine.run_batch(make_batch(orders, name=sink.name), sink, resume=resume)
+        try:
+            await member.engine.run_batch(make_batch(orders, name=sink.name), sink, resume=resume)
+        except NeverBegan:
+            sink.never_began = True
+            raise
         return NOT_TOLD
 
     def _orders(self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, *, resume: bool) -> list[Order]:
@@ -460,7 +469,8 @@ class Attempts:
         if job.submission.verify_build and record.why_compiled:
             words = f"{attempt.node} has compiled it itself: {record.why_compiled}"
             self._book.board.say(sweep_of(job.id) or job.id, words)
-        self._book.keep(job)
+        if not self._book.is_over(job.id):  # else the end of one before it has ended this one for good
+            self._book.keep(job)
         self._end_superseded(job)
         return record.outcome
 

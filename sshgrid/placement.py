@@ -273,15 +273,13 @@ def eligible(views: Sequence[NodeView], submission: Submission, excluded: Collec
     return [view for view in views if obstacle(view, submission, allowed, excluded) is None]
 
 
-def could_follow(
-    views: Sequence[NodeView], view: NodeView, submission: Submission, excluded: Collection[str] = ()
-) -> bool:
-    """Whether it could begin on this node when one of its slots were free."""
-    allowed = _wanted_or_none(views, submission)
-    if excluded and not others(views, submission, excluded):
-        excluded = ()
-    freed = msgspec.structs.replace(view, running=view.running - 1, ended_since_sample=view.ended_since_sample + 1)
-    return obstacle(freed, submission, allowed, excluded) is None
+def could_follow(views: Sequence[NodeView], submission: Submission, excluded: Collection[str] = ()) -> frozenset[str]:
+    """The nodes where it could begin when one of their slots were free."""
+    freed = [
+        msgspec.structs.replace(view, running=view.running - 1, ended_since_sample=view.ended_since_sample + 1)
+        for view in views
+    ]
+    return frozenset(view.node.name for view in eligible(freed, submission, excluded))
 
 
 def place(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sshgrid import placement
 from sshgrid.attempts import Attempts
@@ -42,12 +42,16 @@ class Refill:
         sweeps: Sweeps,
         views: Sequence[NodeView],
         running: Mapping[str, int],  # slots of each user
+        seen_by: Callable[[Sequence[NodeView], str], Sequence[NodeView]],  # the nodes as this user finds them
     ) -> None:
         self._book = book
         self._attempts = attempts
         self._sweeps = sweeps
         self._running = Counter(running)
+        self._seen_by = seen_by
         self._outlooks: dict[JobId, Outlook] = {}
+        self._nodes: dict[tuple[placement.Needs, frozenset[str]], Collection[str]] = {}
+        self._free_ends: dict[JobId, Sequence[tuple[float, str]]] = {}
         self._views: Mapping[str, NodeView] = {}
         self.see(views)
         self._promised: dict[BatchSink, bool] = {}  # to jobs of others; and whether it is their turn already
@@ -56,6 +60,8 @@ class Refill:
     def see(self, views: Sequence[NodeView]) -> None:
         """The nodes as they are now."""
         self._views = {view.node.name: view for view in views}
+        self._free_ends.clear()
+        self._nodes.clear()
 
     # --- batches that are nearly over
 
@@ -91,18 +97,21 @@ class Refill:
         That may be the one of another sweep's batch, which nobody goes on in then.
         """
         state = self._sweeps.state(job.id)
+        if not self._attempts.batches:
+            return False
+        nodes = self._nodes_for(job)
         for sink in list(self._nearly_over):
             is_own = state is not None and not job.attempts and self._state(sink) is state
-            if is_own and self._could_follow(job, sink) and self._extend(sink, job, now):
+            if is_own and sink.node in nodes and self._extend(sink, job, now):
                 return True
         if not own_only:
-            self._promise(job, state)
+            self._promise(job, state, nodes)
         return False
 
-    def _promise(self, job: Job, state: SweepState | None) -> None:
+    def _promise(self, job: Job, state: SweepState | None, nodes: Collection[str]) -> None:
         """The slot of another sweep's batch, of all that will be free the first, is this job's next."""
         others = [sink for sink in self._attempts.batches if state is None or self._state(sink) is not state]
-        theirs = [sink for sink in others if sink not in self._promised and self._could_follow(job, sink)]
+        theirs = [sink for sink in others if sink not in self._promised and sink.node in nodes]
         if theirs:
             soonest = min(theirs, key=self._left_seconds)
             self._promised[soonest] = self._comes_before(job, soonest)
@@ -121,11 +130,12 @@ class Refill:
             return job.submitted < theirs.submitted
         return self._running[job.owner] + 1 < self._running[theirs.owner]
 
-    def _could_follow(self, job: Job, sink: BatchSink) -> bool:
-        view = self._views.get(sink.node)
-        return view is not None and placement.could_follow(
-            list(self._views.values()), view, job.submission, job.excluded
-        )
+    def _nodes_for(self, job: Job) -> Collection[str]:
+        """Where it could begin when a slot were free; one look at all nodes for all batches and jobs alike."""
+        key = placement.needs(job.submission), job.excluded
+        if key not in self._nodes:
+            self._nodes[key] = placement.could_follow(list(self._views.values()), job.submission, job.excluded)
+        return self._nodes[key]
 
     def _extend(self, sink: BatchSink, job: Job, now: float) -> bool:
         state = self._state(sink)
@@ -161,6 +171,8 @@ class Refill:
             return list(views)
         if not state.may_begin:
             return []
+        if job.attempts:  # a node has failed it: wherever it goes now, it is late already
+            return list(views)
         return [view for view in views if self._worth(state, view.node.name)]
 
     def _worth(self, state: SweepState, node: str, free_in_seconds: float = 0.0) -> bool:
@@ -177,8 +189,16 @@ class Refill:
         return self._outlooks[sweep]
 
     def _free(self, state: SweepState) -> list[Slot | None]:
-        able = placement.eligible(list(self._views.values()), state.job.submission)
-        return [_slot(state, view.node.name) for view in able for _ in range(placement.slots(view) - view.running)]
+        return [
+            _slot(state, view.node.name)
+            for view in self._able(state)
+            for _ in range(placement.slots(view) - view.running)
+        ]
+
+    def _able(self, state: SweepState) -> Sequence[NodeView]:
+        """The nodes that would take one more of its tasks now."""
+        views = self._seen_by(list(self._views.values()), state.job.owner)
+        return placement.eligible(views, state.job.submission)
 
     def _in_batches(self, state: SweepState) -> list[Slot | None]:
         found: list[Slot | None] = []
@@ -206,7 +226,7 @@ class Refill:
         Seconds until another look that nothing else would cause.
         """
         pause = math.inf
-        for sink in self._attempts.batches:
+        for sink in self._attempts.all_batches:  # also where the last task takes longer than was expected
             state = self._state(sink)
             if state is None or len(sink.rest) < 2:
                 continue
@@ -239,10 +259,16 @@ class Refill:
         """Seconds until a task that begins now in a free slot ends there; None when there is no such slot."""
         if not state.may_begin:
             return None
-        views = [view for name, view in self._views.items() if name != sink.node]
-        able = placement.eligible(views, state.job.submission)
-        ends = [takes for view in able if (takes := state.seconds_on(view.node.name)) is not None]
-        return min(ends) if ends else None
+        # What stands before it there is all that keeps it from its own node, unless the slot was given away.
+        return next((ends for ends, node in self._ends(state) if sink.released or node != sink.node), None)
+
+    def _ends(self, state: SweepState) -> Sequence[tuple[float, str]]:
+        """When a task that begins now ends, and where, the soonest first. One look at all nodes for all batches."""
+        sweep = state.job.id
+        if sweep not in self._free_ends:
+            takes = [(state.seconds_on(view.node.name), view.node.name) for view in self._able(state)]
+            self._free_ends[sweep] = sorted((seconds, node) for seconds, node in takes if seconds is not None)
+        return self._free_ends[sweep]
 
 
 def _slot(state: SweepState, node: str) -> Slot | None:

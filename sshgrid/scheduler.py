@@ -110,7 +110,7 @@ class Scheduler:
         waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
         views = self._roster.views() if waiting else []  # while a thousand nodes connect, nobody may wait
         running = Counter(self._book.running_by_owner())
-        refill = Refill(self._book, self._attempts, self._sweeps, views, running)
+        refill = Refill(self._book, self._attempts, self._sweeps, views, running, self.seen_by)
         waiting = self._with_tasks(waiting, views, refill, now)
         rests = self._backoff_rests(waiting, now)
         pauses = [LONGEST_PAUSE_SECONDS, *rests.values()]
@@ -241,7 +241,8 @@ class Scheduler:
         if job.cancel_requested:
             return Cancelled(job.cancel_by)
         if prospect.impossible:
-            return prospect.impossible
+            # Of a task that has never begun there is nothing to end: with its sweep it waits for better times.
+            return None if job.id < 0 and not job.attempts else prospect.impossible
         since = max(job.submitted, self._since, job.attempts[-1].ended or 0.0 if job.attempts else 0.0)
         waited = now - since > (self._roster.retry.patience_min_seconds if job.attempts else NOBODY_UP_SECONDS)
         return prospect.all_down if waited and prospect.all_down and not job.submission.wait_for_nodes else None

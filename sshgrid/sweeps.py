@@ -92,6 +92,7 @@ class SweepState:
         self.finished = asyncio.Event()
         self.moments: deque[float] = deque()  # when tasks ended, of late
         self.backups: set[JobId] = set()  # tasks that run twice
+        self.unasked: set[JobId] = set()  # tasks that run, and nobody has asked them to end
         self._chosen = chosen_tasks(plan)
         self.tasks = sum(map(len, self._chosen))
         self._fresh: Iterator[int] = iter(())  # numbers that have never begun
@@ -129,8 +130,12 @@ class SweepState:
             return
         if self.plan.at_once is not None:
             count = min(count, self.room() + nearly_free)
-        yield from islice(self.again.values(), max(0, count))
-        count -= len(self.again)
+        now = time.time()
+        for task in self.again.values():
+            if count <= 0:
+                return
+            count -= task.not_before <= now  # who backs off keeps nobody from beginning
+            yield task
         for number in self._peek(count):
             yield self.task(number)
 
@@ -219,9 +224,12 @@ class SweepState:
             self._slots[slot_of(task)] += 1
             if len(task.live) > 1:
                 self.backups.add(task.id)
+            if not task.cancel_requested:
+                self.unasked.add(task.id)
 
     def _free_slot(self, task: JobId) -> None:
         self.backups.discard(task)
+        self.unasked.discard(task)
         slot = self.running.pop(task, None)
         if slot is not None:
             self._slots[slot] -= 1
@@ -402,8 +410,9 @@ class Sweeps:
             state.job = job
             state.stopped = state.stopped or job.cancel_requested
             if end_running:
-                for task in list(state.running):
-                    end_running(self._book.current(task))
+                with self._book.store.batch():  # a commit for each of thousands would keep everybody waiting
+                    for task in list(state.running):
+                        end_running(self._book.current(task))
             self._look(state)
 
     def forget(self, sweep: JobId) -> None:
@@ -441,24 +450,28 @@ class Sweeps:
             self._finish(state)
 
     def _end_tasks(self, state: SweepState) -> None:
-        for task in list(state.running):
-            job = self._book.current(task)
-            if not job.cancel_requested:
-                self._end_running(job)
+        # All of them now: one that ends by this leads here again.
+        asked, state.unasked = state.unasked, set()
+        if asked:
+            with self._book.store.batch():
+                for task in asked:
+                    self._end_running(self._book.current(task))
 
     def _finish(self, state: SweepState) -> None:
-        job = state.job
+        job = self._states.pop(state.job.id).job  # first, as no end of a task must finish it once more
         self._give_up_waiting(state)
         self._book.store.finish(job.id, self._verdict(state), time.time())
-        self._states.pop(job.id)
         self._book.reread(job.id)
         state.finished.set()
 
     def _give_up_waiting(self, state: SweepState) -> None:
         """Tasks that wait for another attempt which will not come."""
-        for task in list(state.again):
-            self._book.store.finish(task, Cancelled(state.job.cancel_by), time.time())
-            self._book.reread(task)
+        waiting = list(state.again)
+        with self._book.store.batch():
+            for task in waiting:
+                self._book.store.finish(task, Cancelled(state.job.cancel_by), time.time())
+        for task in waiting:
+            state.changed(self._book.reread(task))
 
     def _verdict(self, state: SweepState) -> Verdict:
         if state.job.cancel_requested:

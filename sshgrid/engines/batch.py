@@ -26,7 +26,7 @@ from sshgrid.engines.direct import (
     Run,
     usage,
 )
-from sshgrid.errors import HostError, NodeUnfit
+from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.jobscript import Batch, Order, name_in_batch, needed_by, task_name, tasks_script
 from sshgrid.model import Exited, Fetched, HostLost, Outcome, Step
 from sshgrid.nodes import LOOK_RECORDS, PIECE_BYTES, Link
@@ -54,7 +54,10 @@ class BatchEngine(DirectEngine):
         self._batches: dict[str, _Everyone] = {}  # under way
 
     async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
-        """Until each task was told to have ended, whatever happened. Nothing is told twice."""
+        """Until each task was told to have ended, whatever happened. Nothing is told twice.
+
+        NeverBegan is raised all the same: a start may still be on its way.
+        """
         everyone = self._batches[batch.run] = _Everyone(batch, sink)
         # How many parts an earlier master has sent is not known here.
         everyone.takes_more = not resume
@@ -63,6 +66,8 @@ class BatchEngine(DirectEngine):
         except HostError as error:
             log.info("%s on %s: %s", batch.run, batch.attempt.node, error.reason)
             await everyone.give_up(HostLost(error.reason))
+            if isinstance(error, NeverBegan):
+                raise
         else:
             await everyone.give_up(finish.outcome)
         finally:
@@ -76,13 +81,9 @@ class BatchEngine(DirectEngine):
         names = everyone.sending(orders)
         try:
             taken = await self._send_more(batch, everyone, orders)
-        except NodeUnfit as error:
+        except HostError as error:
             log.info("%s on %s: no more tasks: %s", batch, self._host.name, error.reason)
             taken = False
-        except HostError as error:
-            # They may have arrived, or not: as with a start, what the node tells decides.
-            log.info("%s on %s: more tasks were not answered: %s", batch, self._host.name, error.reason)
-            taken, everyone.takes_more = True, False
         everyone.sent(names)
         if not taken:
             everyone.takes_more = False
@@ -103,7 +104,13 @@ class BatchEngine(DirectEngine):
         for _ in range(UPLOAD_TRIES):
             link = await self._host.connected(0)
             not_after = self._host.uptime_now() + START_GUARD_SECONDS
-            started = await link.more(batch, everyone.parts, not_after, script, len(orders), objects)
+            try:
+                started = await link.more(batch, everyone.parts, not_after, script, len(orders), objects)
+            except Dropped as error:
+                # They may have arrived, or not: as with a start, what the node tells decides.
+                log.info("%s on %s: more tasks were not answered: %s", batch, self._host.name, error.reason)
+                everyone.takes_more = False
+                return True
             match started.word:
                 case "claimed":
                     return True

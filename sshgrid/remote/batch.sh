@@ -243,15 +243,17 @@ next_part() {
   [ -e "job.$part.sh" ] || { ln -s closed "job.$part.sh"; [ -e "job.$part.sh" ]; }
 }
 
-# The next current folder in $work: the last one, when the task that had it has left it as it was. Folders are made some
-# at a time, for the fork.
+# The next current folder in $work: the first that nobody has left anything in, also of those that a lane before this one
+# made. Folders are made some at a time, for the fork.
 next_folder() {
-  if [ -n "$work" ] && [ -r "$work" ] && [ -w "$work" ] && [ -x "$work" ] && is_empty "$work"; then return; fi
-  folder=$((folder + 1))
-  work=work.$LANE.$folder
-  [ ! -d "$work" ] || return 0
-  # shellcheck disable=SC2046 # numbers
-  mkdir $(printf "work.$LANE.%d " $(folders_ahead)) || return
+  until [ -n "$work" ] && [ -r "$work" ] && [ -w "$work" ] && [ -x "$work" ] && is_empty "$work"; do
+    folder=$((folder + 1))
+    work=work.$LANE.$folder
+    [ ! -d "$work" ] || continue
+    # shellcheck disable=SC2046 # numbers
+    mkdir $(printf "work.$LANE.%d " $(folders_ahead))
+    return
+  done
 }
 
 # How many at once: the more, the more have been needed so far.

@@ -13,6 +13,7 @@ import pytest
 
 from sshgrid.engines import Finish
 from sshgrid.engines.batch import NEVER_BEGAN
+from sshgrid.errors import Dropped
 from sshgrid.jobscript import Batch, Order, make_batch, place_in, task_name
 from sshgrid.model import (
     CompileFailed,
@@ -26,6 +27,7 @@ from sshgrid.model import (
     Step,
     TimedOut,
 )
+from sshgrid.nodes import Link
 from tests.edge.engines import Host, Kept
 from tests.edge.test_nodes_local import until
 
@@ -267,3 +269,20 @@ async def test_more_tasks_that_were_cut_off_end_once(host: Host) -> None:
     await running
     ends = {told.finishes[order.run].outcome for order in more}
     assert ends in ({Exited(0)}, {HostLost(NEVER_BEGAN)})
+
+
+async def test_more_tasks_that_nothing_was_sent_of_are_not_taken(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, batch = Told(), batch_of(host, b"sleep 0.5", 1)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "it to run")
+
+    async def connected(patience_seconds: float) -> Link:
+        if not patience_seconds:
+            raise Dropped(host.name, "not connected")
+        assert host.link
+        return host.link
+
+    monkeypatch.setattr(host, "connected", connected)
+    assert not await host.engine.extend(batch.run, batch_of(host, b"sleep 0.5", 3).tasks)
+    await running
+    assert [*told.finishes] == [batch.tasks[0].run]

@@ -248,6 +248,14 @@ def test_more_tasks_go_on_in_a_new_lane(node_of: NodeOf, kind: str) -> None:
     assert codes(look) == {task_name(orders[0]): 137, task_name(orders[1]): 1, task_name(orders[2]): 2}
 
 
+@pytest.mark.parametrize("kind", SHELLS)
+def test_a_new_lane_gives_no_task_the_folder_that_another_has_used(node_of: NodeOf, kind: str) -> None:
+    node = node_of(kind)
+    orders = numbered(node, b'ls -A; echo mine >"of $1"; [ "$1" != 1 ] || kill -9 0', 5)
+    ends = node.run_batch(orders)
+    assert [out(ends[task_name(order)]) for order in orders] == [b""] * 5
+
+
 # --- the batch as a run -----------------------------------------------------------------------------------------------
 
 

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from sshgrid.errors import NodeUnfit
 from sshgrid.jobscript import Order
-from sshgrid.model import Exited, Halt, JobId, Node, Phase, Swept, sweep_of
+from sshgrid.model import Exited, Group, Halt, JobId, Node, Phase, Swept, sweep_of
 from sshgrid.sweeps import SweepState
 from sshgrid.testing.engine import Stage
 from sshgrid.testing.grid import ScriptedGrid, inventory, until
@@ -97,6 +99,18 @@ async def test_who_waits_behind_a_long_task_goes_where_a_slot_is_free(grid: Scri
     assert {order.attempt.number for order in grid.engine.orders} == {1}
 
 
+async def test_also_of_a_batch_whose_slot_was_given_away(grid: ScriptedGrid, gate: Gate) -> None:
+    grid.member("h2").go()
+    job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
+    await waits_in_a_batch(grid, job)
+    for sink in grid.master.attempts.batches:
+        grid.master.attempts.release(sink)  # it was expected to be over by now
+    await until(lambda: behind(grid) == 0 and len(grid.engine.orders) == 33, lambda: grid.engine._ahead)
+    gate.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(33, 0)
+
+
 async def test_what_waits_behind_does_not_begin_when_the_sweep_halts(grid: ScriptedGrid, gate: Gate) -> None:
     grid.member("h2").go()
     words = [*["go"] * 12, "wait", *["go"] * 20, "f1", *["go"] * 500]
@@ -122,6 +136,30 @@ async def test_a_slow_node_gets_nothing_that_the_others_end_before_it(
     job = await grid.submit(sweep(grid, "go", "go", "go"))
     await grid.wait(job)
     assert grid.engine.ran_on == ["h1"] * 3
+
+
+async def test_a_task_that_a_fast_node_has_failed_goes_to_a_slow_one(
+    grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
+    grid.engine.coming[:0] = [NodeUnfit("h1", "its disk is full")]
+    job = await grid.submit(sweep(grid, "go"))
+    await grid.wait(job)
+    assert grid.engine.ran_on == ["h1", "h2"]
+    assert verdict(grid, job) == Swept(1, 0)
+
+
+async def test_a_slow_node_is_not_spared_for_fast_ones_that_are_closed_to_the_user(
+    grid: ScriptedGrid, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
+    two = inventory(Node("h1", host="127.0.0.1", slots=2), Node("h2", host="127.0.0.1", slots=1))
+    await grid.master.follow(msgspec.structs.replace(two, groups=(Group("fast", frozenset({"h1"}), 1),)))
+    await grid.submit(grid.submission(args=(b"wait",), on="h1"))
+    await until(lambda: len(grid.engine.orders) == 1)
+    job = await grid.submit(sweep(grid, "go"))
+    await grid.wait(job)
+    assert grid.engine.ran_on == ["h1", "h2"]
 
 
 async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(

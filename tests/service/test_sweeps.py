@@ -13,15 +13,20 @@ import msgspec
 import pytest
 
 from sshgrid import inputs, parameters, sweeps
-from sshgrid.errors import NodeUnfit, NotAllowed, UsageError
+from sshgrid.engines import BatchSink, Finish
+from sshgrid.errors import NeverBegan, NodeUnfit, NotAllowed, UsageError
+from sshgrid.jobscript import Batch
 from sshgrid.model import (
     Cancelled,
     CompileFailed,
     Exited,
     Halt,
+    HostLost,
     JobId,
     Limits,
+    Node,
     Phase,
+    RetryPolicy,
     SourceFile,
     Submission,
     Sweep,
@@ -266,6 +271,35 @@ async def test_halting_now_ends_what_runs(grid: ScriptedGrid) -> None:
     assert len(tasks) <= 5
 
 
+async def test_what_a_halt_has_ended_does_not_wait_again(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [_until_killed] * 3
+    job = await grid.submit(sweep(grid, "a", "b", "c", halt=Halt("now", count=1)))
+    await until(lambda: len(grid.engine.orders) == 3)
+    state = grid.master.sweeps.state(job)
+    assert state is not None
+    first, second, _ = grid.master.attempts._running.values()
+    # As one look at a batch brings them.
+    grid.master.attempts._settle_all([(first, Finish(Exited(1))), (second, Finish(HostLost("its disk was full")))])
+    assert not state.again
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(3, 3)
+    assert sorted(state.ended) == [1, 2, 3]
+    assert grid.book.idle
+
+
+async def test_a_halt_ends_hundreds_that_were_lost_with_it(tmp_path: Path) -> None:
+    grid = ScriptedGrid(tmp_path, inventory(Node("h1", host="127.0.0.1", slots=250)), *[_until_killed] * 250)
+    await grid.begin()
+    job = await grid.submit(sweep(grid, *map(str, range(250)), halt=Halt("now", count=1)))
+    await until(lambda: len(grid.engine.orders) == 250)
+    first, *others = grid.master.attempts._running.values()
+    lost = [(running, Finish(HostLost("its disk was full"))) for running in others]
+    grid.master.attempts._settle_all([(first, Finish(Exited(1))), *lost])
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(250, 250)
+    await grid.end()
+
+
 async def test_what_does_not_compile_ends_the_sweep_at_once(grid: ScriptedGrid) -> None:
     async def no(stage: Stage) -> CompileFailed:
         await stage.say(b"hello.c:1: error\n", "compile")
@@ -295,6 +329,23 @@ async def test_a_cancelled_sweep_ends_its_tasks_and_begins_none(grid: ScriptedGr
     assert all(task.verdict == Cancelled("TERM by ann") for task in grid.store.tasks(job))
 
 
+async def test_a_kill_ends_all_tasks_with_few_commits(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [_until_killed] * 8
+    job = await grid.submit(sweep(grid, *map(str, range(8))))
+    await until(lambda: len(grid.engine.orders) == 8)
+    said: list[str] = []
+    grid.store._connection.set_trace_callback(said.append)
+    await grid.master.cancel(Cancel((job,), "TERM"), "ann")
+    grid.store._connection.set_trace_callback(None)
+    assert said.count("COMMIT") == 2  # the sweep, and its tasks
+    state = grid.master.sweeps.state(job)
+    assert state is not None
+    assert len(state.running) == 8
+    assert not state.unasked
+    await grid.wait(job)
+    assert verdict(grid, job) == Cancelled("TERM by ann")
+
+
 async def test_a_single_task_can_be_ended_and_looked_at(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_until_killed]
     job = await grid.submit(sweep(grid, "a", "b"))
@@ -314,6 +365,57 @@ async def test_a_task_of_a_lost_host_runs_again(grid: ScriptedGrid) -> None:
     assert [task.attempt for task in tasks] in ([2, 1, 1], [1, 2, 1], [1, 1, 2])
     assert output == b"a\nb\nc\n"
     assert verdict(grid, job) == Swept(3, 0)
+
+
+@pytest.mark.parametrize("count", [1, 300])
+async def test_a_cancelled_sweep_gives_up_tasks_that_wait_for_another_attempt(tmp_path: Path, count: int) -> None:
+    never = RetryPolicy(backoff_seconds=1e6, backoff_max_seconds=1e6)
+    grid = ScriptedGrid(tmp_path, inventory("h1", retry=never))
+    grid.engine.plays(*[NodeUnfit("h1", "gone")] * count, _until_killed)
+    await grid.begin()
+    job = await grid.submit(sweep(grid, *map(str, range(count + 1))))
+    state = grid.master.sweeps.state(job)
+    assert state is not None
+    await until(lambda: len(state.again) == count and len(grid.engine.orders) == count + 1)
+    assert await grid.master.cancel(Cancel((job,), "KILL"), "ann") == 1
+    await grid.wait(job)
+    assert verdict(grid, job) == Cancelled("KILL by ann")
+    assert sorted(state.ended) == list(range(1, count + 2))
+    assert {task.verdict for task in grid.store.tasks(job)} == {Cancelled("KILL by ann")}
+    await until(lambda: len(grid.engine.discarded) == count + 1)
+    await grid.end()
+
+
+async def test_tasks_that_back_off_keep_no_other_task_from_beginning(tmp_path: Path) -> None:
+    grid = ScriptedGrid(tmp_path, inventory("h1", retry=RetryPolicy(backoff_seconds=1e6, backoff_max_seconds=1e6)))
+    grid.engine.plays(*[NodeUnfit("h1", "gone")] * 20)
+    await grid.begin()
+    job = await grid.submit(sweep(grid, *map(str, range(30))))
+    state = grid.master.sweeps.state(job)
+    assert state is not None
+    await until(lambda: len(state.ended) == 10, lambda: (len(state.again), state.ended))
+    assert len(state.again) == 20
+    await grid.master.cancel(Cancel((job,), "KILL"), "ann")
+    await grid.wait(job)
+    await grid.end()
+
+
+async def test_a_sweep_that_has_begun_waits_until_a_node_can_run_it_again(grid: ScriptedGrid) -> None:
+    grid.engine.coming[:0] = [_until_killed] * 8
+    job = await grid.submit(sweep(grid, *map(str, range(10))))
+    await until(lambda: len(grid.engine.orders) == 8)
+    for name in ("h1", "h2"):
+        grid.member(name).has("python")
+    for stage in list(grid.engine.stages.values()):
+        stage.send("TERM")
+    other = await grid.submit(grid.submission(file="hello.py"))
+    await grid.wait(other)
+    progress = grid.master.sweep_report.progress(grid.job(job))
+    assert (progress.ended, progress.running, progress.waiting) == (8, 0, 2)
+    grid.member("h2").has("sh")
+    grid.book.nodes_changed()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(10, 8)
 
 
 async def test_a_held_sweep_begins_nothing_until_it_is_let_go(grid: ScriptedGrid) -> None:
@@ -536,6 +638,27 @@ async def test_a_cancelled_sweep_ends_its_batch(grid: ScriptedGrid) -> None:
     ended = {task.verdict for task in grid.store.tasks(job)[60:]}
     assert ended == {Cancelled("KILL by ann")}
     await until(lambda: set(batch) <= set(grid.engine.discarded))
+
+
+async def test_the_folder_of_a_batch_that_never_began_stays_against_a_late_start(
+    grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[Batch] = []
+    run_batch = grid.engine.run_batch
+
+    async def run(batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
+        if not lost:
+            lost.append(batch)
+            raise NeverBegan(batch.attempt.node, "the run is not there")
+        await run_batch(batch, sink, resume=resume)
+
+    monkeypatch.setattr(grid.engine, "run_batch", run)
+    job = await grid.submit(sweep(grid, *map(str, range(100))))
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(100, 0)
+    (batch,) = lost
+    assert batch.run in grid.member(batch.attempt.node).claims
+    assert batch.run not in grid.engine.discarded
 
 
 async def test_a_batch_is_one_slot_of_its_owner(grid: ScriptedGrid) -> None:
