@@ -455,7 +455,8 @@ class Attempts:
         with self._book.store.batch():
             settled = [found for running, finish in ends if (found := self._settle_one(running, finish, now))]
         self._drop(running for running, _ in ends)
-        told = [self._tell_end(attempt, job) for attempt, job in settled]
+        with self._book.follows_the_store():
+            told = [self._tell_end(attempt, job) for attempt, job in settled]
         if len(settled) < MANY:
             for (attempt, _), outcome in zip(settled, told, strict=True):
                 log.info("attempt %s on %s: %s", attempt, attempt.node, outcome)
@@ -633,7 +634,8 @@ class Attempts:
         if running.record.batch:
             taken = await member.engine.take_back(running.record.batch, [running.run])
             if taken:
-                self._batches[member.name, running.record.batch].leave([running.run])
+                if sink := self._batches.get((member.name, running.record.batch)):
+                    sink.leave([running.run])
                 self._settle(running, Finish(Cancelled()))
             return bool(taken)
         if not await member.engine.refuse(running.run):

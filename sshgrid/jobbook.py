@@ -6,9 +6,10 @@ The store is written first; what stands here is never ahead of it. Finished jobs
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -43,6 +44,17 @@ class JobBook:
         """What is kept here can no longer be trusted: whoever decides must stop."""
         self.failure = self.failure or error
         self.wake.set()
+
+    @contextlib.contextmanager
+    def follows_the_store(self) -> Iterator[None]:
+        """For noting what the store has already. An error leaves jobs as they no longer are: the master must stop."""
+        done = False
+        try:
+            yield
+            done = True
+        finally:
+            if not done:
+                self.fail(StoreError("what the master remembers is not what the queue says", "sshgrid master logs"))
 
     def current(self, job_id: JobId) -> Job:
         """The job as it stands. Raises NoSuchJob."""

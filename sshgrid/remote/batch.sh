@@ -201,12 +201,15 @@ kill_left_behind() {
   under_way | {
     set -- -e "SSHGRID_RUN=/"
     while read -r task _; do set -- "$@" -e "SSHGRID_RUN=${RUN%%-*}-$task/"; done
-    # shellcheck disable=SC2086 # files of /proc
-    grep -FxLsz "$@" $there
-  } | while read -r stray; do
-    stray=${stray#/proc/}
-    kill -9 "${stray%/environ}"
-  done
+    # shellcheck disable=SC2086,SC2013 # files of /proc
+    for stray in $(grep -FxLsz "$@" $there); do
+      # Asked once more: a process that is about to become another program shows no environment for a moment.
+      if grep -Fxqsz "SSHGRID_BATCH=$RUN/" "$stray" && ! grep -Fxqsz "$@" "$stray"; then
+        stray=${stray#/proc/}
+        kill -9 "${stray%/environ}"
+      fi
+    done
+  }
 }
 
 # --- a lane: one task after another --------------------------------------------------------------------------------------

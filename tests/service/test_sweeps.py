@@ -14,7 +14,7 @@ import pytest
 
 from sshgrid import inputs, parameters, sweeps
 from sshgrid.engines import BatchSink, Finish
-from sshgrid.errors import NeverBegan, NodeUnfit, NotAllowed, UsageError
+from sshgrid.errors import NeverBegan, NodeUnfit, NotAllowed, StoreError, UsageError
 from sshgrid.jobscript import Batch
 from sshgrid.model import (
     Cancelled,
@@ -687,3 +687,24 @@ async def test_a_sweep_whose_parameters_are_lost_keeps_no_master_from_working(gr
     await grid.begin()
     assert (await grid.wait(job)).reason == "its parameters or inputs are no longer in the spool beside the queue"
     assert (await grid.run()).state == "COMPLETED"
+
+
+async def test_a_master_whose_memory_has_left_the_queue_stops_and_the_next_one_goes_on(
+    grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_: JobId) -> None:
+        raise RuntimeError("a bug of ours")
+
+    grid.engine.coming[:0] = [_until_killed]
+    job = await grid.submit(sweep(grid, "a", "b", at_once=1))
+    await until(lambda: bool(grid.engine.stages))
+    monkeypatch.setattr(grid.book.board, "tell", fails)
+    next(iter(grid.engine.stages.values())).send("TERM")
+    with pytest.raises(StoreError, match="not what the queue says"):
+        await grid.working
+    assert "attempt 1.1.1 failed" in [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    await grid.end()
+    await grid.begin()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(2, 1)
