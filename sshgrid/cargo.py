@@ -22,7 +22,7 @@ from typing import Protocol
 
 import asyncssh
 
-from sshgrid.carrier import WORD_BYTES, Carrier
+from sshgrid.carrier import Carrier, last_word
 from sshgrid.channels import READ_BYTES, Shell, Spoken, create
 from sshgrid.dial import Dialing, blame_in_use
 from sshgrid.errors import Dropped, HostError, NodeUnfit
@@ -109,7 +109,7 @@ class _Channel:
                 self._process.stdin.write_eof()
 
     async def last_word(self) -> bytes:
-        return await self._process.stdout.read(WORD_BYTES)
+        return await last_word(self._process.stdout)
 
     async def ended_early(self) -> bool:
         await self._process.wait()

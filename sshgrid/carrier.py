@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Protocol
 
 from sshgrid.dial import KEEPALIVE_COUNT, KEEPALIVE_SECONDS, Dialing, ciphers, config_files
 from sshgrid.model import Node
@@ -24,8 +25,20 @@ from sshgrid.model import Node
 log = logging.getLogger(__name__)
 
 PIPE_BYTES = 1 << 20
-WORD_BYTES = 256  # of what a node says when all has come
+WORD_BYTES = 4096  # of what a node says when all has come
 _ALIAS = "the-node"  # what its key is looked up by
+
+
+class Reader(Protocol):
+    async def read(self, n: int = -1, /) -> bytes: ...
+
+
+async def last_word(stdout: Reader) -> bytes:
+    """All that it still says, to its end; of a node that does not stop talking the beginning."""
+    said = b""
+    while len(said) < WORD_BYTES and (piece := await stdout.read(WORD_BYTES)):
+        said += piece
+    return said
 
 
 class Carrier:
@@ -80,7 +93,7 @@ class Carrier:
                 await _writable(self._pipe)
 
     async def last_word(self) -> bytes:
-        return await self._stdout.read(WORD_BYTES)
+        return await last_word(self._stdout)
 
     async def ended_early(self) -> bool:
         """Whether the connection ended, and not the command."""
