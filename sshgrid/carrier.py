@@ -30,6 +30,8 @@ _ALIAS = "the-node"  # what its key is looked up by
 
 
 class Reader(Protocol):
+    """What a process says, to be read piece by piece."""
+
     async def read(self, n: int = -1, /) -> bytes: ...
 
 
