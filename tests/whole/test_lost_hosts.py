@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -150,19 +152,20 @@ def test_F7_a_reset_while_it_compiles_costs_nothing(grid: Grid, hosts: Lab, gate
     assert len(grid.last()["attempts"]) == 1
 
 
-def large_input(grid: Grid) -> int:
-    """A file `in` that takes a moment to be sent, of bytes that no host has; its size."""
+def large_input(grid: Grid) -> tuple[int, str]:
+    """A file `in` that takes a moment to be sent, of bytes that no host has; its size and its digest."""
     grid.write("size.py", "import sys\nprint(len(sys.stdin.buffer.read()))\n")
-    with (grid.folder / "in").open("wb") as file:
-        file.write(grid.folder.name.encode())
+    with (grid.folder / "in").open("w+b") as file:
+        file.write(secrets.token_bytes(32))
         file.truncate(300_000_000)
-    return 300_000_000
+        file.seek(0)
+        return 300_000_000, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def uploading(lab: Lab, *names: str) -> str:
-    """Which of these hosts is being sent something large."""
+def uploading(lab: Lab, sha256: str, *names: str) -> str:
+    """Which of these hosts is being sent this large file."""
     for host in map(lab.__getitem__, names):
-        for part in host.disk_path(host.workdir).glob("objects/*.*"):
+        for part in host.disk_path(host.workdir).glob(f"objects/{sha256}*part"):
             with contextlib.suppress(FileNotFoundError):
                 if part.stat().st_size > 1 << 20:
                     return host.name
@@ -171,9 +174,9 @@ def uploading(lab: Lab, *names: str) -> str:
 
 def test_F25_a_reset_while_the_input_is_sent(grid: Grid, hosts: Lab) -> None:
     grid.until_up()
-    size = large_input(grid)
+    size, sha256 = large_input(grid)
     with grid.start("run", "--on", "h1,h2", "--stdin", "in", "size.py") as client:
-        hosts[until_value(lambda: uploading(hosts, "h1", "h2"), bool, "an upload")].reset_sessions()
+        hosts[until_value(lambda: uploading(hosts, sha256, "h1", "h2"), bool, "an upload")].reset_sessions()
         done = client.done(40)
     assert (done.code, done.out) == (0, b"%d\n" % size), done
     assert len(grid.last()["attempts"]) == 2
@@ -184,14 +187,14 @@ def test_F1_F4_hosts_that_fall_silent_at_any_stage_give_their_jobs_away(grid: Gr
     grid.until_up()
     hosts["h4"].set_load(4.0, 1.5)
     until_value(grid.nodes, lambda nodes: nodes["h4"]["load"] == 4.0, "h4 to be busy")
-    size = large_input(grid)
+    size, sha256 = large_input(grid)
     grid.write("halves.py", HALVES)
     with ExitStack() as stack:
         built = stack.enter_context(building(grid, "h1,h4", gate))
         ran = stack.enter_context(grid.start("run", "--on", "h2,h4", "halves.py", gate))
         ran.until_out(b"first 99\n")
         sent = stack.enter_context(grid.start("run", "--on", "h3,h4", "--stdin", "in", "size.py"))
-        until(lambda: uploading(hosts, "h3"), "an upload")
+        until(lambda: uploading(hosts, sha256, "h3"), "an upload")
         hosts["h3"].cut()
         hosts["h1"].power_off()
         hosts["h2"].freeze()
