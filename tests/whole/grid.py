@@ -248,7 +248,7 @@ class Grid(Commands):
 
     # --- after a test
 
-    def check(self, seconds: float = 15.0, *, tests_too: bool = False) -> None:
+    def check(self, seconds: float = 30.0, *, tests_too: bool = False) -> None:
         """Nothing is left on the hosts (`tests_too`: nor of tests of toolchains), and no bug is in the master's log."""
         log = self.log
         new, self._log_read = log[self._log_read :], len(log)
