@@ -218,7 +218,7 @@ class Attempts:
             self._settle_all([(running, NOT_TOLD) for running in batch if running.run in sink.rest])
 
     async def _send(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running], member: Member) -> bool:
-        async with self._book.turn():
+        async with self._book.turn:
             orders = self._orders(jobs, batch, member, resume=False)
         return await member.engine.extend(sink.name, orders)
 

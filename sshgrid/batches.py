@@ -105,7 +105,7 @@ class BatchSink:
 
     async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
         self._moved, self.has_begun = time.monotonic(), True
-        async with self._book.turn():
+        async with self._book.turn:
             found = [(running, finish) for order, finish in ends if (running := self.rest.get(order.run))]
             # Before others hear of it: they ask what is left.
             self.leave(running.run for running, _ in found)

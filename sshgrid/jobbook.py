@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -29,8 +29,9 @@ class JobBook:
         self.store = store
         self.board = Board()
         self.wake = asyncio.Event()
-        self.greeting = 0  # clients that have come and are not greeted yet
-        self._turn = asyncio.Lock()
+        # For work on hundreds of jobs at once: who has waited for it comes in another round of the loop, so that
+        # whoever asks something has a turn in between.
+        self.turn = asyncio.Lock()
         self.failure: StoreError | None = None
         self._ended: Counter[int] = Counter()  # how many in each second of the last minute
         self.on_task: Callable[[Job], None] = lambda task: None  # a task of a sweep has changed
@@ -43,17 +44,6 @@ class JobBook:
         """What is kept here can no longer be trusted: whoever decides must stop."""
         self.failure = self.failure or error
         self.wake.set()
-
-    @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """For work on hundreds of jobs at once: one at a time, each in a round of the loop of its own.
-
-        While somebody waits to be greeted there are rounds without any between them.
-        """
-        async with self._turn:
-            if self.greeting:
-                await asyncio.sleep(0)
-            yield
 
     @contextlib.contextmanager
     def follows_the_store(self) -> Iterator[None]:

@@ -150,14 +150,8 @@ class Session:
     async def serve(self) -> None:
         """Until the client leaves."""
         reading = asyncio.create_task(self._read())
-        book = self._master.book
         try:
-            book.greeting += 1
-            try:
-                is_greeted = await self._greet()
-            finally:
-                book.greeting -= 1
-            if is_greeted:
+            if await self._greet():
                 await self._answer_all()
         finally:
             self._server.clients.left(self._client)
