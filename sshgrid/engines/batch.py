@@ -34,8 +34,8 @@ from sshgrid.readings import BatchLook, RunLook, RunRecord, TaskEnd
 
 log = logging.getLogger(__name__)
 
-# Between two looks while tasks end: many small ones are brought at once.
-GATHER_SECONDS = 0.1
+# Between two looks while tasks end: many small ones are brought at once. Most often a bell comes before.
+GATHER_SECONDS = 0.3
 # And by so many times what a look takes: where many share the processors, looks must not be what they do.
 GATHER_LOOKS = 3
 LONGEST_GATHER_SECONDS = 0.5

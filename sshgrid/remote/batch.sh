@@ -22,10 +22,16 @@
 
 # --- the wrapper's part --------------------------------------------------------------------------------------------------
 
-# What every task needs, made at once: a fork for each would be most of what a small task costs.
+# What every task needs, made at once.
 lay_out_tasks() { blank_records "$TASKS" >ledger; }
 
-blank_records() { awk -v tasks="$1" 'BEGIN { while (tasks-- > 0) printf "%127s\n%127s\n", "", "" }'; }
+blank_records() {
+  left=$1
+  while [ "$left" -gt 0 ]; do
+    printf '%127s\n%127s\n' '' '' || return
+    left=$((left - 1))
+  done
+}
 
 # A pipeline keeps its processes in the foreground: a background job would have INT ignored, and so would the programs.
 work_through() {
@@ -46,7 +52,7 @@ work_through() {
 # rest goes on in a new lane. (A session for each task would double what a small one costs.)
 keep_lane() {
   while [ ! -h why ]; do
-    rm -f "lane.$1"
+    [ ! -h "lane.$1" ] || rm -f "lane.$1"
     (begin_lane "$1") </dev/null >/dev/null
     code=$?
     [ "$ISOLATION" = pidns ] || kill_group "lane.$1"
@@ -343,11 +349,11 @@ write_end() {
     "end $1 $2 ${printed:--} $why rc=$3,stage=$4,began=$5,ended=$now,cpu=$6,peak=$peak" >&8
 }
 
-# Tells the connection that started this, if it is still there, at most five times a second: the ledger is the truth.
+# Tells the connection that started this, if it is still there, at most three times a second: the ledger is the truth.
 ring() {
   fraction=${now#*.}
   moment=${now%%.*}${fraction%"${fraction#?}"}
-  if [ "$((moment - rang))" -ge 2 ]; then
+  if [ "$((moment - rang))" -ge 3 ]; then
     rang=$moment
     { echo "end $RUN" >&9; } 2>/dev/null
   fi

@@ -65,7 +65,7 @@ identity_alive() {
 }
 
 link_target() { # the target of link $1 in $target; readlink is everywhere, but not in POSIX
-  target=$(readlink "$1" 2>/dev/null) && [ -n "$target" ]
+  [ -h "$1" ] && target=$(readlink "$1" 2>/dev/null) && [ -n "$target" ]
 }
 
 record_identity() { # record_identity PID FILE
@@ -167,9 +167,13 @@ wrapper() {
   run_task
   bell "end $RUN"
   # Whatever is left of a run without a pid namespace, then this process's own group: the watchdog and its sleep.
-  [ "$ISOLATION" = pidns ] || [ "$KEEP_CHILDREN" = 1 ] || kill_strays "$RUN"
+  [ "$ISOLATION" = pidns ] || [ "$KEEP_CHILDREN" = 1 ] || has_swept || kill_strays "$RUN"
   [ "$KEEP_CHILDREN" = 1 ] || kill -9 0
 }
+
+# In the folder of a run that is over: whether it is a batch, which looks for strays before it writes its record. It does not
+# look for those of a compiler.
+has_swept() { [ -e ledger ] && [ ! -e compiled ] && link_target rc && case $target in *,stage=run,*) ;; *) false ;; esac; }
 
 # converse NONCE: the wrapper in the foreground of a channel, whose streams are the program's.
 converse() {
@@ -730,7 +734,7 @@ clean() {
     if grep -qx KEEP_CHILDREN=1 job.sh 2>/dev/null; then
       if [ ! -h rc ] || [ -h why ]; then kill_strays "$run"; fi
     else
-      if [ ! -h rc ] || [ "$ISOLATION" != pidns ]; then kill_strays "$run"; fi
+      if [ ! -h rc ] || [ "$ISOLATION" != pidns ]; then has_swept || kill_strays "$run"; fi
       [ ! -d lent ] || take_back "$run"
     fi
     cd "$W" || return
