@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, assert_never
@@ -89,7 +90,8 @@ if TYPE_CHECKING:
 audit = logging.getLogger("sshgrid.audit")
 
 READ_BYTES = 256 * 1024
-QUEUED_MESSAGES = 8
+AT_ONCE = 8  # so many messages of one client, then it is the others' turn
+UNSENT_BYTES = 64 * 1024
 MAX_UPLOADS = 64
 
 
@@ -144,42 +146,45 @@ class Session:
         self._stranger = False  # speaks another protocol
         self._incoming: dict[str, BlobWriter] = {}
         self._refused: set[str] = set()  # files of which a piece could not be taken, while the rest still comes
-        self._waiting: tuple[Message, bytes] | None = None  # came while something was watched
-        self._queue: asyncio.Queue[tuple[Message, bytes] | Exception | None] = asyncio.Queue(QUEUED_MESSAGES)
+        self._decoder = Decoder()
+        self._inbox: deque[tuple[Message, bytes]] = deque()  # came, and not answered yet
+        self._garbled: UsageError | None = None
+        self._taken = 0
+        self._unsent = bytearray()  # what a watcher is told: much of it at the same moment
 
     async def serve(self) -> None:
         """Until the client leaves."""
-        reading = asyncio.create_task(self._read())
         try:
             if await self._greet():
                 await self._answer_all()
         finally:
             self._server.clients.left(self._client)
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
             for blob in self._incoming.values():
                 blob.abort()
 
-    async def _read(self) -> None:
-        """Messages into the queue, which is short: a client that sends faster than it is served has to wait."""
-        decoder = Decoder()
-        try:
-            while piece := await self._reader.read(READ_BYTES):
-                for message in decoder.feed(piece):
-                    await self._queue.put(message)
-            await self._queue.put(None)
-        except (UsageError, ConnectionError) as error:
-            await self._queue.put(error)
-
     async def _next(self) -> tuple[Message, bytes] | None:
-        """The next message; None when the client has left. UsageError when what it says is not our protocol."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            return waiting
-        found = await self._queue.get()
-        if isinstance(found, UsageError):
-            raise found
-        return None if isinstance(found, Exception) else found
+        """The next message; None when the client has left. UsageError when what it says is not our protocol.
+
+        Read by whoever waits for it: a task of its own for that would be one more turn in a busy master.
+        """
+        self._taken += 1
+        if self._taken % AT_ONCE == 0:
+            await asyncio.sleep(0)
+        while not self._inbox:
+            if self._garbled:
+                raise self._garbled
+            try:
+                piece = await self._reader.read(READ_BYTES)
+            except ConnectionError:
+                return None
+            if not piece:
+                return None
+            try:
+                for message in self._decoder.feed(piece):
+                    self._inbox.append(message)
+            except UsageError as error:
+                self._garbled = error  # what came before it is answered first
+        return self._inbox.popleft()
 
     async def _next_or_refuse(self) -> tuple[Message, bytes] | None:
         """The next message; None when nothing that could be understood will follow."""
@@ -190,8 +195,18 @@ class Session:
             return None
 
     async def _send(self, message: Message, payload: bytes = b"") -> None:
+        self._flush()
         self._writer.write(encode(message, payload))
         await self._writer.drain()
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, bytearray()
+        if unsent:
+            self._writer.write(bytes(unsent))
+
+    def _flush_unless_left(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the next word to it says so, too
+            self._flush()
 
     async def _greet(self) -> bool:
         found = await self._next_or_refuse()
@@ -428,8 +443,16 @@ class Session:
         return False
 
     async def _show_events(self, events: AsyncIterator[tuple[Event, bytes]]) -> None:
+        """Events of one moment in one write: each wakes the client up."""
         async for event, payload in events:
-            await self._send(event, payload)
+            if not self._unsent:
+                asyncio.get_running_loop().call_soon(self._flush_unless_left)
+            self._unsent += encode(event, payload)
+            if len(self._unsent) >= UNSENT_BYTES:
+                self._flush()
+            await self._writer.drain()
+        self._flush()
+        await self._writer.drain()
 
     async def _listen(self, job: JobId) -> bool:
         """What the client says while it watches. False: it left. True: its next question came, which has to wait."""
@@ -437,7 +460,7 @@ class Session:
             while found := await self._next_or_refuse():
                 try:
                     if not await self._hear(job, *found):
-                        self._waiting = found
+                        self._inbox.appendleft(found)
                         return True
                 except SshgridError as error:
                     await self._send(failure(error))

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -344,6 +344,22 @@ class Spool:
             except FileNotFoundError:
                 return 0
 
+    def sizes(self, job: JobId, attempt: int) -> Counter[str]:
+        """The same of all streams of an attempt: one look at the disk when the job has printed nothing."""
+        sizes: Counter[str] = Counter()
+        folder = f"{self.outputs}/{_folder_of(job)}"  # as text: this is asked for each task of a sweep
+        with blame_disk(self.outputs):
+            try:
+                entries = os.scandir(folder)
+            except FileNotFoundError:
+                return sizes
+            with entries:
+                for entry in entries:
+                    number, _, stream = entry.name.partition(".")
+                    if number == str(attempt):
+                        sizes[stream] = entry.stat(follow_symlinks=False).st_size
+        return sizes
+
     def go_on(self, job: JobId, attempt: int, stream: str) -> int:
         """As `size`, for an output that an earlier master may have begun and not brought to disk."""
         size = self.size(job, attempt, stream)
@@ -402,10 +418,7 @@ class Spool:
             return sorted(JobId(int(entry.name)) for entry in self.outputs.iterdir() if entry.name.isdecimal())
 
     def _folder(self, job: JobId) -> Path:
-        sweep = sweep_of(job) if isinstance(job, int) else None
-        if not isinstance(job, int) or job == 0 or sweep == 0 or (sweep and not task_number(job)):
-            raise UsageError(f"not a job number: {job!r}")
-        return self.outputs / (str(job) if sweep is None else f"{sweep}/t{task_number(job)}")
+        return self.outputs / _folder_of(job)
 
     def _output(self, job: JobId, attempt: int, stream: str) -> Path:
         if not isinstance(attempt, int) or attempt < 1:
@@ -426,6 +439,14 @@ class Spool:
                 yield descriptor
             finally:
                 os.close(descriptor)
+
+
+def _folder_of(job: JobId) -> str:
+    """Its name below `outputs`."""
+    sweep = sweep_of(job) if isinstance(job, int) else None
+    if not isinstance(job, int) or job == 0 or sweep == 0 or (sweep and not task_number(job)):
+        raise UsageError(f"not a job number: {job!r}")
+    return str(job) if sweep is None else f"{sweep}/t{task_number(job)}"
 
 
 def _open_output(path: Path) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from operator import itemgetter
 
 from sshgrid import lifecycle, parameters
@@ -73,9 +73,12 @@ class SweepReport:
     def task_line(self, task: Job) -> TaskLine:
         """One task, as a joblog has it."""
         task = self._attempts.live(task)
+        assert task.current is not None
+        return self._line(task, self._spool.sizes(task.id, task.current.number))
+
+    def _line(self, task: Job, sizes: Mapping[str, int]) -> TaskLine:
         last = task.current
         assert last is not None
-        sizes = {stream: self._spool.size(task.id, last.number, stream) for stream in STREAMS}
         return TaskLine(
             number=task_number(task.id),
             state=lifecycle.state(task, self._disconnected(task)),
@@ -133,14 +136,15 @@ class SweepReport:
         task = self._book.current(task_id(state.job.id, number))
         assert task.current is not None
         attempt = task.current.number
-        for stream in STREAMS if output else ():
+        sizes = self._spool.sizes(task.id, attempt)
+        for stream in STREAMS if output and sizes else ():
             offset = 0
             if stream == "compile" and number != state.compiler_said:
                 continue  # all tasks of a sweep meet the same words of the compiler
             while piece := self._spool.read_output(task.id, attempt, stream, offset, PIECE_BYTES):
                 yield TaskOutput(number, stream, len(piece)), piece
                 offset += len(piece)
-        yield TaskEnded(self.task_line(task)), b""
+        yield TaskEnded(self._line(self._attempts.live(task), sizes)), b""
 
 
 class _Told:
