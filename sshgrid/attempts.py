@@ -556,6 +556,12 @@ class Attempts:
         records = (newest.get(record.number, record) for record in job.attempts)
         return msgspec.structs.replace(job, attempts=tuple(records))
 
+    def longest_running(self, sweep: JobId) -> JobId | None:
+        """Of its tasks whose program runs, the one that began first."""
+        ours = (running for running in self._running.values() if sweep_of(running.attempt.job) == sweep)
+        begun = ((each.record.began, each.attempt.job) for each in ours if each.record.step is Step.RUNNING)
+        return min(begun, default=(0.0, None))[1]
+
     def _of(self, job: Job) -> list[Running]:
         """What runs of a job and may settle it: two while it has a backup."""
         found = (self._running.get((job.id, record.number)) for record in job.live)

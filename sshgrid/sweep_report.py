@@ -10,12 +10,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from operator import itemgetter
 
 from sshgrid import lifecycle, parameters
 from sshgrid.attempts import Attempts
 from sshgrid.jobbook import JobBook
-from sshgrid.model import Job, Phase, Step, Swept, task_id, task_number
+from sshgrid.model import Job, Phase, Swept, task_id, task_number
 from sshgrid.spool import Spool
 from sshgrid.sweeps import Sweeps, SweepState
 from sshgrid.watching import PIECE_BYTES, STREAMS, Line
@@ -47,9 +46,7 @@ class SweepReport:
 
     def _progress(self, state: SweepState) -> SweepProgress:
         counts, rate = state.counts(), state.rate()
-        running = [self._attempts.live(self._book.current(task)) for task in state.running]
-        begun = [(task.current.began, task) for task in running if task.current and task.current.step is Step.RUNNING]
-        slowest = min(begun, key=itemgetter(0), default=(0.0, None))[1]
+        slowest = self._attempts.longest_running(state.job.id)
         return SweepProgress(
             job=state.job.id,
             tasks=counts.tasks,
@@ -60,7 +57,7 @@ class SweepReport:
             left=counts.left,
             rate=rate,
             eta_seconds=(counts.waiting + counts.running) / rate if rate else None,
-            slowest=self.task_line(slowest) if slowest else None,
+            slowest=self.task_line(self._book.current(slowest)) if slowest else None,
             backups=len(state.backups),
         )
 
