@@ -138,9 +138,9 @@ class Attempts:
             self._say_moved(job, attempt)
         self._launch((job, record), resume=False)
 
-    def begin_batch(self, found: Sequence[tuple[Job, Attempt]]) -> None:
-        """The same for tasks that go to one slot of a node together."""
-        self._launch_batch([(job, job.attempts[-1]) for job, _ in found], resume=False)
+    def begin_batch(self, found: Sequence[tuple[Job, Attempt]], *, lingers: bool) -> None:
+        """The same for tasks that go to one slot of a node together, where more may follow."""
+        self._launch_batch([(job, job.attempts[-1]) for job, _ in found], resume=False, lingers=lingers)
 
     def resume(self, jobs: Iterable[Job]) -> None:
         """Find the runs that an earlier master started: of a job that has a backup both."""
@@ -160,11 +160,12 @@ class Attempts:
         found = self._book.store.superseded(sweep)
         return [(self._book.current(task), each) for task, each in found if each.batch == record.batch]
 
-    def _launch_batch(self, begun: Sequence[Begun], *, resume: bool) -> None:
+    def _launch_batch(self, begun: Sequence[Begun], *, resume: bool, lingers: bool = False) -> None:
         name, node = begun[0][1].batch, begun[0][1].node
         jobs, batch = [job for job, _ in begun], [self._running_of(*each) for each in begun]
         sink = self._batches[node, name] = BatchSink(self._book, self._spool, batch, self._settle_all)
         sink.takes_more = not resume
+        sink.lingers = lingers
         if member := self._roster.members.get(node):
             member.begun(name)
         task = self._spawn(self._batch(sink, jobs, batch, resume), f"batch {name}")
@@ -199,8 +200,9 @@ class Attempts:
         """Also those whose slot was given away, as they were about to end."""
         return list(self._batches.values())
 
-    def extend(self, sink: BatchSink, found: Sequence[tuple[Job, Attempt]]) -> None:
+    def extend(self, sink: BatchSink, found: Sequence[tuple[Job, Attempt]], *, lingers: bool) -> None:
         """Begin tasks behind the last ones of a batch, in its slot; where it takes no more they are given back."""
+        sink.lingers = lingers
         jobs, batch = [job for job, _ in found], [self._running_of(job, job.attempts[-1]) for job, _ in found]
         sink.join(batch)
         self._spawn(self._extend(sink, jobs, batch), f"more for {sink.name}")
@@ -220,7 +222,7 @@ class Attempts:
     async def _send(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running], member: Member) -> bool:
         async with self._book.turn:
             orders = self._orders(jobs, batch, member, resume=False)
-        return await member.engine.extend(sink.name, orders)
+        return await member.engine.extend(sink.name, orders, lingers=sink.lingers)
 
     def take_back(self, sink: BatchSink, runs: Sequence[str]) -> None:
         """Give runs of a batch back to the queue, those that have not begun when its node hears of it."""
@@ -345,7 +347,8 @@ class Attempts:
             await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
         orders = self._orders(jobs, batch, member, resume=resume)
         try:
-            await member.engine.run_batch(make_batch(orders, name=sink.name), sink, resume=resume)
+            whole = make_batch(orders, name=sink.name, lingers=sink.lingers)
+            await member.engine.run_batch(whole, sink, resume=resume)
         except NeverBegan:
             sink.never_began = True
             raise

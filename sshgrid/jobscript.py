@@ -56,6 +56,7 @@ class Batch(Order, frozen=True):
 
     tasks: tuple[Order, ...] = ()
     lanes: int = 1  # so many run at the same time
+    lingers: bool = False  # when all have ended it waits a moment for more
 
 
 def run_name(grid: str, attempt: Attempt) -> str:
@@ -69,14 +70,14 @@ def batch_name(first: str) -> str:
     return f"{grid}-b{task}"
 
 
-def make_batch(orders: Iterable[Order], lanes: int = 1, name: str = "") -> Batch:
+def make_batch(orders: Iterable[Order], lanes: int = 1, name: str = "", *, lingers: bool = False) -> Batch:
     """A batch of orders that differ in nothing but words, variables and input; `lanes` run at the same time.
 
     `name`: of one that was started before, of which these are what is left.
     """
     tasks = tuple(orders)
     first = msgspec.structs.asdict(tasks[0]) | {"run": name or batch_name(tasks[0].run)}
-    return Batch(**first, tasks=tasks, lanes=min(lanes, len(tasks)))
+    return Batch(**first, tasks=tasks, lanes=min(lanes, len(tasks)), lingers=lingers)
 
 
 def task_name(order: Order) -> str:
@@ -130,15 +131,16 @@ def _batch_script(batch: Batch, facts: Facts, lease_uptime: float | None) -> byt
         _assign("TASKS", str(len(batch.tasks))),
         _lang(facts),
     ]
-    return b"\n".join(lines) + b"\n" + tasks_script(batch.run, batch.tasks)
+    return b"\n".join(lines) + b"\n" + tasks_script(batch.run, batch.tasks, lingers=batch.lingers)
 
 
-def tasks_script(batch: str, tasks: Sequence[Order]) -> bytes:
+def tasks_script(batch: str, tasks: Sequence[Order], *, lingers: bool = False) -> bytes:
     """One line for each task of this batch, to be sourced by its lanes."""
     mark = {"SSHGRID_BATCH": f"{batch}/".encode()}
     variables = [_variables(order) | mark for order in tasks]
     common = dict(set(variables[0].items()).intersection(*(each.items() for each in variables[1:])))
     lines = [
+        _assign("LINGERS", str(int(lingers))),
         b"COMMON=" + _quote(_assignments(common)),
         *(_task(order, own, common.keys()) for order, own in zip(tasks, variables, strict=True)),
     ]

@@ -66,12 +66,12 @@ class Refill:
     # --- batches that are nearly over
 
     def _is_nearly_over(self, sink: BatchSink) -> bool:
-        if not sink.takes_more or sink.joining or not sink.rest:
+        if not sink.takes_more or sink.joining or not (sink.rest or sink.lingers):
             return False
         takes = self._takes(sink)
         if takes is None or takes > LONG_SECONDS:
             return False
-        return len(sink.rest) == 1 or len(sink.rest) * takes < AHEAD_SECONDS
+        return len(sink.rest) <= 1 or len(sink.rest) * takes < AHEAD_SECONDS
 
     def _takes(self, sink: BatchSink) -> float | None:
         state = self._state(sink)
@@ -81,15 +81,23 @@ class Refill:
         return None if sink.sweep is None else self._sweeps.state(sink.sweep)
 
     def nearly_free(self) -> Mapping[JobId, int]:
-        """Of each sweep, how many slots could go on with it."""
+        """Of each sweep, how many of the slots that it uses could go on with it."""
         counts: dict[JobId, int] = {}
         for sink in self._nearly_over:
-            if sink.sweep is not None:
+            if sink.sweep is not None and sink.rest:
                 counts[sink.sweep] = counts.get(sink.sweep, 0) + 1
         return counts
 
     def __len__(self) -> int:
         return len(self._nearly_over)
+
+    def wake(self, job: Job, now: float) -> bool:
+        """Begin a job in a batch of its own sweep that has done all and waits for more."""
+        state = self._sweeps.state(job.id)
+        if state is None or job.attempts or not state.may_begin:
+            return False
+        idle = [sink for sink in self._nearly_over if not sink.rest and self._state(sink) is state]
+        return bool(idle) and any(self._extend(sink, job, now) for sink in idle if sink.node in self._nodes_for(job))
 
     def go_on(self, job: Job, now: float, *, own_only: bool = False) -> bool:
         """Begin a job that finds no free slot behind a batch of its own sweep. False: it waits for a slot to be free.
@@ -101,7 +109,7 @@ class Refill:
             return False
         nodes = self._nodes_for(job)
         for sink in list(self._nearly_over):
-            is_own = state is not None and not job.attempts and self._state(sink) is state
+            is_own = state is not None and not job.attempts and self._state(sink) is state and bool(sink.rest)
             if is_own and sink.node in nodes and self._extend(sink, job, now):
                 return True
         if not own_only:
@@ -145,11 +153,15 @@ class Refill:
             return False
         self._nearly_over.remove(sink)
         record = AttemptRecord(1, sink.node, now, batch=sink.name)
-        self._attempts.extend(sink, self._book.begin_tasks(tasks, record))
+        begun = self._book.begin_tasks(tasks, record)
+        self._attempts.extend(sink, begun, lingers=self._sweeps.goes_on(job.id))
         return True
 
     def release(self) -> None:
-        """Give the slots away that another's job waits for, while the last tasks there run."""
+        """Give the slots away that another's job waits for, while the last tasks there run, or where no more will."""
+        for sink in self._attempts.batches:
+            if sink.lingers and not sink.rest and not (sink.sweep and self._sweeps.goes_on(sink.sweep)):
+                self._attempts.release(sink)
         for sink in self._promised:
             takes = self._takes(sink)
             if takes is not None and len(sink.rest) * takes < RELEASE_SECONDS:
@@ -160,6 +172,8 @@ class Refill:
         takes = self._takes(sink)
         if takes is None:
             return LONG_SECONDS
+        if not sink.rest:
+            return 0.0
         return (len(sink.rest) - 1) * takes + rest_seconds(takes, sink.ran_seconds)
 
     # --- slow nodes
@@ -206,7 +220,8 @@ class Refill:
             takes = state.seconds_on(sink.node)
             if self._state(sink) is state and takes is not None:
                 running = slot_in_use(takes, sink.ran_seconds)
-                found.append(running and Slot(takes, running.free_in_seconds + takes * (len(sink.rest) - 1)))
+                behind = takes * (len(sink.rest) - 1)
+                found.append((running and Slot(takes, running.free_in_seconds + behind)) if sink.rest else Slot(takes))
         return found
 
     def _alone(self, state: SweepState) -> list[Slot | None]:

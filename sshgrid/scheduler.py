@@ -128,6 +128,10 @@ class Scheduler:
                 continue
             if rest := self._undecided_seconds(job, now):
                 pauses.append(rest)
+            elif refill.wake(job, now):
+                if time.monotonic() - began > STEP_SECONDS:
+                    return 0.0
+                continue
             elif node := self._start(job, views, refill, now):
                 running[job.owner] += 1
                 views = self._roster.renewed(views, node)
@@ -210,13 +214,14 @@ class Scheduler:
         batch = self._sweeps.batch(job) if job.id < 0 and not job.attempts else []
         if batch:
             name = batch_name(run_name(self._book.store.grid, Attempt(job.id, 1, view.node.name)))
-            self._attempts.begin_batch(self._book.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name)))
+            begun = self._book.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name))
+            self._attempts.begin_batch(begun, lingers=self._sweeps.goes_on(job.id))
             return view.node.name
         gpus = tuple(placement.free_gpus(view)[: job.submission.gpus])
-        begun = self._book.begin(job, view.node.name, now, gpus)
-        if begun is None:
+        alone = self._book.begin(job, view.node.name, now, gpus)
+        if alone is None:
             return ""
-        self._attempts.begin(*begun)
+        self._attempts.begin(*alone)
         return view.node.name
 
     def _prospect(self, views: Sequence[NodeView], submission: Submission) -> _Prospect:

@@ -158,7 +158,11 @@ class SweepState:
 
         0 when a start for each costs nothing that anybody could feel, or when it may.
         """
-        if self._expected is None or self._expected > LONG_SECONDS or not fits_batch(self.job.submission):
+        if not fits_batch(self.job.submission):
+            return 0
+        if self._expected is None:
+            return 1  # more may follow it in its slot
+        if self._expected > LONG_SECONDS:
             return 0
         share = self.unbegun / max(1, slots if self.plan.at_once is None else min(slots, self.plan.at_once))
         fair = share / 2
@@ -243,10 +247,10 @@ class SweepState:
             return
         if last.batch and not self._precise:  # of a run alone nobody can tell its start apart
             self._pace, self._expected, self._precise = Pace(), None, True
-        if last.usage.ended:
-            took = last.usage.ended - last.usage.started
-        else:  # with what its start took
-            took = (last.ended or 0.0) - last.began - START_SECONDS / 2
+        here = (last.ended or 0.0) - last.began - START_SECONDS / 2  # with what its start took
+        took = last.usage.ended - last.usage.started if last.usage.ended else here
+        if not last.batch:  # the node counts whole seconds then
+            took = min(took, here)
         took = max(took, SHORTEST_SECONDS)
         self._pace.learn(last.node, self._weights.get(last.node, 1.0), took)
         old = took if self._expected is None else self._expected
@@ -379,6 +383,11 @@ class Sweeps:
     def state(self, task: JobId) -> SweepState | None:
         """The sweep of this task; None when it is over, or the job is no task."""
         return self._states.get(sweep_of(task) or task)
+
+    def goes_on(self, task: JobId) -> bool:
+        """Whether there are tasks of its sweep that have never begun, and may."""
+        state = self.state(task)
+        return state is not None and not state.stopped and state.unbegun > 0
 
     def upcoming(self, free: int, nearly_free: Mapping[JobId, int]) -> list[Job]:
         """Tasks that might begin now: of each sweep as many as the grid could take."""

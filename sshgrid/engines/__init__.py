@@ -83,8 +83,11 @@ class Engine(Protocol):
         For `signal` and `discard` a batch is a run, and `jobscript.place_in` names one of its runs.
         """
 
-    async def extend(self, batch: str, orders: Sequence[Order]) -> bool:
-        """More runs for a batch under way; its sink is told of them. False: it takes no more, they never begin."""
+    async def extend(self, batch: str, orders: Sequence[Order], *, lingers: bool = False) -> bool:
+        """More runs for a batch under way; its sink is told of them. False: it takes no more, they never begin.
+
+        `lingers`: when these have ended it shall wait a moment for more.
+        """
 
     async def signal(self, run: str, name: str) -> bool:
         """Send a signal to a run; False when it is not there."""

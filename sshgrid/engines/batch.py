@@ -61,6 +61,7 @@ class BatchEngine(DirectEngine):
         everyone = self._batches[batch.run] = _Everyone(batch, sink)
         # How many parts an earlier master has sent is not known here.
         everyone.takes_more = not resume
+        everyone.lingers = batch.lingers and not resume
         try:
             finish = await self.run(batch, everyone, resume=resume)
         except HostError as error:
@@ -73,12 +74,13 @@ class BatchEngine(DirectEngine):
         finally:
             del self._batches[batch.run]
 
-    async def extend(self, batch: str, orders: Sequence[Order]) -> bool:
+    async def extend(self, batch: str, orders: Sequence[Order], *, lingers: bool = False) -> bool:
         everyone = self._batches.get(batch)
         if everyone is None or batch not in self._sent or not everyone.takes_more:
             return False
         # Before they are sent: the node may tell of them before it has answered.
         names = everyone.sending(orders)
+        everyone.lingers = lingers
         try:
             taken = await self._send_more(batch, everyone, orders)
         except HostError as error:
@@ -86,7 +88,7 @@ class BatchEngine(DirectEngine):
             taken = False
         everyone.sent(names)
         if not taken:
-            everyone.takes_more = False
+            everyone.takes_more = everyone.lingers = False
             everyone.without(names)
             await self._ring(batch)
         elif batch not in self._batches:
@@ -100,7 +102,7 @@ class BatchEngine(DirectEngine):
 
     async def _send_more(self, batch: str, everyone: _Everyone, orders: Sequence[Order]) -> bool:
         everyone.parts += 1
-        script, objects = tasks_script(batch, orders), needed_by(orders)
+        script, objects = tasks_script(batch, orders, lingers=everyone.lingers), needed_by(orders)
         for _ in range(UPLOAD_TRIES):
             link = await self._host.connected(0)
             not_after = self._host.uptime_now() + START_GUARD_SECONDS
@@ -149,6 +151,7 @@ class _Everyone:
         self._sending: set[str] = set()
         self.parts = 1  # in which its tasks were sent
         self.takes_more = False
+        self.lingers = False  # the node waits a moment for more, and then the batch ends by itself
         self.uploaded, self.compiled = sink.uploaded, sink.compiled
 
     @property
@@ -251,7 +254,7 @@ class _BatchRun(Run):
             return None
         await self._tell_step(run)
         await self._take(link, look)
-        if self._sink.done:
+        if self._sink.done and not self._sink.lingers:
             return Finish(Exited(0))
         await self._bring_live(link)
         if look.records:

@@ -239,7 +239,7 @@ work_in_lane() {
   . ./job.sh
   part=1
   # shellcheck source=/dev/null
-  while next_part; do . "./job.$part.sh"; done
+  while next_part; do rang=0 && . "./job.$part.sh"; done
   rang=0
   ring
 }
@@ -249,7 +249,20 @@ note_now() { { read -r now _ </proc/uptime; } || now=$(date +%s); }
 # Whether more tasks have come. Else none will: the name is taken, by a link to nothing.
 next_part() {
   part=$((part + 1))
-  [ -e "job.$part.sh" ] || { ln -s closed "job.$part.sh"; [ -e "job.$part.sh" ]; }
+  [ -e "job.$part.sh" ] || linger || { ln -s closed "job.$part.sh"; [ -e "job.$part.sh" ]; }
+}
+
+# Whoever hears now that all have ended may send more, and a start of its own would cost more than to wait for that.
+linger() {
+  [ "$LINGERS" = 1 ] || return
+  rang=0
+  ring
+  looks=0
+  while [ "$looks" -lt 8 ] && [ ! -h why ] && sleep 0.05; do
+    looks=$((looks + 1))
+    [ ! -e "job.$part.sh" ] || return 0
+  done
+  return 1
 }
 
 # The next current folder in $work: the first that nobody has left anything in, also of those that a lane before this one

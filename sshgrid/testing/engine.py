@@ -7,6 +7,7 @@ twice, or one that was refused.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import tarfile
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -122,6 +123,9 @@ class ScriptedEngine:
         self.discarded: list[str] = []
         self.batches: dict[str, list[str]] = {}  # the runs of each batch, in the order of their starts
         self._ahead: dict[str, list[Order]] = {}  # of the batches under way what has not begun
+        self._lingers: dict[str, bool] = {}  # whether they will wait for more
+        self.lingering: dict[str, asyncio.Event] = {}  # batches that wait for more, which may take `linger_seconds`
+        self.linger_seconds = 0.2
         self.signals: list[tuple[str, str]] = []
         self.uploads = asyncio.Event()  # cleared: whatever is started stays in its upload
         self.uploads.set()
@@ -214,11 +218,14 @@ class ScriptedEngine:
         self.refused.add(run)
         return True
 
-    async def extend(self, batch: str, orders: Sequence[Order]) -> bool:
+    async def extend(self, batch: str, orders: Sequence[Order], *, lingers: bool = False) -> bool:
         if batch not in self._ahead:
             return False
         self.batches[batch] += [order.run for order in orders]
         self._ahead[batch] += orders
+        self._lingers[batch] = lingers
+        if batch in self.lingering:
+            self.lingering[batch].set()
         return True
 
     async def take_back(self, batch: str, runs: Sequence[str]) -> list[str]:
@@ -244,8 +251,9 @@ class ScriptedEngine:
         """One after the other, however many lanes there are."""
         self.batches[batch.run] = [order.run for order in batch.tasks]
         ahead = self._ahead[batch.run] = list(batch.tasks)
+        self._lingers[batch.run] = batch.lingers and not resume
         try:
-            while ahead:
+            while ahead or (self._lingers[batch.run] and await self._more(batch.run)):
                 order = ahead.pop(0)
                 try:
                     finish = await self.run(order, _OneOf(sink, order), resume=resume)
@@ -257,6 +265,14 @@ class ScriptedEngine:
                 await sink.ended([(order, finish)])
         finally:
             del self._ahead[batch.run]
+
+    async def _more(self, batch: str) -> bool:
+        more = self.lingering[batch] = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.linger_seconds):
+                await more.wait()
+        del self.lingering[batch]
+        return more.is_set()
 
     async def close(self) -> None:
         for stage in self.stages.values():

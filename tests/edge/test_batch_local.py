@@ -254,6 +254,31 @@ async def test_more_tasks_join_a_batch_until_it_is_over(host: Host) -> None:
     assert not await host.engine.extend(batch.run, more)
 
 
+async def test_a_batch_that_lingers_takes_more_when_all_have_ended(host: Host) -> None:
+    tasks = batch_of(host, b'echo "$1"', 9, 1).tasks
+    told, batch = Told(), make_batch(tasks[:1], 1, lingers=True)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: len(told.finishes) == 1, "the first to end")
+    assert await host.engine.extend(batch.run, tasks[1:5], lingers=True)
+    await until(lambda: len(told.finishes) == 5, "four more to end")
+    assert not running.done()
+    assert await host.engine.extend(batch.run, tasks[5:])
+    await running
+    assert [told.finishes[order.run].outcome for order in tasks] == [Exited(0)] * 9
+    assert told.task(tasks[8])["stdout"] == b"8\n"
+
+
+async def test_a_batch_that_lingers_in_vain_ends_by_itself(host: Host) -> None:
+    told, batch = Told(), make_batch(batch_of(host, b"exit 3", 2, 1).tasks, 1, lingers=True)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: len(told.finishes) == 2, "both to end")
+    assert not (folder(host, batch) / "rc").is_symlink()
+    await running
+    assert (folder(host, batch) / "rc").is_symlink()
+    assert not await host.engine.extend(batch.run, batch_of(host, b"true", 3).tasks[2:])
+    assert told.outcomes(batch) == [Exited(3)] * 2
+
+
 async def test_more_tasks_that_were_cut_off_end_once(host: Host) -> None:
     """Whether they have arrived or not."""
     told, batch = Told(), batch_of(host, b"sleep 0.5", 1)

@@ -167,7 +167,7 @@ async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
 ) -> None:
     refused: list[str] = []
 
-    async def extend(batch: str, orders: Sequence[Order]) -> bool:
+    async def extend(batch: str, orders: Sequence[Order], *, lingers: bool) -> bool:
         refused.extend(order.run for order in orders)
         return False
 
@@ -178,6 +178,39 @@ async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
     assert verdict(grid, job) == Swept(300, 0)
     assert sorted(-order.attempt.job & 0xFFFFF for order in grid.engine.orders) == list(range(1, 301))
     assert {len(task.attempts) for task in grid.store.tasks(job)} == {1}
+
+
+async def test_a_batch_that_has_done_all_is_gone_on_with_where_it_is(grid: ScriptedGrid) -> None:
+    grid.engine.linger_seconds = 1e6
+    job = await grid.submit(sweep(grid, *["go"] * 300))
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(300, 0)
+    # The first two tasks went alone, as nobody knew how long one takes; their starts served for many more.
+    first = next(iter(grid.engine.batches.values()))
+    assert first[0].endswith("-1_1.1")
+    assert len(first) > 60
+
+
+async def test_nobody_waits_for_a_batch_whose_sweep_has_nothing_left(grid: ScriptedGrid) -> None:
+    grid.engine.linger_seconds = 1e6
+    first = await grid.submit(sweep(grid, *["go"] * 40))
+    await grid.wait(first)
+    second = await grid.submit(sweep(grid, *["go"] * 40))
+    await grid.wait(second)
+    alone = await grid.submit(grid.submission())
+    await grid.wait(alone)
+    assert grid.job(alone).verdict == Exited(0)
+
+
+async def test_the_slot_of_a_batch_that_waits_for_more_goes_to_whose_turn_it_is(grid: ScriptedGrid) -> None:
+    grid.engine.linger_seconds = 1e6
+    job = await grid.submit(sweep(grid, *["wait"] * 3, at_once=1))
+    await until(lambda: len(grid.engine.orders) == 1)
+    # It has begun alone on one node; the other one is for whoever comes.
+    other = await grid.submit(owner="bob")
+    await grid.wait(other)
+    assert verdict(grid, other) == Exited(0)
+    assert grid.job(job).phase is not Phase.DONE
 
 
 async def test_a_next_master_finds_what_waits_behind(grid: ScriptedGrid, gate: Gate) -> None:

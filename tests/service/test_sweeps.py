@@ -382,7 +382,7 @@ async def test_a_cancelled_sweep_gives_up_tasks_that_wait_for_another_attempt(tm
     assert verdict(grid, job) == Cancelled("KILL by ann")
     assert sorted(state.ended) == list(range(1, count + 2))
     assert {task.verdict for task in grid.store.tasks(job)} == {Cancelled("KILL by ann")}
-    await until(lambda: len(grid.engine.discarded) == count + 1)
+    await until(lambda: len([run for run in grid.engine.discarded if run in grid.engine.batches]) == count + 1)
     await grid.end()
 
 
@@ -566,7 +566,9 @@ async def test_long_tasks_do_not(grid: ScriptedGrid, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sweeps, "LONG_SECONDS", sweeps.SHORTEST_SECONDS / 2)
     await grid.wait(await grid.submit(sweep(grid, *map(str, range(50)))))
     assert len(grid.engine.orders) == 50
-    assert grid.engine.batches == {}
+    # The first few went as batches of one: nobody knew.
+    assert max(map(len, grid.engine.batches.values())) == 1
+    assert len(grid.engine.batches) <= 8
 
 
 async def in_a_batch(grid: ScriptedGrid) -> tuple[JobId, list[str]]:
@@ -702,7 +704,7 @@ async def test_a_master_whose_memory_has_left_the_queue_stops_and_the_next_one_g
     next(iter(grid.engine.stages.values())).send("TERM")
     with pytest.raises(StoreError, match="not what the queue says"):
         await grid.working
-    assert "attempt 1.1.1 failed" in [record.getMessage() for record in caplog.records]
+    assert "a bug of ours" in caplog.text
     caplog.clear()
     await grid.end()
     await grid.begin()
