@@ -97,7 +97,12 @@ class Refill:
         if state is None or job.attempts or not state.may_begin:
             return False
         idle = [sink for sink in self._nearly_over if not sink.rest and self._state(sink) is state]
-        return bool(idle) and any(self._extend(sink, job, now) for sink in idle if sink.node in self._nodes_for(job))
+        if not idle:
+            return False
+        # Their user has no run there at this moment: a group may be closed meanwhile.
+        views = self._seen_by(list(self._views.values()), job.owner)
+        nodes = placement.could_follow(views, job.submission, job.excluded)
+        return any(self._extend(sink, job, now) for sink in idle if sink.node in nodes)
 
     def go_on(self, job: Job, now: float, *, own_only: bool = False) -> bool:
         """Begin a job that finds no free slot behind a batch of its own sweep. False: it waits for a slot to be free.

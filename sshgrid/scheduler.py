@@ -129,6 +129,7 @@ class Scheduler:
             if rest := self._undecided_seconds(job, now):
                 pauses.append(rest)
             elif refill.wake(job, now):
+                running[job.owner] += 1
                 if time.monotonic() - began > STEP_SECONDS:
                     return 0.0
                 continue

@@ -213,6 +213,25 @@ async def test_the_slot_of_a_batch_that_waits_for_more_goes_to_whose_turn_it_is(
     assert grid.job(job).phase is not Phase.DONE
 
 
+async def test_a_batch_that_goes_on_passes_no_limit_of_a_group(grid: ScriptedGrid) -> None:
+    grid.engine.linger_seconds = 1e6
+    first, second = Gate(), Gate()
+    grid.engine.coming[:2] = [first, second]
+    two = inventory(*(Node(name, host="127.0.0.1", slots=1) for name in ("h1", "h2")))
+    await grid.master.follow(msgspec.structs.replace(two, groups=(Group("lab", frozenset({"h1", "h2"}), 1),)))
+    job = await grid.submit(sweep(grid, "wait", *["go"] * 20))
+    await until(lambda: len(grid.engine.orders) == 1)
+    other = await grid.submit(grid.submission(priority=10, args=(b"wait",)))
+    await grid.reaches(other, "PENDING")
+    first.open.set()
+    await grid.reaches(other, "RUNNING")
+    await asyncio.sleep(0.1)  # several steps of the scheduler
+    assert len(grid.engine.orders) == 2
+    second.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(21, 0)
+
+
 async def test_a_next_master_finds_what_waits_behind(grid: ScriptedGrid, gate: Gate) -> None:
     job = await grid.submit(sweep(grid, *["go"] * 10, "wait", *["go"] * 30, at_once=1))
     await waits_in_a_batch(grid, job)
