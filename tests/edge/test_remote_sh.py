@@ -67,6 +67,18 @@ def test_the_working_folder_is_closed_to_others(node: ShellNode) -> None:
     assert node.workdir.stat().st_mode & 0o777 == 0o700
 
 
+def test_the_file_system_may_spread_runs_and_need_not(node: ShellNode) -> None:
+    called, place = node.folder / "called", node.folder / "other"
+    chattr = node.folder / "early" / "chattr"
+    chattr.parent.mkdir()
+    chattr.write_text(f'#!/bin/sh\necho "$@" >>"{called}"\nexit 1\n')
+    chattr.chmod(0o755)
+    node.path = f"{chattr.parent}:{node.path}"
+    assert node.contact(workdir=str(place)).facts.workdir == str(place)
+    assert node.contact(workdir=str(place)).facts.workdir == str(place)
+    assert called.read_text() == f"+T {place}/runs\n"
+
+
 @pytest.mark.parametrize("slash", ["", "/", "//"])
 def test_A41_a_working_folder_that_is_a_link_is_refused(node: ShellNode, slash: str) -> None:
     link = node.folder / "link"

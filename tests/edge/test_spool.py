@@ -286,6 +286,16 @@ def test_output_is_read_by_offset(spool: Spool) -> None:
     assert spool.read_output(ONE, 1, "stdout", 10, 100) == spool.read_output(ONE, 1, "stdout", 99, 1) == b""
 
 
+def test_the_sizes_of_all_that_an_attempt_printed(spool: Spool) -> None:
+    assert spool.sizes(ONE, 1) == {}
+    spool.append(ONE, 1, "stdout", b"0123456789")
+    spool.append(ONE, 1, "compile", b"w")
+    spool.append(ONE, 11, "stderr", b"of another one")
+    assert spool.sizes(ONE, 1) == {"stdout": 10, "compile": 1}
+    assert spool.sizes(ONE, 1)["stderr"] == 0
+    assert spool.sizes(ONE, 2) == {}
+
+
 def test_an_output_that_begins_anew_has_nothing_of_before(spool: Spool) -> None:
     spool.restart(ONE, 1, "files")
     spool.append(ONE, 1, "files", b"half of an archive")

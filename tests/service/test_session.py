@@ -213,6 +213,15 @@ async def test_questions_may_be_sent_ahead_and_are_answered_in_order(door: Door)
             await talk.expect(JobsReply)
 
 
+async def test_what_came_before_junk_is_answered_first(door: Door) -> None:
+    async with await door.talk() as talk:
+        talk.writer.write(wire.encode(Status()) * 20 + b"junk\n" + wire.encode(Status()))
+        for _ in range(20):
+            await talk.expect(StatusReply)
+        assert (await talk.expect(Failure)).code == "usage"
+        assert await talk.next() is None
+
+
 async def test_a_broken_inventory_is_the_answer_to_reload(door: Door) -> None:
     async with await door.talk() as talk:
         refused = await talk.ask(wire.Reload(), Failure)
