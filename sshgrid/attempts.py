@@ -168,7 +168,7 @@ class Attempts:
         sink.lingers = lingers
         if member := self._roster.members.get(node):
             member.begun(name)
-        task = self._spawn(self._batch(sink, jobs, batch, resume), f"batch {name}")
+        task = sink.follower = self._spawn(self._batch(sink, jobs, batch, resume), f"batch {name}")
         for job, running in zip(jobs, batch, strict=True):
             running.task = task
             if resume:
@@ -562,8 +562,8 @@ class Attempts:
     def longest_running(self, sweep: JobId) -> JobId | None:
         """Of its tasks whose program runs, the one that began first."""
         ours = (running for running in self._running.values() if sweep_of(running.attempt.job) == sweep)
-        begun = ((each.record.began, each.attempt.job) for each in ours if each.record.step is Step.RUNNING)
-        return min(begun, default=(0.0, None))[1]
+        programs = (each for each in ours if each.record.step is Step.RUNNING and not each.superseded)
+        return min(((each.record.began, each.attempt.job) for each in programs), default=(0.0, None))[1]
 
     def _of(self, job: Job) -> list[Running]:
         """What runs of a job and may settle it: two while it has a backup."""
@@ -667,11 +667,12 @@ class Attempts:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _leaving(self) -> set[asyncio.Task[None]]:
-        """What removes ended runs from nodes, and the superseded ones that are about to end."""
+        """What removes ended runs from nodes, and the runs that are about to end."""
         superseded = {
             run.task for run in self._running.values() if run.superseded and not run.record.batch and run.task
         }
-        return self._cleaning | superseded
+        done = {sink.follower for sink in self._batches.values() if not sink.rest and sink.follower}
+        return self._cleaning | superseded | done
 
 
 def lifecycle_signal(job: Job) -> str:

@@ -50,6 +50,7 @@ class BatchSink:
         self.leaving: set[str] = set()  # of these, what the node was asked to give back
         self.released = False  # its slot was given away
         self.takes_more = True
+        self.follower: asyncio.Task[None] | None = None
         self.lingers = False  # when nothing of it is left, its node waits a moment for more
         self.never_began = False  # its folder was claimed against it by somebody who looked for it
         self._first = first

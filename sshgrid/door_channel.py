@@ -109,7 +109,7 @@ class Channel:
     # --- our own protocol
 
     async def _talk(self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
-        await Session(self._door.host, reader, writer, self._person, self._address).serve()
+        await Session(self._door.host, _Words(reader), writer, self._person, self._address).serve()
 
     # --- a child
 
@@ -252,6 +252,22 @@ class Channel:
             log.debug("a child left: %s", error)
         finally:
             writer.close()
+
+
+class _Words:
+    """What a client says over its channel. A connection that breaks is said as that of any stream."""
+
+    def __init__(self, reader: asyncssh.SSHReader[bytes]) -> None:
+        self._reader = reader
+
+    async def read(self, n: int = -1, /) -> bytes:
+        while True:
+            try:
+                return await self._reader.read(n)
+            except (asyncssh.BreakReceived, asyncssh.SignalReceived, asyncssh.TerminalSizeChanged):
+                continue  # of a terminal's keys there is no use here
+            except asyncssh.Error as error:
+                raise ConnectionResetError(str(error)) from error
 
 
 async def _all(tasks: list[asyncio.Task[None]]) -> None:

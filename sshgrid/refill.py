@@ -68,10 +68,12 @@ class Refill:
     def _is_nearly_over(self, sink: BatchSink) -> bool:
         if not sink.takes_more or sink.joining or not (sink.rest or sink.lingers):
             return False
+        if not sink.rest:
+            return True
         takes = self._takes(sink)
         if takes is None or takes > LONG_SECONDS:
             return False
-        return len(sink.rest) <= 1 or len(sink.rest) * takes < AHEAD_SECONDS
+        return len(sink.rest) == 1 or len(sink.rest) * takes < AHEAD_SECONDS
 
     def _takes(self, sink: BatchSink) -> float | None:
         state = self._state(sink)
@@ -169,16 +171,16 @@ class Refill:
                 self._attempts.release(sink)
         for sink in self._promised:
             takes = self._takes(sink)
-            if takes is not None and len(sink.rest) * takes < RELEASE_SECONDS:
+            if not sink.rest or (takes is not None and len(sink.rest) * takes < RELEASE_SECONDS):
                 self._attempts.release(sink)
 
     def _left_seconds(self, sink: BatchSink) -> float:
         """Until the last task of a batch ends."""
+        if not sink.rest:
+            return 0.0
         takes = self._takes(sink)
         if takes is None:
             return LONG_SECONDS
-        if not sink.rest:
-            return 0.0
         return (len(sink.rest) - 1) * takes + rest_seconds(takes, sink.ran_seconds)
 
     # --- slow nodes
@@ -223,6 +225,8 @@ class Refill:
         found: list[Slot | None] = []
         for sink in self._attempts.batches:
             takes = state.seconds_on(sink.node)
+            if not sink.rest and not ((view := self._views.get(sink.node)) and view.up):
+                continue
             if self._state(sink) is state and takes is not None:
                 running = slot_in_use(takes, sink.ran_seconds)
                 behind = takes * (len(sink.rest) - 1)

@@ -129,6 +129,7 @@ class Scheduler:
             if rest := self._undecided_seconds(job, now):
                 pauses.append(rest)
             elif refill.wake(job, now):
+                self._note_turn(job)
                 running[job.owner] += 1
                 if time.monotonic() - began > STEP_SECONDS:
                     return 0.0
@@ -210,8 +211,7 @@ class Scheduler:
         if view is None:
             self._book.board.tell(job.id)
             return ""
-        self.turn += 1
-        self._served[job.owner] = self.turn
+        self._note_turn(job)
         batch = self._sweeps.batch(job) if job.id < 0 and not job.attempts else []
         if batch:
             name = batch_name(run_name(self._book.store.grid, Attempt(job.id, 1, view.node.name)))
@@ -224,6 +224,11 @@ class Scheduler:
             return ""
         self._attempts.begin(*alone)
         return view.node.name
+
+    def _note_turn(self, job: Job) -> None:
+        """It begins where a slot was free."""
+        self.turn += 1
+        self._served[job.owner] = self.turn
 
     def _prospect(self, views: Sequence[NodeView], submission: Submission) -> _Prospect:
         impossible = placement.permanently_impossible(views, submission, self._roster.languages)

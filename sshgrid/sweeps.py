@@ -387,7 +387,7 @@ class Sweeps:
     def goes_on(self, task: JobId) -> bool:
         """Whether there are tasks of its sweep that have never begun, and may."""
         state = self.state(task)
-        return state is not None and not state.stopped and state.unbegun > 0
+        return state is not None and not state.stopped and not state.job.held and state.unbegun > 0
 
     def upcoming(self, free: int, nearly_free: Mapping[JobId, int]) -> list[Job]:
         """Tasks that might begin now: of each sweep as many as the grid could take."""

@@ -246,6 +246,11 @@ class _BatchRun(Run):
         self._lane_seconds: dict[str, float] = {}
         self._live_at = 0.0
 
+    async def _connected(self) -> Link:
+        if self._sink.done:  # it only waits for more: with the connection that is over
+            return await self._host.connected(0)
+        return await super()._connected()
+
     async def _look(self, link: Link) -> Finish | None:
         began = time.monotonic()
         look = await link.look_batch(self._order.run, self._records)

@@ -45,12 +45,26 @@ work_through() {
   done
   eval "$chain"
   exec 8>&-
-  [ "$ISOLATION" = pidns ] || kill_carrying "SSHGRID_BATCH=$RUN/"
+  close_parts
+  [ "$ISOLATION" = pidns ] || kill_carrying "SSHGRID_BATCH=$RUN/" || printf '' >strays
+}
+
+# Most often a lane has done so. When all were killed nobody would work through what comes now.
+close_parts() {
+  part=2
+  until [ -h "job.$part.sh" ]; do
+    if [ -e "job.$part.sh" ]; then
+      part=$((part + 1))
+    else
+      ln -s closed "job.$part.sh" || [ -e "job.$part.sh" ] || return 0
+    fi
+  done
 }
 
 # A lane shares its session with the task it runs, and a task may end its own group: it has ended like that, then, and the
 # rest goes on in a new lane. (A session for each task would double what a small one costs.)
 keep_lane() {
+  deaths=0
   while [ ! -h why ]; do
     [ ! -h "lane.$1" ] || rm -f "lane.$1"
     (begin_lane "$1") </dev/null >/dev/null
@@ -58,7 +72,10 @@ keep_lane() {
     [ "$ISOLATION" = pidns ] || kill_group "lane.$1"
     case $code in 0 | 74) return ;; esac
     task=$(under_way | while read -r task lane _; do [ "$lane" != "$1" ] || echo "$task"; done)
-    [ -n "$task" ] || return
+    if [ -z "$task" ]; then # what an earlier task has left may have ended it, and more may have come
+      deaths=$((deaths + 1))
+      if [ "$deaths" -lt 3 ]; then continue; else return; fi
+    fi
     kill_carrying "SSHGRID_RUN=${RUN%%-*}-$task/"
     note_now
     why=$(readlink "$task.why") || why=-
@@ -383,7 +400,7 @@ more() {
   if [ "$now" -gt "$2" ]; then
     echo "late $said"
   elif nothing_lacks "$said" "$3"; then
-    if [ ! -d "$dir" ]; then
+    if [ ! -d "$dir" ] || [ -h "$dir/rc" ] || [ -h "$dir/why" ]; then
       echo "already $said"
     elif ! { cat >"$dir/part.$4" && blank_records "$5" >>"$dir/ledger"; }; then
       echo "unfit $said no space left in $W"

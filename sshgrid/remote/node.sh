@@ -173,7 +173,7 @@ wrapper() {
 
 # In the folder of a run that is over: whether it is a batch, which looks for strays before it writes its record. It does not
 # look for those of a compiler.
-has_swept() { [ -e ledger ] && [ ! -e compiled ] && link_target rc && case $target in *,stage=run,*) ;; *) false ;; esac; }
+has_swept() { [ -e ledger ] && [ ! -e compiled ] && [ ! -e strays ] && link_target rc && case $target in *,stage=run,*) ;; *) false ;; esac; }
 
 # converse NONCE: the wrapper in the foreground of a channel, whose streams are the program's.
 converse() {
@@ -648,7 +648,7 @@ kill_stage() {
 # -z, as each variable ends in a NUL byte, behind which busybox does not look otherwise.
 kill_strays() { kill_carrying "SSHGRID_RUN=$1/" "SSHGRID_BATCH=$1/"; } # RUN, also that of a batch
 
-kill_carrying() { # VARIABLE=VALUE...
+kill_carrying() { # VARIABLE=VALUE...; status 1 when they went on for too long
   empty=0
   rounds=0
   while [ "$empty" -lt 2 ] && [ "$rounds" -lt 200 ]; do
@@ -666,6 +666,7 @@ kill_carrying() { # VARIABLE=VALUE...
     done
     if [ "$killed" = 0 ]; then empty=$((empty + 1)); else empty=0; fi
   done
+  [ "$empty" -ge 2 ]
 }
 
 # --- looking (the control channel) ----------------------------------------------------------------------------------------

@@ -268,6 +268,20 @@ async def test_a_batch_that_lingers_takes_more_when_all_have_ended(host: Host) -
     assert told.task(tasks[8])["stdout"] == b"8\n"
 
 
+async def test_more_tasks_run_although_their_lane_died_while_it_lingered(host: Host) -> None:
+    tasks = batch_of(host, b'echo "$1"', 4, 1).tasks
+    told, batch = Told(), make_batch(tasks[:1], 1, lingers=True)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: len(told.finishes) == 1, "the first to end")
+    lane = (folder(host, batch) / "lane.1").readlink().name
+    os.kill(int(lane.removeprefix("pid=").partition(",")[0]), signal.SIGKILL)
+    extended = await host.engine.extend(batch.run, tasks[1:])
+    await running
+    assert extended == (len(told.finishes) == 4)
+    assert {finish.outcome for finish in told.finishes.values()} == {Exited(0)}
+    assert not await host.engine.extend(batch.run, tasks[1:])
+
+
 async def test_a_batch_that_lingers_in_vain_ends_by_itself(host: Host) -> None:
     told, batch = Told(), make_batch(batch_of(host, b"exit 3", 2, 1).tasks, 1, lingers=True)
     running = asyncio.create_task(run(host, batch, told))

@@ -15,8 +15,10 @@ import pytest
 from sshgrid import door as doors
 from sshgrid.door import Door
 from sshgrid.errors import StoreError
-from sshgrid.model import Caps, Exited, Role
+from sshgrid.model import Caps, Exited, OnDisconnect, Role
 from sshgrid.testing import ScriptedGrid, after, until
+from sshgrid.testing.engine import Stage
+from sshgrid.wire import Hello, Watch, encode
 from sshgrid.wire_users import AddUser, DisableUser, SetCaps
 from tests.service.conftest import Grids
 from tests.service.test_session import Door as Host
@@ -61,6 +63,23 @@ async def opened(grids: Grids, tmp_path: Path) -> AsyncIterator[Opened]:
     await opened.open()
     yield opened
     await opened.door.close()
+
+
+async def test_a_connection_that_breaks_ends_what_was_to_end_with_it(opened: Opened) -> None:
+    async def until_killed(stage: Stage) -> Exited:
+        await stage.signal()
+        return Exited(143)
+
+    opened.grid.engine.plays(until_killed)
+    connection = await opened.connect()
+    process = await connection.create_process("sshgrid-wire", encoding=None)
+    job = await opened.grid.submit()
+    await opened.grid.reaches(job, "RUNNING")
+    process.stdin.write(encode(Hello("test")) + encode(Watch(job, on_disconnect=OnDisconnect.CANCEL)))
+    while b"progress" not in await process.stdout.readline():
+        pass
+    connection.abort()
+    assert (await opened.grid.wait(job)).reason == "cancelled (TERM by lost client)"
 
 
 async def test_a_command_goes_through_and_back(opened: Opened) -> None:

@@ -15,6 +15,7 @@ from sshgrid.model import Exited, Group, Halt, JobId, Node, Phase, Swept, sweep_
 from sshgrid.sweeps import SweepState
 from sshgrid.testing.engine import Stage
 from sshgrid.testing.grid import ScriptedGrid, inventory, until
+from sshgrid.wire import Cancel
 from tests.service.test_sweeps import sweep, verdict
 
 pytestmark = pytest.mark.usefixtures("quiet_log")
@@ -230,6 +231,52 @@ async def test_a_batch_that_goes_on_passes_no_limit_of_a_group(grid: ScriptedGri
     second.open.set()
     await grid.wait(job)
     assert verdict(grid, job) == Swept(21, 0)
+
+
+async def test_a_batch_that_goes_on_is_a_turn_of_its_owner(grid: ScriptedGrid) -> None:
+    async def takes_a_while(stage: Stage) -> Exited:
+        await asyncio.sleep(0.2)
+        return Exited(0)
+
+    grid.engine.coming[:] = [takes_a_while] * 40
+    grid.member("h2").go()
+    sweep_of_ann = await grid.submit(sweep(grid, *["go"] * 30))
+    await until(lambda: len(grid.engine.orders) == 1)
+    grid.member("h2").come()
+    await grid.submit(grid.submission(on="h2"), owner="bob")
+    second = await grid.submit(grid.submission(on="h1"), owner="bob")
+    await grid.wait(second)
+    place = [order.attempt.job for order in grid.engine.orders].index(second)
+    assert place < 20
+    await grid.master.cancel(Cancel((sweep_of_ann,), "KILL"), "ann")
+    await grid.wait(sweep_of_ann)
+
+
+async def test_a_node_that_goes_while_a_batch_waits_for_more_keeps_nobody_waiting(
+    grid: ScriptedGrid, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
+    grid.engine.linger_seconds = 1e6
+    grid.member("h2").go()
+    job = await grid.submit(sweep(grid, "wait", *["go"] * 5, at_once=1))
+    await until(lambda: len(grid.engine.orders) == 1)
+    grid.master.pause()
+    gate.open.set()
+    await until(lambda: bool(grid.engine.lingering))
+    grid.member("h1").go()
+    grid.member("h2").come()
+    grid.master.scheduler.paused = False
+    grid.book.nodes_changed()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(6, 0)
+
+
+async def test_who_leaves_removes_a_batch_that_waits_for_more(grid: ScriptedGrid) -> None:
+    job = await grid.submit(sweep(grid, *["go"] * 3))
+    await grid.wait(job)
+    await grid.end()
+    assert set(grid.engine.batches) <= set(grid.engine.discarded)
+    await grid.begin()
 
 
 async def test_a_next_master_finds_what_waits_behind(grid: ScriptedGrid, gate: Gate) -> None:
