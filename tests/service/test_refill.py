@@ -240,10 +240,11 @@ async def test_a_batch_that_goes_on_is_a_turn_of_its_owner(grid: ScriptedGrid) -
 
     grid.engine.coming[:] = [takes_a_while] * 40
     grid.member("h2").go()
-    sweep_of_ann = await grid.submit(sweep(grid, *["go"] * 30))
+    sweep_of_ann = await grid.submit(sweep(grid, *["go"] * 30, at_once=1))
     await until(lambda: len(grid.engine.orders) == 1)
     grid.member("h2").come()
     await grid.submit(grid.submission(on="h2"), owner="bob")
+    await until(lambda: len(grid.engine.orders) == 2)
     second = await grid.submit(grid.submission(on="h1"), owner="bob")
     await grid.wait(second)
     place = [order.attempt.job for order in grid.engine.orders].index(second)
