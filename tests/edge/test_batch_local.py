@@ -30,6 +30,7 @@ from sshgrid.model import (
 from sshgrid.nodes import Link
 from tests.edge.engines import Host, Kept
 from tests.edge.test_nodes_local import until
+from tests.lab.machine import argv_of
 
 
 class Told:
@@ -268,20 +269,13 @@ async def test_a_batch_that_lingers_takes_more_when_all_have_ended(host: Host) -
     assert told.task(tasks[8])["stdout"] == b"8\n"
 
 
-def is_lane_of(batch: Batch, process: Path) -> bool:
-    try:
-        words = (process / "cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return b"lane" in words and batch.run.encode() in words
-
-
 async def test_more_tasks_run_although_their_lane_died_while_it_lingered(host: Host) -> None:
     tasks = batch_of(host, b'echo "$1"', 4, 1).tasks
     told, batch = Told(), make_batch(tasks[:1], 1, lingers=True)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: len(told.finishes) == 1, "the first to end")
-    lane = [int(entry.name) for entry in Path("/proc").iterdir() if is_lane_of(batch, entry)]
+    processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    lane = [pid for pid in processes if {"lane", batch.run} <= set(argv_of(pid))]
     for pid in lane:
         os.kill(pid, signal.SIGSTOP)  # so that it does not see them
     assert await host.engine.extend(batch.run, tasks[1:])
