@@ -336,9 +336,11 @@ async def test_a_superseded_attempt_on_a_silent_node_is_ended_when_the_node_is_b
     backup = Gated("backup")
     sweep_id, task = await straggling(grid, Gated("original"), backup)
     tries: list[str] = []
+    longest: list[JobId | None] = []
 
     async def not_now(run: str, name: str) -> bool:
         tries.append(name)
+        longest.append(grid.master.attempts.longest_running(sweep_id))
         if len(tries) < 3:
             raise Dropped("h1", "no answer")
         return await ScriptedEngine.signal(grid.engine, run, name)
@@ -349,6 +351,7 @@ async def test_a_superseded_attempt_on_a_silent_node_is_ended_when_the_node_is_b
     assert (tasks[4].attempt, output) == (2, b"backup\n")
     await nothing_is_left(grid, task)
     assert tries == ["KILL"] * 3
+    assert longest == [None] * 3  # nobody waits for it
 
 
 # --- who gets one -----------------------------------------------------------------------------------------------------
