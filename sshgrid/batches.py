@@ -63,6 +63,11 @@ class BatchSink:
     # --- what the scheduler asks
 
     @property
+    def idle(self) -> bool:
+        """It has done all, and its node waits for more."""
+        return self.lingers and not self.rest
+
+    @property
     def ran_seconds(self) -> float:
         """For how long the task that runs does so, as far as is known."""
         return time.monotonic() - self._moved

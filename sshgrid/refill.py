@@ -66,10 +66,10 @@ class Refill:
     # --- batches that are nearly over
 
     def _is_nearly_over(self, sink: BatchSink) -> bool:
-        if not sink.takes_more or sink.joining or not (sink.rest or sink.lingers):
+        if not sink.takes_more or sink.joining:
             return False
         if not sink.rest:
-            return True
+            return sink.lingers
         takes = self._takes(sink)
         if takes is None or takes > LONG_SECONDS:
             return False
@@ -86,7 +86,7 @@ class Refill:
         """Of each sweep, how many of the slots that it uses could go on with it."""
         counts: dict[JobId, int] = {}
         for sink in self._nearly_over:
-            if sink.sweep is not None and sink.rest:
+            if sink.sweep is not None and not sink.idle:
                 counts[sink.sweep] = counts.get(sink.sweep, 0) + 1
         return counts
 
@@ -98,7 +98,7 @@ class Refill:
         state = self._sweeps.state(job.id)
         if state is None or job.attempts or not state.may_begin:
             return False
-        idle = [sink for sink in self._nearly_over if not sink.rest and self._state(sink) is state]
+        idle = [sink for sink in self._nearly_over if sink.idle and self._state(sink) is state]
         if not idle:
             return False
         # Their user has no run there at this moment: a group may be closed meanwhile.
@@ -116,7 +116,7 @@ class Refill:
             return False
         nodes = self._nodes_for(job)
         for sink in list(self._nearly_over):
-            is_own = state is not None and not job.attempts and self._state(sink) is state and bool(sink.rest)
+            is_own = state is not None and not job.attempts and self._state(sink) is state and not sink.idle
             if is_own and sink.node in nodes and self._extend(sink, job, now):
                 return True
         if not own_only:
@@ -167,7 +167,7 @@ class Refill:
     def release(self) -> None:
         """Give the slots away that another's job waits for, while the last tasks there run, or where no more will."""
         for sink in self._attempts.batches:
-            if sink.lingers and not sink.rest and not (sink.sweep and self._sweeps.goes_on(sink.sweep)):
+            if sink.idle and not (sink.sweep and self._sweeps.goes_on(sink.sweep)):
                 self._attempts.release(sink)
         for sink in self._promised:
             takes = self._takes(sink)

@@ -128,26 +128,21 @@ class Scheduler:
                 continue
             if rest := self._undecided_seconds(job, now):
                 pauses.append(rest)
-            elif refill.wake(job, now):
+                stuck.add(wants)
+                continue
+            if refill.wake(job, now):
                 self._note_turn(job)
                 running[job.owner] += 1
-                if time.monotonic() - began > STEP_SECONDS:
-                    return 0.0
-                continue
             elif node := self._start(job, views, refill, now):
                 running[job.owner] += 1
                 views = self._roster.renewed(views, node)
                 refill.see(views)
-                if time.monotonic() - began > STEP_SECONDS:
-                    return 0.0
-                continue
-            elif refill.go_on(job, now):
-                if time.monotonic() - began > STEP_SECONDS:
-                    return 0.0
-                continue
-            else:
+            elif not refill.go_on(job, now):
                 pauses.append(1.0)  # load and memory change by samples alone, which wake nobody
-            stuck.add(wants)
+                stuck.add(wants)
+                continue
+            if time.monotonic() - began > STEP_SECONDS:
+                return 0.0
         refill.release()
         pauses.append(refill.level())
         pauses.append(self._backups.begin(views, now))  # with what nobody could take

@@ -134,8 +134,10 @@ class SweepReport:
         assert task.current is not None
         attempt = task.current.number
         sizes = self._spool.sizes(task.id, attempt)
-        for stream in STREAMS if output and sizes else ():
+        for stream in STREAMS if output else ():
             offset = 0
+            if not sizes[stream]:
+                continue
             if stream == "compile" and number != state.compiler_said:
                 continue  # all tasks of a sweep meet the same words of the compiler
             while piece := self._spool.read_output(task.id, attempt, stream, offset, PIECE_BYTES):
