@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from bench import backlog, batch, crowd, monitor, single, sweeps
-from bench.door import DoorBench
+from bench.gateway import DoorBench
 from bench.installed import ROOT, Failed, install
 from bench.single import Bench
 from bench.table import Row, say, text

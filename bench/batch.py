@@ -16,9 +16,9 @@ from pathlib import Path
 from bench.installed import Failed
 from bench.table import Row, rested, spread
 from sshgrid.engines import Finish
-from sshgrid.jobscript import Order, make_batch
+from sshgrid.engines.launch import Order, make_batch
 from sshgrid.model import Exited, Node
-from tests.edge.engines import Host
+from tests.edge.engine_hosts import Host
 from tests.lab.disk import ACCOUNT
 from tests.lab.hosts import Lab, LabHost
 

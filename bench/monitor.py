@@ -16,7 +16,8 @@ import psutil
 
 from bench.installed import Failed
 from bench.table import Row
-from sshgrid import paths, wire
+from sshgrid import paths
+from sshgrid.protocol import messages
 from tests.service.fake_master import FakeMaster, job_line, node_line
 from tests.whole.tmux import Tmux
 
@@ -31,9 +32,9 @@ def rows(command: Path, home: Path) -> Iterator[Row]:
     (home / "inventory.yaml").write_text("version: 1\nnodes: {n: {host: 127.0.0.1}}\n")
     environ = {**os.environ, "SSHGRID_HOME": str(home), "HOME": str(home)}
     with FakeMaster(paths.places(None, environ, str(home), str(home))) as master:
-        master.scripts[wire.Nodes] = lambda _: [wire.NodesReply(tuple(_nodes()))]
-        master.scripts[wire.Jobs] = lambda _: [wire.JobsReply(tuple(_jobs()))]
-        master.on(wire.Clients, wire.ClientsReply((wire.ClientLine("ann", "local", time.time(), 9, 5, 1),)))
+        master.scripts[messages.Nodes] = lambda _: [messages.NodesReply(tuple(_nodes()))]
+        master.scripts[messages.Jobs] = lambda _: [messages.JobsReply(tuple(_jobs()))]
+        master.on(messages.Clients, messages.ClientsReply((messages.ClientLine("ann", "local", time.time(), 9, 5, 1),)))
         for columns, lines in SIZES:
             folder = home / f"{columns}x{lines}"
             folder.mkdir()
@@ -51,21 +52,21 @@ def rows(command: Path, home: Path) -> Iterator[Row]:
 
 def _share(tmux: Tmux, master: FakeMaster) -> float:
     tmux.see(f"{NODES} of {NODES} up")
-    process, pictures = psutil.Process(tmux.pid), len(master.got(wire.Clients))
+    process, pictures = psutil.Process(tmux.pid), len(master.got(messages.Clients))
     before, begin = sum(process.cpu_times()[:2]), time.monotonic()
     time.sleep(WINDOW_SECONDS)
     used, seconds = sum(process.cpu_times()[:2]) - before, time.monotonic() - begin
-    if len(master.got(wire.Clients)) - pictures < WINDOW_SECONDS / 4:
+    if len(master.got(messages.Clients)) - pictures < WINDOW_SECONDS / 4:
         raise Failed("the monitor did not ask for news")
     return used / seconds
 
 
-def _nodes() -> Iterator[wire.NodeLine]:
+def _nodes() -> Iterator[messages.NodeLine]:
     for number in range(NODES):
         minute = tuple(random.randrange(101) for _ in range(60))
         yield node_line(f"n{number:02}", cpu=random.random(), load=8 * random.random(), cpu_minute=minute)
 
 
-def _jobs() -> Iterator[wire.JobLine]:
+def _jobs() -> Iterator[messages.JobLine]:
     for number in range(JOBS):
         yield job_line(number, state="RUNNING", phase="running", exit_code=None, seconds=1000 * random.random())

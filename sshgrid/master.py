@@ -17,30 +17,15 @@ from random import Random
 
 import msgspec
 
-from sshgrid import fanout, intake, lifecycle, placement, quota, report, selectors
-from sshgrid.attempts import Attempts
 from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage, UsageError
-from sshgrid.handover import Handover
-from sshgrid.jobbook import JobBook
-from sshgrid.member import Member
-from sshgrid.model import (
-    Cancelled,
-    Inventory,
-    Job,
-    JobId,
-    Phase,
-    Program,
-    Submission,
-)
-from sshgrid.people import People
-from sshgrid.placement import NodeView
-from sshgrid.roster import Roster
-from sshgrid.scheduler import DECIDE_SECONDS, Scheduler
-from sshgrid.store import Store
-from sshgrid.sweep_report import SweepReport
-from sshgrid.sweeps import Sweeps, inputs_of, is_success
-from sshgrid.watching import tail, watch
-from sshgrid.wire import (
+from sshgrid.model import Cancelled, Inventory, Job, JobId, Phase, Program, Submission
+from sshgrid.node import fanout
+from sshgrid.node.managed_node import Member
+from sshgrid.nodes import Roster
+from sshgrid.notation import selectors
+from sshgrid.policy import placement, quota, retry, states
+from sshgrid.policy.placement import NodeView
+from sshgrid.protocol.messages import (
     Cancel,
     Event,
     Execute,
@@ -56,7 +41,20 @@ from sshgrid.wire import (
     ToolchainLine,
     Watch,
 )
-from sshgrid.wire_sweeps import WatchSweep
+from sshgrid.protocol.sweep_messages import WatchSweep
+from sshgrid.queue.active_jobs import JobBook
+from sshgrid.queue.store import Store
+from sshgrid.reports.lines import job_line, node_line
+from sshgrid.reports.sweep_report import SweepReport
+from sshgrid.reports.watch import tail, watch
+from sshgrid.scheduler import admission
+from sshgrid.scheduler.active_sweeps import Sweeps
+from sshgrid.scheduler.admission import inputs_of
+from sshgrid.scheduler.attempts import Attempts
+from sshgrid.scheduler.scheduler import DECIDE_SECONDS, Scheduler
+from sshgrid.spool.local_files import Handover
+from sshgrid.sweeps.checks import is_success
+from sshgrid.users.accounts import People
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +143,7 @@ class Master:
         if before := self.store.job_of_key(owner, key):
             return before.id  # accepted is accepted, whatever the grid looks like now
         submission = self._bounded(submission, owner)
-        submission = intake.complete(submission, self.inventory.languages, self.spool)
+        submission = admission.complete(submission, self.inventory.languages, self.spool)
         await self._refuse_impossible(submission)
         job = self.store.add(submission, owner, key, time.time())
         if submission.sweep:
@@ -240,7 +238,7 @@ class Master:
         """Keep waiting jobs from starting, or let them go; how many of these wait."""
         waiting = [job_id for job_id in jobs if self.book.current(job_id).phase is Phase.QUEUED]
         for job_id in waiting:
-            job = self.store.hold(job_id, "" if release else lifecycle.HELD_BY_USER)
+            job = self.store.hold(job_id, "" if release else states.HELD_BY_USER)
             self.book.keep(job)
             self.sweeps.changed(job)
         return len(waiting)
@@ -310,19 +308,19 @@ class Master:
         job = self.attempts.live(job)
         if job.submission.sweep:
             return self._sweep_line(job, now, moment)
-        allowed = lifecycle.attempts_allowed(job, self.inventory.retry)
+        allowed = retry.attempts_allowed(job, self.inventory.retry)
         pending, why = "", tuple[NodeReason, ...]()
         if job.phase is Phase.QUEUED:
             pending = moment.pending_code(job)
             if explain:
                 why = placement.explain(moment.views(job.owner), job.submission, job.excluded, self.inventory.languages)
-        return report.job_line(job, now, allowed, self._disconnected(job), pending, why)
+        return job_line(job, now, allowed, self._disconnected(job), pending, why)
 
     def _sweep_line(self, job: Job, now: float, moment: _Moment) -> JobLine:
         """A sweep runs while it is not over and some task of it has begun."""
         progress = self.sweep_report.progress(job)
         pending = moment.pending_code(job) if job.phase is Phase.QUEUED else ""
-        line = report.job_line(job, now, 1, pending=pending)
+        line = job_line(job, now, 1, pending=pending)
         if job.phase is Phase.DONE:
             return msgspec.structs.replace(line, sweep=progress, seconds=(job.ended or now) - job.submitted)
         if not (progress.running or progress.ended):
@@ -349,7 +347,7 @@ class Master:
 
     def _node_line(self, member: Member, history: bool) -> NodeLine:
         seen = member.last_seen if member.facts else None
-        return report.node_line(member.view(), seen, member.busy_minute if history else ())
+        return node_line(member.view(), seen, member.busy_minute if history else ())
 
     async def check_nodes(self, selector: str) -> Sequence[NodeLine]:
         """Dial now, wait for the answers, then what `nodes` says."""
@@ -376,7 +374,7 @@ class Master:
         return [self.roster.members[name] for name in names if name in self.roster.members]
 
     async def explain(self, submission: Submission) -> ExplainReply:
-        submission = intake.complete(submission, self.inventory.languages, self.spool)
+        submission = admission.complete(submission, self.inventory.languages, self.spool)
         await self._refuse_impossible(submission)
         views = self.roster.views()
         policy = placement.POLICIES[self.inventory.placement]
@@ -406,7 +404,7 @@ class Master:
         found: dict[str, int] = {}
         for phase, verdict, number in self.store.tally(owner):
             probe = Job(JobId(0), "", _NOTHING, 0.0, phase=phase, verdict=verdict)
-            state = lifecycle.state(probe)
+            state = states.state(probe)
             found[state] = found.get(state, 0) + number
         return found
 

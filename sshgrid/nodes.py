@@ -1,444 +1,156 @@
-"""A node seen through one SSH connection: first contact, start, look, end, and a load sample a second.
+"""The nodes of the inventory, and what they share.
 
-Four channels at most, never one a job: a control shell that answers framed questions, a starter shell that says when
-runs begin and end, the sampler, and SFTP (see cargo). The verbs are those of `remote/node.sh`. All that goes wrong is a
-HostError; after one the connection is of no use and is ended. Refuses to judge programs: it brings what the node says.
+Takes up a changed inventory: new nodes join, changed ones dial anew, removed ones leave once their runs have. What one
+node does is in member.py. Refuses to decide where jobs go.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
-import logging
-import math
-import os
-import re
-import secrets
-import shlex
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-from importlib import resources
-from typing import BinaryIO
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
 
-import asyncssh
+import msgspec
 
-from sshgrid.cargo import Cargo
-from sshgrid.channels import ANSWER_SECONDS, Shell, Spoken, Talk, early_end
-from sshgrid.dial import Dialing, blame_in_use, dial, end
-from sshgrid.errors import Dropped, HostError, NodeUnfit
-from sshgrid.model import Node, Sample
-from sshgrid.readings import (
-    BatchLook,
-    Found,
-    LoadMeter,
-    RunLook,
-    Started,
-    parse_batch,
-    parse_contact,
-    parse_poll,
-    parse_sizes,
-)
+from sshgrid import toolchains
+from sshgrid.engines.build_cache import Builds
+from sshgrid.errors import UnknownLanguage
+from sshgrid.model import Language, Node, RetryPolicy
+from sshgrid.node.build_check import Verification
+from sshgrid.node.managed_node import Member
+from sshgrid.policy.placement import NodeView
+from sshgrid.spool.spool import Spool
+from sshgrid.ssh.connect import Dialing, door
 
-log = logging.getLogger(__name__)
-
-CLEAN_SECONDS = 600  # a run may have made a million files
-DOCTOR_SECONDS = 60
-ASIDES = 2  # channels for people's questions; sshd allows ten in all
-PIECE_BYTES = 1024 * 1024
-LOOK_RECORDS = 512  # of a batch in one look
-SMALL_BLOCKS = 8  # of 512 bytes; outputs of tasks that are no larger come with the look
-_SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
-_LEARN = b'umask 077\n. "$LIB"\n'
-_LIBRARIES = {b"$LIB": "node.sh", b"${LIB%/*}/batch${LIB##*/node}": "batch.sh"}
-_LEARN_BATCHES = b"".join(b'. "%s"\n' % path for path in list(_LIBRARIES)[1:])
+HANDSHAKES = 20
+# sshd drops connections at random once ten have not logged in (MaxStartups).
+KNOCKS_AT_A_DOOR = 4
 
 
-def _remote(name: str) -> bytes:
-    return (resources.files("sshgrid") / "remote" / name).read_bytes()
-
-
-_LIBRARY = {path: _remote(name) for path, name in _LIBRARIES.items()}
-_CONTACT = _remote("contact.sh")
-_DOCTOR = _remote("doctor.sh")
-_EXECUTE = _remote("execute.sh")
-_SWEEP = _remote("sweep.sh")
-_DIGEST = hashlib.sha256(b"".join(_LIBRARY.values())).hexdigest()[:12]
-LIBRARY_NAME = f"node-{_DIGEST}.sh"
-
-
-class Link:
-    """One connection to one node. Made by `Link.open`; ended by `close`, or by itself, which `lost` tells."""
+class Roster:
+    """All nodes of the inventory, and what they share."""
 
     def __init__(
-        self, node: Node, how: Dialing, connection: asyncssh.SSHClientConnection, control: Shell, found: Found
-    ) -> None:
-        self.node = node
-        self.found = found
-        self.facts = found.facts
-        self.lost: asyncio.Future[HostError] = asyncio.get_running_loop().create_future()
-        self._connection = connection
-        self._control = control
-        self._starter: Shell | None = None
-        self._answers: dict[str, asyncio.Future[Started]] = {}
-        self._bells: dict[str, asyncio.Event] = {}
-        self._starting = asyncio.Lock()
-        self._asides = asyncio.Semaphore(ASIDES)
-        self.cargo = Cargo(self, how, connection, self._ask, self._asides)
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    @classmethod
-    async def open(cls, node: Node, how: Dialing, tools: Iterable[str], on_sample: Callable[[Sample], None]) -> Link:
-        """Dial, first contact, and the long-lived channels. Raises a HostError; nothing is left open then."""
-        connection = await dial(node, how)
-        try:
-            with blame_in_use(node):
-                # All at once: a shell takes its time to start.
-                control, starter, sampler = await asyncio.gather(
-                    Shell.open(node, connection), Shell.open(node, connection), Shell.open(node, connection)
-                )
-                _, output = await control.ask(contact_script(node, tools))
-                found = parse_contact(node.name, output)
-                link = cls(node, how, connection, control, found)
-                await link._prepare(starter, sampler, on_sample)
-                return link
-        except BaseException:
-            await end(connection)
-            raise
-
-    async def _prepare(self, starter: Shell, sampler: Shell, on_sample: Callable[[Sample], None]) -> None:
-        """The control shell learns the verbs; the starter and the sampler begin."""
-        status, output = await self._control.ask(self._variables() + _install_script())
-        if status != 0:
-            raise NodeUnfit(
-                self.node.name, f"cannot write in {self.facts.workdir}: {output[-80:].decode(errors='replace')}"
-            )
-        starter.write(self._variables() + _LEARN + _LEARN_BATCHES + b"exec 9>&1 2>/dev/null\n")
-        sampler.write(self._variables() + _LEARN + b"sampler\n")
-        self._starter = starter
-        self._spawn(self._hear(starter))
-        self._spawn(self._feel(sampler, on_sample))
-
-    def _variables(self) -> bytes:
-        facts = self.facts
-        values = {
-            "W": facts.workdir,
-            "LIB": self.library,
-            "BOOT": facts.boot_id,
-            "PATH": self.found.path,
-            "ISOLATION": facts.isolation,
-            "SETSID_FORK": str(int("setsid-fork" in facts.helpers)),
-            "SHA256SUM": str(int("sha256sum" in facts.helpers)),
-        }
-        return "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()).encode()
-
-    @property
-    def library(self) -> str:
-        """Where the verbs are, on the node."""
-        return f"{self.facts.workdir}/bin/{LIBRARY_NAME}"
-
-    # --- what the node says by itself
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _hear(self, starter: Shell) -> None:
-        """The starter's lines: answers to `start`, and bells of runs."""
-        with self._until_lost("the connection ended"):
-            async for line in starter.lines():
-                word, _, rest = line.decode("utf-8", "replace").strip().partition(" ")
-                run, _, rest = rest.partition(" ")
-                if word in ("running", "end"):
-                    self.bell(run).set()
-                elif (answer := self._answers.pop(run, None)) and not answer.done():
-                    answer.set_result(Started(word, rest))
-
-    async def _feel(self, sampler: Shell, on_sample: Callable[[Sample], None]) -> None:
-        meter = LoadMeter(self.facts.cores)
-
-        def hear(line: bytes) -> None:
-            if sample := meter.read(line, time.time()):
-                on_sample(sample)
-
-        with self._until_lost("the connection ended"):
-            await sampler.hear(hear)
-
-    @contextlib.contextmanager
-    def _until_lost(self, reason: str) -> Iterator[None]:
-        """However a channel ends that should not, the connection is over."""
-        try:
-            with blame_in_use(self.node):
-                yield
-            self._lose(Dropped(self.node.name, reason))
-        except HostError as error:
-            self._lose(error)
-
-    def _lose(self, error: HostError) -> None:
-        if not self.lost.done():
-            self.lost.set_result(error)
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(Dropped(self.node.name, error.reason))
-        self._answers.clear()
-        for bell in self._bells.values():
-            bell.set()
-
-    def bell(self, run: str) -> asyncio.Event:
-        """Set when the node says that something of the run has changed, and when the connection is lost."""
-        return self._bells.setdefault(run, asyncio.Event())
-
-    def forget(self, run: str) -> None:
-        self._bells.pop(run, None)
-
-    # --- verbs
-
-    async def _ask(self, verb: str, *words: str, seconds: float = ANSWER_SECONDS) -> bytes:
-        if self.lost.done():
-            raise Dropped(self.node.name, self.lost.result().reason)
-        try:
-            with blame_in_use(self.node):
-                _, output = await self._control.ask(shlex.join((verb, *words)).encode(), seconds)
-                return output
-        except HostError as error:
-            self._lose(error)
-            raise
-
-    async def start(
         self,
-        run: str,
-        not_after_uptime: float,
-        job: bytes,
-        build: str,
-        needed: Sequence[str],
-        objects: Sequence[str],
-        verb: str = "start",
-    ) -> Started:
-        """Start a run, at most once. A lost answer means: unknown; look at the run folder.
+        grid: str,
+        spool: Spool,
+        how: Dialing,
+        rng: Random,
+        changed: Callable[[], None],
+    ) -> None:
+        self.grid = grid
+        self.spool = spool
+        self.builds = Builds(spool)
+        self.how = how
+        self.rng = rng
+        self.changed = changed
+        self.retry = RetryPolicy()
+        self.languages: Sequence[Language] = ()
+        self.tools: tuple[str, ...] = ()
+        self.handshakes = asyncio.Semaphore(HANDSHAKES)
+        self.members: dict[str, Member] = {}
+        self.builds.verify = Verification(self.members).check
+        self.proving: set[str] = set()  # runs that test toolchains
+        self._doors: dict[str, asyncio.Semaphore] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
-        `needed` and `objects` are digests; `objects` count only without the build.
-        The verb "prepare" leaves the launching to `converse`.
-        """
-        words = (verb, run, str(int(not_after_uptime)), build, " ".join(needed) or "-", *objects)
-        return await self._tell_starter(run, words, job)
+    def door(self, node: Node) -> asyncio.Semaphore:
+        """Held while a node is dialled: several nodes may be one server, or stand behind one."""
+        return self._doors.setdefault(door(node, self.how), asyncio.Semaphore(KNOCKS_AT_A_DOOR))
 
-    async def more(
-        self, batch: str, part: int, not_after_uptime: float, job: bytes, tasks: int, needed: Sequence[str]
-    ) -> Started:
-        """So many more tasks for a batch under way, as its job.PART.sh, at most once. `already`: it takes no more."""
-        words = ("more", batch, str(int(not_after_uptime)), " ".join(needed) or "-", str(part), str(tasks))
-        return await self._tell_starter(f"{batch}.{part}", words, job)
+    def sampled(self, first: bool) -> None:
+        """A sample alone changes little; the first ones decide whether a waiting job may choose."""
+        if first:
+            self.changed()
 
-    async def _tell_starter(self, name: str, words: Sequence[str], job: bytes) -> Started:
-        """What it answers under this name. Raises Dropped when it does not."""
-        if self._starter is None or self.lost.done():
-            raise Dropped(self.node.name, "the connection ended")
-        answer: asyncio.Future[Started] = asyncio.get_running_loop().create_future()
-        self._answers[name] = answer
-        mark = b"JOB-" + secrets.token_hex(8).encode()
-        try:
-            with blame_in_use(self.node):
-                self._starter.write(
-                    b"{ " + shlex.join(words).encode() + b" <<'" + mark + b"'\n" + job + mark + b"\n}\n"
-                )
-            async with asyncio.timeout(ANSWER_SECONDS):
-                return await answer
-        except TimeoutError as error:
-            lost = Dropped(self.node.name, f"no answer to a start for {ANSWER_SECONDS} s")
-            self._lose(lost)
-            raise lost from error
-        finally:
-            self._answers.pop(name, None)
+    async def follow(self, nodes: Iterable[Node], languages: Sequence[Language], retry: RetryPolicy) -> None:
+        """Take up an inventory: new nodes join, changed ones dial anew, removed ones leave once their runs have."""
+        self.retry = retry
+        rows_changed = tuple(languages) != tuple(self.languages)
+        self.languages = languages
+        self.tools = toolchains.tools(languages)
+        wanted = {node.name: node for node in nodes}
+        for name, member in list(self.members.items()):
+            node = wanted.get(name)
+            if node is None:
+                member.node = msgspec.structs.replace(member.node, drained=True)
+                if not member.running:
+                    await self._drop(name)
+            elif _same_road(member.node, node) and not rows_changed:
+                member.node = node
+            else:
+                await self._redial(name, node)
+        for name, node in wanted.items():
+            if name not in self.members:
+                self._join(Member(node, self))
+        self.changed()
 
-    async def poll(self, runs: Sequence[str]) -> dict[str, RunLook]:
-        return parse_poll(await self._ask("poll", *runs), runs)
+    async def _redial(self, name: str, node: Node) -> None:
+        """Same member, as runs may be on it; another connection."""
+        member = self.members[name]
+        member.node = node
+        await self._end_task(name)
+        member.tried = False
+        self._keep(member)
 
-    async def glance(self, run: str, offset: int, count: int) -> tuple[RunLook, bytes]:
-        """`poll` of one run, and what its stdout has from `offset` on, in one round trip."""
-        answer = b"\n" + await self._ask("glance", run, str(offset), str(count))
-        listed, _, piece = answer.partition(b"\nout\n")
-        return parse_poll(listed, [run])[run], piece
+    def _join(self, member: Member) -> None:
+        self.members[member.name] = member
+        self._keep(member)
 
-    async def look_batch(self, batch: str, seen: int) -> BatchLook:
-        """What follows `seen` records in the ledger of a batch, with small outputs of what ended; or `poll`."""
-        words = (batch, str(seen), str(LOOK_RECORDS), str(SMALL_BLOCKS))
-        return parse_batch(await self._ask("look_batch", *words), batch)
+    def _keep(self, member: Member) -> None:
+        task = asyncio.create_task(member.keep(), name=f"node {member.name}")
+        task.add_done_callback(member.broken)
+        self._tasks[member.name] = task
 
-    async def sizes(self, batch: str, files: Sequence[str]) -> dict[str, int]:
-        """Bytes of these files of a batch, as far as they are there."""
-        return parse_sizes(await self._ask("sizes_in", batch, *files))
+    async def _drop(self, name: str) -> None:
+        await self._end_task(name)
+        self.members.pop(name, None)
 
-    async def forestall(self, run: str) -> None:
-        """No wrapper has come for this claimed run; from now on none can begin."""
-        await self._ask("forestall", run)
+    async def _end_task(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
-    async def refuse_tasks(self, batch: str, tasks: Sequence[str]) -> list[str]:
-        """Those of these tasks that had not begun, and now never will."""
-        return (await self._ask("refuse_tasks", batch, *tasks)).decode("ascii", "replace").split()
+    def language(self, name: str) -> Language:
+        """The row of this language. Raises UnknownLanguage."""
+        row = next((row for row in self.languages if row.name == name), None)
+        if row is None:
+            raise UnknownLanguage(f"unknown language {name!r}", "sshgrid toolchains")
+        return row
 
-    async def piece(self, run: str, file: str, offset: int, count: int) -> bytes:
-        return await self._ask("piece", f"{run}/{file}", str(offset), str(count))
+    def undecided(self, language: str) -> bool:
+        """Is there a node that is still being dialled, or asked for this toolchain?"""
+        return any(member.undecided or (member.up and language in member.untested) for member in self.members.values())
 
-    async def signal(self, run: str, name: str) -> bool:
-        return (await self._ask("signal", run, name)).strip() == b"sent"
-
-    async def clean(self, runs: Sequence[str]) -> None:
-        """No process and no file of these runs is left on the node. Raises NodeUnfit when some is."""
-        left = await self._ask("clean", *runs, seconds=CLEAN_SECONDS)
-        for run in runs:
-            self.forget(run)
-        if left.strip():
-            raise NodeUnfit(self.node.name, f"cannot remove {left.decode(errors='replace').strip()}")
-
-    async def runs(self, grid: str) -> list[str]:
-        """Run folders of this grid that are there."""
-        return (await self._ask("runs_of", grid)).decode("utf-8", "replace").split()
-
-    async def renew(self, run: str, until_uptime: float) -> None:
-        """The run's lease ends then, in the node's uptime."""
-        await self._ask("renew", run, str(int(until_uptime)))
-
-    async def claim(self, run: str) -> bool:
-        """Take the run's place, so that it can never start; False when it is there. Raises NodeUnfit on a full disk."""
-        answer = (await self._ask("claim", run)).strip()
-        if answer == b"unfit":
-            raise NodeUnfit(
-                self.node.name, f"cannot make a run folder in {self.facts.workdir} (disk full or read-only)"
-            )
-        return answer == b"claimed"
-
-    async def built(self, key: str) -> bool:
-        """Is this build there? From now on it counts as used."""
-        return (await self._ask("built", key)).strip() == b"yes"
-
-    async def unpack(self, key: str, sha256: str) -> str:
-        """An uploaded build of another node becomes a build here; "" or why not. The object is gone then."""
-        answer = (await self._ask("unpack_build", key, sha256, seconds=CLEAN_SECONDS)).decode(errors="replace").strip()
-        return "" if answer == "unpacked" else answer or "it was not unpacked"
-
-    async def pack(self, key: str, most_bytes: int, target: BinaryIO) -> str:
-        """Bring a build as an archive, on a channel of its own; "" or why not. Raises a HostError."""
-        async with self._asides:
-            with blame_in_use(self.node):
-                shell = await Shell.open(self.node, self._connection)
-                try:
-                    words = shlex.join(("pack_build", key, str(most_bytes // 1024))).encode()
-                    shell.write(self._variables() + _LEARN + words + b"\n")
-                    return await shell.fetch(2 * most_bytes, target)
-                finally:
-                    shell.close()
-
-    async def prove(self, name: str, line: str) -> None:
-        await self._ask("eval", f"printf '%s\\n' {shlex.quote(line)} | prove {shlex.quote(name)}")
-
-    async def aside(self, script: bytes, words: Iterable[str | bytes], seconds: float, most_bytes: int) -> Spoken:
-        """A script with these words, in a shell of its own with the PATH of runs. Raises a HostError."""
-        quoted = b" ".join(os.fsencode(shlex.quote(os.fsdecode(word))) for word in words)
-        head = b"PATH=%s\nexport PATH\nset -- %s\n" % (shlex.quote(self.found.path).encode(), quoted)
-        try:
-            async with self._asides:
-                with blame_in_use(self.node):
-                    shell = await Shell.open(self.node, self._connection)
-                    try:
-                        async with asyncio.timeout(seconds):
-                            return await shell.run(head + script, most_bytes)
-                    finally:
-                        shell.close()
-        except TimeoutError as error:
-            raise Dropped(self.node.name, f"no answer for {seconds:g} s") from error
-
-    async def execute(self, words: Sequence[bytes], limit_seconds: float, most_bytes: int) -> Spoken:
-        """One command for a person; the answer is its status, and `late` when the limit ended it."""
-        limit = str(max(1, math.ceil(limit_seconds)))
-        return await self.aside(_EXECUTE, (limit, *words), limit_seconds + ANSWER_SECONDS, most_bytes)
-
-    async def diagnose(self) -> bytes:
-        """The facts of `remote/doctor.sh`."""
-        return (await self.aside(_DOCTOR, (self.facts.workdir,), DOCTOR_SECONDS, PIECE_BYTES)).output
+    def want(self, language: str) -> None:
+        for member in self.members.values():
+            member.want(language)
 
     @property
-    def whom(self) -> str:
-        """Who answers there, and by which key we know it."""
-        key = self._connection.get_server_host_key()
-        server = self._connection.get_extra_info("server_version") or "an SSH server"
-        return f"{server}, host key {key.get_fingerprint()}" if key is not None else str(server)
+    def all_silent(self) -> bool:
+        return not any(member.up for member in self.members.values())
 
-    async def has_sftp(self) -> bool:
-        """Whether files can be sent by SFTP, tried now."""
-        try:
-            with blame_in_use(self.node):
-                async with self._asides:
-                    client = await self._connection.start_sftp_client()
-                    client.exit()
-                    await client.wait_closed()
-        except HostError as error:
-            log.info("%s: no SFTP: %s", self.node.name, error.reason)
-            return False
-        return True
+    def known_runs(self) -> set[str]:
+        return self.proving.union(*(member.running.keys() | member.claims for member in self.members.values()))
 
-    async def sweep(self, days: int, most_bytes: int) -> None:
-        """Free objects and builds not used for `days`, then the oldest until the rest fits. Never one in use."""
-        with blame_in_use(self.node):
-            shell = await Shell.open(self.node, self._connection)
-            words = f"W={shlex.quote(self.facts.workdir)}\nset -- {days} {most_bytes // 1024}\n".encode()
-            try:
-                _, output = await shell.ask(words + _SWEEP, CLEAN_SECONDS)
-            finally:
-                shell.close()
-        log.info("%s: sweep: %s", self.node.name, output.decode("utf-8", "replace").strip())
+    def views(self) -> list[NodeView]:
+        return [member.view() for member in self.members.values()]
 
-    # --- conversations
+    def renewed(self, views: Sequence[NodeView], name: str) -> list[NodeView]:
+        """These, with that of one node as it is now."""
+        return [self.members[name].view() if view.node.name == name else view for view in views]
 
-    @contextlib.asynccontextmanager
-    async def converse(self, run: str, *, terminal: bool) -> AsyncIterator[Talk]:
-        """Run a claimed interactive run on a channel of its own, on a pseudo-terminal if asked. Raises HostError."""
-        nonce = secrets.token_hex(8)
-        words = ("exec", "/bin/sh", self.library, "converse", self.facts.workdir, run, self.facts.boot_id, nonce)
-        self._check_safe(*words)
-        with blame_in_use(self.node):
-            term_type = "xterm-256color" if terminal else None
-            with early_end():
-                process = await self._connection.create_process(
-                    " ".join(words), encoding=None, term_type=term_type, term_size=(80, 24)
-                )
-            try:
-                yield await Talk.begin(process, nonce.encode(), terminal=terminal)
-            finally:
-                process.close()
-        if self.lost.done():
-            raise Dropped(self.node.name, self.lost.result().reason)
-
-    def _check_safe(self, *words: str) -> None:
-        """What is part of a command line goes through login shells that quote in their own ways. Raises NodeUnfit."""
-        if not all(map(_SAFE_PATH.fullmatch, words)):
-            raise NodeUnfit(self.node.name, f"the working folder {self.facts.workdir} has unusual characters")
-
-    # --- the end
-
-    async def close(self, error: HostError | None = None) -> None:
-        self._lose(error or Dropped(self.node.name, "closed"))
-        for task in list(self._tasks):
-            task.cancel()
-        await end(self._connection)
+    async def close(self) -> None:
+        await asyncio.gather(*(self._end_task(name) for name in list(self._tasks)))
 
 
-def contact_script(node: Node, tools: Iterable[str]) -> bytes:
-    """What a shell is asked at first contact."""
-    words = shlex.join((node.workdir.replace("{name}", node.name), LIBRARY_NAME, *tools)).encode()
-    return b"set -- " + words + b"\n" + _CONTACT
+def _same_road(old: Node, new: Node) -> bool:
+    """May the connection stay? Slots, tags, weight and the like change nothing about it."""
 
+    def road(node: Node) -> Node:
+        return msgspec.structs.replace(
+            node, slots=None, weight=1.0, tags=frozenset(), max_load=None, drained=False, shared_builds=True
+        )
 
-def _install_script() -> bytes:
-    """The verb libraries become files of the working folder, as runs outlive the shell that started them."""
-    steps = [_put_library(path, text) + b"then\n" for path, text in _LIBRARY.items()]
-    return b"".join(b"if " + step for step in steps) + _LEARN + _LEARN_BATCHES + b"else\nfalse\nfi\n" * len(steps)
-
-
-def _put_library(path: bytes, text: bytes) -> bytes:
-    """Its size is looked at, too: after a power cut a file may be there and empty."""
-    mark = b"LIBRARY-" + secrets.token_hex(8).encode()
-    return (
-        b'[ "$(wc -c <"%(path)s")" -eq %(size)d ] || { cat >"%(path)s.$$" && mv -f "%(path)s.$$" "%(path)s"; } '
-        b"<<'%(mark)s'\n%(text)s%(mark)s\n"
-    ) % {b"path": path, b"size": len(text), b"mark": mark, b"text": text}
+    return road(old) == road(new)

@@ -11,9 +11,9 @@ import os
 import stat
 from collections.abc import Callable, Mapping
 
-from sshgrid.digest import sha256
 from sshgrid.errors import InventoryError, StoreError
 from sshgrid.model import Noun
+from sshgrid.notation.digest import sha256
 
 INVENTORY = "inventory.yaml"
 MAX_SOCKET_BYTES = 100

@@ -14,12 +14,12 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sshgrid.cli.session import Session, report, said
-from sshgrid.client import Connection
+from sshgrid.client.connection import Connection
+from sshgrid.client.poll import Feed, ask_all
+from sshgrid.client.session import Session, report, said
 from sshgrid.errors import SshgridError, UsageError
-from sshgrid.feed import Feed, ask_all
 from sshgrid.prompt.background import Background
-from sshgrid.wire import Jobs, JobsReply, Nodes, NodesReply, Status, StatusReply
+from sshgrid.protocol.messages import Jobs, JobsReply, Nodes, NodesReply, Status, StatusReply
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -140,7 +140,7 @@ class Shell:
     # --- words of the shell alone
 
     def _help(self, words: Sequence[str]) -> int:
-        from sshgrid.cli import render
+        from sshgrid.terminal import render
 
         if words:
             return self._invoke([*words, "--help"])
@@ -168,7 +168,7 @@ class Shell:
         return 0
 
     def _edit(self, words: Sequence[str]) -> int:
-        from sshgrid.prompt.editing import edit
+        from sshgrid.prompt.editor import edit
 
         path = words[0] if words else self._buffer
         if len(words) > 1 or not path:
@@ -226,7 +226,7 @@ def _prompt_session(session: Session, toolbar: Callable[[], str]) -> PromptSessi
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
     from sshgrid.cli.verbs import cli
-    from sshgrid.prompt.completing import command_completer
+    from sshgrid.prompt.completion import command_completer
 
     at_home = session.door is None and not session.master
     return PromptSession(

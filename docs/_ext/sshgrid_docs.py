@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from sshgrid import inventory, wire
+from sshgrid import inventory
 from sshgrid.cli.verbs import cli
+from sshgrid.protocol import messages
 from sshgrid.toolchains import LANGUAGES
 
 if TYPE_CHECKING:
@@ -242,11 +243,11 @@ def language_table() -> str:
 
 
 def requests() -> str:
-    return _messages(get_args(wire.Request))
+    return _messages(get_args(messages.Request))
 
 
 def events() -> str:
-    return _messages(get_args(wire.Event))
+    return _messages(get_args(messages.Event))
 
 
 def _messages(kinds: Iterable[type[Any]]) -> str:

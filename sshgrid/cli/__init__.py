@@ -1,6 +1,6 @@
 """The command line: the one place where it begins and ends, whatever happens in between.
 
-What it does is in sshgrid.cli.verbs; the usual words of `run` take a shorter way through sshgrid.cli.quick. Refuses to
+What it does is in sshgrid.cli.verbs; the usual words of `run` take a shorter way through sshgrid.cli.fast_run. Refuses to
 show a traceback unless asked with -vv.
 """
 # os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sshgrid.cli.session import Session
+    from sshgrid.client.session import Session
 
 FAILED = 125
 
@@ -27,7 +27,7 @@ def main() -> None:
     sys.excepthook = _say_bug
     stdout_closed = sys.stdout is None
     _open_standard_descriptors()
-    from sshgrid.cli.session import Session, report
+    from sshgrid.client.session import Session, report
 
     session = Session()
     if stdout_closed:
@@ -38,11 +38,11 @@ def main() -> None:
 
 
 def _status(words: Sequence[str], session: Session) -> int:
-    from sshgrid.cli import quick
+    from sshgrid.cli import fast_run
 
     _import_msgspec()
-    if understood := quick.understood(words):
-        return quick.run(understood, session)
+    if understood := fast_run.understood(words):
+        return fast_run.run(understood, session)
     from sshgrid.cli.verbs import invoke
 
     return invoke(words, session)
@@ -79,7 +79,7 @@ def leave(status: int) -> None:
 
 
 def _say_bug(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
-    from sshgrid.cli import render
+    from sshgrid.terminal import render
 
     if "-vv" in sys.argv or sys.argv.count("-v") > 1:
         sys.__excepthook__(kind, error, at)

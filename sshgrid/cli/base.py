@@ -1,6 +1,6 @@
 """What all commands share in click: the global options, the classes of verbs, kinds of values, completion.
 
-Global options are taken before the verb and after it, and written into the session (sshgrid.cli.session). Nothing here
+Global options are taken before the verb and after it, and written into the session (sshgrid.client.session). Nothing here
 connects, reads a file or imports more than click before a command asks for it: `sshgrid --help` is to be quick.
 """
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sshgrid.cli.session import Session
+from sshgrid.client.session import Session
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from sshgrid.client import Connection
+    from sshgrid.client.connection import Connection
 
 T = TypeVar("T")
 
@@ -99,13 +99,13 @@ class Parsed(_ParamType):
 
 
 def _duration(text: str) -> float:
-    from sshgrid.quantities import parse_duration
+    from sshgrid.notation.quantities import parse_duration
 
     return parse_duration(text)
 
 
 def _size(text: str) -> int:
-    from sshgrid.quantities import parse_size
+    from sshgrid.notation.quantities import parse_size
 
     return parse_size(text)
 
@@ -119,7 +119,7 @@ SIZE = Parsed("size", _size)
 
 def complete_nodes(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names and tags of nodes, for the shell's completion."""
-    from sshgrid.wire import Nodes, NodesReply
+    from sshgrid.protocol.messages import Nodes, NodesReply
 
     reply = _ask_quietly(ctx, lambda connection: connection.ask(Nodes(), NodesReply))
     lines = reply.nodes if reply else ()
@@ -129,7 +129,7 @@ def complete_nodes(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
 def complete_users(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The users of the door, for those who may know them."""
-    from sshgrid.wire_users import Users, UsersReply
+    from sshgrid.protocol.user_messages import Users, UsersReply
 
     reply = _ask_quietly(ctx, lambda connection: connection.ask(Users(), UsersReply))
     return _items(incomplete, [(line.name, str(line.role)) for line in (reply.users if reply else ())])
@@ -137,8 +137,8 @@ def complete_users(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
 def complete_languages(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The languages that the master knows; without one those that are built in."""
+    from sshgrid.protocol.messages import Toolchains, ToolchainsReply
     from sshgrid.toolchains import LANGUAGES
-    from sshgrid.wire import Toolchains, ToolchainsReply
 
     reply = _ask_quietly(ctx, lambda connection: connection.ask(Toolchains(), ToolchainsReply))
     if reply is None:
@@ -148,7 +148,7 @@ def complete_languages(ctx: click.Context, _: click.Parameter, incomplete: str) 
 
 def complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """The newest jobs, `last` and `all`, for the shell's completion."""
-    from sshgrid.wire import Jobs, JobsReply
+    from sshgrid.protocol.messages import Jobs, JobsReply
 
     reply = _ask_quietly(ctx, lambda connection: connection.ask(Jobs(), JobsReply))
     lines = reply.jobs[-200:] if reply else ()

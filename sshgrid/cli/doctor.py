@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 import click
 
 from sshgrid.cli.base import Verb, complete_nodes, pass_session
-from sshgrid.cli.session import Session
+from sshgrid.client.session import Session
 from sshgrid.errors import SshgridError
 from sshgrid.model import Noun
 
 if TYPE_CHECKING:
     from sshgrid.paths import Places
-    from sshgrid.wire import NodeFindings, NodeLine
+    from sshgrid.protocol.messages import NodeFindings, NodeLine
 
 
 class Value(Noun, frozen=True):
@@ -113,7 +113,7 @@ def _check_disk(places: Places) -> Check:
     """A queue that cannot be written stops the master."""
     import psutil
 
-    from sshgrid.quantities import format_size
+    from sshgrid.notation.quantities import format_size
 
     try:
         free = psutil.disk_usage(places.state_dir).free
@@ -127,7 +127,7 @@ def _check_disk(places: Places) -> Check:
 
 def _check_master(session: Session, selector: str, *, whole: bool) -> Iterator[Check]:
     """The master, then for each node how it is and what was found there: all of it, or only what is ill."""
-    from sshgrid.wire import CheckNodes, Diagnose, DiagnoseReply, NodesReply, Status, StatusReply
+    from sshgrid.protocol.messages import CheckNodes, Diagnose, DiagnoseReply, NodesReply, Status, StatusReply
 
     try:
         with session.connect() as connection:
@@ -170,7 +170,7 @@ def _doctor_object(values: list[Value], checks: list[Check]) -> dict[str, object
 
 
 def _doctor_text(session: Session, values: list[Value], checks: list[Check]) -> str:
-    from sshgrid.cli.render import table
+    from sshgrid.terminal.render import table
 
     look = session.out
     text = table(("SETTING", "VALUE", "FROM"), ((each.name, each.value, each.source) for each in values), look) + "\n"

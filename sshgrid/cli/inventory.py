@@ -6,19 +6,17 @@ Everything heavy (pydantic, yaml) is imported inside the functions. Refuses to w
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
 
 from sshgrid.cli.base import Verbs, pass_session
-from sshgrid.cli.session import Session
-from sshgrid.errors import InventoryError, MasterGone, UsageError
+from sshgrid.client.inventory_change import load
+from sshgrid.client.session import Session
+from sshgrid.errors import InventoryError, UsageError
 
 if TYPE_CHECKING:
-    from sshgrid.inventory import Inventory
-    from sshgrid.paths import Places
+    pass
 
 
 # --- inventory -------------------------------------------------------------------------------------------------------
@@ -88,9 +86,9 @@ def edit(session: Session) -> int:
 
     With errors you are asked whether to go on editing. When the file was changed meanwhile, yours is kept beside it.
     """
-    from sshgrid.cli import changing
+    from sshgrid.cli import inventory_edit
 
-    return changing.edit(session)
+    return inventory_edit.edit(session)
 
 
 @inventory_group.command("import")
@@ -102,53 +100,11 @@ def edit(session: Session) -> int:
 @pass_session
 def take(session: Session, ansible: str | None, ssh_config: str | None, dry_run: bool) -> int:
     """Add the hosts of another tool's file, and say what of it has no place here."""
-    from sshgrid.cli import changing
+    from sshgrid.cli import inventory_edit
 
     if (ansible is None) == (ssh_config is None):
         raise UsageError("say what to import: one of --ansible F and --ssh-config", "sshgrid inventory import --help")
-    return changing.take(session, ansible, ssh_config, dry_run=dry_run)
+    return inventory_edit.take(session, ansible, ssh_config, dry_run=dry_run)
 
 
 # --- what all edits share --------------------------------------------------------------------------------------------
-
-
-def load(places: Places) -> Inventory:
-    """The inventory of these places."""
-    from pathlib import Path
-
-    from sshgrid import inventory
-
-    return inventory.load(Path(places.inventory))
-
-
-def edited(session: Session, change: Callable[[str], str], *, create: bool = False) -> list[str]:
-    """Change the file and tell the master, if one runs; the lines that came into it."""
-    from pathlib import Path
-
-    from sshgrid.inventory import edit as inventory_edit
-
-    places = session.places(must_exist=not create)
-    if create:
-        os.makedirs(os.path.dirname(places.inventory), mode=0o700, exist_ok=True)
-    written: list[str] = []
-
-    def noted(before: str) -> str:
-        after = change(before)
-        written[:] = inventory_edit.new_lines(before, after)
-        return after
-
-    inventory_edit.edit_file(Path(places.inventory), noted, create)
-    tell_master(session, places)
-    return written
-
-
-def tell_master(session: Session, places: Places) -> None:
-    """The file has changed; a master that runs would see it by itself a little later."""
-    from sshgrid import client
-    from sshgrid.wire import Done, Reload
-
-    try:
-        with client.connect(places, start=False, say=session.warn) as connection:
-            connection.ask(Reload(), Done)
-    except MasterGone:
-        pass  # whoever starts next reads the new file

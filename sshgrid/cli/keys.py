@@ -12,12 +12,12 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from sshgrid.cli.session import Session
+from sshgrid.client.session import Session
 from sshgrid.errors import HostKeyUnknown, UsageError
 
 if TYPE_CHECKING:
-    from sshgrid.dial import Dialing
     from sshgrid.model import Node
+    from sshgrid.ssh.connect import Dialing
 
 MAX_JUMPS = 8  # each host on the way has a key
 
@@ -27,7 +27,7 @@ MAX_JUMPS = 8  # each host on the way has a key
 
 def accept(session: Session, nodes: Iterable[Node]) -> None:
     """Write down each key that is not known yet, on the way to these nodes and of themselves."""
-    from sshgrid.dial import dialing, unknown_host_key
+    from sshgrid.ssh.connect import dialing, unknown_host_key
 
     how = dialing(session.places().config_dir, os.environ)
     for node in nodes:
@@ -65,12 +65,12 @@ def remember_key(known_hosts: str, line: str) -> None:
 
 def copy(session: Session, node: Node, how: Dialing, passwords: list[str]) -> None:
     """The user's public key into the account there. A password that was asked for stays in `passwords` only."""
-    from sshgrid import trial
+    from sshgrid.ssh import probe
 
-    key = trial.public_key(node, how)
+    key = probe.public_key(node, how)
     if not passwords:
         passwords.append(_asked_password(session, f"Password of {_account(node)}: "))
-    added = trial.install_key(node, how, passwords[0], key)
+    added = probe.install_key(node, how, passwords[0], key)
     session.say(f"{node.name}: your {key.split()[0]} key {'may log in now' if added else 'was there already'}")
 
 

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import click
 
 from sshgrid.cli.base import Verb, Verbs, pass_session
-from sshgrid.cli.session import Session
+from sshgrid.client.session import Session
 from sshgrid.daemon import IDLE_EXIT, idle_seconds
 from sshgrid.errors import MasterGone, UsageError
 
 if TYPE_CHECKING:
-    from sshgrid.client import Connection
-    from sshgrid.front import Front
+    from sshgrid.client.connection import Connection
+    from sshgrid.gateway.address import Front
     from sshgrid.paths import Places
-    from sshgrid.wire import StatusReply
+    from sshgrid.protocol.messages import StatusReply
 
 LOG_LOOK_SECONDS = 0.2
 
@@ -48,7 +48,8 @@ def start(
     idle_exit: str,
 ) -> int:
     """Start the master of this inventory, unless it runs. With --listen users come in with `ssh -p 4200 NAME@ADDR`."""
-    from sshgrid import client, front
+    from sshgrid.client.start import start_master_if_missing
+    from sshgrid.gateway import address
 
     session.state_dir = state_dir or session.state_dir
     seconds = idle_seconds(idle_exit)
@@ -57,13 +58,13 @@ def start(
         from sshgrid.paths import private_dir
 
         private_dir(places.state_dir)
-        door = front.chosen(listen, ssh_port, places.state_dir)
+        door = address.chosen(listen, ssh_port, places.state_dir)
         _refuse_deaf(places, door)
     if foreground:
-        from sshgrid import serve
+        from sshgrid.daemon import server
 
-        return serve.run(places, seconds, door)
-    connection = client.start_master_if_missing(places, (idle_exit,))
+        return server.run(places, seconds, door)
+    connection = start_master_if_missing(places, (idle_exit,))
     with connection:
         _show_status(session, _status(connection), verb="runs")
     return 0
@@ -74,17 +75,18 @@ def start(
 @pass_session
 def stop(session: Session, drain: bool) -> int:
     """Stop the master. Running jobs go on, and the next master takes them up again."""
-    from sshgrid import client
-    from sshgrid.wire import Done, Stop
+    from sshgrid.client.connection import START_SECONDS
+    from sshgrid.client.start import find_any_version, wait_until_left
+    from sshgrid.protocol.messages import Done, Stop
 
     places = session.places()
-    connection = client.find_any_version(places)
+    connection = find_any_version(places)
     if connection is None:
         session.warn("no master is running")
         return 0
     with connection:
         connection.ask(Stop(drain), Done)
-    client.wait_until_left(places.socket, None if drain else client.START_SECONDS)
+    wait_until_left(places.socket, None if drain else START_SECONDS)
     session.show(lambda: {"schema": 1, "stopped": True}, str)
     return 0
 
@@ -98,7 +100,7 @@ def backup(session: Session, file: str) -> int:
     To restore: stop the master, remove queue.db, queue.db-wal and queue.db-shm from its state folder, and copy FILE
     there as queue.db. Programs and output lie beside it, in spool.
     """
-    from sshgrid.wire import Backup, Done
+    from sshgrid.protocol.messages import Backup, Done
 
     target = os.path.abspath(file)
     with session.connect() as connection:
@@ -111,9 +113,9 @@ def backup(session: Session, file: str) -> int:
 @pass_session
 def status(session: Session) -> int:
     """Say whether the master runs (exit 1 when not), and what it holds."""
-    from sshgrid import client
+    from sshgrid.client.start import find_any_version
 
-    connection = client.find_any_version(session.places())
+    connection = find_any_version(session.places())
     if connection is None:
         raise _NotRunning("no master is running for this inventory", "sshgrid master start")
     with connection:
@@ -123,9 +125,9 @@ def status(session: Session) -> int:
 
 def _refuse_deaf(places: Places, door: Front | None) -> None:
     """A master that runs does not open another door than it has."""
-    from sshgrid import client
+    from sshgrid.client.start import find_any_version
 
-    connection = client.find_any_version(places)
+    connection = find_any_version(places)
     if connection is None:
         return
     with connection:
@@ -141,7 +143,7 @@ class _NotRunning(MasterGone):
 
 
 def _status(connection: Connection) -> StatusReply:
-    from sshgrid.wire import Status, StatusReply
+    from sshgrid.protocol.messages import Status, StatusReply
 
     return connection.ask(Status(), StatusReply)
 
@@ -163,8 +165,8 @@ def _status_object(reply: StatusReply) -> dict[str, object]:
 
 
 def _status_text(session: Session, reply: StatusReply) -> str:
-    from sshgrid.cli.render import pairs
-    from sshgrid.quantities import format_duration, format_size
+    from sshgrid.notation.quantities import format_duration, format_size
+    from sshgrid.terminal.render import pairs
 
     jobs = " ".join(f"{state} {count}" for state, count in sorted(reply.jobs_by_state.items()) if count)
     rows = (
@@ -192,8 +194,8 @@ def _status_text(session: Session, reply: StatusReply) -> str:
 @pass_session
 def master_logs(session: Session, follow: bool, tail: int) -> int:
     """Print the master's log."""
-    from sshgrid.cli.render import write_out
-    from sshgrid.cli.session import write_or_leave
+    from sshgrid.client.session import write_or_leave
+    from sshgrid.terminal.render import write_out
 
     path = session.places().log
     try:

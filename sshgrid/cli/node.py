@@ -5,28 +5,16 @@ Everything heavy (pydantic, yaml) is imported inside the functions. Refuses to t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from sshgrid.cli.base import DURATION, Verbs, complete_nodes, pass_session
-from sshgrid.cli.inventory import edited, load
-from sshgrid.cli.session import Session
-from sshgrid.errors import SshgridError
+from sshgrid.client.inventory_change import _UNKNOWN_KEY, NodeIll, _changed, _names, _nodes, edited, set_drained
+from sshgrid.client.session import Session
 
 if TYPE_CHECKING:
-    from sshgrid.model import Node
-    from sshgrid.wire import NodeLine
-
-_UNKNOWN_KEY = "unknown host key"  # how HostKeyUnknown begins
-
-
-class NodeIll(SshgridError):
-    """A node that was asked about does not work."""
-
-    code = "node-down"
-    exit_status = 1
+    from sshgrid.protocol.messages import NodeLine
 
 
 @click.group("node", cls=Verbs)
@@ -51,15 +39,15 @@ def add(session: Session, /, name: str, address: str | None, **words: Any) -> in
 
     An unknown host key is shown, and asked about once. Nothing is written when the machine cannot be a node.
     """
-    from sshgrid.cli import adding
+    from sshgrid.cli import node_add
 
-    trust = adding.Trust(words.pop("accept_new"), words.pop("copy_key"))
+    trust = node_add.Trust(words.pop("accept_new"), words.pop("copy_key"))
     check = not words.pop("no_check")
-    written = adding.node_fields(address, **words)
+    written = node_add.node_fields(address, **words)
     if check:
-        adding.prove(session, name, written, trust)
-    lines = adding.write(session, name, written)
-    return adding.show(session, lines, ask_nodes(session, name) if check else ())
+        node_add.prove(session, name, written, trust)
+    lines = node_add.write(session, name, written)
+    return node_add.show(session, lines, ask_nodes(session, name) if check else ())
 
 
 @node_group.command("rm")
@@ -90,31 +78,6 @@ def resume(session: Session, selector: str) -> int:
     return set_drained(session, selector, drained=False)
 
 
-def set_drained(session: Session, selector: str, *, drained: bool) -> int:
-    """Write into the inventory that these nodes take no more jobs, or take them again."""
-    from sshgrid.inventory import edit as inventory_edit
-
-    names = _names(session, selector)
-    edited(session, lambda text: inventory_edit.set_all_drained(text, names, drained))
-    return _changed(session, names)
-
-
-def _changed(session: Session, names: Sequence[str]) -> int:
-    if session.json:
-        session.show(lambda: {"schema": 1, "nodes": list(names)}, str)
-    return 0
-
-
-def _names(session: Session, selector: str) -> tuple[str, ...]:
-    return tuple(node.name for node in _nodes(session, selector))
-
-
-def _nodes(session: Session, selector: str) -> tuple[Node, ...]:
-    from sshgrid import selectors
-
-    return selectors.nodes(selector, load(session.places()).nodes)
-
-
 @node_group.command("check")
 @click.argument("selector", metavar="SEL", default="", shell_complete=complete_nodes)
 @click.option("--accept-new", is_flag=True, help="Trust the keys of hosts never seen before, without asking.")
@@ -143,7 +106,7 @@ def _checked(session: Session, selector: str, *, accept_new: bool) -> int:
 
 def ask_nodes(session: Session, selector: str) -> tuple[NodeLine, ...]:
     """The master's view of these nodes, once it has dialled them anew."""
-    from sshgrid.wire import CheckNodes, NodesReply
+    from sshgrid.protocol.messages import CheckNodes, NodesReply
 
     with session.connect() as connection:
         return connection.ask(CheckNodes(selector), NodesReply).nodes
@@ -160,6 +123,6 @@ def execute(session: Session, selector: str, words: tuple[str, ...], time_limit:
     CMD is a program and its arguments, not a line for a shell: `-- sh -c 'a | b'` is one. Its standard input is empty.
     Exit 0 when it ended with 0 on every node, else 1.
     """
-    from sshgrid.cli import execute as execution
+    from sshgrid.cli import node_exec as execution
 
     return execution.execute(session, selector, words, time_limit)

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import click
 
 from sshgrid.cli.base import DURATION, Verb, complete_jobs, complete_nodes, complete_users, pass_session
-from sshgrid.cli.session import Session
+from sshgrid.client.session import Session
 from sshgrid.errors import SshgridError, UsageError
+from sshgrid.terminal.info import info_text
 
 if TYPE_CHECKING:
-    from sshgrid.cli.render import Look
-    from sshgrid.client import Connection
+    from sshgrid.client.connection import Connection
     from sshgrid.model import JobId
-    from sshgrid.wire import JobLine, NodeLine, Request, ToolchainLine
+    from sshgrid.protocol.messages import NodeLine, Request, ToolchainLine
 
 WATCH_SECONDS = 1.0
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
@@ -49,8 +49,8 @@ def ps(
     session: Session, everything: bool, user: str, state: str, since: float | None, watch: bool, no_header: bool
 ) -> int:
     """List jobs, the oldest first."""
-    from sshgrid.cli import render
-    from sshgrid.wire import Jobs, JobsReply
+    from sshgrid.protocol.messages import Jobs, JobsReply
+    from sshgrid.terminal import render
 
     states = tuple(word.strip().upper() for word in state.split(",") if word.strip())
     unknown = [word for word in states if word not in render.STATE_COLOURS and word != "PENDING"]
@@ -80,7 +80,7 @@ def ps(
 @pass_session
 def nodes(session: Session, watch: bool, sort: str | None) -> int:
     """List nodes."""
-    from sshgrid.wire import Nodes, NodesReply
+    from sshgrid.protocol.messages import Nodes, NodesReply
 
     def show(connection: Connection) -> None:
         show_nodes(session, sorted_nodes(connection.ask(Nodes(), NodesReply).nodes, sort))
@@ -104,7 +104,7 @@ def sorted_nodes(lines: tuple[NodeLine, ...], sort: str | None) -> list[NodeLine
 
 def show_nodes(session: Session, lines: list[NodeLine]) -> None:
     """The table of nodes, or their JSON."""
-    from sshgrid.cli import render
+    from sshgrid.terminal import render
 
     session.show(
         lambda: {"schema": 1, "nodes": [render.node_object(line) for line in lines]},
@@ -113,7 +113,7 @@ def show_nodes(session: Session, lines: list[NodeLine]) -> None:
 
 
 def _shown(session: Session, show: Callable[[Connection], None], *, watch: bool) -> int:
-    from sshgrid.cli.render import write_out
+    from sshgrid.terminal.render import write_out
 
     with session.connect() as connection:
         while True:
@@ -133,9 +133,9 @@ def _shown(session: Session, show: Callable[[Connection], None], *, watch: bool)
 @pass_session
 def info(session: Session, job: str) -> int:
     """Show a job's attempts, times and use; while it waits, what rules out each node."""
-    from sshgrid.cli import render
     from sshgrid.errors import NoSuchJob
-    from sshgrid.wire import Info, JobsReply
+    from sshgrid.protocol.messages import Info, JobsReply
+    from sshgrid.terminal import render
 
     with session.connect() as connection:
         found = connection.ask(Info(session.one_job(connection, job)), JobsReply).jobs
@@ -143,40 +143,6 @@ def info(session: Session, job: str) -> int:
         raise NoSuchJob(f"no such job: {job}", "sshgrid ps -a")
     session.show(lambda: render.job_object(found[0]), lambda: info_text(session.out, found[0]))
     return 0
-
-
-def info_text(look: Look, job: JobLine) -> str:
-    """What `info` prints."""
-    from sshgrid.cli import render
-    from sshgrid.model import job_text
-    from sshgrid.quantities import format_duration
-
-    text = render.pairs(
-        (
-            ("job", job_text(job.id)),
-            ("name", job.name),
-            ("user", job.user),
-            ("program", job.program),
-            ("state", job.state + (f" ({job.phase})" if job.phase else "")),
-            ("reason", job.reason),
-            ("node", job.node),
-            ("tasks", render.sweep_text(job.sweep) if job.sweep else ""),
-            ("attempt", f"{job.attempt} of {job.attempts_allowed}" if job.attempt else ""),
-            ("submitted", render.local_time(job.submitted)),
-            ("started", render.local_time(job.started)),
-            ("time", format_duration(job.seconds)),
-            ("exit", "" if job.exit_status is None else f"{job.exit_status} ({render.exit_text(job)})"),
-        ),
-        look,
-    )
-    if job.attempts:
-        header = ("ATTEMPT", "NODE", "OUTCOME", "TIME", "SENT", "COMPILED", "CPU", "MEMORY", "TOOLCHAIN", "ISOLATION")
-        text += "\n" + render.table(header, (render.attempt_row(each) for each in job.attempts), look)
-    if taken := [(each.node, each.why_compiled) for each in job.attempts if each.why_compiled]:
-        text += "\n" + render.table(("NODE", "WHY COMPILED THERE"), taken, look)
-    if job.why:
-        text += "\n" + render.table(("NODE", "WHY NOT"), ((each.node, each.reason) for each in job.why), look)
-    return text
 
 
 # --- what changes jobs -----------------------------------------------------------------------------------------------
@@ -188,7 +154,7 @@ def info_text(look: Look, job: JobLine) -> str:
 @pass_session
 def kill(session: Session, selector: str, signal_name: str) -> int:
     """End jobs, waiting or running. INT grows to TERM after 5 s and to KILL after 10 s."""
-    from sshgrid.wire import Cancel
+    from sshgrid.protocol.messages import Cancel
 
     name = signal_word(signal_name)
     return change(session, selector, lambda jobs: Cancel(jobs, name), "has already ended")
@@ -209,7 +175,7 @@ def signal_word(text: str) -> str:
 @pass_session
 def rm(session: Session, selector: str) -> int:
     """Forget jobs that are done, and their output."""
-    from sshgrid.wire import Remove
+    from sshgrid.protocol.messages import Remove
 
     return change(session, selector, Remove, "is not done")
 
@@ -219,7 +185,7 @@ def rm(session: Session, selector: str) -> int:
 @pass_session
 def hold(session: Session, selector: str) -> int:
     """Keep waiting jobs from starting until `release`."""
-    from sshgrid.wire import Hold
+    from sshgrid.protocol.messages import Hold
 
     return change(session, selector, Hold, "does not wait")
 
@@ -229,14 +195,14 @@ def hold(session: Session, selector: str) -> int:
 @pass_session
 def release(session: Session, selector: str) -> int:
     """Let held jobs start."""
-    from sshgrid.wire import Hold
+    from sshgrid.protocol.messages import Hold
 
     return change(session, selector, lambda jobs: Hold(jobs, release=True), "is not held")
 
 
 def change(session: Session, selector: str, request: Callable[[tuple[JobId, ...]], Request], when_nothing: str) -> int:
     """Ask it for the selected jobs. NothingDone when it concerned none of them."""
-    from sshgrid.wire import Done
+    from sshgrid.protocol.messages import Done
 
     with session.connect() as connection:
         wanted = session.jobs(connection, selector)
@@ -257,8 +223,8 @@ def change(session: Session, selector: str, request: Callable[[tuple[JobId, ...]
 @pass_session
 def toolchains(session: Session, on: str) -> int:
     """List languages, their files, and the version each node has."""
-    from sshgrid.cli import render
-    from sshgrid.wire import Toolchains, ToolchainsReply
+    from sshgrid.protocol.messages import Toolchains, ToolchainsReply
+    from sshgrid.terminal import render
 
     with session.connect() as connection:
         lines = connection.ask(Toolchains(on), ToolchainsReply).languages
@@ -279,7 +245,7 @@ def _toolchain_row(line: ToolchainLine) -> tuple[str, str, str]:
 
 
 def _toolchain_object(line: ToolchainLine) -> dict[str, object]:
-    from sshgrid.cli.render import why_objects
+    from sshgrid.terminal.render import why_objects
 
     found = [{"node": node, "version": each.version, "commands": dict(each.commands)} for node, each in line.nodes]
     return {
@@ -297,8 +263,8 @@ def version(session: Session) -> int:
     """Print the version."""
     import platform
 
+    from sshgrid.protocol.messages import PROTOCOL
     from sshgrid.version import VERSION
-    from sshgrid.wire import PROTOCOL
 
     session.show(
         lambda: {"schema": 1, "version": VERSION, "protocol": PROTOCOL, "python": platform.python_version()},

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sshgrid.cli import running
 from sshgrid.cli.base import (
     DURATION,
     SIZE,
@@ -22,11 +21,12 @@ from sshgrid.cli.base import (
     pass_session,
     session_of,
 )
-from sshgrid.cli.session import PIPE_CLOSED, Session
+from sshgrid.client import run_job
+from sshgrid.client.session import PIPE_CLOSED, Session
 from sshgrid.errors import SshgridError
 
 if TYPE_CHECKING:
-    from sshgrid.wire import JobLine
+    from sshgrid.protocol.messages import JobLine
 
 TIMED_OUT = 124
 
@@ -92,7 +92,7 @@ def run(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any) 
 
     What the program prints comes out here, and its exit code is the exit code.
     """
-    return running.run(session_of(ctx), file, args, wanted)
+    return run_job.run(session_of(ctx), file, args, wanted)
 
 
 # --- attach, logs, wait ----------------------------------------------------------------------------------------------
@@ -104,17 +104,17 @@ def run(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any) 
 @pass_session
 def attach(session: Session, job: str, into: str) -> int:
     """Show a job's output from its beginning until it ends. Ctrl-C leaves it running."""
-    from sshgrid.cli.follow import Follow
+    from sshgrid.client.follow import Follow
 
     connection = session.connect()
     found = session.one_job(connection, job)
-    if running.is_sweep(connection, found):
-        from sshgrid.cli import sweeping
+    if run_job.is_sweep(connection, found):
+        from sshgrid.client.sweep import run_sweep
 
-        return sweeping.attach(session, connection, found)
-    screen = running.screen_of(session)
+        return run_sweep.attach(session, connection, found)
+    screen = run_job.screen_of(session)
     follow = Follow(connection, found, screen, session.connect, interrupt_cancels=False)
-    return running.until_ended(session, follow, screen, found, into)
+    return run_job.until_ended(session, follow, screen, found, into)
 
 
 @click.command(cls=Verb)
@@ -127,17 +127,17 @@ def attach(session: Session, job: str, into: str) -> int:
 @pass_session
 def logs(session: Session, job: str, follow: bool, tail: int | None, only: str | None, attempt: int | None) -> int:
     """Print what a job wrote, stdout to stdout and stderr to stderr."""
-    from sshgrid.cli.follow import Following
-    from sshgrid.wire import Logs
+    from sshgrid.client.follow import Following
+    from sshgrid.protocol.messages import Logs
 
     streams = {"stdout": ("stdout",), "stderr": ("compile", "stderr")}.get(only or "", ("compile", "stdout", "stderr"))
     with Following(session.connect(), session.connect) as following:
         found = session.one_job(following.connection, job)
         request = Logs(found, attempt or 0, follow, tail, streams)
         try:
-            line = following.logs(request, running.screen_of(session))
+            line = following.logs(request, run_job.screen_of(session))
             if session.json:
-                running.screen_of(session).ended(line, interrupted=False)
+                run_job.screen_of(session).ended(line, interrupted=False)
         except BrokenPipeError:
             return PIPE_CLOSED
     return 0
@@ -149,8 +149,8 @@ def logs(session: Session, job: str, follow: bool, tail: int | None, only: str |
 @pass_session
 def wait(session: Session, selector: str, timeout: float | None) -> int:
     """Wait for jobs; of one job the exit status is its own, of several 0 when all are, else 1."""
-    from sshgrid.cli import render
-    from sshgrid.cli.follow import Following, exit_status
+    from sshgrid.client.follow import Following, exit_status
+    from sshgrid.terminal import render
 
     deadline = None if timeout is None else time.monotonic() + timeout
     with Following(session.connect(), session.connect) as following:

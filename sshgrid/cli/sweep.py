@@ -1,6 +1,6 @@
 """`sweep`, `progress`, `retry`: one program over many parameters, and what may be asked about it afterwards.
 
-Thin: what `sweep` does is in sshgrid.cli.sweeping. Refuses nothing itself.
+Thin: what `sweep` does is in sshgrid.client.sweep.run_sweep. Refuses nothing itself.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sshgrid.cli.base import (
     pass_session,
     session_of,
 )
-from sshgrid.cli.session import Session
+from sshgrid.client.session import Session
 
 
 class _SweepVerb(Verb):
@@ -126,9 +126,9 @@ def sweep(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any
     ARGS may hold {NAME}, {}, {1}, {#}, {.}, {/}; without any, the values are appended. What a task prints comes out
     when it has ended. Exits with the number of tasks that failed, 101 for more than 100.
     """
-    from sshgrid.cli import sweeping
+    from sshgrid.client.sweep import run_sweep
 
-    return sweeping.sweep(session_of(ctx), file, args, wanted)
+    return run_sweep.sweep(session_of(ctx), file, args, wanted)
 
 
 @click.command(cls=Verb)
@@ -136,8 +136,8 @@ def sweep(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any
 @pass_session
 def progress(session: Session, job: str) -> int:
     """Say how far a sweep has come."""
-    from sshgrid.cli import bar, render
-    from sshgrid.wire_sweeps import ProgressOf, SweepProgress
+    from sshgrid.protocol.sweep_messages import ProgressOf, SweepProgress
+    from sshgrid.terminal import bar, render
 
     with session.connect() as connection:
         found = connection.ask(ProgressOf(session.one_job(connection, job)), SweepProgress)
@@ -152,7 +152,7 @@ def progress(session: Session, job: str) -> int:
 def retry(session: Session, selector: str, failed: bool) -> int:
     """Run jobs that are done once more; of a sweep its tasks."""
     from sshgrid.cli.query import change
-    from sshgrid.wire_sweeps import Retry
+    from sshgrid.protocol.sweep_messages import Retry
 
     when_nothing = "has no task that failed, or is no failed job" if failed else "is not done"
     return change(session, selector, lambda jobs: Retry(jobs, failed), when_nothing)

@@ -12,10 +12,10 @@ import click
 import msgspec
 
 from sshgrid.cli.base import Parsed, Verbs, complete_users, pass_session
-from sshgrid.cli.session import Session
+from sshgrid.client.session import Session
 from sshgrid.errors import FileMissing, UsageError
 from sshgrid.model import Caps, Role
-from sshgrid.wire_users import (
+from sshgrid.protocol.user_messages import (
     AddKey,
     AddUser,
     DisableUser,
@@ -29,7 +29,7 @@ from sshgrid.wire_users import (
 )
 
 if TYPE_CHECKING:
-    from sshgrid.wire_users import UsersQuestion
+    from sshgrid.protocol.user_messages import UsersQuestion
 
 MAX_KEY_FILE = 256 * 1024
 MAX_PASSWORD_LINE = 4096
@@ -56,7 +56,7 @@ def add(session: Session, name: str, admin: bool, key_file: str | None) -> int:
 @pass_session
 def rm(session: Session, name: str) -> int:
     """Let NAME in no more: open sessions and waiting jobs end, what runs goes on."""
-    from sshgrid.wire import Done
+    from sshgrid.protocol.messages import Done
 
     with session.connect() as connection:
         count = connection.ask(RemoveUser(name), Done).count
@@ -68,7 +68,7 @@ def rm(session: Session, name: str) -> int:
 @pass_session
 def ls(session: Session) -> int:
     """List users."""
-    from sshgrid.cli import render
+    from sshgrid.terminal import render
 
     with session.connect() as connection:
         users = connection.ask(Users(), UsersReply).users
@@ -87,7 +87,7 @@ def _row(line: UserLine) -> tuple[str, ...]:
 
 
 def _caps_text(caps: Caps) -> str:
-    from sshgrid.quantities import format_duration, format_size
+    from sshgrid.notation.quantities import format_duration, format_size
 
     words = [
         "" if caps.running is None else f"jobs {caps.running}",
@@ -100,7 +100,7 @@ def _caps_text(caps: Caps) -> str:
 
 
 def _user_object(line: UserLine) -> dict[str, object]:
-    from sshgrid.cli.render import iso
+    from sshgrid.terminal.render import iso
 
     value: dict[str, object] = msgspec.to_builtins(line)
     return value | {"schema": 1, "created": iso(line.created)}
@@ -178,8 +178,8 @@ def add_key(session: Session, name: str, file: str) -> int:
 @pass_session
 def list_keys(session: Session, name: str) -> int:
     """List the keys of NAME."""
-    from sshgrid.cli import render
     from sshgrid.errors import NoSuchUser
+    from sshgrid.terminal import render
 
     with session.connect() as connection:
         found = [line for line in connection.ask(Users(), UsersReply).users if line.name == name]
@@ -204,7 +204,7 @@ def remove_key(session: Session, name: str, fingerprint: str) -> int:
 
 def _key_lines(path: str) -> tuple[str, ...]:
     """The lines of a file of public keys; whether they are any good is the master's to say."""
-    from sshgrid.cli import files
+    from sshgrid.client import files
 
     try:
         if path == "-":
@@ -230,7 +230,7 @@ def _key_lines(path: str) -> tuple[str, ...]:
 
 
 def _or_none(parse: str) -> Parsed:
-    from sshgrid import quantities
+    from sshgrid.notation import quantities
 
     def value(text: str) -> object:
         if text == "none":

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sshgrid.cli import files
 from sshgrid.cli.base import GLOBAL_OPTIONS, Verb
-from sshgrid.cli.session import INTERRUPTED, Session, said
+from sshgrid.client import files
+from sshgrid.client.session import INTERRUPTED, Session, said
 
 if TYPE_CHECKING:
     from sshgrid.errors import UsageError

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
-from sshgrid.jobscript import Batch, Order
+from sshgrid.engines.launch import Batch, Order
 from sshgrid.model import Fetched, Noun, Outcome, Step, Usage
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from sshgrid.builds import Builds
 from sshgrid.engines import BatchSink, Finish, Sink
+from sshgrid.engines.build_cache import Builds
 from sshgrid.engines.direct import (
     LONGEST_PAUSE_SECONDS,
     START_GUARD_SECONDS,
@@ -26,11 +26,12 @@ from sshgrid.engines.direct import (
     Run,
     usage,
 )
+from sshgrid.engines.jobscript import tasks_script
+from sshgrid.engines.launch import Batch, Order, name_in_batch, needed_by, task_name
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
-from sshgrid.jobscript import Batch, Order, name_in_batch, needed_by, task_name, tasks_script
 from sshgrid.model import Exited, Fetched, HostLost, Outcome, Step
-from sshgrid.nodes import LOOK_RECORDS, PIECE_BYTES, Link
-from sshgrid.readings import BatchLook, RunLook, RunRecord, TaskEnd
+from sshgrid.ssh.link import LOOK_RECORDS, PIECE_BYTES, Link
+from sshgrid.ssh.parsers import BatchLook, RunLook, RunRecord, TaskEnd
 
 log = logging.getLogger(__name__)
 

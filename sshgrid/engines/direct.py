@@ -18,12 +18,12 @@ from typing import Protocol
 import msgspec
 
 from sshgrid import toolchains
-from sshgrid.builds import Builds, Claim, Failure, Place
-from sshgrid.channels import Talk
-from sshgrid.engines import Finish, Keyboard, Sink, fetching
-from sshgrid.engines.uploading import Meter
+from sshgrid.engines import Finish, Keyboard, Sink, fetch
+from sshgrid.engines.build_cache import Builds, Claim, Failure, Place
+from sshgrid.engines.jobscript import job_script
+from sshgrid.engines.launch import BUILD_LIMIT_SECONDS, LEASE_MARGIN_SECONDS, Order, needed
+from sshgrid.engines.upload_progress import Meter
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
-from sshgrid.jobscript import BUILD_LIMIT_SECONDS, LEASE_MARGIN_SECONDS, Order, job_script, needed
 from sshgrid.model import (
     CompileFailed,
     Exited,
@@ -39,8 +39,9 @@ from sshgrid.model import (
     ToolchainBroken,
     Usage,
 )
-from sshgrid.nodes import PIECE_BYTES, Link
-from sshgrid.readings import RunLook, RunRecord, Started
+from sshgrid.ssh.channels import Talk
+from sshgrid.ssh.link import PIECE_BYTES, Link
+from sshgrid.ssh.parsers import RunLook, RunRecord, Started
 
 log = logging.getLogger(__name__)
 
@@ -279,7 +280,7 @@ class _Quiet:
         return 0
 
     async def output(self, stream: str, piece: bytes) -> None:
-        if stream in ("compile", fetching.STREAM):
+        if stream in ("compile", fetch.STREAM):
             await self._sink.output(stream, piece)
 
 
@@ -398,7 +399,7 @@ class Run:
         if not self._order.program.fetch:
             return
         try:
-            await fetching.bring(link, self._order, self._sink)
+            await fetch.bring(link, self._order, self._sink)
         except HostError as error:
             self._fetches += not link.lost.done()
             if self._fetches < FETCH_TRIES:

@@ -23,8 +23,8 @@ from sshgrid.inventory import text as inventory_text
 from sshgrid.inventory.schema import Document, LanguageFields, NodeFields, json_schema
 from sshgrid.inventory.text import MAX_BYTES, Place, Problem, Text, Tree, emit
 from sshgrid.model import Group, Inventory, Language, Node, Noun, RetryPolicy
-from sshgrid.quantities import format_duration
-from sshgrid.selectors import MAX_NAMES, did_you_mean, expand
+from sshgrid.notation.quantities import format_duration
+from sshgrid.notation.selectors import MAX_NAMES, did_you_mean, expand
 from sshgrid.toolchains import LANGUAGES
 
 __all__ = ["Inventory", "json_schema", "load", "parse", "show", "show_yaml"]

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 from sshgrid import inventory
 from sshgrid.errors import InventoryError, NoSuchNode, UsageError
 from sshgrid.inventory.text import Pairs, Scalar, Tree, emit, plain
-from sshgrid.selectors import did_you_mean, expand
+from sshgrid.notation.selectors import did_you_mean, expand
 
 BY_HAND = "sshgrid inventory edit"
 TRIES = 5

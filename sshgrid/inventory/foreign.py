@@ -18,7 +18,7 @@ import yaml
 
 from sshgrid.errors import UsageError
 from sshgrid.inventory.schema import NODE_NAME, WORD
-from sshgrid.selectors import MAX_NAMES
+from sshgrid.notation.selectors import MAX_NAMES
 
 MAX_DEPTH = 30
 

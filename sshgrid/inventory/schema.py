@@ -17,8 +17,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from sshgrid.errors import UsageError
 from sshgrid.inventory.text import Path
-from sshgrid.quantities import parse_duration
-from sshgrid.selectors import did_you_mean, expand
+from sshgrid.notation.quantities import parse_duration
+from sshgrid.notation.selectors import did_you_mean, expand
 
 WORD = re.compile(r"(?!-)[A-Za-z0-9._:-]{1,253}", re.ASCII)
 NODE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,252}", re.ASCII)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from sshgrid.client.poll import Picture, ask_picture
 from sshgrid.errors import UsageError
-from sshgrid.feed import Picture, ask_picture
 
 if TYPE_CHECKING:
-    from sshgrid.cli.session import Session
+    from sshgrid.client.session import Session
 
 
 def print_once(session: Session) -> int:
@@ -40,7 +40,7 @@ def look_on(session: Session) -> int:
 
 def as_object(picture: Picture) -> dict[str, object]:
     """For --json."""
-    from sshgrid.cli import render
+    from sshgrid.terminal import render
 
     status = picture.status
     nodes = [render.node_object(node) | {"cpu_minute": list(node.cpu_minute)} for node in picture.nodes]

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from sshgrid.cli import render
-from sshgrid.feed import Picture
+from sshgrid.client.poll import Picture
 from sshgrid.monitor.view import SORTS, Command, Deed, Page, Pane, Place, Row, View, chosen, rows
-from sshgrid.quantities import format_duration, format_size
-from sshgrid.wire import ClientLine, JobLine, NodeLine
+from sshgrid.notation.quantities import format_duration, format_size
+from sshgrid.protocol.messages import ClientLine, JobLine, NodeLine
+from sshgrid.terminal import render
 
 LEAST_COLUMNS, LEAST_ROWS = 80, 24
 UNCUT = 1 << 20  # columns of a pipe

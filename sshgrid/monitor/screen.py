@@ -15,9 +15,9 @@ from prompt_toolkit.layout import Layout, UIContent, UIControl, Window
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 
-from sshgrid.cli.session import Session
-from sshgrid.feed import Feed, ask_picture
-from sshgrid.monitor import deeds, draw
+from sshgrid.client.poll import Feed, ask_picture
+from sshgrid.client.session import Session
+from sshgrid.monitor import actions, draw
 from sshgrid.monitor.view import Command, Deed, Page, View, press
 
 EVERY_SECONDS = 2.0
@@ -99,7 +99,7 @@ class Screen:
 
     def _work(self, command: Command, again: bool) -> None:
         """In a thread of its own."""
-        found = deeds.done(self._session, command, self._feed.newest)
+        found = actions.done(self._session, command, self._feed.newest)
         self._in_the_loop(lambda: self._tell(command, found, again))
 
     def _tell(self, command: Command, found: Page | str, again: bool) -> None:

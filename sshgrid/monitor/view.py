@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from sshgrid.feed import Picture
+from sshgrid.client.poll import Picture
 from sshgrid.model import NodeState
-from sshgrid.wire import ClientLine, JobLine, NodeLine
+from sshgrid.protocol.messages import ClientLine, JobLine, NodeLine
 
 ROWS_A_PAGE = 10
 Row: TypeAlias = NodeLine | JobLine | ClientLine

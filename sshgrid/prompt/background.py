@@ -11,13 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sshgrid.cli import render
-from sshgrid.cli.follow import Following
-from sshgrid.cli.render import escape
-from sshgrid.client import Connection
+from sshgrid.client.connection import Connection
+from sshgrid.client.follow import Following
 from sshgrid.errors import SshgridError
 from sshgrid.model import JobId
-from sshgrid.wire import JobLine, Logs, Notice, Progress, Restarted, Waiting
+from sshgrid.protocol.messages import JobLine, Logs, Notice, Progress, Restarted, Waiting
+from sshgrid.terminal import render
+from sshgrid.terminal.render import escape
 
 BREATH_SECONDS = 0.1  # after each piece, so that a torrent cannot pile up in front of a slow terminal
 LONGEST_LINE = 16 * 1024

@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# What silently breaks people on a node, as lines of facts; sshgrid/diagnosis.py says what they mean. Fed to
+# What silently breaks people on a node, as lines of facts; sshgrid/node/diagnosis.py says what they mean. Fed to
 # `exec /bin/sh` on standard input, after `set --` has put the working folder into $1. It changes nothing.
 
 LC_ALL=C

@@ -21,10 +21,10 @@ import msgspec
 
 from sshgrid import toolchains
 from sshgrid.engines import Engine, Finish, Keyboard
+from sshgrid.engines.launch import Order, run_name
 from sshgrid.errors import HostError
-from sshgrid.jobscript import Order, run_name
 from sshgrid.model import Attempt, Exited, Fetched, JobId, Noun, Outcome, Program, SourceFile, Step, Toolchain
-from sshgrid.spool import Spool
+from sshgrid.spool.spool import Spool
 from sshgrid.testing.engine import Stage
 from sshgrid.testing.grid import FACTS
 

@@ -13,11 +13,11 @@ import tarfile
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
-from sshgrid import globs
 from sshgrid.engines import BatchSink, Finish, Keyboard, Sink
+from sshgrid.engines.launch import Batch, Order
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
-from sshgrid.jobscript import Batch, Order
 from sshgrid.model import CompileFailed, Exited, Fetched, HostLost, Outcome, Step, ToolchainBroken
+from sshgrid.notation import globs
 
 T = TypeVar("T")
 

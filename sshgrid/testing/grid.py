@@ -15,11 +15,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
-from sshgrid.dial import Dialing
 from sshgrid.errors import Dropped
-from sshgrid.jobbook import JobBook
 from sshgrid.master import Master
-from sshgrid.member import Member
 from sshgrid.model import (
     Facts,
     Inventory,
@@ -35,15 +32,18 @@ from sshgrid.model import (
     Submission,
     Toolchain,
 )
-from sshgrid.roster import Roster
-from sshgrid.spool import Spool
-from sshgrid.store import Store
+from sshgrid.node.managed_node import Member
+from sshgrid.nodes import Roster
+from sshgrid.protocol.messages import Event, JobLine, Logs, Watch
+from sshgrid.queue.active_jobs import JobBook
+from sshgrid.queue.store import Store
+from sshgrid.spool.spool import Spool
+from sshgrid.ssh.connect import Dialing
 from sshgrid.testing.engine import Play, ScriptedEngine, Stage
 from sshgrid.toolchains import LANGUAGES
-from sshgrid.wire import Event, JobLine, Logs, Watch
 
 if TYPE_CHECKING:
-    from sshgrid.nodes import Link
+    from sshgrid.ssh.link import Link
 
 DEADLINE_SECONDS = 10.0
 FACTS = Facts("Linux", "x86_64", "glibc 2.36", 4, 8 << 30, "boot", 1000, "/var/tmp/sshgrid-1000", "session")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from sshgrid.errors import UnknownLanguage, UsageError
 from sshgrid.model import Language
-from sshgrid.toolchains.names import check_name, check_program
+from sshgrid.notation.filenames import check_name, check_program
 from sshgrid.toolchains.recipes import (
     argv_in,
     given_away,

@@ -16,8 +16,8 @@ import msgspec
 
 from sshgrid.errors import UnknownLanguage, UsageError
 from sshgrid.model import Facts, Language, Noun, Program, Recipe, SourceFile, Toolchain
+from sshgrid.notation.filenames import MAX_COMPONENT_BYTES, MAX_NAME_BYTES, check_program
 from sshgrid.toolchains import java_source, makefile
-from sshgrid.toolchains.names import MAX_COMPONENT_BYTES, MAX_NAME_BYTES, check_program
 from sshgrid.toolchains.sharing import compiler_environment, may_be_shared
 
 _KEY_VERSION = "sshgrid build 2"  # raise when the meaning of a recipe changes: old builds are then not taken for new

@@ -19,17 +19,10 @@ from typing import TypedDict, Unpack
 
 import msgspec
 
-from sshgrid.jobscript import Order, batch_name, job_script, make_batch, needed, needed_by, run_name, tasks_script
+from sshgrid.engines.jobscript import job_script, tasks_script
+from sshgrid.engines.launch import Order, batch_name, make_batch, needed, needed_by, run_name
 from sshgrid.model import Attempt, Facts, JobId, Limits, Program, Recipe, SourceFile
-from sshgrid.readings import (
-    BatchLook,
-    Found,
-    RunLook,
-    TaskEnd,
-    parse_batch,
-    parse_contact,
-    parse_poll,
-)
+from sshgrid.ssh.parsers import BatchLook, Found, RunLook, TaskEnd, parse_batch, parse_contact, parse_poll
 from tests.lab.machine import argv_of, is_alive, uptime, wait_until
 
 REMOTE = resources.files("sshgrid") / "remote"

@@ -1,4 +1,4 @@
-"""A scripted master: a real Unix-socket server in a thread that speaks sshgrid.wire and answers as the test says.
+"""A scripted master: a real Unix-socket server in a thread that speaks sshgrid.protocol.messages and answers as the test says.
 
 It keeps what it was asked. A request without a script of its own gets an answer that says "all is well".
 """
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from sshgrid import wire
 from sshgrid.model import JobId, NodeState, Toolchain
 from sshgrid.paths import Places, private_dir
+from sshgrid.protocol import codec, messages
+from sshgrid.protocol.messages import JobLine, Message, NodeLine
 from sshgrid.version import VERSION
-from sshgrid.wire import JobLine, Message, NodeLine
 
 Said: TypeAlias = Message | tuple[Message, bytes] | float  # a float closes the connection
 Script: TypeAlias = Callable[[Message], Iterable[Said]]
@@ -63,7 +63,7 @@ def node_line(name: str = "h2", **changes: object) -> NodeLine:
 
 
 def output(stream: str, piece: bytes, attempt: int = 1) -> tuple[Message, bytes]:
-    return wire.Output(stream, attempt, len(piece)), piece
+    return messages.Output(stream, attempt, len(piece)), piece
 
 
 CLOSE = 0.0  # said last: the master goes away
@@ -76,7 +76,7 @@ class FakeMaster:
         self.places, self.version = places, version
         self.asked: list[tuple[Message, bytes]] = []
         self.scripts: dict[type[Message], Script] = {}
-        self.refuses: wire.Failure | None = None
+        self.refuses: messages.Failure | None = None
         private_dir(places.state_dir)
         private_dir(str(Path(places.socket).parent))
         self._listener = socket.socket(socket.AF_UNIX)
@@ -149,7 +149,7 @@ class FakeMaster:
             thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
-        decoder = wire.Decoder()
+        decoder = codec.Decoder()
         try:
             while piece := connection.recv(1 << 16):
                 for message, payload in decoder.feed(piece):
@@ -169,40 +169,40 @@ class FakeMaster:
 
     def _all_is_well(self, message: Message) -> Iterator[Said]:  # noqa: C901 - a table, one line a request
         match message:
-            case wire.Hello():
-                yield self.refuses or wire.Welcome(self.version, 4242)
-            case wire.MissingBlobs(sha256=digests):
-                yield wire.Blobs(digests)
-            case wire.TakeFile():
-                yield wire.Failure("usage", "this master reads no files")
-            case wire.Submit():
-                yield wire.Accepted(JobId(42))
-            case wire.Watch(job=job) | wire.Logs(job=job):
-                yield wire.Ended(job_line(job))
-            case wire.Jobs(selector=selector):
-                yield wire.JobsReply((job_line(int(selector)) if selector.isdigit() else job_line(),))
-            case wire.Info(job=job):
-                yield wire.JobsReply((job_line(job),))
-            case wire.Nodes() | wire.CheckNodes():
-                yield wire.NodesReply((node_line(),))
-            case wire.Diagnose():
-                yield wire.DiagnoseReply(())
-            case wire.Execute():
-                yield wire.ExecuteReply((wire.ExecuteLine("h2", 0, 0, 0.5),), (b"said\n",))
-            case wire.Toolchains():
+            case messages.Hello():
+                yield self.refuses or messages.Welcome(self.version, 4242)
+            case messages.MissingBlobs(sha256=digests):
+                yield messages.Blobs(digests)
+            case messages.TakeFile():
+                yield messages.Failure("usage", "this master reads no files")
+            case messages.Submit():
+                yield messages.Accepted(JobId(42))
+            case messages.Watch(job=job) | messages.Logs(job=job):
+                yield messages.Ended(job_line(job))
+            case messages.Jobs(selector=selector):
+                yield messages.JobsReply((job_line(int(selector)) if selector.isdigit() else job_line(),))
+            case messages.Info(job=job):
+                yield messages.JobsReply((job_line(job),))
+            case messages.Nodes() | messages.CheckNodes():
+                yield messages.NodesReply((node_line(),))
+            case messages.Diagnose():
+                yield messages.DiagnoseReply(())
+            case messages.Execute():
+                yield messages.ExecuteReply((messages.ExecuteLine("h2", 0, 0, 0.5),), (b"said\n",))
+            case messages.Toolchains():
                 java = Toolchain("java", "17.0.15", {"javac": "/usr/bin/javac"}, "f00d")
-                yield wire.ToolchainsReply((wire.ToolchainLine("java", ("*.java",), (("h2", java),)),))
-            case wire.Status():
+                yield messages.ToolchainsReply((messages.ToolchainLine("java", ("*.java",), (("h2", java),)),))
+            case messages.Status():
                 yield status_reply(self.places, self.version)
-            case wire.Cancel(jobs=jobs) | wire.Remove(jobs=jobs) | wire.Hold(jobs=jobs):
-                yield wire.Done(len(jobs))
-            case wire.Reload():
-                yield wire.Done()
-            case wire.Stop():
+            case messages.Cancel(jobs=jobs) | messages.Remove(jobs=jobs) | messages.Hold(jobs=jobs):
+                yield messages.Done(len(jobs))
+            case messages.Reload():
+                yield messages.Done()
+            case messages.Stop():
                 # Before the answer: whoever hears it may put the next master's socket in this place.
                 _shut(self._listener)
                 Path(self.places.socket).unlink(missing_ok=True)
-                yield wire.Done()
+                yield messages.Done()
 
     def _say(self, connection: socket.socket, words: Iterable[Said]) -> None:
         for word in words:
@@ -210,13 +210,13 @@ class FakeMaster:
                 case float():
                     _shut(connection)
                 case (message, payload):
-                    connection.sendall(wire.encode(message, payload))
+                    connection.sendall(codec.encode(message, payload))
                 case _:
-                    connection.sendall(wire.encode(word))
+                    connection.sendall(codec.encode(word))
 
 
-def status_reply(places: Places, version: str = VERSION, **jobs: int) -> wire.StatusReply:
-    return wire.StatusReply(4242, version, places.socket, places.state_dir, places.inventory, "", 1.5, 1, jobs, 1)
+def status_reply(places: Places, version: str = VERSION, **jobs: int) -> messages.StatusReply:
+    return messages.StatusReply(4242, version, places.socket, places.state_dir, places.inventory, "", 1.5, 1, jobs, 1)
 
 
 def _shut(sock: socket.socket) -> None:

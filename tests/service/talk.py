@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import TypeVar
 
 from sshgrid.model import JobId, Program, SourceFile, Submission
-from sshgrid.wire import (
+from sshgrid.protocol.codec import Decoder, encode
+from sshgrid.protocol.messages import (
     PROTOCOL,
     Accepted,
-    Decoder,
     Ended,
     Hello,
     JobLine,
@@ -22,7 +22,6 @@ from sshgrid.wire import (
     Submit,
     Watch,
     Welcome,
-    encode,
 )
 
 DEADLINE_SECONDS = 15.0

@@ -1,0 +1,1 @@
+"""What every face shares to reach a master and to follow work."""

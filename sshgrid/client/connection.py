@@ -1,0 +1,240 @@
+"""The thin way to a master: a blocking connection over its Unix socket, and the start of a master where there is none.
+
+People wait for this module, so it imports nothing heavy. Refuses a socket or state folder that is not ours alone, and
+never leaves two masters for one inventory: whoever starts one holds the lock of `Places`.
+"""
+# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+from sshgrid import errors
+from sshgrid.errors import MasterGone, SshgridError, StoreError
+from sshgrid.model import Noun
+from sshgrid.paths import not_private
+from sshgrid.protocol.codec import Decoder, encode
+from sshgrid.protocol.messages import Failure, Hello, Message, Request, Welcome
+from sshgrid.version import VERSION
+
+START_SECONDS = 20.0  # how long a master may take to answer
+READ_BYTES = 256 * 1024
+_FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "COMPILE_ERROR"})
+R = TypeVar("R", bound=Noun)
+Say = Callable[[str], None]
+
+
+class Connection:
+    """One conversation with a master. MasterGone when the master ends it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._decoder = Decoder()
+        self._inbox: deque[tuple[Message, bytes]] = deque()
+        self._outbox: deque[memoryview] = deque()
+        self._sending = False
+        self.welcome: Welcome | Failure = Failure("master-gone", "not greeted yet")
+
+    @classmethod
+    def open(cls, path: str, timeout_seconds: float = START_SECONDS) -> Connection:
+        """Connect and greet. OSError when nobody listens, MasterGone when whoever listens does not answer."""
+        _check_socket(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(timeout_seconds)
+            sock.connect(path)
+            _check_peer(sock, path)
+            connection = cls(sock)
+            connection._greet()
+            sock.settimeout(None)
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
+    @classmethod
+    def over(cls, sock: socket.socket) -> Connection:
+        """Greeted over a socket that leads to a master. MasterGone when nobody answers as one."""
+        connection = cls(sock)
+        try:
+            connection.greet()
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
+    def greet(self) -> None:
+        """MasterGone when nobody answers as a master; the error that it names when it refuses."""
+        self._greet()
+        if isinstance(self.welcome, Failure):
+            raise to_error(self.welcome)
+
+    def _greet(self) -> None:
+        self.send(Hello(VERSION))
+        message, _ = self.receive()
+        if not isinstance(message, Welcome | Failure):
+            raise MasterGone(f"what listens there is no sshgrid master (it said {type(message).__name__})")
+        self.welcome = message
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    # --- out
+
+    def queue(self, message: Message, payload: bytes = b"") -> None:
+        """Put a message behind what is still to be sent; `flush` or `flush_some` sends it."""
+        self._outbox.append(memoryview(encode(message, payload)))
+
+    def send(self, message: Message, payload: bytes = b"") -> None:
+        self.queue(message, payload)
+        self.flush()
+
+    def flush(self) -> None:
+        """Everything queued, in one system call when it fits."""
+        self._sending = True
+        try:
+            while self._outbox:
+                pieces = list(self._outbox)
+                self._outbox.clear()
+                self._sock.sendall(b"".join(pieces))
+        except OSError as error:
+            # A refusal ("your upload is too big") may wait to be read before the reset: it says more.
+            self._read_refusal(error)
+        finally:
+            self._sending = False
+
+    def flush_some(self) -> bool:
+        """What fits without waiting; True when nothing is left. Safe in a signal handler: it never cuts into a send."""
+        if self._sending:
+            return False
+        self._sending = True
+        try:
+            while self._outbox:
+                sent = self._sock.send(self._outbox[0], socket.MSG_DONTWAIT)
+                self._outbox[0] = self._outbox[0][sent:]
+                if not self._outbox[0]:
+                    self._outbox.popleft()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise _gone(error) from error
+        finally:
+            self._sending = False
+        return True
+
+    def _read_refusal(self, error: OSError) -> None:
+        try:
+            message, _ = self.receive()
+        except MasterGone:
+            raise _gone(error) from error
+        raise to_error(message) if isinstance(message, Failure) else _gone(error)
+
+    # --- in
+
+    def receive(self) -> tuple[Message, bytes]:
+        """The next message, whenever it comes."""
+        while not self._inbox:
+            self.read_once()
+        return self._inbox.popleft()
+
+    def read_once(self) -> None:
+        """Wait for bytes, once."""
+        try:
+            piece = self._sock.recv(READ_BYTES)
+        except OSError as error:
+            raise _gone(error) from error
+        if not piece:
+            raise MasterGone("the master closed the connection", "sshgrid master status; sshgrid master logs")
+        self._inbox.extend(self._decoder.feed(piece))
+
+    def wait(self, deadline: float | None) -> bool:
+        """Until there is something to read (True), or the monotonic clock reaches `deadline` (False)."""
+        import select
+
+        left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+        return bool(select.select([self._sock], [], [], left)[0])
+
+    def arrived(self) -> Iterator[tuple[Message, bytes]]:
+        """What has been read and not yet looked at."""
+        while self._inbox:
+            yield self._inbox.popleft()
+
+    def ask(self, request: Request, answer: type[R]) -> R:
+        """One request, one reply; the error that a Failure carries is raised."""
+        self.send(request)
+        return self.answer(answer)
+
+    def answer(self, expected: type[R]) -> R:
+        message, _ = self.receive()
+        if isinstance(message, Failure):
+            raise to_error(message)
+        if not isinstance(message, expected):
+            raise MasterGone(f"the master answered {type(message).__name__} instead of {expected.__name__}")
+        return message
+
+    def events(self) -> Iterator[tuple[Message, bytes]]:
+        """What the master says, until it closes the connection (MasterGone) or refuses (the error it names)."""
+        while True:
+            message, payload = self.receive()
+            if isinstance(message, Failure):
+                raise to_error(message)
+            yield message, payload
+
+
+def to_error(failure: Failure) -> SshgridError:
+    """The error the master raised, or its nearest base when this version does not know it."""
+    known = {kind.code: kind for kind in _tree(SshgridError) if not issubclass(kind, errors.HostError)}
+    error = known.get(failure.code, SshgridError)(failure.message, failure.hint)
+    error.code, error.exit_status = failure.code, failure.exit_status
+    return error
+
+
+def _tree(kind: type[SshgridError]) -> Iterator[type[SshgridError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _tree(child)
+
+
+def _gone(error: OSError) -> MasterGone:
+    if isinstance(error, TimeoutError):
+        return MasterGone(f"the master does not answer (waited {START_SECONDS:.0f} s)", "sshgrid master logs")
+    return MasterGone(f"the connection to the master broke: {error.strerror or error}", "sshgrid master logs")
+
+
+def _check_socket(path: str) -> None:
+    folder = os.path.dirname(path)
+    for place, is_kind in ((folder, stat.S_ISDIR), (path, stat.S_ISSOCK)):
+        if complaint := not_private(os.lstat(place), is_kind):
+            raise StoreError(f"{place} {complaint}", f"ls -ld {place}; move it away, or set SSHGRID_HOME")
+
+
+def _check_peer(sock: socket.socket, path: str) -> None:
+    if not hasattr(socket, "SO_PEERCRED"):
+        return
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # struct ucred: pid, uid, gid
+    uid = int.from_bytes(credentials[4:8], sys.byteorder)
+    if uid not in (os.getuid(), 0):
+        raise StoreError(f"{path}: a process of another user (uid {uid}) listens there", "sshgrid doctor")
+
+
+# --- finding and starting a master -----------------------------------------------------------------------------------
+
+
+# --- two versions ----------------------------------------------------------------------------------------------------

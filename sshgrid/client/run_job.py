@@ -1,0 +1,183 @@
+"""One run from the words of the command line to its exit status: what to send, sending it, following it.
+
+stdout and stderr are the program's. Refuses to invent an exit code: it is the one that the master took from the run's
+record. Without click, as people wait for this (see sshgrid.cli.fast_run); what is needed only for the answer is imported
+while the master works on the question.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from sshgrid.client.session import INTERRUPTED, PIPE_CLOSED, Session
+from sshgrid.client.submit import Order, submit
+from sshgrid.errors import SshgridError
+
+if TYPE_CHECKING:
+    from sshgrid.client.connection import Connection
+    from sshgrid.client.follow import Follow
+    from sshgrid.client.program import Source
+    from sshgrid.model import JobId, Submission
+    from sshgrid.protocol.messages import JobLine
+    from sshgrid.terminal.screen import Screen
+
+
+def run(session: Session, file: str, args: Sequence[str], wanted: Mapping[str, Any]) -> int:
+    """The command `run`; `wanted` has a value for each of its options."""
+    order = Order(file, args, wanted)
+    bundle, stdin, data = order.read(session)
+    submission = order.submission(bundle, stdin, data)
+    sources = [*bundle.sources, *([stdin] if stdin else []), *(data.sources if data else ())]
+    if wanted["dry_run"]:
+        return _explain(session, submission, sources)
+    if wanted["detach"]:
+        return detached(session, submission, sources)
+    into = str(wanted["into"]) or "."
+    return _followed(session, submission, sources, show_node=bool(wanted["show_node"]), into=into)
+
+
+# --- run it ----------------------------------------------------------------------------------------------------------
+
+
+def detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
+    """Print the job's id and leave."""
+    connection, job = submit(session, submission, sources)
+    connection.close()
+    session.show(lambda: {"schema": 1, "id": job}, lambda: f"{job}\n")
+    return 0
+
+
+def _followed(
+    session: Session, submission: Submission, sources: Sequence[Source], *, show_node: bool, into: str
+) -> int:
+    typed = None
+    if submission.interactive:
+        from sshgrid.client.interactive import Stdin
+
+        typed = Stdin(terminal=submission.terminal)
+    with postponed_interrupts() as interrupts:
+        connection, job = submit(session, submission, sources)
+    from sshgrid.client.follow import Follow, Keyboard
+
+    keyboard = typed or Keyboard()
+    screen = screen_of(session, show_node=show_node, quiet=submission.terminal)
+    screen.accepted(job)
+    follow = Follow(connection, job, screen, session.connect, on_disconnect=submission.on_disconnect, keyboard=keyboard)
+    follow.interrupts = len(interrupts)
+    keyboard.leave = follow.leave
+    with keyboard.raw():
+        return until_ended(session, follow, screen, job, into)
+
+
+@contextmanager
+def postponed_interrupts() -> Iterator[list[int]]:
+    """A first Ctrl-C while a job is handed over must reach the job; a second one leaves at once."""
+    seen: list[int] = []
+
+    def on_interrupt(number: int, _frame: FrameType | None) -> None:
+        seen.append(number)
+        if len(seen) > 1:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def screen_of(session: Session, *, show_node: bool = False, quiet: bool = False) -> Screen:
+    """Where a followed job is shown: JSON Lines, or the program's own bytes."""
+    from sshgrid.terminal.screen import Lines, Plain
+
+    if session.json:
+        return Lines()
+    return Plain(
+        session.warn, session.err, talks=session.talks() and not quiet, show_node=show_node, quiet=session.quiet
+    )
+
+
+def until_ended(session: Session, follow: Follow, screen: Screen, job: JobId, into: str = "") -> int:
+    """Follow a job to its end, or until the person leaves; the exit status of the command.
+
+    `into`: the folder for what it brings back, "" = it is left with the master.
+    """
+    from sshgrid.client.follow import Detached, exit_status
+
+    failed = 0
+    try:
+        line = follow.until_ended()
+        if line.fetch:
+            failed = _bring(session, screen, line, into)
+        screen.ended(line, interrupted=follow.interrupts > 0)
+    except Detached:
+        session.warn(f"job {job} goes on: sshgrid attach {job}")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return PIPE_CLOSED
+    return INTERRUPTED if follow.interrupts else exit_status(line) or failed
+
+
+def _bring(session: Session, screen: Screen, line: JobLine, into: str) -> int:
+    """The files of a job that is done; the exit status when some are not where they were wanted."""
+    from sshgrid.client.fetch import unpack
+    from sshgrid.client.follow import Following
+    from sshgrid.client.session import report
+    from sshgrid.protocol.messages import Notice
+
+    found = line.fetched
+    for warning in found.warnings if found else ():
+        screen.notice(Notice(warning))
+    if found is None or not found.files:
+        return 0
+    if not into:
+        session.say(f"{found.files} files of job {line.id} wait: sshgrid attach {line.id} --into DIR")
+        return 0
+    try:
+        with Following(session.connect(), session.connect) as following:
+            unpack(line, following.kept(line.id, line.attempt, "files"), into, screen)
+    except SshgridError as error:
+        return report(session, error)
+    return 0
+
+
+def is_sweep(connection: Connection, job: JobId) -> bool:
+    """Whether it has tasks. NoSuchJob."""
+    from sshgrid.protocol.messages import Info, JobsReply
+
+    return any(line.sweep for line in connection.ask(Info(job), JobsReply).jobs)
+
+
+def _explain(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
+    from sshgrid.client.program import upload
+    from sshgrid.protocol.messages import Explain, ExplainReply
+    from sshgrid.terminal import render
+
+    with session.connect() as connection:
+        upload(connection, sources)
+        reply = connection.ask(Explain(submission), ExplainReply)
+    scores, reasons = dict(reply.scores), {each.node: each.reason for each in reply.why}
+    names = [*scores, *(name for name in reasons if name not in scores)]
+    rows = [
+        (
+            name,
+            "chosen" if name == reply.chosen else "",
+            f"{scores[name]:.2f}" if name in scores else "-",
+            reasons.get(name, ""),
+        )
+        for name in names
+    ]
+    session.show(
+        lambda: {
+            "schema": 1,
+            "chosen": reply.chosen or None,
+            "scores": scores,
+            "why": render.why_objects(reply.why),
+        },
+        lambda: render.table(("NODE", "CHOICE", "SCORE", "REASON"), rows, session.out, right=frozenset({"SCORE"})),
+    )
+    return 0 if reply.chosen else 125

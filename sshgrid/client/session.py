@@ -1,0 +1,230 @@
+"""One command's surroundings: the global options, what follows from them, and how it talks.
+
+Without click, as `sshgrid run` is answered without it (see sshgrid.cli.fast_run). Nothing here connects, reads a file or
+imports anything heavy before a command asks for it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from sshgrid.client.connection import Connection
+    from sshgrid.errors import SshgridError
+    from sshgrid.model import JobId
+    from sshgrid.paths import Places
+    from sshgrid.terminal.render import Look
+
+PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell shows it for other tools
+INTERRUPTED = 130
+FAILED = 125
+
+
+class Door(Protocol):
+    """How a child of the door reaches the master, and what may be said there."""
+
+    verbs: frozenset[str]
+
+    def connect(self) -> Connection: ...
+
+
+class Session:
+    """One command's surroundings. Global options write into it, commands read it."""
+
+    def __init__(self, environ: Mapping[str, str] | None = None) -> None:
+        self.environ = os.environ if environ is None else environ
+        self.inventory: str | None = None
+        self.state_dir: str | None = None
+        self.json = False
+        self.color = "auto"
+        self.quiet = False
+        self.verbose = 0
+        self.no_input = False
+        self.in_shell = False
+        self.muted = False  # the screen belongs to something else
+        self.accepted: list[JobId] = []  # jobs that were submitted; one list for all lines of a shell
+        self.master = self.environ.get("SSHGRID_MASTER", "")  # "" = the one of the inventory
+        self.door: Door | None = None  # we are a child of the door
+
+    def child(self) -> Session:
+        """For one line of the shell: what was said when the shell began still holds."""
+        other = Session(self.environ)
+        other.__dict__.update(self.__dict__)
+        other.in_shell = True
+        return other
+
+    # --- places and master
+
+    def places(self, *, must_exist: bool = True) -> Places:
+        from sshgrid import paths
+        from sshgrid.errors import UsageError
+
+        if self.door is not None or self.master:
+            raise UsageError("this is about files of the master's machine: do it there")
+        home = self.environ.get("HOME") or os.path.expanduser("~")
+        found = paths.places(
+            self.inventory, self.environ, _cwd(), home, state_flag=self.state_dir, must_exist=must_exist
+        )
+        for note in found.notes:
+            self.warn(note)
+        return found
+
+    def connect(self, *, start: bool = True) -> Connection:
+        from sshgrid.client.start import connect
+
+        if self.door is not None:
+            return self.door.connect()
+        if self.master:
+            from sshgrid.client import remote
+
+            return remote.connect(self.master, self.environ, ask=not self.no_input)
+        return connect(self.places(), start=start, say=self.warn)
+
+    def look(self) -> Connection:
+        """A connection to the master as it is: none is started, and none is replaced because of its version.
+
+        For what lives long and only looks on. Raises MasterGone when there is none.
+        """
+        from sshgrid.client.connection import to_error
+        from sshgrid.client.start import find_any_version
+        from sshgrid.errors import MasterGone
+        from sshgrid.protocol.messages import Failure
+
+        if self.door is not None or self.master:
+            return self.connect()
+        connection = find_any_version(self.places())
+        if connection is None:
+            raise MasterGone("no master is running for this inventory", "sshgrid master start")
+        if isinstance(connection.welcome, Failure):
+            connection.close()
+            raise to_error(connection.welcome)
+        return connection
+
+    # --- talk
+
+    @property
+    def out(self) -> Look:
+        return self._look(1)
+
+    @property
+    def err(self) -> Look:
+        return self._look(2)
+
+    def _look(self, descriptor: int) -> Look:
+        from sshgrid.terminal.render import Look
+
+        # Behind the door there may be a terminal that we cannot see.
+        return Look.detect(descriptor, self.color, self.environ, wary=self.door is not None)
+
+    def talks(self) -> bool:
+        """Whether a person wants to hear how things go, and not only what went wrong."""
+        return self.verbose > 0 or (self.err.terminal and not self.quiet and not self.json)
+
+    def say(self, text: str) -> None:
+        """To stderr, for a person; nothing without a terminal or -v."""
+        if self.talks():
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """To stderr, always."""
+        from sshgrid.terminal.render import write_err
+
+        if self.muted:
+            return
+        write_err(self.err.safe(text) + "\n")
+
+    def show(self, value: Callable[[], object], text: Callable[[], str]) -> None:
+        """To stdout: `value` as one line of JSON with --json, else `text`."""
+        from sshgrid.terminal.render import to_json, write_out
+
+        write_or_leave(write_out, to_json(value()) + "\n" if self.json else text())
+
+    def confirm(self, question: str, otherwise: str) -> bool:
+        """Ask on the terminal; UsageError with the hint `otherwise` where nobody can be asked."""
+        from sshgrid.errors import UsageError
+
+        if self.no_input or sys.stdin is None or not sys.stdin.isatty() or not self.err.terminal:
+            raise UsageError(f"{question} Nobody is there to answer.", otherwise)
+        import click
+
+        return click.confirm(self.err.safe(question), err=True)
+
+    # --- jobs
+
+    def jobs(self, connection: Connection, selector: str) -> tuple[JobId, ...]:
+        """The ids a selector names; a plain number needs no question to the master."""
+        from sshgrid.model import JobId
+        from sshgrid.protocol.messages import Jobs, JobsReply
+
+        if selector.isascii() and selector.isdigit():
+            return (JobId(int(selector)),)
+        return tuple(job.id for job in connection.ask(Jobs(selector), JobsReply).jobs)
+
+    def one_job(self, connection: Connection, selector: str) -> JobId:
+        from sshgrid.errors import NoSuchJob, UsageError
+
+        found = self.jobs(connection, selector)
+        if len(found) > 1:
+            raise UsageError(f"{selector} names {len(found)} jobs; one is wanted here", "sshgrid ps -a")
+        if not found:
+            raise NoSuchJob(f"no such job: {selector}", "sshgrid ps -a")
+        return found[0]
+
+
+def write_or_leave(write: Callable[[str], None], text: str) -> None:
+    """Whoever closed our stdout wants no more: leave as other tools do, without a word."""
+    try:
+        write(text)
+    except BrokenPipeError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)  # so that the interpreter's last flush does not fail again
+        raise SystemExit(PIPE_CLOSED) from None
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # the folder we are in was removed
+        return "/"
+
+
+def said(session: Session, work: Callable[[], int]) -> int:
+    """The exit status of `work`; errors are said, never raised."""
+    from sshgrid.errors import SshgridError
+
+    try:
+        return work()
+    except SshgridError as error:
+        return report(session, error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else FAILED
+
+
+def report(session: Session, error: SshgridError) -> int:
+    """Say what went wrong, as text or JSON; the exit status."""
+    from sshgrid.terminal import render
+
+    if session.json:
+        write_or_leave(render.write_out, render.to_json(_encodable(render.error_object(error))) + "\n")
+    else:
+        render.write_err(render.error_text(error, session.err))
+    if session.verbose > 1 and session.door is None:
+        import traceback
+
+        render.write_err("".join(traceback.format_exception(error)))
+    return error.exit_status
+
+
+def _encodable(value: object) -> object:
+    """JSON is UTF-8; a file name in a message need not be."""
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        case dict():
+            return {key: _encodable(inner) for key, inner in value.items()}
+    return value

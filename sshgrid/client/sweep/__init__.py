@@ -1,0 +1,1 @@
+"""Plan a sweep, submit it, follow it, and record its results."""

@@ -1,0 +1,175 @@
+"""From a resolved program to `job.sh`, the file that the wrapper on a node sources. Pure text.
+
+Every value is quoted once, by `shlex.quote`, and arrives as a word of a POSIX sh script; nothing of the user's is ever
+part of a command line of ssh. Refuses a NUL byte, which no argument can carry.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from sshgrid import toolchains
+from sshgrid.engines.launch import BUILD_LIMIT_SECONDS, Batch, Order, task_name
+from sshgrid.errors import UsageError
+from sshgrid.model import Facts, Limits, Program, Recipe, sweep_of, task_number
+
+
+def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) -> bytes:
+    """The bytes of job.sh. `lease_uptime`: the run ends itself then, in the node's uptime, unless it is renewed."""
+    if isinstance(order, Batch):
+        return _batch_script(order, facts, lease_uptime)
+    lines = [
+        *_head(order, facts, lease_uptime),
+        *_function("environment", _environment(_variables(order), facts)),
+        *_function("program", [b"exec " + b" ".join(_run_word(word, b'"$1"') for word in order.recipe.run)]),
+    ]
+    return b"\n".join(lines) + b"\n"
+
+
+def _batch_script(batch: Batch, facts: Facts, lease_uptime: float | None) -> bytes:
+    lines = [
+        *_head(batch, facts, lease_uptime),
+        *_function("environment", _environment(_variables(batch), facts)),
+        _assign("LANES", str(batch.lanes)),
+        _assign("TASKS", str(len(batch.tasks))),
+        _lang(facts),
+    ]
+    return b"\n".join(lines) + b"\n" + tasks_script(batch.run, batch.tasks, lingers=batch.lingers)
+
+
+def tasks_script(batch: str, tasks: Sequence[Order], *, lingers: bool = False) -> bytes:
+    """One line for each task of this batch, to be sourced by its lanes."""
+    mark = {"SSHGRID_BATCH": f"{batch}/".encode()}
+    variables = [_variables(order) | mark for order in tasks]
+    common = dict(set(variables[0].items()).intersection(*(each.items() for each in variables[1:])))
+    lines = [
+        _assign("LINGERS", str(int(lingers))),
+        b"COMMON=" + _quote(_assignments(common)),
+        *(_task(order, own, common.keys()) for order, own in zip(tasks, variables, strict=True)),
+    ]
+    return b"\n".join(lines) + b"\n"
+
+
+def _task(order: Order, variables: Mapping[str, bytes], common: Collection[str]) -> bytes:
+    own = _assignments({name: value for name, value in variables.items() if name not in common})
+    build = b'"$W"/builds/' + order.recipe.build_key.encode()
+    stdin = order.program.stdin.sha256 if order.program.stdin else "-"
+    words = (_run_word(word, build) for word in order.recipe.run)
+    return b" ".join((b"task", task_name(order).encode(), stdin.encode(), _quote(own), *words))
+
+
+def _assignments(variables: Mapping[str, bytes]) -> bytes:
+    return b" ".join(name.encode() + b"=" + _quote(value) for name, value in variables.items())
+
+
+def _lang(facts: Facts) -> bytes:
+    return b": ${LANG:=C.UTF-8}; export LANG" if "C.UTF-8" in facts.helpers else b":"
+
+
+def _head(order: Order, facts: Facts, lease_uptime: float | None) -> list[bytes]:
+    """What does not depend on how many programs there are to run."""
+    recipe, limits = order.recipe, order.program.limits
+    return [
+        _assign("BUILD", recipe.build_key),
+        _assign("COMPILES", "1" if recipe.compile else "0"),
+        _assign("ISOLATION", order.isolation(facts)),
+        _assign("USER_NAMESPACE", "" if facts.uid == 0 else "--user --map-current-user"),
+        _assign("INPUT", order.program.stdin.sha256 if order.program.stdin else ""),
+        _assign("DATA", str(int(bool(order.program.data or order.program.packs)))),
+        # Tasks of a sweep come in numbers, and each needs the object.
+        _assign("LEND", str(int(order.lend and sweep_of(order.attempt.job) is None))),
+        _assign("KEEP_CHILDREN", str(int(order.keep_children))),
+        _assign("INTERACTIVE", str(int(order.interactive))),
+        _assign("LEASE", "" if lease_uptime is None else str(int(lease_uptime))),
+        _assign("BUILD_LIMIT", str(BUILD_LIMIT_SECONDS * 100)),
+        *_limits(limits, recipe),
+        *_function("layout", _layout(recipe)),
+        *_function("data", _data(order.program)),
+        *_function("tools_present", [b"[ -x " + _quote(_tool(recipe.run)) + b" ]"]),
+        *_function("compile", _compile(recipe)),
+    ]
+
+
+def _tool(run: tuple[bytes, ...]) -> bytes:
+    """The interpreter or runtime that must be there; a program of the build folder needs none."""
+    below, tool = toolchains.placed(run[0])
+    return b"/bin/sh" if below else tool
+
+
+def _limits(limits: Limits, recipe: Recipe) -> list[bytes]:
+    wall = "" if limits.wall_seconds is None else str(max(1, round(limits.wall_seconds * 100)))
+    memory = limits.memory_bytes
+    # The watchdog ends a run at its limit; the address space is only a backstop for what outruns it.
+    backstop = "" if memory is None or not recipe.address_space_limit else str((2 * memory + (256 << 20)) // 1024)
+    return [
+        _assign("WALL_LIMIT", wall),
+        _assign("MEMORY_LIMIT", "" if memory is None else str(memory)),
+        _assign("ADDRESS_SPACE_KB", backstop),
+        _assign("OUTPUT_LIMIT", "" if limits.output_bytes is None else str(limits.output_bytes)),
+        _assign("PROCESS_LIMIT", "" if limits.processes is None else str(limits.processes)),
+    ]
+
+
+def _layout(recipe: Recipe) -> list[bytes]:
+    return [
+        b"place %s %s %s || return"
+        % (file.sha256.encode(), _quote(path.encode()), b"755" if file.executable else b"644")
+        for path, file in recipe.layout
+    ] or [b":"]
+
+
+def _data(program: Program) -> list[bytes]:
+    unpacked = [b"unpack %s || return" % pack.sha256.encode() for pack in program.packs]
+    put = [
+        b"put %s %s %s || return"
+        % (file.sha256.encode(), _quote(file.name.encode()), b"755" if file.executable else b"644")
+        for file in program.data
+    ]
+    return unpacked + put or [b":"]
+
+
+def _variables(order: Order) -> dict[str, bytes]:
+    job, sweep = order.attempt.job, sweep_of(order.attempt.job)
+    own = {
+        "SSHGRID_RUN": f"{order.run}/",  # closed by a slash: 4.1 must not be found in 4.10
+        "SSHGRID_JOB_ID": str(job if sweep is None else sweep),
+        "SSHGRID_TASK_ID": str(job if sweep is None else task_number(job)),
+        "SSHGRID_ATTEMPT": str(order.attempt.number),
+        "SSHGRID_NODE": order.attempt.node,
+    }
+    if order.gpus:
+        own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, order.gpus))
+    return dict([*order.recipe.env, *order.program.env, *((name, value.encode()) for name, value in own.items())])
+
+
+def _environment(variables: Mapping[str, bytes], facts: Facts) -> list[bytes]:
+    return [_lang(facts), *(b"export " + name.encode() + b"=" + _quote(value) for name, value in variables.items())]
+
+
+def _compile(recipe: Recipe) -> list[bytes]:
+    return [b" ".join(_quote(word.encode()) for word in command) + b" || return" for command in recipe.compile] or [
+        b":"
+    ]
+
+
+def _run_word(word: bytes, build: bytes) -> bytes:
+    """A word of `recipe.run`: below the build folder, for which `build` stands in the script, or as it is."""
+    below, rest = toolchains.placed(word)
+    if not below:
+        return _quote(rest)
+    return build + (_quote(rest) if rest else b"")
+
+
+def _quote(word: bytes) -> bytes:
+    if b"\0" in word:
+        raise UsageError("an argument holds a NUL byte, which no program can receive")
+    return shlex.quote(word.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+
+
+def _assign(name: str, value: str) -> bytes:
+    return f"{name}={shlex.quote(value)}".encode()
+
+
+def _function(name: str, body: Iterable[bytes]) -> list[bytes]:
+    return [f"{name}() {{".encode(), *(b"  " + line for line in body), b"}"]

@@ -1,0 +1,1 @@
+"""The SSH gateway: an SSH server through which users reach the master."""

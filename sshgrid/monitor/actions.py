@@ -1,0 +1,120 @@
+"""What the monitor's keys ask for, done: a job killed, a node drained, a page of words fetched.
+
+Each is one short conversation with the master. Refuses to print: what is to be told is returned.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import assert_never
+
+from sshgrid.client.connection import Connection, to_error
+from sshgrid.client.poll import ANSWER_SECONDS, Picture, ask_all
+from sshgrid.client.session import Session
+from sshgrid.errors import MasterGone, SshgridError
+from sshgrid.model import JobId
+from sshgrid.monitor.draw import HELP
+from sshgrid.monitor.view import Command, Deed, Page
+from sshgrid.notation.quantities import format_duration, format_size
+from sshgrid.protocol.messages import Cancel, Done, Ended, Failure, Info, JobsReply, Logs, NodeLine, Output
+from sshgrid.terminal import render
+
+LOG_LINES = 500
+LOG_BYTES = 256 * 1024
+
+
+def done(session: Session, command: Command, picture: Picture | None) -> Page | str:
+    """A page to be read, or a word about what was done."""
+    try:
+        return _done(session, command, picture)
+    except SshgridError as error:
+        return error.message
+    except OSError as error:
+        return str(error.strerror or error)
+
+
+def _done(session: Session, command: Command, picture: Picture | None) -> Page | str:
+    subject = command.subject
+    match command.deed:
+        case Deed.HELP:
+            return Page(command, "the monitor's keys", tuple(HELP.splitlines()))
+        case Deed.NODE:
+            return _node_page(command, picture)
+        case Deed.JOB:
+            from sshgrid.terminal.info import info_text
+
+            with session.look() as connection:
+                reply: JobsReply = ask_all(connection, [Info(JobId(int(subject)))], [JobsReply])[0]
+            return Page(command, f"job {subject}", tuple(info_text(render.Look(), reply.jobs[0]).splitlines()))
+        case Deed.LOGS:
+            with session.look() as connection:
+                lines = kept_output(connection, JobId(int(subject)))
+            return Page(command, f"output of job {subject}", lines, None)
+        case Deed.KILL:
+            with session.look() as connection:
+                ending: Done = ask_all(connection, [Cancel((JobId(int(subject)),), "TERM")], [Done])[0]
+            return f"job {subject} is being ended" if ending.count else f"job {subject} has already ended"
+        case Deed.DRAIN | Deed.RESUME:
+            return _drained(session, subject, command.deed is Deed.DRAIN)
+        case Deed.LEAVE:
+            return ""
+        case _:
+            assert_never(command.deed)
+
+
+def _drained(session: Session, node: str, drained: bool) -> str:
+    from sshgrid.client.inventory_change import set_drained
+
+    set_drained(session, node, drained=drained)
+    return f"{node} takes no more jobs" if drained else f"{node} takes jobs again"
+
+
+def kept_output(connection: Connection, job: JobId) -> tuple[str, ...]:
+    """The last lines of what a job has written so far, and how it ended."""
+    kept = bytearray()
+    connection.send(Logs(job, tail_lines=LOG_LINES, streams=("compile", "stdout", "stderr")))
+    for message, payload in _events(connection):
+        if isinstance(message, Output):
+            kept += payload
+            del kept[:-LOG_BYTES]
+        elif isinstance(message, Ended):
+            end = () if message.job.exit_status is None else ("", f"[{message.job.state}]")
+            return (*kept.decode("utf-8", "replace").replace("\r\n", "\n").split("\n"), *end)
+        elif isinstance(message, Failure):
+            raise to_error(message)
+    raise AssertionError("a conversation ends by an answer or an exception")
+
+
+def _events(connection: Connection) -> Iterator[tuple[object, bytes]]:
+    while True:
+        yield from connection.arrived()
+        if not connection.wait(time.monotonic() + ANSWER_SECONDS):
+            raise MasterGone("the master does not answer")
+        connection.read_once()
+
+
+def _node_page(command: Command, picture: Picture | None) -> Page | str:
+    node = next((line for line in picture.nodes if line.name == command.subject), None) if picture else None
+    if node is None:
+        return f"{command.subject} is gone"
+    return Page(command, f"node {node.name}", tuple(render.pairs(_about(node), render.Look()).splitlines()))
+
+
+def _about(node: NodeLine) -> list[tuple[str, str]]:
+    again = node.next_try_seconds
+    return [
+        ("node", node.name),
+        ("state", str(node.state)),
+        ("reason", node.reason),
+        ("next try", "" if again is None else f"in {format_duration(round(again))}"),
+        ("last seen", render.local_time(node.last_seen)),
+        ("cpu", "" if node.cpu is None else f"{node.cpu:.0%}"),
+        ("load", "" if node.load is None else f"{node.load:.2f}"),
+        ("memory", "" if node.memory_free is None else f"{format_size(node.memory_free)} free"),
+        ("cores", str(node.cores or "")),
+        ("runs", f"{node.running} of {'-' if node.slots is None else node.slots}"),
+        ("tags", ", ".join(node.tags)),
+        ("isolation", node.isolation),
+        ("toolchains", ", ".join(node.toolchains)),
+    ]

@@ -1,0 +1,1 @@
+"""One node: its connection kept up, its toolchains checked, its files cleaned."""

@@ -1,0 +1,148 @@
+"""What is wrong with a node, or could be better, out of the facts that `remote/doctor.sh` prints. Pure.
+
+A finding that is not ok breaks work sooner or later; one that is ok may still carry advice. Refuses to guess: what a
+node does not say is not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from sshgrid.errors import HostError
+from sshgrid.notation.quantities import format_size
+from sshgrid.protocol.messages import Finding
+
+CHANNELS = 6  # that the master and people's questions take on one connection
+LEAST_STARTUPS = 4  # logins at the same time
+LEAST_FREE_BYTES = 100 << 20
+LEAST_FREE_FILES = 1000
+CLOCK_SECONDS = 5.0
+LEAST_LIMITS = {"Max processes": 256, "Max file size": 1 << 30, "Max open files": 256}
+_SETTERS = {"Max processes": "ulimit -u", "Max file size": "ulimit -f", "Max open files": "ulimit -n"}
+
+Facts = Mapping[str, Sequence[str]]
+
+
+def read(output: bytes) -> dict[str, list[str]]:
+    """The facts by their names; a name may come more than once."""
+    facts: dict[str, list[str]] = {}
+    for line in output.decode("utf-8", "replace").splitlines():
+        name, _, value = line.partition(" ")
+        facts.setdefault(name, []).append(value.strip())
+    return facts
+
+
+def unreachable(error: HostError) -> Finding:
+    """Of a node that could not be asked."""
+    return Finding("connection", False, error.reason, error.hint or f"sshgrid node check {error.node}")
+
+
+def findings(facts: Facts, seconds_ahead: float, slack_seconds: float, *, by_sshd: bool = True) -> Iterator[Finding]:
+    """All that the facts say. `seconds_ahead`: the node's clock against ours, uncertain by `slack_seconds`."""
+    yield Finding("system", True, f"{_one(facts, 'system')}, login shell {_one(facts, 'shell')}")
+    if by_sshd:
+        yield from _sshd(facts)
+    yield from _logind(facts)
+    yield from _space(facts)
+    yield _clock(seconds_ahead, slack_seconds)
+    yield from _path(facts)
+    yield from _limits(facts)
+    yield _isolation(facts)
+
+
+def _one(facts: Facts, name: str) -> str:
+    return facts.get(name, [""])[0]
+
+
+def _sshd(facts: Facts) -> Iterator[Finding]:
+    sessions = _one(facts, "maxsessions")
+    if not sessions.isdigit():
+        yield Finding("sshd sessions", True, "MaxSessions cannot be read, or has its default of 10")
+    elif int(sessions) < CHANNELS:
+        hint = "set MaxSessions 10 in its sshd_config, and reload sshd"
+        yield Finding("sshd sessions", False, f"MaxSessions {sessions}; sshgrid needs {CHANNELS}", hint)
+    else:
+        yield Finding("sshd sessions", True, f"MaxSessions {sessions}")
+    startups = _one(facts, "maxstartups")
+    first = startups.partition(":")[0]
+    if not first.isdigit():
+        yield Finding("sshd logins", True, "MaxStartups cannot be read, or has its default of 10:30:100")
+    elif int(first) < LEAST_STARTUPS:
+        hint = "set MaxStartups 10:30:100 in its sshd_config, and reload sshd"
+        yield Finding("sshd logins", False, f"MaxStartups {startups}: connections at the same time are refused", hint)
+    else:
+        yield Finding("sshd logins", True, f"MaxStartups {startups}")
+
+
+def _logind(facts: Facts) -> Iterator[Finding]:
+    kills = _one(facts, "killuserprocesses")
+    if not kills:
+        return
+    lingers = _one(facts, "linger") == "yes"
+    if kills in ("yes", "true", "1", "on") and not lingers:
+        what = "KillUserProcesses=yes: runs are killed when the connection ends"
+        yield Finding("logind", False, what, "loginctl enable-linger, there, as that account")
+    else:
+        yield Finding("logind", True, f"KillUserProcesses={kills}" + (", the account lingers" if lingers else ""))
+
+
+def _space(facts: Facts) -> Iterator[Finding]:
+    for value in dict.fromkeys(facts.get("space", [])):
+        free, files, folder = (*value.split(" ", 2), "", "", "")[:3]
+        if not free.isdigit():
+            continue
+        enough = int(free) * 1024 >= LEAST_FREE_BYTES and not (files.isdigit() and int(files) < LEAST_FREE_FILES)
+        detail = f"{format_size(int(free) * 1024)} free in {folder}" + (f", {files} files" if files.isdigit() else "")
+        yield Finding("space", enough, detail, "" if enough else f"make room there, or set workdir: df {folder}")
+    word, _, folder = _one(facts, "tmp").partition(" ")
+    if word == "unfit":
+        yield Finding("temporary files", False, f"nothing can be written in {folder}", f"ls -ld {folder}, there")
+
+
+def _clock(ahead: float, slack: float) -> Finding:
+    good = abs(ahead) <= CLOCK_SECONDS + slack
+    detail = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the master's" if abs(ahead) > 1 else "right"
+    return Finding("clock", good, detail, "" if good else "timedatectl set-ntp true, there")
+
+
+def _path(facts: Facts) -> Iterator[Finding]:
+    if "loginpath" not in facts:
+        return
+    seen = _one(facts, "path").split(":")
+    hidden = [folder for folder in _one(facts, "loginpath").split(":") if folder.startswith("/") and folder not in seen]
+    if hidden:
+        detail = f"only a login shell looks in {', '.join(hidden)}: tools there are not found"
+        yield Finding("PATH", True, detail, "put them into PATH at the top of ~/.bashrc, or in /etc/environment, there")
+    else:
+        yield Finding("PATH", True, "a login shell looks nowhere else")
+
+
+def _limits(facts: Facts) -> Iterator[Finding]:
+    for value in facts.get("limit", []):
+        number, _, name = value.partition(" ")
+        if name not in LEAST_LIMITS:
+            continue
+        enough = not number.isdigit() or int(number) >= LEAST_LIMITS[name]
+        hint = "" if enough else f"{_SETTERS[name]}, in /etc/security/limits.conf there"
+        yield Finding(f"limit of {name.removeprefix('Max ')}", enough, number, hint)
+
+
+def _isolation(facts: Facts) -> Finding:
+    if "pidns" in facts:
+        return Finding("isolation", True, "pidns: no process of a run can escape")
+    barrier = _one(facts, "barrier") or "unshare says no"
+    settings = {name: value for value, _, name in (each.partition(" ") for each in facts.get("sysctl", []))}
+    detail = f"session: processes that leave their run are looked for, not held. No pid namespace: {barrier}"
+    return Finding("isolation", True, detail, _remedy(barrier, settings))
+
+
+def _remedy(barrier: str, settings: Mapping[str, str]) -> str:
+    if "not installed" in barrier:
+        return "install util-linux there"
+    if settings.get("kernel/unprivileged_userns_clone") == "0":
+        return "sysctl kernel.unprivileged_userns_clone=1, there"
+    if settings.get("user/max_user_namespaces") == "0":
+        return "sysctl user.max_user_namespaces=10000, there"
+    if settings.get("kernel/apparmor_restrict_unprivileged_userns") == "1":
+        return "sysctl kernel.apparmor_restrict_unprivileged_userns=0, there"
+    return "in a container: run it with its own /proc, or with --security-opt systempaths=unconfined"

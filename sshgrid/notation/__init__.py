@@ -1,0 +1,1 @@
+"""How people write selectors, globs, quantities and file names."""

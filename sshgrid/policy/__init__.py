@@ -1,0 +1,1 @@
+"""Pure decisions: placement, fair share, quota, access, retry, states."""

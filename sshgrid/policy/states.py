@@ -1,0 +1,182 @@
+"""States, reasons and exit statuses of jobs, derived from their attempts and verdicts."""
+
+from __future__ import annotations
+
+import signal
+from typing import assert_never
+
+from sshgrid.model import (
+    Cancelled,
+    CompileFailed,
+    Crashed,
+    Exited,
+    GaveUp,
+    HostLost,
+    Job,
+    Outcome,
+    OutOfMemory,
+    OutputLimit,
+    Phase,
+    ProcessLimit,
+    Superseded,
+    Swept,
+    TimedOut,
+    ToolchainBroken,
+    Verdict,
+)
+from sshgrid.notation.quantities import format_duration, format_size
+
+MOST_FAILED = 101  # as GNU parallel: 1 to 100 = so many tasks failed, 101 = more
+
+
+HELD_BY_USER = "HeldByUser"
+
+
+def state(job: Job, disconnected: bool = False) -> str:
+    """Slurm's word for where a job is or how it ended."""
+    match job.phase:
+        case Phase.QUEUED:
+            return "PENDING"
+        case Phase.RUNNING:
+            return "DISCONNECTED" if disconnected else "RUNNING"
+        case Phase.DONE:
+            return _ended_state(job.verdict)
+        case _:
+            assert_never(job.phase)
+
+
+def _ended_state(verdict: Verdict | None) -> str:
+    match verdict:
+        case Exited(0) | Swept(failed=0):
+            return "COMPLETED"
+        case Exited() | OutputLimit() | ProcessLimit() | Swept() | Crashed() | None:
+            return "FAILED"
+        case CompileFailed():
+            return "COMPILE_ERROR"
+        case TimedOut():
+            return "TIMEOUT"
+        case OutOfMemory():
+            return "OUT_OF_MEMORY"
+        case Cancelled():
+            return "CANCELLED"
+        case GaveUp():
+            return "NODE_FAIL"
+        case _:
+            assert_never(verdict)
+
+
+def exit_status(job: Job) -> int | None:
+    """What `run`, `attach` and `wait` of this one job exit with; None = it is not done."""
+    match job.verdict:
+        case None:
+            return None
+        case Exited(code):
+            return code
+        case TimedOut():
+            return 124
+        case GaveUp(no_toolchain=True):
+            return 127
+        case Swept(failed=failed):
+            return min(failed, MOST_FAILED)
+        case GaveUp() | Crashed():
+            return 125
+        case CompileFailed():
+            return 126
+        case OutOfMemory() | ProcessLimit():
+            return 128 + signal.SIGKILL
+        case OutputLimit():
+            return 128 + signal.SIGXFSZ
+        case Cancelled(by):
+            return 128 + cancel_signal(by)
+        case _:
+            assert_never(job.verdict)
+
+
+def cancel_signal(by: str) -> int:
+    """The signal named first in Cancelled.by ("INT", "KILL by ana"); TERM when it names none."""
+    name = by.split(maxsplit=1)[0].upper() if by.strip() else "TERM"
+    found = signal.Signals.__members__.get(f"SIG{name.removeprefix('SIG')}", signal.SIGTERM)
+    return int(found)
+
+
+def signal_of(code: int) -> int | None:
+    """The signal behind an exit code, 128+N as a shell reports it.
+
+    A shell cannot tell a program killed by signal N from one that calls exit(128+N), and neither can the run's record,
+    so both read the same here. Real-time signals (above 31) are left alone: nobody sends them by accident.
+    """
+    return code - 128 if 129 <= code <= 159 else None
+
+
+def ended_by_signal(verdict: Verdict | None) -> int | None:
+    """The signal that ended the program, as far as the verdict tells."""
+    match verdict:
+        case Exited(code):
+            return signal_of(code)
+        case OutOfMemory() | ProcessLimit():
+            return int(signal.SIGKILL)
+        case OutputLimit():
+            return int(signal.SIGXFSZ)
+        case Cancelled(by):
+            return cancel_signal(by)
+        case CompileFailed() | TimedOut() | GaveUp() | Swept() | Crashed() | None:
+            return None
+        case _:
+            assert_never(verdict)
+
+
+def reason(job: Job, now: float | None = None) -> str:
+    """Why a job waits or how it ended, in a table cell; "" = nothing to say. With `now`, a backoff is seen too."""
+    if job.verdict is not None:
+        return outcome_text(job.verdict)
+    if job.held:
+        return job.held
+    if job.phase is Phase.QUEUED and now is not None and job.not_before > now:
+        return "Backoff"
+    return ""
+
+
+def outcome_text(outcome: Outcome | Superseded | Verdict) -> str:
+    """How an attempt or a job ended, for a person; "" for a plain success."""
+    match outcome:
+        case Exited(0):
+            return ""
+        case Exited(code):
+            number = signal_of(code)
+            return f"signal {number}" if number else f"exit code {code}"
+        case CompileFailed(code):
+            return f"the compiler said no (exit code {code})"
+        case TimedOut() | OutOfMemory() | OutputLimit() | ProcessLimit():
+            return _limit_text(outcome)
+        case Cancelled(by):
+            return f"cancelled ({by})" if by else "cancelled"
+        case HostLost(text) | ToolchainBroken(text) | GaveUp(text):
+            return text
+        case Superseded(by):
+            return f"superseded by attempt {by}"
+        case Swept():
+            return _swept_text(outcome)
+        case Crashed(text):
+            return f"a bug in sshgrid: {text}"
+        case _:
+            assert_never(outcome)
+
+
+def _limit_text(outcome: TimedOut | OutOfMemory | OutputLimit | ProcessLimit) -> str:
+    match outcome:
+        case TimedOut(seconds):
+            return f"time limit of {format_duration(seconds)}"
+        case OutOfMemory(size):
+            return f"memory limit of {format_size(size)}" if size else "out of memory"
+        case OutputLimit(size):
+            return f"output limit of {format_size(size)}"
+        case ProcessLimit(count):
+            return f"limit of {count} processes"
+        case _:
+            assert_never(outcome)
+
+
+def _swept_text(swept: Swept) -> str:
+    parts = [f"{swept.failed} of {swept.tasks} tasks failed"] if swept.failed else []
+    parts += [f"{swept.left} were not begun"] if swept.left else []
+    return ", ".join(parts)

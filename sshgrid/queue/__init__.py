@@ -1,0 +1,1 @@
+"""The durable queue: jobs, attempts and verdicts in one SQLite file."""

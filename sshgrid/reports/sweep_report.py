@@ -1,0 +1,184 @@
+"""Sweeps as people see them: how far one has come, its tasks as lines, and all of it as it happens.
+
+As with single jobs nothing is queued for a watcher: it reads store and spool at its own pace. Refuses to show the
+output of a task that has not ended, as that of another one would stand in its middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+
+from sshgrid.model import Job, Phase, Swept, task_id, task_number
+from sshgrid.policy import states
+from sshgrid.protocol.messages import Ended, Event, Notice
+from sshgrid.protocol.sweep_messages import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
+from sshgrid.queue.active_jobs import JobBook
+from sshgrid.reports.watch import PIECE_BYTES, STREAMS, Line
+from sshgrid.scheduler.active_sweeps import Sweeps
+from sshgrid.scheduler.attempts import Attempts
+from sshgrid.scheduler.sweep_state import SweepState
+from sshgrid.spool.spool import Spool
+from sshgrid.sweeps import parameters
+
+PROGRESS_SECONDS = 0.2
+IsDisconnected = Callable[[Job], bool]
+
+
+class SweepReport:
+    """What may be asked about the sweeps of a master."""
+
+    def __init__(
+        self, book: JobBook, spool: Spool, sweeps: Sweeps, attempts: Attempts, disconnected: IsDisconnected
+    ) -> None:
+        self._book = book
+        self._spool = spool
+        self._sweeps = sweeps
+        self._attempts = attempts
+        self._disconnected = disconnected
+
+    def progress(self, job: Job) -> SweepProgress:
+        """How far this sweep has come. UsageError when it is none."""
+        if isinstance(job.verdict, Swept):  # says it all, and a list may hold many that are over
+            tasks, failed, left = job.verdict.tasks, job.verdict.failed, job.verdict.left
+            return SweepProgress(job.id, tasks, tasks - left, failed, running=0, waiting=0, left=left)
+        return self._progress(self._sweeps.read(job))
+
+    def _progress(self, state: SweepState) -> SweepProgress:
+        counts, rate = state.counts(), state.rate()
+        slowest = self._attempts.longest_running(state.job.id)
+        return SweepProgress(
+            job=state.job.id,
+            tasks=counts.tasks,
+            ended=counts.ended,
+            failed=counts.failed,
+            running=counts.running,
+            waiting=counts.waiting,
+            left=counts.left,
+            rate=rate,
+            eta_seconds=(counts.waiting + counts.running) / rate if rate else None,
+            slowest=self.task_line(self._book.current(slowest)) if slowest else None,
+            backups=len(state.backups),
+        )
+
+    def tasks(self, job: Job, wanted: tuple[str, ...]) -> tuple[TaskLine, ...]:
+        """The tasks that have begun, by number, in these states alone if any are named."""
+        self._sweeps.read(job)
+        lines = map(self.task_line, self._book.store.tasks(job.id))
+        return tuple(line for line in lines if not wanted or line.state in wanted)
+
+    def task_line(self, task: Job) -> TaskLine:
+        """One task, as a joblog has it."""
+        task = self._attempts.live(task)
+        assert task.current is not None
+        return self._line(task, self._spool.sizes(task.id, task.current.number))
+
+    def _line(self, task: Job, sizes: Mapping[str, int]) -> TaskLine:
+        last = task.current
+        assert last is not None
+        return TaskLine(
+            number=task_number(task.id),
+            state=states.state(task, self._disconnected(task)),
+            node=last.node,
+            attempt=last.number,
+            started=last.began,
+            seconds=max(0.0, (last.ended or time.time()) - last.began),
+            exit_status=states.exit_status(task),
+            signal=states.ended_by_signal(task.verdict),
+            reason=states.reason(task),
+            cpu_seconds=last.usage.cpu_seconds,
+            peak_memory=last.usage.peak_memory_bytes,
+            sent_bytes=last.uploaded_bytes,
+            stdout_bytes=sizes["stdout"],
+            stderr_bytes=sizes["stderr"],
+        )
+
+    # --- as it happens
+
+    async def watch(self, request: WatchSweep, line: Line) -> AsyncGenerator[tuple[Event, bytes], None]:
+        """The tasks as they end, until the sweep is done."""
+        state = self._sweeps.read(self._book.current(request.job))
+        told = _Told(state, request)
+        said: SweepProgress | None = None
+        heard = 0
+        while True:
+            waiter = self._book.board.listen(request.job)
+            try:
+                job = self._book.current(request.job)
+                for number in told.news(self._ended(state, job)):
+                    for event in self._task(state, number, output=request.output):
+                        yield event
+                for said_as, text in self._book.board.notices(request.job, heard):
+                    heard = said_as
+                    yield Notice(text), b""
+                progress = self._progress(state)
+                if progress != said:
+                    said = progress
+                    yield progress, b""
+                if job.phase is Phase.DONE:
+                    yield Ended(line(job, False)), b""
+                    return
+                # Some pause, as in a busy sweep there is news a thousand times a second; but none at its end.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PROGRESS_SECONDS):
+                        await state.finished.wait()
+                await asyncio.wait([waiter], timeout=1.0)
+            finally:
+                waiter.cancel()
+
+    def _ended(self, state: SweepState, job: Job) -> list[int]:
+        return state.ended if job.phase is not Phase.DONE else self._sweeps.read(job).ended
+
+    def _task(self, state: SweepState, number: int, *, output: bool) -> Iterator[tuple[Event, bytes]]:
+        task = self._book.current(task_id(state.job.id, number))
+        assert task.current is not None
+        attempt = task.current.number
+        sizes = self._spool.sizes(task.id, attempt)
+        for stream in STREAMS if output else ():
+            offset = 0
+            if not sizes[stream]:
+                continue
+            if stream == "compile" and number != state.compiler_said:
+                continue  # all tasks of a sweep meet the same words of the compiler
+            while piece := self._spool.read_output(task.id, attempt, stream, offset, PIECE_BYTES):
+                yield TaskOutput(number, stream, len(piece)), piece
+                offset += len(piece)
+        yield TaskEnded(self._line(self._attempts.live(task), sizes)), b""
+
+
+class _Told:
+    """What a watcher has been told."""
+
+    def __init__(self, state: SweepState, request: WatchSweep) -> None:
+        ranges = parameters.parse_ranges(request.have, state.plan.tasks) if request.have else ()
+        self._told = {number for numbers in ranges for number in numbers}
+        self._seen = 0  # of the list of those that ended
+        self._held: set[int] = set()  # ended, while one before them has not
+        self._order = iter(state.numbers()) if request.keep_order else None
+        self._due: int | None = None
+
+    def news(self, ended: list[int]) -> list[int]:
+        """The tasks to be told now, of all that ended so far."""
+        fresh = [number for number in ended[self._seen :] if number not in self._told]
+        self._seen = len(ended)
+        self._told.update(fresh)
+        if self._order is None:
+            return fresh
+        self._held.update(fresh)
+        return list(self._in_order())
+
+    def _in_order(self) -> Iterator[int]:
+        assert self._order is not None
+        while True:
+            if self._due is None and (due := next(self._order, None)) is not None:
+                self._due = due
+            if self._due is None:
+                return
+            if self._due in self._held:
+                self._held.discard(self._due)
+                yield self._due
+            elif self._due not in self._told:
+                return
+            self._due = None

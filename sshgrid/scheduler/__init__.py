@@ -1,0 +1,1 @@
+"""Which job starts next and where; attempts, batches and sweeps in progress."""

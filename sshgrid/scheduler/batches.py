@@ -1,0 +1,143 @@
+"""Attempts that share a start: the tasks of a sweep that go to one slot of a node together.
+
+Each is settled as any other attempt, but many with one commit. Refuses to say of a task that it ran on a lost host
+unless the node has told so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import msgspec
+
+from sshgrid.engines import Finish
+from sshgrid.engines.launch import Order
+from sshgrid.model import Attempt, AttemptRecord, Job, Step, sweep_of
+from sshgrid.queue.active_jobs import JobBook
+from sshgrid.spool.spool import Spool
+
+
+class Running:
+    """One attempt as it goes: its task, and the record that is not worth a commit for every step."""
+
+    def __init__(self, attempt: Attempt, record: AttemptRecord, run: str) -> None:
+        self.attempt = attempt
+        self.record = record
+        self.run = run
+        self.task: asyncio.Task[None] | None = None
+        self.ending: asyncio.Task[None] | None = None
+        self.refused = False  # its run folder was claimed against it by a cancel: it never started
+        self.never_began = False  # the same, by somebody who looked for it
+        self.superseded = False  # another attempt was quicker: it is being ended, and nothing that it says counts
+        self.build = ""  # its key, where builds of other nodes will do
+
+
+Ends: TypeAlias = "Sequence[tuple[Running, Finish]]"
+
+
+class BatchSink:
+    """Brings the news of a batch to disk first and to the watchers second; knows what has not ended yet."""
+
+    def __init__(self, book: JobBook, spool: Spool, batch: Sequence[Running], settle: Callable[[Ends], None]) -> None:
+        first = batch[0]
+        self.name, self.node = first.record.batch, first.attempt.node
+        self.sweep = sweep_of(first.attempt.job)
+        self.rest = {running.run: running for running in batch}
+        self.joining: set[str] = set()  # of these, what the node has not taken yet
+        self.leaving: set[str] = set()  # of these, what the node was asked to give back
+        self.released = False  # its slot was given away
+        self.takes_more = True
+        self.follower: asyncio.Task[None] | None = None
+        self.lingers = False  # when nothing of it is left, its node waits a moment for more
+        self.never_began = False  # its folder was claimed against it by somebody who looked for it
+        self._first = first
+        self._book = book
+        self._spool = spool
+        self._settle = settle
+        self._moved = time.monotonic()
+        self.has_begun = False
+
+    # --- what the scheduler asks
+
+    @property
+    def idle(self) -> bool:
+        """It has done all, and its node waits for more."""
+        return self.lingers and not self.rest
+
+    @property
+    def ran_seconds(self) -> float:
+        """For how long the task that runs does so, as far as is known."""
+        return time.monotonic() - self._moved
+
+    def is_first(self, run: str) -> bool:
+        """Whether it is this one that runs."""
+        return next(iter(self.rest), None) == run
+
+    def behind(self) -> list[str]:
+        """The runs that wait for the one that runs, but for those that are on their way there, or back."""
+        return [run for run in list(self.rest)[1:] if run not in self.joining and run not in self.leaving]
+
+    def join(self, batch: Iterable[Running]) -> None:
+        """More runs for it, which the node has not taken yet."""
+        for running in batch:
+            self.rest[running.run] = running
+            self.joining.add(running.run)
+
+    def leave(self, runs: Iterable[str]) -> None:
+        """No more will be told of these."""
+        for run in runs:
+            self.rest.pop(run, None)
+            self.joining.discard(run)
+            self.leaving.discard(run)
+
+    # --- what the engine tells
+
+    def kept(self, order: Order, stream: str) -> int:
+        return self._spool.go_on(order.attempt.job, order.attempt.number, stream)
+
+    async def output(self, order: Order, stream: str, piece: bytes) -> None:
+        running = self.rest.get(order.run)
+        if running is None or not running.superseded:
+            self._spool.append(order.attempt.job, order.attempt.number, stream, piece)
+            self._book.board.tell(order.attempt.job)
+
+    async def running(self, orders: Sequence[Order]) -> None:
+        self._moved, self.has_begun = time.monotonic(), True
+        for order in orders:
+            if running := self.rest.get(order.run):
+                running.record = msgspec.structs.replace(running.record, step=Step.RUNNING)
+
+    async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
+        self._moved, self.has_begun = time.monotonic(), True
+        async with self._book.turn:
+            found = [(running, finish) for order, finish in ends if (running := self.rest.get(order.run))]
+            # Before others hear of it: they ask what is left.
+            self.leave(running.run for running, _ in found)
+            self._settle(found)
+
+    async def uploaded(self, count: int, left: int = 0) -> None:
+        """Of all tasks of the batch the first one pays."""
+        record = self._first.record
+        sent = record.uploaded_bytes + count
+        self._first.record = msgspec.structs.replace(record, uploaded_bytes=sent, upload_left_bytes=left)
+
+    async def compiled(self, compiled: bool) -> None:
+        self._first.record = msgspec.structs.replace(self._first.record, compiled=compiled)
+
+
+Begun: TypeAlias = "tuple[Job, AttemptRecord]"  # one attempt that runs, and its job
+
+
+def by_batch(attempts: Iterable[Begun]) -> tuple[list[Begun], list[list[Begun]]]:
+    """Running attempts that were begun alone, and those of each batch."""
+    alone: list[Begun] = []
+    batches: dict[tuple[str, str], list[Begun]] = {}
+    for job, record in attempts:
+        if record.batch:
+            batches.setdefault((record.node, record.batch), []).append((job, record))
+        else:
+            alone.append((job, record))
+    return alone, list(batches.values())

@@ -1,0 +1,1 @@
+"""Files of the master: uploaded blobs and the outputs of attempts."""

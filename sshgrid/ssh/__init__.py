@@ -1,0 +1,1 @@
+"""Connections to nodes: login, shells, transfers, and parsers of what nodes print."""

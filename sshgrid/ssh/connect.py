@@ -1,0 +1,387 @@
+"""One SSH connection to one node: whose key is accepted, whose login is used, and who is to blame when it fails.
+
+Every failure of a library or the system becomes a `HostError` here and nowhere else. Refuses to connect without
+checking the host key; there is no setting for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from asyncio import selector_events
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from sshgrid.errors import Dropped, HostError, HostKeyChanged, HostKeyUnknown, LoginRefused, Unreachable
+from sshgrid.model import Node, Noun
+from sshgrid.ssh.local_server import serve_local
+
+log = logging.getLogger(__name__)
+
+LOGIN_TIMEOUT_SECONDS = 15
+READ_BYTES = 64 * 1024
+# A cut is noticed after interval x (count + 1) seconds.
+KEEPALIVE_SECONDS = 5
+KEEPALIVE_COUNT = 3
+# Under asyncssh's own first choice a short packet costs six times as much, and a long one three times; both are sound.
+CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+HOST_KEY_KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-256")
+SYSTEM_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
+
+
+class Dialing(Noun, frozen=True):
+    """What of the user's SSH setup a connection may use."""
+
+    known_hosts: str = ""  # sshgrid's own file, written by `node add`
+    ssh_config: str = "~/.ssh/config"  # "" = none
+    agent: str | None = None  # path of the agent's socket; None = no agent
+
+
+def dialing(config_dir: str | Path, environ: Mapping[str, str]) -> Dialing:
+    """What the environment says: our known_hosts, the user's ssh_config and agent."""
+    return Dialing(
+        known_hosts=str(Path(config_dir) / "known_hosts"),
+        ssh_config=environ.get("SSHGRID_SSH_CONFIG", "~/.ssh/config"),
+        agent=environ.get("SSH_AUTH_SOCK"),
+    )
+
+
+async def dial(node: Node, how: Dialing, password: str | None = None) -> asyncssh.SSHClientConnection:
+    """A logged-in connection, by key or, where one is given, by password alone.
+
+    Raises Unreachable, LoginRefused, HostKeyUnknown, HostKeyChanged.
+    """
+    if node.connection == "local":
+        return await serve_local()
+    jump = await _through_jumps(node, how)
+    try:
+        connection = await _connect(node, how, jump, password)
+    except BaseException:
+        if jump is not None:
+            await end(jump)
+        raise
+    connection.set_extra_info(jump=jump)
+    return connection
+
+
+async def _connect(
+    node: Node, how: Dialing, jump: asyncssh.SSHClientConnection | None, password: str | None = None
+) -> asyncssh.SSHClientConnection:
+    witness = _Witness()
+    with blame(node, witness, how):
+        known_hosts = _known_hosts(node, how)
+        options: dict[str, object] = {
+            "tunnel": jump,
+            "client_factory": lambda: witness,
+            "known_hosts": known_hosts,
+            "config": config_files(how),
+            "agent_path": None if node.identity_file else how.agent,
+            "preferred_auth": "publickey",
+            "connect_timeout": node.connect_timeout_seconds,
+            "login_timeout": LOGIN_TIMEOUT_SECONDS,
+            "keepalive_interval": KEEPALIVE_SECONDS,
+            "keepalive_count_max": KEEPALIVE_COUNT,
+            **ciphers(node, how),
+            **_overrides(node),
+        }
+        if password is not None:
+            by_password = {"preferred_auth": "password,keyboard-interactive", "password": password}
+            options |= {**by_password, "client_keys": None, "agent_path": None}
+        try:
+            return await asyncssh.connect(node.ssh_config or node.host, **options)
+        except asyncssh.ConnectionLost:
+            if witness.key is not None or _has_keys(node, how, known_hosts):
+                raise
+        return await _connect_by_kind(node, options)
+
+
+async def _connect_by_kind(node: Node, options: dict[str, object]) -> asyncssh.SSHClientConnection:
+    """Dropbear's child dies when it is asked for a kind of host key that it has not got: ask for one kind at a time."""
+    for kind in HOST_KEY_KINDS[:-1]:
+        with contextlib.suppress(asyncssh.ConnectionLost):
+            return await asyncssh.connect(node.ssh_config or node.host, server_host_key_algs=[kind], **options)
+    return await asyncssh.connect(node.ssh_config or node.host, server_host_key_algs=[HOST_KEY_KINDS[-1]], **options)
+
+
+def _has_keys(node: Node, how: Dialing, known_hosts: asyncssh.SSHKnownHosts) -> bool:
+    """Is there a key that this host is known by? Then that kind alone has been asked for."""
+    place = asyncssh.SSHClientConnectionOptions(config=config_files(how), host=node.host or node.ssh_config)
+    keys, authorities, *_ = known_hosts.match(place.host, "", node.port or place.port)
+    return bool(keys or authorities)
+
+
+def door(node: Node, how: Dialing) -> str:
+    """The server at which a connection to this node knocks first: the first jump host, or the node itself."""
+    if node.connection == "local":
+        return node.name
+    hops = _hops(node, how)
+    return hops[0] if hops else f"{node.host or node.ssh_config}:{node.port or ''}"
+
+
+def _hops(node: Node, how: Dialing) -> list[str]:
+    """The hosts of ssh_config's ProxyJump."""
+    with blame(node):
+        options = asyncssh.SSHClientConnectionOptions(config=config_files(how), host=node.ssh_config or node.host)
+    hops = options.tunnel if isinstance(options.tunnel, str) else ""
+    return [hop for part in hops.split(",") if (hop := part.strip())]
+
+
+async def _through_jumps(node: Node, how: Dialing) -> asyncssh.SSHClientConnection | None:
+    """The connection to the last jump host; each one's key is checked as any other's."""
+    jump: asyncssh.SSHClientConnection | None = None
+    for hop in _hops(node, how):
+        try:
+            jump = await _connect(_hop(node, hop), how, jump)
+        except BaseException:
+            if jump is not None:
+                await end(jump)
+            raise
+    return jump
+
+
+def _hop(node: Node, text: str) -> Node:
+    """A jump host as a node: `[user@]host[:port]`, where the host may be an alias of its own."""
+    user, _, place = text.rpartition("@")
+    host, _, port = place.rpartition(":") if ":" in place else (place, "", "")
+    return Node(
+        f"{node.name} (jump host {text})",
+        ssh_config=host,
+        user=user or None,
+        port=int(port) if port.isdigit() else None,
+        known_hosts=node.known_hosts,
+        connect_timeout_seconds=node.connect_timeout_seconds,
+    )
+
+
+def _overrides(node: Node) -> dict[str, object]:
+    """What the inventory says wins over ssh_config; what it leaves out is left to ssh_config."""
+    options: dict[str, object] = {}
+    if node.ssh_config and node.host:
+        options["host"] = node.host
+    if node.port is not None:
+        options["port"] = node.port
+    if node.user is not None:
+        options["username"] = node.user
+    if node.identity_file is not None:
+        path = Path(node.identity_file).expanduser()
+        if not path.is_file():
+            raise LoginRefused(node.name, f"identity file {node.identity_file} does not exist")
+        options["client_keys"] = [str(path)]
+    return options
+
+
+def ciphers(node: Node, how: Dialing) -> dict[str, object]:
+    """Ours, unless ssh_config says which."""
+    files = config_files(how)
+    if files:
+        place = asyncssh.SSHClientConnectionOptions(config=files, host=node.ssh_config or node.host, client_keys=None)
+        if place.config.get("Ciphers"):
+            return {}
+    return {"encryption_algs": CIPHERS}
+
+
+def config_files(how: Dialing) -> list[str]:
+    """The user's ssh_config, if there is one."""
+    path = Path(how.ssh_config).expanduser() if how.ssh_config else None
+    return [str(path)] if path and path.is_file() else []
+
+
+# --- host keys ----------------------------------------------------------------------------------------------------
+
+
+class _Witness(asyncssh.SSHClient):
+    """Remembers the key of a host that is not trusted, so that the error can show it."""
+
+    key: asyncssh.SSHKey | None = None
+    host = ""
+    address = ""
+    port = 22
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        self.key, self.host, self.address, self.port = key, host, addr, port
+        return False
+
+
+def known_hosts_files(node: Node, how: Dialing) -> list[Path]:
+    """The node's own file alone, or else sshgrid's, the user's and the system's."""
+    names = (node.known_hosts,) if node.known_hosts else (how.known_hosts, *SYSTEM_KNOWN_HOSTS)
+    return [path for name in names if name and (path := Path(name).expanduser()).is_file()]
+
+
+def _known_hosts(node: Node, how: Dialing) -> asyncssh.SSHKnownHosts:
+    text = "".join(path.read_text(errors="replace") + "\n" for path in known_hosts_files(node, how))
+    try:
+        return asyncssh.import_known_hosts(text)
+    except ValueError:  # as OpenSSH does, pass over lines that nobody understands
+        return asyncssh.import_known_hosts("".join(line + "\n" for line in text.splitlines() if _understood(line)))
+
+
+def _understood(line: str) -> bool:
+    try:
+        asyncssh.import_known_hosts(line + "\n")
+    except ValueError:
+        return False
+    return True
+
+
+def _untrusted(node: Node, how: Dialing, witness: _Witness) -> HostError:
+    """asyncssh says the same of an unknown and of a changed key; they are very different news."""
+    if witness.key is None:
+        return HostKeyUnknown(node.name, "the host key could not be checked")
+    fingerprint = witness.key.get_fingerprint()
+    for path in known_hosts_files(node, how):
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+            if _revokes(line, witness):
+                return HostKeyChanged(
+                    node.name,
+                    f"host key revoked: it shows {fingerprint}, which {path}:{number} revokes",
+                    "the machine needs a new host key; otherwise somebody may be in between",
+                )
+            if _names_host(line, witness):
+                return HostKeyChanged(
+                    node.name,
+                    f"host key changed: it shows {fingerprint}, which is not the key in {path}:{number}",
+                    "if the machine was reinstalled, remove that line and run: "
+                    f"sshgrid node check {node.name} --accept-new; otherwise somebody may be in between",
+                )
+    # A jump host in front of a node is accepted together with that node.
+    name = node.name.partition(" (jump host ")[0]
+    unknown = HostKeyUnknown(node.name, f"unknown host key {fingerprint}", f"sshgrid node check {name} --accept-new")
+    place = witness.host if witness.port == 22 else f"[{witness.host}]:{witness.port}"
+    unknown.fingerprint, unknown.line = fingerprint, f"{place} {witness.key.export_public_key().decode().strip()}"
+    return unknown
+
+
+def _names_host(line: str, witness: _Witness) -> bool:
+    return not line.lstrip().startswith("@revoked") and bool(_keys_for_host(line, witness))
+
+
+def _revokes(line: str, witness: _Witness) -> bool:
+    """A pattern may name all hosts: the line is about this one only when it has this one's key."""
+    marker, _, rest = line.strip().partition(" ")
+    return marker == "@revoked" and witness.key in _keys_for_host(rest, witness)
+
+
+def _keys_for_host(line: str, witness: _Witness) -> list[asyncssh.SSHKey]:
+    """Keys of hosts and authorities that a line of known_hosts gives this host."""
+    with contextlib.suppress(ValueError):
+        keys, authorities, *_ = asyncssh.import_known_hosts(line + "\n").match(
+            witness.host, witness.address, witness.port
+        )
+        return [*keys, *authorities]
+    return []
+
+
+def unknown_host_key(node: Node, how: Dialing) -> tuple[str, str] | None:
+    """(fingerprint, known_hosts line) of the first key on the way to a node that is not known yet; None = all are.
+
+    For a program without an event loop. Raises HostError for what else is wrong before that point.
+    """
+    return asyncio.run(_unknown_host_key(node, how))
+
+
+async def _unknown_host_key(node: Node, how: Dialing) -> tuple[str, str] | None:
+    try:
+        await end(await dial(node, how))
+    except HostKeyUnknown as error:
+        return error.fingerprint, error.line
+    except LoginRefused:
+        return None  # the key was checked before
+    return None
+
+
+# --- blame --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def blame(node: Node, witness: _Witness | None = None, how: Dialing | None = None) -> Iterator[None]:
+    """Whatever goes wrong inside is the machine's fault, or the road's, and says so."""
+    try:
+        yield
+    except asyncssh.HostKeyNotVerifiable as error:
+        if witness is None or how is None:
+            raise HostKeyUnknown(node.name, str(error)) from error
+        raise _untrusted(node, how, witness) from error
+    except asyncssh.KeyImportError as error:
+        why = "needs a passphrase" if "assphrase" in str(error) else f"cannot be read: {_short(error)}"
+        raise LoginRefused(
+            node.name,
+            f"identity file {node.identity_file or 'of ssh_config'} {why}",
+            "ssh-add it, and leave identity_file out, so that the agent is asked",
+        ) from error
+    except asyncssh.PermissionDenied as error:
+        raise LoginRefused(
+            node.name,
+            f"login refused for {node.user or 'the default user'}: no key was accepted",
+            "ssh-copy-id, or set identity_file",
+        ) from error
+    except (asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError) as error:
+        raise Unreachable(
+            node.name,
+            f"the connection ended before login ({error}); sshd may be over MaxStartups, or punish this address",
+        ) from error
+    except asyncssh.ChannelOpenError as error:
+        raise Dropped(node.name, f"no further channel: {error.reason}") from error
+    except (asyncssh.Error, ValueError) as error:
+        raise Unreachable(node.name, f"no SSH connection: {_short(error)}") from error
+    except TimeoutError as error:
+        raise Unreachable(node.name, f"no answer within {node.connect_timeout_seconds:g} s") from error
+    except socket.gaierror as error:
+        raise Unreachable(node.name, f"no address for {node.host or node.ssh_config}: {error.strerror}") from error
+    except OSError as error:
+        raise Unreachable(node.name, os.strerror(error.errno).lower() if error.errno else str(error)) from error
+
+
+@contextlib.contextmanager
+def blame_in_use(node: Node) -> Iterator[None]:
+    """On a connection that had worked: whatever goes wrong inside, it is no longer of use."""
+    try:
+        yield
+    except asyncssh.ChannelOpenError as error:
+        raise Dropped(node.name, f"no further channel: {error.reason}") from error
+    except (asyncssh.Error, OSError) as error:
+        raise Dropped(node.name, f"connection lost: {_short(error)}") from error
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:160] or type(error).__name__
+
+
+def hush_abandoned_transfers(loop: asyncio.AbstractEventLoop) -> None:
+    """asyncssh leaves the tasks of a cut SFTP transfer unasked; the transfer itself has failed and was said already."""
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if isinstance(context.get("exception"), asyncssh.Error) and "never retrieved" in context.get("message", ""):
+            log.debug("a cut transfer: %s", context["exception"])
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handle)
+
+
+def read_in_smaller_pieces() -> None:
+    """asyncio asks for 256 KiB at a time, which malloc maps and unmaps anew: 12 of the 15 us of a short read."""
+    selector_events._SelectorSocketTransport.max_size = READ_BYTES  # type: ignore[attr-defined]
+
+
+async def end(connection: asyncssh.SSHClientConnection) -> None:
+    """End now. What is still in the socket's buffer must not reach the node later and start things."""
+    transport_socket = connection.get_extra_info("socket")
+    if transport_socket is not None:
+        with contextlib.suppress(OSError):
+            transport_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    connection.abort()
+    with contextlib.suppress(asyncssh.Error, OSError, TimeoutError):
+        async with asyncio.timeout(2):
+            await connection.wait_closed()
+    if (jump := connection.get_extra_info("jump")) is not None:
+        await end(jump)
+    if (commands := connection.get_extra_info("commands")) is not None:
+        await commands.close()

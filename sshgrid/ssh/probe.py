@@ -1,0 +1,99 @@
+"""A node that is about to be added: does it answer, whose key does it show, can it work, and how it gets our key.
+
+For the command line, which has no event loop: each call is one connection from beginning to end. Refuses to keep a
+password for longer than the one login it is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import shlex
+from importlib import resources
+from pathlib import Path
+
+import asyncssh
+
+from sshgrid.errors import LoginRefused, NodeUnfit, UsageError
+from sshgrid.model import Node
+from sshgrid.ssh.channels import Shell
+from sshgrid.ssh.connect import Dialing, blame_in_use, config_files, dial, end
+from sshgrid.ssh.link import contact_script
+from sshgrid.ssh.parsers import Found, parse_contact
+
+DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
+_AUTHORIZE = (resources.files("sshgrid") / "remote" / "authorize.sh").read_bytes()
+
+
+def first_contact(node: Node, how: Dialing) -> Found:
+    """What the node is. Raises a HostError that says why it cannot be one."""
+    return parse_contact(node.name, asyncio.run(_asked(node, how, contact_script(node, ()))))
+
+
+def install_key(node: Node, how: Dialing, password: str, key: str) -> bool:
+    """The public key may log in there from now on; False when it might before. Raises LoginRefused, NodeUnfit."""
+    script = b"set -- " + shlex.quote(key).encode() + b"\n" + _AUTHORIZE
+    try:
+        answer = asyncio.run(_asked(node, how, script, password)).decode("utf-8", "replace")
+    except LoginRefused as error:
+        raise LoginRefused(
+            node.name,
+            f"login refused for {node.user or 'the default user'}: the password was wrong, or none is taken there",
+            "ask whoever runs that machine to put your public key there",
+        ) from error
+    lines = dict(line.partition(" ")[::2] for line in answer.splitlines())
+    if "unfit" in lines:
+        raise NodeUnfit(node.name, lines["unfit"])
+    if "loose" in lines:
+        hint = f"chmod go-w {lines['loose']}, there"
+        raise NodeUnfit(node.name, f"others can write {lines['loose']}, so sshd takes no key from there", hint)
+    return "added" in lines
+
+
+async def _asked(node: Node, how: Dialing, script: bytes, password: str | None = None) -> bytes:
+    connection = await dial(node, how, password)
+    try:
+        with blame_in_use(node):
+            shell = await Shell.open(node, connection)
+            return (await shell.ask(script))[1]
+    finally:
+        await end(connection)
+
+
+# --- our key ----------------------------------------------------------------------------------------------------------
+
+
+def public_key(node: Node, how: Dialing) -> str:
+    """The line of the key that a login to this node shows first. UsageError when there is none."""
+    if node.identity_file:
+        return _public_part(Path(node.identity_file).expanduser())
+    options = asyncssh.SSHClientConnectionOptions(config=config_files(how), host=node.ssh_config or node.host)
+    named = options.config.get("IdentityFile") or ()
+    usual = [Path("~/.ssh").expanduser() / name for name in DEFAULT_KEYS]
+    for path in (*(Path(str(name)).expanduser() for name in (named if isinstance(named, list) else ())), *usual):
+        if path.is_file():
+            return _public_part(path)
+    if how.agent and (lines := asyncio.run(_agent_keys(how.agent))):
+        return lines[0]
+    raise UsageError("--copy-key: there is no key to copy", "ssh-keygen -t ed25519")
+
+
+def _public_part(path: Path) -> str:
+    """Of the .pub file beside it, or else of the private key itself."""
+    beside = path.with_name(f"{path.name}.pub")
+    try:
+        key = asyncssh.read_public_key(beside) if beside.is_file() else asyncssh.read_private_key(path)
+        return key.export_public_key().decode().strip()
+    except OSError as error:
+        raise UsageError(f"--copy-key: {path}: {error.strerror}", "ssh-keygen -t ed25519") from error
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        raise UsageError(f"--copy-key: {path}: {error}", f"ssh-keygen -y -f {path} >{beside}") from error
+
+
+async def _agent_keys(path: str) -> list[str]:
+    try:
+        async with asyncssh.SSHAgentClient(path) as agent:
+            pairs = [(pair.algorithm.decode(), pair.public_data) for pair in await agent.get_keys()]
+    except (OSError, ValueError, asyncssh.Error):
+        return []
+    return [f"{kind} {base64.b64encode(blob).decode()}" for kind, blob in pairs if "-cert-" not in kind]

@@ -1,0 +1,1 @@
+"""Pure parts of sweeps: parameters, templates, halt rules and estimates."""

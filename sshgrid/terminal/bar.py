@@ -1,0 +1,119 @@
+"""How far a sweep has come, in words: one line that replaces itself on a terminal, now and then a plain one elsewhere.
+
+Only ever on stderr. Refuses to stand in the middle of a program's line: it begins one of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sshgrid.notation.quantities import format_duration, format_size
+from sshgrid.terminal import render
+
+if TYPE_CHECKING:
+    from sshgrid.protocol.sweep_messages import SweepProgress
+
+PLAIN_SECONDS = 10.0
+DRAW_SECONDS = 0.1
+BAR_CELLS = 20
+_CLEAR_LINE = "\r\x1b[K"
+
+
+def text(progress: SweepProgress, *, bar: bool = False) -> str:
+    """One line of it."""
+    over = progress.ended + progress.left
+    parts = [f"{progress.ended} of {progress.tasks} done"]
+    parts += [f"{progress.failed} failed"] if progress.failed else []
+    parts += [f"{progress.left} not begun"] if progress.left else []
+    if over < progress.tasks:
+        twice = f" ({progress.backups} with a backup)" if progress.backups else ""
+        parts += [f"{progress.running} running{twice}", f"{progress.rate:.1f}/s"]
+        parts += [f"{format_duration(round(progress.eta_seconds))} left"] if progress.eta_seconds is not None else []
+        parts += [_slowest(progress)] if progress.slowest else []
+    return (_graphic(over, progress.tasks) if bar else "") + ", ".join(parts)
+
+
+def _slowest(progress: SweepProgress) -> str:
+    task = progress.slowest
+    assert task is not None
+    return f"slowest {progress.job}.{task.number} on {task.node} for {format_duration(round(task.seconds))}"
+
+
+def transfer_text(what: str, sent: int, total: int) -> str:
+    """How far a large file, or many, has come."""
+    return f"{what} {_graphic(sent, total)}{format_size(sent)} of {format_size(total)}"
+
+
+def _graphic(over: int, total: int) -> str:
+    cells = BAR_CELLS * over // max(total, 1)
+    return f"[{'#' * cells}{'.' * (BAR_CELLS - cells)}] {100 * over // max(total, 1):3d}% "
+
+
+class Transfer:
+    """What goes to the master, in a line on a terminal that vanishes; nothing where it is not `shown`."""
+
+    def __init__(self, look: render.Look, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._look, self._shown, self._clock = look, shown and look.terminal, clock
+        self._drawn_at: float | None = None
+
+    def moved(self, what: str, sent: int, total: int) -> None:
+        if not self._shown or (self._drawn_at is not None and self._clock() - self._drawn_at < DRAW_SECONDS):
+            return
+        line = self._look.safe(transfer_text(what, sent, total))[: (self._look.columns or 80) - 1]
+        render.write_err(_CLEAR_LINE + self._look.paint(line, "dim"))
+        self._drawn_at = self._clock()
+
+    def clear(self) -> None:
+        if self._drawn_at is not None:
+            render.write_err(_CLEAR_LINE)
+            self._drawn_at = None
+
+
+class Bar:
+    """Draws it. `shown`: at all; `clear` before anything else goes to the same terminal."""
+
+    def __init__(
+        self, look: render.Look, *, shown: bool, bar: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._look, self._shown, self._bar, self._clock = look, shown, bar, clock
+        self._newest: SweepProgress | None = None
+        self._drawn_at = clock()
+        self._dirty = False
+        self.in_line = False  # the last byte on the terminal was no line end
+
+    def progress(self, progress: SweepProgress) -> None:
+        self._newest = progress
+        if not self._shown:
+            return
+        now = self._clock()
+        if self._look.terminal:
+            self._draw()
+        elif now - self._drawn_at >= PLAIN_SECONDS:
+            render.write_err(self._look.safe(text(progress, bar=self._bar)) + "\n")
+            self._drawn_at = now
+
+    def again(self) -> None:
+        """After something else was shown, though not after each of many."""
+        if self._shown and self._look.terminal and self._clock() - self._drawn_at > DRAW_SECONDS:
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._newest is None:
+            return
+        line = text(self._newest, bar=self._bar)[: (self._look.columns or 80) - 1]
+        begin = "\n" if self.in_line else _CLEAR_LINE
+        render.write_err(begin + self._look.paint(self._look.safe(line), "dim"))
+        self._drawn_at, self._dirty, self.in_line = self._clock(), True, False
+
+    def clear(self) -> None:
+        if self._dirty:
+            render.write_err(_CLEAR_LINE)
+            self._dirty = False
+
+    def end(self) -> None:
+        """The last word where lines are plain; on a terminal nothing is left of it."""
+        self.clear()
+        if self._shown and not self._look.terminal and self._newest is not None:
+            render.write_err(self._look.safe(text(self._newest, bar=self._bar)) + "\n")

@@ -1,0 +1,332 @@
+"""Batches through the engine, over a real SSH connection to this very machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from sshgrid.engines import Finish
+from sshgrid.engines.batch import NEVER_BEGAN
+from sshgrid.engines.launch import Batch, Order, make_batch, place_in, task_name
+from sshgrid.errors import Dropped
+from sshgrid.model import (
+    CompileFailed,
+    Exited,
+    HostLost,
+    Limits,
+    Node,
+    Outcome,
+    OutOfMemory,
+    OutputLimit,
+    Step,
+    TimedOut,
+)
+from sshgrid.ssh.link import Link
+from tests.edge.engine_hosts import Host, Kept
+from tests.edge.engines.test_direct import until
+from tests.lab.machine import argv_of
+
+
+class Told:
+    """A sink of a batch: what was told of each task, which may be told to have ended once."""
+
+    def __init__(self) -> None:
+        self.sinks: dict[str, Kept] = {}
+        self.finishes: dict[str, Finish] = {}
+        self.never_began: list[str] = []
+        self.bytes = 0
+        self.builds: list[bool] = []
+
+    def task(self, order: Order) -> Kept:
+        return self.sinks.setdefault(order.run, Kept())
+
+    def kept(self, order: Order, stream: str) -> int:
+        return self.task(order).kept(stream)
+
+    async def output(self, order: Order, stream: str, piece: bytes) -> None:
+        await self.task(order).output(stream, piece)
+
+    async def running(self, orders: Sequence[Order]) -> None:
+        for order in orders:
+            await self.task(order).step(Step.RUNNING)
+
+    async def uploaded(self, count: int, left: int = 0) -> None:
+        self.bytes += count
+
+    async def compiled(self, compiled: bool) -> None:
+        self.builds.append(compiled)
+
+    async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
+        for order, finish in ends:
+            assert order.run not in self.finishes
+            self.finishes[order.run] = finish
+            if finish.outcome == HostLost(NEVER_BEGAN):
+                self.never_began.append(order.run)
+
+    def outcomes(self, batch: Batch) -> list[object]:
+        return [self.finishes[order.run].outcome for order in batch.tasks]
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    host = Host(Node("n1", connection="local", workdir=str(tmp_path / "w")), tmp_path)
+    yield host
+    await host.end()
+
+
+def batch_of(host: Host, source: bytes, count: int, lanes: int = 2) -> Batch:
+    return make_batch([host.order(source, str(number).encode()) for number in range(count)], lanes)
+
+
+def place(batch: Batch, number: int) -> str:
+    return place_in(batch.run, batch.tasks[number].run)
+
+
+def folder(host: Host, batch: Batch) -> Path:
+    return Path(host.node.workdir) / "runs" / batch.run
+
+
+async def run(host: Host, batch: Batch, told: Told, *, resume: bool = False) -> None:
+    async with asyncio.timeout(60):
+        await host.engine.run_batch(batch, told, resume=resume)
+
+
+async def test_1000_tasks_each_with_its_own_code_and_bytes(host: Host) -> None:
+    told, batch = Told(), batch_of(host, b'echo "out $1"; echo "err $1" >&2; exit $(($1 % 256))', 1000, 4)
+    await run(host, batch, told)
+    for number, order in enumerate(batch.tasks):
+        assert told.finishes[order.run].outcome == Exited(number % 256)
+        assert told.sinks[order.run]["stdout"] == b"out %d\n" % number
+        assert told.sinks[order.run]["stderr"] == b"err %d\n" % number
+    assert host.dials == 1
+    await host.engine.discard(batch.run)
+    assert not folder(host, batch).exists()
+
+
+async def test_large_outputs_come_whole(host: Host) -> None:
+    told, batch = Told(), batch_of(host, b'head -c $((3000000 * $1)) /dev/zero | tr "\\0" "$1"', 3)
+    await run(host, batch, told)
+    assert [told.task(order)["stdout"] for order in batch.tasks] == [b"", b"1" * 3000000, b"2" * 6000000]
+
+
+async def test_cpu_seconds_are_those_of_the_task_alone(host: Host) -> None:
+    told, batch = Told(), batch_of(host, b'i=0; while [ "$i" -lt $((300000 * (1 - $1))) ]; do i=$((i+1)); done', 2, 1)
+    await run(host, batch, told)
+    busy, idle = (told.finishes[order.run].usage.cpu_seconds for order in batch.tasks)
+    assert busy is not None
+    assert idle is not None
+    assert busy > 0.1 > idle >= 0
+
+
+@pytest.mark.parametrize(
+    ("source", "limits", "outcome"),
+    [
+        (b"exec sleep 1000", Limits(wall_seconds=0.2), TimedOut(0.2)),
+        (b"exec sleep 1000", Limits(wall_seconds=0.001), TimedOut(0.001)),
+        (b"yes; sleep 1000", Limits(output_bytes=1000), OutputLimit(1000)),
+        (
+            b"exec %s -c 'x = b\"x\" * 150000000; import time; time.sleep(99)'" % os.fsencode(sys.executable),
+            Limits(memory_bytes=100 << 20),
+            OutOfMemory(100 << 20),
+        ),
+    ],
+    ids=["wall", "tiny wall", "output", "memory"],
+)
+async def test_limits_are_the_verdicts_of_single_tasks(
+    host: Host, source: bytes, limits: Limits, outcome: Outcome
+) -> None:
+    source = b'[ "$1" = 1 ] || exit "$1"; ' + source
+    batch = make_batch([host.order(source, b"%d" % number, limits=limits) for number in range(3)])
+    told = Told()
+    await run(host, batch, told)
+    assert told.outcomes(batch) == [Exited(0), outcome, Exited(2)]
+
+
+async def test_what_a_long_task_prints_is_seen_while_it_runs_and_nothing_twice(host: Host) -> None:
+    go = Path(host.node.workdir) / "go"
+    wait = b"until [ -e %s ]; do sleep 0.05; done" % os.fsencode(go)
+    source = b'echo first; echo error >&2; [ "$1" = 0 ] || exit 0; %s; echo last' % wait
+    told, batch = Told(), batch_of(host, source, 2)
+    running = asyncio.create_task(run(host, batch, told))
+    long = told.task(batch.tasks[0])
+    await until(lambda: (long["stdout"], long["stderr"]) == (b"first\n", b"error\n"), "its first words")
+    assert batch.tasks[0].run not in told.finishes
+    host.link._connection.abort()  # type: ignore[union-attr]
+    go.touch()
+    await running
+    assert told.outcomes(batch) == [Exited(0)] * 2
+    assert (long["stdout"], long["stderr"]) == (b"first\nlast\n", b"error\n")
+
+
+async def test_what_travels_is_sent_once_and_found_by_each_task(host: Host) -> None:
+    content = os.urandom(50_000)
+    orders = [host.order(b"cat a/file; rm -r a", data={"a/file": content}) for _ in range(20)]
+    told, batch = Told(), make_batch(orders, 2)
+    await run(host, batch, told)
+    assert [told.task(order)["stdout"] for order in orders] == [content] * 20
+    assert 50_000 < told.bytes < 100_000
+
+
+async def test_a_program_that_does_not_compile_ends_every_task(host: Host) -> None:
+    orders = [host.order(b"", b"%d" % n, compiler=(("sh", "-c", "echo no; exit 1"),)) for n in range(3)]
+    told, batch = Told(), make_batch(orders, 2)
+    await run(host, batch, told)
+    assert told.outcomes(batch) == [CompileFailed(1)] * 3
+    assert [told.task(order)["compile"] for order in orders] == [b"no\n", b"", b""]
+
+
+async def test_F3_after_a_lost_connection_the_rest_is_read_and_nothing_twice(host: Host) -> None:
+    told, batch = Told(), batch_of(host, b'echo "$1"; sleep 0.01', 200)
+    running = asyncio.create_task(run(host, batch, told))
+    for cut in (10, 60, 120):
+        await until(lambda cut=cut: len(told.finishes) >= cut or running.done(), "tasks to end")  # type: ignore[misc]
+        assert host.link
+        host.link._connection.abort()
+    await running
+    assert told.outcomes(batch) == [Exited(0)] * 200
+    assert [told.sinks[order.run]["stdout"] for order in batch.tasks] == [b"%d\n" % number for number in range(200)]
+    assert host.dials >= 3
+
+
+async def test_a_next_master_finds_what_is_left_of_a_batch(host: Host) -> None:
+    told, batch = Told(), batch_of(host, b'echo "$1"; sleep 0.02; echo "$1"', 60)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: len(told.finishes) >= 10, "ten tasks to end")
+    running.cancel()
+    await asyncio.wait([running])
+    await host.close()
+    host.engine = host.new_engine()
+    left = [order for order in batch.tasks if order.run not in told.finishes]
+    assert left
+    await run(host, make_batch(left, 2, batch.run), told, resume=True)
+    assert told.outcomes(batch) == [Exited(0)] * 60
+    assert [told.sinks[order.run]["stdout"] for order in batch.tasks] == [b"%d\n%d\n" % (n, n) for n in range(60)]
+
+
+async def test_a_killed_wrapper_loses_what_had_begun_and_frees_the_rest(host: Host) -> None:
+    told, batch = Told(), batch_of(host, b'[ "$1" = 0 ] || { echo ready; sleep 600; }', 6)
+    running = asyncio.create_task(run(host, batch, told))
+    two = batch.tasks[1:3]
+    await until(lambda: all(Step.RUNNING in told.task(order).steps for order in two), "two to run")
+    wrapper = str((folder(host, batch) / "pid").readlink())
+    os.kill(int(wrapper.partition(",")[0].removeprefix("pid=")), signal.SIGKILL)
+    await running
+    assert told.outcomes(batch)[0] == Exited(0)
+    assert all(isinstance(outcome, HostLost) for outcome in told.outcomes(batch)[1:])
+    assert told.never_began == [order.run for order in batch.tasks[3:]]
+    begun = [order for order in batch.tasks if (folder(host, batch) / f"{task_name(order)}.out").exists()]
+    assert begun == list(batch.tasks[:3])
+
+
+async def test_one_task_is_killed_and_one_refused(host: Host) -> None:
+    told, batch = Told(), batch_of(host, b'echo ready; [ "$1" != 0 ] || sleep 600', 4, 1)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "the first to run")
+    runs = [order.run for order in batch.tasks]
+    assert await host.engine.take_back(batch.run, [runs[2], runs[0]]) == [runs[2]]
+    assert await host.engine.take_back(batch.run, [runs[2]]) == []
+    assert not await host.engine.signal(place(batch, 3), "TERM")
+    assert await host.engine.signal(place(batch, 0), "TERM")
+    await running
+    assert runs[2] not in told.finishes
+    assert [told.finishes[batch.tasks[n].run].outcome for n in (0, 1, 3)] == [Exited(143), Exited(0), Exited(0)]
+
+
+async def test_more_tasks_join_a_batch_until_it_is_over(host: Host) -> None:
+    told, batch = Told(), batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 2)
+    more = batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 50).tasks
+    assert not await host.engine.extend(batch.run, more)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: all(Step.RUNNING in told.task(order).steps for order in batch.tasks), "two to run")
+    assert await host.engine.extend(batch.run, more[:20])
+    assert await host.engine.take_back(batch.run, [more[3].run, batch.tasks[0].run]) == [more[3].run]
+    assert await host.engine.extend(batch.run, more[20:])
+    (Path(host.node.workdir) / "go").touch()
+    await running
+    assert set(told.finishes) == {order.run for order in (*batch.tasks, *more)} - {more[3].run}
+    assert {finish.outcome for finish in told.finishes.values()} == {Exited(0)}
+    assert told.task(more[49])["stdout"] == b"ready\n49\n"
+    assert not await host.engine.extend(batch.run, more)
+
+
+async def test_a_batch_that_lingers_takes_more_when_all_have_ended(host: Host) -> None:
+    tasks = batch_of(host, b'echo "$1"', 9, 1).tasks
+    told, batch = Told(), make_batch(tasks[:1], 1, lingers=True)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: len(told.finishes) == 1, "the first to end")
+    assert await host.engine.extend(batch.run, tasks[1:5], lingers=True)
+    await until(lambda: len(told.finishes) == 5, "four more to end")
+    assert not running.done()
+    assert await host.engine.extend(batch.run, tasks[5:])
+    await running
+    assert [told.finishes[order.run].outcome for order in tasks] == [Exited(0)] * 9
+    assert told.task(tasks[8])["stdout"] == b"8\n"
+
+
+async def test_more_tasks_run_although_their_lane_died_while_it_lingered(host: Host) -> None:
+    tasks = batch_of(host, b'echo "$1"', 4, 1).tasks
+    told, batch = Told(), make_batch(tasks[:1], 1, lingers=True)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: len(told.finishes) == 1, "the first to end")
+    processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    lane = [pid for pid in processes if {"lane", batch.run} <= set(argv_of(pid))]
+    for pid in lane:
+        os.kill(pid, signal.SIGSTOP)  # so that it does not see them
+    assert await host.engine.extend(batch.run, tasks[1:])
+    for pid in lane:
+        os.kill(pid, signal.SIGKILL)
+    await running
+    assert len(told.finishes) == 4
+    assert {finish.outcome for finish in told.finishes.values()} == {Exited(0)}
+    assert not await host.engine.extend(batch.run, tasks[1:])
+
+
+async def test_a_batch_that_lingers_in_vain_ends_by_itself(host: Host) -> None:
+    told, batch = Told(), make_batch(batch_of(host, b"exit 3", 2, 1).tasks, 1, lingers=True)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: len(told.finishes) == 2, "both to end")
+    assert not (folder(host, batch) / "rc").is_symlink()
+    await running
+    assert (folder(host, batch) / "rc").is_symlink()
+    assert not await host.engine.extend(batch.run, batch_of(host, b"true", 3).tasks[2:])
+    assert told.outcomes(batch) == [Exited(3)] * 2
+
+
+async def test_more_tasks_that_were_cut_off_end_once(host: Host) -> None:
+    """Whether they have arrived or not."""
+    told, batch = Told(), batch_of(host, b"sleep 0.5", 1)
+    more = batch_of(host, b"sleep 0.5", 3).tasks
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "it to run")
+    assert host.link
+    extending = asyncio.create_task(host.engine.extend(batch.run, more))
+    await asyncio.sleep(0)
+    host.link._connection.abort()
+    assert await extending
+    assert not await host.engine.extend(batch.run, batch_of(host, b"sleep 0.5", 1).tasks)
+    await running
+    ends = {told.finishes[order.run].outcome for order in more}
+    assert ends in ({Exited(0)}, {HostLost(NEVER_BEGAN)})
+
+
+async def test_more_tasks_that_nothing_was_sent_of_are_not_taken(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, batch = Told(), batch_of(host, b"sleep 0.5", 1)
+    running = asyncio.create_task(run(host, batch, told))
+    await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "it to run")
+
+    async def connected(patience_seconds: float) -> Link:
+        if not patience_seconds:
+            raise Dropped(host.name, "not connected")
+        assert host.link
+        return host.link
+
+    monkeypatch.setattr(host, "connected", connected)
+    assert not await host.engine.extend(batch.run, batch_of(host, b"sleep 0.5", 3).tasks)
+    await running
+    assert [*told.finishes] == [batch.tasks[0].run]

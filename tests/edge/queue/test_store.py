@@ -1,0 +1,680 @@
+"""The queue over a real SQLite file: what it promises to its one user, the master."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from random import Random
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+import pytest
+
+from sshgrid.errors import NoSuchJob, StoreError, UsageError
+from sshgrid.model import (
+    Attempt,
+    AttemptRecord,
+    Cancelled,
+    Caps,
+    Exited,
+    GaveUp,
+    HostLost,
+    Job,
+    JobId,
+    Outcome,
+    Phase,
+    Program,
+    RetryPolicy,
+    Role,
+    SourceFile,
+    Step,
+    Submission,
+    Superseded,
+    Sweep,
+    Usage,
+    User,
+    UserKey,
+    Verdict,
+    job_text,
+    task_id,
+)
+from sshgrid.policy import retry
+from sshgrid.queue import database
+from sshgrid.queue.store import Store
+
+HELLO = Submission(Program("c", "hello.c", (SourceFile("hello.c", "a" * 64, 20),)), "hello.c")
+AWKWARD = Submission(
+    Program(
+        "python",
+        "p.py",
+        (SourceFile("p.py", "b" * 64, 1, True), SourceFile("x/né\n", "c" * 64, 2)),
+        args=(b"\xff\x00'\"", b"{}"),
+        env=(("K", b"\xfe"),),
+        stdin=SourceFile("-", "d" * 64, 3),
+    ),
+    "p.py 'a b'",
+    priority=-3,
+)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "queue.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    with Store.open(path) as opened:
+        yield opened
+
+
+def ask(path: Path, sql: str, values: Mapping[str, object] = MappingProxyType({})) -> list[Any]:
+    """Look into the file past the store."""
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql, dict(values)).fetchall()
+
+
+_keys = (f"key{number}" for number in itertools.count())
+
+
+def add(store: Store, owner: str = "ana", now: float = 1.0, submission: Submission = HELLO) -> JobId:
+    return store.add(submission, owner, next(_keys), now).id
+
+
+def begin(store: Store, job_id: JobId, node: str = "n1") -> Attempt:
+    attempt = store.begin(job_id, node, 2.0)
+    assert attempt is not None
+    return attempt
+
+
+def settled(job: Job, outcome: Outcome, verdict: Verdict | None = None, now: float = 3.0) -> tuple[AttemptRecord, Job]:
+    """What lifecycle.settle makes of it: done with a verdict, queued again without."""
+    record = msgspec.structs.replace(job.attempts[-1], outcome=outcome, ended=now)
+    phase = Phase.DONE if verdict else Phase.QUEUED
+    ended = now if verdict else None
+    attempts = (*job.attempts[:-1], record)
+    return record, msgspec.structs.replace(job, phase=phase, verdict=verdict, ended=ended, attempts=attempts)
+
+
+def settle(store: Store, attempt: Attempt, outcome: Outcome, verdict: Verdict | None = None) -> bool:
+    return store.settle(attempt, *settled(store.job(attempt.job), outcome, verdict))
+
+
+def done(store: Store) -> JobId:
+    job_id = add(store)
+    assert settle(store, begin(store, job_id), Exited(0), Exited(0))
+    return job_id
+
+
+# --- a job's way ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("submission", [HELLO, AWKWARD])
+def test_a_job_comes_back_as_it_was_accepted_also_after_reopening(path: Path, submission: Submission) -> None:
+    with Store.open(path) as store:
+        job = store.add(submission, "ana", "k", 1.5)
+        assert job == Job(JobId(1), "ana", submission, 1.5)
+        assert store.job(job.id) == job
+    with Store.open(path) as store:
+        assert store.job(job.id) == job
+        assert store.queued() == [job]
+
+
+def test_the_same_key_gives_the_same_job_whatever_it_has_become(store: Store) -> None:
+    job_id = store.add(HELLO, "ana", "k", 1.0).id
+    settle(store, begin(store, job_id), Exited(3), Exited(3))
+    again = store.add(HELLO, "ana", "k", 9.0)
+    assert again == store.job(job_id)
+    assert again.verdict == Exited(3)
+    assert store.ids() == [job_id]
+
+
+def test_A31_the_key_of_somebody_else_does_not_lead_to_their_job(store: Store) -> None:
+    assert store.add(HELLO, "ana", "k", 1.0).id != store.add(HELLO, "ben", "k", 1.0).id
+
+
+@pytest.mark.parametrize(
+    ("submission", "owner", "key"),
+    [
+        (HELLO, "ana", ""),
+        (HELLO, "ana", "k" * 201),
+        (HELLO, "\ud800", "k"),
+        (msgspec.structs.replace(HELLO, priority=2**63), "ana", "k"),
+        (msgspec.structs.replace(HELLO, command="\udcff"), "ana", "k"),
+    ],
+)
+def test_a_submission_that_cannot_be_kept_is_a_usage_error(
+    store: Store, submission: Submission, owner: str, key: str
+) -> None:
+    with pytest.raises(UsageError):
+        store.add(submission, owner, key, 1.0)
+    assert store.ids() == []
+
+
+def test_begin_claims_once_and_its_number_is_the_fence(store: Store) -> None:
+    job_id = add(store)
+    assert store.begin(job_id, "n1", 2.0) == Attempt(job_id, 1, "n1")
+    assert store.begin(job_id, "n2", 2.0) is None
+    job = store.job(job_id)
+    assert (job.phase, job.attempts) == (Phase.RUNNING, (AttemptRecord(1, "n1", 2.0),))
+    assert store.queued() == []
+    assert store.running() == [job]
+
+
+def test_begin_of_an_unknown_job_is_none(store: Store) -> None:
+    assert store.begin(JobId(7), "n1", 1.0) is None
+
+
+def test_settle_writes_the_attempt_and_the_job(store: Store, path: Path) -> None:
+    job_id = add(store)
+    attempt = begin(store, job_id)
+    record = AttemptRecord(1, "n1", 2.0, Step.FETCHING, Exited(4), 3.0, 20, True, "c 12.2", "pidns", Usage(2.1, 2.9))
+    after = msgspec.structs.replace(
+        store.job(job_id), phase=Phase.DONE, verdict=Exited(4), ended=3.0, attempts=(record,)
+    )
+    assert store.settle(attempt, record, after)
+    assert store.job(job_id) == after
+    with Store.open(path) as another:
+        assert another.job(job_id) == after
+
+
+def test_a_requeued_job_keeps_what_was_learned(store: Store) -> None:
+    job_id = add(store)
+    attempt = begin(store, job_id)
+    record, job = settled(store.job(job_id), HostLost("reset"))
+    job = msgspec.structs.replace(job, excluded=frozenset({"n1", "n0"}), not_before=8.5, held="poison")
+    assert store.settle(attempt, record, job)
+    assert store.job(job_id) == job
+    assert store.queued() == [job]
+
+
+def test_news_of_an_older_attempt_is_counted_and_changes_nothing(store: Store) -> None:
+    job_id = add(store)
+    first = begin(store, job_id, "n1")
+    late = settled(store.job(job_id), Exited(0), Exited(0))
+    settle(store, first, HostLost("silent"))
+    begin(store, job_id, "n2")
+    before = store.job(job_id)
+    assert not store.settle(first, *late)
+    assert store.job(job_id) == before
+    assert store.late_news() == 1
+
+
+def test_a_result_is_taken_once(store: Store, path: Path) -> None:
+    job_id = add(store)
+    attempt = begin(store, job_id)
+    result = settled(store.job(job_id), Exited(0), Exited(0))
+    assert [store.settle(attempt, *result) for _ in range(3)] == [True, False, False]
+    with Store.open(path) as another:
+        assert another.late_news() == 2
+
+
+def test_news_of_an_attempt_that_never_began_is_dropped(store: Store) -> None:
+    job_id = add(store)
+    attempt = begin(store, job_id)
+    record, job = settled(store.job(job_id), Exited(0), Exited(0))
+    ahead = Attempt(job_id, 2, "n1")
+    assert not store.settle(ahead, msgspec.structs.replace(record, number=2), job)
+    assert store.settle(attempt, record, job)
+
+
+def test_notes_are_kept_only_from_the_current_attempt(store: Store) -> None:
+    job_id = add(store)
+    first = begin(store, job_id, "n1")
+    note = AttemptRecord(1, "n1", 2.0, Step.COMPILING, uploaded_bytes=20)
+    assert store.note(first, note)
+    assert store.job(job_id).attempts == (note,)
+    settle(store, first, HostLost("silent"))
+    assert not store.note(first, note)
+    begin(store, job_id, "n2")
+    assert not store.note(first, note)
+    assert store.late_news() == 0
+
+
+# --- two attempts side by side ----------------------------------------------------------------------------------------
+
+
+def pair(store: Store) -> tuple[Attempt, Attempt]:
+    """An attempt and its backup, both live."""
+    job_id = add(store)
+    first = begin(store, job_id, "n1")
+    second = store.begin_backup(job_id, "n2", 2.5)
+    assert second == Attempt(job_id, 2, "n2")
+    return first, second
+
+
+def end(store: Store, attempt: Attempt, outcome: Outcome) -> bool:
+    """As an attempt's end comes to the store: what it means is said by lifecycle.settle."""
+    job = store.job(attempt.job)
+    record = next(record for record in job.attempts if record.number == attempt.number)
+    after = retry.settle(job, record, outcome, RetryPolicy(), 9.0, Random(1))
+    ended = msgspec.structs.replace(record, outcome=outcome, ended=9.0)
+    return store.leave(attempt, ended) if after.phase is Phase.RUNNING else store.settle(attempt, ended, after)
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+def test_of_two_attempts_the_first_result_wins_and_the_other_is_late_news(
+    store: Store, path: Path, winner: int
+) -> None:
+    attempts = pair(store)
+    wins, loses = attempts[winner], attempts[1 - winner]
+    assert end(store, wins, Exited(winner))
+    assert not end(store, loses, Exited(7))
+    assert not store.note(loses, AttemptRecord(loses.number, loses.node, 2.0))
+    with Store.open(path) as another:
+        job = another.job(wins.job)
+        assert (job.phase, job.verdict, another.late_news()) == (Phase.DONE, Exited(winner), 1)
+    outcomes = {record.number: record.outcome for record in job.attempts}
+    assert outcomes == {wins.number: Exited(winner), loses.number: Superseded(wins.number)}
+    assert job.current is not None
+    assert (job.current.number, job.live) == (wins.number, ())
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_what_is_left_of_two_attempts_goes_on_alone(store: Store, lost: int) -> None:
+    attempts = pair(store)
+    assert end(store, attempts[lost], HostLost("silent"))
+    job = store.job(attempts[0].job)
+    assert (job.phase, [record.number for record in job.live]) == (Phase.RUNNING, [attempts[1 - lost].number])
+    assert not end(store, attempts[lost], Exited(7))
+    assert store.job(job.id) == job
+    assert end(store, attempts[1 - lost], Exited(0))
+    assert store.job(job.id).verdict == Exited(0)
+
+
+def test_a_job_whose_two_attempts_are_lost_waits_for_the_third(store: Store) -> None:
+    first, second = pair(store)
+    assert [end(store, attempt, HostLost("silent")) for attempt in (first, second)] == [True, True]
+    job = store.job(first.job)
+    assert (job.phase, job.excluded) == (Phase.QUEUED, frozenset({"n1", "n2"}))
+    assert begin(store, first.job, "n3").number == 3
+    assert not end(store, second, Exited(0))
+    assert [record.number for record in store.job(first.job).live] == [3]
+
+
+def test_a_backup_is_begun_only_beside_one_attempt_that_runs(store: Store) -> None:
+    waits, cancelled = add(store), add(store)
+    begin(store, cancelled)
+    store.request_cancel(cancelled, "TERM")
+    first, second = pair(store)
+    assert [store.begin_backup(job, "n3", 3.0) for job in (waits, cancelled, first.job, JobId(99))] == [None] * 4
+    end(store, second, HostLost("silent"))
+    assert store.begin_backup(first.job, "n3", 3.0) is None  # its number would not follow that of the attempt beside it
+    end(store, first, Exited(0))
+    assert store.begin_backup(first.job, "n3", 3.0) is None
+
+
+def test_an_only_attempt_cannot_leave_its_job(store: Store) -> None:
+    attempt = begin(store, add(store))
+    record = AttemptRecord(1, "n1", 2.0, outcome=HostLost("silent"), ended=3.0)
+    assert not store.leave(attempt, record)
+    assert store.job(attempt.job).live
+    with pytest.raises(ValueError, match="how it ended"):
+        store.leave(attempt, AttemptRecord(1, "n1", 2.0))
+
+
+def test_what_was_superseded_is_found_again_by_its_sweep(store: Store) -> None:
+    sweep = add(store)
+    for number in (1, 2):
+        task = Job(task_id(sweep, number), "ana", HELLO, 1.0)
+        store.begin_tasks([task], AttemptRecord(1, "n1", 2.0, batch="b"))
+    backup = store.begin_backup(task_id(sweep, 2), "n2", 3.0)
+    assert backup
+    end(store, backup, Exited(0))
+    ((job_id, record),) = store.superseded(sweep)
+    assert (job_id, record.number, record.batch) == (task_id(sweep, 2), 1, "b")
+    assert store.superseded(JobId(sweep + 1)) == []
+
+
+def test_a_mistake_of_the_caller_is_a_value_error_and_changes_nothing(store: Store) -> None:
+    one, two = add(store), add(store)
+    attempt = begin(store, one)
+    record, job = settled(store.job(one), Exited(0), Exited(0))
+    begin(store, two)
+    for wrong_record, wrong_job in [
+        (msgspec.structs.replace(record, number=2), job),
+        (msgspec.structs.replace(record, outcome=None), job),
+        (record, store.job(two)),
+        (record, store.job(one)),
+    ]:
+        with pytest.raises(ValueError, match=r"attempt"):
+            store.settle(attempt, wrong_record, wrong_job)
+    assert len(store.running()) == 2
+
+
+def test_a_waiting_job_can_be_finished_and_a_running_one_cannot(store: Store) -> None:
+    waits, runs = add(store), add(store)
+    begin(store, runs)
+    assert store.finish(waits, GaveUp("no node"), 5.0)
+    assert not store.finish(waits, Cancelled(), 6.0)
+    assert not store.finish(runs, Cancelled(), 6.0)
+    job = store.job(waits)
+    assert (job.phase, job.verdict, job.ended) == (Phase.DONE, GaveUp("no node"), 5.0)
+
+
+def test_a_job_that_shall_be_cancelled_never_starts(store: Store) -> None:
+    job_id = add(store)
+    job = store.request_cancel(job_id, "INT")
+    assert (job.phase, job.cancel_requested, job.cancel_by) == (Phase.QUEUED, True, "INT")
+    assert store.begin(job_id, "n1", 1.0) is None
+    assert store.finish(job_id, Cancelled("INT"), 2.0)
+
+
+def test_a_cancel_that_arrives_while_a_result_is_weighed_is_not_lost(store: Store) -> None:
+    job_id = add(store)
+    attempt = begin(store, job_id)
+    result = settled(store.job(job_id), HostLost("silent"))
+    store.request_cancel(job_id, "TERM")
+    store.hold(job_id, "wait")
+    assert store.settle(attempt, *result)
+    job = store.job(job_id)
+    assert (job.phase, job.cancel_requested, job.held) == (Phase.QUEUED, True, "wait")
+
+
+def test_cancelling_what_is_over_changes_nothing(store: Store) -> None:
+    job_id = done(store)
+    before = store.job(job_id)
+    assert store.request_cancel(job_id, "TERM") == store.hold(job_id, "why") == before
+
+
+def test_a_held_job_starts_when_it_is_released(store: Store) -> None:
+    job_id = add(store)
+    assert store.hold(job_id, "HeldByUser").held == "HeldByUser"
+    assert store.begin(job_id, "n1", 1.0) is None
+    assert store.hold(job_id, "").held == ""
+    assert store.begin(job_id, "n1", 1.0)
+
+
+def test_only_finished_jobs_are_removed_and_their_numbers_are_not_given_again(store: Store, path: Path) -> None:
+    finished, waits = done(store), add(store)
+    with pytest.raises(UsageError, match=r"job 2 is queued"):
+        store.remove(waits)
+    store.finish(waits, Cancelled(), 1.0)
+    store.remove(finished)
+    store.remove(waits)
+    assert store.ids() == []
+    counts = [ask(path, f"SELECT count(*) FROM {table}") for table in ("job", "submission", "attempt")]
+    assert counts == [[(0,)]] * 3
+    assert add(store) == 3
+
+
+@pytest.mark.parametrize("job_id", [0, -1, 99, 2**63, 2**70])
+def test_an_unknown_number_is_no_such_job(store: Store, job_id: int) -> None:
+    add(store)
+    for ask in (
+        store.job,
+        store.remove,
+        lambda unknown: store.hold(unknown, "x"),
+        lambda unknown: store.request_cancel(unknown, "x"),
+    ):
+        with pytest.raises(NoSuchJob, match=f"no such job: {job_text(JobId(job_id))}$"):
+            ask(JobId(job_id))
+    assert store.jobs([JobId(job_id)]) == []
+
+
+def test_the_result_of_a_removed_job_is_late_news(store: Store) -> None:
+    job_id = add(store)
+    attempt = begin(store, job_id)
+    result = settled(store.job(job_id), Exited(0), Exited(0))
+    store.settle(attempt, *result)
+    store.remove(job_id)
+    assert not store.settle(attempt, *result)
+
+
+# --- lists ------------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_can_be_chosen_by_number_owner_age_and_whether_they_are_over(store: Store) -> None:
+    old, waits, bens = done(store), add(store), add(store, "ben")
+    runs = add(store)
+    begin(store, runs)
+    everything: list[tuple[dict[str, object], list[JobId]]] = [
+        ({}, [old, waits, bens, runs]),
+        ({"active_only": True}, [waits, bens, runs]),
+        ({"active_only": True, "owner": "ben"}, [bens]),
+        ({"owner": "ana"}, [old, waits, runs]),
+        ({"since": 3.0}, [old, waits, bens, runs]),
+        ({"since": 3.1}, [waits, bens, runs]),
+    ]
+    for filters, expected in everything:
+        assert [job.id for job in store.jobs(**filters)] == expected  # type: ignore[arg-type]
+        chosen = [job.id for job in store.jobs([runs, old, bens], **filters)]  # type: ignore[arg-type]
+        assert chosen == [job_id for job_id in expected if job_id in (runs, old, bens)]
+    assert (store.ids(), store.ids("ben"), store.jobs([])) == ([old, waits, bens, runs], [bens], [])
+
+
+def test_what_waits_comes_by_priority_and_then_age(store: Store) -> None:
+    urgent = msgspec.structs.replace(HELLO, priority=5)
+    ids = [add(store, now=2.0), add(store, now=1.0), add(store, now=9.0, submission=urgent), add(store, now=1.0)]
+    assert [job.id for job in store.queued()] == [ids[2], ids[1], ids[3], ids[0]]
+
+
+def test_the_tally_counts_phases_and_verdicts(store: Store) -> None:
+    done(store), done(store), add(store), begin(store, add(store))
+    expected = {(Phase.DONE, Exited(0)): 2, (Phase.QUEUED, None): 1, (Phase.RUNNING, None): 1}
+    assert {(phase, verdict): count for phase, verdict, count in store.tally()} == expected
+
+
+def test_the_files_that_jobs_need_are_named_also_those_of_finished_jobs(store: Store) -> None:
+    hello = done(store)
+    add(store, submission=AWKWARD)
+    assert store.blobs() == {"a" * 64, "b" * 64, "c" * 64, "d" * 64}
+    store.remove(hello)
+    assert store.blobs() == {"b" * 64, "c" * 64, "d" * 64}
+
+
+def test_the_files_that_travel_with_a_run_are_needed_too(store: Store) -> None:
+    files = tuple(SourceFile(letter, letter * 64, 1) for letter in "ef")
+    program = msgspec.structs.replace(HELLO.program, data=files[:1], packs=files[1:])
+    store.add(msgspec.structs.replace(HELLO, program=program), "ann", "k", 1.0)
+    assert store.blobs() == store.blobs_of("ann") == {letter * 64 for letter in "aef"}
+    assert store.blobs_of("bob") == set()
+
+
+def test_the_lists_of_a_sweep_are_needed_and_those_that_name_more_files_are_told_apart(store: Store) -> None:
+    table, inputs = SourceFile("table", "e" * 64, 1), SourceFile("inputs", "f" * 64, 1)
+    for key, plan in (("k1", Sweep(table, 1)), ("k2", Sweep(table, 1, inputs=inputs))):
+        store.add(msgspec.structs.replace(HELLO, sweep=plan), "ann", key, 1.0)
+    assert store.blobs() == store.blobs_of("ann") == {letter * 64 for letter in "aef"}
+    assert store.input_lists() == {"f" * 64}
+
+
+def _read_one_and_fail(store: Store) -> None:
+    store.job(add(store, submission=AWKWARD))
+    raise ZeroDivisionError
+
+
+def test_a_batch_is_kept_whole_or_undone_whole(store: Store, path: Path) -> None:
+    with store.batch():
+        first = add(store)
+        with pytest.raises(NoSuchJob):
+            store.hold(JobId(99), "x")
+    with pytest.raises(ZeroDivisionError), store.batch():
+        _read_one_and_fail(store)
+    assert store.ids() == [first]
+    assert store.job(add(store)).submission == HELLO  # the number of the undone job is given again
+    with Store.open(path) as another:
+        assert another.jobs() == store.jobs()
+
+
+def test_a_change_by_another_process_is_seen(store: Store, path: Path) -> None:
+    with Store.open(path) as another:
+        job_id = add(another)
+        assert store.begin(job_id, "n1", 1.0)
+        assert another.begin(job_id, "n1", 1.0) is None
+        assert another.running() == store.running()
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_commit_waits_for_the_disk(store: Store) -> None:
+    connection = store._connection
+    pragmas = ("journal_mode", "synchronous", "foreign_keys", "application_id", "user_version")
+    found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
+    assert found == ["wal", 2, 1, database.APPLICATION_ID, database.VERSION]
+
+
+def test_the_grid_has_one_name_for_ever(path: Path) -> None:
+    with Store.open(path) as store:
+        name = store.grid
+    with Store.open(path) as store:
+        assert store.grid == name
+    assert len(name) == 8
+    int(name, 16)
+
+
+def test_a_store_is_used_from_one_thread(store: Store) -> None:
+    caught: list[BaseException] = []
+
+    def use() -> None:
+        try:
+            store.ids()
+        except sqlite3.ProgrammingError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert len(caught) == 1
+
+
+def test_a_backup_is_whole_private_and_never_overwrites(store: Store, tmp_path: Path) -> None:
+    finished = done(store)
+    copy = tmp_path / "copy.db"
+    store.backup(copy)
+    add(store)
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    assert [entry.name for entry in tmp_path.iterdir() if "copy" in entry.name] == ["copy.db"]
+    with Store.open(copy) as restored:
+        assert restored.jobs() == [store.job(finished)]
+        assert restored.grid == store.grid
+    before = copy.read_bytes()
+    with pytest.raises(UsageError, match=r"copy\.db: exists already"):
+        store.backup(copy)
+    assert copy.read_bytes() == before
+
+
+def test_a_backup_into_nowhere_is_a_store_error(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"No such file"):
+        store.backup(tmp_path / "none" / "copy.db")
+
+
+# --- a file of an earlier version -------------------------------------------------------------------------------------
+
+
+def version_1(path: Path) -> None:
+    """A queue as the first version left it: a job that runs, one that waits and one that is done."""
+    path.parent.mkdir(mode=0o700)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        path.chmod(0o600)
+        connection.execute("PRAGMA journal_mode = WAL")
+        for statement in database.statements(database.SQL["schema_1"]):
+            connection.execute(statement)
+        connection.execute(database.SQL["set_meta"], {"name": "grid", "value": "0123abcd"})
+        connection.execute(f"PRAGMA application_id = {database.APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 1")
+        body = msgspec.json.encode(HELLO).decode()
+        for number, phase in enumerate(("running", "queued", "done"), 1):
+            connection.execute(
+                "INSERT INTO job (owner, submit_key, priority, submitted, phase, last_attempt, verdict, ended)"
+                " VALUES ('ann', ?, 0, 1.5, ?, 1, ?, ?)",
+                (f"k{number}", phase, '{"type":"exited","code":3}' if phase == "done" else None, 2.5),
+            )
+            connection.execute(database.SQL["add_submission"], {"id": number, "body": body})
+            record = msgspec.json.encode(AttemptRecord(1, "n1", 1.0)).decode()
+            connection.execute("INSERT INTO attempt (job, number, record) VALUES (?, 1, ?)", (number, record))
+
+
+def test_a_queue_of_version_1_is_taken_over_with_everything_in_it(path: Path) -> None:
+    version_1(path)
+    with Store.open(path) as store:
+        assert store.grid == "0123abcd"
+        assert [(job.phase, job.submission, len(job.attempts)) for job in store.jobs()] == [
+            (phase, HELLO, 1) for phase in (Phase.RUNNING, Phase.QUEUED, Phase.DONE)
+        ]
+        assert store.job(JobId(3)).verdict == Exited(3)
+        assert store.users() == []
+        store.keep_user(ANN)
+        assert store.begin(JobId(2), "n1", 2.0) == Attempt(JobId(2), 2, "n1")
+        assert settle(store, Attempt(JobId(1), 1, "n1"), Exited(0), Exited(0))
+    with Store.open(path) as store:
+        assert store.users() == [ANN]
+
+
+ANN = User(
+    "ann",
+    Role.ADMIN,
+    1.5,
+    True,
+    "$argon2id$x",
+    (UserKey("SHA256:a", "k a"), UserKey("SHA256:b", "k b")),
+    Caps(1, 2, 0.5),
+)
+
+
+def test_a_user_is_kept_as_given_changed_whole_and_forgotten_with_the_keys(store: Store) -> None:
+    store.keep_user(ANN)
+    changed = User("ann", Role.USER, 1.5, keys=(UserKey("SHA256:b", "k b"),))
+    store.keep_user(changed)
+    store.keep_user(User("bob", Role.USER, 2.0))
+    assert store.users() == [changed, User("bob", Role.USER, 2.0)]
+    store.forget_user("ann")
+    store.forget_user("nobody")
+    assert [user.name for user in store.users()] == ["bob"]
+    assert store._connection.execute("SELECT count(*) FROM user_key").fetchone()[0] == 0
+
+
+def test_the_files_of_one_owner_s_jobs(store: Store) -> None:
+    store.add(AWKWARD, "ann", "k", 1.0)
+    store.add(HELLO, "bob", "k", 1.0)
+    assert store.blobs_of("ann") == {letter * 64 for letter in "bcd"}
+    assert store.blobs_of("bob") == {"a" * 64}
+    assert store.blobs_of("eve") == set()
+
+
+# --- tasks of sweeps --------------------------------------------------------------------------------------------------
+
+
+def begin_task(store: Store, sweep: JobId, number: int = 1) -> tuple[Job, Attempt]:
+    task = Job(task_id(sweep, number), "ana", HELLO, 1.0)
+    return task, store.begin_tasks([task], AttemptRecord(1, "n1", 2.0, batch="b1"))[0]
+
+
+def test_a_task_that_never_began_is_given_back_and_may_begin_again(store: Store, path: Path) -> None:
+    sweep = add(store)
+    task, attempt = begin_task(store, sweep)
+    assert store.give_back_task(task.id)
+    assert not store.give_back_task(task.id)
+    assert list(store.tasks(sweep)) == []
+    assert not settle_task(store, attempt, task)
+    assert ask(path, "SELECT (SELECT count(*) FROM attempt) + (SELECT count(*) FROM submission)") == [(1,)]
+    again, second = begin_task(store, sweep)
+    assert settle_task(store, second, again)
+    assert [found.verdict for found in store.tasks(sweep)] == [Exited(0)]
+
+
+def test_a_task_that_has_ended_or_was_tried_twice_is_not_given_back(store: Store) -> None:
+    sweep = add(store)
+    ended, attempt = begin_task(store, sweep, 1)
+    assert settle_task(store, attempt, ended)
+    twice, first = begin_task(store, sweep, 2)
+    assert settle_task(store, first, twice, phase=Phase.QUEUED)
+    assert store.begin(twice.id, "n2", 4.0)
+    assert not store.give_back_task(ended.id)
+    assert not store.give_back_task(twice.id)
+    assert not store.give_back_task(sweep)
+    assert {found.id for found in store.tasks(sweep)} == {ended.id, twice.id}
+
+
+def settle_task(store: Store, attempt: Attempt, task: Job, phase: Phase = Phase.DONE) -> bool:
+    record = AttemptRecord(1, "n1", 2.0, outcome=Exited(0), ended=3.0)
+    verdict = Exited(0) if phase is Phase.DONE else None
+    settled = msgspec.structs.replace(task, phase=phase, attempts=(record,), verdict=verdict, ended=3.0)
+    return store.settle(attempt, record, settled)

@@ -1,0 +1,58 @@
+"""The statements of schema.sql: each fits the schema, is used, and finds its rows by an index."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sshgrid.queue import database
+from sshgrid.queue.store import Store
+
+VALUES = dict.fromkeys(re.findall(r":(\w+)", "".join(database.SQL.values())))
+OF_FEW = ("users", "user_keys", "blobs_of")  # a grid has few users, and a user's files are all wanted
+QUERIES = [name for name in database.SQL if not name.startswith("schema_")]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "state" / "queue.db"
+    Store.open(path).close()
+    return path
+
+
+def ask(path: Path, sql: str, values: dict[str, Any]) -> list[Any]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(sql, values).fetchall()
+
+
+def plan(path: Path, name: str) -> list[str]:
+    return [row[3] for row in ask(path, f"EXPLAIN QUERY PLAN {database.SQL[name]}", VALUES)]
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_every_statement_fits_the_schema_and_is_used(path: Path, name: str) -> None:
+    plan(path, name)
+    source = Path(database.__file__).read_text() + Path(database.__file__).with_name("store.py").read_text()
+    assert f'"{name}"' in source
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(QUERIES) - {"jobs_all", "ids", "tally", "blobs", "late_news", "count_late_news", *OF_FEW})
+)
+def test_100000_finished_jobs_slow_nothing_because_every_step_is_a_search_by_index(path: Path, name: str) -> None:
+    steps = [step for step in plan(path, name) if step.startswith(("SCAN", "SEARCH"))]
+    scans = [step for step in steps if step.startswith("SCAN") and "json_each" not in step and "(subquery" not in step]
+    assert scans == []
+
+
+@pytest.mark.parametrize("name", ["jobs_queued", "jobs_running", "jobs_active"])
+def test_finished_jobs_are_not_in_the_index_of_the_active_ones(path: Path, name: str) -> None:
+    assert any("USING INDEX job_active" in step for step in plan(path, name))
+    assert name != "jobs_queued" or not any("ORDER BY" in step for step in plan(path, name)[:1])
+    ((definition,),) = ask(path, "SELECT sql FROM sqlite_master WHERE name = 'job_active'", {})
+    assert "WHERE phase <> 'done'" in definition

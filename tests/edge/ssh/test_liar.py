@@ -1,0 +1,258 @@
+"""Servers that lie, drop, stay silent or are no SSH at all: each gives the right error, its words, in its time."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncssh
+import msgspec
+import pytest
+
+from sshgrid.engines import direct
+from sshgrid.errors import Dropped, HostError, HostKeyChanged, HostKeyUnknown, LoginRefused, NodeUnfit, Unreachable
+from sshgrid.model import Exited, Node
+from sshgrid.ssh import channels, connect
+from sshgrid.ssh.connect import Dialing
+from sshgrid.ssh.link import Link
+from tests.edge.engine_hosts import Host, Kept
+from tests.lab.liar import Liar, Mode
+
+NewLiar = Callable[[Mode], Liar]
+PLAIN = Dialing(ssh_config="")
+
+
+def node_of(liar: Liar, tmp_path: Path, **changes: object) -> Node:
+    node = msgspec.convert({"name": "n1", "workdir": str(tmp_path / "w"), **liar.node()}, Node)
+    return msgspec.structs.replace(node, **changes)
+
+
+class Refusal(NamedTuple):
+    error: HostError
+    seconds: float
+
+
+async def refused(node: Node, how: Dialing = PLAIN) -> Refusal:
+    """The error of opening a link; nothing may be left open."""
+    began = time.monotonic()
+    with pytest.raises(HostError) as caught:
+        await asyncio.wait_for(Link.open(node, how, (), lambda _: None), 40)
+    assert caught.value.node == "n1"
+    assert str(caught.value).startswith("n1: ")
+    assert "\n" not in str(caught.value)
+    assert len(caught.value.reason) < 300
+    return Refusal(caught.value, time.monotonic() - began)
+
+
+@asynccontextmanager
+async def opened(node: Node) -> AsyncIterator[Link]:
+    link = await Link.open(node, PLAIN, (), lambda _: None)
+    try:
+        yield link
+    finally:
+        await link.close()
+
+
+async def test_a_cipher_that_ssh_config_asks_for_goes_before_ours(liar: NewLiar, tmp_path: Path) -> None:
+    node, ssh_config = node_of(liar(Mode.HONEST), tmp_path), tmp_path / "ssh_config"
+    for words, expected in (("", "aes128-gcm@openssh.com"), ("Ciphers aes256-ctr\n", "aes256-ctr")):
+        ssh_config.write_text(f"Host *\n{words}")
+        connection = await connect.dial(node, Dialing(ssh_config=str(ssh_config)))
+        assert connection.get_extra_info("send_cipher") == expected
+        await connect.end(connection)
+
+
+# --- no SSH, or no answer ---------------------------------------------------------------------------------------------
+
+
+async def test_F32_a_server_that_never_greets_is_given_up_in_the_node_s_time(liar: NewLiar, tmp_path: Path) -> None:
+    refusal = await refused(node_of(liar(Mode.NO_BANNER), tmp_path, connect_timeout_seconds=1.0))
+    assert type(refusal.error) is Unreachable
+    assert refusal.error.reason == "no answer within 1 s"
+    assert refusal.seconds < 3
+
+
+@pytest.mark.parametrize("mode", [Mode.ENDLESS_BANNER, Mode.HTTP])
+async def test_F33_what_is_no_ssh_server_is_unreachable_at_once(liar: NewLiar, tmp_path: Path, mode: Mode) -> None:
+    refusal = await refused(node_of(liar(mode), tmp_path))
+    assert type(refusal.error) is Unreachable
+    assert refusal.seconds < 3
+
+
+async def test_a_closed_port_is_a_refused_connection(liar: NewLiar, tmp_path: Path) -> None:
+    server = liar(Mode.HONEST)
+    refusal = await refused(node_of(server, tmp_path, port=1))
+    assert type(refusal.error) is Unreachable
+    assert refusal.error.reason == "connection refused"
+    assert refusal.seconds < 2
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70, "exa mple", "-oProxyCommand=true", ""])
+async def test_a_name_without_an_address_is_said(liar: NewLiar, tmp_path: Path, host: str) -> None:
+    refusal = await refused(node_of(liar(Mode.HONEST), tmp_path, host=host, port=1))
+    assert type(refusal.error) is Unreachable
+
+
+# --- logins -----------------------------------------------------------------------------------------------------------
+
+
+async def test_F31_a_refused_login_says_for_whom_and_what_helps(liar: NewLiar, tmp_path: Path) -> None:
+    server = liar(Mode.REFUSES_LOGIN)
+    refusal = await refused(node_of(server, tmp_path))
+    assert type(refusal.error) is LoginRefused
+    assert "grid" in refusal.error.reason
+    assert "ssh-copy-id" in refusal.error.hint
+    assert refusal.seconds < 5
+    assert server.connections == 1, "it is not asked again by itself"
+
+
+async def test_an_identity_file_that_is_missing_is_told_before_anybody_is_asked(liar: NewLiar, tmp_path: Path) -> None:
+    server = liar(Mode.HONEST)
+    refusal = await refused(node_of(server, tmp_path, identity_file=str(tmp_path / "none")))
+    assert type(refusal.error) is LoginRefused
+    assert str(tmp_path / "none") in refusal.error.reason
+    assert server.connections == 0
+
+
+async def test_a_key_with_a_passphrase_is_a_login_problem_not_a_network_one(liar: NewLiar, tmp_path: Path) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519")
+    locked = tmp_path / "locked"
+    locked.write_bytes(key.export_private_key(passphrase="secret"))
+    refusal = await refused(node_of(liar(Mode.HONEST), tmp_path, identity_file=str(locked)))
+    assert type(refusal.error) is LoginRefused
+    assert "passphrase" in refusal.error.reason
+    assert "ssh-add" in refusal.error.hint
+
+
+async def test_an_identity_file_that_is_no_key_is_a_login_problem(liar: NewLiar, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("hello\n")
+    refusal = await refused(node_of(liar(Mode.HONEST), tmp_path, identity_file=str(tmp_path / "text")))
+    assert type(refusal.error) is LoginRefused
+
+
+# --- host keys --------------------------------------------------------------------------------------------------------
+
+
+async def test_A20_an_unknown_host_key_shows_its_fingerprint_and_how_to_accept_it(
+    liar: NewLiar, tmp_path: Path
+) -> None:
+    server = liar(Mode.HONEST)
+    server.known_hosts.write_text("")
+    refusal = await refused(node_of(server, tmp_path))
+    assert type(refusal.error) is HostKeyUnknown
+    assert refusal.error.reason == f"unknown host key {fingerprint(server)}"
+    assert refusal.error.hint == "sshgrid node check n1 --accept-new"
+    assert server.sessions == 0
+    assert isinstance(refusal.error, HostKeyUnknown)
+    server.known_hosts.write_text(refusal.error.line + "\n")
+    async with opened(node_of(server, tmp_path)) as link:
+        assert link.facts.system == "Linux"
+
+
+def fingerprint(server: Liar) -> str:
+    key = asyncssh.import_public_key(f"{server._host_key.get_name()} {server._host_key.get_base64()}")
+    return key.get_fingerprint()
+
+
+async def test_A21_a_changed_host_key_names_file_and_line(liar: NewLiar, tmp_path: Path) -> None:
+    server = liar(Mode.OTHER_HOST_KEY)
+    server.known_hosts.write_text("# comment\n\n" + server.known_hosts.read_text())
+    refusal = await refused(node_of(server, tmp_path))
+    assert type(refusal.error) is HostKeyChanged
+    assert f"{server.known_hosts}:3" in refusal.error.reason
+    assert fingerprint(server) in refusal.error.reason
+    assert "remove that line" in refusal.error.hint
+    assert server.sessions == 0
+
+
+async def test_A21_a_revoked_key_is_refused_as_changed(liar: NewLiar, tmp_path: Path) -> None:
+    server = liar(Mode.HONEST)
+    server.known_hosts.write_text("@revoked " + server.known_hosts.read_text())
+    refusal = await refused(node_of(server, tmp_path))
+    assert type(refusal.error) is HostKeyChanged
+    assert f"{server.known_hosts}:1" in refusal.error.reason
+
+
+async def test_lines_of_known_hosts_that_nobody_understands_are_passed_over(liar: NewLiar, tmp_path: Path) -> None:
+    """OpenSSH does the same; one bad line in a person's file must not make every node unreachable."""
+    server = liar(Mode.HONEST)
+    bad = "half-a-line\n@what is this line\nhost ssh-ed25519 AAAA!!\n|1|bad|hash ssh-rsa AAAA\n\xff\n"
+    server.known_hosts.write_text(bad + server.known_hosts.read_text() + "last-half", encoding="latin-1")
+    async with opened(node_of(server, tmp_path)) as link:
+        assert link.facts.system == "Linux"
+    server.known_hosts.write_text(bad, encoding="latin-1")
+    assert type((await refused(node_of(server, tmp_path))).error) is HostKeyUnknown
+
+
+async def test_A22_there_is_no_way_not_to_check(liar: NewLiar, tmp_path: Path) -> None:
+    server = liar(Mode.OTHER_HOST_KEY)
+    config = tmp_path / "config"
+    config.write_text("Host *\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n")
+    refusal = await refused(node_of(server, tmp_path), Dialing(ssh_config=str(config)))
+    assert type(refusal.error) is HostKeyChanged
+
+
+# --- after the login --------------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_breaks_at_first_contact_is_told_as_such(liar: NewLiar, tmp_path: Path) -> None:
+    refusal = await refused(node_of(liar(Mode.DROPS), tmp_path))
+    assert isinstance(refusal.error, Unreachable | Dropped)
+    assert "login shell" not in refusal.error.reason, "nobody should look for a fault in start-up files"
+    assert refusal.seconds < 5
+
+
+async def test_A16_a_zero_without_the_nonce_is_no_success(liar: NewLiar, tmp_path: Path) -> None:
+    refusal = await refused(node_of(liar(Mode.SAYS_ZERO), tmp_path))
+    assert type(refusal.error) is NodeUnfit
+    assert "login shell does not run commands" in refusal.error.reason
+    assert "ordinary shell" in refusal.error.hint
+    assert refusal.seconds < 5
+
+
+async def test_F32_a_server_that_never_answers_after_the_login_is_given_up(
+    liar: NewLiar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing at all is answered, not even a keepalive: the longest of three times counts, all of them known."""
+    monkeypatch.setattr(connect, "KEEPALIVE_SECONDS", 0.5)
+    monkeypatch.setattr(channels, "GREETING_SECONDS", 2)
+    refusal = await refused(node_of(liar(Mode.MUTE_AFTER_LOGIN), tmp_path))
+    assert refusal.seconds < 6
+
+
+# --- SFTP -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [Mode.HONEST, Mode.SFTP_POLLUTED])
+async def test_A17_without_sftp_that_works_files_go_through_cat(liar: NewLiar, tmp_path: Path, mode: Mode) -> None:
+    host = Host(node_of(liar(mode), tmp_path), tmp_path, PLAIN)
+    sink = Kept()
+    source = b"cat; exit 5"
+    finish = await host.run(host.order(source, stdin=bytes(range(256)) * 2000), sink)
+    assert finish.outcome == Exited(5)
+    assert sink["stdout"] == bytes(range(256)) * 2000
+    await host.end()
+
+
+async def test_F25_an_sftp_that_confirms_and_keeps_nothing_is_found_out(liar: NewLiar, tmp_path: Path) -> None:
+    content = b"x" * 1000
+    sha256 = hashlib.sha256(content).hexdigest()
+    (tmp_path / "file").write_bytes(content)
+    async with opened(node_of(liar(Mode.SFTP_LIES), tmp_path)) as link:
+        with pytest.raises(NodeUnfit, match="an upload arrived"):
+            await link.cargo.upload(sha256, tmp_path / "file")
+        assert await link.cargo.lacking([sha256]) == [sha256]
+        assert not link.lost.done(), "the node still works"
+
+
+async def test_what_does_not_stay_is_not_sent_for_ever(liar: NewLiar, tmp_path: Path) -> None:
+    host = Host(node_of(liar(Mode.SFTP_LIES), tmp_path), tmp_path, PLAIN)
+    with pytest.raises(NodeUnfit):
+        await host.run(host.order(b"echo ran"))
+    assert direct.UPLOAD_TRIES <= 5
+    await host.end()

@@ -1,0 +1,181 @@
+"""When a node is dialled again, and when it is trusted with runs again."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sshgrid.errors import Dropped, HostError, HostKeyChanged, HostKeyUnknown, LoginRefused, NodeUnfit, Unreachable
+from sshgrid.policy.breaker import Breaker, BreakerState, Quarantine
+
+SILENT, REFUSED = Unreachable("h1", "connection refused"), LoginRefused("h1", "key not taken")
+CAUSES = [
+    SILENT,
+    REFUSED,
+    HostKeyUnknown("h1", "never seen"),
+    HostKeyChanged("h1", "another key"),
+    Dropped("h1", "reset"),
+    NodeUnfit("h1", "disk full"),
+]
+
+
+class Slowest(Random):
+    """Dice that always fall on the longest pause."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+class Quickest(Random):
+    def uniform(self, a: float, b: float) -> float:
+        return a
+
+
+def pauses(*causes: HostError, dice: Random) -> list[float]:
+    """The pause after each failure, each dial made as soon as it was allowed."""
+    breaker, now, found = Breaker(), 0.0, []
+    for cause in causes:
+        breaker = breaker.dialling().failed(now, cause, dice)
+        found.append(breaker.next_try - now)
+        now = breaker.next_try
+    return found
+
+
+# --- dialling ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_node_may_be_dialled() -> None:
+    assert Breaker().state(0.0) is BreakerState.CLOSED
+    assert Breaker().allows(0.0)
+
+
+def test_one_failure_opens_it_until_its_pause_is_over() -> None:
+    breaker = Breaker().failed(100.0, SILENT, Slowest())
+    assert breaker.next_try == 101.0
+    assert [breaker.allows(at) for at in (100.0, 100.9, 101.0)] == [False, False, True]
+    assert [breaker.state(at) for at in (100.9, 101.0)] == [BreakerState.OPEN, BreakerState.HALF_OPEN]
+
+
+def test_a_node_whose_runs_are_waited_for_is_not_left_alone_for_long_unless_it_refuses() -> None:
+    silent, refused = Breaker(), Breaker()
+    for _ in range(8):
+        silent = silent.failed(100.0, SILENT, Slowest(), 1.0)
+        refused = refused.failed(100.0, REFUSED, Slowest(), 1.0)
+    assert silent.next_try == 101.0
+    assert refused.next_try >= 400.0
+
+
+def test_half_open_lets_one_dial_through() -> None:
+    breaker = Breaker().failed(100.0, SILENT, Slowest()).dialling()
+    assert not breaker.allows(101.0)
+    assert breaker.failed(101.0, SILENT, Slowest()).allows(103.0)
+
+
+def test_success_forgets_everything() -> None:
+    breaker = Breaker().failed(100.0, REFUSED, Slowest()).dialling().succeeded()
+    assert breaker == Breaker()
+
+
+def test_F32_silence_doubles_the_pause_up_to_thirty_seconds() -> None:
+    assert pauses(*[SILENT] * 7, dice=Slowest()) == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+
+
+def test_silent_nodes_are_not_dialled_in_step() -> None:
+    """Full jitter: a switch that comes back must not meet all its nodes' dials at once."""
+    assert pauses(*[SILENT] * 7, dice=Quickest()) == [0.0] * 7
+
+
+def test_F31_a_refused_login_waits_a_minute_and_then_five() -> None:
+    assert pauses(*[REFUSED] * 3, dice=Quickest()) == [60.0, 300.0, 300.0]
+
+
+def test_F31_a_closed_port_after_a_refused_login_is_not_hammered() -> None:
+    """A source under penalty is dropped before the banner: it looks like an unreachable host."""
+    assert pauses(REFUSED, SILENT, SILENT, dice=Quickest()) == [60.0, 60.0, 60.0]
+
+
+def test_A20_an_unknown_host_key_waits_as_a_refused_login_does() -> None:
+    assert pauses(*[HostKeyUnknown("h1", "never seen")] * 2, dice=Quickest()) == [60.0, 300.0]
+
+
+def test_A21_a_changed_host_key_waits_five_minutes_each_time() -> None:
+    assert pauses(*[HostKeyChanged("h1", "another key")] * 2, dice=Quickest()) == [300.0, 300.0]
+
+
+def test_A13_a_node_that_cannot_work_is_not_asked_each_second() -> None:
+    assert pauses(*[NodeUnfit("h1", "nologin")] * 4, dice=Quickest()) == [15.0, 60.0, 300.0, 300.0]
+
+
+@given(causes=st.lists(st.sampled_from(CAUSES), min_size=1, max_size=200), seed=st.integers(), start=st.floats(0, 2e9))
+def test_every_history_of_failures_leaves_a_pause_that_ends_within_six_minutes(
+    causes: list[HostError], seed: int, start: float
+) -> None:
+    breaker, rng = Breaker(), Random(seed)
+    for cause in causes:
+        breaker = breaker.failed(start, cause, rng)
+        assert start <= breaker.next_try <= start + 360.0
+        assert breaker.allows(breaker.next_try)
+        assert breaker.allows(start) is (breaker.next_try <= start)
+
+
+# --- quarantine -------------------------------------------------------------------------------------------------------
+
+
+BOOT = 1000.0  # times of the tests count from here: nothing may hang on a clock that starts at nought
+
+
+def after(*losses: float) -> Quarantine:
+    node = Quarantine()
+    for at in losses:
+        node = node.lost(BOOT + at)
+    return node
+
+
+@pytest.mark.parametrize(
+    ("losses", "room"),
+    [
+        ((), None),
+        ((0.0, 100.0), None),
+        ((0.0, 100.0, 200.0), 0),
+        ((0.0, 100.0, 700.0), None),  # spread over more than ten minutes
+        ((0.0, 300.0, 601.0, 850.0), 0),  # the last three are within ten minutes
+        ((0.0, 300.0, 600.0), 0),  # within ten minutes to the second
+        ((0.0, 1.0, 2.0), None),  # one crash that ended three runs
+        ((0.0, 1.0, 5.0, 6.0, 10.0), 0),  # three crashes
+    ],
+)
+def test_F39_three_losses_in_ten_minutes_close_a_node_to_new_runs(losses: tuple[float, ...], room: int | None) -> None:
+    last = losses[-1] if losses else 0.0
+    assert after(*losses).room(BOOT + last) == room
+
+
+def test_F39_after_the_quarantine_one_run_at_a_time_proves_the_node() -> None:
+    node = after(0.0, 10.0, 20.0)
+    assert [node.room(BOOT + at) for at in (20.0, 49.9, 50.0)] == [0, 0, 1]
+    assert node.proved().room(BOOT + 50.0) is None
+
+
+def test_F39_a_node_that_fails_its_proof_waits_twice_as_long_up_to_half_an_hour() -> None:
+    node, spans = after(0.0, 10.0, 20.0), [30.0]
+    for _ in range(8):
+        now = node.until
+        node = node.lost(now)
+        spans.append(node.until - now)
+    assert spans == [30.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1800.0, 1800.0, 1800.0]
+
+
+def test_F39_good_runs_between_the_losses_do_not_hide_a_flapping_node() -> None:
+    node = Quarantine()
+    for at in (0.0, 100.0, 200.0):
+        node = node.proved().lost(at)
+    assert node.room(200.0) == 0
+
+
+@given(losses=st.lists(st.floats(0, 10_000), max_size=50).map(sorted))
+def test_F39_a_quarantine_never_lasts_longer_than_half_an_hour(losses: list[float]) -> None:
+    node = after(*losses)
+    assert node.room(BOOT + 10_000.0 + 1800.0) in (None, 1)
+    assert len(node.losses) <= 3

@@ -1,0 +1,548 @@
+"""What the end of an attempt means for its job, and what people are told of it."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import get_args
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sshgrid.model import (
+    AttemptRecord,
+    Cancelled,
+    CompileFailed,
+    Crashed,
+    Exited,
+    Facts,
+    GaveUp,
+    HostLost,
+    Job,
+    JobId,
+    Node,
+    NodeState,
+    OnHostLoss,
+    Outcome,
+    OutOfMemory,
+    OutputLimit,
+    Phase,
+    ProcessLimit,
+    Program,
+    RetryPolicy,
+    Sample,
+    Step,
+    Submission,
+    Superseded,
+    Swept,
+    TimedOut,
+    Toolchain,
+    ToolchainBroken,
+    Usage,
+    Verdict,
+)
+from sshgrid.policy import retry, states
+from sshgrid.policy.placement import NodeView
+from sshgrid.policy.retry import settle
+from sshgrid.policy.states import exit_status, signal_of
+from sshgrid.protocol.messages import NodeReason
+from sshgrid.reports import lines
+
+POLICY = RetryPolicy()
+Result = Exited | CompileFailed | TimedOut | OutOfMemory | OutputLimit | ProcessLimit | Cancelled | Crashed
+RESULTS: tuple[Result, ...] = (
+    Exited(0),
+    Exited(3),
+    CompileFailed(1),
+    TimedOut(10.0),
+    OutOfMemory(1 << 30),
+    OutputLimit(1 << 20),
+    ProcessLimit(64),
+    Cancelled("INT"),
+    Crashed("KeyError"),
+)
+LOST, BROKEN = HostLost("no answer for 10 s"), ToolchainBroken("javac: no space left")
+
+
+def waiting(retries: int | None = None, **rest: object) -> Job:
+    submission = Submission(Program("java", "P.java", ()), "P.java 1000", retries=retries)
+    return msgspec.structs.replace(Job(JobId(7), "ana", submission, submitted=50.0), **rest)
+
+
+def wanting(**fields: object) -> Job:
+    job = waiting()
+    return msgspec.structs.replace(job, submission=msgspec.structs.replace(job.submission, **fields))
+
+
+def begin(job: Job, node: str, step: Step = Step.RUNNING, began: float = 90.0) -> Job:
+    record = AttemptRecord(len(job.attempts) + 1, node, began, step)
+    return msgspec.structs.replace(job, phase=Phase.RUNNING, attempts=(*job.attempts, record))
+
+
+def meet(job: Job, *happened: tuple[str, Outcome], step: Step = Step.RUNNING, others: bool = True) -> Job:
+    """The job after these attempts, one after the other, each (node, how it ended) at second 100."""
+    for node, outcome in happened:
+        job = begin(job, node, step)
+        job = settle(job, job.attempts[-1], outcome, POLICY, 100.0, Random(1), others)
+    return job
+
+
+def ended(verdict: Verdict | None) -> Job:
+    return waiting(phase=Phase.DONE, verdict=verdict, ended=100.0)
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("result", RESULTS, ids=repr)
+def test_a_result_ends_the_job_whatever_it_is(result: Exited) -> None:
+    job = meet(waiting(), ("h1", result))
+    assert (job.phase, job.verdict, job.ended) == (Phase.DONE, result, 100.0)
+    assert (job.attempts[0].outcome, job.attempts[0].ended) == (result, 100.0)
+
+
+def test_every_kind_of_outcome_is_covered_by_these_tests() -> None:
+    assert {type(outcome) for outcome in (*RESULTS, LOST, BROKEN)} == set(get_args(Outcome))
+
+
+def test_a_program_that_fails_is_never_retried() -> None:
+    assert meet(waiting(retries=9), ("h1", Exited(139))).verdict == Exited(139)
+
+
+# --- hosts ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_lost_host_costs_no_time_when_another_works() -> None:
+    job = meet(waiting(), ("h1", LOST))
+    assert (job.phase, job.verdict, job.not_before) == (Phase.QUEUED, None, 100.0)
+    assert job.excluded == {"h1"}
+    assert job.attempts[0].outcome == LOST
+
+
+def test_from_the_second_lost_host_on_the_job_backs_off() -> None:
+    job = meet(waiting(retries=9), ("h1", LOST), ("h2", LOST), step=Step.UPLOADING)
+    assert 100.0 < job.not_before <= 104.0
+    assert job.excluded == {"h1", "h2"}
+
+
+def test_a_job_without_another_node_waits_a_backoff_and_may_use_all_nodes_again() -> None:
+    job = meet(waiting(), ("h1", LOST), others=False)
+    assert job.phase is Phase.QUEUED
+    assert job.excluded == frozenset()
+    assert 100.0 < job.not_before <= 102.0
+
+
+def test_when_the_retries_are_used_up_the_reason_lists_what_each_attempt_met() -> None:
+    met = [("h1", HostLost("no answer for 10 s")), ("h2", HostLost("disk full")), ("h3", HostLost("rebooted"))]
+    job = meet(waiting(), *met, step=Step.UPLOADING)
+    assert job.phase is Phase.DONE
+    assert job.verdict == GaveUp(
+        "3 attempts failed: attempt 1 on h1: no answer for 10 s; attempt 2 on h2: disk full; attempt 3 on h3: rebooted"
+    )
+    assert exit_status(job) == 125
+
+
+def test_a_job_without_retries_says_what_its_only_attempt_met() -> None:
+    job = meet(waiting(retries=0), ("h1", LOST))
+    assert job.verdict == GaveUp("the only attempt failed: attempt 1 on h1: no answer for 10 s")
+
+
+@pytest.mark.parametrize(("retries", "attempts"), [(0, 1), (1, 2), (None, 3), (4, 5)])
+def test_retries_are_the_further_attempts_after_the_first(retries: int | None, attempts: int) -> None:
+    job = waiting(retries)
+    assert retry.attempts_allowed(job, POLICY) == attempts
+    while job.phase is not Phase.DONE:
+        job = meet(job, ("h1", LOST))
+    assert len(job.attempts) == attempts
+
+
+def test_F38_a_job_that_lost_three_different_nodes_while_running_is_held_instead_of_retried() -> None:
+    job = meet(waiting(retries=9), ("h1", LOST), ("h2", LOST))
+    assert job.held == ""
+    job = meet(job, ("h3", LOST))
+    assert (job.phase, job.verdict) == (Phase.QUEUED, None)
+    assert job.held.startswith("lost 3 nodes while running: attempt 1 on h1: no answer")
+    assert states.reason(job) == job.held
+
+
+def test_F38_a_job_without_retries_left_ends_and_its_reason_says_whom_to_suspect() -> None:
+    job = meet(waiting(), ("h1", LOST), ("h2", LOST), ("h3", LOST))
+    assert isinstance(job.verdict, GaveUp)
+    assert job.verdict.reason.endswith("may be this program's doing")
+    assert job.held == ""
+
+
+def test_F38_losses_of_one_node_or_before_the_program_ran_do_not_make_a_job_suspect() -> None:
+    assert meet(waiting(retries=9), ("h1", LOST), ("h2", LOST), ("h1", LOST)).held == ""
+    assert meet(waiting(retries=9), *((f"h{n}", LOST) for n in range(5)), step=Step.UPLOADING).held == ""
+
+
+def test_on_host_loss_fail_ends_with_the_first_host() -> None:
+    job = meet(wanting(on_host_loss=OnHostLoss.FAIL), ("h1", LOST))
+    assert job.verdict == GaveUp("attempt 1 on h1: no answer for 10 s (--on-host-loss fail)")
+    assert retry.attempts_allowed(job, POLICY) == 1
+
+
+@pytest.mark.parametrize("choice", [OnHostLoss.RELAUNCH, OnHostLoss.WAIT, OnHostLoss.FENCE])
+def test_the_other_choices_relaunch_a_run_that_is_known_to_be_lost(choice: OnHostLoss) -> None:
+    assert meet(wanting(on_host_loss=choice), ("h1", LOST)).phase is Phase.QUEUED
+
+
+@pytest.mark.parametrize("failure", [LOST, BROKEN], ids=repr)
+def test_an_interactive_run_is_never_retried(failure: Outcome) -> None:
+    job = meet(wanting(interactive=True), ("h1", failure))
+    assert isinstance(job.verdict, GaveUp)
+
+
+@pytest.mark.parametrize("failure", [LOST, BROKEN], ids=repr)
+def test_a_cancelled_job_whose_host_fails_is_cancelled_not_moved(failure: Outcome) -> None:
+    job = meet(waiting(cancel_requested=True, cancel_by="INT"), ("h1", failure))
+    assert job.verdict == Cancelled("INT")
+    assert exit_status(job) == 130
+
+
+# --- toolchains -------------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_toolchain_is_tried_on_one_other_node_at_once() -> None:
+    job = meet(waiting(retries=0), ("h1", BROKEN))
+    assert (job.phase, job.excluded, job.not_before) == (Phase.QUEUED, frozenset({"h1"}), 100.0)
+    assert retry.attempts_allowed(job, POLICY) == 2
+
+
+def test_a_toolchain_that_breaks_on_two_nodes_ends_the_job() -> None:
+    job = meet(waiting(retries=9), ("h1", BROKEN), ("h2", BROKEN))
+    assert isinstance(job.verdict, GaveUp)
+    assert job.verdict.reason.startswith("the java toolchain failed: attempt 1 on h1: javac: no space left; attempt 2")
+    assert exit_status(job) == 125
+
+
+def test_the_budgets_of_hosts_and_toolchains_are_apart() -> None:
+    job = meet(waiting(), ("h1", BROKEN), ("h2", LOST), ("h3", LOST), step=Step.COMPILING)
+    assert job.phase is Phase.QUEUED
+    assert retry.attempts_allowed(job, POLICY) == 4
+    assert meet(job, ("h4", Exited(0))).verdict == Exited(0)
+
+
+# --- two attempts side by side ----------------------------------------------------------------------------------------
+
+NO_RESULTS: tuple[Outcome, ...] = (LOST, BROKEN, CompileFailed(1), Crashed("KeyError"))
+
+
+def side_by_side(retries: int | None = None) -> Job:
+    """Attempt 1 on h1, and its backup on h2."""
+    job = begin(waiting(retries), "h1")
+    backup = AttemptRecord(2, "h2", 95.0, Step.RUNNING, backup=True)
+    return msgspec.structs.replace(job, attempts=(*job.attempts, backup))
+
+
+def end(job: Job, number: int, outcome: Outcome, policy: RetryPolicy = POLICY) -> Job:
+    return settle(job, job.attempts[number - 1], outcome, policy, 100.0, Random(1))
+
+
+@pytest.mark.parametrize("winner", [1, 2])
+@pytest.mark.parametrize("result", [result for result in RESULTS if result not in NO_RESULTS], ids=repr)
+def test_the_first_result_of_two_attempts_is_that_of_the_job(result: Exited, winner: int) -> None:
+    job = end(side_by_side(), winner, result)
+    loser = job.attempts[2 - winner]
+    assert (job.verdict, loser.outcome, loser.ended) == (result, Superseded(winner), 100.0)
+    assert job.current == job.attempts[winner - 1]
+    assert end(job, 3 - winner, Exited(9)) is job
+
+
+@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("outcome", NO_RESULTS, ids=repr)
+def test_an_attempt_without_a_result_says_nothing_about_the_one_beside_it(outcome: Outcome, first: int) -> None:
+    job = end(side_by_side(), first, outcome)
+    other = job.attempts[2 - first]
+    assert (job.phase, job.live, job.current) == (Phase.RUNNING, (other,), other)
+    assert job.attempts[first - 1].outcome == outcome
+    done = end(job, 3 - first, Exited(3))
+    assert (done.verdict, done.current) == (Exited(3), done.attempts[2 - first])
+    assert end(job, first, Exited(9)) is job
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_two_attempts_that_are_both_lost_are_one_try(first: int) -> None:
+    job = end(end(side_by_side(retries=1), first, LOST), 3 - first, LOST)
+    assert (job.phase, job.excluded, job.not_before) == (Phase.QUEUED, frozenset({"h1", "h2"}), 100.0)
+    assert retry.attempts_allowed(job, POLICY) == 3
+    assert isinstance(meet(job, ("h3", LOST)).verdict, GaveUp)
+    assert isinstance(end(end(side_by_side(retries=0), first, LOST), 3 - first, LOST).verdict, GaveUp)
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_what_does_not_compile_for_either_of_two_does_not_compile(first: int) -> None:
+    job = end(end(side_by_side(), first, CompileFailed(1)), 3 - first, CompileFailed(2))
+    assert job.verdict == CompileFailed(2)
+    assert job.current == job.attempts[2 - first]
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2]), st.sampled_from([*RESULTS, LOST, BROKEN])), min_size=2))
+def test_whatever_two_attempts_say_and_in_which_order_the_job_has_at_most_one_result(
+    said: list[tuple[int, Outcome]],
+) -> None:
+    job = side_by_side(retries=0)
+    verdicts = []
+    for number, outcome in said:
+        job = end(job, number, outcome)
+        verdicts.append(job.verdict)
+        assert (job.phase is Phase.RUNNING) == bool(job.live)
+        assert [record.number for record in job.attempts] == [1, 2]
+    assert len({repr(verdict) for verdict in verdicts if verdict is not None}) <= 1
+    if isinstance(job.verdict, Exited):
+        assert job.current is not None
+        assert job.current.outcome == job.verdict
+
+
+def test_a_superseded_attempt_says_by_which() -> None:
+    assert lines.attempt_outcome(end(side_by_side(), 2, Exited(0)).attempts[0]) == "superseded by attempt 2"
+
+
+# --- late news --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("news", [*RESULTS, LOST, BROKEN], ids=repr)
+def test_F4_news_of_an_older_attempt_changes_nothing(news: Outcome) -> None:
+    job = begin(meet(waiting(), ("h1", LOST)), "h2")
+    assert settle(job, job.attempts[0], news, POLICY, 200.0, Random(1)) is job
+
+
+@pytest.mark.parametrize("news", [*RESULTS, LOST, BROKEN], ids=repr)
+def test_an_attempt_ends_once(news: Outcome) -> None:
+    for job in (meet(waiting(), ("h1", LOST)), meet(waiting(), ("h1", Exited(0)))):
+        assert settle(job, job.attempts[0], news, POLICY, 200.0, Random(1)) is job
+
+
+def test_an_attempt_that_the_job_has_not_noted_yet_is_added() -> None:
+    job = settle(waiting(), AttemptRecord(1, "h1", 90.0), Exited(0), POLICY, 100.0, Random(1))
+    assert [record.outcome for record in job.attempts] == [Exited(0)]
+
+
+@given(
+    met=st.lists(
+        st.tuples(
+            st.sampled_from(["h1", "h2", "h3", "h4"]), st.sampled_from([LOST, BROKEN, *RESULTS]), st.sampled_from(Step)
+        ),
+        max_size=30,
+    ),
+    retries=st.none() | st.integers(0, 6),
+    others=st.booleans(),
+    seed=st.integers(),
+)
+def test_every_history_ends_within_its_budgets_and_only_a_result_or_an_empty_budget_ends_it(
+    met: list[tuple[str, Outcome, Step]], retries: int | None, others: bool, seed: int
+) -> None:
+    job = waiting(retries)
+    for node, outcome, step in met:
+        before = job = begin(msgspec.structs.replace(job, held=""), node, step)
+        job = settle(job, job.attempts[-1], outcome, POLICY, 100.0, Random(seed), others)
+        assert job.attempts[-1].outcome == outcome
+        assert job.attempts[:-1] == before.attempts[:-1]
+        assert len(job.attempts) <= 1 + (2 if retries is None else retries) + 2
+        if job.phase is Phase.DONE:
+            assert isinstance(job.verdict, GaveUp) or job.verdict == outcome
+            assert job.ended == 100.0
+            return
+        assert job.phase is Phase.QUEUED
+        assert job.verdict is None
+        assert isinstance(outcome, HostLost | ToolchainBroken)
+        assert 100.0 <= job.not_before <= 160.0
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+@given(failures=st.integers(-1, 5000), seed=st.integers())
+def test_a_backoff_stays_between_nothing_and_its_doubling_ceiling(failures: int, seed: int) -> None:
+    ceiling = min(60.0, 2.0 * 2.0 ** min(max(failures, 1) - 1, 60))
+    assert 0.0 <= retry.backoff(POLICY, failures, Random(seed)) <= ceiling
+
+
+def test_a_backoff_doubles_up_to_a_minute_and_may_be_as_short_as_nothing() -> None:
+    class Dice(Random):
+        def uniform(self, a: float, b: float) -> float:
+            return b + a / 1000  # both ends in one number
+
+    assert [retry.backoff(POLICY, failures, Dice()) for failures in (1, 2, 5, 6, 7)] == [2.0, 4.0, 32.0, 60.0, 60.0]
+
+
+def test_backoffs_are_spread_over_the_whole_range() -> None:
+    pauses = [retry.backoff(POLICY, 6, Random(seed)) for seed in range(500)]
+    assert min(pauses) < 6.0
+    assert max(pauses) > 54.0
+
+
+@pytest.mark.parametrize(("elapsed", "expected"), [(0.0, 10.0), (10.0, 10.0), (75.0, 75.0), (10_800.0, 600.0)])
+def test_patience_is_the_work_at_stake_within_bounds(elapsed: float, expected: float) -> None:
+    assert retry.patience(POLICY, elapsed) == expected
+
+
+# --- telling ----------------------------------------------------------------------------------------------------------
+
+FATES: list[tuple[Verdict, str, int, int | None, int | None, str]] = [
+    # verdict, state, exit status, exit code, signal, reason
+    (Exited(0), "COMPLETED", 0, 0, None, ""),
+    (Exited(3), "FAILED", 3, 3, None, "exit code 3"),
+    (Exited(255), "FAILED", 255, 255, None, "exit code 255"),  # A42: the program's own, not ssh's
+    (Exited(137), "FAILED", 137, 137, 9, "signal 9"),
+    (CompileFailed(1), "COMPILE_ERROR", 126, None, None, "the compiler said no (exit code 1)"),
+    (TimedOut(90.0), "TIMEOUT", 124, None, None, "time limit of 1m30s"),
+    (OutOfMemory(1 << 29), "OUT_OF_MEMORY", 137, None, 9, "memory limit of 512M"),
+    (OutOfMemory(0), "OUT_OF_MEMORY", 137, None, 9, "out of memory"),
+    (OutputLimit(1 << 20), "FAILED", 153, None, 25, "output limit of 1M"),
+    (ProcessLimit(64), "FAILED", 137, None, 9, "limit of 64 processes"),
+    (Cancelled("INT"), "CANCELLED", 130, None, 2, "cancelled (INT)"),
+    (Cancelled("KILL by eve"), "CANCELLED", 137, None, 9, "cancelled (KILL by eve)"),
+    (Cancelled("SIGTERM"), "CANCELLED", 143, None, 15, "cancelled (SIGTERM)"),
+    (Cancelled("eve"), "CANCELLED", 143, None, 15, "cancelled (eve)"),
+    (Cancelled(), "CANCELLED", 143, None, 15, "cancelled"),
+    (GaveUp("no node left"), "NODE_FAIL", 125, None, None, "no node left"),
+    (GaveUp("no node has it", no_toolchain=True), "NODE_FAIL", 127, None, None, "no node has it"),
+    (Swept(3, 0), "COMPLETED", 0, None, None, ""),
+    (Swept(200, 3), "FAILED", 3, None, None, "3 of 200 tasks failed"),
+    (Swept(200, 150, 7), "FAILED", 101, None, None, "150 of 200 tasks failed, 7 were not begun"),
+    (Crashed("KeyError"), "FAILED", 125, None, None, "a bug in sshgrid: KeyError"),
+]
+
+
+@pytest.mark.parametrize(("verdict", "state", "status", "code", "signal", "reason"), FATES, ids=repr)
+def test_each_fate_has_its_word_its_exit_status_and_its_reason(
+    verdict: Verdict, state: str, status: int, code: int | None, signal: int | None, reason: str
+) -> None:
+    line = lines.job_line(ended(verdict), 100.0, allowed=3)
+    assert (line.state, line.exit_status, line.exit_code, line.signal) == (state, status, code, signal)
+    assert line.reason == reason
+
+
+def test_every_kind_of_verdict_is_in_the_table_of_fates() -> None:
+    assert {type(fate[0]) for fate in FATES} == set(get_args(Verdict))
+
+
+@pytest.mark.parametrize(
+    ("code", "signal"), [(0, None), (1, None), (128, None), (129, 1), (137, 9), (143, 15), (159, 31), (160, None)]
+)
+def test_A42_a_code_of_128_and_a_signal_is_that_signal(code: int, signal: int | None) -> None:
+    assert signal_of(code) == signal
+
+
+@pytest.mark.parametrize(
+    ("code", "signal", "shown"),
+    [(0, None, "0:0"), (3, None, "3:0"), (137, 9, "0:9"), (None, 9, "0:9"), (None, None, "")],
+)
+def test_A42_code_and_signal_are_shown_as_slurm_does(code: int | None, signal: int | None, shown: str) -> None:
+    assert lines.code_and_signal(code, signal) == shown
+
+
+def test_a_job_that_is_not_done_has_no_exit_status() -> None:
+    for job in (waiting(), begin(waiting(), "h1")):
+        assert exit_status(job) is None
+
+
+def test_a_waiting_job_says_why_and_a_backoff_goes_before_the_state_of_the_grid() -> None:
+    job, why = waiting(not_before=110.0), (NodeReason("h1", "Resources: 2 of 2 slots busy"),)
+    assert lines.job_line(job, 100.0, 3, pending="Resources").reason == "Backoff"
+    line = lines.job_line(job, 110.0, 3, pending="Resources", why=why)
+    assert (line.state, line.reason, line.why) == ("PENDING", "Resources", why)
+    assert (line.node, line.attempt, line.started, line.seconds) == ("", 0, None, 0.0)
+
+
+def test_a_held_job_says_so() -> None:
+    assert lines.job_line(waiting(held=states.HELD_BY_USER), 100.0, 3, pending="Resources").reason == "HeldByUser"
+
+
+def test_a_running_job_shows_its_step_node_and_attempt() -> None:
+    job = begin(meet(waiting(), ("h1", LOST)), "h2", Step.COMPILING, began=120.0)
+    line = lines.job_line(job, 125.5, retry.attempts_allowed(job, POLICY))
+    assert (line.state, line.phase, line.node) == ("RUNNING", "compiling", "h2")
+    assert (line.attempt, line.attempts_allowed, line.started, line.seconds) == (2, 3, 120.0, 5.5)
+    assert lines.job_line(job, 125.5, 3, disconnected=True).state == "DISCONNECTED"
+
+
+def test_a_job_between_two_attempts_is_on_no_node_but_remembers_the_one_it_lost() -> None:
+    line = lines.job_line(meet(waiting(), ("h1", LOST)), 100.0, 3)
+    assert (line.state, line.phase, line.node, line.attempt) == ("PENDING", "", "", 1)
+    assert [(each.node, each.outcome) for each in line.attempts] == [("h1", "host-lost: no answer for 10 s")]
+
+
+def test_a_clock_that_was_set_back_gives_no_negative_seconds() -> None:
+    assert lines.job_line(begin(waiting(), "h1", began=120.0), 90.0, 3).seconds == 0.0
+
+
+def test_a_done_job_keeps_the_seconds_of_its_last_attempt() -> None:
+    line = lines.job_line(meet(waiting(), ("h1", Exited(3))), 9_999.0, 3)
+    assert (line.node, line.seconds, line.phase) == ("h1", 10.0, "")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "text"),
+    [
+        (None, ""),
+        (Exited(0), "exited 0"),
+        (Exited(137), "exited 137"),
+        (TimedOut(10.0), "timed-out: time limit of 10s"),
+        (BROKEN, "toolchain-broken: javac: no space left"),
+    ],
+)
+def test_an_attempt_says_how_it_ended(outcome: Outcome | None, text: str) -> None:
+    usage = Usage(1.0, 2.0, cpu_seconds=0.5, peak_memory_bytes=4096)
+    line = lines.attempt_line(AttemptRecord(2, "h2", 90.0, outcome=outcome, ended=95.0, compiled=True, usage=usage))
+    assert (line.number, line.node, line.outcome) == (2, "h2", text)
+    assert (line.started, line.ended, line.cpu_seconds, line.peak_memory) == (90.0, 95.0, 0.5, 4096)
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def node(running: int = 0, drained: bool = False, **rest: object) -> NodeView:
+    facts = Facts("Linux", "x86_64", "musl", 4, 8 << 30, "boot", 1000, "/var/tmp/g", "pidns")
+    java = Toolchain("java", "17.0.15", {}, "f")
+    seen = NodeView(
+        Node("h1", drained=drained, tags=frozenset({"lab", "fast"})),
+        up=True,
+        facts=facts,
+        toolchains={"java": java, "c": java},
+        sample=Sample(100.0, 1.0, 1.0, 0.7, 1 << 30),
+        running=running,
+    )
+    return msgspec.structs.replace(seen, **rest)
+
+
+@pytest.mark.parametrize(
+    ("seen", "state"),
+    [
+        (node(), NodeState.IDLE),
+        (node(1), NodeState.MIXED),
+        (node(4), NodeState.ALLOCATED),
+        (node(1, drained=True), NodeState.DRAINING),
+        (node(0, drained=True), NodeState.DRAINED),
+        (node(0, drained=True, up=False, reason="off"), NodeState.DRAINED),
+        (node(0, up=False, reason="no answer"), NodeState.DOWN),
+        (node(2, up=False), NodeState.DOWN),
+        (NodeView(Node("h1"), reason="refused"), NodeState.DOWN),
+        (NodeView(Node("h1")), NodeState.UNKNOWN),
+    ],
+)
+def test_each_node_has_one_state(seen: NodeView, state: NodeState) -> None:
+    assert lines.node_line(seen).state is state
+
+
+def test_a_node_line_tells_what_the_last_sample_said() -> None:
+    line = lines.node_line(node(1))
+    assert (line.cpu, line.load, line.memory_free, line.last_seen) == (0.25, 0.7, 1 << 30, 100.0)
+    assert (line.running, line.slots, line.cores, line.isolation) == (1, 4, 4, "pidns")
+    assert (line.toolchains, line.tags) == (("c", "java"), ("fast", "lab"))
+    assert lines.node_line(node(), last_seen=107.0).last_seen == 107.0
+
+
+def test_a_share_is_never_more_than_all_of_it() -> None:
+    """A sample taken a little late counts more than a second of CPU time for its second."""
+    assert lines.node_line(node(sample=Sample(100.0, 1.0, 4.2, 5.0, 0))).cpu == 1.0
+    assert lines.node_line(node(sample=Sample(100.0, 1.0, None, 5.0, 0))).cpu is None
+
+
+def test_a_node_that_never_answered_claims_nothing() -> None:
+    line = lines.node_line(NodeView(Node("h1"), reason="refused", next_try_seconds=4.0))
+    assert (line.cpu, line.load, line.memory_free, line.slots, line.cores, line.last_seen) == (None,) * 6
+    assert (line.reason, line.next_try_seconds) == ("refused", 4.0)

@@ -1,0 +1,200 @@
+"""Finding, greeting, starting and replacing a master."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from sshgrid.client import connection, start
+from sshgrid.errors import MasterGone, NoSuchJob, StoreError
+from sshgrid.model import JobId
+from sshgrid.paths import Places
+from sshgrid.protocol import messages
+from sshgrid.version import VERSION
+from tests.service.conftest import Cli
+from tests.service.fake_master import CLOSE, FakeMaster, status_reply
+
+
+def test_an_answer_arrives_and_a_refusal_is_the_error_it_names(fake: FakeMaster, cli: Cli) -> None:
+    with start.connect(cli.places, start=False) as link:
+        assert link.ask(messages.Status(), messages.StatusReply).pid == 4242
+        fake.on(messages.Info, messages.Failure("no-such-job", "no such job: 7", "sshgrid ps -a", 1))
+        with pytest.raises(NoSuchJob, match="no such job: 7") as caught:
+            link.ask(messages.Info(JobId(7)), messages.JobsReply)
+        assert (caught.value.hint, caught.value.exit_status) == ("sshgrid ps -a", 1)
+
+
+def test_an_error_this_version_does_not_know_keeps_its_code_and_status() -> None:
+    error = connection.to_error(messages.Failure("from-the-future", "what?", "", 77))
+    assert (error.code, error.message, error.exit_status) == ("from-the-future", "what?", 77)
+
+
+def test_a_master_that_closes_is_gone(fake: FakeMaster, cli: Cli) -> None:
+    fake.on(messages.Status, CLOSE)
+    with start.connect(cli.places, start=False) as link, pytest.raises(MasterGone):
+        link.ask(messages.Status(), messages.StatusReply)
+
+
+def test_without_a_master_and_without_leave_to_start_one_it_says_so(cli: Cli) -> None:
+    with pytest.raises(MasterGone, match="no master is running"):
+        start.connect(cli.places, start=False)
+
+
+def test_a_socket_folder_that_others_can_write_is_refused(fake: FakeMaster, cli: Cli) -> None:
+    Path(cli.places.state_dir).chmod(0o777)
+    with pytest.raises(StoreError, match=r"can be written by others \(mode 0777\)"):
+        start.connect(cli.places, start=False)
+
+
+def test_A41_a_link_in_place_of_the_state_folder_is_refused(cli: Cli, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    state = Path(cli.places.state_dir)
+    state.parent.mkdir(parents=True)
+    state.symlink_to(elsewhere)
+    with pytest.raises(StoreError, match="is not what it should be"):
+        start.connect(cli.places)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to give a folder away")
+def test_a_state_folder_of_somebody_else_is_refused(cli: Cli) -> None:
+    state = Path(cli.places.state_dir)
+    state.mkdir(parents=True, mode=0o700)
+    os.chown(state, 12345, 12345)
+    with pytest.raises(StoreError, match="belongs to another user"):
+        start.connect(cli.places)
+
+
+def fake_starts(monkeypatch: pytest.MonkeyPatch, starts: list[FakeMaster]) -> None:
+    """Instead of a process, `_spawn` starts a scripted master."""
+
+    class Process:
+        returncode: int | None = None
+
+        def poll(self) -> None:
+            return None
+
+    def spawn(places: Places, extra: object) -> tuple[Process, int]:
+        starts.append(FakeMaster(places))
+        return Process(), 0
+
+    monkeypatch.setattr(start, "_spawn", spawn)
+
+
+def test_many_at_once_start_one_master(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[FakeMaster] = []
+    fake_starts(monkeypatch, starts)
+    pids: list[int] = []
+
+    def ask() -> None:
+        with start.connect(cli.places) as link:
+            pids.append(link.ask(messages.Status(), messages.StatusReply).pid)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    for each in starts:
+        each.close()
+    assert (len(starts), pids) == (1, [4242] * 8)
+
+
+def test_a_stale_socket_is_healed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(cli.places.state_dir).mkdir(parents=True, mode=0o700)
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(cli.places.socket)
+    starts: list[FakeMaster] = []
+    fake_starts(monkeypatch, starts)
+    start.connect(cli.places).close()
+    starts[0].close()
+    assert len(starts) == 1
+
+
+def test_a_master_that_dies_at_once_is_reported_with_its_own_words(cli: Cli) -> None:
+    (cli.home / "inventory.yaml").write_text("version: 1\nnodes: []\n")
+    done = cli("ps")
+    assert done.returncode == 125
+    assert done.stderr.startswith(b"error: the master ended with status 125: ")
+    assert b"inventory.yaml:2:8" in done.stderr
+    assert done.stderr.rpartition(b"\n")[0].rpartition(b"\n")[2].startswith(b"hint: ")
+    log = Path(cli.places.log)
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("killed", "comes"), [(start.START_KILLS - 1, True), (start.START_KILLS, False)])
+def test_a_master_that_is_killed_while_it_starts_is_started_again(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, killed: int, comes: bool
+) -> None:
+    starts: list[FakeMaster] = []
+    fake_starts(monkeypatch, starts)
+    real, victims = start._spawn, list(range(killed))
+
+    class Victim:
+        returncode = -9
+
+        def poll(self) -> int:
+            return self.returncode
+
+    def spawn(places: Places, extra: tuple[str, ...]) -> object:
+        if not victims:
+            return real(places, extra)
+        victims.pop()
+        Path(places.log).touch()
+        return Victim(), 0
+
+    monkeypatch.setattr(start, "_spawn", spawn)
+    if comes:
+        start.connect(cli.places).close()
+        starts[0].close()
+    else:
+        with pytest.raises(MasterGone, match="ended with status -9"):
+            start.connect(cli.places)
+
+
+def test_an_idle_master_of_another_version_is_replaced_and_that_is_said(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[FakeMaster] = []
+    fake_starts(monkeypatch, starts)
+    said: list[str] = []
+    with FakeMaster(cli.places, version="0.0.1") as old:
+        old.on(messages.Status, status_reply(cli.places, "0.0.1", COMPLETED=9, PENDING=0))
+        with start.connect(cli.places, say=said.append) as link:
+            assert link.welcome == messages.Welcome(VERSION, 4242)
+        assert old.got(messages.Stop) == [messages.Stop()]
+    starts[0].close()
+    assert said == [f"the master was another version, this is {VERSION}: a new one is started"]
+
+
+def test_a_busy_master_of_another_version_is_kept_and_that_is_said(cli: Cli) -> None:
+    said: list[str] = []
+    with FakeMaster(cli.places, version="0.0.1") as old:
+        old.on(messages.Status, status_reply(cli.places, "0.0.1", RUNNING=1))
+        start.connect(cli.places, say=said.append).close()
+        assert not old.got(messages.Stop)
+    assert said == [f"the master is version 0.0.1, this is {VERSION}; it is replaced when no job needs it"]
+
+
+def test_a_master_of_another_protocol_that_is_busy_is_an_error(cli: Cli) -> None:
+    with FakeMaster(cli.places) as old:
+        old.refuses = messages.Failure("version", "this master speaks protocol 0")
+        old.on(messages.Status, status_reply(cli.places, "0.0.1", RUNNING=1))
+        with pytest.raises(MasterGone, match="this master speaks protocol 0"):
+            start.connect(cli.places)
+
+
+def test_a_signal_handler_never_cuts_into_a_message(fake: FakeMaster, cli: Cli) -> None:
+    """What is queued while a send is under way goes out behind it, whole."""
+    with start.connect(cli.places, start=False) as link:
+        link._sending = True
+        link.queue(messages.Cancel((JobId(1),)))
+        assert not link.flush_some()
+        link._sending = False
+        assert link.ask(messages.Status(), messages.Done).count == 1  # of the Cancel, which went first
+        fake.wait_for(messages.Status)
+    assert [type(message) for message, _ in fake.asked] == [messages.Hello, messages.Cancel, messages.Status]

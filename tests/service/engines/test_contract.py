@@ -1,0 +1,119 @@
+"""Every engine keeps the contract: the scripted one, and the one that runs programs on a real (local) node."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from sshgrid.engines import Engine
+from sshgrid.model import Exited, Node, RetryPolicy
+from sshgrid.nodes import Roster
+from sshgrid.spool.spool import Spool
+from sshgrid.ssh.connect import Dialing
+from sshgrid.testing import CHECKS, Check, MakeBench, ScriptedEngine, check_engine, imitate, until
+from sshgrid.testing.contract import GRID, IMITATIONS, until_clean
+
+
+class ScriptedBench:
+    """Programs are imitated."""
+
+    node = "n1"
+
+    def __init__(self, folder: Path) -> None:
+        self.spool = Spool(folder / "spool")
+        self.scripted = ScriptedEngine(*[imitate] * 100, blob=self.spool.read)
+        self.engine: Engine = self.scripted
+
+    async def left(self) -> Sequence[str]:
+        return [*self.scripted.stages, *self.scripted.refused]
+
+
+class DirectBench:
+    """Programs really run, on this machine as a node."""
+
+    node = "here"
+
+    def __init__(self, folder: Path, roster: Roster) -> None:
+        self.spool = roster.spool
+        self.engine = roster.members[self.node].engine
+        self._work = folder / "work"
+
+    async def left(self) -> Sequence[str]:
+        mark = f"SSHGRID_RUN={GRID}-".encode()
+        processes = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                try:
+                    if mark in (entry / "environ").read_bytes():
+                        processes.append(f"process {entry.name}")
+                except OSError:
+                    continue
+        return [*(run.name for run in (self._work / "runs").iterdir()), *processes]
+
+
+def scripted(folder: Path) -> MakeBench:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[ScriptedBench]:
+        bench = ScriptedBench(folder)
+        yield bench
+        await bench.scripted.close()
+        bench.spool.close()
+
+    return make
+
+
+def direct(folder: Path) -> MakeBench:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[DirectBench]:
+        with Spool(folder / "spool") as spool:
+            # Not the grid of the runs: no job stands behind those, so a roster of their own would take them for strays.
+            roster = Roster("roster", spool, Dialing(), Random(1), lambda: None)
+            node = Node("here", connection="local", slots=4, workdir=str(folder / "work"))
+            try:
+                await roster.follow([node], (), RetryPolicy())
+                await until(lambda: roster.members["here"].up, lambda: roster.members["here"].reason)
+                yield DirectBench(folder, roster)
+            finally:
+                await roster.close()
+
+    return make
+
+
+ENGINES = {"scripted": scripted, "direct": direct}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.usefixtures("quiet_log")
+async def test_an_engine(tmp_path: Path, engine: str, check: Check) -> None:
+    async with ENGINES[engine](tmp_path)() as bench:
+        await check(bench)
+        # Whatever a check leaves behind must be possible to discard.
+        for name in await bench.left():
+            if name.startswith(GRID):
+                await bench.engine.discard(name)
+        await until_clean(bench)
+
+
+async def test_the_contract_is_one_call(tmp_path: Path) -> None:
+    await check_engine(scripted(tmp_path))
+
+
+async def test_an_engine_that_breaks_a_promise_is_found(tmp_path: Path) -> None:
+    @asynccontextmanager
+    async def liar() -> AsyncIterator[ScriptedBench]:
+        bench = ScriptedBench(tmp_path)
+        bench.scripted.coming = [Exited(0)] * 100
+        yield bench
+        await bench.scripted.close()
+
+    with pytest.raises(AssertionError):
+        await check_engine(liar)
+
+
+def test_every_program_of_the_contract_has_its_imitation() -> None:
+    assert len(IMITATIONS) == 8

@@ -1,0 +1,38 @@
+"""Which server a connection knocks at first: as many dials as it bears go there at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sshgrid.model import Node
+from sshgrid.ssh.connect import Dialing, door
+
+CONFIG = """Host a b
+    ProxyJump ana@gate:2222,inner
+Host c
+    ProxyJump none
+"""
+A, B, C = (Node(name, ssh_config=name) for name in "abc")
+X, Y = (Node(name, host="192.0.2.1") for name in "xy")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (A, B, True),
+        (A, C, False),
+        (X, Y, True),
+        (X, Node("z", host="192.0.2.2"), False),
+        (X, Node("z", host="192.0.2.1", port=2222), False),
+        (Node("here-1", connection="local"), Node("here-2", connection="local"), False),
+    ],
+)
+def test_F29_nodes_of_one_server_or_behind_one_jump_host_share_a_door(
+    tmp_path: Path, one: Node, other: Node, same: bool
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(CONFIG)
+    how = Dialing(ssh_config=str(config))
+    assert (door(one, how) == door(other, how)) is same

@@ -1,0 +1,64 @@
+"""`logs -f`: one gapless stream, also over attempts, and from where a client of an earlier master had come."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sshgrid.errors import Dropped
+from sshgrid.model import Exited, Outcome
+from sshgrid.protocol.messages import Logs, Output, Restarted, Seen
+from sshgrid.testing import ScriptedGrid, Stage, after, until
+from tests.service.conftest import Grids
+
+pytestmark = pytest.mark.usefixtures("quiet_log")
+
+
+Shown = list[tuple[str, int, int, bytes]]
+
+
+async def shown(grid: ScriptedGrid, request: Logs, found: Shown) -> Shown:
+    """(kind, attempt, offset, bytes) of everything about stdout."""
+    async with asyncio.timeout(10), grid.master.watch(request) as events:
+        async for event, piece in events:
+            if isinstance(event, Output) and event.stream == "stdout":
+                found.append(("output", event.attempt, event.offset, piece))
+            elif isinstance(event, Restarted):
+                found.append(("restarted", event.attempt, 0, b""))
+    return found
+
+
+async def followed_over_a_move(grids: Grids, second: bytes) -> Shown:
+    gate = asyncio.Event()
+
+    async def first(stage: Stage) -> Outcome:
+        await stage.say(b"one\n")
+        await gate.wait()
+        raise Dropped("n1", "reset")
+
+    grid = await grids(first, after(second, Exited(0)))
+    job = await grid.submit()
+    found: Shown = []
+    following = asyncio.create_task(shown(grid, Logs(job, follow=True), found))
+    await until(lambda: found)
+    gate.set()
+    return await following
+
+
+async def test_logs_that_follow_go_on_with_the_next_attempt(grids: Grids) -> None:
+    assert await followed_over_a_move(grids, b"one\ntwo\n") == [("output", 1, 0, b"one\n"), ("output", 2, 4, b"two\n")]
+
+
+async def test_logs_that_follow_say_when_the_next_attempt_says_something_else(grids: Grids) -> None:
+    assert (await followed_over_a_move(grids, b"uno\n"))[1:] == [("restarted", 2, 0, b""), ("output", 2, 0, b"uno\n")]
+
+
+@pytest.mark.parametrize(("seen", "rest"), [(Seen("stdout", 1, 4), b"two\nsix\n"), (Seen("stdout", 2, 8), b"six\n")])
+async def test_F10_logs_go_on_behind_what_was_seen(grids: Grids, seen: Seen, rest: bytes) -> None:
+    grid = await grids(after(b"one\ntwo\n", Dropped("n1", "reset")), after(b"one\ntwo\nsix\n", Exited(0)))
+    job = await grid.submit()
+    await grid.wait(job)
+    found = await shown(grid, Logs(job, follow=True, tail_lines=1, seen=(seen,)), [])
+    assert [(kind, attempt) for kind, attempt, _, _ in found] == [("output", 2)]
+    assert found[0][3] == rest

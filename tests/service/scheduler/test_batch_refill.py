@@ -1,0 +1,292 @@
+"""The slots of sweeps: the next task waits behind the one that runs, unless it is another's turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from sshgrid.engines.launch import Order
+from sshgrid.errors import NodeUnfit
+from sshgrid.model import Exited, Group, Halt, JobId, Node, Phase, Swept, sweep_of
+from sshgrid.protocol.messages import Cancel
+from sshgrid.scheduler.sweep_state import SweepState
+from sshgrid.testing.engine import Stage
+from sshgrid.testing.grid import ScriptedGrid, inventory, until
+from tests.service.scheduler.test_sweeps import sweep, verdict
+
+pytestmark = pytest.mark.usefixtures("quiet_log")
+
+
+class Gate:
+    """Tasks whose word is `wait` do so until it opens; the others end at once, with the code of their word `fN`."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+
+    async def __call__(self, stage: Stage) -> Exited:
+        word = stage.args[0].decode() if stage.args else ""
+        if word == "wait":
+            await self.open.wait()
+        return Exited(int(word[1:]) if word.startswith("f") else 0)
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+async def grid(tmp_path: Path, gate: Gate) -> AsyncIterator[ScriptedGrid]:
+    grid = ScriptedGrid(tmp_path, inventory(*(Node(name, host="127.0.0.1", slots=1) for name in ("h1", "h2"))))
+    grid.engine.plays(*[gate] * 1000)
+    await grid.begin()
+    yield grid
+    gate.open.set()
+    await grid.end()
+
+
+def behind(grid: ScriptedGrid) -> int:
+    """How many tasks nodes have that have not begun."""
+    return sum(map(len, grid.engine._ahead.values()))
+
+
+async def waits_in_a_batch(grid: ScriptedGrid, job: JobId) -> None:
+    """A task waits for the gate, and others behind it."""
+    await until(lambda: behind(grid) and grid.book.count("ann", Phase.RUNNING) == 1, lambda: grid.engine._ahead)
+
+
+async def test_the_next_tasks_wait_where_they_will_run(grid: ScriptedGrid, gate: Gate) -> None:
+    words = ["go"] * 10 + ["wait"] + ["go"] * 30
+    job = await grid.submit(sweep(grid, *words, at_once=1))
+    await waits_in_a_batch(grid, job)
+    gate.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(41, 0)
+    numbers = [-order.attempt.job & 0xFFFFF for order in grid.engine.orders]
+    assert numbers == list(range(1, 42))
+
+
+async def test_anothers_job_comes_before_what_is_not_yet_there(grid: ScriptedGrid, gate: Gate) -> None:
+    grid.member("h2").go()
+    words = ["go"] * 8 + ["wait"] + ["go"] * 600
+    job = await grid.submit(sweep(grid, *words))
+    await waits_in_a_batch(grid, job)
+    there = len(grid.store.tasks(job))
+    other = await grid.submit(owner="bob")
+    await grid.reaches(other, "PENDING")
+    gate.open.set()
+    await grid.wait(other)
+    place = [order.attempt.job for order in grid.engine.orders].index(other)
+    assert place <= there
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(609, 0)
+
+
+async def test_who_waits_behind_a_long_task_goes_where_a_slot_is_free(grid: ScriptedGrid, gate: Gate) -> None:
+    grid.member("h2").go()
+    job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
+    await waits_in_a_batch(grid, job)
+    grid.member("h2").come()
+    await until(lambda: len(grid.engine.orders) == 33, lambda: (len(grid.engine.orders), grid.engine._ahead))
+    assert behind(grid) == 0
+    gate.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(33, 0)
+    assert len({order.run for order in grid.engine.orders}) == 33
+    assert {order.attempt.number for order in grid.engine.orders} == {1}
+
+
+async def test_also_of_a_batch_whose_slot_was_given_away(grid: ScriptedGrid, gate: Gate) -> None:
+    grid.member("h2").go()
+    job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
+    await waits_in_a_batch(grid, job)
+    for sink in grid.master.attempts.batches:
+        grid.master.attempts.release(sink)  # it was expected to be over by now
+    await until(lambda: behind(grid) == 0 and len(grid.engine.orders) == 33, lambda: grid.engine._ahead)
+    gate.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(33, 0)
+
+
+async def test_what_waits_behind_does_not_begin_when_the_sweep_halts(grid: ScriptedGrid, gate: Gate) -> None:
+    grid.member("h2").go()
+    words = [*["go"] * 12, "wait", *["go"] * 20, "f1", *["go"] * 500]
+    job = await grid.submit(sweep(grid, *words, halt=Halt("soon", count=1)))
+    await waits_in_a_batch(grid, job)
+    state = grid.master.sweeps.state(job)
+    assert state is not None
+    state.stopped = True  # as when one of another node has failed
+    grid.book.wake.set()
+    await until(lambda: behind(grid) == 0)
+    gate.open.set()
+    await grid.wait(job)
+    found = verdict(grid, job)
+    assert isinstance(found, Swept)
+    assert (found.failed, found.left) == (0, len(words) - len(grid.engine.orders))
+    assert len(grid.engine.orders) < 34
+
+
+async def test_a_slow_node_gets_nothing_that_the_others_end_before_it(
+    grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
+    job = await grid.submit(sweep(grid, "go", "go", "go"))
+    await grid.wait(job)
+    assert grid.engine.ran_on == ["h1"] * 3
+
+
+async def test_a_task_that_a_fast_node_has_failed_goes_to_a_slow_one(
+    grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
+    grid.engine.coming[:0] = [NodeUnfit("h1", "its disk is full")]
+    job = await grid.submit(sweep(grid, "go"))
+    await grid.wait(job)
+    assert grid.engine.ran_on == ["h1", "h2"]
+    assert verdict(grid, job) == Swept(1, 0)
+
+
+async def test_a_slow_node_is_not_spared_for_fast_ones_that_are_closed_to_the_user(
+    grid: ScriptedGrid, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
+    two = inventory(Node("h1", host="127.0.0.1", slots=2), Node("h2", host="127.0.0.1", slots=1))
+    await grid.master.follow(msgspec.structs.replace(two, groups=(Group("fast", frozenset({"h1"}), 1),)))
+    await grid.submit(grid.submission(args=(b"wait",), on="h1"))
+    await until(lambda: len(grid.engine.orders) == 1)
+    job = await grid.submit(sweep(grid, "go"))
+    await grid.wait(job)
+    assert grid.engine.ran_on == ["h1", "h2"]
+
+
+async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
+    grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+
+    async def extend(batch: str, orders: Sequence[Order], *, lingers: bool) -> bool:
+        refused.extend(order.run for order in orders)
+        return False
+
+    monkeypatch.setattr(grid.engine, "extend", extend)
+    job = await grid.submit(sweep(grid, *["go"] * 300))
+    await grid.wait(job)
+    assert refused
+    assert verdict(grid, job) == Swept(300, 0)
+    assert sorted(-order.attempt.job & 0xFFFFF for order in grid.engine.orders) == list(range(1, 301))
+    assert {len(task.attempts) for task in grid.store.tasks(job)} == {1}
+
+
+async def test_a_batch_that_has_done_all_is_gone_on_with_where_it_is(grid: ScriptedGrid) -> None:
+    grid.engine.linger_seconds = 1e6
+    job = await grid.submit(sweep(grid, *["go"] * 300))
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(300, 0)
+    # The first two tasks went alone, as nobody knew how long one takes; their starts served for many more.
+    first = next(iter(grid.engine.batches.values()))
+    assert first[0].endswith("-1_1.1")
+    assert len(first) > 60
+
+
+async def test_nobody_waits_for_a_batch_whose_sweep_has_nothing_left(grid: ScriptedGrid) -> None:
+    grid.engine.linger_seconds = 1e6
+    first = await grid.submit(sweep(grid, *["go"] * 40))
+    await grid.wait(first)
+    second = await grid.submit(sweep(grid, *["go"] * 40))
+    await grid.wait(second)
+    alone = await grid.submit(grid.submission())
+    await grid.wait(alone)
+    assert grid.job(alone).verdict == Exited(0)
+
+
+async def test_the_slot_of_a_batch_that_waits_for_more_goes_to_whose_turn_it_is(grid: ScriptedGrid) -> None:
+    grid.engine.linger_seconds = 1e6
+    job = await grid.submit(sweep(grid, *["wait"] * 3, at_once=1))
+    await until(lambda: len(grid.engine.orders) == 1)
+    # It has begun alone on one node; the other one is for whoever comes.
+    other = await grid.submit(owner="bob")
+    await grid.wait(other)
+    assert verdict(grid, other) == Exited(0)
+    assert grid.job(job).phase is not Phase.DONE
+
+
+async def test_a_batch_that_goes_on_passes_no_limit_of_a_group(grid: ScriptedGrid) -> None:
+    grid.engine.linger_seconds = 1e6
+    first, second = Gate(), Gate()
+    grid.engine.coming[:2] = [first, second]
+    two = inventory(*(Node(name, host="127.0.0.1", slots=1) for name in ("h1", "h2")))
+    await grid.master.follow(msgspec.structs.replace(two, groups=(Group("lab", frozenset({"h1", "h2"}), 1),)))
+    job = await grid.submit(sweep(grid, "wait", *["go"] * 20))
+    await until(lambda: len(grid.engine.orders) == 1)
+    other = await grid.submit(grid.submission(priority=10, args=(b"wait",)))
+    await grid.reaches(other, "PENDING")
+    first.open.set()
+    await grid.reaches(other, "RUNNING")
+    await asyncio.sleep(0.1)  # several steps of the scheduler
+    assert len(grid.engine.orders) == 2
+    second.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(21, 0)
+
+
+async def test_a_batch_that_goes_on_is_a_turn_of_its_owner(grid: ScriptedGrid) -> None:
+    async def takes_a_while(stage: Stage) -> Exited:
+        await asyncio.sleep(0.2)
+        return Exited(0)
+
+    grid.engine.coming[:] = [takes_a_while] * 40
+    grid.member("h2").go()
+    sweep_of_ann = await grid.submit(sweep(grid, *["go"] * 30, at_once=1))
+    await until(lambda: len(grid.engine.orders) == 1)
+    grid.member("h2").come()
+    await grid.submit(grid.submission(on="h2"), owner="bob")
+    await until(lambda: len(grid.engine.orders) == 2)
+    second = await grid.submit(grid.submission(on="h1"), owner="bob")
+    await grid.wait(second)
+    place = [order.attempt.job for order in grid.engine.orders].index(second)
+    assert place < 20
+    await grid.master.cancel(Cancel((sweep_of_ann,), "KILL"), "ann")
+    await grid.wait(sweep_of_ann)
+
+
+async def test_a_node_that_goes_while_a_batch_waits_for_more_keeps_nobody_waiting(
+    grid: ScriptedGrid, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
+    grid.engine.linger_seconds = 1e6
+    grid.member("h2").go()
+    job = await grid.submit(sweep(grid, "wait", *["go"] * 5, at_once=1))
+    await until(lambda: len(grid.engine.orders) == 1)
+    grid.master.pause()
+    gate.open.set()
+    await until(lambda: bool(grid.engine.lingering))
+    grid.member("h1").go()
+    grid.member("h2").come()
+    grid.master.scheduler.paused = False
+    grid.book.nodes_changed()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(6, 0)
+
+
+async def test_who_leaves_removes_a_batch_that_waits_for_more(grid: ScriptedGrid) -> None:
+    job = await grid.submit(sweep(grid, *["go"] * 3))
+    await grid.wait(job)
+    await grid.end()
+    assert set(grid.engine.batches) <= set(grid.engine.discarded)
+    await grid.begin()
+
+
+async def test_a_next_master_finds_what_waits_behind(grid: ScriptedGrid, gate: Gate) -> None:
+    job = await grid.submit(sweep(grid, *["go"] * 10, "wait", *["go"] * 30, at_once=1))
+    await waits_in_a_batch(grid, job)
+    await grid.end()
+    await grid.begin()
+    gate.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == Swept(41, 0)
+    ends = [task for task in grid.store.tasks(job) if sweep_of(task.id) == job]
+    assert len(ends) == 41

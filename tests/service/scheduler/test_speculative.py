@@ -1,0 +1,463 @@
+"""Two attempts at one task on a real master over scripted nodes: whoever is first wins, and there is one result."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+
+import msgspec
+import pytest
+
+from sshgrid.engines.launch import run_name
+from sshgrid.errors import Dropped, UsageError
+from sshgrid.model import (
+    Attempt,
+    Cancelled,
+    Caps,
+    CompileFailed,
+    Exited,
+    Halt,
+    HostLost,
+    JobId,
+    Limits,
+    Node,
+    OnHostLoss,
+    Outcome,
+    Phase,
+    RetryPolicy,
+    SourceFile,
+    Submission,
+    Superseded,
+    Sweep,
+    Swept,
+    task_id,
+    task_number,
+)
+from sshgrid.policy import retry
+from sshgrid.protocol.messages import Cancel
+from sshgrid.protocol.sweep_messages import TaskEnded, TaskLine, TaskOutput, WatchSweep
+from sshgrid.queue.store import Store
+from sshgrid.scheduler import sweep_state
+from sshgrid.sweeps import parameters, speculation
+from sshgrid.sweeps.parameters import Axis, Table
+from sshgrid.testing.engine import Play, ScriptedEngine, Stage, after
+from sshgrid.testing.grid import ScriptedGrid, inventory, until
+
+pytestmark = pytest.mark.usefixtures("quiet_log", "quick")
+
+SHORT = Exited(0)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task is late after some hundredths of a second."""
+    monkeypatch.setattr(speculation, "START_SECONDS", 0.01)
+
+
+@pytest.fixture
+async def grid(tmp_path: Path) -> AsyncIterator[ScriptedGrid]:
+    """h2 is down until somebody asks for it, so what is begun before runs on h1."""
+    grid = await ScriptedGrid(tmp_path, inventory("h1", "h2"), down=["h2"]).begin()
+    yield grid
+    await grid.end()
+    await grid.engine.close()
+
+
+@pytest.fixture
+async def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedGrid]:
+    """One slot on h1; h2 is down. All tasks behind the first one go in one batch."""
+    monkeypatch.setattr(sweep_state, "BATCH_SECONDS", 3600.0)
+    grid = await ScriptedGrid(tmp_path, inventory(Node("h1", host="127.0.0.1", slots=1), "h2"), down=["h2"]).begin()
+    yield grid
+    await grid.end()
+    await grid.engine.close()
+
+
+def bring_h2(grid: ScriptedGrid) -> None:
+    grid.down.clear()  # for the next master as well
+    grid.member("h2").come()
+
+
+class Gated:
+    """A play that prints its name, then waits until the test lets it end."""
+
+    def __init__(self, name: str, outcome: Outcome = SHORT) -> None:
+        self.said, self.outcome = name.encode() + b"\n", outcome
+        self.gate = asyncio.Event()
+
+    async def __call__(self, stage: Stage) -> Outcome:
+        await stage.say(self.said)
+        await self.gate.wait()
+        return self.outcome
+
+
+def sweep(
+    grid: ScriptedGrid, tasks: int = 4, *, backup: bool = True, batches: bool = False, **plan: object
+) -> Submission:
+    rows = tuple((str(number).encode(),) for number in range(1, tasks + 1))
+    packed = parameters.encode(Table((Axis(("x",), rows),)))
+    table = SourceFile("parameters", grid.spool.keep(packed), len(packed))
+    asked = msgspec.structs.replace(Sweep(table, tasks, backup=backup), **plan)
+    # With this limit tasks share no start.
+    return grid.submission(sweep=asked, limits=Limits() if batches else Limits(processes=64))
+
+
+async def straggling(grid: ScriptedGrid, first: Play, second: Play, owner: str = "ann") -> tuple[JobId, JobId]:
+    """A sweep of four tasks: the last one is as `first` and, once its siblings have ended, elsewhere as `second`."""
+    grid.engine.coming[:0] = [SHORT, SHORT, SHORT, first, second]
+    begun = len(grid.engine.orders)
+    sweep_id = await grid.submit(sweep(grid), owner)
+    task = task_id(sweep_id, 4)
+    await until(lambda: len(grid.engine.orders) == begun + 4, lambda: grid.engine.ran_on)
+    bring_h2(grid)
+    await until(lambda: len(grid.engine.orders) == begun + 5, lambda: grid.engine.ran_on)
+    pair = [order.attempt for order in grid.engine.orders[begun + 3 :]]
+    assert [(attempt.job, attempt.number) for attempt in pair] == [(task, 1), (task, 2)]
+    assert {attempt.node for attempt in pair} == {"h1", "h2"}
+    return sweep_id, task
+
+
+async def another_sweep_gets_its_backup(grid: ScriptedGrid) -> None:
+    """So who has got none until then will not."""
+    sweep_id, _ = await straggling(grid, Gated("another"), SHORT, owner="bob")
+    await told(grid, sweep_id)
+
+
+async def told(grid: ScriptedGrid, sweep_id: JobId) -> tuple[dict[int, TaskLine], bytes]:
+    """What a client is told of each task, to the end; more than once of none."""
+    tasks: dict[int, TaskLine] = {}
+    output = b""
+    async with asyncio.timeout(20), grid.master.watch(WatchSweep(sweep_id)) as events:
+        async for event, payload in events:
+            match event:
+                case TaskEnded(task):
+                    assert task.number not in tasks
+                    tasks[task.number] = task
+                case TaskOutput():
+                    output += payload
+    return tasks, output
+
+
+def outcomes(grid: ScriptedGrid, task: JobId) -> list[object]:
+    return [record.outcome for record in grid.job(task).attempts]
+
+
+async def nothing_is_left(grid: ScriptedGrid, task: JobId, attempts: int = 2) -> None:
+    """Each run of the task was removed from its node, and has no slot there."""
+    runs = {run_name(grid.store.grid, Attempt(task, number, "")) for number in range(1, attempts + 1)}
+    await until(lambda: runs <= set(grid.engine.discarded), lambda: (runs, grid.engine.discarded))
+    assert not [member.running for member in grid.roster.members.values() if member.running]
+
+
+# --- who wins ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_backup_that_ends_first_is_the_result_and_the_original_is_killed(grid: ScriptedGrid) -> None:
+    original = Gated("original")
+    sweep_id, task = await straggling(grid, original, after(b"backup\n", Exited(3)))
+    tasks, output = await told(grid, sweep_id)
+    assert (tasks[4].attempt, tasks[4].node, tasks[4].exit_status, output) == (2, "h2", 3, b"backup\n")
+    assert grid.job(sweep_id).verdict == Swept(4, 1)
+    assert outcomes(grid, task) == [Superseded(2), Exited(3)]
+    assert [line.outcome for line in grid.line(task).attempts] == ["superseded by attempt 2", "exited 3"]
+    await nothing_is_left(grid, task)
+    assert [name for _, name in grid.engine.signals] == ["KILL"]
+    assert grid.store.late_news() == 0
+
+
+async def test_an_original_that_ends_first_is_the_result_and_the_backup_is_killed(grid: ScriptedGrid) -> None:
+    original, backup = Gated("original"), Gated("backup")
+    sweep_id, task = await straggling(grid, original, backup)
+    await until(lambda: grid.kept(task, 2))
+    original.gate.set()
+    tasks, output = await told(grid, sweep_id)
+    assert (tasks[4].attempt, tasks[4].node, output) == (1, "h1", b"original\n")
+    assert outcomes(grid, task) == [Exited(0), Superseded(1)]
+    await nothing_is_left(grid, task)
+    assert len(grid.engine.orders) == 5
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_of_two_that_end_at_the_same_moment_one_counts(grid: ScriptedGrid, first: int) -> None:
+    pair = (Gated("original", Exited(1)), Gated("backup", Exited(2)))
+    sweep_id, task = await straggling(grid, *pair)
+    await until(lambda: grid.kept(task, 1) and grid.kept(task, 2))
+    pair[first].gate.set()
+    pair[1 - first].gate.set()
+    tasks, output = await told(grid, sweep_id)
+    winner = tasks[4].attempt
+    assert (tasks[4].exit_status, output) == (winner, pair[winner - 1].said)
+    assert sorted(map(repr, outcomes(grid, task))) == sorted(map(repr, (Exited(winner), Superseded(winner))))
+    assert grid.job(sweep_id).verdict == Swept(4, 1)
+    await nothing_is_left(grid, task)
+
+
+# --- who is lost ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", [Dropped("h2", "reset"), CompileFailed(1)], ids=repr)
+async def test_a_backup_without_a_result_is_recorded_and_the_original_goes_on(
+    grid: ScriptedGrid, outcome: Outcome
+) -> None:
+    original = Gated("original", Exited(5))
+    sweep_id, task = await straggling(grid, original, outcome)
+    await until(lambda: outcomes(grid, task)[1], lambda: outcomes(grid, task))
+    assert (grid.job(task).phase, grid.line(task).attempt, grid.line(task).node) == (Phase.RUNNING, 1, "h1")
+    await another_sweep_gets_its_backup(grid)
+    assert len(grid.job(task).attempts) == 2  # and not a second backup
+    original.gate.set()
+    tasks, output = await told(grid, sweep_id)
+    assert (tasks[4].attempt, tasks[4].exit_status, output) == (1, 5, b"original\n")
+    await nothing_is_left(grid, task)
+
+
+async def test_a_backup_goes_on_alone_when_the_original_is_lost(grid: ScriptedGrid) -> None:
+    backup = Gated("backup")
+    sweep_id, task = await straggling(grid, Gated("original"), backup)
+    grid.member("h1").go()
+    grid.engine.lose("h1")
+    await until(lambda: outcomes(grid, task)[0], lambda: outcomes(grid, task))
+    line = grid.line(task)
+    assert (line.state, line.attempt, line.node, len(line.attempts)) == ("RUNNING", 2, "h2", 2)
+    backup.gate.set()
+    tasks, output = await told(grid, sweep_id)
+    assert (tasks[4].attempt, output) == (2, b"backup\n")
+    assert isinstance(outcomes(grid, task)[0], HostLost)
+    assert len(grid.engine.orders) == 5
+
+
+async def test_a_third_attempt_is_begun_when_both_are_lost(grid: ScriptedGrid) -> None:
+    lost = Gated("backup", HostLost("reset"))
+    sweep_id, task = await straggling(grid, Gated("original"), lost)
+    grid.engine.coming.insert(0, after(b"third\n", Exited(0)))
+    lost.gate.set()
+    await until(lambda: outcomes(grid, task)[1], lambda: outcomes(grid, task))
+    grid.member("h1").go()
+    grid.engine.lose("h1")
+    tasks, output = await told(grid, sweep_id)
+    assert (tasks[4].attempt, output) == (3, b"third\n")
+    assert grid.job(sweep_id).verdict == Swept(4, 0)
+
+
+# --- another master ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("winner", [1, 2])
+async def test_a_new_master_finds_both_and_takes_the_first(grid: ScriptedGrid, winner: int) -> None:
+    pair = (Gated("original"), Gated("backup"))
+    sweep_id, task = await straggling(grid, *pair)
+    await grid.end()
+    await grid.begin()
+    assert [record.number for record in grid.job(task).live] == [1, 2]
+    pair[winner - 1].gate.set()
+    tasks, output = await told(grid, sweep_id)
+    assert (tasks[4].attempt, output) == (winner, pair[winner - 1].said)
+    assert outcomes(grid, task)[2 - winner] == Superseded(winner)
+    await nothing_is_left(grid, task)
+    assert len(grid.engine.orders) == 5
+
+
+async def test_a_backup_that_was_claimed_by_a_master_which_died_before_its_start_is_lost(grid: ScriptedGrid) -> None:
+    original = Gated("original")
+    grid.engine.coming[:0] = [SHORT, SHORT, SHORT, original]
+    sweep_id = await grid.submit(sweep(grid, backup=False))
+    task = task_id(sweep_id, 4)
+    await grid.begun(task)
+    assert grid.store.begin_backup(task, "h2", 1.0)
+    await grid.end()
+    grid.down.clear()
+    await grid.begin()
+    await until(lambda: outcomes(grid, task)[1], lambda: outcomes(grid, task))
+    assert grid.job(task).phase is Phase.RUNNING
+    original.gate.set()
+    tasks, output = await told(grid, sweep_id)
+    assert (tasks[4].attempt, output) == (1, b"original\n")
+
+
+async def test_a_new_master_remembers_what_the_siblings_took(grid: ScriptedGrid) -> None:
+    original = Gated("original")
+    grid.engine.coming[:0] = [SHORT, SHORT, SHORT, original]
+    sweep_id = await grid.submit(sweep(grid))
+    await until(lambda: len(grid.master.sweeps.read(grid.job(sweep_id)).ended) == 3)
+    await grid.end()
+    grid.engine.coming[:0] = [after(b"backup\n", Exited(0))]
+    grid.down.clear()
+    await grid.begin()
+    tasks, output = await told(grid, sweep_id)
+    assert (tasks[4].attempt, output) == (2, b"backup\n")
+
+
+# --- ending early -----------------------------------------------------------------------------------------------------
+
+
+async def until_killed(stage: Stage) -> Outcome:
+    await stage.signal()
+    return Exited(143)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_whoever_ends_a_task_ends_both_of_its_attempts(grid: ScriptedGrid, whole: bool) -> None:
+    sweep_id, task = await straggling(grid, until_killed, until_killed)
+    await grid.master.cancel(Cancel((sweep_id if whole else task,), "TERM"), "ann")
+    tasks, _ = await told(grid, sweep_id)
+    assert tasks[4].state == "CANCELLED"
+    cancelled, superseded = sorted(outcomes(grid, task), key=lambda outcome: isinstance(outcome, Superseded))
+    assert cancelled == Cancelled("TERM by ann")
+    assert isinstance(superseded, Superseded)
+    await nothing_is_left(grid, task)
+    assert {run.rpartition(".")[2] for run, _ in grid.engine.signals} == {"1", "2"}
+
+
+async def test_a_halted_sweep_ends_both_attempts(grid: ScriptedGrid) -> None:
+    failing = Gated("fails", Exited(1))
+    # Of the two that straggle, whichever gets its backup first: both are begun.
+    grid.engine.coming[:0] = [SHORT, SHORT, SHORT, failing, until_killed, HostLost("no"), until_killed]
+    sweep_id = await grid.submit(sweep(grid, 5, halt=Halt("now", "fail", 1)))
+    bring_h2(grid)
+    await until(lambda: len(grid.engine.orders) == 7)
+    failing.gate.set()
+    tasks, _ = await told(grid, sweep_id)
+    assert (tasks[4].state, tasks[5].state) == ("FAILED", "CANCELLED")
+    await nothing_is_left(grid, task_id(sweep_id, 5))
+
+
+async def test_what_is_retried_begins_with_a_new_number(grid: ScriptedGrid) -> None:
+    sweep_id, _ = await straggling(grid, Gated("original"), after(b"backup\n", Exited(3)))
+    await told(grid, sweep_id)
+    grid.engine.coming[:0] = [after(b"again\n", Exited(0))]
+    assert await grid.master.retry([sweep_id], failed=True) == 1
+    tasks, output = await told(grid, sweep_id)
+    assert (tasks[4].attempt, output) == (3, b"again\n")
+
+
+async def test_a_superseded_attempt_on_a_silent_node_is_ended_when_the_node_is_back(
+    grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = Gated("backup")
+    sweep_id, task = await straggling(grid, Gated("original"), backup)
+    tries: list[str] = []
+    longest: list[JobId | None] = []
+
+    async def not_now(run: str, name: str) -> bool:
+        tries.append(name)
+        longest.append(grid.master.attempts.longest_running(sweep_id))
+        if len(tries) < 3:
+            raise Dropped("h1", "no answer")
+        return await ScriptedEngine.signal(grid.engine, run, name)
+
+    monkeypatch.setattr(grid.engine, "signal", not_now)
+    backup.gate.set()
+    tasks, output = await told(grid, sweep_id)
+    assert (tasks[4].attempt, output) == (2, b"backup\n")
+    await nothing_is_left(grid, task)
+    assert tries == ["KILL"] * 3
+    assert longest == [None] * 3  # nobody waits for it
+
+
+# --- who gets one -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plan", [{"backup": False}, {"at_once": 1}, {"tasks": 3}], ids=repr)
+async def test_one_that_may_have_none_gets_none(grid: ScriptedGrid, plan: dict[str, object]) -> None:
+    """Not asked for; it would be one more at once than was asked for; too few siblings."""
+    original = Gated("original")
+    asked = sweep(grid, **plan)  # type: ignore[arg-type] # its own keywords
+    assert asked.sweep is not None
+    last = asked.sweep.tasks
+    grid.engine.coming[:0] = [*[SHORT] * (last - 1), original]
+    sweep_id = await grid.submit(asked)
+    await until(lambda: len(grid.engine.orders) == last)
+    await another_sweep_gets_its_backup(grid)
+    assert len(grid.job(task_id(sweep_id, last)).attempts) == 1
+    original.gate.set()
+    assert (await told(grid, sweep_id))[0][last].attempt == 1
+
+
+async def test_who_may_run_no_more_gets_none(grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid.master.scheduler, "_caps", lambda owner: Caps(running=1 if owner == "ann" else None))
+    original = Gated("original")
+    grid.engine.coming[:0] = [SHORT, SHORT, SHORT, original]
+    sweep_id = await grid.submit(sweep(grid))
+    await until(lambda: len(grid.engine.orders) == 4)
+    await another_sweep_gets_its_backup(grid)
+    assert len(grid.job(task_id(sweep_id, 4)).attempts) == 1
+    original.gate.set()
+    await told(grid, sweep_id)
+
+
+async def test_a_backup_is_a_slot_of_its_user(grid: ScriptedGrid) -> None:
+    original, backup = Gated("original"), Gated("backup")
+    sweep_id, _ = await straggling(grid, original, backup)
+    assert grid.book.count("ann", Phase.RUNNING) == 2
+    assert sorted(grid.book.nodes_in_use("ann")) == ["h1", "h2"]
+    progress = grid.master.sweep_report.progress(grid.job(sweep_id))
+    assert (progress.ended, progress.running, progress.waiting, progress.backups) == (3, 1, 0, 1)
+    backup.gate.set()
+    await told(grid, sweep_id)
+    assert grid.book.count("ann", Phase.RUNNING) == 0
+
+
+async def test_a_node_that_is_drained_gets_no_backup_and_its_own_tasks_may_have_one(tmp_path: Path) -> None:
+    drained = Node("h2", host="127.0.0.1", slots=4, drained=True)
+    grid = await ScriptedGrid(tmp_path, inventory("h1", drained, Node("h3", host="127.0.0.1", slots=1))).begin()
+    original = Gated("original")
+    grid.engine.coming[:0] = [SHORT, SHORT, SHORT, original, after(b"backup\n", Exited(0))]
+    sweep_id = await grid.submit(sweep(grid))
+    await grid.begun(task_id(sweep_id, 4))
+    here = grid.member("h1")
+    here.node = msgspec.structs.replace(here.node, drained=True)
+    tasks, _ = await told(grid, sweep_id)
+    assert (tasks[4].attempt, tasks[4].node) == (2, "h3")
+    await grid.end()
+    await grid.engine.close()
+
+
+@pytest.mark.parametrize("wish", [OnHostLoss.FENCE, OnHostLoss.FAIL, OnHostLoss.WAIT])
+async def test_whoever_wants_one_run_alone_is_refused_a_backup(grid: ScriptedGrid, wish: OnHostLoss) -> None:
+    with pytest.raises(UsageError, match=f"--on-host-loss {wish}"):
+        await grid.submit(msgspec.structs.replace(sweep(grid), on_host_loss=wish))
+
+
+# --- in batches -------------------------------------------------------------------------------------------------------
+
+
+async def stuck_in_a_batch(grid: ScriptedGrid) -> tuple[JobId, JobId]:
+    """A sweep of 71 tasks, of which the 61st hangs on h1 with others behind it in its batch."""
+    grid.engine.coming[:0] = [*[SHORT] * 60, Gated("stuck")]
+    sweep_id = await grid.submit(sweep(grid, 71, batches=True))
+    await until(lambda: len(grid.engine.orders) == 61, lambda: len(grid.engine.orders))
+    stuck = grid.engine.orders[60]
+    batches = grid.engine.batches
+    await until(lambda: any(stuck.run in runs[:-1] for runs in batches.values()), lambda: (stuck.run, batches))
+    return sweep_id, stuck.attempt.job
+
+
+async def test_a_straggler_in_a_batch_gets_a_backup_and_the_rest_goes_on(small: ScriptedGrid) -> None:
+    sweep_id, stuck = await stuck_in_a_batch(small)
+    small.member("h2").come()
+    tasks, output = await told(small, sweep_id)
+    assert sorted(tasks) == list(range(1, 72))
+    assert small.job(sweep_id).verdict == Swept(71, 0)
+    assert (outcomes(small, stuck), output) == ([Superseded(2), Exited(0)], b"")
+    await until(lambda: not [member.running for member in small.roster.members.values() if member.running])
+    assert small.store.late_news() == 0
+
+
+async def test_a_new_master_ends_what_was_superseded_in_a_batch_that_goes_on(small: ScriptedGrid) -> None:
+    sweep_id, stuck = await stuck_in_a_batch(small)
+    await small.end()
+    with Store.open(small.folder / "queue.db") as store:
+        backup = store.begin_backup(stuck, "h2", 1.0)
+        assert backup is not None
+        job = store.job(stuck)
+        record = msgspec.structs.replace(job.attempts[1], outcome=Exited(0), ended=2.0)
+        won = retry.settle(job, job.attempts[1], Exited(0), RetryPolicy(), 2.0, Random(1))
+        assert store.settle(backup, record, won)
+    await small.begin()
+    tasks, output = await told(small, sweep_id)
+    assert sorted(tasks) == list(range(1, 72))
+    assert (tasks[task_number(stuck)].attempt, output) == (2, b"")
+    assert small.engine.signals == [(run_name(small.store.grid, Attempt(stuck, 1, "h1")), "KILL")]
+    await until(lambda: not [member.running for member in small.roster.members.values() if member.running])

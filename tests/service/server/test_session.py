@@ -1,0 +1,544 @@
+"""One client's connection, over a real Unix socket: what it may say, when, and what it is told when it may not."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from sshgrid.errors import Dropped
+from sshgrid.model import (
+    Exited,
+    JobId,
+    Limits,
+    OnDisconnect,
+    Outcome,
+    Person,
+    Phase,
+    Program,
+    Role,
+    SourceFile,
+    Submission,
+)
+from sshgrid.protocol import codec, messages
+from sshgrid.protocol.messages import (
+    Accepted,
+    Cancel,
+    Done,
+    Failure,
+    Jobs,
+    JobsReply,
+    Logs,
+    Status,
+    StatusReply,
+    Watch,
+)
+from sshgrid.scheduler import attempts
+from sshgrid.server.presence import Clients
+from sshgrid.server.session import MAX_UPLOADS, Session
+from sshgrid.testing import ScriptedGrid, Stage, after, until, until_killed
+from tests.service.conftest import Grids
+from tests.service.talk import Talk
+
+pytestmark = pytest.mark.usefixtures("quiet_log")
+
+BIG = bytes(range(256)) * 4096 * 5  # 5 MiB
+STATUS = StatusReply(1, "0", "", "", "", "", 0.0, 0, {}, 0)
+
+
+class Door:
+    """What a session needs of its process, around a scripted grid."""
+
+    def __init__(self, grid: ScriptedGrid, path: Path) -> None:
+        self.grid, self.master, self.path = grid, grid.master, str(path)
+        self.clients = Clients(grid.master.book.is_over)
+        self.person = Person("ann", Role.OWNER)  # who comes next
+        self.inventory_error = ""
+        self.left: list[bool] = []
+        self.writers: list[asyncio.StreamWriter] = []
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def status(self) -> StatusReply:
+        return STATUS
+
+    def leave(self, drain: bool) -> None:
+        self.left.append(drain)
+
+    async def reload_if_changed(self) -> None:
+        """The file of this master never changes."""
+
+    async def reload(self) -> None:
+        self.inventory_error = "inventory.yaml:1:1: broken"
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        self.writers.append(writer)
+        try:
+            await Session(self, reader, writer, self.person).serve()
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            writer.close()
+
+    async def talk(self, **wishes: int | None) -> Talk:
+        return await Talk.open(self.path, **wishes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def door(grids: Grids, tmp_path: Path) -> AsyncIterator[Door]:
+    door = Door(await grids(), tmp_path / "s")
+    listener = await asyncio.start_unix_server(door.accept, door.path)
+    yield door
+    listener.close()
+    for task in door.tasks:
+        task.cancel()
+    await asyncio.gather(*door.tasks, return_exceptions=True)
+
+
+# --- the greeting -----------------------------------------------------------------------------------------------------
+
+
+async def test_who_speaks_another_protocol_is_told_and_may_only_ask_what_this_is_and_end_it(door: Door) -> None:
+    async with await door.talk(protocol=99) as talk:
+        assert (await talk.expect(Failure)).code == "version"
+        assert await talk.ask(Status(), StatusReply) == STATUS
+        for request in (Jobs(), Watch(JobId(1)), Logs(JobId(1))):
+            assert "protocol" in (await talk.ask(request, Failure)).message
+        await talk.ask(messages.Stop(), Done)
+    assert door.left == [False]
+
+
+async def test_who_does_not_greet_is_turned_away(door: Door) -> None:
+    async with await door.talk(protocol=None) as talk:
+        assert (await talk.ask(Status(), Failure)).code == "version"
+        assert await talk.next() is None
+
+
+HOSTILE = [
+    b"\n",
+    b"\0\0\0\0\n",
+    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"SSH-2.0-Go\r\n",
+    b'{"type":"nonsense"}\n',
+    b'{"type":"hello","version":"\x80"}\n',
+    b'{"x":' + b"[" * 100_000 + b"\n",
+    b'{"type":"put-blob","sha256":"0","size":99999999999,"last":true}\n',
+    b"x" * (codec.MAX_LINE + 300_000),
+]
+
+
+@pytest.mark.parametrize("words", HOSTILE, ids=lambda words: repr(words[:30]))
+@pytest.mark.parametrize("greeted", [False, True])
+async def test_A33_hostile_bytes_get_an_answer_and_nobody_else_notices(door: Door, words: bytes, greeted: bool) -> None:
+    async with await door.talk() as other, await door.talk(protocol=messages.PROTOCOL if greeted else None) as talk:
+        talk.writer.write(words)
+        refused = await talk.expect(Failure)
+        assert (refused.code, refused.exit_status) == ("usage", 2)
+        assert await talk.next() is None
+        assert await other.ask(Status(), StatusReply) == STATUS
+
+
+async def test_a_client_that_says_nothing_and_one_that_leaves_at_once_cost_nothing(door: Door) -> None:
+    async with await door.talk(protocol=None), await door.talk() as other:
+        await (await door.talk(protocol=None)).close()
+        await (await door.talk()).close()
+        assert await other.ask(Status(), StatusReply) == STATUS
+    await until(lambda: all(task.done() for task in door.tasks), lambda: door.tasks)
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+HUGE = JobId(10**30)
+NOTHING = Submission(Program("", "", ()), "")
+ODD: list[messages.Message] = [
+    Watch(JobId(0)),
+    Watch(HUGE),
+    Logs(JobId(-1)),
+    Logs(HUGE, attempt=10**30),
+    Cancel((HUGE,), "TERM"),
+    Cancel((), "TERM; reboot"),
+    Jobs("1-" + "9" * 60),
+    Jobs("x" * 5000),
+    Jobs(states=("NOPE",), since_seconds=-1e300),
+    Jobs(since_seconds=1e300),
+    messages.Info(HUGE),
+    messages.Remove((HUGE, JobId(0))),
+    messages.Hold((HUGE,)),
+    messages.Nodes("node[1-99999999999]"),
+    messages.Nodes("@@@"),
+    messages.CheckNodes("nobody"),
+    messages.Toolchains("!"),
+    messages.MissingBlobs(("../../etc/passwd",)),
+    messages.MissingBlobs(("0" * 64,) * 10_000),
+    messages.PutBlob("../../../tmp/x", 0, last=True),
+    messages.PutBlob("0" * 64, 0, last=True),
+    messages.Submit(NOTHING, "k"),
+    messages.Submit(Submission(Program("sh", "a", (SourceFile("a", "zz", -5),)), ""), "k"),
+    messages.Submit(Submission(Program("\0", "a", (SourceFile("a", "0" * 64, 1),)), ""), ""),
+    messages.Submit(Submission(Program("sh", "a", (), limits=Limits(-1.0, -1, -1)), "", retries=-7), "k" * 9999),
+    messages.Explain(NOTHING),
+    messages.Backup("relative"),
+    messages.Hello("again"),
+    messages.Welcome("me", 1),
+    messages.Done(),
+    messages.Notice("hi"),
+    messages.Reload(),
+    messages.Status(),
+]
+
+
+async def test_A9_A33_whatever_is_asked_is_answered_once_and_the_connection_goes_on(door: Door) -> None:
+    async with await door.talk() as talk:
+        for request in ODD:
+            await talk.send(request)
+            answer = await talk.next()
+            assert answer is not None, request
+            assert isinstance(answer[0], messages.Reply), (request, answer)
+            if isinstance(answer[0], Failure):
+                assert answer[0].message, request
+                assert "\n" not in answer[0].message
+        assert await talk.ask(Status(), StatusReply) == STATUS
+    assert door.grid.store.ids() == []
+
+
+async def test_a_backup_goes_to_an_absolute_path_only(door: Door, tmp_path: Path) -> None:
+    async with await door.talk() as talk:
+        assert "absolute" in (await talk.ask(messages.Backup("relative"), Failure)).message
+        assert "no such" in (await talk.ask(messages.Backup(f"{tmp_path}/not/there"), Failure)).message.lower()
+        await talk.ask(messages.Backup(f"{tmp_path}/copy.db"), Done)
+        assert "exists" in (await talk.ask(messages.Backup(f"{tmp_path}/copy.db"), Failure)).message
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+
+
+async def test_questions_may_be_sent_ahead_and_are_answered_in_order(door: Door) -> None:
+    async with await door.talk() as talk:
+        for _ in range(100):
+            await talk.send(Status())
+            await talk.send(Jobs())
+        for _ in range(100):
+            await talk.expect(StatusReply)
+            await talk.expect(JobsReply)
+
+
+async def test_what_came_before_junk_is_answered_first(door: Door) -> None:
+    async with await door.talk() as talk:
+        talk.writer.write(codec.encode(Status()) * 20 + b"junk\n" + codec.encode(Status()))
+        for _ in range(20):
+            await talk.expect(StatusReply)
+        assert (await talk.expect(Failure)).code == "usage"
+        assert await talk.next() is None
+
+
+async def test_a_broken_inventory_is_the_answer_to_reload(door: Door) -> None:
+    async with await door.talk() as talk:
+        refused = await talk.ask(messages.Reload(), Failure)
+        assert (refused.code, refused.message) == ("inventory", "inventory.yaml:1:1: broken")
+
+
+# --- uploads ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"x", BIG], ids=["empty", "one byte", "5 MiB"])
+@pytest.mark.parametrize("piece_bytes", [1 << 20, 1000])
+async def test_a_file_arrives_whole(door: Door, content: bytes, piece_bytes: int) -> None:
+    async with await door.talk() as talk:
+        digest = await talk.put(content[: 100 * piece_bytes], piece_bytes)
+        assert (await talk.ask(messages.MissingBlobs((digest, "0" * 64)), messages.Blobs)).sha256 == ("0" * 64,)
+    assert door.grid.spool.read(digest) == content[: 100 * piece_bytes]
+
+
+async def test_a_file_with_another_digest_is_refused_once(door: Door) -> None:
+    async with await door.talk() as talk:
+        for piece in (b"a", b"b"):
+            await talk.send(messages.PutBlob("0" * 64, 1, last=False), piece)
+        await talk.send(messages.PutBlob("0" * 64, 1, last=True), b"c")
+        assert "SHA-256" in (await talk.expect(Failure)).message
+        assert await talk.ask(Status(), StatusReply) == STATUS
+
+
+async def test_A33_a_piece_that_cannot_be_kept_is_told_once_and_the_rest_is_dropped(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sshgrid.errors import StoreError
+    from sshgrid.spool import spool
+
+    def full(*_: object) -> None:
+        raise StoreError("no space left on its disk")
+
+    async with await door.talk() as talk:
+        with monkeypatch.context() as patch:
+            patch.setattr(spool.BlobWriter, "append", full)
+            await talk.send(messages.PutBlob("0" * 64, 1, last=False), b"a")
+            assert "no space" in (await talk.expect(Failure)).message
+        for last in (False, False, True):
+            await talk.send(messages.PutBlob("0" * 64, 1, last), b"b")
+        assert await talk.ask(Status(), StatusReply) == STATUS
+        digest = await talk.put(b"afterwards")
+        assert (await talk.ask(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == ()
+
+
+async def test_A33_nobody_opens_files_without_end(door: Door) -> None:
+    async with await door.talk() as talk:
+        for number in range(MAX_UPLOADS + 1):
+            await talk.send(messages.PutBlob(f"{number:064x}", 1, last=False), b"x")
+        assert "at the same time" in (await talk.expect(Failure)).message
+        assert await talk.ask(Status(), StatusReply) == STATUS
+
+
+async def test_F25_an_upload_that_is_cut_off_leaves_nothing(door: Door) -> None:
+    talk = await door.talk()
+    await talk.send(messages.PutBlob("0" * 64, 4, last=False), b"half")
+    await talk.ask(Status(), StatusReply)
+    assert list(door.grid.spool.incoming.iterdir()) != []
+    await talk.close()
+    await until(lambda: list(door.grid.spool.incoming.iterdir()) == [])
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_is_submitted_and_watched_to_its_end(door: Door) -> None:
+    door.grid.engine.plays(after(b"hello\n", Exited(3)))
+    async with await door.talk() as talk:
+        streams, line = await talk.watch(await talk.submit(b"echo hello\n", "k"))
+        assert (streams, line.exit_status, line.user) == ({"stdout": b"hello\n"}, 3, "ann")
+        assert await talk.ask(Status(), StatusReply) == STATUS
+
+
+async def test_a_client_is_a_person_with_all_of_its_connections_and_what_it_brought(door: Door) -> None:
+    door.grid.engine.plays(until_killed, after(b"", Exited(0)))
+    looking, working = await door.talk(), await door.talk()
+    job = await working.submit(b"sleep 9\n", "a")
+    assert await working.submit(b"sleep 9\n", "a") == job
+    await working.watch(await working.submit(b"true\n", "b"))
+    (line,) = (await looking.ask(messages.Clients(), messages.ClientsReply)).clients
+    assert (line.user, line.address, line.programs, line.running, line.connections) == ("ann", "local", 2, 1, 2)
+    await working.close()
+    await until(lambda: door.clients.lines()[0].connections == 1)
+    assert (await looking.ask(messages.Jobs(active_only=True, limit=1), JobsReply)).jobs[0].id == job
+    assert await looking.ask(Cancel((job,), "KILL"), Done) == Done(1)
+    await until(lambda: door.clients.lines()[0].running == 0)
+    await looking.close()
+    await until(lambda: door.clients.lines() == ())
+    assert door.grid.master.book.ended_last_minute() == 2
+
+
+async def test_with_a_limit_what_runs_comes_before_what_waits(door: Door) -> None:
+    door.grid.engine.plays(until_killed)
+    door.grid.master.pause()
+    async with await door.talk() as talk:
+        waiting = await talk.submit(b"sleep 9\n", "a")
+        assert await talk.ask(messages.Hold((waiting,)), Done) == Done(1)
+        door.grid.master.scheduler.paused = False
+        running = await talk.submit(b"sleep 9\n", "b")
+        await until(lambda: door.grid.master.book.current(running).phase is Phase.RUNNING)
+        for limit, wanted in ((1, [running]), (2, [running, waiting])):
+            for query in (Jobs(active_only=True, limit=limit), Jobs(limit=limit)):
+                assert [line.id for line in (await talk.ask(query, JobsReply)).jobs] == wanted
+
+
+async def test_5_MiB_of_output_come_through_exactly(door: Door) -> None:
+    async def much(stage: Stage) -> Outcome:
+        for at in range(0, len(BIG), 77_777):
+            await stage.say(BIG[at : at + 77_777])
+            await stage.say(BIG[at : at + 1000], "stderr")
+            await asyncio.sleep(0)
+        return Exited(0)
+
+    door.grid.engine.plays(much)
+    async with await door.talk() as talk:
+        streams, _ = await talk.watch(await talk.submit(b"yes\n", "k"))
+    assert streams["stdout"] == BIG
+    assert len(streams["stderr"]) == 1000 * (len(BIG) // 77_777) + min(1000, len(BIG) % 77_777)
+
+
+async def test_fifty_jobs_over_ten_connections_are_not_mixed_up(door: Door) -> None:
+    async def says_its_words(stage: Stage) -> Outcome:
+        for word in stage.args:
+            await stage.say(word + b"\n")
+            await asyncio.sleep(0)
+        return Exited(int(stage.args[0]) % 100)
+
+    door.grid.engine.plays(*[says_its_words] * 50)
+
+    async def client(number: int) -> None:
+        async with await door.talk() as talk:
+            for turn in range(5):
+                word = b"%d" % (number * 5 + turn)
+                job = await talk.submit(b"# " + word, f"{number}-{turn}", word, b"again " + word)
+                streams, line = await talk.watch(job)
+                assert streams == {"stdout": word + b"\nagain " + word + b"\n"}
+                assert (line.id, line.exit_status) == (job, int(word))
+
+    await asyncio.gather(*(client(number) for number in range(10)))
+    assert len(door.grid.store.ids()) == 50
+
+
+async def test_F27_a_client_that_never_reads_costs_little_and_slows_nobody(door: Door) -> None:
+    door.grid.engine.plays(after(BIG * 4, Exited(0)))
+    async with await door.talk(limit=1024) as deaf, await door.talk() as talk:
+        job = await talk.submit(b"yes\n", "k")
+        deaf_writer = door.writers[0]
+        await deaf.send(Watch(job))
+        streams, _ = await talk.watch(job)
+        assert streams["stdout"] == BIG * 4
+        assert deaf_writer.transport.get_write_buffer_size() < 2 * messages.MAX_PAYLOAD
+        streams, _ = await deaf.to_end()
+        assert streams["stdout"] == BIG * 4
+
+
+async def test_the_same_submission_over_two_connections_is_one_job(door: Door) -> None:
+    async with await door.talk() as one, await door.talk() as two:
+        jobs = await asyncio.gather(one.submit(b"x", "k"), two.submit(b"x", "k"))
+        assert jobs[0] == jobs[1]
+
+
+# --- talking while watching -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = {name: tuple((signal, 0.02) for signal, _ in steps) for name, steps in attempts.ESCALATION.items()}
+    monkeypatch.setattr(attempts, "ESCALATION", quick)
+
+
+async def running(door: Door, talk: Talk) -> JobId:
+    door.grid.engine.plays(until_killed)
+    job = await talk.submit(b"sleep 9\n", "running")
+    await door.grid.begun(job)
+    return job
+
+
+async def test_a_job_is_cancelled_by_who_watches_it(door: Door) -> None:
+    async with await door.talk() as talk:
+        job = await running(door, talk)
+        await talk.send(Watch(job))
+        await talk.until(messages.Progress)
+        await talk.send(Cancel((job,), "INT"))
+        _, line = await talk.to_end()
+        assert (line.state, line.exit_status) == ("CANCELLED", 130)
+        assert await talk.ask(Status(), StatusReply) == STATUS
+
+
+@pytest.mark.parametrize("wrong", [Cancel((HUGE,)), Cancel((JobId(1),), "NOPE"), messages.Resize(-1, 1 << 40)], ids=str)
+async def test_a_wrong_word_while_watching_is_refused_and_the_watch_goes_on(
+    door: Door, wrong: messages.Message
+) -> None:
+    async with await door.talk() as talk:
+        job = await running(door, talk)
+        await talk.send(Watch(job, on_disconnect=OnDisconnect.CANCEL))
+        await talk.until(messages.Progress)
+        await talk.send(wrong)
+        assert (await talk.until(Failure)).exit_status in (1, 2)
+        await talk.send(Cancel((job,)))
+        _, line = await talk.to_end()
+        assert line.reason == "cancelled (TERM)"
+
+
+async def test_a_signal_that_cannot_be_sent_now_is_told_and_the_watch_goes_on(door: Door) -> None:
+    async with await door.talk() as talk:
+        job = await running(door, talk)
+
+        async def silent(*_: object) -> bool:
+            raise Dropped("n1", "no answer")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(door.grid.engine, "signal", silent)
+            await talk.send(Watch(job))
+            await talk.send(Cancel((job,), "USR1"))
+            assert (await talk.until(Failure)).message == "n1: no answer"
+        await talk.send(Cancel((job,)))
+        _, line = await talk.to_end()
+        assert line.state == "CANCELLED"
+
+
+async def test_a_question_while_watching_waits_until_the_watch_is_over(door: Door) -> None:
+    async with await door.talk() as talk:
+        job = await running(door, talk)
+        await talk.send(Watch(job, on_disconnect=OnDisconnect.CANCEL))
+        await talk.send(Status())
+        await talk.send(Watch(job))
+        await talk.until(messages.Progress)
+        await door.grid.master.cancel(Cancel((job,), "INT"), "ann")
+        _, line = await talk.to_end()
+        assert line.reason == "cancelled (INT by ann)"
+        assert await talk.expect(StatusReply) == STATUS
+        assert (await talk.to_end())[1] == line
+
+
+async def test_junk_while_watching_is_answered_and_ends_the_connection(door: Door) -> None:
+    async with await door.talk() as talk:
+        job = await running(door, talk)
+        await talk.send(Watch(job))
+        await talk.until(messages.Progress)
+        await talk.send_raw(b"junk\n")
+        assert (await talk.until(Failure)).code == "usage"
+        assert await talk.next() is None
+    assert door.grid.line(job).state == "RUNNING"
+
+
+async def test_a_client_that_is_merely_lost_kills_nothing(door: Door) -> None:
+    talk = await door.talk()
+    job = await running(door, talk)
+    await talk.send(Watch(job))
+    await talk.until(messages.Progress)
+    await talk.close()
+    await until(lambda: all(task.done() for task in door.tasks))
+    assert (door.grid.line(job).state, door.grid.engine.signals) == ("RUNNING", [])
+
+
+async def test_a_lost_client_ends_its_job_where_it_asked_for_that(door: Door) -> None:
+    talk = await door.talk()
+    job = await running(door, talk)
+    await talk.send(Watch(job, on_disconnect=OnDisconnect.CANCEL))
+    await talk.until(messages.Progress)
+    await talk.close()
+    assert (await door.grid.wait(job)).reason == "cancelled (TERM by lost client)"
+
+
+async def test_a_lost_client_ends_its_job_even_while_it_is_being_told_something(door: Door) -> None:
+    async def chatters(stage: Stage) -> Outcome:
+        while not stage.heard:
+            await stage.say(b"x" * 300_000)
+            await asyncio.sleep(0)
+        return Exited(0)
+
+    door.grid.engine.plays(chatters)
+    talk = await door.talk()
+    job = await talk.submit(b"yes\n", "k")
+    await talk.send(Watch(job, on_disconnect=OnDisconnect.CANCEL))
+    await talk.until(messages.Output)
+    await talk.close()
+    assert (await door.grid.wait(job)).state == "CANCELLED"
+
+
+# --- a run on a keyboard ----------------------------------------------------------------------------------------------
+
+
+async def test_an_interactive_run_is_typed_to_over_the_connection(door: Door) -> None:
+    async def cat(stage: Stage) -> Outcome:
+        assert stage.keyboard is not None
+        while piece := await stage.keyboard.get():
+            await stage.say(b"%r\n" % (piece,))
+        return Exited(0)
+
+    door.grid.engine.plays(cat)
+    async with await door.talk() as talk:
+        digest = await talk.put(b"cat\n")
+        program = Program("sh", "a.sh", (SourceFile("a.sh", digest, 4),))
+        job = (await talk.ask(messages.Submit(Submission(program, "a.sh", interactive=True), "k"), Accepted)).job
+        await talk.send(Watch(job))
+        await door.grid.begun(job)
+        await talk.send(messages.Input(3), b"a\0b")
+        await talk.send(messages.Resize(100, 30))
+        await talk.send(messages.Input(0))
+        streams, _ = await talk.to_end()
+        assert streams == {"stdout": b"b'a\\x00b'\n(100, 30)\n"}
+        await talk.send(messages.Input(4), b"late")
+        assert await talk.ask(Status(), StatusReply) == STATUS
+    gc.collect()

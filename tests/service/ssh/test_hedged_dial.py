@@ -1,0 +1,134 @@
+"""Two dials of one host: who wins, who is taken back."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from sshgrid.errors import Dropped
+from sshgrid.ssh.hedged_dial import Spare, first_of_two
+from sshgrid.testing import until
+
+SOON = 0.01
+
+
+class Dials:
+    """Each dial waits for a future of its own, or for ever."""
+
+    def __init__(self) -> None:
+        self.begun: list[asyncio.Future[str]] = []
+        self.closed: list[str] = []
+        self.cancelled = 0
+        self.second = asyncio.Event()
+
+    async def open(self) -> str:
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.begun.append(answer)
+        if len(self.begun) == 2:
+            self.second.set()
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def close(self, opened: str) -> None:
+        self.closed.append(opened)
+
+    def race(self, *, hurried: bool = True) -> asyncio.Task[str]:
+        return asyncio.create_task(first_of_two(self.open, self.close, lambda: hurried, SOON))
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+async def test_F2_the_first_that_answers_wins_and_the_other_is_taken_back(winner: int) -> None:
+    dials = Dials()
+    race = dials.race()
+    await dials.second.wait()
+    dials.begun[winner].set_result("link")
+    assert await race == "link"
+    assert (dials.cancelled, dials.closed) == (1, [])
+
+
+async def test_two_that_answer_at_once_leave_one() -> None:
+    dials = Dials()
+    race = dials.race()
+    await dials.second.wait()
+    for number, answer in enumerate(dials.begun):
+        answer.set_result(f"link {number}")
+    won = await race
+    assert [won, *dials.closed] in (["link 0", "link 1"], ["link 1", "link 0"])
+
+
+async def test_a_refusal_ends_both() -> None:
+    dials = Dials()
+    race = dials.race()
+    await dials.second.wait()
+    dials.begun[0].set_exception(ConnectionRefusedError())
+    with pytest.raises(ConnectionRefusedError):
+        await race
+    assert dials.cancelled == 1
+
+
+async def test_without_hurry_there_is_one_dial() -> None:
+    dials = Dials()
+    race = dials.race(hurried=False)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(5 * SOON):
+            await dials.second.wait()
+    dials.begun[0].set_result("link")
+    assert (await race, len(dials.begun)) == ("link", 1)
+
+
+async def test_who_waits_no_longer_takes_both_back() -> None:
+    dials = Dials()
+    race = dials.race()
+    await dials.second.wait()
+    race.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await race
+    assert dials.cancelled == 2
+
+
+async def test_F16_a_spare_dial_answers_beside_a_silent_connection_and_is_handed_over() -> None:
+    dials = Dials()
+    spare = Spare(dials.open, dials.close)
+    spare.begin()
+    spare.begin()
+    await until(lambda: dials.begun)
+    assert (len(dials.begun), spare.answered) == (1, False)
+    dials.begun[0].set_result("link")
+    await until(lambda: spare.answered)
+    assert (await spare.end(), dials.closed) == ("link", [])
+
+
+async def test_F39_a_spare_dial_is_taken_back_when_the_connection_speaks_and_may_come_again() -> None:
+    dials = Dials()
+    spare = Spare(dials.open, dials.close)
+    for _ in range(2):
+        spare.begin()
+        await until(lambda: len(dials.begun) > dials.cancelled)
+        await spare.drop()
+    assert (len(dials.begun), dials.cancelled, await spare.end()) == (2, 2, None)
+
+
+async def test_a_spare_dial_that_fails_changes_nothing_and_is_not_repeated() -> None:
+    dials = Dials()
+    spare = Spare(dials.open, dials.close)
+    spare.begin()
+    await until(lambda: dials.begun)
+    dials.begun[0].set_exception(Dropped("n1", "no route"))
+    await until(lambda: not spare.dials)
+    spare.begin()
+    assert (len(dials.begun), spare.answered, await spare.end()) == (1, False, None)
+
+
+async def test_a_spare_that_answered_and_is_not_wanted_is_closed() -> None:
+    dials = Dials()
+    spare = Spare(dials.open, dials.close)
+    spare.begin()
+    await until(lambda: dials.begun)
+    dials.begun[0].set_result("link")
+    await until(lambda: spare.answered)
+    await spare.drop()
+    assert dials.closed == ["link"]
