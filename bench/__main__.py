@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from bench import backlog, batch, crowd, monitor, single, sweeps
-from bench.gateway import DoorBench
+from bench.gateway import GatewayBench
 from bench.installed import ROOT, Failed, install
 from bench.single import Bench
 from bench.table import Row, say, text
@@ -68,7 +68,7 @@ def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) ->
     if "monitor" in wanted:
         yield from monitor.rows(command, home / "monitor")
     if "door" in wanted:
-        yield from DoorBench(lab, command, home / "door", arguments.repeats).rows()
+        yield from GatewayBench(lab, command, home / "door", arguments.repeats).rows()
     if "crowd" in wanted:
         yield from crowd.rows(lab, command, home / "crowd")
     if "many" in wanted:

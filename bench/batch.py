@@ -15,8 +15,8 @@ from pathlib import Path
 
 from bench.installed import Failed
 from bench.table import Row, rested, spread
-from sshgrid.engines import Finish
-from sshgrid.engines.launch import Order, make_batch
+from sshgrid.engines import AttemptResult
+from sshgrid.engines.launch import RunSpec, make_batch
 from sshgrid.model import Exited, Node
 from tests.edge.engine_hosts import Host
 from tests.lab.disk import ACCOUNT
@@ -35,16 +35,16 @@ class _Tally:
     def __init__(self) -> None:
         self.well = 0
 
-    def kept(self, order: Order, stream: str) -> int:
+    def kept(self, order: RunSpec, stream: str) -> int:
         return 0
 
-    async def output(self, order: Order, stream: str, piece: bytes) -> None:
+    async def output(self, order: RunSpec, stream: str, piece: bytes) -> None:
         raise Failed(f"{order.run} said {piece!r} on {stream}")
 
-    async def running(self, orders: Sequence[Order]) -> None:
+    async def running(self, orders: Sequence[RunSpec]) -> None:
         """No news here."""
 
-    async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
+    async def ended(self, ends: Sequence[tuple[RunSpec, AttemptResult]]) -> None:
         self.well += sum(finish.outcome == Exited(0) for _, finish in ends)
 
     async def uploaded(self, count: int, left: int = 0) -> None:

@@ -28,7 +28,7 @@ CLIENTS = 50
 JOBS = 20
 
 
-class DoorBench:
+class GatewayBench:
     """A grid over the lab's hosts with a door on loopback, and one user."""
 
     def __init__(self, lab: Lab, command: Path, home: Path, repeats: int) -> None:

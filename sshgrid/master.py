@@ -20,8 +20,8 @@ import msgspec
 from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage, UsageError
 from sshgrid.model import Cancelled, Inventory, Job, JobId, Phase, Program, Submission
 from sshgrid.node import fanout
-from sshgrid.node.managed_node import Member
-from sshgrid.nodes import Roster
+from sshgrid.node.managed_node import ManagedNode
+from sshgrid.nodes import NodePool
 from sshgrid.notation import selectors
 from sshgrid.policy import placement, quota, retry, states
 from sshgrid.policy.placement import NodeView
@@ -42,17 +42,17 @@ from sshgrid.protocol.messages import (
     Watch,
 )
 from sshgrid.protocol.sweep_messages import WatchSweep
-from sshgrid.queue.active_jobs import JobBook
+from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.queue.store import Store
 from sshgrid.reports.lines import job_line, node_line
 from sshgrid.reports.sweep_report import SweepReport
 from sshgrid.reports.watch import tail, watch
 from sshgrid.scheduler import admission
-from sshgrid.scheduler.active_sweeps import Sweeps
+from sshgrid.scheduler.active_sweeps import ActiveSweeps
 from sshgrid.scheduler.admission import inputs_of
 from sshgrid.scheduler.attempts import Attempts
 from sshgrid.scheduler.scheduler import DECIDE_SECONDS, Scheduler
-from sshgrid.spool.local_files import Handover
+from sshgrid.spool.local_files import LocalFiles
 from sshgrid.sweeps.checks import is_success
 from sshgrid.users.accounts import People
 
@@ -90,33 +90,37 @@ class _Moment:
 class Master:
     """One grid: its parts wired together, and everything that may be asked of it."""
 
-    def __init__(self, store: Store, roster: Roster, book: JobBook, inventory: Inventory, rng: Random) -> None:
+    def __init__(
+        self, store: Store, pool: NodePool, active_jobs: ActiveJobs, inventory: Inventory, rng: Random
+    ) -> None:
         self.store = store
-        self.spool = roster.spool
-        self.roster = roster
-        self.book = book
-        self.attempts = Attempts(book, roster)
-        self.people = People(book, lambda job, by: self._cancel(job, "TERM", by))
-        self.sweeps = Sweeps(book, roster.spool, lambda task: self._cancel(task, "TERM", "its sweep"))
-        self.sweep_report = SweepReport(book, roster.spool, self.sweeps, self.attempts, self._disconnected)
-        self.scheduler = Scheduler(book, roster, self.attempts, self.sweeps, inventory.placement, rng, self.people.caps)
+        self.spool = pool.shared.spool
+        self.pool = pool
+        self.active_jobs = active_jobs
+        self.attempts = Attempts(active_jobs, pool)
+        self.people = People(active_jobs, lambda job, by: self._cancel(job, "TERM", by))
+        self.sweeps = ActiveSweeps(active_jobs, pool.shared.spool, lambda task: self._cancel(task, "TERM", "its sweep"))
+        self.sweep_report = SweepReport(active_jobs, pool.shared.spool, self.sweeps, self.attempts, self._disconnected)
+        self.scheduler = Scheduler(
+            active_jobs, pool, self.attempts, self.sweeps, inventory.placement, rng, self.people.caps
+        )
         self.inventory = inventory
         self._rng = rng
-        self.handover = Handover(roster.spool)
+        self.local_files = LocalFiles(pool.shared.spool)
 
     async def run(self) -> None:
         """Take up what an earlier master left, then place what waits; until cancelled."""
         self._forget_removed()
         self.sweeps.take_up()
         await self.follow(self.inventory)
-        self.attempts.resume(self.book.in_phase(Phase.RUNNING))
+        self.attempts.resume(self.active_jobs.in_phase(Phase.RUNNING))
         await self.scheduler.run()
 
     def _forget_removed(self) -> None:
         """Output of jobs that a killed master had removed only half, and what a restored queue knows nothing of."""
         for job_id in set(self.spool.jobs()) - set(self.store.ids()):
             self.spool.remove(job_id)
-        for job in (*self.book.in_phase(Phase.QUEUED), *self.book.in_phase(Phase.RUNNING)):
+        for job in (*self.active_jobs.in_phase(Phase.QUEUED), *self.active_jobs.in_phase(Phase.RUNNING)):
             self.spool.remove_after(job.id, job.attempts[-1].number if job.attempts else 0)
 
     async def follow(self, inventory: Inventory) -> None:
@@ -124,12 +128,12 @@ class Master:
         self.inventory = inventory
         self.scheduler.policy = inventory.placement
         self.scheduler.groups = [group for group in inventory.groups if group.max_jobs_per_user is not None]
-        await self.roster.follow(inventory.nodes, inventory.languages, inventory.retry)
+        await self.pool.follow(inventory.nodes, inventory.languages, inventory.retry)
 
     async def let_go(self) -> None:
         """Nodes that were removed from the inventory while they had work leave once that has ended."""
         names = {node.name for node in self.inventory.nodes}
-        if any(member.name not in names and not member.running for member in self.roster.members.values()):
+        if any(managed.name not in names and not managed.running for managed in self.pool.nodes.values()):
             await self.follow(self.inventory)
 
     def pause(self) -> None:
@@ -148,46 +152,46 @@ class Master:
         job = self.store.add(submission, owner, key, time.time())
         if submission.sweep:
             self.sweeps.add(job)
-        self.book.keep(job)
+        self.active_jobs.keep(job)
         return job.id
 
     def _bounded(self, submission: Submission, owner: str) -> Submission:
         caps = self.people.caps(owner)
-        waiting = 0 if caps.queued is None else self.book.count(owner, Phase.QUEUED) + self.sweeps.unbegun(owner)
+        waiting = 0 if caps.queued is None else self.active_jobs.count(owner, Phase.QUEUED) + self.sweeps.unbegun(owner)
         return quota.bounded(submission, caps, waiting)
 
     def _is_full(self, owner: str) -> bool:
         """Whether this user may start no more now."""
         caps = self.people.caps(owner)
-        return caps.running is not None and quota.must_wait(self.book.count(owner, Phase.RUNNING), caps)
+        return caps.running is not None and quota.must_wait(self.active_jobs.count(owner, Phase.RUNNING), caps)
 
     def _moment(self) -> _Moment:
-        return _Moment(self.roster.views, self._is_full, self.scheduler.seen_by)
+        return _Moment(self.pool.views, self._is_full, self.scheduler.seen_by)
 
     async def _refuse_impossible(self, submission: Submission) -> None:
         """Early no to what no node can ever run; waits a moment for nodes that have not been asked yet."""
         deadline = time.monotonic() + DECIDE_SECONDS
         language = submission.program.language
         while True:
-            views = self.roster.views()
+            views = self.pool.views()
             if impossible := placement.permanently_impossible(views, submission, self.inventory.languages):
                 raise _refusal(*impossible)
             able = any(language in view.toolchains for view in views)
-            if able or not self.roster.undecided(language) or time.monotonic() > deadline:
+            if able or not self.pool.undecided(language) or time.monotonic() > deadline:
                 return
-            self.roster.want(language)
-            await self.book.board.changed(None, 0.25)
+            self.pool.want(language)
+            await self.active_jobs.notifications.changed(None, 0.25)
 
     @asynccontextmanager
     async def watch(self, request: Watch | WatchSweep | Logs) -> AsyncIterator[AsyncIterator[tuple[Event, bytes]]]:
         """Events of one job. Raises NoSuchJob."""
-        self.book.current(request.job)
+        self.active_jobs.current(request.job)
         if isinstance(request, WatchSweep):
             events = self.sweep_report.watch(request, self.line)
         elif isinstance(request, Watch):
-            events = watch(self.book, self.spool, self.line, request)
+            events = watch(self.active_jobs, self.spool, self.line, request)
         else:
-            events = tail(self.book, self.spool, self.line, request)
+            events = tail(self.active_jobs, self.spool, self.line, request)
         try:
             yield events
         finally:
@@ -200,7 +204,7 @@ class Master:
         ending = request.signal in ("INT", "TERM", "KILL")
         count = 0
         for job_id in request.jobs:
-            job = self.book.current(job_id)
+            job = self.active_jobs.current(job_id)
             if job.phase is Phase.DONE:
                 continue
             count += 1
@@ -212,34 +216,34 @@ class Master:
 
     async def typed(self, job_id: JobId, piece: bytes) -> None:
         """Bytes for the standard input of an interactive run; b"" ends it. Other runs hear nothing of them."""
-        await self.attempts.typed(self.book.current(job_id), piece)
+        await self.attempts.typed(self.active_jobs.current(job_id), piece)
 
     async def resized(self, job_id: JobId, columns: int, rows: int) -> None:
         """The window of an interactive run on a terminal has another size now."""
         if not (0 <= columns <= MAX_WINDOW and 0 <= rows <= MAX_WINDOW):
             raise UsageError(f"no window has {columns} columns and {rows} rows")
-        await self.attempts.resized(self.book.current(job_id), columns, rows)
+        await self.attempts.resized(self.active_jobs.current(job_id), columns, rows)
 
     def _cancel(self, job: Job, signal: str, by: str) -> None:
         words = f"{signal} by {by}" if by else signal
         job = self.store.request_cancel(job.id, words)
         if job.submission.sweep and job.phase is Phase.QUEUED:
-            self.book.keep(job)
+            self.active_jobs.keep(job)
             self.sweeps.changed(job, lambda task: self._cancel(task, signal, by))
         elif job.phase is Phase.QUEUED:
             self.store.finish(job.id, Cancelled(words), time.time())
             self.attempts.forget(job.id)
-            self.book.reread(job.id)
+            self.active_jobs.reread(job.id)
         elif job.phase is Phase.RUNNING:
-            self.book.keep(job)
+            self.active_jobs.keep(job)
             self.attempts.end(job, signal)
 
     async def hold(self, jobs: Sequence[JobId], release: bool) -> int:
         """Keep waiting jobs from starting, or let them go; how many of these wait."""
-        waiting = [job_id for job_id in jobs if self.book.current(job_id).phase is Phase.QUEUED]
+        waiting = [job_id for job_id in jobs if self.active_jobs.current(job_id).phase is Phase.QUEUED]
         for job_id in waiting:
             job = self.store.hold(job_id, "" if release else states.HELD_BY_USER)
-            self.book.keep(job)
+            self.active_jobs.keep(job)
             self.sweeps.changed(job)
         return len(waiting)
 
@@ -247,12 +251,12 @@ class Master:
         """Queue what is over once more: with `failed` only what did not succeed. How many jobs or tasks."""
         count = 0
         for job_id in jobs:
-            job = self.book.current(job_id)
+            job = self.active_jobs.current(job_id)
             if job.submission.sweep:
                 count += self._retry_sweep(job, failed)
             elif not (failed and is_success(job.verdict)):
-                count += self.book.retry([job.id])
-                self.book.reread(job.id)
+                count += self.active_jobs.retry([job.id])
+                self.active_jobs.reread(job.id)
         return count
 
     def _retry_sweep(self, job: Job, failed: bool) -> int:
@@ -263,19 +267,19 @@ class Master:
         unbegun = self.sweep_report.progress(job).left
         if not again and not unbegun:
             return 0
-        self.book.retry([*again, job.id])
+        self.active_jobs.retry([*again, job.id])
         self.sweeps.add(self.store.job(job.id))
         for task in again:
-            self.book.reread(task)
-        self.book.reread(job.id)
+            self.active_jobs.reread(task)
+        self.active_jobs.reread(job.id)
         return len(again) + unbegun
 
     async def remove(self, jobs: Sequence[JobId]) -> int:
         """Forget finished jobs and what they left here."""
         for job_id in jobs:
-            self.book.remove(job_id)
+            self.active_jobs.remove(job_id)
             self.spool.remove(job_id)
-            self.book.board.forget(job_id)
+            self.active_jobs.notifications.forget(job_id)
         inputs = inputs_of(self.store.input_lists(), self.spool)
         self.spool.sweep(self.store.blobs() | inputs, time.time())
         return len(jobs)
@@ -283,7 +287,9 @@ class Master:
     async def jobs(self, query: Jobs, seen_by: str = "") -> Sequence[JobLine]:
         """What `query` asks for; of nobody else's jobs than those of `seen_by`, unless that is ""."""
         if not seen_by and query.limit and query == Jobs(active_only=True, limit=query.limit):
-            found = self.book.active()  # asked every other second by whoever looks on: the store need not be read
+            found = (
+                self.active_jobs.active()
+            )  # asked every other second by whoever looks on: the store need not be read
         else:
             found = self._stored_jobs(query, seen_by)
         if query.limit:
@@ -337,27 +343,34 @@ class Master:
         return bool(job.live) and not any(self._is_up(record.node) for record in job.live)
 
     def _is_up(self, node: str) -> bool:
-        member = self.roster.members.get(node)
-        return member is not None and member.up
+        managed = self.pool.nodes.get(node)
+        return managed is not None and managed.up
 
     async def nodes(self, query: Nodes) -> Sequence[NodeLine]:
-        members = self.roster.members
-        chosen = [node.name for node in selectors.nodes(query.selector, [member.node for member in members.values()])]
-        return [self._node_line(members[name], query.history) for name in chosen]
+        managed_nodes = self.pool.nodes
+        chosen = [
+            node.name
+            for node in selectors.nodes(query.selector, [managed.config for managed in managed_nodes.values()])
+        ]
+        return [self._node_line(managed_nodes[name], query.history) for name in chosen]
 
-    def _node_line(self, member: Member, history: bool) -> NodeLine:
-        seen = member.last_seen if member.facts else None
-        return node_line(member.view(), seen, member.busy_minute if history else ())
+    def _node_line(self, node: ManagedNode, history: bool) -> NodeLine:
+        seen = node.last_seen if node.facts else None
+        return node_line(node.view(), seen, node.busy_minute if history else ())
 
     async def check_nodes(self, selector: str) -> Sequence[NodeLine]:
         """Dial now, wait for the answers, then what `nodes` says."""
-        members = self.roster.members
-        chosen = [members[node.name] for node in selectors.nodes(selector, [m.node for m in members.values()])]
-        for member in chosen:
-            member.dial_now()
-        deadline = time.monotonic() + max((member.node.connect_timeout_seconds + 20 for member in chosen), default=0)
-        while any(not member.tried for member in chosen) and time.monotonic() < deadline:
-            await self.book.board.changed(None, 0.5)
+        managed_nodes = self.pool.nodes
+        chosen = [
+            managed_nodes[node.name] for node in selectors.nodes(selector, [m.config for m in managed_nodes.values()])
+        ]
+        for managed in chosen:
+            managed.dial_now()
+        deadline = time.monotonic() + max(
+            (managed.config.connect_timeout_seconds + 20 for managed in chosen), default=0
+        )
+        while any(not managed.tried for managed in chosen) and time.monotonic() < deadline:
+            await self.active_jobs.notifications.changed(None, 0.5)
         return await self.nodes(Nodes(selector))
 
     async def execute(self, request: Execute) -> ExecuteReply:
@@ -369,14 +382,14 @@ class Master:
         """What silently breaks people on these nodes; one that is down says why."""
         return await fanout.diagnose(await self._dialled(selector))
 
-    async def _dialled(self, selector: str) -> list[Member]:
+    async def _dialled(self, selector: str) -> list[ManagedNode]:
         names = [line.name for line in await self.check_nodes(selector)]
-        return [self.roster.members[name] for name in names if name in self.roster.members]
+        return [self.pool.nodes[name] for name in names if name in self.pool.nodes]
 
     async def explain(self, submission: Submission) -> ExplainReply:
         submission = admission.complete(submission, self.inventory.languages, self.spool)
         await self._refuse_impossible(submission)
-        views = self.roster.views()
+        views = self.pool.views()
         policy = placement.POLICIES[self.inventory.placement]
         chosen = placement.place(views, submission, (), policy, self._rng, self.scheduler.turn)
         able = placement.eligible(views, submission)
@@ -387,8 +400,10 @@ class Master:
         )
 
     async def toolchains(self, selector: str) -> tuple[ToolchainLine, ...]:
-        members = self.roster.members
-        chosen = [members[node.name] for node in selectors.nodes(selector, [m.node for m in members.values()])]
+        managed_nodes = self.pool.nodes
+        chosen = [
+            managed_nodes[node.name] for node in selectors.nodes(selector, [m.config for m in managed_nodes.values()])
+        ]
         return tuple(
             ToolchainLine(
                 row.name,
@@ -412,9 +427,9 @@ class Master:
 
     async def close(self) -> None:
         """Runs on nodes go on; the next master finds them."""
-        await self.handover.close()
+        await self.local_files.close()
         await self.attempts.close()
-        await self.roster.close()
+        await self.pool.close()
         self.people.close()
         self.spool.close()
         self.store.close()

@@ -37,7 +37,7 @@ def job_text(job: JobId) -> str:
     return str(job) if job >= 0 else f"{-job >> 20}.{-job & MAX_TASKS}"
 
 
-class Noun(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=True):
+class Struct(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=True):
     """Base of all values: immutable, compared by content, JSON in and out by msgspec."""
 
 
@@ -52,14 +52,14 @@ class Role(enum.StrEnum):
     USER = "user"
 
 
-class Person(Noun, frozen=True):
+class User(Struct, frozen=True):
     """Who asks. The name is the one that a login has proved, never one that was only said."""
 
     name: str
     role: Role = Role.USER
 
 
-class Caps(Noun, frozen=True):
+class Caps(Struct, frozen=True):
     """What one user may have or ask for; None = no limit."""
 
     queued: int | None = None  # jobs that wait
@@ -69,14 +69,14 @@ class Caps(Noun, frozen=True):
     upload_bytes: int | None = None  # of one job, and of the user's folder
 
 
-class UserKey(Noun, frozen=True):
+class UserKey(Struct, frozen=True):
     """A public key that a user may log in with."""
 
     fingerprint: str  # "SHA256:..." as ssh-keygen -l prints it
     line: str  # as in authorized_keys, without options
 
 
-class User(Noun, frozen=True):
+class Account(Struct, frozen=True):
     """Somebody who may come through the door."""
 
     name: str
@@ -94,7 +94,7 @@ class User(Noun, frozen=True):
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 
-class Node(Noun, frozen=True):
+class Node(Struct, frozen=True):
     """One machine of the inventory, as written there (defaults and group already merged in)."""
 
     name: str
@@ -117,7 +117,7 @@ class Node(Noun, frozen=True):
     shared_builds: bool = True  # takes and gives builds; False = compiles all that it runs
 
 
-class Toolchain(Noun, frozen=True):
+class Toolchain(Struct, frozen=True):
     """One language as one node really has it: proved by a hello that ran there."""
 
     language: str
@@ -127,7 +127,7 @@ class Toolchain(Noun, frozen=True):
     kind: str = ""  # the same on nodes that have the same tools: part of the build key; "" = the fingerprint
 
 
-class Facts(Noun, frozen=True):
+class Facts(Struct, frozen=True):
     """What first contact found on a node."""
 
     system: str  # uname -s
@@ -144,7 +144,7 @@ class Facts(Noun, frozen=True):
     gpus: int = 0
 
 
-class Sample(Noun, frozen=True):
+class Sample(Struct, frozen=True):
     """One load sample; it is the heartbeat as well."""
 
     at: float  # the master's clock when it arrived
@@ -169,7 +169,7 @@ class NodeState(enum.StrEnum):
 # --- programs ---------------------------------------------------------------------------------------------------------
 
 
-class SourceFile(Noun, frozen=True):
+class SourceFile(Struct, frozen=True):
     """One file of a program; its bytes live in the spool under their SHA-256."""
 
     name: str  # relative, "/" separated, no ".."
@@ -178,7 +178,7 @@ class SourceFile(Noun, frozen=True):
     executable: bool = False
 
 
-class Limits(Noun, frozen=True):
+class Limits(Struct, frozen=True):
     """What a run may use; None = no limit."""
 
     wall_seconds: float | None = None
@@ -188,7 +188,7 @@ class Limits(Noun, frozen=True):
     fetch_bytes: int | None = None  # of the files that are brought back; None = as much as a master takes
 
 
-class Program(Noun, frozen=True):
+class Program(Struct, frozen=True):
     """What is to be run: the same value gives the same build on the same kind of node."""
 
     language: str
@@ -226,7 +226,7 @@ class OnDisconnect(enum.StrEnum):
     CANCEL = "cancel"
 
 
-class Halt(Noun, frozen=True):
+class Halt(Struct, frozen=True):
     """When a sweep starts no more tasks (`soon`), or ends those that run as well (`now`), as GNU parallel's --halt."""
 
     when: Literal["never", "soon", "now"] = "never"
@@ -235,7 +235,7 @@ class Halt(Noun, frozen=True):
     percent: float | None = None  # of all tasks
 
 
-class Sweep(Noun, frozen=True):
+class Sweep(Struct, frozen=True):
     """One program over many parameters. Each task is a job of its own, numbered from 1 in its sweep."""
 
     table: SourceFile  # the parameters, as parameters.encode wrote them; its bytes travel like a source file
@@ -252,7 +252,7 @@ class Sweep(Noun, frozen=True):
         return (self.table, *((self.inputs,) if self.inputs else ()))
 
 
-class Submission(Noun, frozen=True):
+class Submission(Struct, frozen=True):
     """A program and how its owner wants it treated. For a sweep the program's arguments are a template."""
 
     program: Program
@@ -276,7 +276,7 @@ class Submission(Noun, frozen=True):
 # --- how an attempt and a job end -------------------------------------------------------------------------------------
 
 
-class Usage(Noun, frozen=True):
+class Usage(Struct, frozen=True):
     """What a finished run used, as far as the node could tell."""
 
     started: float = 0.0  # of the node's own uptime, in seconds, as `ended`
@@ -285,7 +285,7 @@ class Usage(Noun, frozen=True):
     peak_memory_bytes: int | None = None
 
 
-class Fetched(Noun, frozen=True):
+class Fetched(Struct, frozen=True):
     """What was brought back of a run's folder, and what was not."""
 
     files: int = 0
@@ -294,68 +294,68 @@ class Fetched(Noun, frozen=True):
     whole: bool = True  # all of these files came; what did not is told in the warnings
 
 
-class Exited(Noun, frozen=True, tag="exited"):
+class Exited(Struct, frozen=True, tag="exited"):
     """The program ran to its end; a non-zero code is a result, not an error. Code 128+N is signal N, as in a shell."""
 
     code: int
 
 
-class CompileFailed(Noun, frozen=True, tag="compile-failed"):
+class CompileFailed(Struct, frozen=True, tag="compile-failed"):
     """The compiler said no; its words are the attempt's `compile` stream."""
 
     code: int
 
 
-class TimedOut(Noun, frozen=True, tag="timed-out"):
+class TimedOut(Struct, frozen=True, tag="timed-out"):
     """The time limit ended it."""
 
     wall_seconds: float
 
 
-class OutOfMemory(Noun, frozen=True, tag="out-of-memory"):
+class OutOfMemory(Struct, frozen=True, tag="out-of-memory"):
     """The memory limit ended it."""
 
     limit_bytes: int
 
 
-class ProcessLimit(Noun, frozen=True, tag="process-limit"):
+class ProcessLimit(Struct, frozen=True, tag="process-limit"):
     """It had more processes than it may."""
 
     processes: int
 
 
-class OutputLimit(Noun, frozen=True, tag="output-limit"):
+class OutputLimit(Struct, frozen=True, tag="output-limit"):
     """It printed more than it may."""
 
     limit_bytes: int
 
 
-class Cancelled(Noun, frozen=True, tag="cancelled"):
+class Cancelled(Struct, frozen=True, tag="cancelled"):
     """Somebody ended it: "INT", "TERM by ana"."""
 
     by: str = ""
 
 
-class HostLost(Noun, frozen=True, tag="host-lost"):
+class HostLost(Struct, frozen=True, tag="host-lost"):
     """The machine, or the road to it, failed; says nothing about the program."""
 
     reason: str
 
 
-class ToolchainBroken(Noun, frozen=True, tag="toolchain-broken"):
+class ToolchainBroken(Struct, frozen=True, tag="toolchain-broken"):
     """The compiler or interpreter itself failed (missing, crashed, no space)."""
 
     reason: str
 
 
-class GaveUp(Noun, frozen=True, tag="gave-up"):
+class GaveUp(Struct, frozen=True, tag="gave-up"):
     """No node was left to try."""
 
     reason: str
     no_toolchain: bool = False  # no node can ever run its language
 
 
-class Swept(Noun, frozen=True, tag="swept"):
+class SweepDone(Struct, frozen=True, tag="swept"):
     """All tasks of a sweep are over, or were not begun because it was halted."""
 
     tasks: int
@@ -363,13 +363,13 @@ class Swept(Noun, frozen=True, tag="swept"):
     left: int = 0  # never begun
 
 
-class Crashed(Noun, frozen=True, tag="crashed"):
+class Crashed(Struct, frozen=True, tag="crashed"):
     """Our bug; the traceback is in the master's log."""
 
     reason: str
 
 
-class Superseded(Noun, frozen=True, tag="superseded"):
+class Superseded(Struct, frozen=True, tag="superseded"):
     """The other of two attempts that ran side by side brought the result. Nothing that this one did counts."""
 
     by: int  # number of the other
@@ -388,7 +388,16 @@ Outcome: TypeAlias = (
     | Crashed
 )
 Verdict: TypeAlias = (
-    Exited | CompileFailed | TimedOut | OutOfMemory | OutputLimit | ProcessLimit | Cancelled | GaveUp | Swept | Crashed
+    Exited
+    | CompileFailed
+    | TimedOut
+    | OutOfMemory
+    | OutputLimit
+    | ProcessLimit
+    | Cancelled
+    | GaveUp
+    | SweepDone
+    | Crashed
 )
 
 
@@ -412,7 +421,7 @@ class Step(enum.StrEnum):
     FETCHING = "fetching"
 
 
-class Attempt(Noun, frozen=True):
+class Attempt(Struct, frozen=True):
     """One try of one job on one node. `number` is the fence: only news of an attempt that is live is taken."""
 
     job: JobId
@@ -423,7 +432,7 @@ class Attempt(Noun, frozen=True):
         return f"{job_text(self.job)}.{self.number}"
 
 
-class AttemptRecord(Noun, frozen=True):
+class AttemptRecord(Struct, frozen=True):
     """An attempt as it is remembered."""
 
     number: int
@@ -445,7 +454,7 @@ class AttemptRecord(Noun, frozen=True):
     upload_left_bytes: int = 0  # of a large upload that is under way
 
 
-class Job(Noun, frozen=True):
+class Job(Struct, frozen=True):
     """One submission on its way: where it is, what was tried, and how it ended."""
 
     id: JobId
@@ -481,7 +490,7 @@ class Job(Noun, frozen=True):
         return self.attempts[-1]
 
 
-class RetryPolicy(Noun, frozen=True):
+class RetryPolicy(Struct, frozen=True):
     """How often, how soon and how patiently hosts are tried again: `retry` of the inventory."""
 
     retries: int = 2
@@ -491,7 +500,7 @@ class RetryPolicy(Noun, frozen=True):
     patience_max_seconds: float = 600.0
 
 
-class Language(Noun, frozen=True):
+class Language(Struct, frozen=True):
     """One row of the table of languages. A command's first word may name alternatives: ``gcc|clang|cc``.
 
     Placeholders in `compile` and `run`, each a whole word or a part of one: ``{src}`` entry file, ``{srcs}`` all source
@@ -513,7 +522,7 @@ class Language(Noun, frozen=True):
     portable: bool = False  # what it builds runs wherever toolchain, machine and C library are the same
 
 
-class Group(Noun, frozen=True):
+class Group(Struct, frozen=True):
     """Nodes that share something; each carries the group's name as a tag."""
 
     name: str
@@ -521,7 +530,7 @@ class Group(Noun, frozen=True):
     max_jobs_per_user: int | None = None  # running at once on all of them together
 
 
-class Inventory(Noun, frozen=True):
+class Inventory(Struct, frozen=True):
     """A valid inventory: ranges expanded, defaults merged, the table of languages complete."""
 
     path: str
@@ -533,7 +542,7 @@ class Inventory(Noun, frozen=True):
     groups: tuple[Group, ...] = ()
 
 
-class Recipe(Noun, frozen=True):
+class Recipe(Struct, frozen=True):
     """What a node must do for a program, resolved for its toolchain: the input of the remote wrapper."""
 
     build_key: str  # hex; same key = same build

@@ -1,7 +1,7 @@
 """The nodes of the inventory, and what they share.
 
 Takes up a changed inventory: new nodes join, changed ones dial anew, removed ones leave once their runs have. What one
-node does is in member.py. Refuses to decide where jobs go.
+node does is in node/managed_node.py. Refuses to decide where jobs go.
 """
 
 from __future__ import annotations
@@ -13,98 +13,66 @@ from random import Random
 import msgspec
 
 from sshgrid import toolchains
-from sshgrid.engines.build_cache import Builds
-from sshgrid.errors import UnknownLanguage
 from sshgrid.model import Language, Node, RetryPolicy
-from sshgrid.node.build_check import Verification
-from sshgrid.node.managed_node import Member
+from sshgrid.node.build_check import BuildCheck
+from sshgrid.node.managed_node import ManagedNode
+from sshgrid.node.shared import Shared
 from sshgrid.policy.placement import NodeView
 from sshgrid.spool.spool import Spool
-from sshgrid.ssh.connect import Dialing, door
-
-HANDSHAKES = 20
-# sshd drops connections at random once ten have not logged in (MaxStartups).
-KNOCKS_AT_A_DOOR = 4
+from sshgrid.ssh.connect import Dialing
 
 
-class Roster:
-    """All nodes of the inventory, and what they share."""
+class NodePool:
+    """All nodes of the inventory."""
 
-    def __init__(
-        self,
-        grid: str,
-        spool: Spool,
-        how: Dialing,
-        rng: Random,
-        changed: Callable[[], None],
-    ) -> None:
-        self.grid = grid
-        self.spool = spool
-        self.builds = Builds(spool)
-        self.how = how
-        self.rng = rng
-        self.changed = changed
-        self.retry = RetryPolicy()
-        self.languages: Sequence[Language] = ()
-        self.tools: tuple[str, ...] = ()
-        self.handshakes = asyncio.Semaphore(HANDSHAKES)
-        self.members: dict[str, Member] = {}
-        self.builds.verify = Verification(self.members).check
-        self.proving: set[str] = set()  # runs that test toolchains
-        self._doors: dict[str, asyncio.Semaphore] = {}
+    def __init__(self, grid: str, spool: Spool, dialing: Dialing, rng: Random, changed: Callable[[], None]) -> None:
+        self.nodes: dict[str, ManagedNode] = {}
+        self.shared = Shared(grid, spool, dialing, rng, self.nodes, changed)
+        self.shared.builds.verify = BuildCheck(self.nodes).check
         self._tasks: dict[str, asyncio.Task[None]] = {}
-
-    def door(self, node: Node) -> asyncio.Semaphore:
-        """Held while a node is dialled: several nodes may be one server, or stand behind one."""
-        return self._doors.setdefault(door(node, self.how), asyncio.Semaphore(KNOCKS_AT_A_DOOR))
-
-    def sampled(self, first: bool) -> None:
-        """A sample alone changes little; the first ones decide whether a waiting job may choose."""
-        if first:
-            self.changed()
 
     async def follow(self, nodes: Iterable[Node], languages: Sequence[Language], retry: RetryPolicy) -> None:
         """Take up an inventory: new nodes join, changed ones dial anew, removed ones leave once their runs have."""
-        self.retry = retry
-        rows_changed = tuple(languages) != tuple(self.languages)
-        self.languages = languages
-        self.tools = toolchains.tools(languages)
+        self.shared.retry = retry
+        rows_changed = tuple(languages) != tuple(self.shared.languages)
+        self.shared.languages = languages
+        self.shared.tools = toolchains.tools(languages)
         wanted = {node.name: node for node in nodes}
-        for name, member in list(self.members.items()):
+        for name, managed in list(self.nodes.items()):
             node = wanted.get(name)
             if node is None:
-                member.node = msgspec.structs.replace(member.node, drained=True)
-                if not member.running:
+                managed.config = msgspec.structs.replace(managed.config, drained=True)
+                if not managed.running:
                     await self._drop(name)
-            elif _same_road(member.node, node) and not rows_changed:
-                member.node = node
+            elif _same_road(managed.config, node) and not rows_changed:
+                managed.config = node
             else:
                 await self._redial(name, node)
         for name, node in wanted.items():
-            if name not in self.members:
-                self._join(Member(node, self))
-        self.changed()
+            if name not in self.nodes:
+                self._join(ManagedNode(node, self.shared))
+        self.shared.changed()
 
     async def _redial(self, name: str, node: Node) -> None:
         """Same member, as runs may be on it; another connection."""
-        member = self.members[name]
-        member.node = node
+        managed = self.nodes[name]
+        managed.config = node
         await self._end_task(name)
-        member.tried = False
-        self._keep(member)
+        managed.tried = False
+        self._keep(managed)
 
-    def _join(self, member: Member) -> None:
-        self.members[member.name] = member
-        self._keep(member)
+    def _join(self, node: ManagedNode) -> None:
+        self.nodes[node.name] = node
+        self._keep(node)
 
-    def _keep(self, member: Member) -> None:
-        task = asyncio.create_task(member.keep(), name=f"node {member.name}")
-        task.add_done_callback(member.broken)
-        self._tasks[member.name] = task
+    def _keep(self, node: ManagedNode) -> None:
+        task = asyncio.create_task(node.keep(), name=f"node {node.name}")
+        task.add_done_callback(node.broken)
+        self._tasks[node.name] = task
 
     async def _drop(self, name: str) -> None:
         await self._end_task(name)
-        self.members.pop(name, None)
+        self.nodes.pop(name, None)
 
     async def _end_task(self, name: str) -> None:
         task = self._tasks.pop(name, None)
@@ -112,34 +80,20 @@ class Roster:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    def language(self, name: str) -> Language:
-        """The row of this language. Raises UnknownLanguage."""
-        row = next((row for row in self.languages if row.name == name), None)
-        if row is None:
-            raise UnknownLanguage(f"unknown language {name!r}", "sshgrid toolchains")
-        return row
-
     def undecided(self, language: str) -> bool:
         """Is there a node that is still being dialled, or asked for this toolchain?"""
-        return any(member.undecided or (member.up and language in member.untested) for member in self.members.values())
+        return any(node.undecided or (node.up and language in node.untested) for node in self.nodes.values())
 
     def want(self, language: str) -> None:
-        for member in self.members.values():
-            member.want(language)
-
-    @property
-    def all_silent(self) -> bool:
-        return not any(member.up for member in self.members.values())
-
-    def known_runs(self) -> set[str]:
-        return self.proving.union(*(member.running.keys() | member.claims for member in self.members.values()))
+        for node in self.nodes.values():
+            node.want(language)
 
     def views(self) -> list[NodeView]:
-        return [member.view() for member in self.members.values()]
+        return [node.view() for node in self.nodes.values()]
 
     def renewed(self, views: Sequence[NodeView], name: str) -> list[NodeView]:
         """These, with that of one node as it is now."""
-        return [self.members[name].view() if view.node.name == name else view for view in views]
+        return [self.nodes[name].view() if view.node.name == name else view for view in views]
 
     async def close(self) -> None:
         await asyncio.gather(*(self._end_task(name) for name in list(self._tasks)))

@@ -12,14 +12,14 @@ import stat
 from collections.abc import Callable, Mapping
 
 from sshgrid.errors import InventoryError, StoreError
-from sshgrid.model import Noun
+from sshgrid.model import Struct
 from sshgrid.notation.digest import sha256
 
 INVENTORY = "inventory.yaml"
 MAX_SOCKET_BYTES = 100
 
 
-class Places(Noun, frozen=True):
+class Places(Struct, frozen=True):
     """Absolute paths. `lock` is held by whoever starts a master while it starts: the master itself must not take it."""
 
     inventory: str

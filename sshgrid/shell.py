@@ -12,16 +12,17 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sshgrid.client.connection import Connection
-from sshgrid.client.poll import Feed, ask_all
+from sshgrid.client.poll import Poller, ask_all
 from sshgrid.client.session import Session, report, said
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.prompt.background import Background
 from sshgrid.protocol.messages import Jobs, JobsReply, Nodes, NodesReply, Status, StatusReply
 
 if TYPE_CHECKING:
+    import click
     from prompt_toolkit import PromptSession
 
 REFRESH_SECONDS = 1.0
@@ -37,11 +38,19 @@ HERE = {
 }
 
 
-def repl(session: Session) -> int:
+class CommandLine(Protocol):
+    """The command line as the shell needs it: its commands, and one call of one of them."""
+
+    @property
+    def group(self) -> click.Group: ...
+    def invoke(self, words: Sequence[str], session: Session) -> int: ...
+
+
+def repl(session: Session, commands: CommandLine) -> int:
     """Until Ctrl-D, `exit` or the end of the input; the exit status of the last command."""
     if session.in_shell:
         raise UsageError("this is the shell already")
-    shell = Shell(session)
+    shell = Shell(session, commands)
     if sys.stdin is None or not sys.stdin.isatty() or not session.err.terminal:
         return shell.read(sys.stdin or ())
     return shell.prompt()
@@ -50,8 +59,9 @@ def repl(session: Session) -> int:
 class Shell:
     """One shell: what it remembers from line to line."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, commands: CommandLine) -> None:
         self._session = session
+        self._commands = commands
         self._muted = session.child()
         self._muted.muted = True
         self._background = Background(self._muted.connect)
@@ -78,8 +88,8 @@ class Shell:
     def prompt(self) -> int:
         """Lines that a person types."""
         self._has_terminal = True
-        with Feed(self._muted.look, ask_counts, REFRESH_SECONDS) as counts:
-            prompt = _prompt_session(self._session, lambda: counts.trouble or counts.newest or "")
+        with Poller(self._muted.look, ask_counts, REFRESH_SECONDS) as counts:
+            prompt = _prompt_session(self._session, self._commands.group, lambda: counts.trouble or counts.newest or "")
             status = 0
             while True:
                 try:
@@ -120,15 +130,13 @@ class Shell:
         return self._invoke(words)
 
     def _invoke(self, words: Sequence[str]) -> int:
-        from sshgrid.cli.verbs import invoke
-
-        return invoke(words, self._session.child())
+        return self._commands.invoke(words, self._session.child())
 
     def _run_program(self, words: list[str]) -> int:
         in_background = words[-1] == "&"
         if in_background:
             words = ["run", "-d", *words[1:-1]]
-        if self._buffer and _names_no_file(words[1:]):
+        if self._buffer and _names_no_file(self._commands.group, words[1:]):
             words.append(self._buffer)
         before = len(self._session.accepted)
         status = self._invoke(words)
@@ -204,12 +212,12 @@ class Shell:
         return [str(job.id) for job in found.jobs]
 
 
-def _names_no_file(words: Sequence[str]) -> bool:
+def _names_no_file(group: click.Group, words: Sequence[str]) -> bool:
     """Are these the words of a `run` that does not say what?"""
     import click
 
-    from sshgrid.cli.run import run
-
+    run = group.get_command(click.Context(group), "run")
+    assert run is not None
     try:
         with run.make_context("run", list(words), resilient_parsing=True) as context:
             return not context.params.get("file")
@@ -220,19 +228,18 @@ def _names_no_file(words: Sequence[str]) -> bool:
 # --- the prompt -------------------------------------------------------------------------------------------------------
 
 
-def _prompt_session(session: Session, toolbar: Callable[[], str]) -> PromptSession[str]:
+def _prompt_session(session: Session, group: click.Group, toolbar: Callable[[], str]) -> PromptSession[str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
     from prompt_toolkit.history import FileHistory, InMemoryHistory
 
-    from sshgrid.cli.verbs import cli
     from sshgrid.prompt.completion import command_completer
 
-    at_home = session.door is None and not session.master
+    at_home = session.gateway is None and not session.master
     return PromptSession(
         history=FileHistory(_history_file(session)) if at_home else InMemoryHistory(),
         auto_suggest=AutoSuggestFromHistory(),
-        completer=command_completer(cli, session),
+        completer=command_completer(group, session),
         complete_while_typing=False,
         complete_in_thread=True,  # the master may be slow to say which jobs there are
         bottom_toolbar=toolbar,

@@ -16,14 +16,14 @@ import click
 from sshgrid.cli.base import Verb, complete_nodes, pass_session
 from sshgrid.client.session import Session
 from sshgrid.errors import SshgridError
-from sshgrid.model import Noun
+from sshgrid.model import Struct
 
 if TYPE_CHECKING:
     from sshgrid.paths import Places
     from sshgrid.protocol.messages import NodeFindings, NodeLine
 
 
-class Value(Noun, frozen=True):
+class Value(Struct, frozen=True):
     """One setting, and where its value came from."""
 
     name: str
@@ -34,7 +34,7 @@ class Value(Noun, frozen=True):
 LEAST_FREE_BYTES = 100 << 20  # below it an upload or an output may stop the master at any moment
 
 
-class Check(Noun, frozen=True):
+class Check(Struct, frozen=True):
     """One thing that `doctor` looked at; `hint` is what mends it."""
 
     name: str

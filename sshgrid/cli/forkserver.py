@@ -29,7 +29,7 @@ from sshgrid.client.connection import Connection
 from sshgrid.client.session import Session, report
 from sshgrid.errors import MasterGone, UsageError
 from sshgrid.gateway import worker_messages
-from sshgrid.gateway.worker_messages import Ended, Order, Signal
+from sshgrid.gateway.worker_messages import WorkerExited, WorkerRequest, WorkerSignal
 from sshgrid.model import Role
 
 _ASK, _FIRST_STREAM = 3, 0  # descriptors of a child: its streams, then where it asks for connections
@@ -47,7 +47,7 @@ USERS_VERBS = frozenset(
 ADMINS_VERBS = USERS_VERBS | {"user"}
 
 
-class Doorway:
+class Gatewayway:
     """A child's way to the master: each connection is handed over when it is asked for."""
 
     def __init__(self, role: Role) -> None:
@@ -73,7 +73,7 @@ def main(words: list[str]) -> None:
     _import_everything()
     gc.collect()
     gc.freeze()
-    Zygote(talk).run()
+    Forkserver(talk).run()
 
 
 def _import_everything() -> None:
@@ -94,7 +94,7 @@ def _import_everything() -> None:
     import sshgrid.toolchains  # noqa: F401
 
 
-class Zygote:
+class Forkserver:
     """Forks and reaps."""
 
     def __init__(self, talk: socket.socket) -> None:
@@ -127,18 +127,18 @@ class Zygote:
         for _, _, piece in ancillary:
             descriptors.frombytes(piece[: len(piece) - len(piece) % descriptors.itemsize])
         said = worker_messages.decode(packet)
-        if isinstance(said, Order):
+        if isinstance(said, WorkerRequest):
             self._fork(said, list(descriptors))
-        elif isinstance(said, Signal):
+        elif isinstance(said, WorkerSignal):
             self._signal(said)
         return True
 
-    def _fork(self, asked: Order, descriptors: list[int]) -> None:
+    def _fork(self, asked: WorkerRequest, descriptors: list[int]) -> None:
         try:
             child = os.fork()
         except OSError as error:  # no processes left: this one must live on
             _say(descriptors[-1], f"error: no process can be started: {error.strerror}\n")
-            self._tell(Ended(asked.number, 125))
+            self._tell(WorkerExited(asked.number, 125))
         else:
             if child == 0:
                 _live(asked, descriptors)
@@ -146,7 +146,7 @@ class Zygote:
         for descriptor in descriptors:
             os.close(descriptor)
 
-    def _tell(self, ended: Ended) -> None:
+    def _tell(self, ended: WorkerExited) -> None:
         with contextlib.suppress(OSError):
             self._talk.send(worker_messages.encode(ended))
 
@@ -155,9 +155,9 @@ class Zygote:
             child, status = os.waitpid(-1, os.WNOHANG)
             if child == 0:
                 return
-            self._tell(Ended(self._children.pop(child), os.waitstatus_to_exitcode(status)))
+            self._tell(WorkerExited(self._children.pop(child), os.waitstatus_to_exitcode(status)))
 
-    def _signal(self, said: Signal) -> None:
+    def _signal(self, said: WorkerSignal) -> None:
         for child, number in self._children.items():
             if number == said.number:  # not reaped yet: its number can be nobody else's
                 _kill(child, said.signal)
@@ -182,7 +182,7 @@ def _kill(child: int, number: int) -> None:
 # --- in the child -----------------------------------------------------------------------------------------------------
 
 
-def _live(asked: Order, descriptors: list[int]) -> NoReturn:
+def _live(asked: WorkerRequest, descriptors: list[int]) -> NoReturn:
     """What a child does from its first breath; it never returns."""
     status = 125
     try:
@@ -195,7 +195,7 @@ def _live(asked: Order, descriptors: list[int]) -> NoReturn:
         os._exit(125)
 
 
-def _settle(asked: Order, descriptors: list[int]) -> None:
+def _settle(asked: WorkerRequest, descriptors: list[int]) -> None:
     """Its own session, descriptors, folder, environment and bounds."""
     os.setsid()
     signal.set_wakeup_fd(-1)
@@ -231,12 +231,12 @@ def _bound() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGHUP)  # without the zygote nobody would learn how we end
 
 
-def _serve(asked: Order) -> int:
+def _serve(asked: WorkerRequest) -> int:
     from sshgrid.cli import fast_run
     from sshgrid.cli.verbs import invoke
 
     session = Session(dict(os.environ))
-    session.door = Doorway(asked.role)
+    session.gateway = Gatewayway(asked.role)
     try:
         words = ["shell"] if asked.shell else _words(asked.command)
     except UsageError as error:

@@ -20,7 +20,7 @@ from sshgrid.errors import MasterGone, UsageError
 
 if TYPE_CHECKING:
     from sshgrid.client.connection import Connection
-    from sshgrid.gateway.address import Front
+    from sshgrid.gateway.address import GatewayAddress
     from sshgrid.paths import Places
     from sshgrid.protocol.messages import StatusReply
 
@@ -58,12 +58,12 @@ def start(
         from sshgrid.paths import private_dir
 
         private_dir(places.state_dir)
-        door = address.chosen(listen, ssh_port, places.state_dir)
-        _refuse_deaf(places, door)
+        gateway = address.chosen(listen, ssh_port, places.state_dir)
+        _refuse_deaf(places, gateway)
     if foreground:
         from sshgrid.daemon import server
 
-        return server.run(places, seconds, door)
+        return server.run(places, seconds, gateway)
     connection = start_master_if_missing(places, (idle_exit,))
     with connection:
         _show_status(session, _status(connection), verb="runs")
@@ -123,7 +123,7 @@ def status(session: Session) -> int:
     return 0
 
 
-def _refuse_deaf(places: Places, door: Front | None) -> None:
+def _refuse_deaf(places: Places, gateway: GatewayAddress | None) -> None:
     """A master that runs does not open another door than it has."""
     from sshgrid.client.start import find_any_version
 
@@ -131,8 +131,8 @@ def _refuse_deaf(places: Places, door: Front | None) -> None:
     if connection is None:
         return
     with connection:
-        has = _status(connection).door
-    wanted = f":{door.port}" if door else ""
+        has = _status(connection).gateway
+    wanted = f":{gateway.port}" if gateway else ""
     if has.endswith(wanted) if wanted else not has:
         return
     raise UsageError("the master runs already, with another door; the new one is remembered", "sshgrid master stop")
@@ -150,8 +150,8 @@ def _status(connection: Connection) -> StatusReply:
 
 def _show_status(session: Session, reply: StatusReply, verb: str = "") -> None:
     if verb:
-        door = f"door at {reply.door}, host key {reply.door_key}\n" if reply.door else ""
-        session.show(lambda: _status_object(reply), lambda: f"master {verb}, pid {reply.pid}\n{door}")
+        gateway = f"SSH gateway at {reply.gateway}, host key {reply.gateway_key}\n" if reply.gateway else ""
+        session.show(lambda: _status_object(reply), lambda: f"master {verb}, pid {reply.pid}\n{gateway}")
         return
     session.show(lambda: _status_object(reply), lambda: _status_text(session, reply))
 
@@ -179,8 +179,8 @@ def _status_text(session: Session, reply: StatusReply) -> str:
         ("uptime", format_duration(reply.uptime_seconds)),
         ("nodes", str(reply.nodes)),
         ("jobs", jobs or "none"),
-        ("door", reply.door),
-        ("door key", reply.door_key),
+        ("door", reply.gateway),
+        ("door key", reply.gateway_key),
         ("clients", str(reply.clients)),
         ("memory", format_size(reply.memory_bytes)),
         ("cpu", format_duration(reply.cpu_seconds)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sshgrid.cli.base import DURATION, Verbs, complete_nodes, pass_session
-from sshgrid.client.inventory_change import _UNKNOWN_KEY, NodeIll, _changed, _names, _nodes, edited, set_drained
+from sshgrid.client.inventory_change import _UNKNOWN_KEY, NodeFailed, _changed, _names, _nodes, edited, set_drained
 from sshgrid.client.session import Session
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _checked(session: Session, selector: str, *, accept_new: bool) -> int:
     ill = [line for line in lines if line.state in ("DOWN", "UNKNOWN")]
     if ill and not session.json:
         accept = " --accept-new" if _UNKNOWN_KEY in ill[0].reason else ""
-        raise NodeIll(f"{ill[0].name} does not work: {ill[0].reason}", f"sshgrid node check {ill[0].name}{accept}")
+        raise NodeFailed(f"{ill[0].name} does not work: {ill[0].reason}", f"sshgrid node check {ill[0].name}{accept}")
     return int(bool(ill))
 
 

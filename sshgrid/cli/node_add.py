@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sshgrid.client.session import Session
 from sshgrid.errors import HostError, HostKeyUnknown, LoginRefused, UsageError
-from sshgrid.model import Noun
+from sshgrid.model import Struct
 
 if TYPE_CHECKING:
     from sshgrid.model import Node
@@ -26,7 +26,7 @@ _ADDRESS = re.compile(
 )
 
 
-class Trust(Noun, frozen=True):
+class Trust(Struct, frozen=True):
     """What may be done so that a machine lets us in."""
 
     accept_new: bool = False  # its host key, without asking
@@ -177,10 +177,10 @@ def show(session: Session, lines: Sequence[str], nodes: Sequence[NodeLine]) -> i
     )
     ill = [node for node in nodes if node.state in ("DOWN", "UNKNOWN")]
     if ill and not session.json:
-        from sshgrid.client.inventory_change import NodeIll
+        from sshgrid.client.inventory_change import NodeFailed
 
         what = f"{ill[0].name} is in the inventory now, but does not work: {ill[0].reason}"
-        raise NodeIll(what, f"sshgrid node check {ill[0].name}")
+        raise NodeFailed(what, f"sshgrid node check {ill[0].name}")
     return int(bool(ill))
 
 

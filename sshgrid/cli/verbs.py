@@ -82,7 +82,7 @@ class _Verbs(click.Group):
 def _is_open(ctx: click.Context, verb: str) -> bool:
     """Whether this verb is for whoever types it: through the door not all are."""
     session = ctx.find_object(Session)
-    return session is None or session.door is None or verb in session.door.verbs
+    return session is None or session.gateway is None or verb in session.gateway.verbs
 
 
 def _nearest(word: str) -> str:
@@ -123,7 +123,7 @@ def shell(ctx: click.Context, /) -> int:
     from sshgrid.cli.base import session_of
     from sshgrid.shell import repl
 
-    return repl(session_of(ctx))
+    return repl(session_of(ctx), _CommandLine())
 
 
 @click.command(cls=Verb)
@@ -136,6 +136,15 @@ def monitor(ctx: click.Context, /, once: bool) -> int:
 
     session = session_of(ctx)
     return live.print_once(session) if once or session.json else live.look_on(session)
+
+
+class _CommandLine:
+    """What the shell is given: this command line."""
+
+    group = cli
+
+    def invoke(self, words: Sequence[str], session: Session) -> int:
+        return invoke(words, session)
 
 
 # --- one call of the command line ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from sshgrid import errors
 from sshgrid.errors import MasterGone, SshgridError, StoreError
-from sshgrid.model import Noun
+from sshgrid.model import Struct
 from sshgrid.paths import not_private
 from sshgrid.protocol.codec import Decoder, encode
 from sshgrid.protocol.messages import Failure, Hello, Message, Request, Welcome
@@ -28,7 +28,7 @@ from sshgrid.version import VERSION
 START_SECONDS = 20.0  # how long a master may take to answer
 READ_BYTES = 256 * 1024
 _FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "COMPILE_ERROR"})
-R = TypeVar("R", bound=Noun)
+R = TypeVar("R", bound=Struct)
 Say = Callable[[str], None]
 
 

@@ -24,7 +24,7 @@ from sshgrid.protocol.messages import MAX_PAYLOAD
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
 
-    from sshgrid.client.local_files import Hands
+    from sshgrid.client.local_files import LocalFileOffer
     from sshgrid.model import SourceFile
 
 PACKED_BELOW_BYTES = 1 << 20  # larger files travel by themselves
@@ -42,7 +42,7 @@ class Data(NamedTuple):
     packs: tuple[SourceFile, ...] = ()
 
 
-class Found(NamedTuple):
+class FoundFile(NamedTuple):
     """A file that travels: its name in the run's folder, and where it is here."""
 
     name: str
@@ -51,11 +51,11 @@ class Found(NamedTuple):
     executable: bool
 
 
-def read_data(paths: Sequence[str], hands: Hands | None = None) -> Data:
+def read_data(paths: Sequence[str], hands: LocalFileOffer | None = None) -> Data:
     """The files of `--with PATH...`. FileMissing when nothing is wrong but a missing path, else UsageError."""
     if not paths:
         return Data()
-    small, large = list[Found](), list[Source]()
+    small, large = list[FoundFile](), list[Source]()
     selection = Selection(hands)
     for path in paths:
         selection.take(path)
@@ -79,9 +79,9 @@ def read_data(paths: Sequence[str], hands: Hands | None = None) -> Data:
 class Selection:
     """Files by name; what is wrong is collected and said together."""
 
-    def __init__(self, hands: Hands | None = None) -> None:
+    def __init__(self, hands: LocalFileOffer | None = None) -> None:
         self._hands = hands
-        self._found: dict[str, Found] = {}
+        self._found: dict[str, FoundFile] = {}
         self._wrong: list[str] = []
         self._only_missing = True
         self._rules: list[tuple[str, GitIgnoreSpec]] = []  # of the folders that are being walked, outermost first
@@ -178,9 +178,9 @@ class Selection:
         except UsageError as error:
             self._complaint(path, error)
             return
-        self._found[name] = Found(name, path, found.st_size, bool(found.st_mode & 0o111))
+        self._found[name] = FoundFile(name, path, found.st_size, bool(found.st_mode & 0o111))
 
-    def all(self) -> list[Found]:
+    def all(self) -> list[FoundFile]:
         """By name. What is a file here must be no folder there."""
         folders = {name[:place] for name in self._found for place, sign in enumerate(name) if sign == "/"}
         for name in sorted(folders & self._found.keys()):
@@ -189,7 +189,7 @@ class Selection:
 
     # --- their bytes
 
-    def read(self, found: Found) -> Iterator[Source]:
+    def read(self, found: FoundFile) -> Iterator[Source]:
         """A file by itself; none when it cannot be read."""
         try:
             with files.open_binary(found.path) as stream:
@@ -204,7 +204,7 @@ class Selection:
         except (OSError, UsageError) as error:
             self._complaint(found.path, error)
 
-    def pack(self, group: Sequence[Found]) -> Iterator[Pack]:
+    def pack(self, group: Sequence[FoundFile]) -> Iterator[Pack]:
         """These files together; none when one cannot be read."""
         unreadable = False
         for found in group:
@@ -259,10 +259,10 @@ def _check_link(path: str, root: str) -> None:
 # --- small files together --------------------------------------------------------------------------------------------
 
 
-def groups(found: Sequence[Found]) -> Iterator[list[Found]]:
+def groups(found: Sequence[FoundFile]) -> Iterator[list[FoundFile]]:
     """Neighbours, up to a few megabytes each. Where one group ends depends on the names nearby, not on how many came
     before: a file more changes one group, and the others need not be sent again."""
-    group, size = list[Found](), 0
+    group, size = list[FoundFile](), 0
     for each in found:
         group.append(each)
         size += each.size + 1024
@@ -277,7 +277,7 @@ def groups(found: Sequence[Found]) -> Iterator[list[Found]]:
 class Pack(Source):
     """A tar archive that is made when it is wanted: only one is in memory at a time."""
 
-    def __init__(self, group: Sequence[Found]) -> None:
+    def __init__(self, group: Sequence[FoundFile]) -> None:
         self._group = tuple(group)
         more = f" and {len(group) - 1} more" if len(group) > 1 else ""
         super().__init__(f"{group[0].name}{more}", io.BytesIO(_archive(group)), path="", keep=-1)
@@ -289,7 +289,7 @@ class Pack(Source):
             yield bytes(content[start : start + MAX_PAYLOAD])
 
 
-def _archive(group: Sequence[Found]) -> bytes:
+def _archive(group: Sequence[FoundFile]) -> bytes:
     """The same bytes whenever, wherever and by whom it is made."""
     import tarfile
 

@@ -43,7 +43,7 @@ def unpack(job: JobLine, pieces: Iterator[bytes], into: str, told: Told) -> None
     """Every file of the archive into the folder `into`, made when it is missing. NotFetched when some are not there."""
     again = f"sshgrid attach {job.id} --into DIR"
     try:
-        folder = Folder(into)
+        folder = FetchFolder(into)
     except OSError as error:
         raise NotFetched(f"{into}: {error.strerror} (--into)", again) from error
     wrong: list[str] = []
@@ -70,7 +70,9 @@ def _is_whole(job: JobLine) -> bool:
     return job.fetched is None or job.fetched.whole
 
 
-def _take(archive: tarfile.TarFile, member: tarfile.TarInfo, job: JobLine, folder: Folder, told: Told) -> list[str]:
+def _take(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, job: JobLine, folder: FetchFolder, told: Told
+) -> list[str]:
     """One member; what is wrong with it. OSError when the disk is full."""
     name = member.name.removeprefix("./")
     if fault := globs.fault(name):
@@ -118,7 +120,7 @@ class _Pulled(io.RawIOBase):
         return count
 
 
-class Folder:
+class FetchFolder:
     """Where fetched files go. Every path is taken from it, a component at a time, so that no link leads out of it."""
 
     def __init__(self, path: str) -> None:
@@ -126,7 +128,7 @@ class Folder:
         self._root = files.open_folder(path)
         self._written: set[str] = set()
 
-    def __enter__(self) -> Folder:
+    def __enter__(self) -> FetchFolder:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -63,7 +63,7 @@ def tell_master(session: Session, places: Places) -> None:
 _UNKNOWN_KEY = "unknown host key"  # how HostKeyUnknown begins
 
 
-class NodeIll(SshgridError):
+class NodeFailed(SshgridError):
     """A node that was asked about does not work."""
 
     code = "node-down"

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 LARGE_BYTES = 8 << 20
 
 
-class Hands:
+class LocalFileOffer:
     """A context manager: the connection over which files are named lasts as long as it. `able`: any may be named."""
 
     def __init__(self, session: Session, *, able: bool = True) -> None:
         self._session = session
         self._connection: Connection | None = None
-        self._able = able and session.door is None and not session.master
+        self._able = able and session.gateway is None and not session.master
 
-    def __enter__(self) -> Hands:
+    def __enter__(self) -> LocalFileOffer:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -36,7 +36,7 @@ MOST_JOBS = 500  # that are not over; there may be a hundred thousand
 T = TypeVar("T")
 
 
-class Picture(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True):
     """The grid at one moment."""
 
     at: float
@@ -46,11 +46,11 @@ class Picture(msgspec.Struct, frozen=True):
     clients: tuple[ClientLine, ...] = ()
 
 
-def ask_picture(connection: Connection) -> Picture:
+def ask_picture(connection: Connection) -> Snapshot:
     """Everything that the monitor shows, with one wait."""
     questions = (Status(), Nodes(history=True), Jobs(active_only=True, limit=MOST_JOBS), Clients())
     status, nodes, jobs, clients = ask_all(connection, questions, (StatusReply, NodesReply, JobsReply, ClientsReply))
-    return Picture(time.time(), status, nodes.nodes, jobs.jobs, clients.clients)
+    return Snapshot(time.time(), status, nodes.nodes, jobs.jobs, clients.clients)
 
 
 def ask_all(connection: Connection, questions: Sequence[Request], answers: Sequence[type[Any]]) -> list[Any]:
@@ -75,7 +75,7 @@ def _answer(connection: Connection, kind: type[Any], deadline: float) -> Any:
     return message
 
 
-class Feed(Generic[T]):
+class Poller(Generic[T]):
     """The newest answer of `ask`, and what is wrong when there is none. `changed` is called in the feed's thread."""
 
     def __init__(
@@ -92,7 +92,7 @@ class Feed(Generic[T]):
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
 
-    def __enter__(self) -> Feed[T]:
+    def __enter__(self) -> Poller[T]:
         self._thread.start()
         return self
 

@@ -21,8 +21,8 @@ from sshgrid.protocol.messages import MAX_PAYLOAD, Blobs, MissingBlobs, PutBlob
 
 if TYPE_CHECKING:
     from sshgrid.client.connection import Connection
-    from sshgrid.client.local_files import Hands
-    from sshgrid.terminal.bar import Transfer
+    from sshgrid.client.local_files import LocalFileOffer
+    from sshgrid.terminal.bar import TransferBar
 
 SMALL_BYTES = 256 * 1024  # all that goes up in one piece without asking what the master has
 SHOWN_BYTES = 8 << 20  # of what is larger it is shown how far it has come
@@ -42,7 +42,7 @@ class Source:
         executable: bool = False,
         path: str | None = None,
         keep: int = SMALL_BYTES,
-        hands: Hands | None = None,
+        hands: LocalFileOffer | None = None,
     ) -> None:
         self._spooled: BinaryIO | None = None
         self._path = path
@@ -108,14 +108,14 @@ def _spool(pieces: list[bytes]) -> BinaryIO:
 # --- the program -----------------------------------------------------------------------------------------------------
 
 
-class Bundle:
+class ProgramFiles:
     """The files of a program. `language` is "" when the file's name or first line shall decide."""
 
     def __init__(self, entry: str, sources: Sequence[Source], language: str = "") -> None:
         self.entry, self.sources, self.language = entry, tuple(sources), language
 
 
-def read_program(path: str, lang: str, stdin: BinaryIO | None, main: str = "") -> Bundle:
+def read_program(path: str, lang: str, stdin: BinaryIO | None, main: str = "") -> ProgramFiles:
     """FILE of the command line: a file, a folder, or "-". FileMissing (127), UsageError (2).
 
     Of a folder `main` is the file that would be named if there were no others; "" = it has a Makefile.
@@ -140,7 +140,7 @@ def read_program(path: str, lang: str, stdin: BinaryIO | None, main: str = "") -
         raise FileMissing(f"no such file: {path}", _similar(path)) from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}", f"ls -l {path}") from error
-    return Bundle(name, (source,))
+    return ProgramFiles(name, (source,))
 
 
 def _similar(path: str) -> str:
@@ -153,7 +153,7 @@ def _similar(path: str) -> str:
     return f"did you mean {os.path.join(folder, close[0])}?" if close else ""
 
 
-def _from_stdin(lang: str, stdin: BinaryIO | None) -> Bundle:
+def _from_stdin(lang: str, stdin: BinaryIO | None) -> ProgramFiles:
     if stdin is None:
         raise UsageError("the program is to come from standard input, which is closed", "sshgrid run FILE")
     source = Source("stdin", stdin)
@@ -163,7 +163,7 @@ def _from_stdin(lang: str, stdin: BinaryIO | None) -> Bundle:
         raise UsageError("which language is this? It has no file name and no #! line", "sshgrid run --lang python -")
     file = source.file
     source.file = SourceFile(f"stdin{extension}", file.sha256, file.size, executable=head.startswith(b"#!"))
-    return Bundle(source.file.name, (source,))
+    return ProgramFiles(source.file.name, (source,))
 
 
 def _extension(lang: str) -> str:
@@ -174,14 +174,14 @@ def _extension(lang: str) -> str:
     return next((glob[1:] for glob in globs if glob.startswith("*.") and "*" not in glob[1:]), "")
 
 
-def _from_folder(folder: str, main: str) -> Bundle:
+def _from_folder(folder: str, main: str) -> ProgramFiles:
     entry = _main_of(folder, main) if main else _makefile_of(folder)
     sources, keep = list[Source](), SMALL_BYTES
     for path in _walk(folder):
         source = _member(folder, path, keep)
         keep -= source.file.size if source.kept is not None else 0
         sources.append(source)
-    return Bundle(entry, sources, "" if main else "make")
+    return ProgramFiles(entry, sources, "" if main else "make")
 
 
 def _makefile_of(folder: str) -> str:
@@ -241,7 +241,7 @@ def _name(name: str, path: str) -> str:
 
 
 def read_stdin(
-    choice: str, stdin: BinaryIO | None, say: Callable[[str], None], hands: Hands | None = None
+    choice: str, stdin: BinaryIO | None, say: Callable[[str], None], hands: LocalFileOffer | None = None
 ) -> Source | None:
     """`--stdin`: a file, "-" (ours, whatever it is), "none", or "" = ours when it is a pipe, a socket or a file.
 
@@ -294,7 +294,7 @@ def our_stdin() -> BinaryIO | None:
 # --- upload ----------------------------------------------------------------------------------------------------------
 
 
-def upload(connection: Connection, sources: Sequence[Source], transfer: Transfer | None = None) -> None:
+def upload(connection: Connection, sources: Sequence[Source], transfer: TransferBar | None = None) -> None:
     """Give the master what it lacks. Small things are only queued: they leave together with the next request."""
     distinct = {source.file.sha256: source for source in sources}
     wanted = set(distinct)
@@ -314,7 +314,7 @@ def _wanted(connection: Connection, digests: tuple[str, ...]) -> set[str]:
     return {each for part in parts for each in connection.ask(MissingBlobs(part), Blobs).sha256}
 
 
-def _put(connection: Connection, source: Source, transfer: Transfer | None, *, at_once: bool) -> None:
+def _put(connection: Connection, source: Source, transfer: TransferBar | None, *, at_once: bool) -> None:
     digest, sent, size = source.file.sha256, 0, source.file.size
     for piece in source.pieces():
         sent += len(piece)

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from sshgrid.client.session import INTERRUPTED, PIPE_CLOSED, Session
-from sshgrid.client.submit import Order, submit
+from sshgrid.client.submit import RunRequest, submit
 from sshgrid.errors import SshgridError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def run(session: Session, file: str, args: Sequence[str], wanted: Mapping[str, Any]) -> int:
     """The command `run`; `wanted` has a value for each of its options."""
-    order = Order(file, args, wanted)
+    order = RunRequest(file, args, wanted)
     bundle, stdin, data = order.read(session)
     submission = order.submission(bundle, stdin, data)
     sources = [*bundle.sources, *([stdin] if stdin else []), *(data.sources if data else ())]

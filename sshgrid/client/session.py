@@ -23,7 +23,7 @@ INTERRUPTED = 130
 FAILED = 125
 
 
-class Door(Protocol):
+class GatewaySession(Protocol):
     """How a child of the door reaches the master, and what may be said there."""
 
     verbs: frozenset[str]
@@ -47,7 +47,7 @@ class Session:
         self.muted = False  # the screen belongs to something else
         self.accepted: list[JobId] = []  # jobs that were submitted; one list for all lines of a shell
         self.master = self.environ.get("SSHGRID_MASTER", "")  # "" = the one of the inventory
-        self.door: Door | None = None  # we are a child of the door
+        self.gateway: GatewaySession | None = None  # we are a child of the door
 
     def child(self) -> Session:
         """For one line of the shell: what was said when the shell began still holds."""
@@ -62,7 +62,7 @@ class Session:
         from sshgrid import paths
         from sshgrid.errors import UsageError
 
-        if self.door is not None or self.master:
+        if self.gateway is not None or self.master:
             raise UsageError("this is about files of the master's machine: do it there")
         home = self.environ.get("HOME") or os.path.expanduser("~")
         found = paths.places(
@@ -75,8 +75,8 @@ class Session:
     def connect(self, *, start: bool = True) -> Connection:
         from sshgrid.client.start import connect
 
-        if self.door is not None:
-            return self.door.connect()
+        if self.gateway is not None:
+            return self.gateway.connect()
         if self.master:
             from sshgrid.client import remote
 
@@ -93,7 +93,7 @@ class Session:
         from sshgrid.errors import MasterGone
         from sshgrid.protocol.messages import Failure
 
-        if self.door is not None or self.master:
+        if self.gateway is not None or self.master:
             return self.connect()
         connection = find_any_version(self.places())
         if connection is None:
@@ -117,7 +117,7 @@ class Session:
         from sshgrid.terminal.render import Look
 
         # Behind the door there may be a terminal that we cannot see.
-        return Look.detect(descriptor, self.color, self.environ, wary=self.door is not None)
+        return Look.detect(descriptor, self.color, self.environ, wary=self.gateway is not None)
 
     def talks(self) -> bool:
         """Whether a person wants to hear how things go, and not only what went wrong."""
@@ -213,7 +213,7 @@ def report(session: Session, error: SshgridError) -> int:
         write_or_leave(render.write_out, render.to_json(_encodable(render.error_object(error))) + "\n")
     else:
         render.write_err(render.error_text(error, session.err))
-    if session.verbose > 1 and session.door is None:
+    if session.verbose > 1 and session.gateway is None:
         import traceback
 
         render.write_err("".join(traceback.format_exception(error)))

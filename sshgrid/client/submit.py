@@ -13,10 +13,10 @@ from sshgrid.errors import MasterGone, UsageError
 if TYPE_CHECKING:
     from sshgrid.client.connection import Connection
     from sshgrid.client.data import Data
-    from sshgrid.client.local_files import Hands
-    from sshgrid.client.program import Bundle, Source
+    from sshgrid.client.local_files import LocalFileOffer
+    from sshgrid.client.program import ProgramFiles, Source
     from sshgrid.model import JobId, Submission
-    from sshgrid.terminal.bar import Transfer
+    from sshgrid.terminal.bar import TransferBar
 
 
 SUBMIT_TRIES = 5  # masters that may go, one after the other, while a job is handed over
@@ -35,7 +35,7 @@ _SHOWN = 4000  # characters of a command
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-")
 
 
-class Order:
+class RunRequest:
     """The words of `run` (or `sweep`), turned into a submission."""
 
     def __init__(self, file: str, args: Sequence[str], wanted: Mapping[str, Any]) -> None:
@@ -49,9 +49,9 @@ class Order:
     def _text(self, name: str) -> str:
         return str(self._wanted[name])
 
-    def read(self, session: Session, *, ask: bool = True) -> tuple[Bundle, Source | None, Data | None]:
+    def read(self, session: Session, *, ask: bool = True) -> tuple[ProgramFiles, Source | None, Data | None]:
         """The files; `ask`: a master may be asked to read some of them itself."""
-        from sshgrid.client.local_files import Hands
+        from sshgrid.client.local_files import LocalFileOffer
         from sshgrid.client.program import our_stdin, read_program, read_stdin
 
         program = read_program(self._file, self._language, our_stdin(), self._text("main"))
@@ -61,11 +61,11 @@ class Order:
         if self._file == "-" and choice == "-":
             raise UsageError("standard input cannot be both the program and its input", "--stdin FILE")
         stdin = None if session.in_shell else our_stdin()
-        with Hands(session, able=ask) as hands:
+        with LocalFileOffer(session, able=ask) as hands:
             data = self._data(hands)
             return program, read_stdin(choice, stdin, session.say, hands), data
 
-    def _data(self, hands: Hands) -> Data | None:
+    def _data(self, hands: LocalFileOffer) -> Data | None:
         """None without --with: most runs have none, and are not to wait for the import."""
         if not self._wanted["with"]:
             return None
@@ -73,7 +73,7 @@ class Order:
 
         return read_data(self._wanted["with"], hands)
 
-    def submission(self, bundle: Bundle, stdin: Source | None, data: Data | None) -> Submission:
+    def submission(self, bundle: ProgramFiles, stdin: Source | None, data: Data | None) -> Submission:
         from sshgrid.model import Limits, OnDisconnect, OnHostLoss, Program, Submission
 
         wanted = self._wanted
@@ -218,12 +218,12 @@ def _send(
     return connection.answer(Accepted).job
 
 
-def _transfer(session: Session, sources: Sequence[Source]) -> Transfer | None:
+def _transfer(session: Session, sources: Sequence[Source]) -> TransferBar | None:
     """Where it is shown how far the files have come; None when that is soon over, or nobody looks."""
     from sshgrid.client.program import SHOWN_BYTES
 
     if not session.talks() or all(source.file.size < SHOWN_BYTES for source in sources):
         return None
-    from sshgrid.terminal.bar import Transfer
+    from sshgrid.terminal.bar import TransferBar
 
-    return Transfer(session.err, shown=True)
+    return TransferBar(session.err, shown=True)

@@ -23,25 +23,25 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from sshgrid.errors import InventoryError, StoreError
-from sshgrid.gateway.address import Front
+from sshgrid.gateway.address import GatewayAddress
 from sshgrid.inventory import cache
 from sshgrid.master import Master
-from sshgrid.model import Person, Phase, Role
-from sshgrid.nodes import Roster
+from sshgrid.model import Phase, Role, User
+from sshgrid.nodes import NodePool
 from sshgrid.paths import Places
 from sshgrid.protocol.codec import encode
 from sshgrid.protocol.messages import Failure, StatusReply
-from sshgrid.queue.active_jobs import JobBook
+from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.queue.store import Store
-from sshgrid.server.presence import Clients
-from sshgrid.server.session import Session
+from sshgrid.server.presence import ConnectedClients
+from sshgrid.server.session import ClientSession
 from sshgrid.spool.disk import private_directory
 from sshgrid.spool.spool import Spool
 from sshgrid.ssh.connect import dialing, hush_abandoned_transfers, read_in_smaller_pieces
 from sshgrid.version import VERSION
 
 if TYPE_CHECKING:
-    from sshgrid.gateway.server import Door
+    from sshgrid.gateway.server import Gateway
 
 log = logging.getLogger(__name__)
 audit = logging.getLogger("sshgrid.audit")
@@ -50,7 +50,7 @@ INVENTORY_LOOK_SECONDS = 0.5
 READ_LIMIT = 256 * 1024
 
 
-def run(places: Places, idle_exit_seconds: float | None, front: Front | None = None) -> int:
+def run(places: Places, idle_exit_seconds: float | None, front: GatewayAddress | None = None) -> int:
     """Serve until stopped; the exit status of the process. Raises StoreError, InventoryError before it serves."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
@@ -87,7 +87,7 @@ def _open_audit(path: Path) -> None:
     logging.getLogger("sshgrid.audit").addHandler(handler)
 
 
-async def _serve(places: Places, idle_exit_seconds: float | None, front: Front | None) -> None:
+async def _serve(places: Places, idle_exit_seconds: float | None, front: GatewayAddress | None) -> None:
     server = Server(places, idle_exit_seconds, front)
     try:
         await server.run()
@@ -98,13 +98,13 @@ async def _serve(places: Places, idle_exit_seconds: float | None, front: Front |
 class Server:
     """One master and its door for local clients."""
 
-    def __init__(self, places: Places, idle_exit_seconds: float | None, front: Front | None = None) -> None:
+    def __init__(self, places: Places, idle_exit_seconds: float | None, front: GatewayAddress | None = None) -> None:
         self.places = places
         self.started = time.time()
         self.inventory_error = ""
         self._idle_exit = None if front else idle_exit_seconds  # who has a door waits for those who may come
         self._front = front
-        self._door: Door | None = None
+        self._gateway: Gateway | None = None
         self._last_use = time.monotonic()
         self._sessions: set[asyncio.Task[None]] = set()
         self._leave = asyncio.Event()
@@ -117,11 +117,11 @@ class Server:
         rng = Random()
         spool = Spool(state / "spool")
         store = Store.open(state / "queue.db")
-        book = JobBook(store)
+        active_jobs = ActiveJobs(store)
         how = dialing(places.config_dir, os.environ)
-        roster = Roster(store.grid, spool, how, rng, book.nodes_changed)
-        self.master = Master(store, roster, book, inventory, rng)
-        self.clients = Clients(book.is_over)
+        pool = NodePool(store.grid, spool, how, rng, active_jobs.nodes_changed)
+        self.master = Master(store, pool, active_jobs, inventory, rng)
+        self.clients = ConnectedClients(active_jobs.is_over)
 
     # --- life
 
@@ -133,7 +133,7 @@ class Server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._leave.set)
         listener = await self._listen()
-        await self._open_door()
+        await self._open_gateway()
         log.info("sshgrid %s serves %s at %s", VERSION, self.places.inventory, self.places.socket)
         working = asyncio.create_task(self.master.run(), name="master")
         watching = asyncio.create_task(self._watch_inventory(), name="inventory")
@@ -144,21 +144,21 @@ class Server:
                 task.result()
         finally:
             listener.close()
-            if self._door is not None:
-                await self._door.close()
+            if self._gateway is not None:
+                await self._gateway.close()
             with contextlib.suppress(FileNotFoundError):
                 Path(self.places.socket).unlink()
             for task in (working, watching, leaving, *self._sessions):
                 task.cancel()
             await asyncio.gather(working, watching, leaving, *self._sessions, return_exceptions=True)
 
-    async def _open_door(self) -> None:
+    async def _open_gateway(self) -> None:
         if self._front is None:
             return
-        from sshgrid.gateway.server import Door  # only where there is one: it takes a while to import
+        from sshgrid.gateway.server import Gateway  # only where there is one: it takes a while to import
 
-        self._door = Door(self, Path(self.places.state_dir))
-        await self._door.open(self._front.listen, self._front.port)
+        self._gateway = Gateway(self, Path(self.places.state_dir))
+        await self._gateway.open(self._front.listen, self._front.port)
         if any(node.connection == "local" for node in self.master.inventory.nodes):
             log.warning("a node with `connection: local` runs users' programs as the owner of this master")
 
@@ -197,7 +197,7 @@ class Server:
                 writer.write(encode(Failure("not-allowed", "this master serves its owner only", "", 1)))
                 await writer.drain()
             else:
-                await Session(self, reader, writer, Person(user, Role.OWNER)).serve()
+                await ClientSession(self, reader, writer, User(user, Role.OWNER)).serve()
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             log.debug("a client left: %s", error)
         except asyncio.CancelledError:  # the master leaves; asyncio would log this as an error of ours
@@ -221,14 +221,14 @@ class Server:
             inventory=self.places.inventory,
             inventory_error=self.inventory_error,
             uptime_seconds=time.time() - self.started,
-            nodes=len(master.roster.members),
+            nodes=len(master.pool.nodes),
             jobs_by_state=master.counts(),
             clients=len(self._sessions),
             memory_bytes=process.memory_info().rss,
             cpu_seconds=cpu.user + cpu.system,
-            door=self._door.address if self._door else "",
-            door_key=self._door.fingerprint if self._door else "",
-            ended_last_minute=master.book.ended_last_minute(),
+            gateway=self._gateway.address if self._gateway else "",
+            gateway_key=self._gateway.fingerprint if self._gateway else "",
+            ended_last_minute=master.active_jobs.ended_last_minute(),
         )
 
     # --- the inventory file, and idleness
@@ -273,9 +273,9 @@ class Server:
         return (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def _leave_when_idle(self) -> None:
-        if self._sessions or not self.master.book.idle:
+        if self._sessions or not self.master.active_jobs.idle:
             self._last_use = time.monotonic()
-        if self._draining and not self.master.book.in_phase(Phase.RUNNING):
+        if self._draining and not self.master.active_jobs.in_phase(Phase.RUNNING):
             self._leave.set()
         if self._idle_exit is not None and time.monotonic() - self._last_use > self._idle_exit:
             log.info("idle for %.0f s", self._idle_exit)

@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
-from sshgrid.engines.launch import Batch, Order
-from sshgrid.model import Fetched, Noun, Outcome, Step, Usage
+from sshgrid.engines.launch import BatchSpec, RunSpec
+from sshgrid.model import Fetched, Outcome, Step, Struct, Usage
 
 
-class Finish(Noun, frozen=True):
+class AttemptResult(Struct, frozen=True):
     """How an attempt ended, and what it used."""
 
     outcome: Outcome
@@ -48,14 +48,14 @@ class Sink(Protocol):
 class BatchSink(Protocol):
     """As Sink, for many runs of one program at once. What `output` and `ended` were given is kept when they return."""
 
-    def kept(self, order: Order, stream: str) -> int: ...
+    def kept(self, order: RunSpec, stream: str) -> int: ...
 
-    async def output(self, order: Order, stream: str, piece: bytes) -> None: ...
+    async def output(self, order: RunSpec, stream: str, piece: bytes) -> None: ...
 
-    async def running(self, orders: Sequence[Order]) -> None:
+    async def running(self, orders: Sequence[RunSpec]) -> None:
         """These have begun; it may be told late, or of a run that has ended already not at all."""
 
-    async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
+    async def ended(self, ends: Sequence[tuple[RunSpec, AttemptResult]]) -> None:
         """All of their output was told."""
 
     async def uploaded(self, count: int, left: int = 0) -> None:
@@ -71,19 +71,19 @@ Keyboard: TypeAlias = "asyncio.Queue[bytes | tuple[int, int]]"
 class Engine(Protocol):
     """One way of running attempts. Raises HostError for what a machine or the road to it did."""
 
-    async def run(self, order: Order, sink: Sink, *, resume: bool = False) -> Finish:
+    async def run(self, order: RunSpec, sink: Sink, *, resume: bool = False) -> AttemptResult:
         """From upload to result. `resume`: it may have been started before; find it, never start it twice."""
 
-    async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
+    async def converse(self, order: RunSpec, sink: Sink, keyboard: Keyboard) -> AttemptResult:
         """A run tied to this conversation: it reads the keyboard, and ends when the connection does."""
 
-    async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
+    async def run_batch(self, batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
         """Many runs of one program with one start, until the end of each was told; raises no HostError.
 
         For `signal` and `discard` a batch is a run, and `jobscript.place_in` names one of its runs.
         """
 
-    async def extend(self, batch: str, orders: Sequence[Order], *, lingers: bool = False) -> bool:
+    async def extend(self, batch: str, orders: Sequence[RunSpec], *, keep_warm: bool = False) -> bool:
         """More runs for a batch under way; its sink is told of them. False: it takes no more, they never begin.
 
         `lingers`: when these have ended it shall wait a moment for more.
@@ -95,7 +95,7 @@ class Engine(Protocol):
     async def refuse(self, run: str) -> bool:
         """Keep a run that has not begun from ever beginning; False when it has begun."""
 
-    async def take_back(self, batch: str, runs: Sequence[str]) -> list[str]:
+    async def revoke(self, batch: str, runs: Sequence[str]) -> list[str]:
         """Those of these runs of a batch that have not begun, and now never will; no more is told of them."""
 
     async def discard(self, run: str) -> None:

@@ -14,20 +14,20 @@ from pathlib import Path
 
 import msgspec
 
-from sshgrid.engines import BatchSink, Finish, Sink
-from sshgrid.engines.build_cache import Builds
+from sshgrid.engines import AttemptResult, BatchSink, Sink
+from sshgrid.engines.build_cache import BuildCache
 from sshgrid.engines.direct import (
     LONGEST_PAUSE_SECONDS,
     START_GUARD_SECONDS,
     STREAMS,
     UPLOAD_TRIES,
     DirectEngine,
-    Host,
+    EngineHost,
     Run,
     usage,
 )
 from sshgrid.engines.jobscript import tasks_script
-from sshgrid.engines.launch import Batch, Order, name_in_batch, needed_by, task_name
+from sshgrid.engines.launch import BatchSpec, RunSpec, name_in_batch, needed_by, task_name
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.model import Exited, Fetched, HostLost, Outcome, Step
 from sshgrid.ssh.link import LOOK_RECORDS, PIECE_BYTES, Link
@@ -49,12 +49,12 @@ class BatchEngine(DirectEngine):
     """Runs of one node, one by one or in batches."""
 
     def __init__(
-        self, host: Host, blob: Callable[[str], Path], patience: Callable[[float], float], builds: Builds
+        self, host: EngineHost, blob: Callable[[str], Path], patience: Callable[[float], float], builds: BuildCache
     ) -> None:
         super().__init__(host, blob, patience, builds)
         self._batches: dict[str, _Everyone] = {}  # under way
 
-    async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
+    async def run_batch(self, batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
         """Until each task was told to have ended, whatever happened. Nothing is told twice.
 
         NeverBegan is raised all the same: a start may still be on its way.
@@ -62,7 +62,7 @@ class BatchEngine(DirectEngine):
         everyone = self._batches[batch.run] = _Everyone(batch, sink)
         # How many parts an earlier master has sent is not known here.
         everyone.takes_more = not resume
-        everyone.lingers = batch.lingers and not resume
+        everyone.keep_warm = batch.keep_warm and not resume
         try:
             finish = await self.run(batch, everyone, resume=resume)
         except HostError as error:
@@ -75,13 +75,13 @@ class BatchEngine(DirectEngine):
         finally:
             del self._batches[batch.run]
 
-    async def extend(self, batch: str, orders: Sequence[Order], *, lingers: bool = False) -> bool:
+    async def extend(self, batch: str, orders: Sequence[RunSpec], *, keep_warm: bool = False) -> bool:
         everyone = self._batches.get(batch)
         if everyone is None or batch not in self._sent or not everyone.takes_more:
             return False
         # Before they are sent: the node may tell of them before it has answered.
         names = everyone.sending(orders)
-        everyone.lingers = lingers
+        everyone.keep_warm = keep_warm
         try:
             taken = await self._send_more(batch, everyone, orders)
         except HostError as error:
@@ -89,7 +89,7 @@ class BatchEngine(DirectEngine):
             taken = False
         everyone.sent(names)
         if not taken:
-            everyone.takes_more = everyone.lingers = False
+            everyone.takes_more = everyone.keep_warm = False
             everyone.without(names)
             await self._ring(batch)
         elif batch not in self._batches:
@@ -99,11 +99,11 @@ class BatchEngine(DirectEngine):
     async def _ring(self, batch: str) -> None:
         """Its follower shall look again: there may be nothing left to wait for. A lost connection wakes it anyway."""
         with contextlib.suppress(HostError):
-            (await self._host.connected(0)).bell(batch).set()
+            (await self._host.connected(0)).wakeup(batch).set()
 
-    async def _send_more(self, batch: str, everyone: _Everyone, orders: Sequence[Order]) -> bool:
+    async def _send_more(self, batch: str, everyone: _Everyone, orders: Sequence[RunSpec]) -> bool:
         everyone.parts += 1
-        script, objects = tasks_script(batch, orders, lingers=everyone.lingers), needed_by(orders)
+        script, objects = tasks_script(batch, orders, keep_warm=everyone.keep_warm), needed_by(orders)
         for _ in range(UPLOAD_TRIES):
             link = await self._host.connected(0)
             not_after = self._host.uptime_now() + START_GUARD_SECONDS
@@ -125,7 +125,7 @@ class BatchEngine(DirectEngine):
                     raise NodeUnfit(self._host.name, started.rest or f"answered {started.word!r} to more tasks")
         return False
 
-    async def take_back(self, batch: str, runs: Sequence[str]) -> list[str]:
+    async def revoke(self, batch: str, runs: Sequence[str]) -> list[str]:
         if batch not in self._sent:
             return []  # it will be sent with all of its tasks
         names = {name_in_batch(run): run for run in runs}
@@ -135,7 +135,7 @@ class BatchEngine(DirectEngine):
             everyone.without(taken)
         return [names[name] for name in taken if name in names]
 
-    def follower(self, order: Order, sink: Sink) -> Run:
+    def follower(self, order: RunSpec, sink: Sink) -> Run:
         if isinstance(sink, _Everyone):
             return _BatchRun(self._host, sink.batch, sink, self._patience)
         return super().follower(order, sink)
@@ -144,7 +144,7 @@ class BatchEngine(DirectEngine):
 class _Everyone:
     """The sink of a batch as a run: what happens before there are tasks happens to all of them."""
 
-    def __init__(self, batch: Batch, sink: BatchSink) -> None:
+    def __init__(self, batch: BatchSpec, sink: BatchSink) -> None:
         self.batch = batch
         self._sink = sink
         self._waiting = {task_name(order): order for order in batch.tasks}
@@ -152,7 +152,7 @@ class _Everyone:
         self._sending: set[str] = set()
         self.parts = 1  # in which its tasks were sent
         self.takes_more = False
-        self.lingers = False  # the node waits a moment for more, and then the batch ends by itself
+        self.keep_warm = False  # the node waits a moment for more, and then the batch ends by itself
         self.uploaded, self.compiled = sink.uploaded, sink.compiled
 
     @property
@@ -180,7 +180,7 @@ class _Everyone:
     async def fetched(self, fetched: Fetched) -> None:
         raise AssertionError(f"a batch fetches nothing, and not {fetched}")
 
-    def sending(self, orders: Iterable[Order]) -> frozenset[str]:
+    def sending(self, orders: Iterable[RunSpec]) -> frozenset[str]:
         """More tasks are on their way; whether they have arrived is not known before `sent`."""
         more = {task_name(order): order for order in orders}
         self._waiting |= more
@@ -197,14 +197,14 @@ class _Everyone:
 
     # --- of one task
 
-    def order(self, task: str) -> Order | None:
+    def order(self, task: str) -> RunSpec | None:
         """None when its end was told already."""
         return self._waiting.get(task)
 
-    def kept_of(self, order: Order, stream: str) -> int:
+    def kept_of(self, order: RunSpec, stream: str) -> int:
         return self._sink.kept(order, stream)
 
-    async def output_of(self, order: Order, stream: str, piece: bytes) -> None:
+    async def output_of(self, order: RunSpec, stream: str, piece: bytes) -> None:
         await self._sink.output(order, stream, piece)
 
     async def running(self, tasks: Iterable[str]) -> None:
@@ -213,11 +213,11 @@ class _Everyone:
         if fresh:
             await self._sink.running([self._waiting[task] for task in fresh])
 
-    def long_running(self, since: float) -> list[Order]:
+    def long_running(self, since: float) -> list[RunSpec]:
         """Those under way that had begun by then; not more than there are lanes."""
         return [self._waiting[task] for task, begun in self._begun.items() if begun <= since and task in self._waiting]
 
-    async def ended(self, ends: Mapping[str, Finish]) -> None:
+    async def ended(self, ends: Mapping[str, AttemptResult]) -> None:
         found = [(self._waiting[task], finish) for task, finish in ends.items() if task in self._waiting]
         if found:
             await self._sink.ended(found)
@@ -227,19 +227,19 @@ class _Everyone:
 
     async def give_up(self, outcome: Outcome) -> None:
         """The tasks that were never told to have ended end like this; of those on their way `extend` will know."""
-        await self.ended({task: Finish(outcome) for task in self._waiting if task not in self._sending})
+        await self.ended({task: AttemptResult(outcome) for task in self._waiting if task not in self._sending})
 
     async def over(self, why: str) -> None:
         """The batch is over: who has begun was lost, the others never will."""
         left = [task for task in self._waiting if task not in self._sending]
-        await self.ended({task: Finish(HostLost(why if task in self._begun else NEVER_BEGAN)) for task in left})
+        await self.ended({task: AttemptResult(HostLost(why if task in self._begun else NEVER_BEGAN)) for task in left})
 
 
 class _BatchRun(Run):
     """Follows a batch from wherever its ledger was read to, until every task has ended."""
 
     _sink: _Everyone
-    _order: Batch
+    _order: BatchSpec
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)  # type: ignore[arg-type] # the same, of narrower types
@@ -252,7 +252,7 @@ class _BatchRun(Run):
             return await self._host.connected(0)
         return await super()._connected()
 
-    async def _look(self, link: Link) -> Finish | None:
+    async def _look(self, link: Link) -> AttemptResult | None:
         began = time.monotonic()
         look = await link.look_batch(self._order.run, self._records)
         run = look.run
@@ -260,8 +260,8 @@ class _BatchRun(Run):
             return None
         await self._tell_step(run)
         await self._take(link, look)
-        if self._sink.done and not self._sink.lingers:
-            return Finish(Exited(0))
+        if self._sink.done and not self._sink.keep_warm:
+            return AttemptResult(Exited(0))
         await self._bring_live(link)
         if look.records:
             pause = GATHER_SECONDS + GATHER_LOOKS * (time.monotonic() - began)
@@ -270,9 +270,9 @@ class _BatchRun(Run):
         if look.records or (run.record is None and run.alive):
             return None
         if run.record is not None and run.record.stage in ("layout", "build"):
-            return Finish(await self._outcome(link, run, run.record), usage(run.record))
+            return AttemptResult(await self._outcome(link, run, run.record), usage(run.record))
         await self._sink.over(self._why_lost(run))
-        return Finish(Exited(0))
+        return AttemptResult(Exited(0))
 
     def _why_lost(self, run: RunLook) -> str:
         if run.why == "lease":
@@ -286,7 +286,7 @@ class _BatchRun(Run):
         ends = {}
         seconds = dict(self._lane_seconds)
         for end in look.ended:
-            ends[end.task] = Finish(await self._task_outcome(link, end), usage(_own(end, seconds)))
+            ends[end.task] = AttemptResult(await self._task_outcome(link, end), usage(_own(end, seconds)))
             if order := self._sink.order(end.task):
                 for stream, file in STREAMS.items():
                     await self._bring(link, end, order, stream, file)
@@ -295,7 +295,7 @@ class _BatchRun(Run):
         self._records += look.records
         self._lane_seconds = seconds
 
-    async def _bring(self, link: Link, end: TaskEnd, order: Order, stream: str, file: str) -> None:
+    async def _bring(self, link: Link, end: TaskEnd, order: RunSpec, stream: str, file: str) -> None:
         if file[0] not in end.printed:
             return
         at, here = self._sink.kept_of(order, stream), end.small.get(file)

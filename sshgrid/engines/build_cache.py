@@ -24,7 +24,7 @@ from typing import BinaryIO, NamedTuple, Protocol, Self, TypeAlias
 from sshgrid.engines import Sink
 from sshgrid.engines.launch import BUILD_LIMIT_SECONDS
 from sshgrid.errors import NodeUnfit, SshgridError
-from sshgrid.model import CompileFailed, Noun, Recipe, Step
+from sshgrid.model import CompileFailed, Recipe, Step, Struct
 from sshgrid.spool.spool import Spool
 from sshgrid.ssh.channels import READ_BYTES
 from sshgrid.ssh.link import Link
@@ -39,7 +39,7 @@ SILENT_SECONDS = 3.0  # a compiling node that says nothing for so long is no lon
 WAIT_SECONDS = BUILD_LIMIT_SECONDS + 60.0
 
 
-class Place(Protocol):
+class BuildNode(Protocol):
     """A node, as builds see it."""
 
     name: str
@@ -52,14 +52,14 @@ class Place(Protocol):
 
 
 # (language, who built, who is to take it) -> "" or why a build must not be taken.
-Verify: TypeAlias = Callable[[str, Place, Place], Awaitable[str]]
+Verify: TypeAlias = Callable[[str, BuildNode, BuildNode], Awaitable[str]]
 
 
-async def _unverified(language: str, maker: Place, taker: Place) -> str:
+async def _unverified(language: str, maker: BuildNode, taker: BuildNode) -> str:
     return f"no hello in {language} of {maker.name} was tried on {taker.name}"
 
 
-class Failure(Noun, frozen=True):
+class BuildFailure(Struct, frozen=True):
     """What the compiler said, about files as they are named on the node."""
 
     outcome: CompileFailed
@@ -69,10 +69,10 @@ class Failure(Noun, frozen=True):
 class Claim:
     """The right and duty to build. Left without a word, the next one who waits gets it."""
 
-    def __init__(self, place: Place, end: Callable[[Claim], None]) -> None:
+    def __init__(self, place: BuildNode, end: Callable[[Claim], None]) -> None:
         self.place = place
         self.began = time.monotonic()
-        self.ended: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[BuildFailure | None] = asyncio.get_running_loop().create_future()
         self.succeeded = False
         self._end = end
 
@@ -80,7 +80,7 @@ class Claim:
         """It is on the node."""
         self.succeeded = True
 
-    def failed(self, failure: Failure) -> None:
+    def failed(self, failure: BuildFailure) -> None:
         """The program is at fault: all who wait have their result."""
         if not self.ended.done():
             self.ended.set_result(failure)
@@ -102,7 +102,7 @@ class Claim:
         self.release()
 
 
-class Archive(Noun, frozen=True):
+class Archive(Struct, frozen=True):
     """A build folder as a blob."""
 
     sha256: str
@@ -112,18 +112,18 @@ class Archive(Noun, frozen=True):
 class Holder(NamedTuple):
     """A node that has a build, and the one that made it: itself, or where it was brought from."""
 
-    place: Place
-    maker: Place
+    place: BuildNode
+    maker: BuildNode
 
 
-class Kept(NamedTuple):
+class CachedBuild(NamedTuple):
     """A build in the spool, and who made it."""
 
     archive: Archive
-    maker: Place
+    maker: BuildNode
 
 
-class Builds:
+class BuildCache:
     """What is being built, and where builds are."""
 
     def __init__(
@@ -134,12 +134,12 @@ class Builds:
         self._max_kept_bytes = max_kept_bytes
         self._under_way: dict[str, Claim] = {}
         self._holders: OrderedDict[str, dict[str, Holder]] = OrderedDict()  # key -> nodes that have it, by name
-        self._archives: OrderedDict[str, Kept] = OrderedDict()
+        self._archives: OrderedDict[str, CachedBuild] = OrderedDict()
         self._unshared: OrderedDict[str, str] = OrderedDict()  # scopes that builds of others do not come to, and why
         self._locks: dict[str, asyncio.Lock] = {}
         self.verify: Verify = _unverified  # asked where a recipe wants it
 
-    async def obtain(self, recipe: Recipe, place: Place, sink: Sink) -> Claim | Failure | None:
+    async def obtain(self, recipe: Recipe, place: BuildNode, sink: Sink) -> Claim | BuildFailure | None:
         """None: the node has the build. A Claim: build it there, inside `with`. A Failure: it does not compile.
 
         Raises HostError when the node itself is lost.
@@ -161,14 +161,16 @@ class Builds:
         """Why this node has compiled what others had already; "" when nothing spoke against theirs."""
         return self._unshared.get(f"{build_key} {node}") or self._unshared.get(build_key, "")
 
-    def _scope(self, recipe: Recipe, place: Place) -> str:
+    def _scope(self, recipe: Recipe, place: BuildNode) -> str:
         """Who is of the same scope waits for one another: the grid, or the node alone."""
         key, own = recipe.build_key, f"{recipe.build_key} {place.name}"
         return key if recipe.shared and self._unshared.keys().isdisjoint((key, own)) else own
 
     # --- waiting
 
-    async def _wait(self, scope: str, claim: Claim, place: Place, recipe: Recipe, sink: Sink) -> Failure | None:
+    async def _wait(
+        self, scope: str, claim: Claim, place: BuildNode, recipe: Recipe, sink: Sink
+    ) -> BuildFailure | None:
         if recipe.compile:
             await sink.step(Step.COMPILING)
         while not claim.ended.done():
@@ -179,7 +181,7 @@ class Builds:
                 claim.release()
         return claim.ended.result()
 
-    def _is_lost(self, claim: Claim, place: Place) -> bool:
+    def _is_lost(self, claim: Claim, place: BuildNode) -> bool:
         """When we are silent too, the fault may be the network's; on the same node there is nobody better."""
         silent = claim.place.silent_seconds() > SILENT_SECONDS and place.silent_seconds() <= SILENT_SECONDS
         return claim.place.name != place.name and (silent or claim.too_long)
@@ -201,7 +203,7 @@ class Builds:
 
     # --- bringing
 
-    async def _is_there(self, recipe: Recipe, place: Place, sink: Sink) -> bool:
+    async def _is_there(self, recipe: Recipe, place: BuildNode, sink: Sink) -> bool:
         """After this, if it can be brought. One at a time for each node: two would send the same."""
         key = recipe.build_key
         if place.name in self._holders.get(key, {}):
@@ -222,7 +224,7 @@ class Builds:
             self._locks = {name: lock for name, lock in self._locks.items() if lock.locked()}
         return self._locks.setdefault(name, asyncio.Lock())
 
-    async def _bring(self, recipe: Recipe, place: Place, sink: Sink) -> Place | None:
+    async def _bring(self, recipe: Recipe, place: BuildNode, sink: Sink) -> BuildNode | None:
         """Who made it, when the node has it now."""
         key, link = recipe.build_key, await place.connected(0)
         if await link.built(key):
@@ -247,7 +249,7 @@ class Builds:
         except (NodeUnfit, FileNotFoundError) as error:
             return str(error)
 
-    async def _kept(self, key: str) -> Kept | None:
+    async def _kept(self, key: str) -> CachedBuild | None:
         """The build as a blob: kept, or brought once from a node that has it. None when there is no way."""
         async with self._lock(key):
             kept = self._archives.get(key)
@@ -258,13 +260,13 @@ class Builds:
             while key not in self._unshared and (holders := self._holders.get(key)):
                 source, maker = next(reversed(holders.values()))
                 try:
-                    return self._keep(key, Kept(await self._fetch(key, source), maker))
+                    return self._keep(key, CachedBuild(await self._fetch(key, source), maker))
                 except (SshgridError, OSError) as error:
                     log.info("the build %s of %s cannot be had: %s", key[:12], source.name, error)
                     holders.pop(source.name, None)
             return None
 
-    async def _fetch(self, key: str, source: Place) -> Archive:
+    async def _fetch(self, key: str, source: BuildNode) -> Archive:
         link = await source.connected(0)
         with (
             tempfile.TemporaryFile(dir=self._spool.incoming) as raw,
@@ -305,7 +307,7 @@ class Builds:
             writer.finish()
         return Archive(sha256, size)
 
-    def _keep(self, key: str, kept: Kept) -> Kept:
+    def _keep(self, key: str, kept: CachedBuild) -> CachedBuild:
         """The least recently used ones go when there is too much. What is lost is built again."""
         self._archives[key] = kept
         while self._kept_bytes() > self._max_kept_bytes and len(self._archives) > 1:

@@ -18,10 +18,10 @@ from typing import Protocol
 import msgspec
 
 from sshgrid import toolchains
-from sshgrid.engines import Finish, Keyboard, Sink, fetch
-from sshgrid.engines.build_cache import Builds, Claim, Failure, Place
+from sshgrid.engines import AttemptResult, Keyboard, Sink, fetch
+from sshgrid.engines.build_cache import BuildCache, BuildFailure, BuildNode, Claim
 from sshgrid.engines.jobscript import job_script
-from sshgrid.engines.launch import BUILD_LIMIT_SECONDS, LEASE_MARGIN_SECONDS, Order, needed
+from sshgrid.engines.launch import BUILD_LIMIT_SECONDS, LEASE_MARGIN_SECONDS, RunSpec, needed
 from sshgrid.engines.upload_progress import Meter
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.model import (
@@ -39,7 +39,7 @@ from sshgrid.model import (
     ToolchainBroken,
     Usage,
 )
-from sshgrid.ssh.channels import Talk
+from sshgrid.ssh.channels import Conversation
 from sshgrid.ssh.link import PIECE_BYTES, Link
 from sshgrid.ssh.parsers import RunLook, RunRecord, Started
 
@@ -59,7 +59,7 @@ STREAMS = {"stdout": "out", "stderr": "err"}
 NO_PROGRAM = (b"/dev/null/only the build",)
 
 
-class Host(Place, Protocol):
+class EngineHost(BuildNode, Protocol):
     """A node as the engine needs it: somebody keeps it connected."""
 
     def uptime_now(self) -> float: ...
@@ -69,7 +69,7 @@ class DirectEngine:
     """Runs of one node."""
 
     def __init__(
-        self, host: Host, blob: Callable[[str], Path], patience: Callable[[float], float], builds: Builds
+        self, host: EngineHost, blob: Callable[[str], Path], patience: Callable[[float], float], builds: BuildCache
     ) -> None:
         self._host = host
         self._blob = blob
@@ -79,21 +79,21 @@ class DirectEngine:
         self._sent: set[str] = set()  # runs whose start may have reached the node
         self._refused: set[str] = set()  # runs that shall not be sent
 
-    async def run(self, order: Order, sink: Sink, *, resume: bool = False) -> Finish:
+    async def run(self, order: RunSpec, sink: Sink, *, resume: bool = False) -> AttemptResult:
         self._check_refused(order.run)
         if resume:
             self._sent.add(order.run)
         if resume or order.recipe.build_key in self._built:
             return await self._run(order, sink, resume)
         match await self._begin(order, sink):
-            case Finish() as finish:
+            case AttemptResult() as finish:
                 return finish
             case None:
                 return await self._run(order, sink, resume=False)
             case run:
                 return await self._to_end(run)
 
-    async def ensure_built(self, order: Order, sink: Sink) -> Finish | None:
+    async def ensure_built(self, order: RunSpec, sink: Sink) -> AttemptResult | None:
         """None: the node has the build of this order. Else how the build, and with it the order, ended.
 
         Nothing of the program runs, and the run's folder is free again. Raises HostError.
@@ -106,13 +106,13 @@ class DirectEngine:
         begun = await self._begin(alone, sink)
         if begun is None:
             return None
-        finish = begun if isinstance(begun, Finish) else await self._to_end(begun)
+        finish = begun if isinstance(begun, AttemptResult) else await self._to_end(begun)
         if order.recipe.build_key not in self._built:
             return finish
         await self.discard(order.run)
         return None
 
-    async def _begin(self, order: Order, sink: Sink) -> Run | Finish | None:
+    async def _begin(self, order: RunSpec, sink: Sink) -> Run | AttemptResult | None:
         """The node gets the build. A Run: this order has made it, and goes on. None: it is there, nothing has begun.
 
         Who comes while another builds the same waits for that build (not for its run) instead of starting a second.
@@ -121,34 +121,34 @@ class DirectEngine:
             case None:
                 self._built.add(order.recipe.build_key)
                 return None
-            case Failure(outcome, words):
+            case BuildFailure(outcome, words):
                 if words:
                     await sink.output("compile", toolchains.restore_names(words, order.recipe))
-                return Finish(outcome)
+                return AttemptResult(outcome)
             case Claim() as claim:
                 with claim:
                     return await self._build(order, sink, claim)
 
-    async def _build(self, order: Order, sink: Sink, claim: Claim) -> Run | Finish:
+    async def _build(self, order: RunSpec, sink: Sink, claim: Claim) -> Run | AttemptResult:
         await self._launch(order, sink)
         run = self.follower(order, sink)
         finish = await run.follow(until_running=True)
         if finish and isinstance(finish.outcome, CompileFailed):
-            claim.failed(Failure(finish.outcome, run.compiler_words))
+            claim.failed(BuildFailure(finish.outcome, run.compiler_words))
         elif finish is None or run.is_built:
             claim.built()
             self._built.add(order.recipe.build_key)
         return finish or run
 
-    async def _run(self, order: Order, sink: Sink, resume: bool) -> Finish:
+    async def _run(self, order: RunSpec, sink: Sink, resume: bool) -> AttemptResult:
         if not resume:
             await self._launch(order, sink)
         return await self._to_end(self.follower(order, sink), at_once=resume)
 
-    def follower(self, order: Order, sink: Sink) -> Run:
+    def follower(self, order: RunSpec, sink: Sink) -> Run:
         return Run(self._host, order, sink, self._patience)
 
-    async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
+    async def converse(self, order: RunSpec, sink: Sink, keyboard: Keyboard) -> AttemptResult:
         await self._launch(order, sink)
         link = await self._host.connected(0)
         await sink.step(Step.RUNNING)
@@ -160,14 +160,14 @@ class DirectEngine:
                 typing.cancel()
         return await self._to_end(self.follower(order, _Quiet(sink)), at_once=True)
 
-    async def _to_end(self, run: Run, *, at_once: bool = False) -> Finish:
+    async def _to_end(self, run: Run, *, at_once: bool = False) -> AttemptResult:
         finish = await run.follow(at_once=at_once)
         assert finish is not None
         return finish
 
     # --- starting
 
-    async def _launch(self, order: Order, sink: Sink) -> None:
+    async def _launch(self, order: RunSpec, sink: Sink) -> None:
         """The run is claimed on the node when this returns, or perhaps was before the connection was lost.
 
         Raises HostError when the node cannot take it.
@@ -193,7 +193,7 @@ class DirectEngine:
                     raise NodeUnfit(self._host.name, started.rest or f"answered {started.word!r} to a start")
         raise NodeUnfit(self._host.name, "what is uploaded there does not stay")
 
-    async def _start(self, order: Order, link: Link) -> Started:
+    async def _start(self, order: RunSpec, link: Link) -> Started:
         self._check_refused(order.run)
         self._sent.add(order.run)
         uptime = self._host.uptime_now()
@@ -252,7 +252,7 @@ class DirectEngine:
         await link.clean([run])
 
 
-async def _type(talk: Talk, keyboard: Keyboard) -> None:
+async def _type(talk: Conversation, keyboard: Keyboard) -> None:
     while True:
         match await keyboard.get():
             case b"":
@@ -287,7 +287,7 @@ class _Quiet:
 class Run:
     """Follows one run from wherever its kept output ends to its record."""
 
-    def __init__(self, host: Host, order: Order, sink: Sink, patience: Callable[[float], float]) -> None:
+    def __init__(self, host: EngineHost, order: RunSpec, sink: Sink, patience: Callable[[float], float]) -> None:
         self._host = host
         self._order = order
         self._sink = sink
@@ -307,7 +307,7 @@ class Run:
         longest = patience(order.worked_seconds) + LEASE_MARGIN_SECONDS
         self._lease_ends = time.monotonic() + longest if fenced else 0.0
 
-    async def follow(self, *, until_running: bool = False, at_once: bool = False) -> Finish | None:
+    async def follow(self, *, until_running: bool = False, at_once: bool = False) -> AttemptResult | None:
         """The finish; with `until_running` None as soon as the program itself (not its build) runs.
 
         Looks when the node rings or some time has passed: what was just started has no news. `at_once` looks before.
@@ -352,16 +352,16 @@ class Run:
             self._renew_at = now + seconds / 4
 
     async def _wait(self, link: Link) -> None:
-        bell = link.bell(self._order.run)
+        wakeup = link.wakeup(self._order.run)
         try:
             async with asyncio.timeout(self._pause):
-                self._rang = await bell.wait()
+                self._rang = await wakeup.wait()
         except TimeoutError:
             self._rang = False
             self._pause = min(self._pause * 1.5, LONGEST_PAUSE_SECONDS)
-        bell.clear()
+        wakeup.clear()
 
-    async def _look(self, link: Link) -> Finish | None:
+    async def _look(self, link: Link) -> AttemptResult | None:
         look, moved = await self._see(link)
         if await self._not_begun(link, look):
             return None
@@ -381,7 +381,7 @@ class Run:
         outcome = await self._outcome(link, look, look.record)
         if not isinstance(outcome, HostLost | ToolchainBroken | CompileFailed):
             await self._bring_files(link)
-        return Finish(outcome, usage(look.record))
+        return AttemptResult(outcome, usage(look.record))
 
     async def _not_begun(self, link: Link, look: RunLook) -> bool:
         """Whether it is to be waited for. Raises NodeUnfit when it never will begin."""
@@ -420,7 +420,7 @@ class Run:
         now = time.monotonic()
         self._claimed_since = self._claimed_since or now
         if now - self._claimed_since > BEGIN_SECONDS:
-            await link.forestall(self._order.run)
+            await link.block_start(self._order.run)
 
     async def _tell_step(self, look: RunLook) -> None:
         step = Step.RUNNING if look.running else Step.COMPILING if self._order.recipe.compile else Step.RUNNING

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
 from sshgrid.engines import Sink
-from sshgrid.engines.launch import Order
+from sshgrid.engines.launch import RunSpec
 from sshgrid.model import Fetched
 from sshgrid.notation import globs
 from sshgrid.notation.filenames import MAX_NAME_BYTES
@@ -27,7 +27,7 @@ _END_BYTES = 2 * tarfile.RECORDSIZE
 _WORDS_BYTES = 500
 
 
-async def bring(link: Link, order: Order, sink: Sink) -> None:
+async def bring(link: Link, order: RunSpec, sink: Sink) -> None:
     """What is there of what was asked for is kept when this returns, and what is not was told. Raises HostError."""
     program = order.program
     most = min(sink.room(), program.limits.fetch_bytes or MOST_BYTES)

@@ -10,14 +10,14 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from sshgrid import toolchains
-from sshgrid.engines.launch import BUILD_LIMIT_SECONDS, Batch, Order, task_name
+from sshgrid.engines.launch import BUILD_LIMIT_SECONDS, BatchSpec, RunSpec, task_name
 from sshgrid.errors import UsageError
 from sshgrid.model import Facts, Limits, Program, Recipe, sweep_of, task_number
 
 
-def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) -> bytes:
+def job_script(order: RunSpec, facts: Facts, lease_uptime: float | None = None) -> bytes:
     """The bytes of job.sh. `lease_uptime`: the run ends itself then, in the node's uptime, unless it is renewed."""
-    if isinstance(order, Batch):
+    if isinstance(order, BatchSpec):
         return _batch_script(order, facts, lease_uptime)
     lines = [
         *_head(order, facts, lease_uptime),
@@ -27,7 +27,7 @@ def job_script(order: Order, facts: Facts, lease_uptime: float | None = None) ->
     return b"\n".join(lines) + b"\n"
 
 
-def _batch_script(batch: Batch, facts: Facts, lease_uptime: float | None) -> bytes:
+def _batch_script(batch: BatchSpec, facts: Facts, lease_uptime: float | None) -> bytes:
     lines = [
         *_head(batch, facts, lease_uptime),
         *_function("environment", _environment(_variables(batch), facts)),
@@ -35,23 +35,23 @@ def _batch_script(batch: Batch, facts: Facts, lease_uptime: float | None) -> byt
         _assign("TASKS", str(len(batch.tasks))),
         _lang(facts),
     ]
-    return b"\n".join(lines) + b"\n" + tasks_script(batch.run, batch.tasks, lingers=batch.lingers)
+    return b"\n".join(lines) + b"\n" + tasks_script(batch.run, batch.tasks, keep_warm=batch.keep_warm)
 
 
-def tasks_script(batch: str, tasks: Sequence[Order], *, lingers: bool = False) -> bytes:
+def tasks_script(batch: str, tasks: Sequence[RunSpec], *, keep_warm: bool = False) -> bytes:
     """One line for each task of this batch, to be sourced by its lanes."""
     mark = {"SSHGRID_BATCH": f"{batch}/".encode()}
     variables = [_variables(order) | mark for order in tasks]
     common = dict(set(variables[0].items()).intersection(*(each.items() for each in variables[1:])))
     lines = [
-        _assign("LINGERS", str(int(lingers))),
+        _assign("LINGERS", str(int(keep_warm))),
         b"COMMON=" + _quote(_assignments(common)),
         *(_task(order, own, common.keys()) for order, own in zip(tasks, variables, strict=True)),
     ]
     return b"\n".join(lines) + b"\n"
 
 
-def _task(order: Order, variables: Mapping[str, bytes], common: Collection[str]) -> bytes:
+def _task(order: RunSpec, variables: Mapping[str, bytes], common: Collection[str]) -> bytes:
     own = _assignments({name: value for name, value in variables.items() if name not in common})
     build = b'"$W"/builds/' + order.recipe.build_key.encode()
     stdin = order.program.stdin.sha256 if order.program.stdin else "-"
@@ -67,7 +67,7 @@ def _lang(facts: Facts) -> bytes:
     return b": ${LANG:=C.UTF-8}; export LANG" if "C.UTF-8" in facts.helpers else b":"
 
 
-def _head(order: Order, facts: Facts, lease_uptime: float | None) -> list[bytes]:
+def _head(order: RunSpec, facts: Facts, lease_uptime: float | None) -> list[bytes]:
     """What does not depend on how many programs there are to run."""
     recipe, limits = order.recipe, order.program.limits
     return [
@@ -129,7 +129,7 @@ def _data(program: Program) -> list[bytes]:
     return unpacked + put or [b":"]
 
 
-def _variables(order: Order) -> dict[str, bytes]:
+def _variables(order: RunSpec) -> dict[str, bytes]:
     job, sweep = order.attempt.job, sweep_of(order.attempt.job)
     own = {
         "SSHGRID_RUN": f"{order.run}/",  # closed by a slash: 4.1 must not be found in 4.10

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from sshgrid.model import Attempt, Facts, Noun, OnHostLoss, Program, Recipe, job_text
+from sshgrid.model import Attempt, Facts, OnHostLoss, Program, Recipe, Struct, job_text
 
 BUILD_LIMIT_SECONDS = 600
 
@@ -15,7 +15,7 @@ BUILD_LIMIT_SECONDS = 600
 LEASE_MARGIN_SECONDS = 4.0
 
 
-class Order(Noun, frozen=True):
+class RunSpec(Struct, frozen=True):
     """One attempt, ready to be given to a node."""
 
     attempt: Attempt
@@ -35,12 +35,12 @@ class Order(Noun, frozen=True):
         return "session" if self.keep_children else facts.isolation
 
 
-class Batch(Order, frozen=True):
+class BatchSpec(RunSpec, frozen=True):
     """Many attempts at once: orders that differ in nothing but words, variables and input. As an order, the first."""
 
-    tasks: tuple[Order, ...] = ()
+    tasks: tuple[RunSpec, ...] = ()
     lanes: int = 1  # so many run at the same time
-    lingers: bool = False  # when all have ended it waits a moment for more
+    keep_warm: bool = False  # when all have ended it waits a moment for more
 
 
 def run_name(grid: str, attempt: Attempt) -> str:
@@ -54,17 +54,17 @@ def batch_name(first: str) -> str:
     return f"{grid}-b{task}"
 
 
-def make_batch(orders: Iterable[Order], lanes: int = 1, name: str = "", *, lingers: bool = False) -> Batch:
+def make_batch(orders: Iterable[RunSpec], lanes: int = 1, name: str = "", *, keep_warm: bool = False) -> BatchSpec:
     """A batch of orders that differ in nothing but words, variables and input; `lanes` run at the same time.
 
     `name`: of one that was started before, of which these are what is left.
     """
     tasks = tuple(orders)
     first = msgspec.structs.asdict(tasks[0]) | {"run": name or batch_name(tasks[0].run)}
-    return Batch(**first, tasks=tasks, lanes=min(lanes, len(tasks)), lingers=lingers)
+    return BatchSpec(**first, tasks=tasks, lanes=min(lanes, len(tasks)), keep_warm=keep_warm)
 
 
-def task_name(order: Order) -> str:
+def task_name(order: RunSpec) -> str:
     """The name of an order within its batch."""
     return name_in_batch(order.run)
 
@@ -79,12 +79,12 @@ def place_in(batch: str, run: str) -> str:
     return f"{batch}/{name_in_batch(run)}" if batch else run
 
 
-def needed(order: Order) -> tuple[str, ...]:
+def needed(order: RunSpec) -> tuple[str, ...]:
     """Digests of what a run, or each run of a batch, needs beside its build."""
-    return needed_by(order.tasks if isinstance(order, Batch) else [order])
+    return needed_by(order.tasks if isinstance(order, BatchSpec) else [order])
 
 
-def needed_by(orders: Iterable[Order]) -> tuple[str, ...]:
+def needed_by(orders: Iterable[RunSpec]) -> tuple[str, ...]:
     """The same for these runs."""
     programs = [order.program for order in orders]
     files = [

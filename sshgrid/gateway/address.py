@@ -13,21 +13,21 @@ import stat
 import msgspec
 
 from sshgrid.errors import StoreError, UsageError
-from sshgrid.model import Noun
+from sshgrid.model import Struct
 from sshgrid.paths import not_private
 
 PORT = 4200
 NAME = "door.json"
 
 
-class Front(Noun, frozen=True):
+class GatewayAddress(Struct, frozen=True):
     """Where to listen."""
 
     listen: str
     port: int = PORT
 
 
-def chosen(listen: str | None, port: int | None, state_dir: str) -> Front | None:
+def chosen(listen: str | None, port: int | None, state_dir: str) -> GatewayAddress | None:
     """What the words say, remembered for the next master; without words what was remembered. "none" forgets it."""
     path = os.path.join(state_dir, NAME)
     if listen == "none":
@@ -36,7 +36,7 @@ def chosen(listen: str | None, port: int | None, state_dir: str) -> Front | None
         return None
     if listen is None and port is None:
         return remembered(state_dir)
-    front = Front(listen or "127.0.0.1", PORT if port is None else port)
+    front = GatewayAddress(listen or "127.0.0.1", PORT if port is None else port)
     aside = f"{path}.new"
     with open(
         os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "wb"
@@ -46,14 +46,14 @@ def chosen(listen: str | None, port: int | None, state_dir: str) -> Front | None
     return front
 
 
-def remembered(state_dir: str) -> Front | None:
+def remembered(state_dir: str) -> GatewayAddress | None:
     """What an earlier start said. StoreError when it cannot be trusted."""
     path = os.path.join(state_dir, NAME)
     try:
         if complaint := not_private(os.lstat(path), stat.S_ISREG):
             raise StoreError(f"{path} {complaint}", "sshgrid master start --listen ADDRESS")
         with open(path, "rb") as file:
-            return msgspec.json.decode(file.read(4096), type=Front)
+            return msgspec.json.decode(file.read(4096), type=GatewayAddress)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.MsgspecError) as error:

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import asyncssh
 
 from sshgrid.gateway import worker_messages
-from sshgrid.gateway.worker_messages import Order
-from sshgrid.gateway.workers import Child, Children, NoChild
-from sshgrid.model import Person
-from sshgrid.server.session import Session
+from sshgrid.gateway.worker_messages import WorkerRequest
+from sshgrid.gateway.workers import Worker, WorkerFailed, Workers
+from sshgrid.model import User
+from sshgrid.server.session import ClientSession
 
 if TYPE_CHECKING:
-    from sshgrid.server.session import Host
+    from sshgrid.server.session import MasterProcess
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,11 @@ Pump: TypeAlias = Callable[[], Coroutine[None, None, None]]
 Process = asyncssh.SSHServerProcess[bytes]
 
 
-class Place(Protocol):
+class ChannelSlot(Protocol):
     """The door, as much of it as a channel needs."""
 
-    host: Host
-    children: Children
+    host: MasterProcess
+    children: Workers
 
     def folder(self, name: str) -> Path: ...
 
@@ -57,8 +57,8 @@ class Place(Protocol):
 class Channel:
     """From the request to the exit status."""
 
-    def __init__(self, door: Place, process: Process, person: Person, address: str) -> None:
-        self._door = door
+    def __init__(self, gateway: ChannelSlot, process: Process, person: User, address: str) -> None:
+        self._gateway = gateway
         self._process = process
         self._person = person
         self._address = address
@@ -76,7 +76,7 @@ class Channel:
                 self._refuse(f"no such subsystem: {process.subsystem[:80]}")
             else:
                 await self._serve_command(os.fsencode(process.command or ""))
-        except NoChild as error:
+        except WorkerFailed as error:
             self._refuse(error.message)
         except (asyncssh.Error, OSError) as error:
             log.debug("a channel of %s ended: %s", self._person.name, error)
@@ -95,7 +95,7 @@ class Channel:
             )
         elif b"\0" in command:
             self._refuse("a command cannot hold a NUL byte")
-        elif len(self._door.children) >= MOST_CHILDREN:
+        elif len(self._gateway.children) >= MOST_CHILDREN:
             self._refuse("too many commands run at once; try again")
         else:
             await self._run(command)
@@ -111,7 +111,7 @@ class Channel:
     # --- our own protocol
 
     async def _talk(self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
-        await Session(self._door.host, _Words(reader), writer, self._person, self._address).serve()
+        await ClientSession(self._gateway.host, _Words(reader), writer, self._person, self._address).serve()
 
     # --- a child
 
@@ -122,17 +122,17 @@ class Channel:
         loop = asyncio.get_running_loop()
         with asking, theirs:
             streams, pumps = self._terminal() if process.term_type is not None else self._pipes()
-            asked = Order(
+            asked = WorkerRequest(
                 0,
                 command,
                 self._person.name,
                 self._person.role,
-                str(self._door.folder(self._person.name)),
+                str(self._gateway.folder(self._person.name)),
                 self._environment(),
                 terminal=process.term_type is not None,
                 shell=process.command is None,
             )
-            child = self._door.children.make(asked, [theirs.fileno(), *streams])
+            child = self._gateway.children.make(asked, [theirs.fileno(), *streams])
             self._close(*streams)
             theirs.close()
             self._hear_signals(child)
@@ -142,7 +142,7 @@ class Channel:
             finally:
                 loop.remove_reader(asking)
 
-    async def _until_ended(self, child: Child, pumps: list[Pump]) -> None:
+    async def _until_ended(self, child: Worker, pumps: list[Pump]) -> None:
         """Both streams to their end, then the status; a client that goes takes its child along."""
         feeding, *showing = [asyncio.create_task(pump()) for pump in pumps]
         gone = asyncio.create_task(self._process.wait_closed())
@@ -211,7 +211,7 @@ class Channel:
                 self._open.remove(descriptor)
                 os.close(descriptor)
 
-    def _hear_signals(self, child: Child) -> None:
+    def _hear_signals(self, child: Worker) -> None:
         def heard(name: str) -> None:
             if name in _SIGNALS:
                 child.signal(signal.Signals[f"SIG{name}"])
@@ -249,7 +249,7 @@ class Channel:
     async def _serve_connection(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock)
         try:
-            await Session(self._door.host, reader, writer, self._person, self._address).serve()
+            await ClientSession(self._gateway.host, reader, writer, self._person, self._address).serve()
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             log.debug("a child left: %s", error)
         finally:
@@ -276,7 +276,7 @@ async def _all(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks)
 
 
-async def _end(child: Child) -> None:
+async def _end(child: Worker) -> None:
     """However it takes it: HUP as when a terminal goes, then KILL."""
     if child.ended.done():
         return

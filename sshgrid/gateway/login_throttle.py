@@ -12,7 +12,7 @@ FORGOTTEN_AFTER_SECONDS = 900.0
 MOST_REMEMBERED = 10_000
 
 
-class Guard:
+class LoginThrottle:
     """Failures of addresses and of users."""
 
     def __init__(self) -> None:

@@ -20,17 +20,17 @@ import asyncssh
 
 from sshgrid.gateway import listener as frame
 from sshgrid.gateway.channel import Channel
-from sshgrid.gateway.login_throttle import Guard
-from sshgrid.gateway.sftp import Folder, Room
-from sshgrid.gateway.workers import Children
-from sshgrid.model import Person
+from sshgrid.gateway.login_throttle import LoginThrottle
+from sshgrid.gateway.sftp import Room, UserFolder
+from sshgrid.gateway.workers import Workers
+from sshgrid.model import User
 from sshgrid.spool.disk import private_directory
 from sshgrid.users.credentials import Busy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sshgrid.server.session import Host
+    from sshgrid.server.session import MasterProcess
     from sshgrid.users.accounts import People
 
 log = logging.getLogger(__name__)
@@ -63,13 +63,13 @@ class Arrival:
         self.handed = False  # to asyncssh, which closes the socket itself
 
 
-class Door:
+class Gateway:
     """Listens once it is open; `address` says where."""
 
-    def __init__(self, host: Host, state: Path) -> None:
+    def __init__(self, host: MasterProcess, state: Path) -> None:
         self.host = host
-        self.children = Children()
-        self.guard = Guard()
+        self.children = Workers()
+        self.guard = LoginThrottle()
         self.fingerprint = ""
         self.address = ""
         self._state = state
@@ -77,7 +77,7 @@ class Door:
         self._accepting: asyncio.Task[None] | None = None
         self._arriving: dict[asyncio.Task[None], Arrival] = {}
         self._turns: dict[tuple[str, bool], asyncio.Semaphore] = {}
-        self._inside: dict[Visitor, Person] = {}
+        self._inside: dict[Visitor, User] = {}
         self._rooms: dict[str, Room] = {}
 
     # --- life
@@ -188,7 +188,7 @@ class Door:
             arrival.handed = True
             await asyncssh.run_server(arrival.sock, options=self._options)
 
-    def came_in(self, visitor: Visitor, person: Person) -> bool:
+    def came_in(self, visitor: Visitor, person: User) -> bool:
         """False when there are too many."""
         inside = Counter(each.name for each in self._inside.values())
         if len(self._inside) >= MOST_CONNECTIONS or inside[person.name] >= MOST_CONNECTIONS_OF_ONE:
@@ -228,8 +228,8 @@ class Door:
 class Visitor(asyncssh.SSHServer):
     """One connection, from its first byte."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
         self._guesses = 0
         self._offered = 0
         self._said = ""  # the name that was said last
@@ -237,7 +237,7 @@ class Visitor(asyncssh.SSHServer):
         self._how = ""
         self.channels = 0
         self._idle: asyncio.TimerHandle | None = None
-        self.person: Person | None = None
+        self.person: User | None = None
         self.address = ""
 
     # asyncssh's own words from here on
@@ -247,7 +247,7 @@ class Visitor(asyncssh.SSHServer):
         self.address = str(conn.get_extra_info("peername", ("?",))[0]).removeprefix("::ffff:")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._door.went(self)
+        self._gateway.went(self)
         if self._idle is not None:
             self._idle.cancel()
         if self.person is not None:
@@ -267,7 +267,7 @@ class Visitor(asyncssh.SSHServer):
 
     @property
     def _people(self) -> People:
-        return self._door.host.master.people
+        return self._gateway.host.master.people
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         self._offered += 1
@@ -286,7 +286,7 @@ class Visitor(asyncssh.SSHServer):
         if self._guesses > GUESSES:
             self._send_away("too many guesses")
             return False
-        guard = self._door.guard
+        guard = self._gateway.guard
         # Before it is looked at, not after: who does not wait for the answer gains nothing.
         await asyncio.sleep(guard.wait_seconds(self.address, username, time.monotonic()))
         user = self._people.find(username)
@@ -309,8 +309,8 @@ class Visitor(asyncssh.SSHServer):
         if user is None or name != self._proved:
             self._send_away("not proved")
             return
-        person = Person(user.name, user.role)
-        if not self._door.came_in(self, person):
+        person = User(user.name, user.role)
+        if not self._gateway.came_in(self, person):
             audit.warning("%s was turned away: too many connections, from %s", user.name, self.address)
             self._send_away("too many connections")
             return
@@ -342,13 +342,13 @@ class Visitor(asyncssh.SSHServer):
         self._idle = loop.call_later(IDLE_SECONDS, self._send_away, "idle")
 
 
-def _options(door: Door, key: asyncssh.SSHKey) -> asyncssh.SSHServerConnectionOptions:
+def _options(gateway: Gateway, key: asyncssh.SSHKey) -> asyncssh.SSHServerConnectionOptions:
     return asyncssh.SSHServerConnectionOptions(
-        server_factory=lambda: Visitor(door),
+        server_factory=lambda: Visitor(gateway),
         server_host_keys=[key],
         server_version="sshgrid",
-        process_factory=door.serve,
-        sftp_factory=lambda channel: _sftp(door, channel),
+        process_factory=gateway.serve,
+        sftp_factory=lambda channel: _sftp(gateway, channel),
         allow_scp=False,
         encoding=None,
         line_editor=False,
@@ -363,8 +363,8 @@ def _options(door: Door, key: asyncssh.SSHKey) -> asyncssh.SSHServerConnectionOp
     )
 
 
-def _sftp(door: Door, channel: asyncssh.SSHServerChannel[bytes]) -> Folder:
+def _sftp(gateway: Gateway, channel: asyncssh.SSHServerChannel[bytes]) -> UserFolder:
     visitor: Visitor | None = channel.get_extra_info("connection").get_owner()
     if visitor is None or visitor.person is None:
         raise asyncssh.SFTPPermissionDenied("not logged in")
-    return Folder(channel, door.room(visitor.person.name))
+    return UserFolder(channel, gateway.room(visitor.person.name))

@@ -48,7 +48,7 @@ class Room:
         self.bytes, self.files = self.bytes + more, self.files + files
 
 
-class Folder(asyncssh.SFTPServer):
+class UserFolder(asyncssh.SFTPServer):
     """One SFTP session."""
 
     def __init__(self, channel: asyncssh.SSHServerChannel[bytes], room: Room) -> None:

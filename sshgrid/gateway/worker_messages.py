@@ -9,13 +9,13 @@ from typing import TypeAlias
 
 import msgspec
 
-from sshgrid.model import Noun, Role
+from sshgrid.model import Role, Struct
 
 MAX_PACKET = 160 * 1024
 MAX_COMMAND_BYTES = 64 * 1024
 
 
-class Order(Noun, frozen=True, tag=True):
+class WorkerRequest(Struct, frozen=True, tag=True):
     """Make a child: descriptors for its questions and its three streams come with this packet."""
 
     number: int
@@ -28,21 +28,21 @@ class Order(Noun, frozen=True, tag=True):
     shell: bool = False  # no command was given
 
 
-class Signal(Noun, frozen=True, tag=True):
+class WorkerSignal(Struct, frozen=True, tag=True):
     """Send this to a child and what belongs to it; nothing when it has ended."""
 
     number: int
     signal: int
 
 
-class Ended(Noun, frozen=True, tag=True):
+class WorkerExited(Struct, frozen=True, tag=True):
     """A child has ended, with a status as os.waitstatus_to_exitcode gives it."""
 
     number: int
     status: int
 
 
-Packet: TypeAlias = Order | Signal | Ended
+Packet: TypeAlias = WorkerRequest | WorkerSignal | WorkerExited
 
 _decoder: msgspec.msgpack.Decoder[Packet] = msgspec.msgpack.Decoder(Packet)
 encode = msgspec.msgpack.Encoder().encode

@@ -20,38 +20,38 @@ from pathlib import Path
 
 from sshgrid.errors import SshgridError
 from sshgrid.gateway import worker_messages
-from sshgrid.gateway.worker_messages import Ended, Order, Signal
+from sshgrid.gateway.worker_messages import WorkerExited, WorkerRequest, WorkerSignal
 
 log = logging.getLogger(__name__)
 
 START_AGAIN_SECONDS = 0.5
 
 
-class NoChild(SshgridError):
+class WorkerFailed(SshgridError):
     """None can be made just now."""
 
     code = "no-child"
 
 
-class Child:
+class Worker:
     """One process that serves one channel."""
 
-    def __init__(self, children: Children, number: int) -> None:
+    def __init__(self, children: Workers, number: int) -> None:
         self._children = children
         self._number = number
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def signal(self, number: int) -> None:
         """To the child and all of its group; nothing when it has ended."""
-        self._children.send(Signal(self._number, number))
+        self._children.send(WorkerSignal(self._number, number))
 
 
-class Children:
+class Workers:
     """Makes them. `open` first, `close` ends all."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        self._living: dict[int, Child] = {}
+        self._living: dict[int, Worker] = {}
         self._talk: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -88,21 +88,23 @@ class Children:
     def __len__(self) -> int:
         return len(self._living)
 
-    def make(self, asked: Order, descriptors: Sequence[int]) -> Child:
+    def make(self, asked: WorkerRequest, descriptors: Sequence[int]) -> Worker:
         """A child for this order, whose number is given here. NoChild when none can be made."""
         number = next(self._numbers)
-        child = Child(self, number)
-        packet = worker_messages.encode(Order(number, *(getattr(asked, name) for name in Order.__struct_fields__[1:])))
+        child = Worker(self, number)
+        packet = worker_messages.encode(
+            WorkerRequest(number, *(getattr(asked, name) for name in WorkerRequest.__struct_fields__[1:]))
+        )
         if self._talk is None or len(packet) > worker_messages.MAX_PACKET:
-            raise NoChild("this cannot be served now")
+            raise WorkerFailed("this cannot be served now")
         try:
             self._talk.sendmsg([packet], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))])
         except OSError as error:
-            raise NoChild(f"this cannot be served now: {error.strerror}") from error
+            raise WorkerFailed(f"this cannot be served now: {error.strerror}") from error
         self._living[number] = child
         return child
 
-    def send(self, said: Signal) -> None:
+    def send(self, said: WorkerSignal) -> None:
         if self._talk is not None and said.number in self._living:
             with contextlib.suppress(OSError):  # it dies, and so does the child
                 self._talk.send(worker_messages.encode(said))
@@ -119,7 +121,7 @@ class Children:
             self._start_again()
             return
         said = worker_messages.decode(packet)
-        if isinstance(said, Ended) and (child := self._living.pop(said.number, None)) and not child.ended.done():
+        if isinstance(said, WorkerExited) and (child := self._living.pop(said.number, None)) and not child.ended.done():
             child.ended.set_result(said.status)
 
     def _start_again(self) -> None:

@@ -21,8 +21,8 @@ from sshgrid.errors import InventoryError, UsageError
 from sshgrid.inventory import schema as inventory_schema
 from sshgrid.inventory import text as inventory_text
 from sshgrid.inventory.schema import Document, LanguageFields, NodeFields, json_schema
-from sshgrid.inventory.text import MAX_BYTES, Place, Problem, Text, Tree, emit
-from sshgrid.model import Group, Inventory, Language, Node, Noun, RetryPolicy
+from sshgrid.inventory.text import MAX_BYTES, Position, Problem, Text, Tree, emit
+from sshgrid.model import Group, Inventory, Language, Node, RetryPolicy, Struct
 from sshgrid.notation.quantities import format_duration
 from sshgrid.notation.selectors import MAX_NAMES, did_you_mean, expand
 from sshgrid.toolchains import LANGUAGES
@@ -106,7 +106,7 @@ def _locate(complaints: list[Complaint], tree: Tree, text: Text) -> list[Problem
     return [text.problem(_offset(known, path, of_key), message) for path, of_key, message in complaints]
 
 
-def _offset(known: Mapping[inventory_text.Path, Place], path: inventory_text.Path, of_key: bool) -> int:
+def _offset(known: Mapping[inventory_text.Path, Position], path: inventory_text.Path, of_key: bool) -> int:
     """The nearest place there is: what is missing, or inside a value that is read as a whole, has none of its own."""
     whole = path in known
     while path not in known:
@@ -333,7 +333,7 @@ def show(inventory: Inventory) -> dict[str, object]:
     }
 
 
-def _plain(noun: Noun) -> dict[str, object]:
+def _plain(noun: Struct) -> dict[str, object]:
     plain: dict[str, object] = msgspec.to_builtins(noun, order="sorted")
     return plain
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from sshgrid.errors import StoreError
-from sshgrid.model import Inventory, Noun
+from sshgrid.model import Inventory, Struct
 from sshgrid.spool import disk
 from sshgrid.version import VERSION
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 1024 * 1024
 
 
-class _Kept(Noun, frozen=True):
+class _Kept(Struct, frozen=True):
     version: str
     inventory: Inventory
 

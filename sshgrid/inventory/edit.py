@@ -192,7 +192,7 @@ class _File:
     # which entries
 
     def refuse_known(self, names: Iterable[str]) -> None:
-        wanted = {member for name in names for member in expand(name)}
+        wanted = {node for name in names for node in expand(name)}
         twice = {key.text: sorted(wanted.intersection(expand(key.text))) for key, _ in self.nodes.items}
         known = [name for members in twice.values() for name in members]
         if not known:
@@ -204,9 +204,9 @@ class _File:
 
     def entries(self, names: Collection[str]) -> list[Entry]:
         """The entries that these names or ranges are, as wholes."""
-        wanted = {member for name in names for member in expand(name)}
+        wanted = {node for name in names for node in expand(name)}
         found = [(entry, set(expand(entry[0].text))) for entry in self.nodes.items]
-        known = {member for _, members in found for member in members}
+        known = {node for _, members in found for node in members}
         for name in sorted(wanted - known):
             raise NoSuchNode(f"no node {name!r} in the inventory{did_you_mean(name, known)}", "sshgrid nodes")
         for (key, _), members in found:

@@ -314,7 +314,7 @@ class LanguageFields(_Model):
     portable: bool = Field(default=False, description="true = what it builds runs on all nodes of the same kind")
 
 
-class Retry(_Model):
+class RetryFields(_Model):
     """What happens after a host failed."""
 
     retries: Annotated[int, Field(ge=0, le=100, description="further attempts")] = 2
@@ -341,7 +341,7 @@ class Document(_Model):
         Field(description="name of a group -> its nodes and what they share"),
     ] = {}
     placement: Literal["least-loaded", "round-robin", "pack"] = "least-loaded"
-    retry: Annotated[Retry, BeforeValidator(_or_empty)] = Retry()
+    retry: Annotated[RetryFields, BeforeValidator(_or_empty)] = RetryFields()
     queue: Queue = "sqlite"
 
 
@@ -377,7 +377,7 @@ _MODELS: dict[str, type[_Model]] = {
     "nodes": NodeFields,
     "groups": GroupFields,
     "toolchains": LanguageFields,
-    "retry": Retry,
+    "retry": RetryFields,
 }
 _SYNONYMS = {
     "address": "host",

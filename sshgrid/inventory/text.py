@@ -330,17 +330,17 @@ def _named(pairs: Pairs) -> Iterator[tuple[str, Scalar, Tree]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """Where a value stands; for an entry of a mapping, where its key stands too."""
 
     key: int
     value: int
 
 
-def places(tree: Tree, path: Path = (), key: int | None = None) -> Iterator[tuple[Path, Place]]:
+def places(tree: Tree, path: Path = (), key: int | None = None) -> Iterator[tuple[Path, Position]]:
     """Every path of the tree with its place."""
     start = tree.start if key is None or tree.end > tree.start else key
-    yield path, Place(start if key is None else key, start)
+    yield path, Position(start if key is None else key, start)
     if isinstance(tree, Pairs):
         for name, key_scalar, value in _named(tree):
             yield from places(value, (*path, name), key_scalar.start)

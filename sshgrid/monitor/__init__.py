@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from sshgrid.client.poll import Picture, ask_picture
+from sshgrid.client.poll import Snapshot, ask_picture
 from sshgrid.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,16 +29,16 @@ def print_once(session: Session) -> int:
 
 def look_on(session: Session) -> int:
     """Until the person leaves. Starts the master when there is none; later only waits for one."""
-    from sshgrid.monitor.screen import Screen
+    from sshgrid.monitor.screen import MonitorScreen
 
     if sys.stdin is None or not sys.stdin.isatty() or not session.out.terminal:
         raise UsageError("the monitor needs a terminal", "sshgrid monitor --once")
     session.connect().close()
-    Screen(session).run()
+    MonitorScreen(session).run()
     return 0
 
 
-def as_object(picture: Picture) -> dict[str, object]:
+def as_object(picture: Snapshot) -> dict[str, object]:
     """For --json."""
     from sshgrid.terminal import render
 

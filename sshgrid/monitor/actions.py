@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from sshgrid.client.connection import Connection, to_error
-from sshgrid.client.poll import ANSWER_SECONDS, Picture, ask_all
+from sshgrid.client.poll import ANSWER_SECONDS, Snapshot, ask_all
 from sshgrid.client.session import Session
 from sshgrid.errors import MasterGone, SshgridError
 from sshgrid.model import JobId
 from sshgrid.monitor.draw import HELP
-from sshgrid.monitor.view import Command, Deed, Page
+from sshgrid.monitor.view import Action, Command, Page
 from sshgrid.notation.quantities import format_duration, format_size
 from sshgrid.protocol.messages import Cancel, Done, Ended, Failure, Info, JobsReply, Logs, NodeLine, Output
 from sshgrid.terminal import render
@@ -24,7 +24,7 @@ LOG_LINES = 500
 LOG_BYTES = 256 * 1024
 
 
-def done(session: Session, command: Command, picture: Picture | None) -> Page | str:
+def done(session: Session, command: Command, picture: Snapshot | None) -> Page | str:
     """A page to be read, or a word about what was done."""
     try:
         return _done(session, command, picture)
@@ -34,30 +34,30 @@ def done(session: Session, command: Command, picture: Picture | None) -> Page | 
         return str(error.strerror or error)
 
 
-def _done(session: Session, command: Command, picture: Picture | None) -> Page | str:
+def _done(session: Session, command: Command, picture: Snapshot | None) -> Page | str:
     subject = command.subject
     match command.deed:
-        case Deed.HELP:
+        case Action.HELP:
             return Page(command, "the monitor's keys", tuple(HELP.splitlines()))
-        case Deed.NODE:
+        case Action.NODE:
             return _node_page(command, picture)
-        case Deed.JOB:
+        case Action.JOB:
             from sshgrid.terminal.info import info_text
 
             with session.look() as connection:
                 reply: JobsReply = ask_all(connection, [Info(JobId(int(subject)))], [JobsReply])[0]
             return Page(command, f"job {subject}", tuple(info_text(render.Look(), reply.jobs[0]).splitlines()))
-        case Deed.LOGS:
+        case Action.LOGS:
             with session.look() as connection:
                 lines = kept_output(connection, JobId(int(subject)))
             return Page(command, f"output of job {subject}", lines, None)
-        case Deed.KILL:
+        case Action.KILL:
             with session.look() as connection:
                 ending: Done = ask_all(connection, [Cancel((JobId(int(subject)),), "TERM")], [Done])[0]
             return f"job {subject} is being ended" if ending.count else f"job {subject} has already ended"
-        case Deed.DRAIN | Deed.RESUME:
-            return _drained(session, subject, command.deed is Deed.DRAIN)
-        case Deed.LEAVE:
+        case Action.DRAIN | Action.RESUME:
+            return _drained(session, subject, command.deed is Action.DRAIN)
+        case Action.LEAVE:
             return ""
         case _:
             assert_never(command.deed)
@@ -94,7 +94,7 @@ def _events(connection: Connection) -> Iterator[tuple[object, bytes]]:
         connection.read_once()
 
 
-def _node_page(command: Command, picture: Picture | None) -> Page | str:
+def _node_page(command: Command, picture: Snapshot | None) -> Page | str:
     node = next((line for line in picture.nodes if line.name == command.subject), None) if picture else None
     if node is None:
         return f"{command.subject} is gone"

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from sshgrid.client.poll import Picture
-from sshgrid.monitor.view import SORTS, Command, Deed, Page, Pane, Place, Row, View, chosen, rows
+from sshgrid.client.poll import Snapshot
+from sshgrid.monitor.view import SORTS, Action, Command, Page, Pane, Row, Selection, View, chosen, rows
 from sshgrid.notation.quantities import format_duration, format_size
 from sshgrid.protocol.messages import ClientLine, JobLine, NodeLine
 from sshgrid.terminal import render
@@ -210,7 +210,7 @@ def _painted(text: str, line: Row) -> Line:
     return (("", before), (style, found), ("", after)) if found else (("", text),)
 
 
-def pane_lines(picture: Picture, view: View | None, pane: Pane, total: int, height: int) -> list[Line]:
+def pane_lines(picture: Snapshot, view: View | None, pane: Pane, total: int, height: int) -> list[Line]:
     """A header and so many lines; without a view nothing is chosen."""
     looking = view or View()
     lines = rows(picture, looking, pane)
@@ -231,14 +231,14 @@ def pane_lines(picture: Picture, view: View | None, pane: Pane, total: int, heig
     return drawn
 
 
-def _nothing(pane: Pane, place: Place) -> str:
+def _nothing(pane: Pane, place: Selection) -> str:
     return f"nothing here has {clean(place.filter)!r} in it" if place.filter else _EMPTY[pane]
 
 
 # --- above and below them ---------------------------------------------------------------------------------------------
 
 
-def head(picture: Picture, trouble: str, total: int) -> list[Line]:
+def head(picture: Snapshot, trouble: str, total: int) -> list[Line]:
     """Who is asked, whether it answers, and the sums."""
     status = picture.status
     up = sum(line.state not in _AWAY for line in picture.nodes)
@@ -263,7 +263,7 @@ def _cut(text: str, total: int) -> str:
     return text if width(text) <= total else fit(text, max(total, 0))
 
 
-def foot(picture: Picture, view: View, total: int) -> list[Line]:
+def foot(picture: Snapshot, view: View, total: int) -> list[Line]:
     """What was said or is asked, and the keys."""
     place = view.place
     if view.asking is not None:
@@ -288,11 +288,11 @@ def _keys(text: str, total: int) -> Line:
 def question(command: Command) -> str:
     """What is asked before it is done."""
     match command.deed:
-        case Deed.KILL:
+        case Action.KILL:
             return f"kill job {command.subject}?"
-        case Deed.DRAIN:
+        case Action.DRAIN:
             return f"start nothing more on {clean(command.subject)}?"
-        case Deed.RESUME:
+        case Action.RESUME:
             return f"let {clean(command.subject)} take jobs again?"
     return f"{command.deed.value} {clean(command.subject)}?"
 
@@ -300,7 +300,7 @@ def question(command: Command) -> str:
 # --- the whole screen -------------------------------------------------------------------------------------------------
 
 
-def frame(picture: Picture | None, view: View, columns: int, lines: int, trouble: str = "") -> list[Line]:
+def frame(picture: Snapshot | None, view: View, columns: int, lines: int, trouble: str = "") -> list[Line]:
     """Exactly so many lines, none longer than so many columns."""
     if columns < LEAST_COLUMNS or lines < LEAST_ROWS:
         words = f"the monitor needs {LEAST_COLUMNS}x{LEAST_ROWS}, this is {columns}x{lines} (q leaves)"
@@ -314,7 +314,7 @@ def frame(picture: Picture | None, view: View, columns: int, lines: int, trouble
     return drawn[:lines] + [()] * (lines - len(drawn))
 
 
-def _panes(picture: Picture, view: View, columns: int, lines: int, trouble: str) -> list[Line]:
+def _panes(picture: Snapshot, view: View, columns: int, lines: int, trouble: str) -> list[Line]:
     above, below = head(picture, trouble, columns), foot(picture, view, columns)
     heights = share(lines - len(above) - len(below) - len(Pane), picture)
     drawn = above
@@ -324,7 +324,7 @@ def _panes(picture: Picture, view: View, columns: int, lines: int, trouble: str)
     return drawn + below
 
 
-def share(room: int, picture: Picture) -> dict[Pane, int]:
+def share(room: int, picture: Snapshot) -> dict[Pane, int]:
     """How many lines each pane gets: clients a few, nodes half of the rest, or more where jobs need less."""
     clients = min(max(len(picture.clients), 1), max(2, room // 5))
     rest = room - clients
@@ -368,7 +368,7 @@ def wrap(text: str, cells: int) -> list[str]:
     return [*pieces, piece]
 
 
-def plain(picture: Picture, columns: int) -> str:
+def plain(picture: Snapshot, columns: int) -> str:
     """Everything, as text without colours or keys; `columns` 0 = never cut."""
     total = columns or UNCUT
     lines = head(picture, "", total)

@@ -15,13 +15,13 @@ from prompt_toolkit.layout import Layout, UIContent, UIControl, Window
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 
-from sshgrid.client.poll import Feed, ask_picture
+from sshgrid.client.poll import Poller, ask_picture
 from sshgrid.client.session import Session
 from sshgrid.monitor import actions, draw
-from sshgrid.monitor.view import Command, Deed, Page, View, press
+from sshgrid.monitor.view import Action, Command, Page, View, press
 
 EVERY_SECONDS = 2.0
-_AGAIN = frozenset({Deed.JOB, Deed.LOGS, Deed.NODE})  # pages that are asked for again while they are read
+_AGAIN = frozenset({Action.JOB, Action.LOGS, Action.NODE})  # pages that are asked for again while they are read
 _NAMES = {"c-m": "enter", "c-i": "tab", "c-h": "backspace"}
 _STYLE = Style.from_dict(
     {
@@ -40,13 +40,13 @@ _STYLE = Style.from_dict(
 )
 
 
-class Screen:
+class MonitorScreen:
     """One monitor, for one terminal."""
 
     def __init__(self, session: Session) -> None:
         self._session = session.child()
         self._session.muted = True
-        self._feed = Feed(self._session.look, ask_picture, EVERY_SECONDS, self._news)
+        self._feed = Poller(self._session.look, ask_picture, EVERY_SECONDS, self._news)
         self._view = View()
         self._busy = False  # a thread does what was asked for
         self._waiting: list[Command] = []
@@ -86,7 +86,7 @@ class Screen:
 
     def _do(self, command: Command) -> None:
         """One after the other: a kill is not lost because a page is still on its way."""
-        if command.deed is Deed.LEAVE:
+        if command.deed is Action.LEAVE:
             self._app.exit()
         elif self._busy:
             self._waiting.append(command)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from sshgrid.client.poll import Picture
+from sshgrid.client.poll import Snapshot
 from sshgrid.model import NodeState
 from sshgrid.protocol.messages import ClientLine, JobLine, NodeLine
 
@@ -29,7 +29,7 @@ class Pane(enum.StrEnum):
     CLIENTS = "clients"
 
 
-class Deed(enum.StrEnum):
+class Action(enum.StrEnum):
     """What a key can ask for."""
 
     LEAVE = "leave"
@@ -45,11 +45,11 @@ class Deed(enum.StrEnum):
 class Command(msgspec.Struct, frozen=True):
     """Something to be done, to a job or a node."""
 
-    deed: Deed
+    deed: Action
     subject: str = ""
 
 
-class Place(msgspec.Struct, frozen=True):
+class Selection(msgspec.Struct, frozen=True):
     """Where the person is in a list. The line is known by its key, so that it stays chosen while others come and go."""
 
     key: str = ""
@@ -71,14 +71,14 @@ class View(msgspec.Struct, frozen=True):
     """Everything that the keys have chosen."""
 
     pane: Pane = Pane.NODES
-    places: dict[Pane, Place] = msgspec.field(default_factory=lambda: {pane: Place() for pane in Pane})
+    places: dict[Pane, Selection] = msgspec.field(default_factory=lambda: {pane: Selection() for pane in Pane})
     typing: bool = False  # the filter of the pane
     asking: Command | None = None  # y or n?
     page: Page | None = None
     said: str = ""  # the last word about what was asked for
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Selection:
         return self.places[self.pane]
 
     def with_place(self, **changes: object) -> View:
@@ -122,7 +122,7 @@ SORTS: dict[Pane, tuple[tuple[str, Callable[..., object]], ...]] = {
 }
 
 
-def rows(picture: Picture, view: View, pane: Pane) -> list[Row]:
+def rows(picture: Snapshot, view: View, pane: Pane) -> list[Row]:
     """The lines of a pane: filtered, and sorted as chosen."""
     place = view.places[pane]
     wanted = place.filter.lower()
@@ -156,7 +156,7 @@ def key_of(line: Row) -> str:
             return f"{line.user} {line.address}"
 
 
-def chosen(lines: Sequence[Row], place: Place) -> int:
+def chosen(lines: Sequence[Row], place: Selection) -> int:
     """The index of the chosen line; where it was when it is gone."""
     for index, line in enumerate(lines):
         if key_of(line) == place.key:
@@ -173,7 +173,7 @@ _BACK = frozenset({"q", "escape", "enter", "left", "c-c"})
 Pressed: TypeAlias = tuple[View, Command | None]
 
 
-def press(view: View, key: str, picture: Picture | None, bottom: int = 0) -> Pressed:
+def press(view: View, key: str, picture: Snapshot | None, bottom: int = 0) -> Pressed:
     """What a key does: "enter", "up" or the letter itself. `bottom`: the last line that a page can have at its top."""
     view = view.but(said="")
     if view.page is not None:
@@ -184,7 +184,7 @@ def press(view: View, key: str, picture: Picture | None, bottom: int = 0) -> Pre
     if view.typing:
         return _typed(view, key), None
     if picture is None:
-        return view, Command(Deed.LEAVE) if key in ("q", "c-c") else None
+        return view, Command(Action.LEAVE) if key in ("q", "c-c") else None
     return _on_lists(view, key, picture)
 
 
@@ -212,14 +212,14 @@ def _typed(view: View, key: str) -> View:
     return view.with_place(filter=text + key) if len(key) == 1 and key.isprintable() else view
 
 
-def _on_lists(view: View, key: str, picture: Picture) -> Pressed:
+def _on_lists(view: View, key: str, picture: Snapshot) -> Pressed:
     panes = list(Pane)
     here = panes.index(view.pane)
     match key:
         case "q" | "c-c":
-            return view, Command(Deed.LEAVE)
+            return view, Command(Action.LEAVE)
         case "?" | "h":
-            return view, Command(Deed.HELP)
+            return view, Command(Action.HELP)
         case "tab":
             return view.but(pane=panes[(here + 1) % len(panes)]), None
         case "s-tab":
@@ -244,16 +244,16 @@ def _on_a_line(view: View, key: str, lines: Sequence[Row]) -> Pressed:
     view = view.with_place(key=key_of(line), index=index)
     match line, key:
         case NodeLine(), "enter":
-            return view, Command(Deed.NODE, line.name)
+            return view, Command(Action.NODE, line.name)
         case NodeLine(), "d":
-            deed = Deed.RESUME if line.state in _DRAINED else Deed.DRAIN
+            deed = Action.RESUME if line.state in _DRAINED else Action.DRAIN
             return view.but(asking=Command(deed, line.name)), None
         case JobLine(), "enter":
-            return view, Command(Deed.JOB, str(line.id))
+            return view, Command(Action.JOB, str(line.id))
         case JobLine(), "l":
-            return view, Command(Deed.LOGS, str(line.id))
+            return view, Command(Action.LOGS, str(line.id))
         case JobLine(), "x":
-            return view.but(asking=Command(Deed.KILL, str(line.id))), None
+            return view.but(asking=Command(Action.KILL, str(line.id))), None
         case ClientLine(), "enter":
             return view.but(pane=Pane.JOBS).with_place(filter=line.user), None
     return view.but(said=_NOT_HERE.get(key, "")), None

@@ -12,27 +12,27 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from sshgrid.engines.build_cache import Place
+from sshgrid.engines.build_cache import BuildNode
 from sshgrid.errors import HostError
 
 if TYPE_CHECKING:
-    from sshgrid.node.managed_node import Member
+    from sshgrid.node.managed_node import ManagedNode
 
 # Language and the kind of its tools, then each node with its boot: who made it, who takes it.
 Pair: TypeAlias = tuple[str, str, str, str, str, str]
 
 
-class Verification:
+class BuildCheck:
     """What is known of the nodes of a grid, and what is being tried."""
 
-    def __init__(self, members: Mapping[str, Member]) -> None:
-        self._members = members
+    def __init__(self, nodes: Mapping[str, ManagedNode]) -> None:
+        self._members = nodes
         self._tries: dict[Pair, asyncio.Task[str]] = {}
         # Part of what a hello is known by: one that the taker had to make itself lies on it, too, and must not be found
         # there by another try, or another master, and be taken for the maker's.
         self._mark = secrets.token_hex(8)
 
-    async def check(self, language: str, maker: Place, taker: Place) -> str:
+    async def check(self, language: str, maker: BuildNode, taker: BuildNode) -> str:
         """ "" or why `taker` must not take what `maker` has built. Raises HostError when `taker` itself is lost."""
         one, other = self._members.get(maker.name), self._members.get(taker.name)
         if one is None or other is None:
@@ -43,7 +43,7 @@ class Verification:
         # Who waits may be cancelled; the others who wait for the same have their answer all the same.
         return await asyncio.shield(self._tries[pair])
 
-    async def _try(self, pair: Pair, one: Member, other: Member) -> str:
+    async def _try(self, pair: Pair, one: ManagedNode, other: ManagedNode) -> str:
         problem, lasting = "", False
         try:
             problem, lasting = await _hello_of(pair, one, other, self._mark)
@@ -54,7 +54,7 @@ class Verification:
         return problem
 
 
-async def _hello_of(pair: Pair, one: Member, other: Member, mark: str) -> tuple[str, bool]:
+async def _hello_of(pair: Pair, one: ManagedNode, other: ManagedNode, mark: str) -> tuple[str, bool]:
     """What is wrong with it, and whether that is known now."""
     language = pair[0]
     origin = f"{one.name} {pair[3]} {mark}"
@@ -72,11 +72,11 @@ async def _hello_of(pair: Pair, one: Member, other: Member, mark: str) -> tuple[
     return "", True
 
 
-def _pair(language: str, one: Member, other: Member) -> Pair:
+def _pair(language: str, one: ManagedNode, other: ManagedNode) -> Pair:
     toolchain = other.toolchains.get(language)
     kind = toolchain.kind if toolchain else ""
     return (language, kind, one.name, _boot(one), other.name, _boot(other))
 
 
-def _boot(member: Member) -> str:
-    return member.facts.boot_id if member.facts else ""
+def _boot(node: ManagedNode) -> str:
+    return node.facts.boot_id if node.facts else ""

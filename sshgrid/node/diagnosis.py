@@ -78,12 +78,12 @@ def _logind(facts: Facts) -> Iterator[Finding]:
     kills = _one(facts, "killuserprocesses")
     if not kills:
         return
-    lingers = _one(facts, "linger") == "yes"
-    if kills in ("yes", "true", "1", "on") and not lingers:
+    keep_warm = _one(facts, "linger") == "yes"
+    if kills in ("yes", "true", "1", "on") and not keep_warm:
         what = "KillUserProcesses=yes: runs are killed when the connection ends"
         yield Finding("logind", False, what, "loginctl enable-linger, there, as that account")
     else:
-        yield Finding("logind", True, f"KillUserProcesses={kills}" + (", the account lingers" if lingers else ""))
+        yield Finding("logind", True, f"KillUserProcesses={kills}" + (", the account lingers" if keep_warm else ""))
 
 
 def _space(facts: Facts) -> Iterator[Finding]:

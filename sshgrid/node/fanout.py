@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from sshgrid.errors import Dropped, HostError, UsageError
 from sshgrid.node import diagnosis
-from sshgrid.node.managed_node import Member
+from sshgrid.node.managed_node import ManagedNode
 from sshgrid.protocol.codec import MAX_LINE
 from sshgrid.protocol.messages import Execute, ExecuteLine, ExecuteReply, Finding, NodeFindings
 
@@ -33,30 +33,30 @@ def refuse_unfit(request: Execute) -> None:
         raise UsageError(f"a time limit is above 0 and at most {MOST_SECONDS / 3600:g}h", "--time-limit 60s")
 
 
-async def execute(members: Sequence[Member], request: Execute) -> ExecuteReply:
+async def execute(nodes: Sequence[ManagedNode], request: Execute) -> ExecuteReply:
     """Every node's answer, in the order of `members`."""
     turn = asyncio.Semaphore(AT_ONCE)
-    most_bytes = min(MOST_BYTES, OUTPUT_BYTES // max(1, len(members)))
+    most_bytes = min(MOST_BYTES, OUTPUT_BYTES // max(1, len(nodes)))
     outputs: dict[bytes, int] = {}
 
-    async def ask(member: Member) -> ExecuteLine:
+    async def ask(node: ManagedNode) -> ExecuteLine:
         async with turn:
             started = time.monotonic()
             try:
-                status, more, output, reason = await _executed(member, request, most_bytes)
+                status, more, output, reason = await _executed(node, request, most_bytes)
             except HostError as error:
                 status, more, output, reason = None, False, b"", error.reason
             number = outputs.setdefault(output, len(outputs))
-            return ExecuteLine(member.name, status, number, time.monotonic() - started, more, reason)
+            return ExecuteLine(node.name, status, number, time.monotonic() - started, more, reason)
 
-    lines = await asyncio.gather(*map(ask, members))
+    lines = await asyncio.gather(*map(ask, nodes))
     return ExecuteReply(tuple(lines), tuple(outputs))
 
 
-async def _executed(member: Member, request: Execute, most_bytes: int) -> tuple[int | None, bool, bytes, str]:
-    if member.link is None:
-        raise Dropped(member.name, member.reason or "not connected")
-    spoken = await member.link.execute(request.words, request.limit_seconds, most_bytes)
+async def _executed(node: ManagedNode, request: Execute, most_bytes: int) -> tuple[int | None, bool, bytes, str]:
+    if node.link is None:
+        raise Dropped(node.name, node.reason or "not connected")
+    spoken = await node.link.execute(request.words, request.limit_seconds, most_bytes)
     status, _, late = spoken.answer.partition(" ")
     reason = f"ended by the time limit of {request.limit_seconds:g} s" if late else ""
     return (int(status) if status.isdigit() else None), spoken.more, spoken.output, reason
@@ -65,30 +65,30 @@ async def _executed(member: Member, request: Execute, most_bytes: int) -> tuple[
 # --- what is wrong ----------------------------------------------------------------------------------------------------
 
 
-async def diagnose(members: Sequence[Member]) -> tuple[NodeFindings, ...]:
+async def diagnose(nodes: Sequence[ManagedNode]) -> tuple[NodeFindings, ...]:
     """What was found on each, in the order of `members`."""
     turn = asyncio.Semaphore(AT_ONCE)
 
-    async def look(member: Member) -> NodeFindings:
+    async def look(node: ManagedNode) -> NodeFindings:
         async with turn:
             try:
-                return NodeFindings(member.name, await _looked_at(member))
+                return NodeFindings(node.name, await _looked_at(node))
             except HostError as error:
-                return NodeFindings(member.name, (diagnosis.unreachable(error),))
+                return NodeFindings(node.name, (diagnosis.unreachable(error),))
 
-    return tuple(await asyncio.gather(*map(look, members)))
+    return tuple(await asyncio.gather(*map(look, nodes)))
 
 
-async def _looked_at(member: Member) -> tuple[Finding, ...]:
-    link = member.link
+async def _looked_at(node: ManagedNode) -> tuple[Finding, ...]:
+    link = node.link
     if link is None:
-        raise Dropped(member.name, member.reason or "not connected")
+        raise Dropped(node.name, node.reason or "not connected")
     began = time.time()
     facts = diagnosis.read(await link.diagnose())
     took = time.time() - began
     said = facts.get("clock", [""])[0]
     ahead = float(said) - (began + took / 2) if said.isdigit() else 0.0
-    by_sshd = member.node.connection != "local"
+    by_sshd = node.config.connection != "local"
     whom = link.whom if by_sshd else "this machine, without sshd"
     found = [Finding("connection", True, whom), *diagnosis.findings(facts, ahead, took / 2 + 1, by_sshd=by_sshd)]
     if await link.has_sftp():

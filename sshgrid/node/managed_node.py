@@ -14,7 +14,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -22,16 +22,14 @@ from sshgrid import toolchains
 from sshgrid.engines import Engine
 from sshgrid.engines.batch import BatchEngine
 from sshgrid.errors import Dropped, HostError, NodeUnfit
-from sshgrid.model import Facts, Language, Node, Noun, Sample, Toolchain
-from sshgrid.node.toolchain_check import Hello, Proof, Prover, proofs_in
+from sshgrid.model import Facts, Language, Node, Sample, Struct, Toolchain
+from sshgrid.node.shared import Shared
+from sshgrid.node.toolchain_check import CheckRecord, SmokeTest, ToolchainChecker, check_records
 from sshgrid.policy.breaker import DIAL_MAX_SECONDS, Breaker, Quarantine
 from sshgrid.policy.placement import NodeView
 from sshgrid.policy.retry import patience
 from sshgrid.ssh.hedged_dial import Spare, first_of_two
 from sshgrid.ssh.link import Link
-
-if TYPE_CHECKING:
-    from sshgrid.nodes import Roster
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,7 @@ FIRST_SWEEP_SECONDS = 60.0  # not while somebody waits for a first run
 SWEEP_SECONDS = 6 * 3600.0
 
 
-class Share(Noun, frozen=True):
+class Share(Struct, frozen=True):
     """What a run has of its node."""
 
     slots: int = 1
@@ -59,12 +57,12 @@ class Share(Noun, frozen=True):
 ONE_SLOT = Share()
 
 
-class Member:
+class ManagedNode:
     """One node, kept connected for as long as `keep` runs."""
 
-    def __init__(self, node: Node, grid: Roster) -> None:
-        self.node = node
-        self.name = node.name
+    def __init__(self, config: Node, shared: Shared) -> None:
+        self.config = config
+        self.name = config.name
         self.running: dict[str, Share] = {}  # by run name: what was given to it and has not ended
         self.leftovers: set[str] = set()  # runs that could not be cleaned while it was away
         self.claims: set[str] = set()  # run folders that stand against a start which may still be on its way
@@ -77,9 +75,9 @@ class Member:
         self.untested: frozenset[str] = frozenset()
         self.problems: dict[str, str] = {}
         self.engine: Engine = BatchEngine(
-            self, grid.spool.path, lambda worked: patience(grid.retry, worked), grid.builds
+            self, shared.spool.path, lambda worked: patience(shared.retry, worked), shared.builds
         )
-        self._grid = grid
+        self._shared = shared
         self._link: Link | None = None
         self._breaker = Breaker()
         self.quarantine = Quarantine()
@@ -98,7 +96,7 @@ class Member:
         room = self.quarantine.room(now)
         since = self._heard_at if self.sample else 0.0
         return NodeView(
-            node=self.node,
+            node=self.config,
             room=room if self.up else None,
             up=self.up and room != 0,
             reason=self.reason or ("" if room != 0 else "quarantined after losing several runs"),
@@ -155,7 +153,7 @@ class Member:
             if self._link is not None and not self._link.lost.done():
                 return self._link
             silent = self.silent_seconds()
-            if silent >= patience_seconds and not (patience_seconds and self._grid.all_silent):
+            if silent >= patience_seconds and not (patience_seconds and self._shared.all_silent):
                 raise Dropped(
                     self.name, f"no answer for {silent:.0f} s" if silent >= 1 else self.reason or "not connected"
                 )
@@ -194,7 +192,7 @@ class Member:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
-        self._grid.changed()
+        self._shared.changed()
 
     # --- keeping it connected
 
@@ -239,7 +237,7 @@ class Member:
             link = await first_of_two(self._open, Link.close, lambda: bool(self.running))
         except HostError as error:
             longest = WAITED_FOR_SECONDS if self.running else DIAL_MAX_SECONDS
-            self._breaker = self._breaker.failed(time.monotonic(), error, self._grid.rng, longest)
+            self._breaker = self._breaker.failed(time.monotonic(), error, self._shared.rng, longest)
             self.reason = error.reason
             self.tried = True
             log.info("%s is down: %s", self.name, error.reason)
@@ -258,8 +256,8 @@ class Member:
 
     async def _open(self) -> Link:
         # The door first: who waits for a slow server must not keep others from theirs.
-        async with self._grid.door(self.node), self._grid.handshakes:
-            return await Link.open(self.node, self._grid.how, self._grid.tools, self._felt)
+        async with self._shared.dial_limits.server(self.config), self._shared.dial_limits.handshakes:
+            return await Link.open(self.config, self._shared.dialing, self._shared.tools, self._felt)
 
     def _felt(self, sample: Sample) -> None:
         first = self.sample is None or self.sample.busy_cores is None
@@ -267,7 +265,8 @@ class Member:
         if sample.busy_cores is not None:
             self.busy_minute.append(sample.busy_cores)
         self.heard(sample.uptime_seconds)
-        self._grid.sampled(first)
+        if first:  # only the first samples decide whether a waiting job may choose
+            self._shared.changed()
 
     async def _watch(self, link: Link) -> Link | None:
         """Until the connection is lost, or silent for too long; the new one, if one has answered by then."""
@@ -330,16 +329,16 @@ class Member:
     async def _find_strays(self, link: Link) -> None:
         """Runs of this grid that nobody knows any more: an earlier master did not live to clean them."""
         try:
-            there = await link.runs(self._grid.grid)
+            there = await link.runs(self._shared.grid)
         except HostError as error:
             log.info("%s: its runs could not be listed: %s", self.name, error.reason)
             return
         # Of these, what runs for another node (they may share a working folder) is spared while it does.
-        self.leftovers |= set(there) - self.running.keys() - self.claims - self._grid.proving
+        self.leftovers |= set(there) - self.running.keys() - self.claims - self._shared.test_runs
 
     async def _clean_leftovers(self, link: Link) -> None:
         # Asked every second by every node: what all of them run is only gathered when there is something to compare.
-        runs = sorted(self.leftovers - self._grid.known_runs()) if self.leftovers else []
+        runs = sorted(self.leftovers - self._shared.known_runs()) if self.leftovers else []
         if not runs:
             return
         try:
@@ -361,9 +360,9 @@ class Member:
 
     def _learn(self, link: Link) -> None:
         """Which languages are proved, which are refuted, and which have to be tested."""
-        known = proofs_in(link.found.proofs)
+        known = check_records(link.found.proofs)
         self.toolchains, self.problems, self.untested = {}, {}, frozenset()
-        for row in self._grid.languages:
+        for row in self._shared.languages:
             candidate = self._candidate(row, link)
             if candidate is None:
                 continue
@@ -374,7 +373,7 @@ class Member:
                 self._believe(candidate, proof)
 
     def _candidate(self, row: Language, link: Link) -> Toolchain | None:
-        if self.node.toolchains is not None and row.name not in self.node.toolchains:
+        if self.config.toolchains is not None and row.name not in self.config.toolchains:
             return None
         commands = toolchains.resolve(row, link.found.tools)
         if commands is None:
@@ -385,7 +384,7 @@ class Member:
         fingerprint, kind = (_fingerprint(row, commands, each) for each in (signatures, kinds))
         return Toolchain(row.name, "", commands, fingerprint, kind)
 
-    def _believe(self, candidate: Toolchain, proof: Proof) -> None:
+    def _believe(self, candidate: Toolchain, proof: CheckRecord) -> None:
         self.untested -= {candidate.language}
         if proof.problem:
             self.problems[candidate.language] = proof.problem
@@ -393,12 +392,12 @@ class Member:
             proved = msgspec.structs.replace(candidate, version=proof.version)
             self.toolchains = {**self.toolchains, candidate.language: proved}
 
-    async def say_hello(self, language: str, maker: str) -> Hello:
+    async def say_hello(self, language: str, maker: str) -> SmokeTest:
         """The hello that `maker` gives away, said here. Raises HostError when this node does not answer."""
         link = await self.connected(0)
-        row, found = self._grid.language(language), self.toolchains.get(language)
+        row, found = self._shared.language(language), self.toolchains.get(language)
         if found is None:
-            return Hello(f"{self.name} no longer has {language}")
+            return SmokeTest(f"{self.name} no longer has {language}")
         return await self._prover().say_hello_of(maker, row, found, link.facts)
 
     def want(self, language: str) -> None:
@@ -424,11 +423,11 @@ class Member:
                 log.info("%s: test of %s stopped: %s", self.name, language, error.reason)
                 quiet_at = time.monotonic() + RETEST_SECONDS
 
-    def _prover(self) -> Prover:
-        return Prover(self._grid.grid, self._grid.spool, self.engine, self._grid.proving)
+    def _prover(self) -> ToolchainChecker:
+        return ToolchainChecker(self._shared.grid, self._shared.spool, self.engine, self._shared.test_runs)
 
-    async def _test(self, prover: Prover, link: Link, language: str) -> None:
-        row = self._grid.language(language)
+    async def _test(self, prover: ToolchainChecker, link: Link, language: str) -> None:
+        row = self._shared.language(language)
         candidate = self._candidate(row, link)
         assert candidate is not None
         proof = await prover.prove(row, candidate, link.facts)
@@ -446,7 +445,7 @@ class Member:
         return min(common) if common and time.monotonic() >= quiet_at and not self.running else None
 
     def _common(self) -> set[str]:
-        return {row.name for row in self._grid.languages if row.default} & self.untested
+        return {row.name for row in self._shared.languages if row.default} & self.untested
 
     async def _pause(self, until: float | None) -> None:
         try:

@@ -14,7 +14,7 @@ import msgspec
 
 from sshgrid import toolchains
 from sshgrid.engines import Engine
-from sshgrid.engines.launch import Order, run_name
+from sshgrid.engines.launch import RunSpec, run_name
 from sshgrid.errors import NodeUnfit, UsageError
 from sshgrid.model import (
     Attempt,
@@ -25,11 +25,11 @@ from sshgrid.model import (
     JobId,
     Language,
     Limits,
-    Noun,
     Outcome,
     Program,
     Recipe,
     Step,
+    Struct,
     Toolchain,
 )
 from sshgrid.spool.spool import STREAMS, Spool
@@ -41,7 +41,7 @@ PROOF_JOB = JobId(0)  # no job of the queue has this number
 _numbers = count(int(time.time()) * 1000)
 
 
-class Proof(Noun, frozen=True):
+class CheckRecord(Struct, frozen=True):
     """`problem` "" = the hello ran."""
 
     language: str
@@ -55,13 +55,13 @@ class Proof(Noun, frozen=True):
         )
 
 
-def proofs_in(lines: Iterable[str]) -> dict[str, Proof]:
+def check_records(lines: Iterable[str]) -> dict[str, CheckRecord]:
     """The proofs that a node has kept, by language; lines of another form are none."""
     fields = (line.split("\t") for line in lines)
-    return {parts[0]: Proof(*parts) for parts in fields if len(parts) == 4}
+    return {parts[0]: CheckRecord(*parts) for parts in fields if len(parts) == 4}
 
 
-class Hello(Noun, frozen=True):
+class SmokeTest(Struct, frozen=True):
     """`problem` "" = it ran, and `compiled` on this node."""
 
     problem: str
@@ -100,7 +100,7 @@ class _Memory:
         self.was_compiled = compiled
 
 
-class Prover:
+class ToolchainChecker:
     """Tests toolchains of one node."""
 
     def __init__(self, grid: str, spool: Spool, engine: Engine, known_runs: set[str]) -> None:
@@ -109,7 +109,7 @@ class Prover:
         self._engine = engine
         self._known_runs = known_runs  # nobody may take these for strays
 
-    async def prove(self, row: Language, candidate: Toolchain, facts: Facts) -> Proof:
+    async def prove(self, row: Language, candidate: Toolchain, facts: Facts) -> CheckRecord:
         """Raises HostError when the node does not answer: then nothing is known."""
         version = ""
         if row.version:
@@ -122,37 +122,37 @@ class Prover:
         # Another node's hello would prove nothing of this one's compiler.
         toolchain = msgspec.structs.replace(candidate, version=version)
         problem = (await self._say_hello(row, toolchain, facts, _never_taken)).problem if row.hello else ""
-        return Proof(row.name, candidate.fingerprint, version, problem)
+        return CheckRecord(row.name, candidate.fingerprint, version, problem)
 
-    def _refuted(self, row: Language, candidate: Toolchain, problem: str) -> Proof:
-        return Proof(row.name, candidate.fingerprint, "", problem)
+    def _refuted(self, row: Language, candidate: Toolchain, problem: str) -> CheckRecord:
+        return CheckRecord(row.name, candidate.fingerprint, "", problem)
 
-    async def say_hello_of(self, maker: str, row: Language, toolchain: Toolchain, facts: Facts) -> Hello:
+    async def say_hello_of(self, maker: str, row: Language, toolchain: Toolchain, facts: Facts) -> SmokeTest:
         """The hello that `maker` gives away: made here when this is where it is made. Raises HostError."""
         return await self._say_hello(row, toolchain, facts, lambda recipe: toolchains.given_away(recipe, maker))
 
     async def _say_hello(
         self, row: Language, toolchain: Toolchain, facts: Facts, change: Callable[[Recipe], Recipe]
-    ) -> Hello:
+    ) -> SmokeTest:
         hello = toolchains.hello(row)
         if hello is None:
-            return Hello(f"there is no hello in {row.name}")
+            return SmokeTest(f"there is no hello in {row.name}")
         program, source = hello
         self._spool.keep(source)
         program = msgspec.structs.replace(program, limits=LIMITS)
         try:
             recipe = change(toolchains.recipe(row, toolchain, program, source, facts))
         except UsageError as error:  # a row of the user's that makes no command
-            return Hello(error.message)
+            return SmokeTest(error.message)
         outcome, memory = await self._run(recipe, program)
         # Only standard output must be exact: a JVM, for one, may have something to say beside it.
         if outcome == Exited(0) and memory.streams["stdout"].split() == [b"hello"]:
-            return Hello("", memory.was_compiled)
-        return Hello(f"its hello did not run: {_words(_all(memory.streams)) or outcome}", memory.was_compiled)
+            return SmokeTest("", memory.was_compiled)
+        return SmokeTest(f"its hello did not run: {_words(_all(memory.streams)) or outcome}", memory.was_compiled)
 
     async def _run(self, recipe: Recipe, program: Program) -> tuple[Outcome, _Memory]:
         attempt = Attempt(PROOF_JOB, next(_numbers), "")
-        order = Order(attempt, run_name(self._grid, attempt), program, recipe)
+        order = RunSpec(attempt, run_name(self._grid, attempt), program, recipe)
         memory = _Memory()
         self._known_runs.add(order.run)
         try:

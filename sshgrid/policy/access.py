@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TypeAlias, assert_never
 
-from sshgrid.model import JobId, Noun, Person, Role
+from sshgrid.model import JobId, Role, Struct, User
 from sshgrid.protocol.messages import (
     Backup,
     Cancel,
@@ -49,15 +49,15 @@ from sshgrid.protocol.user_messages import (
 )
 
 
-class Allowed(Noun, frozen=True):
+class Allowed(Struct, frozen=True):
     """It may be done; what lists show is narrowed by `seen_by`."""
 
 
-class Hidden(Noun, frozen=True):
+class Hidden(Struct, frozen=True):
     """It concerns a job of somebody else, which for this person is not there."""
 
 
-class Refused(Noun, frozen=True):
+class Refused(Struct, frozen=True):
     """It may not be done, and that may be said."""
 
     why: str
@@ -66,7 +66,7 @@ class Refused(Noun, frozen=True):
 Answer: TypeAlias = Allowed | Hidden | Refused
 
 
-def may(person: Person, request: Request, owner: str | None = None) -> Answer:
+def may(person: User, request: Request, owner: str | None = None) -> Answer:
     """May this person ask this? `owner`: of the job that it concerns, None when it concerns none."""
     match request:
         case MissingBlobs() | PutBlob() | Submit() | Explain():
@@ -87,16 +87,16 @@ def may(person: Person, request: Request, owner: str | None = None) -> Answer:
             assert_never(request)
 
 
-def _admins(person: Person) -> Answer:
+def _admins(person: User) -> Answer:
     return Allowed() if sees_all(person) else Refused("only an admin may do that")
 
 
-def sees_all(person: Person) -> bool:
+def sees_all(person: User) -> bool:
     """Whether this person's lists hold everybody's jobs."""
     return person.role in (Role.OWNER, Role.ADMIN)
 
 
-def seen_by(person: Person) -> str:
+def seen_by(person: User) -> str:
     """Whose jobs this person's lists hold; "" = everybody's."""
     return "" if sees_all(person) else person.name
 

@@ -10,7 +10,7 @@ import enum
 from random import Random
 
 from sshgrid.errors import HostError, HostKeyChanged, HostKeyUnknown, LoginRefused, NodeUnfit
-from sshgrid.model import Noun
+from sshgrid.model import Struct
 
 DIAL_FIRST_SECONDS = 1.0
 DIAL_MAX_SECONDS = 30.0
@@ -33,7 +33,7 @@ class BreakerState(enum.StrEnum):
     HALF_OPEN = "half-open"  # one dial will tell
 
 
-class Breaker(Noun, frozen=True):
+class Breaker(Struct, frozen=True):
     """Dials of one node. Ask allows(), say dialling(), then succeeded() or failed()."""
 
     failures: int = 0  # in a row
@@ -84,7 +84,7 @@ def _longer(seconds: float, rng: Random) -> float:
     return seconds * rng.uniform(1.0, 1.1)
 
 
-class Quarantine(Noun, frozen=True):
+class Quarantine(Struct, frozen=True):
     """Runs lost by one node: after three losses in ten minutes no new run for a while, then one to prove itself."""
 
     losses: tuple[float, ...] = ()  # times, oldest first

@@ -14,7 +14,7 @@ import msgspec
 
 from sshgrid import toolchains
 from sshgrid.errors import UsageError
-from sshgrid.model import Facts, Language, Node, Noun, Sample, Submission, Toolchain
+from sshgrid.model import Facts, Language, Node, Sample, Struct, Submission, Toolchain
 from sshgrid.notation import selectors
 from sshgrid.notation.quantities import format_duration, format_size
 from sshgrid.protocol.messages import NodeReason
@@ -28,7 +28,7 @@ CODES = (
 )
 
 
-class NodeView(Noun, frozen=True):
+class NodeView(Struct, frozen=True):
     """All that placement may know about a node at one moment."""
 
     node: Node

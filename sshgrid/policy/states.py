@@ -19,7 +19,7 @@ from sshgrid.model import (
     Phase,
     ProcessLimit,
     Superseded,
-    Swept,
+    SweepDone,
     TimedOut,
     ToolchainBroken,
     Verdict,
@@ -47,9 +47,9 @@ def state(job: Job, disconnected: bool = False) -> str:
 
 def _ended_state(verdict: Verdict | None) -> str:
     match verdict:
-        case Exited(0) | Swept(failed=0):
+        case Exited(0) | SweepDone(failed=0):
             return "COMPLETED"
-        case Exited() | OutputLimit() | ProcessLimit() | Swept() | Crashed() | None:
+        case Exited() | OutputLimit() | ProcessLimit() | SweepDone() | Crashed() | None:
             return "FAILED"
         case CompileFailed():
             return "COMPILE_ERROR"
@@ -76,7 +76,7 @@ def exit_status(job: Job) -> int | None:
             return 124
         case GaveUp(no_toolchain=True):
             return 127
-        case Swept(failed=failed):
+        case SweepDone(failed=failed):
             return min(failed, MOST_FAILED)
         case GaveUp() | Crashed():
             return 125
@@ -119,7 +119,7 @@ def ended_by_signal(verdict: Verdict | None) -> int | None:
             return int(signal.SIGXFSZ)
         case Cancelled(by):
             return cancel_signal(by)
-        case CompileFailed() | TimedOut() | GaveUp() | Swept() | Crashed() | None:
+        case CompileFailed() | TimedOut() | GaveUp() | SweepDone() | Crashed() | None:
             return None
         case _:
             assert_never(verdict)
@@ -154,7 +154,7 @@ def outcome_text(outcome: Outcome | Superseded | Verdict) -> str:
             return text
         case Superseded(by):
             return f"superseded by attempt {by}"
-        case Swept():
+        case SweepDone():
             return _swept_text(outcome)
         case Crashed(text):
             return f"a bug in sshgrid: {text}"
@@ -176,7 +176,7 @@ def _limit_text(outcome: TimedOut | OutOfMemory | OutputLimit | ProcessLimit) ->
             assert_never(outcome)
 
 
-def _swept_text(swept: Swept) -> str:
+def _swept_text(swept: SweepDone) -> str:
     parts = [f"{swept.failed} of {swept.tasks} tasks failed"] if swept.failed else []
     parts += [f"{swept.left} were not begun"] if swept.left else []
     return ", ".join(parts)

@@ -32,7 +32,7 @@ def command_completer(group: Group, session: Session) -> Completer:
     click_completion = ShellComplete(group, {"obj": quiet}, "sshgrid", "_SSHGRID_COMPLETE")
     paths = PathCompleter(expanduser=True)
 
-    class Commands(Completer):
+    class LineCommands(Completer):
         def get_completions(self, document: Document, event: CompleteEvent) -> Iterator[Completion]:
             words, incomplete = split_line(document.text_before_cursor)
             if not words:
@@ -47,7 +47,7 @@ def command_completer(group: Group, session: Session) -> Completer:
             if words and not plain and not incomplete.startswith("-") and not files.confined():
                 yield from paths.get_completions(Document(incomplete), event)
 
-    return Commands()
+    return LineCommands()
 
 
 def split_line(text: str) -> tuple[list[str], str]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from sshgrid.model import Fetched, JobId, NodeState, Noun, OnDisconnect, Submission, Toolchain
+from sshgrid.model import Fetched, JobId, NodeState, OnDisconnect, Struct, Submission, Toolchain
 from sshgrid.protocol.sweep_messages import (
     SweepEvent,
     SweepProgress,
@@ -34,14 +34,14 @@ MAX_PAYLOAD = 1024 * 1024
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
-class Hello(Noun, frozen=True, tag="hello"):
+class Hello(Struct, frozen=True, tag="hello"):
     """First line of every connection; the master answers `Welcome` or `Failure` (code "version")."""
 
     version: str
     protocol: int = PROTOCOL
 
 
-class PutBlob(Noun, frozen=True, tag="put-blob"):
+class PutBlob(Struct, frozen=True, tag="put-blob"):
     """A piece of a file, `size` raw bytes follow; `last` closes the file, which must then match `sha256`. No reply."""
 
     sha256: str
@@ -49,13 +49,13 @@ class PutBlob(Noun, frozen=True, tag="put-blob"):
     last: bool
 
 
-class MissingBlobs(Noun, frozen=True, tag="missing-blobs"):
+class MissingBlobs(Struct, frozen=True, tag="missing-blobs"):
     """Which of these does the master lack? Answered by `Blobs`."""
 
     sha256: tuple[str, ...]
 
 
-class TakeFile(Noun, frozen=True, tag="take-file"):
+class TakeFile(Struct, frozen=True, tag="take-file"):
     """Keep a file of the master's own machine, which reads it by itself. The numbers, as stat(2) gives them, say which
     file is meant, as it was when the client looked. Only for the owner. Answered by `Taken`."""
 
@@ -72,14 +72,14 @@ class TakeFile(Noun, frozen=True, tag="take-file"):
         return cls(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-class Submit(Noun, frozen=True, tag="submit"):
+class Submit(Struct, frozen=True, tag="submit"):
     """Accept this job; the same `key` sent twice gives the same job. Answered by `Accepted`, which means: durable."""
 
     submission: Submission
     key: str
 
 
-class Watch(Noun, frozen=True, tag="watch"):
+class Watch(Struct, frozen=True, tag="watch"):
     """All events of a job from its beginning (or only the end of its output) until it is done."""
 
     job: JobId
@@ -87,7 +87,7 @@ class Watch(Noun, frozen=True, tag="watch"):
     on_disconnect: OnDisconnect = OnDisconnect.KEEP
 
 
-class Seen(Noun, frozen=True):
+class Seen(Struct, frozen=True):
     """So many bytes of a stream were seen, of this attempt."""
 
     stream: str
@@ -95,7 +95,7 @@ class Seen(Noun, frozen=True):
     size: int
 
 
-class Logs(Noun, frozen=True, tag="logs"):
+class Logs(Struct, frozen=True, tag="logs"):
     """The kept output of one attempt; 0 = the newest, with `follow` each newest in turn. With `follow` until the job is
     done. Events `Output`, `Restarted`, `Ended`. `seen`: goes on behind it, whatever `tail_lines` says."""
 
@@ -107,27 +107,27 @@ class Logs(Noun, frozen=True, tag="logs"):
     seen: tuple[Seen, ...] = ()
 
 
-class Cancel(Noun, frozen=True, tag="cancel"):
+class Cancel(Struct, frozen=True, tag="cancel"):
     """End jobs. INT, TERM and KILL cancel (INT grows to TERM after 5 s, KILL after 10); other signals are only sent."""
 
     jobs: tuple[JobId, ...]
     signal: str = "TERM"
 
 
-class Input(Noun, frozen=True, tag="input"):
+class Input(Struct, frozen=True, tag="input"):
     """Bytes for the standard input of an interactive run; size 0 = end of input."""
 
     size: int
 
 
-class Resize(Noun, frozen=True, tag="resize"):
+class Resize(Struct, frozen=True, tag="resize"):
     """The window of an interactive run on a terminal has this size now."""
 
     columns: int
     rows: int
 
 
-class Jobs(Noun, frozen=True, tag="jobs"):
+class Jobs(Struct, frozen=True, tag="jobs"):
     """List jobs: by selector ("" = all) and filters."""
 
     selector: str = ""
@@ -138,45 +138,45 @@ class Jobs(Noun, frozen=True, tag="jobs"):
     limit: int = 0  # so many at most: what runs, then what waits, then what is done; 0 = all
 
 
-class Info(Noun, frozen=True, tag="info"):
+class Info(Struct, frozen=True, tag="info"):
     """One job with its attempts, and why it waits. Answered by `JobsReply` with one job."""
 
     job: JobId
 
 
-class Remove(Noun, frozen=True, tag="remove"):
+class Remove(Struct, frozen=True, tag="remove"):
     """Forget finished jobs and their output."""
 
     jobs: tuple[JobId, ...]
 
 
-class Hold(Noun, frozen=True, tag="hold"):
+class Hold(Struct, frozen=True, tag="hold"):
     """Keep waiting jobs from starting; with `release` let them go."""
 
     jobs: tuple[JobId, ...]
     release: bool = False
 
 
-class Nodes(Noun, frozen=True, tag="nodes"):
+class Nodes(Struct, frozen=True, tag="nodes"):
     """List nodes. Answered by `NodesReply`; with `history` each tells its last minute."""
 
     selector: str = ""
     history: bool = False
 
 
-class CheckNodes(Noun, frozen=True, tag="check-nodes"):
+class CheckNodes(Struct, frozen=True, tag="check-nodes"):
     """Dial these nodes now, whatever the breaker says; `NodesReply` when each has answered or failed."""
 
     selector: str
 
 
-class Diagnose(Noun, frozen=True, tag="diagnose"):
+class Diagnose(Struct, frozen=True, tag="diagnose"):
     """What silently breaks people on these nodes, looked for now. Answered by `DiagnoseReply`."""
 
     selector: str = ""
 
 
-class Execute(Noun, frozen=True, tag="execute"):
+class Execute(Struct, frozen=True, tag="execute"):
     """Run a command on all of these nodes at once, its standard input empty; `ExecuteReply` when all are done."""
 
     selector: str
@@ -184,37 +184,37 @@ class Execute(Noun, frozen=True, tag="execute"):
     limit_seconds: float = 60.0
 
 
-class Explain(Noun, frozen=True, tag="explain"):
+class Explain(Struct, frozen=True, tag="explain"):
     """Where would this go, and why not elsewhere? Nothing is queued (`run --dry-run`)."""
 
     submission: Submission
 
 
-class Toolchains(Noun, frozen=True, tag="toolchains"):
+class Toolchains(Struct, frozen=True, tag="toolchains"):
     """The languages, and which of these nodes have them. Answered by `ToolchainsReply`."""
 
     selector: str = ""
 
 
-class Status(Noun, frozen=True, tag="status"):
+class Status(Struct, frozen=True, tag="status"):
     """Who this master is and what it holds. Answered by `StatusReply`."""
 
 
-class Clients(Noun, frozen=True, tag="clients"):
+class Clients(Struct, frozen=True, tag="clients"):
     """Who is connected, or left programs behind that still run. Answered by `ClientsReply`."""
 
 
-class Reload(Noun, frozen=True, tag="reload"):
+class Reload(Struct, frozen=True, tag="reload"):
     """Read the inventory now instead of at the next look. Answered by `Done` or `Failure`."""
 
 
-class Backup(Noun, frozen=True, tag="backup"):
+class Backup(Struct, frozen=True, tag="backup"):
     """A whole copy of the queue to this absolute path, which must not exist, while everything goes on."""
 
     path: str
 
 
-class Stop(Noun, frozen=True, tag="stop"):
+class Stop(Struct, frozen=True, tag="stop"):
     """Leave; with `drain` once what runs has ended. Answered by `Done`."""
 
     drain: bool = False
@@ -251,14 +251,14 @@ Request: TypeAlias = Question | PutBlob | Watch | WatchSweep | Logs | Input | Re
 # --- what is answered -------------------------------------------------------------------------------------------------
 
 
-class Welcome(Noun, frozen=True, tag="welcome"):
+class Welcome(Struct, frozen=True, tag="welcome"):
     """The answer to `Hello`."""
 
     version: str
     pid: int
 
 
-class Failure(Noun, frozen=True, tag="failure"):
+class Failure(Struct, frozen=True, tag="failure"):
     """A refused request: the fields of an SshgridError."""
 
     code: str
@@ -267,38 +267,38 @@ class Failure(Noun, frozen=True, tag="failure"):
     exit_status: int = 125
 
 
-class Done(Noun, frozen=True, tag="done"):
+class Done(Struct, frozen=True, tag="done"):
     """It is so now; `count` = how many things it concerned."""
 
     count: int = 0
 
 
-class Blobs(Noun, frozen=True, tag="blobs"):
+class Blobs(Struct, frozen=True, tag="blobs"):
     """Digests of files, as asked for."""
 
     sha256: tuple[str, ...]
 
 
-class Taken(Noun, frozen=True, tag="taken"):
+class Taken(Struct, frozen=True, tag="taken"):
     """The file is kept, under this digest."""
 
     sha256: str
 
 
-class Accepted(Noun, frozen=True, tag="accepted"):
+class Accepted(Struct, frozen=True, tag="accepted"):
     """The job is in the queue, durably."""
 
     job: JobId
 
 
-class NodeReason(Noun, frozen=True):
+class NodeReason(Struct, frozen=True):
     """What rules a node out."""
 
     node: str
     reason: str
 
 
-class AttemptLine(Noun, frozen=True):
+class AttemptLine(Struct, frozen=True):
     """An attempt as `info` shows it."""
 
     number: int
@@ -317,7 +317,7 @@ class AttemptLine(Noun, frozen=True):
     upload_left_bytes: int = 0
 
 
-class JobLine(Noun, frozen=True):
+class JobLine(Struct, frozen=True):
     """A job as `ps` and `info` show it."""
 
     id: JobId
@@ -343,13 +343,13 @@ class JobLine(Noun, frozen=True):
     fetched: Fetched | None = None  # by the newest attempt
 
 
-class JobsReply(Noun, frozen=True, tag="jobs-reply"):
+class JobsReply(Struct, frozen=True, tag="jobs-reply"):
     """Jobs, the oldest first."""
 
     jobs: tuple[JobLine, ...]
 
 
-class NodeLine(Noun, frozen=True):
+class NodeLine(Struct, frozen=True):
     """A node as `nodes` shows it."""
 
     name: str
@@ -369,13 +369,13 @@ class NodeLine(Noun, frozen=True):
     cpu_minute: tuple[int, ...] = ()  # percent, a sample a second, the newest last; only when asked for
 
 
-class NodesReply(Noun, frozen=True, tag="nodes-reply"):
+class NodesReply(Struct, frozen=True, tag="nodes-reply"):
     """Nodes, in the order of the inventory."""
 
     nodes: tuple[NodeLine, ...]
 
 
-class Finding(Noun, frozen=True):
+class Finding(Struct, frozen=True):
     """One thing that was looked at; `hint` is what mends it, or makes it better where it is ok."""
 
     name: str
@@ -384,20 +384,20 @@ class Finding(Noun, frozen=True):
     hint: str = ""
 
 
-class NodeFindings(Noun, frozen=True):
+class NodeFindings(Struct, frozen=True):
     """All that was found on one node."""
 
     node: str
     findings: tuple[Finding, ...]
 
 
-class DiagnoseReply(Noun, frozen=True, tag="diagnose-reply"):
+class DiagnoseReply(Struct, frozen=True, tag="diagnose-reply"):
     """Nodes, in the order of the inventory."""
 
     nodes: tuple[NodeFindings, ...]
 
 
-class ExecuteLine(Noun, frozen=True):
+class ExecuteLine(Struct, frozen=True):
     """What one node answered."""
 
     node: str
@@ -408,14 +408,14 @@ class ExecuteLine(Noun, frozen=True):
     reason: str = ""
 
 
-class ExecuteReply(Noun, frozen=True, tag="execute-reply"):
+class ExecuteReply(Struct, frozen=True, tag="execute-reply"):
     """Every node's answer; stdout and stderr are one output, in the order in which they were written."""
 
     lines: tuple[ExecuteLine, ...]
     outputs: tuple[bytes, ...]
 
 
-class ExplainReply(Noun, frozen=True, tag="explain-reply"):
+class ExplainReply(Struct, frozen=True, tag="explain-reply"):
     """`chosen` is "" when nothing can take it now; `score` is busy share after correction, lower is better."""
 
     chosen: str
@@ -423,7 +423,7 @@ class ExplainReply(Noun, frozen=True, tag="explain-reply"):
     why: tuple[NodeReason, ...]
 
 
-class ToolchainLine(Noun, frozen=True):
+class ToolchainLine(Struct, frozen=True):
     """A language, and what each node has for it."""
 
     language: str
@@ -432,13 +432,13 @@ class ToolchainLine(Noun, frozen=True):
     problems: tuple[NodeReason, ...] = ()  # present but its hello did not run
 
 
-class ToolchainsReply(Noun, frozen=True, tag="toolchains-reply"):
+class ToolchainsReply(Struct, frozen=True, tag="toolchains-reply"):
     """The table of languages."""
 
     languages: tuple[ToolchainLine, ...]
 
 
-class StatusReply(Noun, frozen=True, tag="status-reply"):
+class StatusReply(Struct, frozen=True, tag="status-reply"):
     """As `master status` shows it."""
 
     pid: int
@@ -454,11 +454,11 @@ class StatusReply(Noun, frozen=True, tag="status-reply"):
     memory_bytes: int = 0  # resident, of the master's process
     cpu_seconds: float = 0.0
     ended_last_minute: int = 0  # jobs
-    door: str = ""  # where users come in, "" = nowhere
-    door_key: str = ""  # the fingerprint of its host key
+    gateway: str = ""  # where users come in, "" = nowhere
+    gateway_key: str = ""  # the fingerprint of its host key
 
 
-class ClientLine(Noun, frozen=True):
+class ClientLine(Struct, frozen=True):
     """A user at an address, with all of its connections; the counts are since the master began."""
 
     user: str
@@ -469,7 +469,7 @@ class ClientLine(Noun, frozen=True):
     connections: int = 0
 
 
-class ClientsReply(Noun, frozen=True, tag="clients-reply"):
+class ClientsReply(Struct, frozen=True, tag="clients-reply"):
     """Clients, who came first first."""
 
     clients: tuple[ClientLine, ...]
@@ -478,7 +478,7 @@ class ClientsReply(Noun, frozen=True, tag="clients-reply"):
 # --- events of a watched job ------------------------------------------------------------------------------------------
 
 
-class Output(Noun, frozen=True, tag="output"):
+class Output(Struct, frozen=True, tag="output"):
     """`size` raw bytes of the program follow. stream: "stdout" | "stderr" | "compile". `offset`: in its stream."""
 
     stream: str
@@ -487,7 +487,7 @@ class Output(Noun, frozen=True, tag="output"):
     offset: int = 0
 
 
-class Progress(Noun, frozen=True, tag="progress"):
+class Progress(Struct, frozen=True, tag="progress"):
     """An attempt entered a step."""
 
     attempt: int
@@ -498,27 +498,27 @@ class Progress(Noun, frozen=True, tag="progress"):
     total_bytes: int = 0  # 0 = not worth telling
 
 
-class Waiting(Noun, frozen=True, tag="waiting"):
+class Waiting(Struct, frozen=True, tag="waiting"):
     """The job is queued; why, node by node."""
 
     reason: str
     why: tuple[NodeReason, ...] = ()
 
 
-class Notice(Noun, frozen=True, tag="notice"):
+class Notice(Struct, frozen=True, tag="notice"):
     """A sentence for the person who waits ("h2 lost (no answer for 10 s), moved to h3 (attempt 2 of 3)")."""
 
     text: str
 
 
-class Restarted(Noun, frozen=True, tag="restarted"):
+class Restarted(Struct, frozen=True, tag="restarted"):
     """This stream of the new attempt does not begin as the old one did: what follows starts at its first byte."""
 
     stream: str
     attempt: int
 
 
-class Ended(Noun, frozen=True, tag="ended"):
+class Ended(Struct, frozen=True, tag="ended"):
     """The job is done, and this is how."""
 
     job: JobLine

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from sshgrid.model import JobId, Noun
+from sshgrid.model import JobId, Struct
 
 
-class WatchSweep(Noun, frozen=True, tag="watch-sweep"):
+class WatchSweep(Struct, frozen=True, tag="watch-sweep"):
     """The tasks of a sweep as they end, until it is done: for each `TaskOutput`s and then `TaskEnded`; between them
     `SweepProgress`; at last `Ended`. With `keep_order` in the order of their numbers."""
 
@@ -20,20 +20,20 @@ class WatchSweep(Noun, frozen=True, tag="watch-sweep"):
     output: bool = True
 
 
-class ProgressOf(Noun, frozen=True, tag="progress-of"):
+class ProgressOf(Struct, frozen=True, tag="progress-of"):
     """How far a sweep has come. Answered by `SweepProgress`; UsageError when the job is none."""
 
     job: JobId
 
 
-class Tasks(Noun, frozen=True, tag="tasks"):
+class Tasks(Struct, frozen=True, tag="tasks"):
     """The tasks of a sweep that have begun, by number; in these states alone if any are named. `TasksReply`."""
 
     job: JobId
     states: tuple[str, ...] = ()
 
 
-class Retry(Noun, frozen=True, tag="retry"):
+class Retry(Struct, frozen=True, tag="retry"):
     """Queue jobs that are done once more; of a sweep its tasks, with `failed` those that did not succeed. `Done` counts
     what is queued."""
 
@@ -44,7 +44,7 @@ class Retry(Noun, frozen=True, tag="retry"):
 SweepsQuestion: TypeAlias = ProgressOf | Tasks | Retry
 
 
-class TaskLine(Noun, frozen=True):
+class TaskLine(Struct, frozen=True):
     """A task as a joblog shows it."""
 
     number: int
@@ -63,7 +63,7 @@ class TaskLine(Noun, frozen=True):
     stderr_bytes: int = 0
 
 
-class SweepProgress(Noun, frozen=True, tag="sweep-progress"):
+class SweepProgress(Struct, frozen=True, tag="sweep-progress"):
     """How far a sweep has come. Tasks = ended (failed among them) + running + waiting + left."""
 
     job: JobId
@@ -79,7 +79,7 @@ class SweepProgress(Noun, frozen=True, tag="sweep-progress"):
     backups: int = 0  # of those that run, how many run twice
 
 
-class TaskOutput(Noun, frozen=True, tag="task-output"):
+class TaskOutput(Struct, frozen=True, tag="task-output"):
     """`size` raw bytes of a task that has ended follow. stream: "stdout" | "stderr" | "compile"."""
 
     number: int
@@ -87,13 +87,13 @@ class TaskOutput(Noun, frozen=True, tag="task-output"):
     size: int
 
 
-class TaskEnded(Noun, frozen=True, tag="task-ended"):
+class TaskEnded(Struct, frozen=True, tag="task-ended"):
     """A task is over, and all of its output was told."""
 
     task: TaskLine
 
 
-class TasksReply(Noun, frozen=True, tag="tasks-reply"):
+class TasksReply(Struct, frozen=True, tag="tasks-reply"):
     """Tasks, by number."""
 
     tasks: tuple[TaskLine, ...]

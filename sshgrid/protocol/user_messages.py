@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from sshgrid.model import Caps, Noun, Role, UserKey
+from sshgrid.model import Caps, Role, Struct, UserKey
 
 
-class Users(Noun, frozen=True, tag="users"):
+class Users(Struct, frozen=True, tag="users"):
     """List users. Answered by `UsersReply`."""
 
 
-class AddUser(Noun, frozen=True, tag="add-user"):
+class AddUser(Struct, frozen=True, tag="add-user"):
     """Let somebody in, with these keys (lines as in authorized_keys). Answered by `UsersReply` with the new one."""
 
     name: str
@@ -22,20 +22,20 @@ class AddUser(Noun, frozen=True, tag="add-user"):
     keys: tuple[str, ...] = ()
 
 
-class RemoveUser(Noun, frozen=True, tag="remove-user"):
+class RemoveUser(Struct, frozen=True, tag="remove-user"):
     """Let nobody of this name in any more: sessions and waiting jobs end. `Done` counts the jobs."""
 
     name: str
 
 
-class DisableUser(Noun, frozen=True, tag="disable-user"):
+class DisableUser(Struct, frozen=True, tag="disable-user"):
     """Lock a user out, whose sessions end, or let one in again."""
 
     name: str
     disabled: bool = True
 
 
-class SetPassword(Noun, frozen=True, tag="set-password"):
+class SetPassword(Struct, frozen=True, tag="set-password"):
     """A password to log in with; "" = none, keys alone."""
 
     name: str
@@ -45,21 +45,21 @@ class SetPassword(Noun, frozen=True, tag="set-password"):
         return f"SetPassword({self.name!r}, ...)"
 
 
-class AddKey(Noun, frozen=True, tag="add-key"):
+class AddKey(Struct, frozen=True, tag="add-key"):
     """One more public key, as in authorized_keys."""
 
     name: str
     line: str
 
 
-class RemoveKey(Noun, frozen=True, tag="remove-key"):
+class RemoveKey(Struct, frozen=True, tag="remove-key"):
     """Take a key away: its fingerprint, or a beginning of it that fits no other one."""
 
     name: str
     fingerprint: str
 
 
-class SetCaps(Noun, frozen=True, tag="set-caps"):
+class SetCaps(Struct, frozen=True, tag="set-caps"):
     """From now on a user may have so much."""
 
     name: str
@@ -69,7 +69,7 @@ class SetCaps(Noun, frozen=True, tag="set-caps"):
 UsersQuestion: TypeAlias = Users | AddUser | RemoveUser | DisableUser | SetPassword | AddKey | RemoveKey | SetCaps
 
 
-class UserLine(Noun, frozen=True):
+class UserLine(Struct, frozen=True):
     """A user as `user ls` shows it."""
 
     name: str
@@ -83,7 +83,7 @@ class UserLine(Noun, frozen=True):
     running: int
 
 
-class UsersReply(Noun, frozen=True, tag="users-reply"):
+class UsersReply(Struct, frozen=True, tag="users-reply"):
     """Users, by name."""
 
     users: tuple[UserLine, ...]

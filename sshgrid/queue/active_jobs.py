@@ -15,19 +15,19 @@ import msgspec
 
 from sshgrid.errors import StoreError
 from sshgrid.model import Attempt, AttemptRecord, Job, JobId, Phase
-from sshgrid.queue.notifications import Board
+from sshgrid.queue.notifications import Notifications
 from sshgrid.queue.store import Store
 
 MINUTE_SECONDS = 60
 JUST_ENDED = 1000
 
 
-class JobBook:
+class ActiveJobs:
     """What is queued and what runs. `wake` is set whenever somebody may have to decide something."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.board = Board()
+        self.notifications = Notifications()
         self.wake = asyncio.Event()
         # For work on hundreds of jobs at once: who has waited for it comes in another round of the loop, so that
         # whoever asks something has a turn in between.
@@ -46,7 +46,7 @@ class JobBook:
         self.wake.set()
 
     @contextlib.contextmanager
-    def follows_the_store(self) -> Iterator[None]:
+    def following_the_store(self) -> Iterator[None]:
         """For noting what the store has already. An error leaves jobs as they no longer are: the master must stop."""
         done = False
         try:
@@ -74,7 +74,7 @@ class JobBook:
             self._active[job.id] = job
         if job.id < 0:
             self.on_task(job)
-        self.board.tell(job.id)
+        self.notifications.tell(job.id)
         self.wake.set()
 
     def retry(self, jobs: Sequence[JobId]) -> int:
@@ -116,11 +116,11 @@ class JobBook:
 
     def give_back_tasks(self, tasks: Iterable[JobId]) -> list[JobId]:
         """Those of these tasks that are as if they had never been claimed; the others have ended meanwhile."""
-        with self.store.batch():
+        with self.store.transaction():
             given = [task for task in tasks if self.store.give_back_task(task)]
         for task in given:
             self._active.pop(task, None)
-            self.board.tell(task)
+            self.notifications.tell(task)
         if given:
             self.on_given_back(given)
             self.wake.set()
@@ -186,7 +186,7 @@ class JobBook:
     def nodes_changed(self) -> None:
         """A node came, went or changed: every waiting job may have something to decide, and to tell."""
         self.wake.set()
-        self.board.tell_all()
+        self.notifications.tell_all()
 
 
 def slot_of(job: Job) -> object:

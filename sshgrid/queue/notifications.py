@@ -12,7 +12,7 @@ from sshgrid.model import JobId
 NOTICES_KEPT = 64
 
 
-class Board:
+class Notifications:
     """One for all jobs of a master."""
 
     def __init__(self) -> None:

@@ -21,6 +21,7 @@ import msgspec
 from sshgrid.errors import NotAllowed, StoreError, UsageError, no_such_job
 from sshgrid.model import (
     MAX_TASKS,
+    Account,
     Attempt,
     AttemptRecord,
     Caps,
@@ -30,7 +31,6 @@ from sshgrid.model import (
     Role,
     Submission,
     Superseded,
-    User,
     UserKey,
     Verdict,
     job_text,
@@ -145,7 +145,7 @@ class Store:
         """As `blobs`, of the jobs of one owner."""
         return {row[0] for row in self._rows("blobs_of", {"owner": owner})}
 
-    def users(self) -> list[User]:
+    def users(self) -> list[Account]:
         """Everybody who may come through the door, by name."""
         keys: dict[str, list[UserKey]] = {}
         with database.blame(self._path), database.snapshot(self._connection):
@@ -157,7 +157,7 @@ class Store:
     # --- changing -----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def batch(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """Many calls, one commit: durable when the block ends, undone together when it raises. Never await inside."""
         with self._change():
             yield
@@ -271,7 +271,7 @@ class Store:
         with self._change():
             return sum(self._run("retry_job", {"id": job_id}).rowcount for job_id in jobs)
 
-    def keep_user(self, user: User) -> None:
+    def keep_user(self, user: Account) -> None:
         """Add a user, or what one has become."""
         values = {
             "name": user.name,
@@ -397,11 +397,11 @@ class Store:
             forgiven=row["forgiven"],
         )
 
-    def _user(self, row: Any, keys: tuple[UserKey, ...]) -> User:
+    def _user(self, row: Any, keys: tuple[UserKey, ...]) -> Account:
         where = f"user {row['name']}"
         caps = self._decode(_caps, row["caps"], where)
         password = row["password"] or ""
-        return User(row["name"], Role(row["role"]), row["created"], bool(row["disabled"]), password, keys, caps)
+        return Account(row["name"], Role(row["role"]), row["created"], bool(row["disabled"]), password, keys, caps)
 
     def _decode(self, decoder: msgspec.json.Decoder[T], text: str, where: str) -> T:
         try:

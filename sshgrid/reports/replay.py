@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from sshgrid.model import Noun
+from sshgrid.model import Struct
 
 # (attempt, offset, at most so many bytes) -> bytes that are kept; b"" when there are no more yet
 Read: TypeAlias = Callable[[int, int, int], bytes]
 
 
-class Shown(Noun, frozen=True):
+class Shown(Struct, frozen=True):
     """`count` bytes of `attempt` are on the screen; `reading` is the attempt that is read now, up to `position`."""
 
     attempt: int = 0
@@ -24,7 +24,7 @@ class Shown(Noun, frozen=True):
     position: int = 0
 
 
-class Piece(Noun, frozen=True):
+class Piece(Struct, frozen=True):
     """`restarted`: these bytes begin the output anew; there may be none then."""
 
     data: bytes

@@ -11,13 +11,13 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 
-from sshgrid.model import Job, Phase, Swept, task_id, task_number
+from sshgrid.model import Job, Phase, SweepDone, task_id, task_number
 from sshgrid.policy import states
 from sshgrid.protocol.messages import Ended, Event, Notice
 from sshgrid.protocol.sweep_messages import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
-from sshgrid.queue.active_jobs import JobBook
+from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.reports.watch import PIECE_BYTES, STREAMS, Line
-from sshgrid.scheduler.active_sweeps import Sweeps
+from sshgrid.scheduler.active_sweeps import ActiveSweeps
 from sshgrid.scheduler.attempts import Attempts
 from sshgrid.scheduler.sweep_state import SweepState
 from sshgrid.spool.spool import Spool
@@ -31,9 +31,14 @@ class SweepReport:
     """What may be asked about the sweeps of a master."""
 
     def __init__(
-        self, book: JobBook, spool: Spool, sweeps: Sweeps, attempts: Attempts, disconnected: IsDisconnected
+        self,
+        active_jobs: ActiveJobs,
+        spool: Spool,
+        sweeps: ActiveSweeps,
+        attempts: Attempts,
+        disconnected: IsDisconnected,
     ) -> None:
-        self._book = book
+        self._active_jobs = active_jobs
         self._spool = spool
         self._sweeps = sweeps
         self._attempts = attempts
@@ -41,7 +46,7 @@ class SweepReport:
 
     def progress(self, job: Job) -> SweepProgress:
         """How far this sweep has come. UsageError when it is none."""
-        if isinstance(job.verdict, Swept):  # says it all, and a list may hold many that are over
+        if isinstance(job.verdict, SweepDone):  # says it all, and a list may hold many that are over
             tasks, failed, left = job.verdict.tasks, job.verdict.failed, job.verdict.left
             return SweepProgress(job.id, tasks, tasks - left, failed, running=0, waiting=0, left=left)
         return self._progress(self._sweeps.read(job))
@@ -59,14 +64,14 @@ class SweepReport:
             left=counts.left,
             rate=rate,
             eta_seconds=(counts.waiting + counts.running) / rate if rate else None,
-            slowest=self.task_line(self._book.current(slowest)) if slowest else None,
+            slowest=self.task_line(self._active_jobs.current(slowest)) if slowest else None,
             backups=len(state.backups),
         )
 
     def tasks(self, job: Job, wanted: tuple[str, ...]) -> tuple[TaskLine, ...]:
         """The tasks that have begun, by number, in these states alone if any are named."""
         self._sweeps.read(job)
-        lines = map(self.task_line, self._book.store.tasks(job.id))
+        lines = map(self.task_line, self._active_jobs.store.tasks(job.id))
         return tuple(line for line in lines if not wanted or line.state in wanted)
 
     def task_line(self, task: Job) -> TaskLine:
@@ -99,18 +104,18 @@ class SweepReport:
 
     async def watch(self, request: WatchSweep, line: Line) -> AsyncGenerator[tuple[Event, bytes], None]:
         """The tasks as they end, until the sweep is done."""
-        state = self._sweeps.read(self._book.current(request.job))
+        state = self._sweeps.read(self._active_jobs.current(request.job))
         told = _Told(state, request)
         said: SweepProgress | None = None
         heard = 0
         while True:
-            waiter = self._book.board.listen(request.job)
+            waiter = self._active_jobs.notifications.listen(request.job)
             try:
-                job = self._book.current(request.job)
+                job = self._active_jobs.current(request.job)
                 for number in told.news(self._ended(state, job)):
                     for event in self._task(state, number, output=request.output):
                         yield event
-                for said_as, text in self._book.board.notices(request.job, heard):
+                for said_as, text in self._active_jobs.notifications.notices(request.job, heard):
                     heard = said_as
                     yield Notice(text), b""
                 progress = self._progress(state)
@@ -132,7 +137,7 @@ class SweepReport:
         return state.ended if job.phase is not Phase.DONE else self._sweeps.read(job).ended
 
     def _task(self, state: SweepState, number: int, *, output: bool) -> Iterator[tuple[Event, bytes]]:
-        task = self._book.current(task_id(state.job.id, number))
+        task = self._active_jobs.current(task_id(state.job.id, number))
         assert task.current is not None
         attempt = task.current.number
         sizes = self._spool.sizes(task.id, attempt)

@@ -26,7 +26,7 @@ from sshgrid.protocol.messages import (
     Waiting,
     Watch,
 )
-from sshgrid.queue.active_jobs import JobBook
+from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.reports.replay import Piece, Read, Shown, advance
 from sshgrid.spool.spool import Spool
 
@@ -40,8 +40,8 @@ Line: TypeAlias = Callable[[Job, bool], JobLine]
 class _Watcher:
     """How far one watcher has come."""
 
-    def __init__(self, book: JobBook, spool: Spool, line: Line) -> None:
-        self._book = book
+    def __init__(self, active_jobs: ActiveJobs, spool: Spool, line: Line) -> None:
+        self._active_jobs = active_jobs
         self._spool = spool
         self._line = line
         self._shown = {stream: Shown() for stream in STREAMS}
@@ -51,7 +51,7 @@ class _Watcher:
     def news(self, job: Job) -> list[Event]:
         """Sentences and steps that are new."""
         events: list[Event] = []
-        for number, text in self._book.board.notices(job.id, self._heard):
+        for number, text in self._active_jobs.notifications.notices(job.id, self._heard):
             self._heard = number
             events.append(Notice(text))
         state = self._state(job)
@@ -106,13 +106,15 @@ def _lasting(state: Event) -> Event:
     return Waiting(state.reason, tuple(NodeReason(why.node, why.reason.partition(COUNTDOWN)[0]) for why in state.why))
 
 
-async def watch(book: JobBook, spool: Spool, line: Line, request: Watch) -> AsyncGenerator[tuple[Event, bytes], None]:
+async def watch(
+    active_jobs: ActiveJobs, spool: Spool, line: Line, request: Watch
+) -> AsyncGenerator[tuple[Event, bytes], None]:
     """A job from its beginning to its end."""
-    watcher = _Watcher(book, spool, line)
+    watcher = _Watcher(active_jobs, spool, line)
     while True:
-        waiter = book.board.listen(request.job)
+        waiter = active_jobs.notifications.listen(request.job)
         try:
-            job = book.current(request.job)
+            job = active_jobs.current(request.job)
             for event in watcher.news(job):
                 yield event, b""
             while request.output and (found := watcher.next_piece(job)):
@@ -143,13 +145,15 @@ def _already_shown(job: Job, spool: Spool, request: Logs) -> dict[str, Shown]:
     return {stream: Shown(number, size, number, size) for stream, (number, size) in places.items()}
 
 
-async def tail(book: JobBook, spool: Spool, line: Line, request: Logs) -> AsyncGenerator[tuple[Event, bytes], None]:
+async def tail(
+    active_jobs: ActiveJobs, spool: Spool, line: Line, request: Logs
+) -> AsyncGenerator[tuple[Event, bytes], None]:
     """The kept output of one attempt, or with `follow` of each newest one; with `follow` until the job is done."""
-    shown = _already_shown(book.current(request.job), spool, request)
+    shown = _already_shown(active_jobs.current(request.job), spool, request)
     while True:
-        waiter = book.board.listen(request.job)
+        waiter = active_jobs.notifications.listen(request.job)
         try:
-            job = book.current(request.job)
+            job = active_jobs.current(request.job)
             attempt = request.attempt or _current(job)
             for stream in shown:
                 read = _reader(spool, job.id, stream)

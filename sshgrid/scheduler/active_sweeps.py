@@ -17,14 +17,14 @@ from sshgrid.model import (
     Job,
     JobId,
     Phase,
-    Swept,
+    SweepDone,
     Verdict,
     job_text,
     sweep_of,
     task_id,
     task_number,
 )
-from sshgrid.queue.active_jobs import JobBook
+from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler.sweep_state import SweepState
 from sshgrid.spool.spool import Spool
 from sshgrid.sweeps.halt import halts
@@ -35,28 +35,28 @@ SIBLINGS = 200  # of so many that ended last a new master looks how long they to
 EndRunning = Callable[[Job], None]
 
 
-class Sweeps:
+class ActiveSweeps:
     """All sweeps of a master that are not over. `end_running` ends a task that runs."""
 
-    def __init__(self, book: JobBook, spool: Spool, end_running: EndRunning) -> None:
-        self._book = book
+    def __init__(self, active_jobs: ActiveJobs, spool: Spool, end_running: EndRunning) -> None:
+        self._active_jobs = active_jobs
         self._spool = spool
         self._end_running = end_running
         self._states: dict[JobId, SweepState] = {}
         self.slots = 1  # of all nodes that are up
         self._weights: dict[str, float] = {}
-        book.on_task = self._task_changed
-        book.on_given_back = self._given_back
+        active_jobs.on_task = self._task_changed
+        active_jobs.on_given_back = self._given_back
 
     def take_up(self) -> None:
         """The sweeps that an earlier master left; before anything else happens."""
-        for job in self._book.active():
+        for job in self._active_jobs.active():
             if (plan := job.submission.sweep) and all(self._spool.has(file.sha256) for file in plan.uploads):
                 self.add(job)
             elif plan:  # the queue was restored without it: only this one cannot go on
                 gone = GaveUp("its parameters or inputs are no longer in the spool beside the queue")
-                self._book.store.finish(job.id, gone, time.time())
-                self._book.reread(job.id)
+                self._active_jobs.store.finish(job.id, gone, time.time())
+                self._active_jobs.reread(job.id)
         for state in list(self._states.values()):
             self._look(state)
 
@@ -76,18 +76,20 @@ class Sweeps:
         assert plan is not None
         state = SweepState(job, plan, self._spool.read, self._weights)
         begun = []
-        for task, phase, verdict in self._book.store.task_fates(job.id):
+        for task, phase, verdict in self._active_jobs.store.task_fates(job.id):
             number = task_number(task)
             begun.append(number)
             if phase is Phase.DONE:
                 state.count(number, verdict)
             elif phase is Phase.RUNNING:
-                state.enter_slot(self._book.current(task))
+                state.enter_slot(self._active_jobs.current(task))
             else:
-                state.again[task] = self._book.current(task)
+                state.again[task] = self._active_jobs.current(task)
         state.begin_after(begun)
         if plan.backup and job.phase is not Phase.DONE:
-            state.remember(self._book.store.jobs([task_id(job.id, number) for number in state.ended[-SIBLINGS:]]))
+            state.remember(
+                self._active_jobs.store.jobs([task_id(job.id, number) for number in state.ended[-SIBLINGS:]])
+            )
         state.stopped = job.cancel_requested or job.phase is Phase.DONE
         return state
 
@@ -135,9 +137,11 @@ class Sweeps:
             state.job = job
             state.stopped = state.stopped or job.cancel_requested
             if end_running:
-                with self._book.store.batch():  # a commit for each of thousands would keep everybody waiting
+                with (
+                    self._active_jobs.store.transaction()
+                ):  # a commit for each of thousands would keep everybody waiting
                     for task in list(state.running):
-                        end_running(self._book.current(task))
+                        end_running(self._active_jobs.current(task))
             self._look(state)
 
     def forget(self, sweep: JobId) -> None:
@@ -153,14 +157,14 @@ class Sweeps:
         state.changed(task)
         if task.phase is not Phase.RUNNING:
             self._look(state)
-        self._book.board.tell(state.job.id)
+        self._active_jobs.notifications.tell(state.job.id)
 
     def _given_back(self, tasks: Sequence[JobId]) -> None:
         state = self.state(tasks[0])
         if state is not None:
             state.given_back(tasks)
             self._look(state)
-            self._book.board.tell(state.job.id)
+            self._active_jobs.notifications.tell(state.job.id)
 
     def _look(self, state: SweepState) -> None:
         """Is it to stop, or over?"""
@@ -171,32 +175,32 @@ class Sweeps:
             state.stopped = True
         if halt == "now" or state.job.cancel_requested:
             self._end_tasks(state)
-        if state.over and self._book.current(state.job.id).phase is Phase.QUEUED:
+        if state.over and self._active_jobs.current(state.job.id).phase is Phase.QUEUED:
             self._finish(state)
 
     def _end_tasks(self, state: SweepState) -> None:
         # All of them now: one that ends by this leads here again.
         asked, state.unasked = state.unasked, set()
         if asked:
-            with self._book.store.batch():
+            with self._active_jobs.store.transaction():
                 for task in asked:
-                    self._end_running(self._book.current(task))
+                    self._end_running(self._active_jobs.current(task))
 
     def _finish(self, state: SweepState) -> None:
         job = self._states.pop(state.job.id).job  # first, as no end of a task must finish it once more
         self._give_up_waiting(state)
-        self._book.store.finish(job.id, self._verdict(state), time.time())
-        self._book.reread(job.id)
+        self._active_jobs.store.finish(job.id, self._verdict(state), time.time())
+        self._active_jobs.reread(job.id)
         state.finished.set()
 
     def _give_up_waiting(self, state: SweepState) -> None:
         """Tasks that wait for another attempt which will not come."""
         waiting = list(state.again)
-        with self._book.store.batch():
+        with self._active_jobs.store.transaction():
             for task in waiting:
-                self._book.store.finish(task, Cancelled(state.job.cancel_by), time.time())
+                self._active_jobs.store.finish(task, Cancelled(state.job.cancel_by), time.time())
         for task in waiting:
-            state.changed(self._book.reread(task))
+            state.changed(self._active_jobs.reread(task))
 
     def _verdict(self, state: SweepState) -> Verdict:
         if state.job.cancel_requested:
@@ -204,4 +208,4 @@ class Sweeps:
         if state.compile_failed:
             return state.compile_failed
         counts = state.counts()
-        return Swept(counts.tasks, counts.failed, counts.left)
+        return SweepDone(counts.tasks, counts.failed, counts.left)

@@ -18,8 +18,8 @@ from typing import TypeVar
 import msgspec
 
 from sshgrid import toolchains
-from sshgrid.engines import Finish, Keyboard
-from sshgrid.engines.launch import LEASE_MARGIN_SECONDS, Order, make_batch, place_in, run_name
+from sshgrid.engines import AttemptResult, Keyboard
+from sshgrid.engines.launch import LEASE_MARGIN_SECONDS, RunSpec, make_batch, place_in, run_name
 from sshgrid.errors import HostError, NeverBegan, SshgridError, StoreError
 from sshgrid.model import (
     Attempt,
@@ -41,10 +41,10 @@ from sshgrid.model import (
     job_text,
     sweep_of,
 )
-from sshgrid.node.managed_node import Member, Share
-from sshgrid.nodes import Roster
+from sshgrid.node.managed_node import ManagedNode, Share
+from sshgrid.nodes import NodePool
 from sshgrid.policy import placement, retry, states
-from sshgrid.queue.active_jobs import JobBook
+from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler import admission
 from sshgrid.scheduler.batches import BatchSink, Begun, Ends, Running, by_batch
 from sshgrid.spool.spool import Spool
@@ -52,7 +52,7 @@ from sshgrid.spool.spool import Spool
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 MANY = 10  # attempts that ended together are one line of the log
-NOT_TOLD = Finish(HostLost("the run was not told of"))
+NOT_TOLD = AttemptResult(HostLost("the run was not told of"))
 
 # INT grows to TERM and KILL, as an impatient person would: (signal, seconds until the next)
 ESCALATION: dict[str, tuple[tuple[str, float], ...]] = {
@@ -69,8 +69,8 @@ CLAIM_KEPT_SECONDS = 20.0
 class _JobSink:
     """Brings an attempt's news to disk first and to the watchers second."""
 
-    def __init__(self, book: JobBook, spool: Spool, running: Running) -> None:
-        self._book = book
+    def __init__(self, active_jobs: ActiveJobs, spool: Spool, running: Running) -> None:
+        self._active_jobs = active_jobs
         self._spool = spool
         self._running = running
 
@@ -83,7 +83,7 @@ class _JobSink:
             return
         attempt = self._running.attempt
         self._spool.append(attempt.job, attempt.number, stream, piece)
-        self._book.board.tell(attempt.job)
+        self._active_jobs.notifications.tell(attempt.job)
 
     async def step(self, step: Step) -> None:
         if step is self._running.record.step:
@@ -91,7 +91,7 @@ class _JobSink:
         self._change(step=step)
         if step is Step.RUNNING:
             # Whether a lost host was lost while the program ran must survive this master.
-            self._book.store.note(self._running.attempt, self._running.record)
+            self._active_jobs.store.note(self._running.attempt, self._running.record)
 
     async def uploaded(self, count: int, left: int = 0) -> None:
         self._change(uploaded_bytes=self._running.record.uploaded_bytes + count, upload_left_bytes=left)
@@ -103,7 +103,7 @@ class _JobSink:
     def room(self) -> int:
         if self._running.superseded:
             return 0
-        job = self._book.current(self._running.attempt.job)
+        job = self._active_jobs.current(self._running.attempt.job)
         return 0 if job.cancel_requested else self._spool.room()
 
     async def again(self, stream: str) -> None:
@@ -115,16 +115,16 @@ class _JobSink:
 
     def _change(self, **changes: object) -> None:
         self._running.record = msgspec.structs.replace(self._running.record, **changes)
-        self._book.board.tell(self._running.attempt.job)
+        self._active_jobs.notifications.tell(self._running.attempt.job)
 
 
 class Attempts:
     """All attempts of this master that are under way."""
 
-    def __init__(self, book: JobBook, roster: Roster) -> None:
-        self._book = book
-        self._roster = roster
-        self._spool = roster.spool
+    def __init__(self, active_jobs: ActiveJobs, pool: NodePool) -> None:
+        self._active_jobs = active_jobs
+        self._pool = pool
+        self._spool = pool.shared.spool
         self._running: dict[tuple[JobId, int], Running] = {}  # by job and number of the attempt
         self._batches: dict[tuple[str, str], BatchSink] = {}  # by node and name
         self._keyboards: dict[JobId, Keyboard] = {}
@@ -140,9 +140,9 @@ class Attempts:
             self._say_moved(job, attempt)
         self._launch((job, record), resume=False)
 
-    def begin_batch(self, found: Sequence[tuple[Job, Attempt]], *, lingers: bool) -> None:
+    def begin_batch(self, found: Sequence[tuple[Job, Attempt]], *, keep_warm: bool) -> None:
         """The same for tasks that go to one slot of a node together, where more may follow."""
-        self._launch_batch([(job, job.attempts[-1]) for job, _ in found], resume=False, lingers=lingers)
+        self._launch_batch([(job, job.attempts[-1]) for job, _ in found], resume=False, keep_warm=keep_warm)
 
     def resume(self, jobs: Iterable[Job]) -> None:
         """Find the runs that an earlier master started: of a job that has a backup both."""
@@ -156,20 +156,20 @@ class Attempts:
         """What an earlier master may not have lived to end: in a batch that goes on it would stand before the rest."""
         job, record = batch[0]
         sweep = sweep_of(job.id)
-        plan = None if sweep is None else self._book.current(sweep).submission.sweep
+        plan = None if sweep is None else self._active_jobs.current(sweep).submission.sweep
         if sweep is None or plan is None or not plan.backup:
             return []
-        found = self._book.store.superseded(sweep)
-        return [(self._book.current(task), each) for task, each in found if each.batch == record.batch]
+        found = self._active_jobs.store.superseded(sweep)
+        return [(self._active_jobs.current(task), each) for task, each in found if each.batch == record.batch]
 
-    def _launch_batch(self, begun: Sequence[Begun], *, resume: bool, lingers: bool = False) -> None:
+    def _launch_batch(self, begun: Sequence[Begun], *, resume: bool, keep_warm: bool = False) -> None:
         name, node = begun[0][1].batch, begun[0][1].node
         jobs, batch = [job for job, _ in begun], [self._running_of(*each) for each in begun]
-        sink = self._batches[node, name] = BatchSink(self._book, self._spool, batch, self._settle_all)
+        sink = self._batches[node, name] = BatchSink(self._active_jobs, self._spool, batch, self._settle_all)
         sink.takes_more = not resume
-        sink.lingers = lingers
-        if member := self._roster.members.get(node):
-            member.begun(name)
+        sink.keep_warm = keep_warm
+        if managed := self._pool.nodes.get(node):
+            managed.begun(name)
         task = sink.follower = self._spawn(self._batch(sink, jobs, batch, resume), f"batch {name}")
         for job, running in zip(jobs, batch, strict=True):
             running.task = task
@@ -179,7 +179,7 @@ class Attempts:
     def _running_of(self, job: Job, record: AttemptRecord) -> Running:
         """What is kept of an attempt under way."""
         attempt = Attempt(job.id, record.number, record.node)
-        running = Running(attempt, record, run_name(self._book.store.grid, attempt))
+        running = Running(attempt, record, run_name(self._active_jobs.store.grid, attempt))
         self._running[job.id, record.number] = running
         return running
 
@@ -202,18 +202,18 @@ class Attempts:
         """Also those whose slot was given away, as they were about to end."""
         return list(self._batches.values())
 
-    def extend(self, sink: BatchSink, found: Sequence[tuple[Job, Attempt]], *, lingers: bool) -> None:
+    def extend(self, sink: BatchSink, found: Sequence[tuple[Job, Attempt]], *, keep_warm: bool) -> None:
         """Begin tasks behind the last ones of a batch, in its slot; where it takes no more they are given back."""
-        sink.lingers = lingers
+        sink.keep_warm = keep_warm
         jobs, batch = [job for job, _ in found], [self._running_of(job, job.attempts[-1]) for job, _ in found]
         sink.join(batch)
         self._spawn(self._extend(sink, jobs, batch), f"more for {sink.name}")
 
     async def _extend(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running]) -> None:
-        member = self._roster.members.get(sink.node)
-        sent = None if member is None else await self._judged(sink.name, member, self._send(sink, jobs, batch, member))
+        node = self._pool.nodes.get(sink.node)
+        sent = None if node is None else await self._judged(sink.name, node, self._send(sink, jobs, batch, node))
         sink.joining.difference_update(running.run for running in batch)
-        if isinstance(sent, Finish):
+        if isinstance(sent, AttemptResult):
             sink.leave(running.run for running in batch)
             self._settle_all([(running, sent) for running in batch])
         elif not sent:
@@ -221,25 +221,25 @@ class Attempts:
         elif self._batches.get((sink.node, sink.name)) is not sink:  # it ended while they were on their way
             self._settle_all([(running, NOT_TOLD) for running in batch if running.run in sink.rest])
 
-    async def _send(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running], member: Member) -> bool:
-        async with self._book.turn:
-            orders = self._orders(jobs, batch, member, resume=False)
-        return await member.engine.extend(sink.name, orders, lingers=sink.lingers)
+    async def _send(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running], node: ManagedNode) -> bool:
+        async with self._active_jobs.turn:
+            orders = self._orders(jobs, batch, node, resume=False)
+        return await node.engine.extend(sink.name, orders, keep_warm=sink.keep_warm)
 
-    def take_back(self, sink: BatchSink, runs: Sequence[str]) -> None:
+    def revoke(self, sink: BatchSink, runs: Sequence[str]) -> None:
         """Give runs of a batch back to the queue, those that have not begun when its node hears of it."""
         sink.takes_more = False  # it would pass over them, should they come again
         sink.leaving.update(runs)
         self._spawn(self._take_back(sink, runs), f"take back from {sink.name}")
 
     async def _take_back(self, sink: BatchSink, runs: Sequence[str]) -> None:
-        member = self._roster.members.get(sink.node)
-        if member is None:
+        node = self._pool.nodes.get(sink.node)
+        if node is None:
             return
         try:
-            taken = await member.engine.take_back(sink.name, runs)
+            taken = await node.engine.revoke(sink.name, runs)
         except HostError as error:
-            log.info("%s: cannot take anything back from %s: %s", member.name, sink.name, error.reason)
+            log.info("%s: cannot take anything back from %s: %s", node.name, sink.name, error.reason)
             return
         finally:
             sink.leaving.difference_update(runs)
@@ -250,43 +250,43 @@ class Attempts:
         sink.takes_more = False
         sink.leave(running.run for running in batch)
         over = [running for running in batch if self._is_over_when_given_back(running)]
-        self._settle_all([(running, Finish(Cancelled())) for running in over])
+        self._settle_all([(running, AttemptResult(Cancelled())) for running in over])
         given = [running for running in batch if running not in over]
         self._drop(given)
-        self._book.give_back_tasks([running.attempt.job for running in given])
+        self._active_jobs.give_back_tasks([running.attempt.job for running in given])
 
     def _is_over_when_given_back(self, running: Running) -> bool:
-        return running.superseded or self._book.current(running.attempt.job).cancel_requested
+        return running.superseded or self._active_jobs.current(running.attempt.job).cancel_requested
 
     def release(self, sink: BatchSink) -> None:
         """Its slot may be given to another one already: it is about to end."""
         sink.released = True
-        if member := self._roster.members.get(sink.node):
-            member.let_go(sink.name)
-        self._book.wake.set()
+        if node := self._pool.nodes.get(sink.node):
+            node.let_go(sink.name)
+        self._active_jobs.wake.set()
 
     def _launch(self, begun: Begun, *, resume: bool) -> None:
         job, record = begun
         running = self._running_of(job, record)
-        if member := self._roster.members.get(record.node):
-            member.begun(running.run, Share(job.submission.slots, record.gpus))
+        if node := self._pool.nodes.get(record.node):
+            node.begun(running.run, Share(job.submission.slots, record.gpus))
         running.task = self._spawn(self._attempt(job, running, resume), f"attempt {running.attempt}")
-        self._book.board.tell(job.id)
+        self._active_jobs.notifications.tell(job.id)
         if resume:
             self._end_what_was_asked_for(job, running)
 
     def _say_moved(self, job: Job, attempt: Attempt) -> None:
         before = job.attempts[-2]
         why = states.outcome_text(before.outcome) if before.outcome else "gone"
-        allowed = retry.attempts_allowed(job, self._roster.retry)
+        allowed = retry.attempts_allowed(job, self._pool.shared.retry)
         where = f"moved to {attempt.node}" if attempt.node != before.node else f"trying {attempt.node} again"
         word = "lost" if isinstance(before.outcome, HostLost) else "failed"
         text = f"{before.node} {word} ({why}), {where} (attempt {attempt.number} of {allowed})"
         sweep = sweep_of(job.id)
         if sweep is None:
-            self._book.board.say(job.id, text)
+            self._active_jobs.notifications.say(job.id, text)
         else:
-            self._book.board.say(sweep, f"task {job_text(job.id)}: {text}")
+            self._active_jobs.notifications.say(sweep, f"task {job_text(job.id)}: {text}")
 
     def _spawn(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
@@ -299,103 +299,105 @@ class Attempts:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, StoreError):
-            self._book.fail(error)
+            self._active_jobs.fail(error)
         elif error is not None:
             log.error("%s failed", task.get_name(), exc_info=error)
 
     # --- one attempt
 
     async def _attempt(self, job: Job, running: Running, resume: bool) -> None:
-        member = self._roster.members.get(running.attempt.node)
-        if member is None:
-            self._settle(running, Finish(HostLost(f"{running.attempt.node} is no longer in the inventory")))
+        node = self._pool.nodes.get(running.attempt.node)
+        if node is None:
+            self._settle(running, AttemptResult(HostLost(f"{running.attempt.node} is no longer in the inventory")))
             return
         try:
-            finish = await self._outcome(job, running, member, resume)
+            finish = await self._outcome(job, running, node, resume)
         finally:
-            member.ended(running.run)
+            node.ended(running.run)
         self._settle(running, finish)
         # A start that is still on its way meets the folder until the node would refuse it as too late anyway.
-        self._clean(member, running.run, CLAIM_KEPT_SECONDS if running.refused or running.never_began else 0.0)
+        self._clean(node, running.run, CLAIM_KEPT_SECONDS if running.refused or running.never_began else 0.0)
 
     async def _batch(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[Running], resume: bool) -> None:
-        member = self._roster.members.get(sink.node)
-        if member is None:
+        node = self._pool.nodes.get(sink.node)
+        if node is None:
             del self._batches[sink.node, sink.name]
-            gone = Finish(HostLost(f"{sink.node} is no longer in the inventory"))
+            gone = AttemptResult(HostLost(f"{sink.node} is no longer in the inventory"))
             self._settle_all([(running, gone) for running in batch])
             return
         try:
-            lost = await self._judged(sink.name, member, self._rest_of_batch(jobs, batch, member, sink, resume))
+            lost = await self._judged(sink.name, node, self._rest_of_batch(jobs, batch, node, sink, resume))
         finally:
-            member.ended(sink.name)
+            node.ended(sink.name)
             del self._batches[sink.node, sink.name]
         # What the node has not taken yet goes back to the queue as soon as that is known.
         self._settle_all([(running, lost) for run, running in sink.rest.items() if run not in sink.joining])
-        self._clean(member, sink.name, CLAIM_KEPT_SECONDS if sink.never_began else 0.0)
+        self._clean(node, sink.name, CLAIM_KEPT_SECONDS if sink.never_began else 0.0)
 
-    def _clean(self, member: Member, run: str, pause: float = 0.0) -> None:
+    def _clean(self, node: ManagedNode, run: str, pause: float = 0.0) -> None:
         """Remove a run, or batch, from its node; who leaves waits for that, but for no pause."""
-        cleaning = self._spawn(self._discard(member, run, pause), f"clean {run}")
+        cleaning = self._spawn(self._discard(node, run, pause), f"clean {run}")
         if not pause:
             self._cleaning.add(cleaning)
             cleaning.add_done_callback(self._cleaning.discard)
 
     async def _rest_of_batch(
-        self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, sink: BatchSink, resume: bool
-    ) -> Finish:
+        self, jobs: Sequence[Job], batch: Sequence[Running], node: ManagedNode, sink: BatchSink, resume: bool
+    ) -> AttemptResult:
         """Follow a batch; what became of those tasks of which no end was told."""
         if resume:
-            await member.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
-        orders = self._orders(jobs, batch, member, resume=resume)
+            await node.connected(max(self._patience(job, run) for job, run in zip(jobs, batch, strict=True)))
+        orders = self._orders(jobs, batch, node, resume=resume)
         try:
-            whole = make_batch(orders, name=sink.name, lingers=sink.lingers)
-            await member.engine.run_batch(whole, sink, resume=resume)
+            whole = make_batch(orders, name=sink.name, keep_warm=sink.keep_warm)
+            await node.engine.run_batch(whole, sink, resume=resume)
         except NeverBegan:
             sink.never_began = True
             raise
         return NOT_TOLD
 
-    def _orders(self, jobs: Sequence[Job], batch: Sequence[Running], member: Member, *, resume: bool) -> list[Order]:
+    def _orders(
+        self, jobs: Sequence[Job], batch: Sequence[Running], node: ManagedNode, *, resume: bool
+    ) -> list[RunSpec]:
         source = self._source(jobs[0].submission.program, resume)
-        return [self._order(job, run, member, resume, source) for job, run in zip(jobs, batch, strict=True)]
+        return [self._order(job, run, node, resume, source) for job, run in zip(jobs, batch, strict=True)]
 
-    async def _outcome(self, job: Job, running: Running, member: Member, resume: bool) -> Finish:
+    async def _outcome(self, job: Job, running: Running, node: ManagedNode, resume: bool) -> AttemptResult:
         try:
-            work = self._run(job, running, member, resume)
-            return await self._judged(f"attempt {running.attempt}", member, work)
+            work = self._run(job, running, node, resume)
+            return await self._judged(f"attempt {running.attempt}", node, work)
         except asyncio.CancelledError:
             if not running.refused:
                 raise
-            return Finish(Cancelled())
+            return AttemptResult(Cancelled())
 
-    async def _run(self, job: Job, running: Running, member: Member, resume: bool) -> Finish:
+    async def _run(self, job: Job, running: Running, node: ManagedNode, resume: bool) -> AttemptResult:
         if resume:
-            await member.connected(self._patience(job, running))
-        order = self._order(job, running, member, resume)
-        sink = _JobSink(self._book, self._spool, running)
+            await node.connected(self._patience(job, running))
+        order = self._order(job, running, node, resume)
+        sink = _JobSink(self._active_jobs, self._spool, running)
         try:
             if order.interactive and not resume:
-                return await member.engine.converse(order, sink, self._keyboard(job.id))
-            return await member.engine.run(order, sink, resume=resume)
+                return await node.engine.converse(order, sink, self._keyboard(job.id))
+            return await node.engine.run(order, sink, resume=resume)
         except NeverBegan:
             running.never_began = True
             raise
 
-    async def _judged(self, what: str, member: Member, work: Awaitable[T]) -> T | Finish:
+    async def _judged(self, what: str, node: ManagedNode, work: Awaitable[T]) -> T | AttemptResult:
         """What comes of the work; when that is an error, whose fault it is makes the outcome."""
         try:
             return await work
         except HostError as error:
-            log.info("%s on %s: %s", what, member.name, error.reason)
-            return Finish(HostLost(error.reason))
+            log.info("%s on %s: %s", what, node.name, error.reason)
+            return AttemptResult(HostLost(error.reason))
         except StoreError:
             raise
         except SshgridError as error:
-            return Finish(ToolchainBroken(error.message))
+            return AttemptResult(ToolchainBroken(error.message))
         except Exception as error:
-            log.exception("%s on %s", what, member.name)
-            return Finish(Crashed(f"{type(error).__name__}: {error}"))
+            log.exception("%s on %s", what, node.name)
+            return AttemptResult(Crashed(f"{type(error).__name__}: {error}"))
 
     def _patience(self, job: Job, running: Running) -> float:
         """Seconds that a master waits for the node of a run which an earlier one started."""
@@ -403,27 +405,29 @@ class Attempts:
             return math.inf
         # The lease that the earlier master gave last may end as late as this one's patience: nobody else before that.
         margin = LEASE_MARGIN_SECONDS if job.submission.on_host_loss is OnHostLoss.FENCE else 0.0
-        return retry.patience(self._roster.retry, time.time() - running.record.began) + margin
+        return retry.patience(self._pool.shared.retry, time.time() - running.record.began) + margin
 
-    def _order(self, job: Job, running: Running, member: Member, resume: bool, source: bytes | None = None) -> Order:
+    def _order(
+        self, job: Job, running: Running, node: ManagedNode, resume: bool, source: bytes | None = None
+    ) -> RunSpec:
         """`source`: what the main file says, when it was read already."""
         program = job.submission.program
-        row = self._roster.language(program.language)
-        found = member.toolchains.get(program.language)
+        row = self._pool.shared.language(program.language)
+        found = node.toolchains.get(program.language)
         if found is None and resume:
             found = admission.stand_in(row)  # it runs already: what the node has now no longer matters
-        if found is None or member.facts is None:
-            raise SshgridError(f"{member.name} no longer has {program.language}")
+        if found is None or node.facts is None:
+            raise SshgridError(f"{node.name} no longer has {program.language}")
         source = self._source(program, resume) if source is None else source
-        recipe = toolchains.recipe(row, found, program, source, member.facts)
-        if not member.node.shared_builds:
+        recipe = toolchains.recipe(row, found, program, source, node.facts)
+        if not node.config.shared_builds:
             recipe = msgspec.structs.replace(recipe, shared=False)
         if job.submission.verify_build:
             recipe = toolchains.verified(recipe, row.name)
         running.build = recipe.build_key if recipe.shared else ""
         words = f"{found.language} {found.version}".strip()
         asked = job.submission
-        order = Order(
+        order = RunSpec(
             running.attempt,
             running.run,
             program,
@@ -435,7 +439,7 @@ class Attempts:
             max(0.0, time.time() - running.record.began) if resume else 0.0,
             running.record.gpus,
         )
-        isolation = order.isolation(member.facts)
+        isolation = order.isolation(node.facts)
         running.record = msgspec.structs.replace(running.record, toolchain=words, isolation=isolation)
         return order
 
@@ -450,17 +454,17 @@ class Attempts:
             raise SshgridError(f"{names} is no longer in the spool beside the queue")
         return self._spool.read(next(file for file in program.files if file.name == program.entry).sha256)
 
-    def _settle(self, running: Running, finish: Finish) -> None:
+    def _settle(self, running: Running, finish: AttemptResult) -> None:
         self._settle_all([(running, finish)])
 
     def _settle_all(self, ends: Ends) -> None:
         """The results on disk, then in memory, then told."""
         now = time.time()
         self._spool.sync([(running.attempt.job, running.attempt.number) for running, _ in ends])
-        with self._book.store.batch():
+        with self._active_jobs.store.transaction():
             settled = [found for running, finish in ends if (found := self._settle_one(running, finish, now))]
         self._drop(running for running, _ in ends)
-        with self._book.follows_the_store():
+        with self._active_jobs.following_the_store():
             told = [self._tell_end(attempt, job) for attempt, job in settled]
         if len(settled) < MANY:
             for (attempt, _), outcome in zip(settled, told, strict=True):
@@ -474,9 +478,9 @@ class Attempts:
         self._judge_node(attempt, record)
         if job.submission.verify_build and record.why_compiled:
             words = f"{attempt.node} has compiled it itself: {record.why_compiled}"
-            self._book.board.say(sweep_of(job.id) or job.id, words)
-        if not self._book.is_over(job.id):  # else the end of one before it has ended this one for good
-            self._book.keep(job)
+            self._active_jobs.notifications.say(sweep_of(job.id) or job.id, words)
+        if not self._active_jobs.is_over(job.id):  # else the end of one before it has ended this one for good
+            self._active_jobs.keep(job)
         self._end_superseded(job)
         return record.outcome
 
@@ -491,24 +495,24 @@ class Attempts:
     def _why_compiled(self, running: Running) -> str:
         if not running.record.compiled or not running.build:
             return ""
-        return self._roster.builds.why_not_taken(running.build, running.attempt.node)
+        return self._pool.shared.builds.why_not_taken(running.build, running.attempt.node)
 
-    def _settle_one(self, running: Running, finish: Finish, now: float) -> tuple[Attempt, Job] | None:
+    def _settle_one(self, running: Running, finish: AttemptResult, now: float) -> tuple[Attempt, Job] | None:
         """In the store; None for late news."""
         attempt = running.attempt
         if running.superseded:
             log.info("attempt %s was superseded and has ended", attempt)
             return None
-        job = self._book.current(attempt.job)
+        job = self._active_jobs.current(attempt.job)
         outcome = self._as_cancelled(job, finish.outcome)
         record = msgspec.structs.replace(
             running.record, outcome=outcome, ended=now, usage=finish.usage, why_compiled=self._why_compiled(running)
         )
         others = isinstance(outcome, HostLost | ToolchainBroken) and placement.others(
-            self._roster.views(), job.submission, job.excluded | {attempt.node}
+            self._pool.views(), job.submission, job.excluded | {attempt.node}
         )
-        settled = retry.settle(job, record, outcome, self._roster.retry, now, self._roster.rng, others)
-        store = self._book.store
+        settled = retry.settle(job, record, outcome, self._pool.shared.retry, now, self._pool.shared.rng, others)
+        store = self._active_jobs.store
         goes_on = settled.phase is Phase.RUNNING
         if not (store.leave(attempt, record) if goes_on else store.settle(attempt, record, settled)):
             log.info("attempt %s: late news dropped", attempt)
@@ -525,14 +529,14 @@ class Attempts:
                     self._end(running, "KILL")
 
     def _judge_node(self, attempt: Attempt, record: AttemptRecord) -> None:
-        member = self._roster.members.get(attempt.node)
-        if member is None:
+        node = self._pool.nodes.get(attempt.node)
+        if node is None:
             return
         outcome = record.outcome
         if isinstance(outcome, HostLost) and record.step is Step.RUNNING:
-            member.lost_a_run()
+            node.lost_a_run()
         elif isinstance(outcome, Exited):
-            member.quarantine = member.quarantine.proved()
+            node.quarantine = node.quarantine.proved()
 
     def _as_cancelled(self, job: Job, outcome: Outcome) -> Outcome:
         """What ended because somebody asked is cancelled, whatever its last words were."""
@@ -540,16 +544,16 @@ class Attempts:
             return Cancelled(job.cancel_by)
         return outcome
 
-    async def _discard(self, member: Member, run: str, pause: float = 0.0) -> None:
+    async def _discard(self, node: ManagedNode, run: str, pause: float = 0.0) -> None:
         """Nothing of the run, or batch, stays on the node. A node that is away is asked when it is back."""
-        member.claims.add(run)
+        node.claims.add(run)
         await asyncio.sleep(pause)
-        member.claims.discard(run)
+        node.claims.discard(run)
         try:
-            await member.engine.discard(run)
+            await node.engine.discard(run)
         except HostError as error:
-            log.info("%s: cannot clean %s yet: %s", member.name, run, error.reason)
-            member.leftovers.add(run)
+            log.info("%s: cannot clean %s yet: %s", node.name, run, error.reason)
+            node.leftovers.add(run)
 
     # --- looking at one
 
@@ -587,8 +591,8 @@ class Attempts:
     async def signal(self, job: Job, name: str) -> None:
         """Only a signal; the run decides what it means. Raises HostError when its node does not answer."""
         for running in self._of(job):
-            if member := self._roster.members.get(running.attempt.node):
-                await member.engine.signal(place_in(running.record.batch, running.run), name)
+            if node := self._pool.nodes.get(running.attempt.node):
+                await node.engine.signal(place_in(running.record.batch, running.run), name)
 
     async def typed(self, job: Job, piece: bytes) -> None:
         """Standard input of an interactive run, kept until it begins; words for one that has ended are dropped."""
@@ -618,38 +622,38 @@ class Attempts:
         running.ending = self._spawn(self._escalate(running, signal), f"end {running.attempt}")
 
     async def _escalate(self, running: Running, signal: str) -> None:
-        member = self._roster.members.get(running.attempt.node)
-        if member is None:
+        node = self._pool.nodes.get(running.attempt.node)
+        if node is None:
             return
         for name, pause in ESCALATION[signal]:
-            await self._until_sent(running, member, name)
+            await self._until_sent(running, node, name)
             await asyncio.sleep(pause)
         while True:
-            await self._until_sent(running, member, "KILL")
+            await self._until_sent(running, node, "KILL")
             await asyncio.sleep(1.0)
 
-    async def _until_sent(self, running: Running, member: Member, name: str) -> None:
+    async def _until_sent(self, running: Running, node: ManagedNode, name: str) -> None:
         """A run that has not begun is refused its folder; one on a silent node is asked until it answers."""
         while True:
             try:
-                if await member.engine.signal(place_in(running.record.batch, running.run), name):
+                if await node.engine.signal(place_in(running.record.batch, running.run), name):
                     return
-                if await self._refuse(running, member):
+                if await self._refuse(running, node):
                     return
             except HostError as error:
-                log.info("%s: cannot send %s to %s yet: %s", member.name, name, running.run, error.reason)
+                log.info("%s: cannot send %s to %s yet: %s", node.name, name, running.run, error.reason)
             await asyncio.sleep(0.2)
 
-    async def _refuse(self, running: Running, member: Member) -> bool:
+    async def _refuse(self, running: Running, node: ManagedNode) -> bool:
         """It has not begun, and ends like that."""
         if running.record.batch:
-            taken = await member.engine.take_back(running.record.batch, [running.run])
+            taken = await node.engine.revoke(running.record.batch, [running.run])
             if taken:
-                if sink := self._batches.get((member.name, running.record.batch)):
+                if sink := self._batches.get((node.name, running.record.batch)):
                     sink.leave([running.run])
-                self._settle(running, Finish(Cancelled()))
+                self._settle(running, AttemptResult(Cancelled()))
             return bool(taken)
-        if not await member.engine.refuse(running.run):
+        if not await node.engine.refuse(running.run):
             return False
         running.refused = True
         assert running.task is not None

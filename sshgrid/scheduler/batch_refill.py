@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from sshgrid.model import AttemptRecord, Job, JobId
 from sshgrid.policy import placement
 from sshgrid.policy.placement import NodeView
-from sshgrid.queue.active_jobs import JobBook
-from sshgrid.scheduler.active_sweeps import Sweeps
+from sshgrid.queue.active_jobs import ActiveJobs
+from sshgrid.scheduler.active_sweeps import ActiveSweeps
 from sshgrid.scheduler.attempts import Attempts
 from sshgrid.scheduler.batches import BatchSink
 from sshgrid.scheduler.sweep_state import LONG_SECONDS, SweepState
@@ -33,19 +33,19 @@ GAIN_SECONDS = 0.5
 LEVEL_SECONDS = 0.5
 
 
-class Refill:
+class BatchRefill:
     """For one step of the scheduler."""
 
     def __init__(
         self,
-        book: JobBook,
+        active_jobs: ActiveJobs,
         attempts: Attempts,
-        sweeps: Sweeps,
+        sweeps: ActiveSweeps,
         views: Sequence[NodeView],
         running: Mapping[str, int],  # slots of each user
         seen_by: Callable[[Sequence[NodeView], str], Sequence[NodeView]],  # the nodes as this user finds them
     ) -> None:
-        self._book = book
+        self._active_jobs = active_jobs
         self._attempts = attempts
         self._sweeps = sweeps
         self._running = Counter(running)
@@ -70,7 +70,7 @@ class Refill:
         if not sink.takes_more or sink.joining:
             return False
         if not sink.rest:
-            return sink.lingers
+            return sink.keep_warm
         takes = self._takes(sink)
         if takes is None or takes > LONG_SECONDS:
             return False
@@ -161,8 +161,8 @@ class Refill:
             return False
         self._nearly_over.remove(sink)
         record = AttemptRecord(1, sink.node, now, batch=sink.name)
-        begun = self._book.begin_tasks(tasks, record)
-        self._attempts.extend(sink, begun, lingers=self._sweeps.goes_on(job.id))
+        begun = self._active_jobs.begin_tasks(tasks, record)
+        self._attempts.extend(sink, begun, keep_warm=self._sweeps.goes_on(job.id))
         return True
 
     def release(self) -> None:
@@ -237,7 +237,7 @@ class Refill:
     def _alone(self, state: SweepState) -> list[Slot | None]:
         found: list[Slot | None] = []
         for task in state.alone():
-            attempt = self._book.current(task).current
+            attempt = self._active_jobs.current(task).current
             takes = None if attempt is None else state.seconds_on(attempt.node)
             if attempt is not None and takes is not None:
                 found.append(slot_in_use(takes, time.time() - attempt.began))
@@ -257,7 +257,7 @@ class Refill:
                 continue
             pause = LEVEL_SECONDS
             if runs := self._misplaced(state, sink):
-                self._attempts.take_back(sink, runs)
+                self._attempts.revoke(sink, runs)
         return pause
 
     def _misplaced(self, state: SweepState, sink: BatchSink) -> list[str]:

@@ -13,10 +13,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from sshgrid.engines import Finish
-from sshgrid.engines.launch import Order
+from sshgrid.engines import AttemptResult
+from sshgrid.engines.launch import RunSpec
 from sshgrid.model import Attempt, AttemptRecord, Job, Step, sweep_of
-from sshgrid.queue.active_jobs import JobBook
+from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.spool.spool import Spool
 
 
@@ -35,13 +35,15 @@ class Running:
         self.build = ""  # its key, where builds of other nodes will do
 
 
-Ends: TypeAlias = "Sequence[tuple[Running, Finish]]"
+Ends: TypeAlias = "Sequence[tuple[Running, AttemptResult]]"
 
 
 class BatchSink:
     """Brings the news of a batch to disk first and to the watchers second; knows what has not ended yet."""
 
-    def __init__(self, book: JobBook, spool: Spool, batch: Sequence[Running], settle: Callable[[Ends], None]) -> None:
+    def __init__(
+        self, active_jobs: ActiveJobs, spool: Spool, batch: Sequence[Running], settle: Callable[[Ends], None]
+    ) -> None:
         first = batch[0]
         self.name, self.node = first.record.batch, first.attempt.node
         self.sweep = sweep_of(first.attempt.job)
@@ -51,10 +53,10 @@ class BatchSink:
         self.released = False  # its slot was given away
         self.takes_more = True
         self.follower: asyncio.Task[None] | None = None
-        self.lingers = False  # when nothing of it is left, its node waits a moment for more
+        self.keep_warm = False  # when nothing of it is left, its node waits a moment for more
         self.never_began = False  # its folder was claimed against it by somebody who looked for it
         self._first = first
-        self._book = book
+        self._active_jobs = active_jobs
         self._spool = spool
         self._settle = settle
         self._moved = time.monotonic()
@@ -65,7 +67,7 @@ class BatchSink:
     @property
     def idle(self) -> bool:
         """It has done all, and its node waits for more."""
-        return self.lingers and not self.rest
+        return self.keep_warm and not self.rest
 
     @property
     def ran_seconds(self) -> float:
@@ -95,24 +97,24 @@ class BatchSink:
 
     # --- what the engine tells
 
-    def kept(self, order: Order, stream: str) -> int:
+    def kept(self, order: RunSpec, stream: str) -> int:
         return self._spool.go_on(order.attempt.job, order.attempt.number, stream)
 
-    async def output(self, order: Order, stream: str, piece: bytes) -> None:
+    async def output(self, order: RunSpec, stream: str, piece: bytes) -> None:
         running = self.rest.get(order.run)
         if running is None or not running.superseded:
             self._spool.append(order.attempt.job, order.attempt.number, stream, piece)
-            self._book.board.tell(order.attempt.job)
+            self._active_jobs.notifications.tell(order.attempt.job)
 
-    async def running(self, orders: Sequence[Order]) -> None:
+    async def running(self, orders: Sequence[RunSpec]) -> None:
         self._moved, self.has_begun = time.monotonic(), True
         for order in orders:
             if running := self.rest.get(order.run):
                 running.record = msgspec.structs.replace(running.record, step=Step.RUNNING)
 
-    async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
+    async def ended(self, ends: Sequence[tuple[RunSpec, AttemptResult]]) -> None:
         self._moved, self.has_begun = time.monotonic(), True
-        async with self._book.turn:
+        async with self._active_jobs.turn:
             found = [(running, finish) for order, finish in ends if (running := self.rest.get(order.run))]
             # Before others hear of it: they ask what is left.
             self.leave(running.run for running, _ in found)

@@ -23,19 +23,19 @@ from sshgrid.model import (
     Group,
     Job,
     JobId,
-    Noun,
     Phase,
+    Struct,
     Submission,
     Verdict,
 )
-from sshgrid.nodes import Roster
+from sshgrid.nodes import NodePool
 from sshgrid.policy import fair_share, placement, quota
 from sshgrid.policy.placement import NodeView
-from sshgrid.queue.active_jobs import JobBook
-from sshgrid.scheduler.active_sweeps import Sweeps
+from sshgrid.queue.active_jobs import ActiveJobs
+from sshgrid.scheduler.active_sweeps import ActiveSweeps
 from sshgrid.scheduler.attempts import Attempts
-from sshgrid.scheduler.batch_refill import Refill
-from sshgrid.scheduler.speculative import Backups
+from sshgrid.scheduler.batch_refill import BatchRefill
+from sshgrid.scheduler.speculative import SpeculativeAttempts
 
 # For so long a new job waits for nodes that are being dialled or tested.
 DECIDE_SECONDS = 3.0
@@ -50,7 +50,7 @@ CapsOf: TypeAlias = Callable[[str], Caps]
 Wants: TypeAlias = tuple[placement.Needs, frozenset[str], bool, bool, str]
 
 
-class _Prospect(Noun, frozen=True):
+class _Prospect(Struct, frozen=True):
     """Why jobs alike will never start, or why none can start now because every able node is down; None = not so."""
 
     impossible: GaveUp | None = None
@@ -62,10 +62,10 @@ class Scheduler:
 
     def __init__(
         self,
-        book: JobBook,
-        roster: Roster,
+        active_jobs: ActiveJobs,
+        pool: NodePool,
         attempts: Attempts,
-        sweeps: Sweeps,
+        sweeps: ActiveSweeps,
         policy: str,
         rng: Random,
         caps: CapsOf,
@@ -73,11 +73,11 @@ class Scheduler:
         self.policy = policy
         self.groups: Sequence[Group] = ()  # those with a limit
         self.paused = False  # start nothing more; what runs goes on
-        self._book = book
-        self._roster = roster
+        self._active_jobs = active_jobs
+        self._pool = pool
         self._attempts = attempts
         self._sweeps = sweeps
-        self._backups = Backups(book, roster, attempts, sweeps, self._may_start, self.seen_by)
+        self._backups = SpeculativeAttempts(active_jobs, pool, attempts, sweeps, self._may_start, self.seen_by)
         self._rng = rng
         self._caps = caps
         self.turn = 0
@@ -89,11 +89,11 @@ class Scheduler:
 
     async def run(self) -> None:
         """Until cancelled, or until what is kept can no longer be trusted (StoreError)."""
-        wake = self._book.wake
+        wake = self._active_jobs.wake
         while True:
             wake.clear()
-            if self._book.failure is not None:
-                raise self._book.failure
+            if self._active_jobs.failure is not None:
+                raise self._active_jobs.failure
             pause = LONGEST_PAUSE_SECONDS if self.paused else self._step(time.time())
             if not pause:
                 await asyncio.sleep(MIN_PAUSE_SECONDS)  # `wake` is set, so waiting for it would give nobody a turn
@@ -107,10 +107,10 @@ class Scheduler:
     def _step(self, now: float) -> float:
         """Start what can be started; seconds until the next look that nothing else would cause, 0 = there is more."""
         began = time.monotonic()
-        waiting = [job for job in self._book.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
-        views = self._roster.views() if waiting else []  # while a thousand nodes connect, nobody may wait
-        running = Counter(self._book.running_by_owner())
-        refill = Refill(self._book, self._attempts, self._sweeps, views, running, self.seen_by)
+        waiting = [job for job in self._active_jobs.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
+        views = self._pool.views() if waiting else []  # while a thousand nodes connect, nobody may wait
+        running = Counter(self._active_jobs.running_by_owner())
+        refill = BatchRefill(self._active_jobs, self._attempts, self._sweeps, views, running, self.seen_by)
         waiting = self._with_tasks(waiting, views, refill, now)
         rests = self._backoff_rests(waiting, now)
         pauses = [LONGEST_PAUSE_SECONDS, *rests.values()]
@@ -121,7 +121,7 @@ class Scheduler:
             prospect = prospects.get(wants) or prospects.setdefault(wants, self._prospect(views, job.submission))
             if self._finish_hopeless(job, prospect, now) or wants in stuck:
                 continue
-            if self._book.has_begun(job.id):
+            if self._active_jobs.has_begun(job.id):
                 continue  # in the batch of a task before it
             if self._is_full(job.owner, running):
                 refill.go_on(job, now, own_only=True)
@@ -135,7 +135,7 @@ class Scheduler:
                 running[job.owner] += 1
             elif node := self._start(job, views, refill, now):
                 running[job.owner] += 1
-                views = self._roster.renewed(views, node)
+                views = self._pool.renewed(views, node)
                 refill.see(views)
             elif not refill.go_on(job, now):
                 pauses.append(1.0)  # load and memory change by samples alone, which wake nobody
@@ -148,7 +148,7 @@ class Scheduler:
         pauses.append(self._backups.begin(views, now))  # with what nobody could take
         return max(MIN_PAUSE_SECONDS, min(pauses))
 
-    def _with_tasks(self, waiting: list[Job], views: Sequence[NodeView], refill: Refill, now: float) -> list[Job]:
+    def _with_tasks(self, waiting: list[Job], views: Sequence[NodeView], refill: BatchRefill, now: float) -> list[Job]:
         """The jobs that wait, with the next tasks in the place of their sweeps."""
         sweeps = [job for job in waiting if job.submission.sweep]
         if not sweeps:
@@ -165,7 +165,7 @@ class Scheduler:
 
     def _backoff_rests(self, waiting: Sequence[Job], now: float) -> dict[JobId, float]:
         """Seconds that jobs still back off: never longer than the policy's longest, however the wall clock jumps."""
-        longest, clock = self._roster.retry.backoff_max_seconds, time.monotonic()
+        longest, clock = self._pool.shared.retry.backoff_max_seconds, time.monotonic()
         backing_off = {(job.id, job.not_before): job for job in waiting if job.not_before > now}
         self._backoffs = {key: self._backoffs.get(key, clock) for key in backing_off}
         rests = {job.id: self._backoffs[key] + longest - clock for key, job in backing_off.items()}
@@ -173,8 +173,8 @@ class Scheduler:
 
     def _handed_out(self) -> Mapping[str, float]:
         """What placement.order takes for the turns that each owner has had."""
-        running = self._book.running_by_owner()
-        owners = {job.owner for job in self._book.in_phase(Phase.QUEUED)} | running.keys()
+        running = self._active_jobs.running_by_owner()
+        owners = {job.owner for job in self._active_jobs.in_phase(Phase.QUEUED)} | running.keys()
         self._served = {owner: turn for owner, turn in self._served.items() if owner in owners}
         return fair_share.turns(running, self._served, owners)
 
@@ -183,38 +183,38 @@ class Scheduler:
         return quota.must_wait(running.get(owner, 0), self._caps(owner))
 
     def _may_start(self, owner: str) -> bool:
-        return not self._is_full(owner, self._book.running_by_owner())
+        return not self._is_full(owner, self._active_jobs.running_by_owner())
 
     def seen_by(self, views: Sequence[NodeView], owner: str) -> Sequence[NodeView]:
         """The nodes as this user finds them: closed where a group's limit is reached."""
-        return quota.as_seen(views, self.groups, self._book.nodes_in_use(owner)) if self.groups else views
+        return quota.as_seen(views, self.groups, self._active_jobs.nodes_in_use(owner)) if self.groups else views
 
     def _undecided_seconds(self, job: Job, now: float) -> float:
         """How long this job still waits for nodes that are being dialled or tested; 0 = it may choose."""
         language = job.submission.program.language
-        self._roster.want(language)
+        self._pool.want(language)
         rest = max(job.submitted, self._since) + DECIDE_SECONDS - now
-        if rest <= 0 or job.attempts or not self._roster.undecided(language):
+        if rest <= 0 or job.attempts or not self._pool.undecided(language):
             return 0.0
         return max(0.05, rest)
 
-    def _start(self, job: Job, views: Sequence[NodeView], refill: Refill, now: float) -> str:
+    def _start(self, job: Job, views: Sequence[NodeView], refill: BatchRefill, now: float) -> str:
         """The node where it starts; "" when it does not."""
         policy = placement.POLICIES[self.policy]
         views = refill.worthwhile(job, self.seen_by(views, job.owner))
         view = placement.place(views, job.submission, job.excluded, policy, self._rng, self.turn)
         if view is None:
-            self._book.board.tell(job.id)
+            self._active_jobs.notifications.tell(job.id)
             return ""
         self._note_turn(job)
         batch = self._sweeps.batch(job) if job.id < 0 and not job.attempts else []
         if batch:
-            name = batch_name(run_name(self._book.store.grid, Attempt(job.id, 1, view.node.name)))
-            begun = self._book.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name))
-            self._attempts.begin_batch(begun, lingers=self._sweeps.goes_on(job.id))
+            name = batch_name(run_name(self._active_jobs.store.grid, Attempt(job.id, 1, view.node.name)))
+            begun = self._active_jobs.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name))
+            self._attempts.begin_batch(begun, keep_warm=self._sweeps.goes_on(job.id))
             return view.node.name
         gpus = tuple(placement.free_gpus(view)[: job.submission.gpus])
-        alone = self._book.begin(job, view.node.name, now, gpus)
+        alone = self._active_jobs.begin(job, view.node.name, now, gpus)
         if alone is None:
             return ""
         self._attempts.begin(*alone)
@@ -226,7 +226,7 @@ class Scheduler:
         self._served[job.owner] = self.turn
 
     def _prospect(self, views: Sequence[NodeView], submission: Submission) -> _Prospect:
-        impossible = placement.permanently_impossible(views, submission, self._roster.languages)
+        impossible = placement.permanently_impossible(views, submission, self._pool.shared.languages)
         if impossible:
             return _Prospect(GaveUp(impossible[1], no_toolchain=impossible[0] == "NoToolchain"))
         if not placement.all_down(views, submission):
@@ -237,10 +237,10 @@ class Scheduler:
         verdict = self._hopeless(job, prospect, now)
         if verdict is None:
             return False
-        self._book.store.finish(job.id, verdict, now)
+        self._active_jobs.store.finish(job.id, verdict, now)
         self._sweeps.forget(job.id)
         self._attempts.forget(job.id)
-        self._book.reread(job.id)
+        self._active_jobs.reread(job.id)
         return True
 
     def _hopeless(self, job: Job, prospect: _Prospect, now: float) -> Verdict | None:
@@ -250,11 +250,11 @@ class Scheduler:
             # Of a task that has never begun there is nothing to end: with its sweep it waits for better times.
             return None if job.id < 0 and not job.attempts else prospect.impossible
         since = max(job.submitted, self._since, job.attempts[-1].ended or 0.0 if job.attempts else 0.0)
-        waited = now - since > (self._roster.retry.patience_min_seconds if job.attempts else NOBODY_UP_SECONDS)
+        waited = now - since > (self._pool.shared.retry.patience_min_seconds if job.attempts else NOBODY_UP_SECONDS)
         return prospect.all_down if waited and prospect.all_down and not job.submission.wait_for_nodes else None
 
     def _reasons(self, views: Sequence[NodeView], submission: Submission) -> str:
-        why = placement.explain(views, submission, (), self._roster.languages)
+        why = placement.explain(views, submission, (), self._pool.shared.languages)
         return "; ".join(f"{line.node}: {line.reason.partition(': ')[2]}" for line in why)
 
 

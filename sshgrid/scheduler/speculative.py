@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from sshgrid.model import Job, job_text
-from sshgrid.nodes import Roster
+from sshgrid.nodes import NodePool
 from sshgrid.policy import placement
 from sshgrid.policy.placement import NodeView
-from sshgrid.queue.active_jobs import JobBook
-from sshgrid.scheduler.active_sweeps import Sweeps
+from sshgrid.queue.active_jobs import ActiveJobs
+from sshgrid.scheduler.active_sweeps import ActiveSweeps
 from sshgrid.scheduler.attempts import Attempts
 from sshgrid.scheduler.sweep_state import SweepState
-from sshgrid.sweeps.speculation import Place, UnderWay, choose
+from sshgrid.sweeps.speculation import FreeSlot, UnderWay, choose
 
 log = logging.getLogger(__name__)
 
@@ -29,20 +29,20 @@ LOOK_SECONDS = 0.25  # nothing wakes whoever waits for a task to take too long
 Views: TypeAlias = Sequence[NodeView]
 
 
-class Backups:
+class SpeculativeAttempts:
     """`may_start`: whether this user may have one more run; `seen_by`: the nodes as this user finds them."""
 
     def __init__(
         self,
-        book: JobBook,
-        roster: Roster,
+        active_jobs: ActiveJobs,
+        pool: NodePool,
         attempts: Attempts,
-        sweeps: Sweeps,
+        sweeps: ActiveSweeps,
         may_start: Callable[[str], bool],
         seen_by: Callable[[Views, str], Views],
     ) -> None:
-        self._book = book
-        self._roster = roster
+        self._active_jobs = active_jobs
+        self._pool = pool
         self._attempts = attempts
         self._sweeps = sweeps
         self._may_start = may_start
@@ -59,7 +59,7 @@ class Backups:
             return rest
         for state in sweeps:
             while node := self._begin_one(state, views, now):
-                views = self._roster.renewed(views, node)
+                views = self._pool.renewed(views, node)
         self._look_at = time.monotonic() + LOOK_SECONDS
         return LOOK_SECONDS
 
@@ -73,11 +73,11 @@ class Backups:
         if choice is None:
             return ""
         view = next(view for view in free if view.node.name == choice.node)
-        return self._launch(self._book.current(choice.task), view, now)
+        return self._launch(self._active_jobs.current(choice.task), view, now)
 
     def _launch(self, task: Job, view: NodeView, now: float) -> str:
         gpus = tuple(placement.free_gpus(view)[: task.submission.gpus])
-        begun = self._book.begin_backup(task, view.node.name, now, gpus)
+        begun = self._active_jobs.begin_backup(task, view.node.name, now, gpus)
         if begun is None:
             return ""
         log.info("task %s runs long on %s: a backup on %s", job_text(task.id), task.live[0].node, view.node.name)
@@ -87,7 +87,7 @@ class Backups:
     def _under_way(self, state: SweepState, now: float) -> list[UnderWay]:
         """Its tasks that really run, and never had a backup."""
         found = []
-        for task in map(self._book.current, state.running):
+        for task in map(self._active_jobs.current, state.running):
             node = task.live[0].node
             takes, ran = state.seconds_on(node), self._attempts.ran_seconds(task, now)
             if takes is not None and ran is not None and not _had_backup(task) and not task.cancel_requested:
@@ -99,9 +99,9 @@ def _had_backup(task: Job) -> bool:
     return any(record.backup and record.number > task.forgiven for record in task.attempts)
 
 
-def _places(state: SweepState, free: Views) -> Iterator[Place]:
+def _places(state: SweepState, free: Views) -> Iterator[FreeSlot]:
     """Nodes with what a run would take there. One whose load nobody knows is no place."""
     for view in free:
         takes, busy = state.seconds_on(view.node.name), placement.busy_cores(view)
         if takes is not None and busy is not None:
-            yield Place(view.node.name, takes, max(1.0, (busy + 1) / placement.cores(view)))
+            yield FreeSlot(view.node.name, takes, max(1.0, (busy + 1) / placement.cores(view)))

@@ -29,7 +29,7 @@ from sshgrid.model import (
 from sshgrid.queue.active_jobs import slot_of
 from sshgrid.sweeps import inputs, parameters
 from sshgrid.sweeps.checks import Counts, chosen_tasks, fits_batch, is_success
-from sshgrid.sweeps.estimates import Pace
+from sshgrid.sweeps.estimates import RuntimeEstimate
 from sshgrid.sweeps.templates import Template
 
 RATE_SECONDS = 10.0  # a rate is of so many seconds at most
@@ -85,7 +85,7 @@ class SweepState:
         self._next: deque[int] = deque()
         self._slots: Counter[object] = Counter()  # in use, and how many tasks that run share each
         self._expected: float | None = None  # seconds that a task takes at most, nearly
-        self._pace = Pace()
+        self._pace = RuntimeEstimate()
         self._precise = False
         self.unbegun = self.tasks
 
@@ -232,7 +232,7 @@ class SweepState:
         if last is None or not isinstance(task.verdict, Exited):
             return
         if last.batch and not self._precise:  # of a run alone nobody can tell its start apart
-            self._pace, self._expected, self._precise = Pace(), None, True
+            self._pace, self._expected, self._precise = RuntimeEstimate(), None, True
         here = (last.ended or 0.0) - last.began - START_SECONDS / 2  # with what its start took
         took = last.usage.ended - last.usage.started if last.usage.ended else here
         if not last.batch:  # the node counts whole seconds then

@@ -43,7 +43,7 @@ class Client:
         return ClientLine(self.user, self.address, self.since, self._programs, len(self._running), self.connections)
 
 
-class Clients:
+class ConnectedClients:
     """All of them. `is_over` says of a job whether it needs no more attention."""
 
     def __init__(self, is_over: IsOver) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 import msgspec
 
 from sshgrid.errors import NotAllowed, SshgridError, UsageError, no_such_job
-from sshgrid.model import JobId, OnDisconnect, Person, Submission, job_text
+from sshgrid.model import JobId, OnDisconnect, Submission, User, job_text
 from sshgrid.policy import access
 from sshgrid.protocol.codec import Decoder, encode, failure
 from sshgrid.protocol.messages import (
@@ -79,7 +79,7 @@ from sshgrid.protocol.user_messages import (
     UsersQuestion,
 )
 from sshgrid.scheduler import admission
-from sshgrid.server.presence import Clients as Visitors
+from sshgrid.server.presence import ConnectedClients
 from sshgrid.spool.spool import BlobWriter
 from sshgrid.version import VERSION
 
@@ -94,11 +94,11 @@ UNSENT_BYTES = 64 * 1024
 MAX_UPLOADS = 64
 
 
-class Host(Protocol):
+class MasterProcess(Protocol):
     """The process that the session is part of."""
 
     master: Master
-    clients: Visitors
+    clients: ConnectedClients
     inventory_error: str
 
     def status(self) -> StatusReply: ...
@@ -110,13 +110,13 @@ class Host(Protocol):
     async def reload_if_changed(self) -> None: ...
 
 
-class Reader(Protocol):
+class ByteReader(Protocol):
     """Where a client's words come from: a Unix socket, or a channel of the door."""
 
     async def read(self, n: int = -1, /) -> bytes: ...
 
 
-class Writer(Protocol):
+class ByteWriter(Protocol):
     """Where what it is told goes."""
 
     def write(self, data: bytes, /) -> None: ...
@@ -124,15 +124,15 @@ class Writer(Protocol):
     async def drain(self) -> None: ...
 
 
-class Session:
+class ClientSession:
     """A greeted client."""
 
     def __init__(
         self,
-        server: Host,
-        reader: Reader,
-        writer: Writer,
-        person: Person,
+        server: MasterProcess,
+        reader: ByteReader,
+        writer: ByteWriter,
+        person: User,
         address: str = "local",
     ) -> None:
         self._server = server
@@ -244,7 +244,7 @@ class Session:
         jobs = access.concerned(message) or (() if watched is None else (watched,))
         owners: list[str | None] = [None]
         if jobs and not access.sees_all(self._person):
-            owners = [self._master.book.current(job).owner for job in jobs]
+            owners = [self._master.active_jobs.current(job).owner for job in jobs]
         for number, owner in enumerate(owners):
             match access.may(self._person, message, owner):
                 case access.Hidden():
@@ -274,7 +274,7 @@ class Session:
             case MissingBlobs(sha256):
                 return Blobs(tuple(dict.fromkeys((*master.spool.missing(sha256), *self._foreign(sha256)))))
             case TakeFile():
-                return Taken(await master.handover.take(message))
+                return Taken(await master.local_files.take(message))
             case Submit():
                 return await self._submit(message)
             case Cancel():
@@ -282,7 +282,7 @@ class Session:
             case Jobs():
                 return JobsReply(tuple(await master.jobs(message, access.seen_by(self._person))))
             case Info(job):
-                return JobsReply((master.line(master.book.current(job), explain=True),))
+                return JobsReply((master.line(master.active_jobs.current(job), explain=True),))
             case Remove(jobs):
                 return Done(await master.remove(jobs))
             case Hold(jobs, release):
@@ -314,9 +314,9 @@ class Session:
                 self._server.leave(drain)
                 return Done()
             case ProgressOf(job):
-                return master.sweep_report.progress(master.book.current(job))
+                return master.sweep_report.progress(master.active_jobs.current(job))
             case Tasks(job, states):
-                return TasksReply(master.sweep_report.tasks(master.book.current(job), states))
+                return TasksReply(master.sweep_report.tasks(master.active_jobs.current(job), states))
             case Retry(jobs, failed):
                 return Done(await master.retry(jobs, failed))
             case (
@@ -382,7 +382,7 @@ class Session:
         await self._server.reload()
         if self._server.inventory_error:
             return Failure("inventory", self._server.inventory_error, "sshgrid inventory check")
-        return Done(len(self._master.roster.members))
+        return Done(len(self._master.pool.nodes))
 
     def _take(self, message: PutBlob, piece: bytes) -> None:
         """A piece of a file; a failure is told once and the rest of that file is dropped."""

@@ -26,7 +26,7 @@ KNOWN = 1000  # files whose digest is remembered
 SETTLED_SECONDS = 2.0
 
 
-class Handover:
+class LocalFiles:
     """The files that clients of this machine hand over."""
 
     def __init__(self, spool: Spool) -> None:

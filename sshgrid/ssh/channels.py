@@ -17,7 +17,7 @@ from typing import BinaryIO
 import asyncssh
 
 from sshgrid.errors import Dropped, NodeUnfit
-from sshgrid.model import Node, Noun
+from sshgrid.model import Node, Struct
 
 GREETING_SECONDS = 15
 ANSWER_SECONDS = 30
@@ -29,7 +29,7 @@ MOST_LINE_BYTES = 4096
 PADDING = b"# " + b"." * 60 + b"\n"
 
 
-class Shell:
+class RemoteShell:
     """A /bin/sh on the node, fed through its standard input: byte-exact under every login shell."""
 
     def __init__(self, node: Node, process: asyncssh.SSHClientProcess[bytes], nonce: bytes) -> None:
@@ -40,7 +40,7 @@ class Shell:
         self._asked = 0
 
     @classmethod
-    async def open(cls, node: Node, connection: asyncssh.SSHClientConnection) -> Shell:
+    async def open(cls, node: Node, connection: asyncssh.SSHClientConnection) -> RemoteShell:
         """Raises NodeUnfit when what logs in there does not run commands."""
         nonce = secrets.token_hex(8).encode()
         try:
@@ -104,11 +104,11 @@ class Shell:
                     return int(last[1]), bytes(answer[:start])
         raise Dropped(self._node.name, "the connection ended")
 
-    async def run(self, script: bytes, most_bytes: int) -> Spoken:
+    async def run(self, script: bytes, most_bytes: int) -> CommandOutput:
         """A script's output and what it leaves in $answer, however long it takes. Raises Dropped."""
         mark = self._nonce + b"-run"
         self.write(b"printf '\\n%s\\n' " + mark + b"\n" + script + b"\nprintf '\\n%s %s\\n' " + mark + b' "$answer"\n')
-        ears = Ears(mark, most_bytes)
+        ears = Listener(mark, most_bytes)
         while piece := await self._process.stdout.read(READ_BYTES):
             if (spoken := ears.hear(piece)) is not None:
                 return spoken
@@ -162,11 +162,11 @@ class Shell:
 
     async def hear(self, hear: Callable[[bytes], None]) -> None:
         """As `lines`, for what every node says every second: no task is woken for it. Ends with the connection."""
-        await self._process.redirect_stdout(LineEars(hear))
+        await self._process.redirect_stdout(LineListener(hear))
         await self._process.stdout.read(1)  # there is nothing left to read but the end, or the error that caused it
 
 
-class LineEars(io.BytesIO):
+class LineListener(io.BytesIO):
     """What asyncssh takes for a file: hands on each whole line."""
 
     def __init__(self, hear: Callable[[bytes], None]) -> None:
@@ -182,7 +182,7 @@ class LineEars(io.BytesIO):
         return len(piece)
 
 
-class Spoken(Noun, frozen=True):
+class CommandOutput(Struct, frozen=True):
     """What a script has said; `more`: that was not all, the rest was dropped."""
 
     output: bytes
@@ -190,7 +190,7 @@ class Spoken(Noun, frozen=True):
     answer: str
 
 
-class Ears:
+class Listener:
     """What comes between two marks, kept up to so many bytes."""
 
     def __init__(self, mark: bytes, most_bytes: int) -> None:
@@ -202,7 +202,7 @@ class Ears:
         self._kept = bytearray()
         self._seen = bytearray()  # it may hold a part of a mark
 
-    def hear(self, piece: bytes) -> Spoken | None:
+    def hear(self, piece: bytes) -> CommandOutput | None:
         """None until the second mark has come."""
         self._seen += piece
         if not self._begun:
@@ -214,7 +214,7 @@ class Ears:
         if found := self._end.search(self._seen):
             answer = found[1].decode("utf-8", "replace")  # now: a match looks into the buffer it was found in
             self._keep(found.start())
-            return Spoken(bytes(self._kept), self._more, answer)
+            return CommandOutput(bytes(self._kept), self._more, answer)
         self._keep(max(0, len(self._seen) - len(self._begin) - 256))
         return None
 
@@ -234,7 +234,7 @@ def shell_unfit(node: Node, words: str = "") -> NodeUnfit:
     )
 
 
-class Talk:
+class Conversation:
     """The two directions of an interactive run."""
 
     def __init__(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
@@ -243,7 +243,7 @@ class Talk:
         self.stderr = _pieces(process.stderr)
 
     @classmethod
-    async def begin(cls, process: asyncssh.SSHClientProcess[bytes], nonce: bytes, *, terminal: bool) -> Talk:
+    async def begin(cls, process: asyncssh.SSHClientProcess[bytes], nonce: bytes, *, terminal: bool) -> Conversation:
         """What login files print, on either stream, comes before the nonce and is not the program's."""
         # A terminal has one stream for both.
         streams = (process.stdout,) if terminal else (process.stdout, process.stderr)

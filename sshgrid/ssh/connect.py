@@ -19,7 +19,7 @@ from typing import Any
 import asyncssh
 
 from sshgrid.errors import Dropped, HostError, HostKeyChanged, HostKeyUnknown, LoginRefused, Unreachable
-from sshgrid.model import Node, Noun
+from sshgrid.model import Node, Struct
 from sshgrid.ssh.local_server import serve_local
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ HOST_KEY_KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-256")
 SYSTEM_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
 
 
-class Dialing(Noun, frozen=True):
+class Dialing(Struct, frozen=True):
     """What of the user's SSH setup a connection may use."""
 
     known_hosts: str = ""  # sshgrid's own file, written by `node add`
@@ -116,7 +116,7 @@ def _has_keys(node: Node, how: Dialing, known_hosts: asyncssh.SSHKnownHosts) -> 
     return bool(keys or authorities)
 
 
-def door(node: Node, how: Dialing) -> str:
+def dial_address(node: Node, how: Dialing) -> str:
     """The server at which a connection to this node knocks first: the first jump host, or the node itself."""
     if node.connection == "local":
         return node.name

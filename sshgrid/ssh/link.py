@@ -25,7 +25,7 @@ import asyncssh
 
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Node, Sample
-from sshgrid.ssh.channels import ANSWER_SECONDS, Shell, Spoken, Talk, early_end
+from sshgrid.ssh.channels import ANSWER_SECONDS, CommandOutput, Conversation, RemoteShell, early_end
 from sshgrid.ssh.connect import Dialing, blame_in_use, dial, end
 from sshgrid.ssh.parsers import (
     BatchLook,
@@ -38,7 +38,7 @@ from sshgrid.ssh.parsers import (
     parse_poll,
     parse_sizes,
 )
-from sshgrid.ssh.transfer import Cargo
+from sshgrid.ssh.transfer import Transfer
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Link:
     """One connection to one node. Made by `Link.open`; ended by `close`, or by itself, which `lost` tells."""
 
     def __init__(
-        self, node: Node, how: Dialing, connection: asyncssh.SSHClientConnection, control: Shell, found: Found
+        self, node: Node, how: Dialing, connection: asyncssh.SSHClientConnection, control: RemoteShell, found: Found
     ) -> None:
         self.node = node
         self.found = found
@@ -79,12 +79,12 @@ class Link:
         self.lost: asyncio.Future[HostError] = asyncio.get_running_loop().create_future()
         self._connection = connection
         self._control = control
-        self._starter: Shell | None = None
+        self._starter: RemoteShell | None = None
         self._answers: dict[str, asyncio.Future[Started]] = {}
-        self._bells: dict[str, asyncio.Event] = {}
+        self._wakeups: dict[str, asyncio.Event] = {}
         self._starting = asyncio.Lock()
         self._asides = asyncio.Semaphore(ASIDES)
-        self.cargo = Cargo(self, how, connection, self._ask, self._asides)
+        self.cargo = Transfer(self, how, connection, self._ask, self._asides)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -95,7 +95,9 @@ class Link:
             with blame_in_use(node):
                 # All at once: a shell takes its time to start.
                 control, starter, sampler = await asyncio.gather(
-                    Shell.open(node, connection), Shell.open(node, connection), Shell.open(node, connection)
+                    RemoteShell.open(node, connection),
+                    RemoteShell.open(node, connection),
+                    RemoteShell.open(node, connection),
                 )
                 _, output = await control.ask(contact_script(node, tools))
                 found = parse_contact(node.name, output)
@@ -106,7 +108,7 @@ class Link:
             await end(connection)
             raise
 
-    async def _prepare(self, starter: Shell, sampler: Shell, on_sample: Callable[[Sample], None]) -> None:
+    async def _prepare(self, starter: RemoteShell, sampler: RemoteShell, on_sample: Callable[[Sample], None]) -> None:
         """The control shell learns the verbs; the starter and the sampler begin."""
         status, output = await self._control.ask(self._variables() + _install_script())
         if status != 0:
@@ -144,18 +146,18 @@ class Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _hear(self, starter: Shell) -> None:
+    async def _hear(self, starter: RemoteShell) -> None:
         """The starter's lines: answers to `start`, and bells of runs."""
         with self._until_lost("the connection ended"):
             async for line in starter.lines():
                 word, _, rest = line.decode("utf-8", "replace").strip().partition(" ")
                 run, _, rest = rest.partition(" ")
                 if word in ("running", "end"):
-                    self.bell(run).set()
+                    self.wakeup(run).set()
                 elif (answer := self._answers.pop(run, None)) and not answer.done():
                     answer.set_result(Started(word, rest))
 
-    async def _feel(self, sampler: Shell, on_sample: Callable[[Sample], None]) -> None:
+    async def _feel(self, sampler: RemoteShell, on_sample: Callable[[Sample], None]) -> None:
         meter = LoadMeter(self.facts.cores)
 
         def hear(line: bytes) -> None:
@@ -182,15 +184,15 @@ class Link:
             if not answer.done():
                 answer.set_exception(Dropped(self.node.name, error.reason))
         self._answers.clear()
-        for bell in self._bells.values():
-            bell.set()
+        for wakeup in self._wakeups.values():
+            wakeup.set()
 
-    def bell(self, run: str) -> asyncio.Event:
+    def wakeup(self, run: str) -> asyncio.Event:
         """Set when the node says that something of the run has changed, and when the connection is lost."""
-        return self._bells.setdefault(run, asyncio.Event())
+        return self._wakeups.setdefault(run, asyncio.Event())
 
     def forget(self, run: str) -> None:
-        self._bells.pop(run, None)
+        self._wakeups.pop(run, None)
 
     # --- verbs
 
@@ -269,7 +271,7 @@ class Link:
         """Bytes of these files of a batch, as far as they are there."""
         return parse_sizes(await self._ask("sizes_in", batch, *files))
 
-    async def forestall(self, run: str) -> None:
+    async def block_start(self, run: str) -> None:
         """No wrapper has come for this claimed run; from now on none can begin."""
         await self._ask("forestall", run)
 
@@ -321,7 +323,7 @@ class Link:
         """Bring a build as an archive, on a channel of its own; "" or why not. Raises a HostError."""
         async with self._asides:
             with blame_in_use(self.node):
-                shell = await Shell.open(self.node, self._connection)
+                shell = await RemoteShell.open(self.node, self._connection)
                 try:
                     words = shlex.join(("pack_build", key, str(most_bytes // 1024))).encode()
                     shell.write(self._variables() + _LEARN + words + b"\n")
@@ -332,14 +334,16 @@ class Link:
     async def prove(self, name: str, line: str) -> None:
         await self._ask("eval", f"printf '%s\\n' {shlex.quote(line)} | prove {shlex.quote(name)}")
 
-    async def aside(self, script: bytes, words: Iterable[str | bytes], seconds: float, most_bytes: int) -> Spoken:
+    async def aside(
+        self, script: bytes, words: Iterable[str | bytes], seconds: float, most_bytes: int
+    ) -> CommandOutput:
         """A script with these words, in a shell of its own with the PATH of runs. Raises a HostError."""
         quoted = b" ".join(os.fsencode(shlex.quote(os.fsdecode(word))) for word in words)
         head = b"PATH=%s\nexport PATH\nset -- %s\n" % (shlex.quote(self.found.path).encode(), quoted)
         try:
             async with self._asides:
                 with blame_in_use(self.node):
-                    shell = await Shell.open(self.node, self._connection)
+                    shell = await RemoteShell.open(self.node, self._connection)
                     try:
                         async with asyncio.timeout(seconds):
                             return await shell.run(head + script, most_bytes)
@@ -348,7 +352,7 @@ class Link:
         except TimeoutError as error:
             raise Dropped(self.node.name, f"no answer for {seconds:g} s") from error
 
-    async def execute(self, words: Sequence[bytes], limit_seconds: float, most_bytes: int) -> Spoken:
+    async def execute(self, words: Sequence[bytes], limit_seconds: float, most_bytes: int) -> CommandOutput:
         """One command for a person; the answer is its status, and `late` when the limit ended it."""
         limit = str(max(1, math.ceil(limit_seconds)))
         return await self.aside(_EXECUTE, (limit, *words), limit_seconds + ANSWER_SECONDS, most_bytes)
@@ -380,7 +384,7 @@ class Link:
     async def sweep(self, days: int, most_bytes: int) -> None:
         """Free objects and builds not used for `days`, then the oldest until the rest fits. Never one in use."""
         with blame_in_use(self.node):
-            shell = await Shell.open(self.node, self._connection)
+            shell = await RemoteShell.open(self.node, self._connection)
             words = f"W={shlex.quote(self.facts.workdir)}\nset -- {days} {most_bytes // 1024}\n".encode()
             try:
                 _, output = await shell.ask(words + _SWEEP, CLEAN_SECONDS)
@@ -391,7 +395,7 @@ class Link:
     # --- conversations
 
     @contextlib.asynccontextmanager
-    async def converse(self, run: str, *, terminal: bool) -> AsyncIterator[Talk]:
+    async def converse(self, run: str, *, terminal: bool) -> AsyncIterator[Conversation]:
         """Run a claimed interactive run on a channel of its own, on a pseudo-terminal if asked. Raises HostError."""
         nonce = secrets.token_hex(8)
         words = ("exec", "/bin/sh", self.library, "converse", self.facts.workdir, run, self.facts.boot_id, nonce)
@@ -403,7 +407,7 @@ class Link:
                     " ".join(words), encoding=None, term_type=term_type, term_size=(80, 24)
                 )
             try:
-                yield await Talk.begin(process, nonce.encode(), terminal=terminal)
+                yield await Conversation.begin(process, nonce.encode(), terminal=terminal)
             finally:
                 process.close()
         if self.lost.done():

@@ -26,7 +26,7 @@ _PIECE = 65536
 
 async def serve_local() -> asyncssh.SSHClientConnection:
     """Both ends of a fresh loopback connection, logged in. Its server ends with it."""
-    commands = Commands()
+    commands = LocalCommands()
     host_key = asyncssh.generate_private_key("ssh-ed25519")
     user_key = asyncssh.generate_private_key("ssh-ed25519")
     ours, theirs = _loopback_pair()
@@ -55,7 +55,7 @@ async def serve_local() -> asyncssh.SSHClientConnection:
     return connection
 
 
-class Commands:
+class LocalCommands:
     """The exec requests of one local node; `close` ends those that are left when its connection is gone."""
 
     def __init__(self) -> None:

@@ -29,13 +29,13 @@ WORD_BYTES = 4096  # of what a node says when all has come
 _ALIAS = "the-node"  # what its key is looked up by
 
 
-class Reader(Protocol):
+class BlockReader(Protocol):
     """What a process says, to be read piece by piece."""
 
     async def read(self, n: int = -1, /) -> bytes: ...
 
 
-async def last_word(stdout: Reader) -> bytes:
+async def last_word(stdout: BlockReader) -> bytes:
     """All that it still says, to its end; of a node that does not stop talking the beginning."""
     said = b""
     while len(said) < WORD_BYTES and (piece := await stdout.read(WORD_BYTES)):
@@ -43,7 +43,7 @@ async def last_word(stdout: Reader) -> bytes:
     return said
 
 
-class Carrier:
+class OpensshTransfer:
     """One command on the node, fed by a file."""
 
     def __init__(self, process: asyncio.subprocess.Process, pipe: int, folder: str) -> None:
@@ -52,7 +52,7 @@ class Carrier:
         self._stdout = process.stdout
 
     @classmethod
-    async def open(cls, node: Node, how: Dialing, host_key: str, command: str) -> Carrier | None:
+    async def open(cls, node: Node, how: Dialing, host_key: str, command: str) -> OpensshTransfer | None:
         """`host_key`: as a line of authorized_keys has it. None where there is no ssh to be used."""
         ssh = shutil.which("ssh")
         if ssh is None or sys.platform != "linux" or node.connection == "local":

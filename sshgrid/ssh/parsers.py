@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from sshgrid.errors import NodeUnfit
-from sshgrid.model import Facts, Noun, Sample
+from sshgrid.model import Facts, Sample, Struct
 
 
-class Found(Noun, frozen=True):
+class Found(Struct, frozen=True):
     """First contact: the facts, and what is known of tools."""
 
     facts: Facts
@@ -23,14 +23,14 @@ class Found(Noun, frozen=True):
     path: str  # PATH for runs
 
 
-class Started(Noun, frozen=True):
+class Started(Struct, frozen=True):
     """The starter's answer: "claimed" | "already" | "late" | "missing" | "unfit", and its words."""
 
     word: str
     rest: str = ""
 
 
-class RunRecord(Noun, frozen=True):
+class RunRecord(Struct, frozen=True):
     """The target of a run's rc link."""
 
     code: int
@@ -41,7 +41,7 @@ class RunRecord(Noun, frozen=True):
     peak_memory_bytes: int | None
 
 
-class RunLook(Noun, frozen=True):
+class RunLook(Struct, frozen=True):
     """What one look at a run folder shows."""
 
     present: bool = False
@@ -54,7 +54,7 @@ class RunLook(Noun, frozen=True):
     sizes: Mapping[str, int] = {}  # "out", "err", "build.log"
 
 
-class TaskEnd(Noun, frozen=True):
+class TaskEnd(Struct, frozen=True):
     """A task of a batch that has ended."""
 
     task: str
@@ -66,7 +66,7 @@ class TaskEnd(Noun, frozen=True):
     small: Mapping[str, bytes] = {}  # "out", "err": what they hold, where that is little
 
 
-class BatchLook(Noun, frozen=True):
+class BatchLook(Struct, frozen=True):
     """What one look at a batch shows: the batch as a run, and what is new in its ledger."""
 
     run: RunLook

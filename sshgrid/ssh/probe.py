@@ -16,7 +16,7 @@ import asyncssh
 
 from sshgrid.errors import LoginRefused, NodeUnfit, UsageError
 from sshgrid.model import Node
-from sshgrid.ssh.channels import Shell
+from sshgrid.ssh.channels import RemoteShell
 from sshgrid.ssh.connect import Dialing, blame_in_use, config_files, dial, end
 from sshgrid.ssh.link import contact_script
 from sshgrid.ssh.parsers import Found, parse_contact
@@ -54,7 +54,7 @@ async def _asked(node: Node, how: Dialing, script: bytes, password: str | None =
     connection = await dial(node, how, password)
     try:
         with blame_in_use(node):
-            shell = await Shell.open(node, connection)
+            shell = await RemoteShell.open(node, connection)
             return (await shell.ask(script))[1]
     finally:
         await end(connection)

@@ -25,9 +25,9 @@ import asyncssh
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Facts, Node
 from sshgrid.notation.globs import Listing, parse_listing
-from sshgrid.ssh.channels import READ_BYTES, Shell, Spoken, create
+from sshgrid.ssh.channels import READ_BYTES, CommandOutput, RemoteShell, create
 from sshgrid.ssh.connect import Dialing, blame_in_use
-from sshgrid.ssh.openssh import Carrier, last_word
+from sshgrid.ssh.openssh import OpensshTransfer, last_word
 from sshgrid.ssh.parsers import Found
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,9 @@ class Road(Protocol):
     @property
     def library(self) -> str: ...
 
-    async def aside(self, script: bytes, words: Iterable[str | bytes], seconds: float, most_bytes: int) -> Spoken: ...
+    async def aside(
+        self, script: bytes, words: Iterable[str | bytes], seconds: float, most_bytes: int
+    ) -> CommandOutput: ...
 
 
 class Ask(Protocol):
@@ -122,7 +124,7 @@ class _Channel:
         self._process.close()
 
 
-class Cargo:
+class Transfer:
     """What travels over one connection; `channels`: so many more than the lasting ones there may be at a time."""
 
     def __init__(
@@ -261,12 +263,12 @@ class Cargo:
             raise Dropped(self._node.name, "the connection ended")
         raise NodeUnfit(self._node.name, "it takes no upload: its login shell does not run commands")
 
-    async def _carrier(self, command: str) -> Carrier | None:
+    async def _carrier(self, command: str) -> OpensshTransfer | None:
         """None behind a jump host, whose key the connection has checked in its own way."""
         key = self._connection.get_server_host_key()
         if key is None or self._connection.get_extra_info("jump") is not None:
             return None
-        return await Carrier.open(self._node, self._how, key.export_public_key().decode().strip(), command)
+        return await OpensshTransfer.open(self._node, self._how, key.export_public_key().decode().strip(), command)
 
     async def _place(self, way: Way, nonce: str) -> int | None:
         """Where the node goes on; None when it does not say. What login files print comes before it.
@@ -329,7 +331,7 @@ class Cargo:
         script = b"PATH=%s\ncd %s && cat >../fetch.list <<'%s' || exit 1\n%s%s\n" % (path, folder, mark, listed, mark)
         async with self._channels:
             with blame_in_use(self._node):
-                shell = await Shell.open(self._node, self._connection)
+                shell = await RemoteShell.open(self._node, self._connection)
                 try:
                     async with contextlib.aclosing(shell.pour(script + _TAR)) as pieces:
                         async for piece in pieces:

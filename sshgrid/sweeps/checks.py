@@ -8,8 +8,8 @@ from sshgrid.errors import UsageError
 from sshgrid.model import (
     MAX_TASKS,
     Exited,
-    Noun,
     OnHostLoss,
+    Struct,
     Submission,
     Sweep,
     Verdict,
@@ -18,7 +18,7 @@ from sshgrid.sweeps import inputs, parameters
 from sshgrid.sweeps.templates import Template
 
 
-class Counts(Noun, frozen=True):
+class Counts(Struct, frozen=True):
     """Where the tasks of a sweep stand; together they are all tasks that it has."""
 
     tasks: int

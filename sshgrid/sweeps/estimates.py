@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from sshgrid.model import Noun
+from sshgrid.model import Struct
 
 # As if each node had shown twice what its weight promises: two samples of one node are not yet its speed.
 PRIOR_SAMPLES = 2.0
@@ -31,7 +31,7 @@ class _Mean:
         self.value += (value - self.value) * max(1 / self.count, NEWEST_SHARE)
 
 
-class Pace:
+class RuntimeEstimate:
     """Of one sweep."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Pace:
         return (own.value * own.count + prior * PRIOR_SAMPLES) / (own.count + PRIOR_SAMPLES)
 
 
-class Slot(Noun, frozen=True):
+class Slot(Struct, frozen=True):
     """A slot that a sweep has or might have: what a task takes there, and when it can begin."""
 
     takes_seconds: float

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from sshgrid.errors import UsageError
-from sshgrid.model import Noun, SourceFile
+from sshgrid.model import SourceFile, Struct
 from sshgrid.notation.quantities import format_size
 
 MAX_BYTES = 32 * 1024 * 1024
@@ -21,7 +21,7 @@ _DIGEST_BYTES = 32
 _NUMBER_BYTES = 4  # of a task's file in the list, from 1; 0 = it has none
 
 
-class Inputs(Noun, frozen=True):
+class Inputs(Struct, frozen=True):
     """The files of a sweep's standard inputs, and whose they are. Made by `collect`."""
 
     digests: bytes  # SHA-256 of each file, one after the other

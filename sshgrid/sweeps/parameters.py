@@ -17,7 +17,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from sshgrid.errors import UsageError
-from sshgrid.model import Noun
+from sshgrid.model import Struct
 from sshgrid.notation.quantities import format_size
 
 MAX_TASKS = 2**20 - 1
@@ -31,7 +31,7 @@ Row: TypeAlias = tuple[bytes, ...]
 _POSITION = re.compile(r"-?[0-9]+", re.ASCII)
 
 
-class Axis(Noun, frozen=True):
+class Axis(Struct, frozen=True):
     """Columns that advance together: each row has one value for each name."""
 
     names: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_COLUMNS)]
@@ -42,7 +42,7 @@ class Axis(Noun, frozen=True):
         _check_rows(self.names, self.rows)
 
 
-class Table(Noun, frozen=True):
+class Table(Struct, frozen=True):
     """The product of its axes, the last one varying fastest; tasks are numbered from 1."""
 
     axes: Annotated[tuple[Axis, ...], msgspec.Meta(max_length=MAX_COLUMNS)]

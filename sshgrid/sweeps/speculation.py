@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sshgrid.model import JobId, Noun
+from sshgrid.model import JobId, Struct
 from sshgrid.sweeps.estimates import rest_seconds
 
 START_SECONDS = 0.5  # what an attempt takes beside its program
 CLEARLY = 1.5  # times as long as there: only then a task is worth a second attempt
 
 
-class UnderWay(Noun, frozen=True):
+class UnderWay(Struct, frozen=True):
     """A task that runs, and has no backup."""
 
     task: JobId
@@ -34,7 +34,7 @@ class UnderWay(Noun, frozen=True):
         return rest_seconds(self.takes_seconds, self.ran_seconds)
 
 
-class Place(Noun, frozen=True):
+class FreeSlot(Struct, frozen=True):
     """A node that would take one more run now."""
 
     node: str
@@ -46,18 +46,18 @@ class Place(Noun, frozen=True):
         return START_SECONDS + self.takes_seconds * self.crowding
 
 
-class Choice(Noun, frozen=True):
+class SpeculationChoice(Struct, frozen=True):
     """A backup that is worth it."""
 
     task: JobId
     node: str
 
 
-def choose(running: Sequence[UnderWay], places: Sequence[Place]) -> Choice | None:
+def choose(running: Sequence[UnderWay], places: Sequence[FreeSlot]) -> SpeculationChoice | None:
     """The next backup; None while none is worth it."""
     for task in sorted(running, key=lambda task: task.rest_seconds, reverse=True):
         others = [place for place in places if place.node != task.node and place.node not in task.barred]
         best = min(others, key=lambda place: place.ends_in_seconds, default=None)
         if best and best.ends_in_seconds * CLEARLY < task.rest_seconds:
-            return Choice(task.task, best.node)
+            return SpeculationChoice(task.task, best.node)
     return None

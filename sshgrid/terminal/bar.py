@@ -51,7 +51,7 @@ def _graphic(over: int, total: int) -> str:
     return f"[{'#' * cells}{'.' * (BAR_CELLS - cells)}] {100 * over // max(total, 1):3d}% "
 
 
-class Transfer:
+class TransferBar:
     """What goes to the master, in a line on a terminal that vanishes; nothing where it is not `shown`."""
 
     def __init__(self, look: render.Look, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:

@@ -5,7 +5,7 @@
 
 from sshgrid.testing.contract import CHECKS, Bench, Check, MakeBench, check_engine, imitate
 from sshgrid.testing.engine import Play, ScriptedEngine, Stage, after, until_killed
-from sshgrid.testing.grid import FACTS, ScriptedGrid, ScriptedMember, ScriptedRoster, inventory, until
+from sshgrid.testing.grid import FACTS, ScriptedGrid, ScriptedNode, ScriptedPool, inventory, until
 
 __all__ = [
     "CHECKS",
@@ -16,8 +16,8 @@ __all__ = [
     "Play",
     "ScriptedEngine",
     "ScriptedGrid",
-    "ScriptedMember",
-    "ScriptedRoster",
+    "ScriptedNode",
+    "ScriptedPool",
     "Stage",
     "after",
     "check_engine",

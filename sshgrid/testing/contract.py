@@ -20,10 +20,10 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from sshgrid import toolchains
-from sshgrid.engines import Engine, Finish, Keyboard
-from sshgrid.engines.launch import Order, run_name
+from sshgrid.engines import AttemptResult, Engine, Keyboard
+from sshgrid.engines.launch import RunSpec, run_name
 from sshgrid.errors import HostError
-from sshgrid.model import Attempt, Exited, Fetched, JobId, Noun, Outcome, Program, SourceFile, Step, Toolchain
+from sshgrid.model import Attempt, Exited, Fetched, JobId, Outcome, Program, SourceFile, Step, Struct, Toolchain
 from sshgrid.spool.spool import Spool
 from sshgrid.testing.engine import Stage
 from sshgrid.testing.grid import FACTS
@@ -52,7 +52,7 @@ MakeBench: TypeAlias = Callable[[], AbstractAsyncContextManager[Bench]]
 Check: TypeAlias = Callable[[Bench], Awaitable[None]]
 
 
-class Script(Noun, frozen=True):
+class Script(Struct, frozen=True):
     """A program of the contract, and the same in Python."""
 
     source: bytes
@@ -102,17 +102,17 @@ class Notes:
             await asyncio.sleep(0.005)
 
 
-def order(bench: Bench, script: Script, *args: bytes, stdin: bytes | None = None, interactive: bool = False) -> Order:
+def order(bench: Bench, script: Script, *args: bytes, stdin: bytes | None = None, interactive: bool = False) -> RunSpec:
     """A new attempt at one of the contract's programs."""
     attempt = Attempt(JobId(next(_jobs)), 1, bench.node)
     source = SourceFile("main.sh", bench.spool.keep(script.source), len(script.source))
     given = None if stdin is None else SourceFile("stdin", bench.spool.keep(stdin), len(stdin))
     program = Program("sh", "main.sh", (source,), args, stdin=given)
     recipe = toolchains.recipe(_SH, _TOOLS, program, script.source, FACTS)
-    return Order(attempt, run_name(GRID, attempt), program, recipe, interactive=interactive)
+    return RunSpec(attempt, run_name(GRID, attempt), program, recipe, interactive=interactive)
 
 
-async def finish(bench: Bench, what: Order, notes: Notes, *, resume: bool = False) -> Finish:
+async def finish(bench: Bench, what: RunSpec, notes: Notes, *, resume: bool = False) -> AttemptResult:
     async with asyncio.timeout(DEADLINE_SECONDS):
         return await bench.engine.run(what, notes, resume=resume)
 

@@ -13,8 +13,8 @@ import tarfile
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TypeAlias, TypeVar
 
-from sshgrid.engines import BatchSink, Finish, Keyboard, Sink
-from sshgrid.engines.launch import Batch, Order
+from sshgrid.engines import AttemptResult, BatchSink, Keyboard, Sink
+from sshgrid.engines.launch import BatchSpec, RunSpec
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.model import CompileFailed, Exited, Fetched, HostLost, Outcome, Step, ToolchainBroken
 from sshgrid.notation import globs
@@ -27,7 +27,7 @@ Play: TypeAlias = "Outcome | HostError | Callable[[Stage], Awaitable[Outcome]]"
 class Stage:
     """A run on a scripted node, as the function that plays it sees it."""
 
-    def __init__(self, order: Order, stdin: bytes) -> None:
+    def __init__(self, order: RunSpec, stdin: bytes) -> None:
         self.order = order
         self.node = order.attempt.node
         self.args = order.program.args
@@ -118,11 +118,11 @@ class ScriptedEngine:
         self.coming: list[Play] = list(plays)
         self.stages: dict[str, Stage] = {}
         self.ran_on: list[str] = []
-        self.orders: list[Order] = []
+        self.orders: list[RunSpec] = []
         self.refused: set[str] = set()
         self.discarded: list[str] = []
         self.batches: dict[str, list[str]] = {}  # the runs of each batch, in the order of their starts
-        self._ahead: dict[str, list[Order]] = {}  # of the batches under way what has not begun
+        self._ahead: dict[str, list[RunSpec]] = {}  # of the batches under way what has not begun
         self._lingers: dict[str, bool] = {}  # whether they will wait for more
         self.lingering: dict[str, asyncio.Event] = {}  # batches that wait for more, which may take `linger_seconds`
         self.linger_seconds = 0.2
@@ -156,19 +156,19 @@ class ScriptedEngine:
 
     # --- the Engine
 
-    async def run(self, order: Order, sink: Sink, *, resume: bool = False) -> Finish:
+    async def run(self, order: RunSpec, sink: Sink, *, resume: bool = False) -> AttemptResult:
         self._check(order.attempt.node)
         stage = self.stages.get(order.run)
         if stage is None:
             stage = await self._begin(order, sink, resume)
-        return Finish(await self._while_it_answers(stage.node, stage.bring(sink)))
+        return AttemptResult(await self._while_it_answers(stage.node, stage.bring(sink)))
 
-    async def converse(self, order: Order, sink: Sink, keyboard: Keyboard) -> Finish:
+    async def converse(self, order: RunSpec, sink: Sink, keyboard: Keyboard) -> AttemptResult:
         self._check(order.attempt.node)
         stage = await self._begin(order, sink, resume=False, keyboard=keyboard)
-        return Finish(await self._while_it_answers(stage.node, stage.bring(sink)))
+        return AttemptResult(await self._while_it_answers(stage.node, stage.bring(sink)))
 
-    async def _begin(self, order: Order, sink: Sink, resume: bool, keyboard: Keyboard | None = None) -> Stage:
+    async def _begin(self, order: RunSpec, sink: Sink, resume: bool, keyboard: Keyboard | None = None) -> Stage:
         node, run = order.attempt.node, order.run
         if resume or run in self.refused:
             self.refused.add(run)
@@ -218,17 +218,17 @@ class ScriptedEngine:
         self.refused.add(run)
         return True
 
-    async def extend(self, batch: str, orders: Sequence[Order], *, lingers: bool = False) -> bool:
+    async def extend(self, batch: str, orders: Sequence[RunSpec], *, keep_warm: bool = False) -> bool:
         if batch not in self._ahead:
             return False
         self.batches[batch] += [order.run for order in orders]
         self._ahead[batch] += orders
-        self._lingers[batch] = lingers
+        self._lingers[batch] = keep_warm
         if batch in self.lingering:
             self.lingering[batch].set()
         return True
 
-    async def take_back(self, batch: str, runs: Sequence[str]) -> list[str]:
+    async def revoke(self, batch: str, runs: Sequence[str]) -> list[str]:
         ahead = self._ahead.get(batch, [])
         taken = [order for order in ahead if order.run in runs]
         for order in taken:
@@ -247,20 +247,20 @@ class ScriptedEngine:
         self.refused.discard(run)
         self.discarded.append(run)
 
-    async def run_batch(self, batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
+    async def run_batch(self, batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
         """One after the other, however many lanes there are."""
         self.batches[batch.run] = [order.run for order in batch.tasks]
         ahead = self._ahead[batch.run] = list(batch.tasks)
-        self._lingers[batch.run] = batch.lingers and not resume
+        self._lingers[batch.run] = batch.keep_warm and not resume
         try:
             while ahead or (self._lingers[batch.run] and await self._more(batch.run)):
                 order = ahead.pop(0)
                 try:
                     finish = await self.run(order, _OneOf(sink, order), resume=resume)
                 except NeverBegan as error:
-                    finish = Finish(HostLost(error.reason))
+                    finish = AttemptResult(HostLost(error.reason))
                 except HostError as error:
-                    await sink.ended([(rest, Finish(HostLost(error.reason))) for rest in (order, *ahead)])
+                    await sink.ended([(rest, AttemptResult(HostLost(error.reason))) for rest in (order, *ahead)])
                     return
                 await sink.ended([(order, finish)])
         finally:
@@ -288,7 +288,7 @@ def _run_at(place: str) -> str:
 class _OneOf:
     """The sink of one run of a batch."""
 
-    def __init__(self, sink: BatchSink, order: Order) -> None:
+    def __init__(self, sink: BatchSink, order: RunSpec) -> None:
         self._sink, self._order = sink, order
         self.uploaded, self.compiled = sink.uploaded, sink.compiled
 

@@ -32,10 +32,10 @@ from sshgrid.model import (
     Submission,
     Toolchain,
 )
-from sshgrid.node.managed_node import Member
-from sshgrid.nodes import Roster
+from sshgrid.node.managed_node import ManagedNode
+from sshgrid.nodes import NodePool
 from sshgrid.protocol.messages import Event, JobLine, Logs, Watch
-from sshgrid.queue.active_jobs import JobBook
+from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.queue.store import Store
 from sshgrid.spool.spool import Spool
 from sshgrid.ssh.connect import Dialing
@@ -62,14 +62,14 @@ async def until(look: Callable[[], T | None], seen: Callable[[], object] = lambd
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 
-class ScriptedMember(Member):
+class ScriptedNode(ManagedNode):
     """A node that is up or not as the test says, has what the test says, and costs no connection."""
 
-    def __init__(self, node: Node, roster: ScriptedRoster) -> None:
-        super().__init__(node, roster)
-        self.engine = roster.engine
-        self.alive = node.name not in roster.down
-        self._languages = tuple(row.name for row in roster.languages)
+    def __init__(self, config: Node, pool: ScriptedPool) -> None:
+        super().__init__(config, pool.shared)
+        self.engine = pool.engine
+        self.alive = config.name not in pool.down
+        self._languages = tuple(row.name for row in pool.shared.languages)
 
     @property
     def up(self) -> bool:
@@ -119,7 +119,7 @@ def _commands(language: str) -> dict[str, str]:
     return {word: f"/usr/bin/{word.split('|')[0]}" for word in words}
 
 
-class ScriptedRoster(Roster):
+class ScriptedPool(NodePool):
     """A real roster whose members are scripted."""
 
     def __init__(self, grid: str, spool: Spool, engine: ScriptedEngine, changed: Callable[[], None]) -> None:
@@ -127,8 +127,8 @@ class ScriptedRoster(Roster):
         self.engine = engine
         self.down: set[str] = set()
 
-    def _join(self, member: Member) -> None:
-        super()._join(ScriptedMember(member.node, self))
+    def _join(self, node: ManagedNode) -> None:
+        super()._join(ScriptedNode(node.config, self))
 
 
 # --- a grid -----------------------------------------------------------------------------------------------------------
@@ -158,12 +158,12 @@ class ScriptedGrid:
         """A master that works."""
         self.spool = Spool(self.folder / "spool")
         self.store = Store.open(self.folder / "queue.db")
-        self.book = JobBook(self.store)
-        self.roster = ScriptedRoster(self.store.grid, self.spool, self.engine, self.book.nodes_changed)
-        self.roster.down = self.down
-        self.master = Master(self.store, self.roster, self.book, self.inventory, Random(1))
+        self.active_jobs = ActiveJobs(self.store)
+        self.pool = ScriptedPool(self.store.grid, self.spool, self.engine, self.active_jobs.nodes_changed)
+        self.pool.down = self.down
+        self.master = Master(self.store, self.pool, self.active_jobs, self.inventory, Random(1))
         self._working = asyncio.create_task(self.master.run(), name="master")
-        await until(lambda: len(self.roster.members) >= len(self.inventory.nodes))
+        await until(lambda: len(self.pool.nodes) >= len(self.inventory.nodes))
         return self
 
     @property
@@ -179,10 +179,10 @@ class ScriptedGrid:
             self._working = None
             await self.master.close()
 
-    def member(self, node: str) -> ScriptedMember:
-        member = self.roster.members[node]
-        assert isinstance(member, ScriptedMember)
-        return member
+    def node(self, name: str) -> ScriptedNode:
+        managed = self.pool.nodes[name]
+        assert isinstance(managed, ScriptedNode)
+        return managed
 
     # --- asking
 
@@ -201,7 +201,7 @@ class ScriptedGrid:
         return await self.master.submit(submission or self.submission(), key, owner)
 
     def job(self, job: JobId) -> Job:
-        return self.book.current(job)
+        return self.active_jobs.current(job)
 
     def line(self, job: JobId) -> JobLine:
         return self.master.line(self.job(job), True)

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from sshgrid.model import Noun
+from sshgrid.model import Struct
 
 _TOKEN = re.compile(
     r"//[^\n]*"
@@ -26,7 +26,7 @@ _KINDS = frozenset({"class", "interface", "enum", "record"})
 _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 
 
-class JavaSource(Noun, frozen=True):
+class JavaSource(Struct, frozen=True):
     """What the node must know of a Java file."""
 
     package: str  # "a.b" or ""
@@ -34,7 +34,7 @@ class JavaSource(Noun, frozen=True):
     main: str  # what `java` is given: "a.b.Main"
 
 
-class _Type(Noun, frozen=True):
+class _Type(Struct, frozen=True):
     name: str
     public: bool
     main: int  # 0 none, 1 one that only Java 21 and later start, 2 static void main(String...)

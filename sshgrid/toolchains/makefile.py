@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from sshgrid.errors import UsageError
-from sshgrid.model import Noun
+from sshgrid.model import Struct
 
 _VARIABLE = re.compile(r"^(?:override\s+|export\s+)?([\w.-]+)\s*(?::{0,3}|\?)=\s*(.*)$")
 _MAX_TEXT = 1024 * 1024
@@ -19,7 +19,7 @@ _CHORES = frozenset({"all", "build", "check", "clean", "default", "help", "insta
 _GROUPS = frozenset({"all", "build", "default", "release"})
 
 
-class MakeProgram(Noun, frozen=True):
+class MakeProgram(Struct, frozen=True):
     """How what a Makefile makes is started."""
 
     binary: str = ""  # path in the project; "" = call the target `run`

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from sshgrid.errors import UnknownLanguage, UsageError
-from sshgrid.model import Facts, Language, Noun, Program, Recipe, SourceFile, Toolchain
+from sshgrid.model import Facts, Language, Program, Recipe, SourceFile, Struct, Toolchain
 from sshgrid.notation.filenames import MAX_COMPONENT_BYTES, MAX_NAME_BYTES, check_program
 from sshgrid.toolchains import java_source, makefile
 from sshgrid.toolchains.sharing import compiler_environment, may_be_shared
@@ -47,7 +47,7 @@ def suffix_of(language: Language) -> str:
 # --- recipe -----------------------------------------------------------------------------------------------------------
 
 
-class _Plan(Noun, frozen=True):
+class _Plan(Struct, frozen=True):
     """Where things lie in the build folder, all names relative to it."""
 
     files: tuple[tuple[str, SourceFile], ...]

@@ -14,7 +14,7 @@ from typing import assert_never
 import msgspec
 
 from sshgrid.errors import NoSuchUser, OverLimit, UsageError
-from sshgrid.model import Caps, Job, Phase, Role, User
+from sshgrid.model import Account, Caps, Job, Phase, Role
 from sshgrid.policy import quota
 from sshgrid.protocol.messages import Done
 from sshgrid.protocol.user_messages import (
@@ -30,7 +30,7 @@ from sshgrid.protocol.user_messages import (
     UsersQuestion,
     UsersReply,
 )
-from sshgrid.queue.active_jobs import JobBook
+from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.users import credentials
 from sshgrid.users.credentials import Passwords
 
@@ -44,9 +44,9 @@ _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 class People:
     """All users. `leavers` are told the name of whoever may not be here any more; `cancel` ends a job."""
 
-    def __init__(self, book: JobBook, cancel: Callable[[Job, str], None]) -> None:
-        self._store = book.store
-        self._book = book
+    def __init__(self, active_jobs: ActiveJobs, cancel: Callable[[Job, str], None]) -> None:
+        self._store = active_jobs.store
+        self._active_jobs = active_jobs
         self._cancel = cancel
         self._users = {user.name: user for user in self._store.users()}
         self._uploads: dict[str, tuple[float, int]] = {}  # name -> (since when, bytes that belong to no job yet)
@@ -58,7 +58,7 @@ class People:
 
     # --- who is who
 
-    def find(self, name: str) -> User | None:
+    def find(self, name: str) -> Account | None:
         """Somebody who may come in; None for whoever may not."""
         user = self._users.get(name)
         return None if user is None or user.disabled else user
@@ -72,18 +72,18 @@ class People:
     def any_password(self) -> bool:
         return any(user.password for user in self._users.values())
 
-    def _known(self, name: str) -> User:
+    def _known(self, name: str) -> Account:
         if name not in self._users:
             raise NoSuchUser(f"no such user: {name[:80]}", "sshgrid user ls")
         return self._users[name]
 
-    def _keep(self, user: User) -> UsersReply:
+    def _keep(self, user: Account) -> UsersReply:
         self._store.keep_user(user)
         self._users[user.name] = user
-        self._book.wake.set()  # a cap may have been what a job waited for
+        self._active_jobs.wake.set()  # a cap may have been what a job waited for
         return UsersReply((self._line(user),))
 
-    def _line(self, user: User) -> UserLine:
+    def _line(self, user: Account) -> UserLine:
         return UserLine(
             user.name,
             user.role,
@@ -92,8 +92,8 @@ class People:
             user.created,
             user.keys,
             user.caps,
-            self._book.count(user.name, Phase.QUEUED),
-            self._book.count(user.name, Phase.RUNNING),
+            self._active_jobs.count(user.name, Phase.QUEUED),
+            self._active_jobs.count(user.name, Phase.RUNNING),
         )
 
     # --- questions
@@ -129,18 +129,18 @@ class People:
             raise UsageError("a user is an admin or a user")
         keys = tuple(dict.fromkeys(credentials.public_key(line) for line in request.keys))
         caps = Caps() if request.role is Role.ADMIN else quota.DEFAULT
-        return self._keep(User(request.name, request.role, time.time(), keys=keys, caps=caps))
+        return self._keep(Account(request.name, request.role, time.time(), keys=keys, caps=caps))
 
-    def _remove(self, user: User) -> Done:
+    def _remove(self, user: Account) -> Done:
         self._store.forget_user(user.name)
         del self._users[user.name]
         self._leave(user.name)
-        waiting = [job for job in self._book.in_phase(Phase.QUEUED) if job.owner == user.name]
+        waiting = [job for job in self._active_jobs.in_phase(Phase.QUEUED) if job.owner == user.name]
         for job in waiting:
             self._cancel(job, "the removal of its user")
         return Done(len(waiting))
 
-    def _disable(self, user: User, disabled: bool) -> UsersReply:
+    def _disable(self, user: Account, disabled: bool) -> UsersReply:
         reply = self._keep(msgspec.structs.replace(user, disabled=disabled))
         if disabled:
             self._leave(user.name)
@@ -155,14 +155,14 @@ class People:
         kept = await self.passwords.hash(password) if password else ""
         return self._keep(msgspec.structs.replace(self._known(name), password=kept))
 
-    def _add_key(self, user: User, line: str) -> UsersReply:
+    def _add_key(self, user: Account, line: str) -> UsersReply:
         key = credentials.public_key(line)
         others = tuple(each for each in user.keys if each.fingerprint != key.fingerprint)
         if len(others) >= MAX_KEYS:
             raise OverLimit(f"{user.name} has {len(others)} keys, and no more than {MAX_KEYS} are kept")
         return self._keep(msgspec.structs.replace(user, keys=(*others, key)))
 
-    def _remove_key(self, user: User, fingerprint: str) -> UsersReply:
+    def _remove_key(self, user: Account, fingerprint: str) -> UsersReply:
         wanted = "SHA256:" + fingerprint.removeprefix("SHA256:")
         found = [key for key in user.keys if key.fingerprint.startswith(wanted)]
         if len(found) != 1:

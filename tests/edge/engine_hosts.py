@@ -7,10 +7,10 @@ import secrets
 from pathlib import Path
 from typing import Unpack
 
-from sshgrid.engines import Finish
+from sshgrid.engines import AttemptResult
 from sshgrid.engines.batch import BatchEngine
-from sshgrid.engines.build_cache import Builds
-from sshgrid.engines.launch import Order
+from sshgrid.engines.build_cache import BuildCache
+from sshgrid.engines.launch import RunSpec
 from sshgrid.errors import Dropped
 from sshgrid.model import Fetched, Node, Sample, Step
 from sshgrid.spool.spool import Spool
@@ -80,7 +80,7 @@ class Host:
 
     def new_engine(self) -> BatchEngine:
         """As of a master that has just started."""
-        return BatchEngine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0, Builds(self.spool))
+        return BatchEngine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0, BuildCache(self.spool))
 
     async def connected(self, patience_seconds: float) -> Link:
         if self.link is None or self.link.lost.done():
@@ -109,11 +109,11 @@ class Host:
         (self.blobs / sha256).write_bytes(content)
         return sha256
 
-    def order(self, source: bytes, *args: bytes, **how: Unpack[How]) -> Order:
+    def order(self, source: bytes, *args: bytes, **how: Unpack[How]) -> RunSpec:
         self._jobs += 1
         return make_order(self.put, self.grid, self._jobs, source, args, **how)
 
-    async def run(self, order: Order, sink: Kept | None = None, *, resume: bool = False) -> Finish:
+    async def run(self, order: RunSpec, sink: Kept | None = None, *, resume: bool = False) -> AttemptResult:
         return await self.engine.run(order, sink or Kept(), resume=resume)
 
     async def end(self) -> None:

@@ -20,7 +20,7 @@ from typing import TypedDict, Unpack
 import msgspec
 
 from sshgrid.engines.jobscript import job_script, tasks_script
-from sshgrid.engines.launch import Order, batch_name, make_batch, needed, needed_by, run_name
+from sshgrid.engines.launch import RunSpec, batch_name, make_batch, needed, needed_by, run_name
 from sshgrid.model import Attempt, Facts, JobId, Limits, Program, Recipe, SourceFile
 from sshgrid.ssh.parsers import BatchLook, Found, RunLook, TaskEnd, parse_batch, parse_contact, parse_poll
 from tests.lab.machine import argv_of, is_alive, uptime, wait_until
@@ -69,7 +69,7 @@ class How(TypedDict, total=False):
 
 def make_order(
     keep: Callable[[bytes], str], grid: str, number: int, source: bytes, args: tuple[bytes, ...], **how: Unpack[How]
-) -> Order:
+) -> RunSpec:
     """One attempt at a program of one file, `p.sh`; `keep` puts bytes away and gives their digest."""
     file = SourceFile("p.sh", keep(source), len(source))
     stdin = how.get("stdin")
@@ -90,7 +90,7 @@ def make_order(
     key = hashlib.sha256(source + repr(compiler).encode()).hexdigest()
     recipe = Recipe(key, ((file.name, file),), compiler, (*how.get("run", (b"/bin/sh", b"{dir}/p.sh")), *args))
     attempt = Attempt(JobId(number), 1, "n1")
-    return Order(attempt, run_name(grid, attempt), program, recipe)
+    return RunSpec(attempt, run_name(grid, attempt), program, recipe)
 
 
 class ShellNode:
@@ -176,14 +176,14 @@ class ShellNode:
         (self.workdir / "objects" / sha256).write_bytes(content)
         return sha256
 
-    def order(self, source: bytes, *args: bytes, **how: Unpack[How]) -> Order:
+    def order(self, source: bytes, *args: bytes, **how: Unpack[How]) -> RunSpec:
         """A program of one file, by default a sh script; each order is another run."""
         self._jobs += 1
         return make_order(self.put, self.grid, self._jobs, source, args, **how)
 
     def start(
         self,
-        order: Order,
+        order: RunSpec,
         *,
         verb: str = "start",
         not_after: float | None = None,
@@ -197,7 +197,7 @@ class ShellNode:
         return self.verb(*words, stdin=job_script(order, self.facts, lease)).decode().strip()
 
     def start_batch(
-        self, orders: Sequence[Order], lanes: int = 1, *, not_after: float | None = None, lease: float | None = None
+        self, orders: Sequence[RunSpec], lanes: int = 1, *, not_after: float | None = None, lease: float | None = None
     ) -> str:
         """The name of the batch, when it was claimed."""
         batch = make_batch(orders, lanes)
@@ -222,7 +222,7 @@ class ShellNode:
         script = self.variables() + '. "$LIB"; . "${LIB%/*}/batch.sh"; "$@"'
         return self._run(script, "sh", *words, stdin=stdin).stdout.decode().strip()
 
-    def more(self, batch: str, part: int, orders: Sequence[Order], *, not_after: float | None = None) -> str:
+    def more(self, batch: str, part: int, orders: Sequence[RunSpec], *, not_after: float | None = None) -> str:
         """What the node answers to more tasks for this batch."""
         guard = str(int(uptime() + 15 if not_after is None else not_after))
         words = ("more", batch, guard, " ".join(needed_by(orders)) or "-", str(part), str(len(orders)))
@@ -239,7 +239,7 @@ class ShellNode:
         wait_until(over, f"the end of {batch}", seconds, lambda: (look, self.log_of(batch)))
         return look
 
-    def run_batch(self, orders: Sequence[Order], lanes: int = 1) -> Mapping[str, TaskEnd]:
+    def run_batch(self, orders: Sequence[RunSpec], lanes: int = 1) -> Mapping[str, TaskEnd]:
         """From start to record: the tasks' ends by name. Each has begun and ended once."""
         look = self.ended_batch(self.start_batch(orders, lanes))
         assert look.run.record, self.log_of(batch_name(orders[0].run))
@@ -250,7 +250,7 @@ class ShellNode:
     def log_of(self, batch: str) -> str:
         return (self.workdir / "runs" / batch / "wrapper.log").read_text()
 
-    def run(self, order: Order, seconds: float = PATIENCE_SECONDS) -> RunLook:
+    def run(self, order: RunSpec, seconds: float = PATIENCE_SECONDS) -> RunLook:
         """From start to record."""
         assert self.start(order) == f"claimed {order.run}"
         return self.ended(order, seconds)
@@ -258,7 +258,7 @@ class ShellNode:
     def look(self, run: str) -> RunLook:
         return parse_poll(self.verb("poll", run), [run])[run]
 
-    def ended(self, order: Order, seconds: float = PATIENCE_SECONDS) -> RunLook:
+    def ended(self, order: RunSpec, seconds: float = PATIENCE_SECONDS) -> RunLook:
         look = RunLook()
 
         def over() -> bool:
@@ -269,7 +269,7 @@ class ShellNode:
         wait_until(over, f"the end of {order.run}", seconds, lambda: (look, self.log(order)))
         return look
 
-    def is_running(self, order: Order, words: str = "") -> None:
+    def is_running(self, order: RunSpec, words: str = "") -> None:
         """Wait until the program runs and has printed these words."""
         wait_until(
             lambda: self.look(order.run).running and words.encode() in self.read(order, "out"),
@@ -278,21 +278,21 @@ class ShellNode:
             lambda: (self.look(order.run), self.read(order, "out"), self.read(order, "err"), self.log(order)),
         )
 
-    def dir(self, order: Order) -> Path:
+    def dir(self, order: RunSpec) -> Path:
         return self.workdir / "runs" / order.run
 
-    def read(self, order: Order, name: str) -> bytes:
+    def read(self, order: RunSpec, name: str) -> bytes:
         path = self.dir(order) / name
         return path.read_bytes() if path.exists() else b""
 
-    def log(self, order: Order) -> str:
+    def log(self, order: RunSpec) -> str:
         return self.read(order, "wrapper.log").decode(errors="replace")
 
-    def link(self, order: Order, name: str) -> str:
+    def link(self, order: RunSpec, name: str) -> str:
         path = self.dir(order) / name
         return str(path.readlink()) if path.is_symlink() else ""
 
-    def pid(self, order: Order, name: str = "pid") -> int:
+    def pid(self, order: RunSpec, name: str = "pid") -> int:
         """The process that the link `pid` (the wrapper) or `child` (the program's group) names."""
         return int(self.link(order, name).partition(",")[0].removeprefix("pid="))
 

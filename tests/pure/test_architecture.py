@@ -113,11 +113,11 @@ FLOORS: dict[str, int] = {
     "testing.*": 5,
 }
 
-DOOR = ("door", "door_channel", "door_frame", "sftp_folder")
+GATEWAY = ("door", "door_channel", "door_frame", "sftp_folder")
 
 # Library -> the modules that may import it. What is not listed is free.
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "asyncssh": ("nodes", "cargo", "channels", "dial", "local_node", "trial", *DOOR, "testing", "engines.*"),
+    "asyncssh": ("nodes", "cargo", "channels", "dial", "local_node", "trial", *GATEWAY, "testing", "engines.*"),
     "sqlite3": ("store", "database"),
     "yaml": ("inventory", "inventory.*"),
     "pydantic": ("inventory", "inventory.*"),

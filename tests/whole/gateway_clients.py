@@ -51,7 +51,7 @@ class Key:
         return made
 
 
-class Door:
+class Gateway:
     """A grid of this machine alone, with a door on loopback, and the keys of those who come."""
 
     def __init__(self, folder: Path) -> None:
@@ -229,12 +229,12 @@ def require(client: str) -> None:
     assert not missing, missing
 
 
-def remote(door: Door, folder: Path, name: str = "alice") -> Commands:
+def remote(gateway: Gateway, folder: Path, name: str = "alice") -> Commands:
     """The command line of somebody elsewhere, whose `ssh` knows the key and the host."""
     commands = Commands(folder)
     wrapper = commands.home / "bin" / "ssh"
     wrapper.parent.mkdir()
-    options = " ".join(["-F", "none", "-i", str(door.keys[name].path), "-o", "IdentitiesOnly=yes", *door.known])
+    options = " ".join(["-F", "none", "-i", str(gateway.keys[name].path), "-o", "IdentitiesOnly=yes", *gateway.known])
     wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} {options} "$@"\n')
     wrapper.chmod(0o700)
     return commands

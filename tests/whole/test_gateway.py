@@ -12,7 +12,7 @@ import paramiko
 import psutil
 import pytest
 
-from tests.whole.gateway_clients import CLIENTS, Door, Exchange, remote, require
+from tests.whole.gateway_clients import CLIENTS, Exchange, Gateway, remote, require
 from tests.whole.grid import Commands, until
 
 HELLO = b"import sys\nprint('hello', sys.argv[1:])\nprint('oops', file=sys.stderr)\nsys.exit(3)\n"
@@ -31,55 +31,55 @@ each_client = pytest.mark.parametrize("client", CLIENTS)
 
 
 @pytest.fixture(scope="module")
-def module_door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
-    door = Door(tmp_path_factory.mktemp("door"))
-    yield door
+def module_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    gateway = Gateway(tmp_path_factory.mktemp("door"))
+    yield gateway
     try:
-        assert "Traceback" not in door.grid.log, door.grid.log
+        assert "Traceback" not in gateway.grid.log, gateway.grid.log
     finally:
-        door.grid.stop()
+        gateway.grid.stop()
 
 
 @pytest.fixture
-def door(module_door: Door) -> Iterator[Door]:
-    yield module_door
-    module_door.grid("kill", "all", "--signal", "KILL")
+def gateway(module_gateway: Gateway) -> Iterator[Gateway]:
+    yield module_gateway
+    module_gateway.grid("kill", "all", "--signal", "KILL")
 
 
 # --- who may come in, with the client that is at hand -----------------------------------------------------------------
 
 
 @each_client
-def test_a_program_from_standard_input_gives_its_output_and_its_exit_code(door: Door, client: str) -> None:
+def test_a_program_from_standard_input_gives_its_output_and_its_exit_code(gateway: Gateway, client: str) -> None:
     require(client)
-    done = door.run(client, "run --lang python - a 'b c'", HELLO)
+    done = gateway.run(client, "run --lang python - a 'b c'", HELLO)
     assert (done.code, done.out) == (3, b"hello ['a', 'b c']\n")
     assert "oops" in done.err
-    assert door.run(client, "run --lang python -", b"print(1)\n").code == 0
+    assert gateway.run(client, "run --lang python -", b"print(1)\n").code == 0
 
 
 @each_client
-def test_standard_input_and_output_are_byte_for_byte(door: Door, client: str) -> None:
+def test_standard_input_and_output_are_byte_for_byte(gateway: Gateway, client: str) -> None:
     require(client)
-    (door.home() / "cat.py").write_text(CAT)
-    done = door.run(client, "run cat.py", AWKWARD)
+    (gateway.home() / "cat.py").write_text(CAT)
+    done = gateway.run(client, "run cat.py", AWKWARD)
     assert done.code == 0, done.err
     assert done.out == AWKWARD
 
 
 @each_client
-def test_with_a_terminal_too(door: Door, client: str) -> None:
+def test_with_a_terminal_too(gateway: Gateway, client: str) -> None:
     require(client)
-    (door.home() / "hello.py").write_bytes(HELLO)
-    done = door.run(client, "run hello.py", terminal=True)
+    (gateway.home() / "hello.py").write_bytes(HELLO)
+    done = gateway.run(client, "run hello.py", terminal=True)
     assert done.code == 3
     assert b"hello []\r\n" in done.out
     assert b"oops\r\n" in done.out
 
 
-def test_the_window_s_size_and_its_changes_reach_the_program(door: Door) -> None:
-    (door.home() / "size.py").write_text(SIZE)
-    with door.connected() as transport:
+def test_the_window_s_size_and_its_changes_reach_the_program(gateway: Gateway) -> None:
+    (gateway.home() / "size.py").write_text(SIZE)
+    with gateway.connected() as transport:
         channel = transport.open_session()
         channel.get_pty("xterm", 97, 31)
         channel.exec_command("run -I size.py")
@@ -89,9 +89,9 @@ def test_the_window_s_size_and_its_changes_reach_the_program(door: Door) -> None
         talk.until_out(b"120x40")
 
 
-def test_ctrl_c_ends_the_program(door: Door) -> None:
-    (door.home() / "forever.py").write_text(FOREVER)
-    with door.connected() as transport:
+def test_ctrl_c_ends_the_program(gateway: Gateway) -> None:
+    (gateway.home() / "forever.py").write_text(FOREVER)
+    with gateway.connected() as transport:
         channel = transport.open_session()
         channel.get_pty("xterm", 80, 24)
         channel.exec_command("run forever.py")
@@ -99,29 +99,29 @@ def test_ctrl_c_ends_the_program(door: Door) -> None:
         talk.until_out(b"begun")
         channel.send(b"\x03")
         assert talk.to_end().code == 130
-    until(lambda: door.grid("--json", "ps").json["jobs"] == [], "no job")
+    until(lambda: gateway.grid("--json", "ps").json["jobs"] == [], "no job")
 
 
-def test_a_client_that_is_lost_kills_nothing(door: Door) -> None:
-    (door.home() / "forever.py").write_text(FOREVER)
-    with door.connected() as transport:
+def test_a_client_that_is_lost_kills_nothing(gateway: Gateway) -> None:
+    (gateway.home() / "forever.py").write_text(FOREVER)
+    with gateway.connected() as transport:
         channel = transport.open_session()
         channel.exec_command("run --stdin none forever.py")
         Exchange(channel).until_out(b"begun")
-    until(lambda: "alice left" in door.audit.splitlines()[-1], "its end", seen=lambda: door.audit[-500:])
-    assert [job["state"] for job in door.grid("--json", "ps").json["jobs"]] == ["RUNNING"]
+    until(lambda: "alice left" in gateway.audit.splitlines()[-1], "its end", seen=lambda: gateway.audit[-500:])
+    assert [job["state"] for job in gateway.grid("--json", "ps").json["jobs"]] == ["RUNNING"]
 
 
-def test_lines_on_standard_input_are_commands_of_the_shell(door: Door) -> None:
+def test_lines_on_standard_input_are_commands_of_the_shell(gateway: Gateway) -> None:
     done = subprocess.run(
-        door.openssh(), input=b"version\nnosuch\nexit\n", capture_output=True, timeout=60, check=False
+        gateway.openssh(), input=b"version\nnosuch\nexit\n", capture_output=True, timeout=60, check=False
     )
     assert done.stdout.startswith(b"sshgrid ")
     assert b"no such command: nosuch" in done.stderr
 
 
-def test_the_prompt_is_there_on_a_terminal(door: Door) -> None:
-    with door.connected() as transport:
+def test_the_prompt_is_there_on_a_terminal(gateway: Gateway) -> None:
+    with gateway.connected() as transport:
         channel = transport.open_session()
         channel.get_pty("xterm", 80, 24)
         channel.invoke_shell()
@@ -133,42 +133,53 @@ def test_the_prompt_is_there_on_a_terminal(door: Door) -> None:
         assert talk.to_end().code == 0
 
 
-def test_A34_no_words_of_another_s_job_move_the_cursor_of_an_admin_whose_terminal_is_not_seen(door: Door) -> None:
-    job = door.run("openssh", "run -d --name '\x1b[2Jx' --lang python -", b"pass\n").out.decode().strip()
-    assert door.grid("user", "add", "ada", "--admin", "--key", str(door.keys["stranger"].public)).code == 0
-    door.keys["ada"] = door.keys["stranger"]
+def test_A34_no_words_of_another_s_job_move_the_cursor_of_an_admin_whose_terminal_is_not_seen(gateway: Gateway) -> None:
+    job = gateway.run("openssh", "run -d --name '\x1b[2Jx' --lang python -", b"pass\n").out.decode().strip()
+    assert gateway.grid("user", "add", "ada", "--admin", "--key", str(gateway.keys["stranger"].public)).code == 0
+    gateway.keys["ada"] = gateway.keys["stranger"]
     try:
-        done = door.run("openssh", f"info {job}", name="ada")
+        done = gateway.run("openssh", f"info {job}", name="ada")
         assert (done.code, b"\\x1b[2Jx" in done.out, b"\x1b" in done.out) == (0, True, False)
-        assert b"alice" in door.run("openssh", "user ls", name="ada").out
+        assert b"alice" in gateway.run("openssh", "user ls", name="ada").out
     finally:
-        assert door.grid("user", "rm", "ada").code == 0
+        assert gateway.grid("user", "rm", "ada").code == 0
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def sftp(door: Door, *lines: str) -> subprocess.CompletedProcess[bytes]:
-    words = ["sftp", "-F", "none", "-q", "-b", "-", "-P", str(door.address.port), "-i", str(door.keys["alice"].path)]
+def sftp(gateway: Gateway, *lines: str) -> subprocess.CompletedProcess[bytes]:
+    words = [
+        "sftp",
+        "-F",
+        "none",
+        "-q",
+        "-b",
+        "-",
+        "-P",
+        str(gateway.address.port),
+        "-i",
+        str(gateway.keys["alice"].path),
+    ]
     batch = "".join(f"{line}\n" for line in lines).encode()
     return subprocess.run(
-        [*words, *door.known, "alice@127.0.0.1"], input=batch, capture_output=True, timeout=60, check=False
+        [*words, *gateway.known, "alice@127.0.0.1"], input=batch, capture_output=True, timeout=60, check=False
     )
 
 
-def test_files_come_by_sftp_and_scp_and_run(door: Door, tmp_path: Path) -> None:
+def test_files_come_by_sftp_and_scp_and_run(gateway: Gateway, tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "Makefile").write_text("run:\n\t@cat data\n")
     (project / "data").write_bytes(b"of the project\n")
-    done = sftp(door, f"put -r {project}", "cd project", "pwd", "ls -l")
+    done = sftp(gateway, f"put -r {project}", "cd project", "pwd", "ls -l")
     assert done.returncode == 0, done
     assert b"/project" in done.stdout
-    assert door.run("openssh", "run project run").out == b"of the project\n"
+    assert gateway.run("openssh", "run project run").out == b"of the project\n"
     (tmp_path / "by.py").write_bytes(HELLO)
-    words = ["-F", "none", "-P", str(door.address.port), "-i", str(door.keys["alice"].path), *door.known]
+    words = ["-F", "none", "-P", str(gateway.address.port), "-i", str(gateway.keys["alice"].path), *gateway.known]
     subprocess.run(["scp", *words, str(tmp_path / "by.py"), "alice@127.0.0.1:"], check=True, timeout=60)
-    assert door.run("openssh", "run by.py x").out == b"hello ['x']\n"
+    assert gateway.run("openssh", "run by.py x").out == b"hello ['x']\n"
     back = tmp_path / "back.py"
     subprocess.run(["scp", *words, "alice@127.0.0.1:by.py", str(back)], check=True, timeout=60)
     assert back.read_bytes() == HELLO
@@ -177,20 +188,20 @@ def test_files_come_by_sftp_and_scp_and_run(door: Door, tmp_path: Path) -> None:
     assert b"old protocol" in old.stderr
 
 
-def test_A26_no_path_leads_out_of_the_folder(door: Door, tmp_path: Path) -> None:
+def test_A26_no_path_leads_out_of_the_folder(gateway: Gateway, tmp_path: Path) -> None:
     secret = tmp_path / "secret.py"
     secret.write_text("print('TOPSECRET')\n")
-    home = door.home()
+    home = gateway.home()
     for link, target in (("link.py", secret), ("folder", tmp_path)):
         if not (home / link).is_symlink():
             (home / link).symlink_to(target)
     os.mkfifo(home / "fifo.py")
     for path in (str(secret), "../../master.log", "link.py", "folder/secret.py", "folder", "fifo.py", "./../alice/x"):
         for words in (f"run {path}", f"run --lang python --stdin {path} cat.py", f"nosuch {path}"):
-            done = door.run("openssh", words)
+            done = gateway.run("openssh", words)
             assert done.code != 0, (words, done)
             assert b"TOPSECRET" not in done.out + done.err.encode()
-    with door.connected() as transport:
+    with gateway.connected() as transport:
         client = paramiko.SFTPClient.from_transport(transport)
         assert client is not None
         for path in ("link.py", "folder/secret.py", "fifo.py"):
@@ -214,9 +225,9 @@ def test_A26_no_path_leads_out_of_the_folder(door: Door, tmp_path: Path) -> None
         (home / name).unlink()
 
 
-def test_A33_the_folder_holds_no_more_than_allowed(door: Door) -> None:
-    assert door.grid("user", "limit", "bob", "--upload", "100K").code == 0
-    with door.connected("bob") as transport:
+def test_A33_the_folder_holds_no_more_than_allowed(gateway: Gateway) -> None:
+    assert gateway.grid("user", "limit", "bob", "--upload", "100K").code == 0
+    with gateway.connected("bob") as transport:
         client = paramiko.SFTPClient.from_transport(transport)
         assert client is not None
         with client.open("fits", "w") as file:
@@ -228,29 +239,31 @@ def test_A33_the_folder_holds_no_more_than_allowed(door: Door) -> None:
         client.remove("fits")
         with client.open("again", "w") as file:
             file.write(bytes(60_000))
-    assert sum(path.stat().st_size for path in door.home("bob").iterdir()) <= 100 << 10
+    assert sum(path.stat().st_size for path in gateway.home("bob").iterdir()) <= 100 << 10
 
 
 # --- who may not come in ----------------------------------------------------------------------------------------------
 
 
-def test_a_stranger_s_key_and_an_unknown_user_are_refused_alike(door: Door) -> None:
+def test_a_stranger_s_key_and_an_unknown_user_are_refused_alike(gateway: Gateway) -> None:
     said = []
     for name, key in (("alice", "stranger"), ("mallory", "stranger"), ("alice", "bob")):
-        done = subprocess.run([*door.openssh(name, key=key), "version"], capture_output=True, timeout=60, check=False)
+        done = subprocess.run(
+            [*gateway.openssh(name, key=key), "version"], capture_output=True, timeout=60, check=False
+        )
         assert (done.returncode, done.stdout) == (255, b"")
         said.append(done.stderr.decode().replace(name, "NAME"))
     assert "Permission denied" in said[0]
     assert len(set(said)) == 1, said
-    until(lambda: "'mallory' was refused, from 127.0.0.1" in door.audit, "the refusal", seen=lambda: door.audit)
+    until(lambda: "'mallory' was refused, from 127.0.0.1" in gateway.audit, "the refusal", seen=lambda: gateway.audit)
 
 
-def test_A27_a_password_opens_and_wrong_ones_cost_time_and_the_connection(door: Door) -> None:
-    assert door.grid("user", "passwd", "bob", "--password-stdin", stdin=b"correct horse\n").code == 0
-    with door.connected("bob", password="correct horse") as transport:
+def test_A27_a_password_opens_and_wrong_ones_cost_time_and_the_connection(gateway: Gateway) -> None:
+    assert gateway.grid("user", "passwd", "bob", "--password-stdin", stdin=b"correct horse\n").code == 0
+    with gateway.connected("bob", password="correct horse") as transport:
         assert transport.is_authenticated()
     for name in ("bob", "nobody"):
-        transport = paramiko.Transport(("127.0.0.1", door.address.port))
+        transport = paramiko.Transport(("127.0.0.1", gateway.address.port))
         transport.start_client(timeout=60)
         with pytest.raises(paramiko.AuthenticationException):
             transport.auth_password(name, "wrong horse")
@@ -258,36 +271,36 @@ def test_A27_a_password_opens_and_wrong_ones_cost_time_and_the_connection(door: 
             with pytest.raises((paramiko.SSHException, EOFError)):
                 transport.auth_password(name, "wrong horse")
         until(lambda transport=transport: not transport.is_active(), "the end of the connection")  # type: ignore[misc]
-    assert "horse" not in door.grid.log
-    assert door.grid("user", "passwd", "bob", "--remove").code == 0
-    with pytest.raises(paramiko.SSHException), door.connected("bob", password="correct horse"):
+    assert "horse" not in gateway.grid.log
+    assert gateway.grid("user", "passwd", "bob", "--remove").code == 0
+    with pytest.raises(paramiko.SSHException), gateway.connected("bob", password="correct horse"):
         pass
-    assert door.run("openssh", "version", name="bob").code == 0, "a key does not wait for guesses of others"
+    assert gateway.run("openssh", "version", name="bob").code == 0, "a key does not wait for guesses of others"
 
 
-def test_a_removed_user_is_out_at_once(door: Door) -> None:
-    with door.connected("bob") as transport:
-        assert door.grid("user", "rm", "bob").code == 0
+def test_a_removed_user_is_out_at_once(gateway: Gateway) -> None:
+    with gateway.connected("bob") as transport:
+        assert gateway.grid("user", "rm", "bob").code == 0
         until(lambda: not transport.is_active(), "the end of the session")
-    assert door.run("openssh", "version", name="bob").code == 255
-    door.let_in("bob")
-    assert door.run("openssh", "version", name="bob").code == 0
+    assert gateway.run("openssh", "version", name="bob").code == 255
+    gateway.let_in("bob")
+    assert gateway.run("openssh", "version", name="bob").code == 0
 
 
-def test_A31_a_job_of_somebody_else_is_as_if_it_never_was(door: Door) -> None:
-    job = door.run("openssh", "run -d --lang python - ", b"print('hers')\n").out.decode().strip()
-    until(lambda: door.run("openssh", f"logs {job}").out == b"hers\n", "its output")
+def test_A31_a_job_of_somebody_else_is_as_if_it_never_was(gateway: Gateway) -> None:
+    job = gateway.run("openssh", "run -d --lang python - ", b"print('hers')\n").out.decode().strip()
+    until(lambda: gateway.run("openssh", f"logs {job}").out == b"hers\n", "its output")
     for words in ("info", "logs", "attach", "wait", "kill", "rm", "hold"):
         his, missing = (
-            door.run("openssh", f"{words} {job}", name="bob"),
-            door.run("openssh", f"{words} 99999", name="bob"),
+            gateway.run("openssh", f"{words} {job}", name="bob"),
+            gateway.run("openssh", f"{words} 99999", name="bob"),
         )
         assert (his.code, his.out, his.err) == (missing.code, missing.out, missing.err.replace("99999", job))
-    assert b"hers" not in door.run("openssh", "ps -a", name="bob").out
-    assert door.run("openssh", f"info {job}").code == 0
+    assert b"hers" not in gateway.run("openssh", "ps -a", name="bob").out
+    assert gateway.run("openssh", f"info {job}").code == 0
 
 
-def test_what_is_not_for_those_who_come_through_the_door(door: Door) -> None:
+def test_what_is_not_for_those_who_come_through_the_gateway(gateway: Gateway) -> None:
     for words in (
         "master stop",
         "master logs",
@@ -297,14 +310,14 @@ def test_what_is_not_for_those_who_come_through_the_door(door: Door) -> None:
         "user ls",
         "completion bash",
     ):
-        done = door.run("openssh", words)
+        done = gateway.run("openssh", words)
         assert (done.code, done.out) == (1, b""), done
     for words in ("-i /etc/passwd inventory show", "--master ssh://x inventory path"):
-        assert door.run("openssh", words).code != 0
+        assert gateway.run("openssh", words).code != 0
 
 
-def test_A32_no_forwarding_no_agent_and_no_environment_but_a_few_words(door: Door) -> None:
-    with door.connected() as transport:
+def test_A32_no_forwarding_no_agent_and_no_environment_but_a_few_words(gateway: Gateway) -> None:
+    with gateway.connected() as transport:
         for kind in ("direct-tcpip", "forwarded-tcpip"):
             with pytest.raises(paramiko.ChannelException):
                 transport.open_channel(kind, ("127.0.0.1", 22), ("127.0.0.1", 1))
@@ -322,8 +335,8 @@ def test_A32_no_forwarding_no_agent_and_no_environment_but_a_few_words(door: Doo
 @pytest.mark.parametrize(
     "command", [b"run \0x", b"x" * 100_000, b"run '", b"", b"\xff\xfe", b"run \x1b[2J", b";reboot"]
 )
-def test_A33_a_strange_command_is_refused_and_the_connection_goes_on(door: Door, command: bytes) -> None:
-    with door.connected() as transport:
+def test_A33_a_strange_command_is_refused_and_the_connection_goes_on(gateway: Gateway, command: bytes) -> None:
+    with gateway.connected() as transport:
         channel = transport.open_session()
         try:
             channel.exec_command(command)
@@ -335,8 +348,8 @@ def test_A33_a_strange_command_is_refused_and_the_connection_goes_on(door: Door,
         assert Exchange(channel).to_end().code == 0
 
 
-def test_A33_a_megabyte_of_command_is_the_end_of_that_connection_alone(door: Door) -> None:
-    with door.connected() as other, door.connected() as transport:
+def test_A33_a_megabyte_of_command_is_the_end_of_that_connection_alone(gateway: Gateway) -> None:
+    with gateway.connected() as other, gateway.connected() as transport:
         channel = transport.open_session()
         with pytest.raises((paramiko.SSHException, EOFError)):
             channel.exec_command("x" * (1 << 20))
@@ -348,28 +361,28 @@ def test_A33_a_megabyte_of_command_is_the_end_of_that_connection_alone(door: Doo
 # --- load -------------------------------------------------------------------------------------------------------------
 
 
-def test_A29_500_silent_connections_and_the_master_answers(door: Door) -> None:
-    silent = [socket.create_connection(("127.0.0.1", door.address.port)) for _ in range(500)]
+def test_A29_500_silent_connections_and_the_master_answers(gateway: Gateway) -> None:
+    silent = [socket.create_connection(("127.0.0.1", gateway.address.port)) for _ in range(500)]
     try:
-        assert max(door.ping() for _ in range(20)) < PING_SECONDS
-        elsewhere = [*door.openssh("alice", "-b", "127.0.0.2"), "version"]
+        assert max(gateway.ping() for _ in range(20)) < PING_SECONDS
+        elsewhere = [*gateway.openssh("alice", "-b", "127.0.0.2"), "version"]
         assert subprocess.run(elsewhere, capture_output=True, check=False).returncode == 0
-        until(lambda: door.run("openssh", "version").code == 0, "those who say nothing to make room", 5)
+        until(lambda: gateway.run("openssh", "version").code == 0, "those who say nothing to make room", 5)
     finally:
         for sock in silent:
             sock.close()
 
 
-def test_40_clients_at_once_are_all_served_and_known(door: Door) -> None:
-    (door.home() / "forever.py").write_text(FOREVER)
-    with door.connected() as transport:
+def test_40_clients_at_once_are_all_served_and_known(gateway: Gateway) -> None:
+    (gateway.home() / "forever.py").write_text(FOREVER)
+    with gateway.connected() as transport:
         channel = transport.open_session()
         channel.exec_command("run --stdin none forever.py")
         Exchange(channel).until_out(b"begun")
-        (line,) = [line for line in door.clients() if line.user == "alice"]
+        (line,) = [line for line in gateway.clients() if line.user == "alice"]
         assert (line.address, line.running) == ("127.0.0.1", 1)
         asked = [
-            subprocess.Popen([*door.openssh(name), "ps"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            subprocess.Popen([*gateway.openssh(name), "ps"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             for name in ("alice", "bob") * 20
         ]
         said = [(process.communicate(timeout=60), process.returncode) for process in asked]
@@ -377,26 +390,26 @@ def test_40_clients_at_once_are_all_served_and_known(door: Door) -> None:
     assert [b"forever.py" in out for (out, _), _ in said] == [True, False] * 20
 
 
-def test_everything_that_matters_is_in_the_audit_log_which_is_private(door: Door) -> None:
-    job = door.run("openssh", "run -d --lang python -", b"import time; time.sleep(99)\n").out.decode().strip()
-    assert door.run("openssh", f"kill {job}").code == 0
+def test_everything_that_matters_is_in_the_audit_log_which_is_private(gateway: Gateway) -> None:
+    job = gateway.run("openssh", "run -d --lang python -", b"import time; time.sleep(99)\n").out.decode().strip()
+    assert gateway.run("openssh", f"kill {job}").code == 0
     for wanted in ("AddUser alice", "alice came in by key SHA256:", f"alice submitted job {job}: ", "alice left"):
-        assert wanted in door.audit
-    assert f"alice sent TERM to job {job}" in door.audit
-    assert (door.grid.state_dir / "audit.log").stat().st_mode & 0o077 == 0
-    assert (door.grid.state_dir / "door_host_key").stat().st_mode & 0o077 == 0
+        assert wanted in gateway.audit
+    assert f"alice sent TERM to job {job}" in gateway.audit
+    assert (gateway.grid.state_dir / "audit.log").stat().st_mode & 0o077 == 0
+    assert (gateway.grid.state_dir / "door_host_key").stat().st_mode & 0o077 == 0
 
 
-def test_A33_a_client_that_never_reads_costs_little_and_slows_nobody(door: Door) -> None:
-    (door.home() / "much.py").write_text("import sys\nfor _ in range(500): sys.stdout.write('x' * 100_000)\n")
-    master = psutil.Process(door.grid.master_pid())
-    with door.connected() as transport:
+def test_A33_a_client_that_never_reads_costs_little_and_slows_nobody(gateway: Gateway) -> None:
+    (gateway.home() / "much.py").write_text("import sys\nfor _ in range(500): sys.stdout.write('x' * 100_000)\n")
+    master = psutil.Process(gateway.grid.master_pid())
+    with gateway.connected() as transport:
         channel = transport.open_session()
         channel.exec_command("run --stdin none much.py")
-        until(lambda: door.grid("--json", "ps", "-a").json["jobs"][-1]["state"] == "COMPLETED", "its end", 60)
+        until(lambda: gateway.grid("--json", "ps", "-a").json["jobs"][-1]["state"] == "COMPLETED", "its end", 60)
         before = master.memory_info().rss
-        assert max(door.ping() for _ in range(20)) < PING_SECONDS
-        assert door.run("openssh", "version").code == 0
+        assert max(gateway.ping() for _ in range(20)) < PING_SECONDS
+        assert gateway.run("openssh", "version").code == 0
         assert master.memory_info().rss - before < 20 << 20
         got = 0
         channel.settimeout(30)
@@ -408,76 +421,76 @@ def test_A33_a_client_that_never_reads_costs_little_and_slows_nobody(door: Door)
 # --- sshgrid elsewhere ------------------------------------------------------------------------------------------------
 
 
-def elsewhere(commands: Commands, door: Door, *words: str, stdin: bytes | None = None) -> tuple[int, bytes, str]:
-    url = f"ssh://alice@127.0.0.1:{door.address.port}"
+def elsewhere(commands: Commands, gateway: Gateway, *words: str, stdin: bytes | None = None) -> tuple[int, bytes, str]:
+    url = f"ssh://alice@127.0.0.1:{gateway.address.port}"
     path = f"{commands.home}/bin:{os.environ['PATH']}"
     return commands("--master", url, *words, stdin=stdin, env={"PATH": path})
 
 
-def test_an_installed_client_sends_its_files_along(door: Door, tmp_path: Path) -> None:
-    far = remote(door, tmp_path)
+def test_an_installed_client_sends_its_files_along(gateway: Gateway, tmp_path: Path) -> None:
+    far = remote(gateway, tmp_path)
     far.write("far.py", HELLO)
-    assert elsewhere(far, door, "run", "far.py", "x")[:2] == (3, b"hello ['x']\n")
+    assert elsewhere(far, gateway, "run", "far.py", "x")[:2] == (3, b"hello ['x']\n")
     far.write("cat.py", CAT)
-    assert elsewhere(far, door, "run", "cat.py", stdin=AWKWARD)[1] == AWKWARD
-    assert b"far.py" in elsewhere(far, door, "ps", "-a")[1]
-    assert elsewhere(far, door, "master", "status")[0] == 2
+    assert elsewhere(far, gateway, "run", "cat.py", stdin=AWKWARD)[1] == AWKWARD
+    assert b"far.py" in elsewhere(far, gateway, "ps", "-a")[1]
+    assert elsewhere(far, gateway, "master", "status")[0] == 2
     for url in ("ssh://-oProxyCommand=x", "http://x", "ssh://a b", "ssh://x:99999", "ssh://-l@x"):
         assert far("--master", url, "ps").code == 2
     done = far("--master", "ssh://alice@127.0.0.1:1", "ps", env={"PATH": f"{far.home}/bin:{os.environ['PATH']}"})
     assert (done.code, "no way to the master" in done.err) == (125, True)
 
 
-def test_a_sweep_through_the_door_keeps_its_results_where_it_was_typed(door: Door, tmp_path: Path) -> None:
-    far = remote(door, tmp_path)
+def test_a_sweep_through_the_gateway_keeps_its_results_where_it_was_typed(gateway: Gateway, tmp_path: Path) -> None:
+    far = remote(gateway, tmp_path)
     far.write("say.py", "import sys\nprint('said', sys.argv[1])\n")
     words = ("sweep", "-k", "--results", "out", "--joblog", "log", "-p", "x=1..3", "say.py")
     said = b"said 1\nsaid 2\nsaid 3\n"
-    assert elsewhere(far, door, *words)[:2] == (0, said)
+    assert elsewhere(far, gateway, *words)[:2] == (0, said)
     assert (far.folder / "out" / "x=2" / "stdout").read_bytes() == b"said 2\n"
-    assert elsewhere(far, door, "sweep", "--resume", *words[1:])[:2] == (0, b"")
+    assert elsewhere(far, gateway, "sweep", "--resume", *words[1:])[:2] == (0, b"")
     program = b"import sys\nprint('said', sys.argv[1])\n"
-    done = door.run("openssh", "sweep -k --results a/out --joblog a/log --lang python -p x=1..3 -", program)
+    done = gateway.run("openssh", "sweep -k --results a/out --joblog a/log --lang python -p x=1..3 -", program)
     assert (done.code, done.out) == (0, said), done
-    door.run("openssh", "sweep -k --results a/out --resume --lang python -p x=1..3 -", program)
-    assert sftp(door, "ls a/out/x=3/stdout", "get a/log /dev/null").returncode == 0
+    gateway.run("openssh", "sweep -k --results a/out --resume --lang python -p x=1..3 -", program)
+    assert sftp(gateway, "ls a/out/x=3/stdout", "get a/log /dev/null").returncode == 0
     for path in ("../out", "/tmp/out", "a/../../out"):
         for option in ("--results", "--joblog"):
-            done = door.run("openssh", f"sweep {option} {path} --lang python -p x=1 -", program)
+            done = gateway.run("openssh", f"sweep {option} {path} --lang python -p x=1 -", program)
             assert (done.code, "outside of your folder" in done.err) == (2, True), done
 
 
-def test_a_queue_and_a_door_are_found_again_by_the_next_master(tmp_path: Path) -> None:
-    door = Door(tmp_path)
+def test_a_queue_and_a_gateway_are_found_again_by_the_next_master(tmp_path: Path) -> None:
+    gateway = Gateway(tmp_path)
     try:
-        assert door.run("openssh", "version").code == 0
-        door.grid.stop()
-        assert door.grid("ps").code == 0  # starts another one
-        status = door.grid("--json", "master", "status").json
-        assert status["door_key"] == door.address.host_key
+        assert gateway.run("openssh", "version").code == 0
+        gateway.grid.stop()
+        assert gateway.grid("ps").code == 0  # starts another one
+        status = gateway.grid("--json", "master", "status").json
+        assert status["door_key"] == gateway.address.host_key
         assert status["door"]
-        assert door.grid("user", "ls", "--json").json["users"][0]["name"] == "alice"
+        assert gateway.grid("user", "ls", "--json").json["users"][0]["name"] == "alice"
     finally:
-        door.grid.stop()
+        gateway.grid.stop()
 
 
-def test_files_travel_through_the_door_and_stay_in_the_users_folder(door: Door, tmp_path: Path) -> None:
-    theirs = remote(door, tmp_path)
+def test_files_travel_through_the_gateway_and_stay_in_the_users_folder(gateway: Gateway, tmp_path: Path) -> None:
+    theirs = remote(gateway, tmp_path)
     theirs.write("sum.sh", "mkdir out; cat data/* >out/sum; head -c 100 /dev/zero >out/zero\n")
     for number in range(10):
         theirs.write(f"data/{number}", f"{number}")
-    done = elsewhere(theirs, door, "run", "--with", "data", "--fetch", "out/*", "--into", "b", "sum.sh")
+    done = elsewhere(theirs, gateway, "run", "--with", "data", "--fetch", "out/*", "--into", "b", "sum.sh")
     assert done[:2] == (0, b""), done
     assert (theirs.folder / "b/out/sum").read_bytes() == b"0123456789"
-    over = elsewhere(theirs, door, "run", "--fetch", "../../etc/passwd", "sum.sh")
+    over = elsewhere(theirs, gateway, "run", "--fetch", "../../etc/passwd", "sum.sh")
     assert (over[0], "leads out" in over[2]) == (2, True)
 
-    home = door.home()
+    home = gateway.home()
     (home / "data").mkdir(exist_ok=True)
     (home / "data/x").write_text("mine")
     (home / "sum.sh").write_bytes((theirs.folder / "sum.sh").read_bytes())
-    inside = door.run("openssh", "run --with data --fetch out/sum --into back sum.sh")
+    inside = gateway.run("openssh", "run --with data --fetch out/sum --into back sum.sh")
     assert (inside.code, (home / "back/out/sum").read_text()) == (0, "mine"), inside
     for words in ("--with /etc/passwd", "--with ../bob", "--fetch out --into /tmp/x", "--fetch out --into ../x"):
-        refused = door.run("openssh", f"run {words} sum.sh")
+        refused = gateway.run("openssh", f"run {words} sum.sh")
         assert (refused.code, "outside of your folder" in refused.err) == (2, True), (words, refused)

@@ -13,7 +13,7 @@ from sshgrid.client.connection import Connection
 from sshgrid.client.follow import Lasting
 from sshgrid.client.sweep.joblog import Joblog, unwritable
 from sshgrid.client.sweep.plan import Plan
-from sshgrid.client.sweep.results import STREAMS, Output, Results, passing_output
+from sshgrid.client.sweep.results import STREAMS, ResultOutput, Results, passing_output
 from sshgrid.model import JobId
 from sshgrid.protocol.messages import JobLine, Message, Notice, Request
 from sshgrid.protocol.sweep_messages import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
@@ -31,7 +31,7 @@ class Outlet(Protocol):
     """Where a followed sweep is shown."""
 
     def accepted(self, job: JobId) -> None: ...
-    def task(self, task: TaskLine, output: Output) -> None: ...
+    def task(self, task: TaskLine, output: ResultOutput) -> None: ...
     def progress(self, progress: SweepProgress) -> None: ...
     def notice(self, text: str) -> None: ...
     def left(self) -> None: ...
@@ -50,13 +50,13 @@ class Records:
         known += [set(self._results.failed)] if self._results else []
         return set.intersection(*known) if known else set()
 
-    def output(self, number: int) -> Output:
+    def output(self, number: int) -> ResultOutput:
         """Where a task's output is kept until it has ended."""
         if self._results is not None and number not in self._results.failed:
             return self._results.output(number)
         return passing_output()
 
-    def add(self, task: TaskLine, output: Output) -> None:
+    def add(self, task: TaskLine, output: ResultOutput) -> None:
         """Files, row and line, in this order. Unwritable."""
         if self._plan is None or task.state in UNRECORDED:
             return
@@ -86,7 +86,7 @@ class SweepFollow(Lasting):
         self._outlet, self._records, self._keep_order = outlet, records, keep_order
         self._told = set(told)
         self._bring = bring
-        self._outputs: dict[int, Output] = {}
+        self._outputs: dict[int, ResultOutput] = {}
 
     def _request(self) -> Request:
         return WatchSweep(self._job, have=spell_ranges(self._told), keep_order=self._keep_order)
@@ -162,7 +162,7 @@ class PlainTasks:
     def accepted(self, job: JobId) -> None:
         self._sweep = job
 
-    def task(self, task: TaskLine, output: Output) -> None:
+    def task(self, task: TaskLine, output: ResultOutput) -> None:
         for stream in STREAMS:
             pieces = output.pieces(stream)
             for piece in pieces if self._tag is None else tagged(pieces, self._tag(task.number)):
@@ -219,7 +219,7 @@ class JsonTasks:
         self._sweep = job
         self._lines.accepted(job)
 
-    def task(self, task: TaskLine, output: Output) -> None:
+    def task(self, task: TaskLine, output: ResultOutput) -> None:
         for stream in STREAMS:
             for piece in output.pieces(stream):
                 self._lines.line(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from sshgrid.client import files
 from sshgrid.client.sweep.joblog import NO_STATUS, append, lock, read, unwritable
-from sshgrid.client.sweep.resume import NAME, Keeper, write_aside
+from sshgrid.client.sweep.resume import NAME, ResumeFile, write_aside
 from sshgrid.errors import UsageError
 from sshgrid.sweeps.templates import folder_name
 
@@ -32,7 +32,7 @@ PIECE_BYTES = 1 << 20
 _PART = ".part-"
 
 
-class Output:
+class ResultOutput:
     """What one task has written, until it is known that this is all; afterwards to be read."""
 
     def __init__(self, out: BinaryIO, err: BinaryIO) -> None:
@@ -59,11 +59,11 @@ class Output:
                 file.close()
 
 
-def passing_output() -> Output:
+def passing_output() -> ResultOutput:
     """Of a task whose output is not kept: in memory, or without a name when it is much."""
     import tempfile
 
-    return Output(*(tempfile.SpooledTemporaryFile(PIECE_BYTES) for _ in STREAMS))  # type: ignore[arg-type]
+    return ResultOutput(*(tempfile.SpooledTemporaryFile(PIECE_BYTES) for _ in STREAMS))  # type: ignore[arg-type]
 
 
 def header(names: Sequence[str]) -> tuple[str, ...]:
@@ -146,7 +146,7 @@ class Results:
         except BaseException:
             os.close(self._folder)
             raise
-        self.keeper = Keeper(self._folder, NAME, os.path.join(path, NAME))
+        self.keeper = ResumeFile(self._folder, NAME, os.path.join(path, NAME))
 
     def __enter__(self) -> Results:
         return self
@@ -200,10 +200,10 @@ class Results:
 
     # --- tasks
 
-    def output(self, number: int) -> Output:
+    def output(self, number: int) -> ResultOutput:
         """Where a task's output goes while it comes; beginning again drops what was there. Unwritable."""
         try:
-            return Output(*(self._open_part(number, stream) for stream in STREAMS))
+            return ResultOutput(*(self._open_part(number, stream) for stream in STREAMS))
         except OSError as error:
             raise unwritable(self._path, error) from error
 
@@ -211,7 +211,7 @@ class Results:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.fdopen(os.open(_part(number, stream), flags, 0o666, dir_fd=self._folder), "w+b")
 
-    def add(self, task: TaskLine, values: Sequence[bytes], output: Output) -> None:
+    def add(self, task: TaskLine, values: Sequence[bytes], output: ResultOutput) -> None:
         """Its files, and then its row. Unwritable: the row is not there."""
         name = folder_name(self._names, tuple(values), task.number if self._numbered else 0)
         try:

@@ -11,14 +11,14 @@ import os
 import msgspec
 
 from sshgrid.errors import UsageError
-from sshgrid.model import JobId, Noun
+from sshgrid.model import JobId, Struct
 
 NAME = "sweep.json"
 SCHEMA = 1
 _MOST_BYTES = 64 << 20
 
 
-class Kept(Noun, frozen=True):
+class ResumeState(Struct, frozen=True):
     """One sweep of one grid. `digest`: what it runs over which parameters; another one is another sweep."""
 
     schema: int
@@ -30,13 +30,13 @@ class Kept(Noun, frozen=True):
     sweep: JobId | None = None  # None until the master has taken it
 
 
-class Keeper:
+class ResumeFile:
     """Where it is kept: one name in one folder, which is replaced whole."""
 
     def __init__(self, folder: int, name: str, shown: str) -> None:
         self._folder, self._name, self.shown = folder, name, shown
 
-    def load(self) -> Kept | None:
+    def load(self) -> ResumeState | None:
         """None when there is none. UsageError for what cannot be read."""
         try:
             descriptor = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
@@ -47,14 +47,14 @@ class Keeper:
         with os.fdopen(descriptor, "rb") as file:
             content = file.read(_MOST_BYTES)
         try:
-            kept = msgspec.json.decode(content, type=Kept)
+            kept = msgspec.json.decode(content, type=ResumeState)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UsageError(f"{self.shown} is not what sshgrid wrote: {error}", "name another folder") from error
         if kept.schema != SCHEMA:
             raise UsageError(f"{self.shown} was written by another version (schema {kept.schema})", "name another")
         return kept
 
-    def load_of(self, digest: str) -> Kept | None:
+    def load_of(self, digest: str) -> ResumeState | None:
         """The one of this sweep, None when there is none. UsageError when another one is kept there."""
         kept = self.load()
         if kept is not None and kept.digest != digest:
@@ -64,7 +64,7 @@ class Keeper:
             )
         return kept
 
-    def save(self, kept: Kept) -> None:
+    def save(self, kept: ResumeState) -> None:
         """Replaced as a whole. OSError."""
         write_aside(self._folder, self._name, msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
 

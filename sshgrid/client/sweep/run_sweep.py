@@ -25,7 +25,7 @@ from sshgrid.client.sweep.input_files import read_inputs
 from sshgrid.client.sweep.joblog import Joblog, check_agrees, unwritable
 from sshgrid.client.sweep.plan import Plan, halt, plan
 from sshgrid.client.sweep.results import Results
-from sshgrid.client.sweep.resume import SCHEMA, Keeper, Kept
+from sshgrid.client.sweep.resume import SCHEMA, ResumeFile, ResumeState
 from sshgrid.errors import NoSuchJob, SshgridError, UsageError
 from sshgrid.model import JobId, Submission, Sweep
 from sshgrid.notation.digest import sha256
@@ -83,12 +83,12 @@ def _check(wanted: Mapping[str, Any]) -> None:
         raise UsageError("--dry-run runs nothing, so there is nothing for -d to leave", "give one of them")
 
 
-def _order(file: str, planned: Plan, wanted: Mapping[str, Any]) -> submit.Order:
+def _order(file: str, planned: Plan, wanted: Mapping[str, Any]) -> submit.RunRequest:
     """The words as `run` understands them. Tasks have no standard input unless they are given one."""
     mine = {**OTHERWISE, **{name: value for name, value in wanted.items() if name in OTHERWISE}}
     stdin = "none" if planned.reads_its_own else wanted["stdin"] or "none"
     mine |= {"time_limit": wanted["timeout"], "stdin": stdin}
-    return submit.Order(file, [os.fsdecode(arg) for arg in planned.args], mine)
+    return submit.RunRequest(file, [os.fsdecode(arg) for arg in planned.args], mine)
 
 
 def _digest(submission: Submission, planned: Plan, wanted: Mapping[str, Any]) -> str:
@@ -135,8 +135,8 @@ class _Recorded:
         self._planned, self._wanted, self.digest = planned, wanted, digest
         self._open = ExitStack()
         self._resume = bool(wanted["resume"] or wanted["resume_failed"])
-        self.keeper: Keeper | None = None
-        self.kept: Kept | None = None
+        self.keeper: ResumeFile | None = None
+        self.kept: ResumeState | None = None
         self._results: Results | None = None
         self._joblog: Joblog | None = None
         self._sidecar = False
@@ -188,7 +188,7 @@ class _Recorded:
             except OSError as error:
                 raise UsageError(f"{path}: {error.strerror} (--joblog)", "name another file") from error
             self._open.callback(os.close, descriptor)
-            self.keeper, self._sidecar = Keeper(descriptor, f"{name}.sweep.json", f"{path}.sweep.json"), True
+            self.keeper, self._sidecar = ResumeFile(descriptor, f"{name}.sweep.json", f"{path}.sweep.json"), True
             self.kept = self.keeper.load_of(self.digest) if self._resume else None
 
     def rest(self) -> Sequence[int]:
@@ -197,7 +197,7 @@ class _Recorded:
         everything = range(1, len(self._planned) + 1)
         return [number for number in everything if number not in done] if done else everything
 
-    def keep(self, kept: Kept) -> None:
+    def keep(self, kept: ResumeState) -> None:
         """Whoever resumes finds this sweep."""
         self.kept = kept
         if self.keeper is not None:
@@ -244,7 +244,7 @@ class _Course:
         self._session.say("every task is recorded already")
         return 0
 
-    def _go_on(self, kept: Kept) -> int | None:
+    def _go_on(self, kept: ResumeState) -> int | None:
         """With the sweep that was begun; None when the rest must be a new one."""
         before = self._known(kept)
         if kept.sweep is not None and (before is None or before.state == "CANCELLED"):
@@ -258,7 +258,7 @@ class _Course:
         left = status in (INTERRUPTED, PIPE_CLOSED)
         return None if was_over and not left and self._recorded.rest() else status
 
-    def _known(self, kept: Kept) -> JobLine | None:
+    def _known(self, kept: ResumeState) -> JobLine | None:
         """As the master has it now; None when it is another job, or gone, or was never accepted."""
         if kept.sweep is None:
             return None
@@ -273,9 +273,9 @@ class _Course:
     def _begin(self, rest: Sequence[int]) -> int:
         chosen = "" if len(rest) == len(self._planned) else spell_ranges(rest)
         tasks = len(self._planned)
-        return self._followed(Kept(SCHEMA, self._grid, submit.new_key(), self._recorded.digest, tasks, chosen))
+        return self._followed(ResumeState(SCHEMA, self._grid, submit.new_key(), self._recorded.digest, tasks, chosen))
 
-    def _followed(self, kept: Kept) -> int:
+    def _followed(self, kept: ResumeState) -> int:
         """Submitting under a key that the master knows is the way to the sweep that it stands for."""
         self._recorded.keep(kept)
         assert self._submission.sweep is not None
@@ -317,7 +317,7 @@ class _Course:
 
 def grid_name(session: Session) -> str:
     """Which grid this is, for whoever resumes."""
-    if session.door is not None:
+    if session.gateway is not None:
         return "door"
     return session.master or session.places().inventory
 

@@ -34,13 +34,13 @@ class TaskFiles:
             for warning in found.warnings if found else ():
                 self._session.warn(f"task {self._sweep}.{task.number}: {warning}")
             if found is not None and found.files:
-                unpack(line, following.kept(job, line.attempt, "files"), self._place(task.number), _Quiet())
+                unpack(line, following.kept(job, line.attempt, "files"), self._place(task.number), _SilentConnection())
 
     def _place(self, number: int) -> str:
         return os.path.join(self._folder, self._planned.folder(number), self._below)
 
 
-class _Quiet:
+class _SilentConnection:
     """A thousand tasks with ten files each are not told file by file."""
 
     def fetched(self, name: str, size: int, replaced: bool) -> None:

@@ -10,13 +10,13 @@ import pytest
 
 from sshgrid.client.sweep import joblog
 from sshgrid.client.sweep.joblog import HEADER, Joblog, Unwritable
-from sshgrid.client.sweep.results import Output, Results, passing_output
-from sshgrid.client.sweep.resume import SCHEMA, Kept
+from sshgrid.client.sweep.results import ResultOutput, Results, passing_output
+from sshgrid.client.sweep.resume import SCHEMA, ResumeState
 from sshgrid.errors import UsageError
 from sshgrid.model import JobId
 from sshgrid.protocol.sweep_messages import TaskLine
 
-KEPT = Kept(SCHEMA, "/home/ann/inventory.yaml", "key", "digest", 3, "", JobId(42))
+KEPT = ResumeState(SCHEMA, "/home/ann/inventory.yaml", "key", "digest", 3, "", JobId(42))
 
 
 def task(number: int, status: int = 0) -> TaskLine:
@@ -35,7 +35,7 @@ def results(folder: Path) -> Iterator[Results]:
         yield results
 
 
-def said(output: Output, out: bytes, err: bytes = b"") -> Output:
+def said(output: ResultOutput, out: bytes, err: bytes = b"") -> ResultOutput:
     output.write("stdout", out)
     output.write("stderr", err)
     return output

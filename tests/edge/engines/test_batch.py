@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sshgrid.engines import Finish
+from sshgrid.engines import AttemptResult
 from sshgrid.engines.batch import NEVER_BEGAN
-from sshgrid.engines.launch import Batch, Order, make_batch, place_in, task_name
+from sshgrid.engines.launch import BatchSpec, RunSpec, make_batch, place_in, task_name
 from sshgrid.errors import Dropped
 from sshgrid.model import (
     CompileFailed,
@@ -38,21 +38,21 @@ class Told:
 
     def __init__(self) -> None:
         self.sinks: dict[str, Kept] = {}
-        self.finishes: dict[str, Finish] = {}
+        self.finishes: dict[str, AttemptResult] = {}
         self.never_began: list[str] = []
         self.bytes = 0
         self.builds: list[bool] = []
 
-    def task(self, order: Order) -> Kept:
+    def task(self, order: RunSpec) -> Kept:
         return self.sinks.setdefault(order.run, Kept())
 
-    def kept(self, order: Order, stream: str) -> int:
+    def kept(self, order: RunSpec, stream: str) -> int:
         return self.task(order).kept(stream)
 
-    async def output(self, order: Order, stream: str, piece: bytes) -> None:
+    async def output(self, order: RunSpec, stream: str, piece: bytes) -> None:
         await self.task(order).output(stream, piece)
 
-    async def running(self, orders: Sequence[Order]) -> None:
+    async def running(self, orders: Sequence[RunSpec]) -> None:
         for order in orders:
             await self.task(order).step(Step.RUNNING)
 
@@ -62,14 +62,14 @@ class Told:
     async def compiled(self, compiled: bool) -> None:
         self.builds.append(compiled)
 
-    async def ended(self, ends: Sequence[tuple[Order, Finish]]) -> None:
+    async def ended(self, ends: Sequence[tuple[RunSpec, AttemptResult]]) -> None:
         for order, finish in ends:
             assert order.run not in self.finishes
             self.finishes[order.run] = finish
             if finish.outcome == HostLost(NEVER_BEGAN):
                 self.never_began.append(order.run)
 
-    def outcomes(self, batch: Batch) -> list[object]:
+    def outcomes(self, batch: BatchSpec) -> list[object]:
         return [self.finishes[order.run].outcome for order in batch.tasks]
 
 
@@ -80,19 +80,19 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     await host.end()
 
 
-def batch_of(host: Host, source: bytes, count: int, lanes: int = 2) -> Batch:
+def batch_of(host: Host, source: bytes, count: int, lanes: int = 2) -> BatchSpec:
     return make_batch([host.order(source, str(number).encode()) for number in range(count)], lanes)
 
 
-def place(batch: Batch, number: int) -> str:
+def place(batch: BatchSpec, number: int) -> str:
     return place_in(batch.run, batch.tasks[number].run)
 
 
-def folder(host: Host, batch: Batch) -> Path:
+def folder(host: Host, batch: BatchSpec) -> Path:
     return Path(host.node.workdir) / "runs" / batch.run
 
 
-async def run(host: Host, batch: Batch, told: Told, *, resume: bool = False) -> None:
+async def run(host: Host, batch: BatchSpec, told: Told, *, resume: bool = False) -> None:
     async with asyncio.timeout(60):
         await host.engine.run_batch(batch, told, resume=resume)
 
@@ -229,8 +229,8 @@ async def test_one_task_is_killed_and_one_refused(host: Host) -> None:
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "the first to run")
     runs = [order.run for order in batch.tasks]
-    assert await host.engine.take_back(batch.run, [runs[2], runs[0]]) == [runs[2]]
-    assert await host.engine.take_back(batch.run, [runs[2]]) == []
+    assert await host.engine.revoke(batch.run, [runs[2], runs[0]]) == [runs[2]]
+    assert await host.engine.revoke(batch.run, [runs[2]]) == []
     assert not await host.engine.signal(place(batch, 3), "TERM")
     assert await host.engine.signal(place(batch, 0), "TERM")
     await running
@@ -245,7 +245,7 @@ async def test_more_tasks_join_a_batch_until_it_is_over(host: Host) -> None:
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: all(Step.RUNNING in told.task(order).steps for order in batch.tasks), "two to run")
     assert await host.engine.extend(batch.run, more[:20])
-    assert await host.engine.take_back(batch.run, [more[3].run, batch.tasks[0].run]) == [more[3].run]
+    assert await host.engine.revoke(batch.run, [more[3].run, batch.tasks[0].run]) == [more[3].run]
     assert await host.engine.extend(batch.run, more[20:])
     (Path(host.node.workdir) / "go").touch()
     await running
@@ -257,10 +257,10 @@ async def test_more_tasks_join_a_batch_until_it_is_over(host: Host) -> None:
 
 async def test_a_batch_that_lingers_takes_more_when_all_have_ended(host: Host) -> None:
     tasks = batch_of(host, b'echo "$1"', 9, 1).tasks
-    told, batch = Told(), make_batch(tasks[:1], 1, lingers=True)
+    told, batch = Told(), make_batch(tasks[:1], 1, keep_warm=True)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: len(told.finishes) == 1, "the first to end")
-    assert await host.engine.extend(batch.run, tasks[1:5], lingers=True)
+    assert await host.engine.extend(batch.run, tasks[1:5], keep_warm=True)
     await until(lambda: len(told.finishes) == 5, "four more to end")
     assert not running.done()
     assert await host.engine.extend(batch.run, tasks[5:])
@@ -271,7 +271,7 @@ async def test_a_batch_that_lingers_takes_more_when_all_have_ended(host: Host) -
 
 async def test_more_tasks_run_although_their_lane_died_while_it_lingered(host: Host) -> None:
     tasks = batch_of(host, b'echo "$1"', 4, 1).tasks
-    told, batch = Told(), make_batch(tasks[:1], 1, lingers=True)
+    told, batch = Told(), make_batch(tasks[:1], 1, keep_warm=True)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: len(told.finishes) == 1, "the first to end")
     processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
@@ -288,7 +288,7 @@ async def test_more_tasks_run_although_their_lane_died_while_it_lingered(host: H
 
 
 async def test_a_batch_that_lingers_in_vain_ends_by_itself(host: Host) -> None:
-    told, batch = Told(), make_batch(batch_of(host, b"exit 3", 2, 1).tasks, 1, lingers=True)
+    told, batch = Told(), make_batch(batch_of(host, b"exit 3", 2, 1).tasks, 1, keep_warm=True)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: len(told.finishes) == 2, "both to end")
     assert not (folder(host, batch) / "rc").is_symlink()

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 from sshgrid import toolchains
-from sshgrid.engines import Finish
+from sshgrid.engines import AttemptResult
 from sshgrid.engines.batch import BatchEngine
-from sshgrid.engines.build_cache import Builds, Place, rewrite
-from sshgrid.engines.launch import Order
+from sshgrid.engines.build_cache import BuildCache, BuildNode, rewrite
+from sshgrid.engines.launch import RunSpec
 from sshgrid.errors import Dropped
 from sshgrid.model import CompileFailed, Exited, Node, Step, ToolchainBroken
 from sshgrid.spool.spool import Spool
@@ -35,24 +35,24 @@ class Grid:
         self.folder = folder
         self.spool = Spool(folder / "spool")
         self.hosts = [self._host(name) for name in ("n1", "n2", "n3")]
-        self.share(Builds(self.spool))
+        self.share(BuildCache(self.spool))
 
     def _host(self, name: str) -> Host:
         folder = self.folder / name
         folder.mkdir()
         return Host(Node(name, connection="local", workdir=str(folder / "w")), folder)
 
-    def share(self, builds: Builds) -> None:
+    def share(self, builds: BuildCache) -> None:
         for host in self.hosts:
             host.engine = BatchEngine(host, lambda sha256, host=host: host.blobs / sha256, lambda _: 10.0, builds)  # type: ignore[misc]
 
-    def order(self, host: Host, script: str) -> Order:
+    def order(self, host: Host, script: str) -> RunSpec:
         """`script` makes `exe`; the ledger gets a line before."""
         words = f"echo built >>{self.folder}/ledger; {script}"
         order = host.order(b"#!/bin/sh\necho ran\n", compiler=(("/bin/sh", "-c", words),), run=(b"{dir}/exe",))
         return shared(order, True)
 
-    async def run(self, script: str, *hosts: Host) -> tuple[list[Finish], list[Kept]]:
+    async def run(self, script: str, *hosts: Host) -> tuple[list[AttemptResult], list[Kept]]:
         """The same program at once on these hosts (without a word, on all)."""
         chosen = hosts or tuple(self.hosts)
         sinks = [Kept() for _ in chosen]
@@ -73,7 +73,7 @@ class Grid:
                 await asyncio.sleep(0.01)
 
 
-def shared(order: Order, yes: bool) -> Order:
+def shared(order: RunSpec, yes: bool) -> RunSpec:
     return msgspec.structs.replace(order, recipe=msgspec.structs.replace(order.recipe, shared=yes))
 
 
@@ -123,7 +123,7 @@ async def test_a_swept_spool_costs_another_fetch_and_a_lost_node_another_build(g
 
 async def test_a_node_that_has_the_build_already_is_sent_nothing(grid: Grid) -> None:
     await grid.run(COPY)
-    grid.share(Builds(grid.spool))  # as after a restart of the master
+    grid.share(BuildCache(grid.spool))  # as after a restart of the master
     await grid.run(COPY, grid.hosts[0])
     _, sinks = await grid.run(COPY, grid.hosts[1])
     assert (sinks[0].uploaded_bytes, grid.compilations) == (0, 1)
@@ -192,7 +192,7 @@ async def test_a_builder_whose_attempt_is_cancelled_or_lost_is_replaced_at_once(
 
 
 async def test_a_large_build_stays_where_it_was_made(grid: Grid) -> None:
-    grid.share(Builds(grid.spool, max_build_bytes=20_000))
+    grid.share(BuildCache(grid.spool, max_build_bytes=20_000))
     finishes, sinks = await grid.run(f"head -c 100000 /dev/zero >big; {COPY}")
     assert [finish.outcome for finish in finishes] == [Exited(0)] * 3
     assert (grid.compilations, [sink.was_compiled for sink in sinks]) == (3, [True] * 3)
@@ -205,18 +205,18 @@ class Judge:
         self.said = list(said)
         self.asked: list[tuple[str, str, str]] = []
 
-    async def __call__(self, language: str, maker: Place, taker: Place) -> str:
+    async def __call__(self, language: str, maker: BuildNode, taker: BuildNode) -> str:
         self.asked.append((language, maker.name, taker.name))
         return self.said.pop(0)
 
 
-def verified(grid: Grid, judge: Judge) -> Builds:
-    builds = Builds(grid.spool)
+def verified(grid: Grid, judge: Judge) -> BuildCache:
+    builds = BuildCache(grid.spool)
     builds.verify = judge
     grid.share(builds)
     order = grid.order
 
-    def with_a_look(host: Host, script: str) -> Order:
+    def with_a_look(host: Host, script: str) -> RunSpec:
         plain = order(host, script)
         return msgspec.structs.replace(plain, recipe=toolchains.verified(plain.recipe, "sh"))
 
@@ -250,7 +250,7 @@ async def test_what_was_taken_without_a_look_is_not_taken_for_one_that_was_looke
 
 
 async def test_why_a_node_has_not_taken_a_build_is_known(grid: Grid) -> None:
-    builds = Builds(grid.spool, max_build_bytes=20_000)
+    builds = BuildCache(grid.spool, max_build_bytes=20_000)
     grid.share(builds)
     script = f"head -c 100000 /dev/zero >big; {COPY}"
     await grid.run(script, *grid.hosts[:2])
@@ -264,7 +264,7 @@ async def test_a_build_with_links_stays_where_it_was_made(grid: Grid) -> None:
 
 
 async def test_what_is_kept_is_bounded(grid: Grid) -> None:
-    grid.share(Builds(grid.spool, max_kept_bytes=15_000))
+    grid.share(BuildCache(grid.spool, max_kept_bytes=15_000))
     for number in range(3):
         await grid.run(f"echo {number} >number; {COPY}")
     kept = [path for path in grid.spool.blobs.rglob("*") if path.is_file()]

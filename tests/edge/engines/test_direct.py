@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from sshgrid.engines import Keyboard, direct
-from sshgrid.engines.launch import Order
+from sshgrid.engines.launch import RunSpec
 from sshgrid.errors import Dropped, NodeUnfit
 from sshgrid.model import (
     CompileFailed,
@@ -57,15 +57,15 @@ async def until(holds: Callable[[], bool], what: str, seconds: float = 20.0) -> 
         raise AssertionError(f"waited {seconds:g} s for {what}") from None
 
 
-def folder(host: Host, order: Order) -> Path:
+def folder(host: Host, order: RunSpec) -> Path:
     return Path(host.node.workdir) / "runs" / order.run
 
 
-def pid_of(host: Host, order: Order, name: str) -> int:
+def pid_of(host: Host, order: RunSpec, name: str) -> int:
     return int(str((folder(host, order) / name).readlink()).partition(",")[0].removeprefix("pid="))
 
 
-async def begun(host: Host, order: Order, words: bytes = b"ready") -> None:
+async def begun(host: Host, order: RunSpec, words: bytes = b"ready") -> None:
     out = folder(host, order) / "out"
     await until(lambda: out.exists() and words in out.read_bytes(), f"{words!r}")
 

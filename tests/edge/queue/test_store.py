@@ -18,6 +18,7 @@ import pytest
 
 from sshgrid.errors import NoSuchJob, StoreError, UsageError
 from sshgrid.model import (
+    Account,
     Attempt,
     AttemptRecord,
     Cancelled,
@@ -38,7 +39,6 @@ from sshgrid.model import (
     Superseded,
     Sweep,
     Usage,
-    User,
     UserKey,
     Verdict,
     job_text,
@@ -491,11 +491,11 @@ def _read_one_and_fail(store: Store) -> None:
 
 
 def test_a_batch_is_kept_whole_or_undone_whole(store: Store, path: Path) -> None:
-    with store.batch():
+    with store.transaction():
         first = add(store)
         with pytest.raises(NoSuchJob):
             store.hold(JobId(99), "x")
-    with pytest.raises(ZeroDivisionError), store.batch():
+    with pytest.raises(ZeroDivisionError), store.transaction():
         _read_one_and_fail(store)
     assert store.ids() == [first]
     assert store.job(add(store)).submission == HELLO  # the number of the undone job is given again
@@ -608,7 +608,7 @@ def test_a_queue_of_version_1_is_taken_over_with_everything_in_it(path: Path) ->
         assert store.users() == [ANN]
 
 
-ANN = User(
+ANN = Account(
     "ann",
     Role.ADMIN,
     1.5,
@@ -621,10 +621,10 @@ ANN = User(
 
 def test_a_user_is_kept_as_given_changed_whole_and_forgotten_with_the_keys(store: Store) -> None:
     store.keep_user(ANN)
-    changed = User("ann", Role.USER, 1.5, keys=(UserKey("SHA256:b", "k b"),))
+    changed = Account("ann", Role.USER, 1.5, keys=(UserKey("SHA256:b", "k b"),))
     store.keep_user(changed)
-    store.keep_user(User("bob", Role.USER, 2.0))
-    assert store.users() == [changed, User("bob", Role.USER, 2.0)]
+    store.keep_user(Account("bob", Role.USER, 2.0))
+    assert store.users() == [changed, Account("bob", Role.USER, 2.0)]
     store.forget_user("ann")
     store.forget_user("nobody")
     assert [user.name for user in store.users()] == ["bob"]

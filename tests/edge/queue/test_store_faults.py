@@ -103,7 +103,7 @@ def test_the_database_of_another_program_is_refused_and_left_alone(path: Path) -
     assert path.read_bytes() == before
 
 
-def test_a_damaged_page_is_noticed_at_the_door(closed: Path) -> None:
+def test_a_damaged_page_is_noticed_at_the_gateway(closed: Path) -> None:
     with closed.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * 4096 * 3)
@@ -343,7 +343,7 @@ while waiting := store.queued():
 
 
 def test_F42_several_processes_claim_each_job_once_and_meet_no_lock(path: Path) -> None:
-    with Store.open(path) as store, store.batch():
+    with Store.open(path) as store, store.transaction():
         jobs = [store.add(HELLO, "ana", f"k{number}", 1.0).id for number in range(300)]
     workers = [python(CLAIM, path, f"n{n}", stdin=subprocess.PIPE, stderr=subprocess.PIPE) for n in range(4)]
     for worker in workers:

@@ -206,7 +206,7 @@ class StoreMachine(RuleBasedStateMachine):
             self.batch_that_fails(submission)
 
     def batch_that_fails(self, submission: Submission) -> None:
-        with self.store.batch():
+        with self.store.transaction():
             job = self.store.add(submission, "eve", "undone", 1.0)
             self.store.begin(self.store.job(job.id).id, "n1", 1.0)
             raise ZeroDivisionError

@@ -8,7 +8,7 @@ from itertools import count
 import msgspec
 import pytest
 
-from sshgrid.engines.launch import Order, task_name
+from sshgrid.engines.launch import RunSpec, task_name
 from sshgrid.model import Limits
 from sshgrid.ssh.parsers import TaskEnd
 from tests.edge.remote.test_batch_sh import NodeOf, numbered, out, said
@@ -27,7 +27,7 @@ def shell(request: pytest.FixtureRequest, node_of: NodeOf) -> ShellNode:
     return node_of(request.param)
 
 
-def limited(node: ShellNode, source: bytes, number: int, limits: Limits, run: bytes = b"/bin/sh") -> list[Order]:
+def limited(node: ShellNode, source: bytes, number: int, limits: Limits, run: bytes = b"/bin/sh") -> list[RunSpec]:
     """Orders of one program, with 0, 1, 2 ... as argument."""
     words = (run, b"{dir}/p.sh")
     return [node.order(source, str(each).encode(), run=words, limits=limits) for each in range(number)]
@@ -37,7 +37,7 @@ def fates(ends: dict[str, TaskEnd]) -> list[tuple[int, str]]:
     return [(end.record.code, end.why) for end in ends.values()]
 
 
-def run(node: ShellNode, orders: list[Order], lanes: int = 1) -> dict[str, TaskEnd]:
+def run(node: ShellNode, orders: list[RunSpec], lanes: int = 1) -> dict[str, TaskEnd]:
     """The tasks' ends, in the order of their orders."""
     ends = node.run_batch(orders, lanes)
     return {task_name(order): ends[task_name(order)] for order in orders}

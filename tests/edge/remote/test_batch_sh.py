@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sshgrid.engines.launch import Order, make_batch, task_name
+from sshgrid.engines.launch import RunSpec, make_batch, task_name
 from sshgrid.ssh.parsers import BatchLook, TaskEnd
 from tests.edge.remote.test_remote_disk import Disk, disk, fill
 from tests.edge.shells import PATIENCE_SECONDS, ShellNode
@@ -22,7 +22,7 @@ AWKWARD = (b"", b"a b", b"$(id)", b"`id`", b"'\"", b"-n", b"\xff\xfe", b"line\nl
 LONG = b"echo ready; exec sleep 600"
 
 
-def numbered(node: ShellNode, source: bytes, count: int) -> list[Order]:
+def numbered(node: ShellNode, source: bytes, count: int) -> list[RunSpec]:
     """Orders of one program, with 0, 1, 2 ... as argument."""
     return [node.order(source, str(number).encode()) for number in range(count)]
 
@@ -39,7 +39,7 @@ def codes(look: BatchLook) -> dict[str, int]:
     return {end.task: end.record.code for end in look.ended}
 
 
-def said(node: ShellNode, batch: str, order: Order, words: bytes = b"ready") -> None:
+def said(node: ShellNode, batch: str, order: RunSpec, words: bytes = b"ready") -> None:
     path = node.workdir / "runs" / batch / f"{task_name(order)}.out"
     wait_until(lambda: path.exists() and words in path.read_bytes(), f"{words!r} in {path}", PATIENCE_SECONDS)
 

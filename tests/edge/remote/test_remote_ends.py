@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sshgrid.engines.launch import Order
+from sshgrid.engines.launch import RunSpec
 from sshgrid.model import Limits
 from sshgrid.ssh.parsers import RunLook
 from tests.edge.shells import PATH, ShellNode
@@ -263,7 +263,7 @@ def somebody_else() -> Iterator[int]:
         other.kill()
 
 
-def forged(node: ShellNode, order: Order, pid: int, start: int | None, boot: str) -> None:
+def forged(node: ShellNode, order: RunSpec, pid: int, start: int | None, boot: str) -> None:
     for name in ("pid", "child"):
         (node.dir(order) / name).symlink_to(f"pid={pid},start={start},boot={boot}")
 

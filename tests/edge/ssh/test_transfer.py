@@ -16,13 +16,13 @@ import msgspec
 import pytest
 
 from sshgrid.engines.jobscript import job_script
-from sshgrid.engines.launch import Order, needed
+from sshgrid.engines.launch import RunSpec, needed
 from sshgrid.errors import Dropped, NodeUnfit
 from sshgrid.model import Exited, HostLost, Node, SourceFile
 from sshgrid.notation import globs
 from sshgrid.ssh import transfer
 from sshgrid.ssh.link import Link
-from sshgrid.ssh.openssh import Carrier
+from sshgrid.ssh.openssh import OpensshTransfer
 from tests.edge.engine_hosts import Host, Kept
 from tests.lab.machine import is_alive
 
@@ -151,10 +151,10 @@ async def test_where_the_systems_ssh_gets_nowhere_the_connection_carries(
     link = await host.open()
     tries: list[str] = []
 
-    async def nowhere(command: str) -> Carrier:
+    async def nowhere(command: str) -> OpensshTransfer:
         tries.append(command)
         process = await asyncio.create_subprocess_exec("false", stdout=asyncio.subprocess.PIPE)
-        return Carrier(process, os.open(os.devnull, os.O_WRONLY), str(tmp_path / "known"))
+        return OpensshTransfer(process, os.open(os.devnull, os.O_WRONLY), str(tmp_path / "known"))
 
     monkeypatch.setattr(link.cargo, "_carrier", nowhere)
     for number in range(2):
@@ -173,11 +173,11 @@ async def test_who_gives_up_before_the_node_has_answered_leaves_no_process_and_n
     folder.mkdir()
     processes = []
 
-    async def mute(_: str) -> Carrier:
+    async def mute(_: str) -> OpensshTransfer:
         process = await asyncio.create_subprocess_exec("sleep", "60", stdout=asyncio.subprocess.PIPE)
         processes.append(process)
         begun.set()
-        return Carrier(process, os.open(os.devnull, os.O_WRONLY), str(folder))
+        return OpensshTransfer(process, os.open(os.devnull, os.O_WRONLY), str(folder))
 
     monkeypatch.setattr(link.cargo, "_carrier", mute)
     sha256 = host.put(bytes(40_000_000))
@@ -239,7 +239,7 @@ async def test_an_upload_that_stands_still_is_taken_over(host: Host) -> None:
 # --- in the run's folder ----------------------------------------------------------------------------------------------
 
 
-def with_data(host: Host, order: Order, data: dict[str, bytes], packed: dict[str, bytes]) -> Order:
+def with_data(host: Host, order: RunSpec, data: dict[str, bytes], packed: dict[str, bytes]) -> RunSpec:
     files = tuple(
         SourceFile(name, host.put(content), len(content), name.endswith(".sh")) for name, content in data.items()
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshgrid.gateway.login_throttle import FORGOTTEN_AFTER_SECONDS, LONGEST_SECONDS, MOST_REMEMBERED, Guard
+from sshgrid.gateway.login_throttle import FORGOTTEN_AFTER_SECONDS, LONGEST_SECONDS, MOST_REMEMBERED, LoginThrottle
 
 
 def test_A27_the_wait_doubles_from_one_second_to_a_minute_and_is_forgotten() -> None:
-    guard, now, waits = Guard(), 0.0, []
+    guard, now, waits = LoginThrottle(), 0.0, []
     for _ in range(9):
         guard.failed("10.0.0.1", "ann", now)
         waits.append(guard.wait_seconds("10.0.0.1", "ann", now))
@@ -21,7 +21,7 @@ def test_A27_the_wait_doubles_from_one_second_to_a_minute_and_is_forgotten() -> 
 
 
 def test_A27_the_address_waits_for_every_user_and_the_user_for_every_address() -> None:
-    guard = Guard()
+    guard = LoginThrottle()
     guard.failed("10.0.0.1", "ann", 0.0)
     assert guard.wait_seconds("10.0.0.1", "bob", 0.5) == 0.5
     assert guard.wait_seconds("10.0.0.2", "ann", 0.5) == 0.5
@@ -33,7 +33,7 @@ def test_A27_the_address_waits_for_every_user_and_the_user_for_every_address() -
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.floats(0, 5)), max_size=60))
 def test_no_wait_is_longer_than_the_longest(guesses: list[tuple[str, str, float]]) -> None:
-    guard, now = Guard(), 0.0
+    guard, now = LoginThrottle(), 0.0
     for address, user, pause in guesses:
         now += pause
         guard.failed(address, user, now)
@@ -41,7 +41,7 @@ def test_no_wait_is_longer_than_the_longest(guesses: list[tuple[str, str, float]
 
 
 def test_a_flood_of_names_is_not_remembered_without_end() -> None:
-    guard = Guard()
+    guard = LoginThrottle()
     for number in range(MOST_REMEMBERED):
         guard.failed(f"10.0.{number}", f"user{number}" * 100, float(number))
     assert len(guard._failures) == MOST_REMEMBERED

@@ -18,7 +18,7 @@ from sshgrid import inventory
 from sshgrid.errors import InventoryError
 from sshgrid.inventory import Inventory
 from sshgrid.inventory import text as inventory_text
-from sshgrid.inventory.schema import Defaults, Document, GroupFields, LanguageFields, NodeFields, Retry
+from sshgrid.inventory.schema import Defaults, Document, GroupFields, LanguageFields, NodeFields, RetryFields
 from sshgrid.model import Group, Node, RetryPolicy
 from sshgrid.policy import placement
 from sshgrid.toolchains import LANGUAGES
@@ -565,7 +565,7 @@ def test_the_json_schema_knows_every_key_and_no_other() -> None:
     assert schema["required"] == ["nodes"]
     assert schema["additionalProperties"] is False
     assert schema["properties"].keys() == Document.model_fields.keys()
-    for model in (Defaults, NodeFields, GroupFields, LanguageFields, Retry):
+    for model in (Defaults, NodeFields, GroupFields, LanguageFields, RetryFields):
         described = schema["$defs"][model.__name__]
         assert described["additionalProperties"] is False
         assert described["properties"].keys() == model.model_fields.keys()

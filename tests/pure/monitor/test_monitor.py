@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sshgrid.client.poll import Picture
+from sshgrid.client.poll import Snapshot
 from sshgrid.model import NodeState
 from sshgrid.monitor import draw
-from sshgrid.monitor.view import Command, Deed, Page, Pane, View, press, rows
+from sshgrid.monitor.view import Action, Command, Page, Pane, View, press, rows
 from sshgrid.protocol.messages import ClientLine, StatusReply
 from tests.service.fake_master import job_line, node_line
 
@@ -36,12 +36,12 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def picture(nodes: int = 12, jobs: int = 14, **jobs_by_state: int) -> Picture:
+def picture(nodes: int = 12, jobs: int = 14, **jobs_by_state: int) -> Snapshot:
     """A grid with something of everything."""
     status = StatusReply(
         4242, "0.1.0", "", "", "", "", 7265.0, nodes, {"RUNNING": 3, "PENDING": 11, **jobs_by_state}, 2
     )
-    return Picture(AT, status, tuple(_nodes(nodes)), tuple(_jobs(jobs)), _clients())
+    return Snapshot(AT, status, tuple(_nodes(nodes)), tuple(_jobs(jobs)), _clients())
 
 
 def _nodes(count: int) -> Iterator[Any]:
@@ -86,7 +86,7 @@ def screen(view: View, columns: int = 80, lines: int = 24, trouble: str = "") ->
     return "\n".join(line.rstrip() for line in text_of(draw.frame(picture(), view, columns, lines, trouble))) + "\n"
 
 
-def after(*keys: str, view: View | None = None, of: Picture | None = None) -> tuple[View, Command | None]:
+def after(*keys: str, view: View | None = None, of: Snapshot | None = None) -> tuple[View, Command | None]:
     """The view after these keys, and what the last one asked for."""
     view, command = view or View(), None
     for key in keys:
@@ -139,7 +139,7 @@ def test_a_frame_fits_its_window_whatever_was_pressed(
 
 
 def test_A34_nothing_that_a_terminal_would_act_upon_is_drawn() -> None:
-    page = Page(Command(Deed.LOGS, "7"), f"output of {EVIL}", (f"said {EVIL}", "a\tb"))
+    page = Page(Command(Action.LOGS, "7"), f"output of {EVIL}", (f"said {EVIL}", "a\tb"))
     for view in (View(), View(page=page)):
         assert all(line.isprintable() for line in text_of(draw.frame(picture(), view, 120, 40, EVIL)))
     assert "\\x1b[2J" in screen(View(page=page))
@@ -156,7 +156,7 @@ def test_a_window_that_is_too_small_is_told_how_big_it_must_be(size: tuple[int, 
 def test_once_nothing_is_cut_without_a_terminal() -> None:
     long = picture(0, 0)
     reason = "because " * 40
-    whole = Picture(AT, long.status, (node_line("x" * 90), node_line("y", state=NodeState.DOWN, reason=reason)))
+    whole = Snapshot(AT, long.status, (node_line("x" * 90), node_line("y", state=NodeState.DOWN, reason=reason)))
     assert "x" * 90 in draw.plain(whole, 0)
     assert reason.strip() in draw.plain(whole, 0)
     assert max(map(len, draw.plain(picture(), 80).splitlines())) <= 80
@@ -198,30 +198,30 @@ def test_words_are_cut_where_the_cells_end(text: str, cells: int, cut: str) -> N
 @pytest.mark.parametrize(
     ("keys", "command"),
     [
-        ("q", Command(Deed.LEAVE)),
-        ("c-c", Command(Deed.LEAVE)),
-        ("?", Command(Deed.HELP)),
-        ("enter", Command(Deed.NODE, "alpha")),
-        ("down enter", Command(Deed.NODE, "beta")),
-        ("end up down enter", Command(Deed.NODE, "h11")),
-        ("pagedown pageup down j k enter", Command(Deed.NODE, "beta")),
-        ("tab enter", Command(Deed.JOB, "7")),
-        ("tab down l", Command(Deed.LOGS, "9")),
-        ("tab x y", Command(Deed.KILL, "7")),
-        ("d y", Command(Deed.DRAIN, "alpha")),
-        ("down down d y", Command(Deed.RESUME, "gamma" + EVIL)),
+        ("q", Command(Action.LEAVE)),
+        ("c-c", Command(Action.LEAVE)),
+        ("?", Command(Action.HELP)),
+        ("enter", Command(Action.NODE, "alpha")),
+        ("down enter", Command(Action.NODE, "beta")),
+        ("end up down enter", Command(Action.NODE, "h11")),
+        ("pagedown pageup down j k enter", Command(Action.NODE, "beta")),
+        ("tab enter", Command(Action.JOB, "7")),
+        ("tab down l", Command(Action.LOGS, "9")),
+        ("tab x y", Command(Action.KILL, "7")),
+        ("d y", Command(Action.DRAIN, "alpha")),
+        ("down down d y", Command(Action.RESUME, "gamma" + EVIL)),
         ("d n", None),
         ("d enter", None),
         ("x", None),
         ("x y", None),
-        ("/ h 1 0 enter enter", Command(Deed.NODE, "h10")),
-        ("/ h 1 q backspace 1 enter enter", Command(Deed.NODE, "h11")),
-        ("/ h 1 0 escape enter", Command(Deed.NODE, "alpha")),
+        ("/ h 1 0 enter enter", Command(Action.NODE, "h10")),
+        ("/ h 1 q backspace 1 enter enter", Command(Action.NODE, "h11")),
+        ("/ h 1 0 escape enter", Command(Action.NODE, "alpha")),
         ("/ z z z enter enter", None),
-        ("tab tab down enter enter", Command(Deed.JOB, "9")),
-        ("s-tab s-tab l", Command(Deed.LOGS, "7")),
-        ("s enter", Command(Deed.NODE, "gamma" + EVIL)),
-        ("tab s s enter", Command(Deed.JOB, "33")),
+        ("tab tab down enter enter", Command(Action.JOB, "9")),
+        ("s-tab s-tab l", Command(Action.LOGS, "7")),
+        ("s enter", Command(Action.NODE, "gamma" + EVIL)),
+        ("tab s s enter", Command(Action.JOB, "33")),
     ],
 )
 def test_keys_ask_for(keys: str, command: Command | None) -> None:
@@ -238,10 +238,10 @@ def test_what_is_asked_is_shown_and_a_key_that_is_not_y_leaves_it() -> None:
 def test_a_chosen_line_stays_chosen_while_others_come_and_go() -> None:
     view, _ = after("tab", "down", "down")
     before = picture()
-    later = Picture(AT, before.status, before.nodes, (job_line(5, state="RUNNING"), *before.jobs), before.clients)
-    assert after("l", view=view, of=later)[1] == Command(Deed.LOGS, "11")
-    gone = Picture(AT, before.status, before.nodes, tuple(job for job in before.jobs if job.id != 11), before.clients)
-    assert after("l", view=view, of=gone)[1] == Command(Deed.LOGS, "12")
+    later = Snapshot(AT, before.status, before.nodes, (job_line(5, state="RUNNING"), *before.jobs), before.clients)
+    assert after("l", view=view, of=later)[1] == Command(Action.LOGS, "11")
+    gone = Snapshot(AT, before.status, before.nodes, tuple(job for job in before.jobs if job.id != 11), before.clients)
+    assert after("l", view=view, of=gone)[1] == Command(Action.LOGS, "12")
 
 
 def test_every_order_keeps_every_line() -> None:
@@ -255,7 +255,7 @@ def test_every_order_keeps_every_line() -> None:
 
 def test_a_page_scrolls_and_follows_its_end() -> None:
     lines = tuple(f"line {number}" for number in range(100))
-    view = View(page=Page(Command(Deed.LOGS, "7"), "output", lines, None))
+    view = View(page=Page(Command(Action.LOGS, "7"), "output", lines, None))
     assert "line 99" in screen(view)
     bottom = draw.page_bottom(view.page, 80, 24) if view.page else 0
     view, _ = press(view, "up", picture(), bottom)

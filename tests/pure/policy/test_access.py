@@ -6,15 +6,15 @@ from typing import get_args
 
 import pytest
 
-from sshgrid.model import Caps, JobId, Person, Program, Role, Submission
+from sshgrid.model import Caps, JobId, Program, Role, Submission, User
 from sshgrid.policy import access
 from sshgrid.policy.access import Allowed, Hidden, Refused, may
 from sshgrid.protocol import messages, sweep_messages, user_messages
 from sshgrid.protocol.messages import Request
 
-OWNER = Person("root", Role.OWNER)
-ADMIN = Person("ada", Role.ADMIN)
-ANN = Person("ann", Role.USER)
+OWNER = User("root", Role.OWNER)
+ADMIN = User("ada", Role.ADMIN)
+ANN = User("ann", Role.USER)
 JOB = JobId(1)
 ASKED = Submission(Program("", "a.sh", ()), "a.sh")
 

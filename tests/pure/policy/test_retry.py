@@ -35,7 +35,7 @@ from sshgrid.model import (
     Step,
     Submission,
     Superseded,
-    Swept,
+    SweepDone,
     TimedOut,
     Toolchain,
     ToolchainBroken,
@@ -400,9 +400,9 @@ FATES: list[tuple[Verdict, str, int, int | None, int | None, str]] = [
     (Cancelled(), "CANCELLED", 143, None, 15, "cancelled"),
     (GaveUp("no node left"), "NODE_FAIL", 125, None, None, "no node left"),
     (GaveUp("no node has it", no_toolchain=True), "NODE_FAIL", 127, None, None, "no node has it"),
-    (Swept(3, 0), "COMPLETED", 0, None, None, ""),
-    (Swept(200, 3), "FAILED", 3, None, None, "3 of 200 tasks failed"),
-    (Swept(200, 150, 7), "FAILED", 101, None, None, "150 of 200 tasks failed, 7 were not begun"),
+    (SweepDone(3, 0), "COMPLETED", 0, None, None, ""),
+    (SweepDone(200, 3), "FAILED", 3, None, None, "3 of 200 tasks failed"),
+    (SweepDone(200, 150, 7), "FAILED", 101, None, None, "150 of 200 tasks failed, 7 were not begun"),
     (Crashed("KeyError"), "FAILED", 125, None, None, "a bug in sshgrid: KeyError"),
 ]
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sshgrid import errors
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.model import (
+    Account,
     Caps,
     JobId,
     NodeState,
@@ -23,7 +24,6 @@ from sshgrid.model import (
     SourceFile,
     Submission,
     Toolchain,
-    User,
     UserKey,
 )
 from sshgrid.protocol import codec, messages, sweep_messages, user_messages
@@ -288,4 +288,4 @@ def test_a_message_is_understood_wherever_its_type_stands() -> None:
 
 def test_a_password_is_in_no_repr() -> None:
     assert "horse" not in repr(user_messages.SetPassword("ann", "correct horse"))
-    assert "argon" not in repr(User("ann", Role.USER, 0.0, password="$argon2id$..."))
+    assert "argon" not in repr(Account("ann", Role.USER, 0.0, password="$argon2id$..."))

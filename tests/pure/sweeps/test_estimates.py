@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sshgrid.sweeps.estimates import Outlook, Pace, Slot, rest_seconds, slot_in_use
+from sshgrid.sweeps.estimates import Outlook, RuntimeEstimate, Slot, rest_seconds, slot_in_use
 
 seconds = st.floats(0.001, 1000)
 weights = st.floats(0.1, 10)
@@ -14,18 +14,18 @@ slots = st.builds(Slot, seconds, st.floats(0, 1000))
 
 
 def test_nothing_is_expected_of_a_sweep_of_which_nothing_has_ended() -> None:
-    assert Pace().seconds("h1", 1.0) is None
+    assert RuntimeEstimate().seconds("h1", 1.0) is None
 
 
 def test_a_node_that_has_run_nothing_is_as_fast_as_its_weight_says() -> None:
-    pace = Pace()
+    pace = RuntimeEstimate()
     pace.learn("h1", 1.0, 2.0)
     assert pace.seconds("h2", 0.5) == pytest.approx(4.0)
     assert pace.seconds("h3", 2.0) == pytest.approx(1.0)
 
 
 def test_what_a_node_shows_counts_more_than_its_weight() -> None:
-    pace = Pace()
+    pace = RuntimeEstimate()
     for _ in range(50):
         pace.learn("h1", 1.0, 1.0)
         pace.learn("slow", 1.0, 9.0)
@@ -38,7 +38,7 @@ def test_what_a_node_shows_counts_more_than_its_weight() -> None:
 def test_what_is_expected_lies_between_what_was_seen(
     tasks: list[tuple[str, float, float]], node: str, weight: float
 ) -> None:
-    pace = Pace()
+    pace = RuntimeEstimate()
     for task in tasks:
         pace.learn(*task)
     expected = pace.seconds(node, weight)

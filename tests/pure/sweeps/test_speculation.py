@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sshgrid.model import JobId
-from sshgrid.sweeps.speculation import CLEARLY, START_SECONDS, Choice, Place, UnderWay, choose
+from sshgrid.sweeps.speculation import CLEARLY, START_SECONDS, FreeSlot, SpeculationChoice, UnderWay, choose
 
-H1, H2, H3 = Place("h1", 10.0), Place("h2", 10.0), Place("h3", 10.0)
+H1, H2, H3 = FreeSlot("h1", 10.0), FreeSlot("h2", 10.0), FreeSlot("h3", 10.0)
 LATE = CLEARLY * (10.0 + START_SECONDS)
 
 
@@ -18,7 +18,7 @@ def task(number: int, ran: float, node: str = "h1", takes: float = 10.0, **rest:
 
 
 def test_a_task_that_runs_much_longer_than_its_siblings_gets_a_backup() -> None:
-    assert choose([task(1, LATE + 0.1)], [H2]) == Choice(JobId(1), "h2")
+    assert choose([task(1, LATE + 0.1)], [H2]) == SpeculationChoice(JobId(1), "h2")
 
 
 def test_one_that_is_not_clearly_late_gets_none() -> None:
@@ -32,26 +32,26 @@ def test_without_another_node_that_is_free_there_is_no_backup() -> None:
 
 
 def test_the_one_with_the_longest_time_to_its_end_comes_first() -> None:
-    assert choose([task(1, 40.0), task(2, 90.0), task(3, 60.0)], [H2]) == Choice(JobId(2), "h2")
-    assert choose([task(1, 40.0), task(2, 90.0, node="h2")], [H2]) == Choice(JobId(1), "h2")
+    assert choose([task(1, 40.0), task(2, 90.0), task(3, 60.0)], [H2]) == SpeculationChoice(JobId(2), "h2")
+    assert choose([task(1, 40.0), task(2, 90.0, node="h2")], [H2]) == SpeculationChoice(JobId(1), "h2")
 
 
 def test_a_task_on_a_slow_node_need_not_be_late_to_be_worth_a_backup() -> None:
-    assert choose([task(1, 5.0, takes=100.0)], [H2]) == Choice(JobId(1), "h2")
+    assert choose([task(1, 5.0, takes=100.0)], [H2]) == SpeculationChoice(JobId(1), "h2")
     assert choose([task(1, 95.0, takes=100.0)], [H2]) is None  # it is about to end
-    assert choose([task(1, 30.0, node="h2")], [Place("h1", 100.0)]) is None
+    assert choose([task(1, 30.0, node="h2")], [FreeSlot("h1", 100.0)]) is None
 
 
 def test_of_two_free_nodes_the_faster_is_taken_and_a_crowded_one_is_slow() -> None:
-    slower, faster = Place("h2", 12.0), Place("h3", 8.0)
+    slower, faster = FreeSlot("h2", 12.0), FreeSlot("h3", 8.0)
     crowded = msgspec.structs.replace(faster, crowding=3.0)
-    assert choose([task(1, 60.0)], [slower, faster]) == Choice(JobId(1), "h3")
-    assert choose([task(1, 60.0)], [slower, crowded]) == Choice(JobId(1), "h2")
+    assert choose([task(1, 60.0)], [slower, faster]) == SpeculationChoice(JobId(1), "h3")
+    assert choose([task(1, 60.0)], [slower, crowded]) == SpeculationChoice(JobId(1), "h2")
     assert choose([task(1, 20.0)], [crowded]) is None
 
 
 def test_short_tasks_get_no_backup_for_being_a_moment_late() -> None:
-    assert choose([task(1, CLEARLY * START_SECONDS, takes=0.01)], [Place("h2", 0.01)]) is None
+    assert choose([task(1, CLEARLY * START_SECONDS, takes=0.01)], [FreeSlot("h2", 0.01)]) is None
 
 
 nodes = st.sampled_from(["h1", "h2", "h3"])
@@ -68,13 +68,13 @@ tasks = st.lists(
     unique_by=lambda each: each.task,
 )
 free = st.lists(
-    st.builds(Place, node=nodes, takes_seconds=seconds, crowding=st.floats(1, 9)), unique_by=lambda place: place.node
+    st.builds(FreeSlot, node=nodes, takes_seconds=seconds, crowding=st.floats(1, 9)), unique_by=lambda place: place.node
 )
 
 
 @given(tasks, free)
 def test_a_backup_ends_clearly_earlier_on_a_free_node_where_the_task_has_not_been(
-    running: list[UnderWay], places: list[Place]
+    running: list[UnderWay], places: list[FreeSlot]
 ) -> None:
     choice = choose(running, places)
     if choice is None:
@@ -86,7 +86,7 @@ def test_a_backup_ends_clearly_earlier_on_a_free_node_where_the_task_has_not_bee
 
 
 @given(tasks, free, st.floats(1, 1e6))
-def test_who_is_late_and_worth_it_stays_so(running: list[UnderWay], places: list[Place], more: float) -> None:
+def test_who_is_late_and_worth_it_stays_so(running: list[UnderWay], places: list[FreeSlot], more: float) -> None:
     late = [each for each in running if each.ran_seconds > each.takes_seconds]
     if choose(late, places):
         later = [msgspec.structs.replace(each, ran_seconds=each.ran_seconds + more) for each in late]
@@ -95,7 +95,7 @@ def test_who_is_late_and_worth_it_stays_so(running: list[UnderWay], places: list
 
 @given(tasks, free, st.data())
 def test_a_node_that_becomes_emptier_never_takes_a_backup_away(
-    running: list[UnderWay], places: list[Place], data: st.DataObject
+    running: list[UnderWay], places: list[FreeSlot], data: st.DataObject
 ) -> None:
     if choose(running, places):
         empty = [msgspec.structs.replace(place, crowding=data.draw(st.floats(1.0, place.crowding))) for place in places]

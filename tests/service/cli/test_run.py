@@ -18,7 +18,7 @@ import pytest
 from sshgrid.model import JobId, OnDisconnect, OnHostLoss, Submission
 from sshgrid.protocol import messages
 from sshgrid.terminal import render
-from sshgrid.terminal.bar import Transfer
+from sshgrid.terminal.bar import TransferBar
 from sshgrid.terminal.screen import Plain
 from tests.service.conftest import Cli, interrupt, wait_until
 from tests.service.fake_master import CLOSE, FakeMaster, Said, job_line, output
@@ -326,7 +326,7 @@ def test_on_a_terminal_how_far_an_upload_is_is_a_line_that_vanishes(monkeypatch:
     assert written == ["\r\x1b[Kuploading to h2 [##########..........]  50% 512M of 1G", "\r\x1b[K"]
     written.clear()
     clock = iter([0.0, 0.01, 0.5, 0.5])
-    transfer = Transfer(render.Look(terminal=True, columns=80), shown=True, clock=lambda: next(clock))
+    transfer = TransferBar(render.Look(terminal=True, columns=80), shown=True, clock=lambda: next(clock))
     for sent in (1, 2, 3):
         transfer.moved("sending big", sent << 20, 4 << 20)
     transfer.clear()

@@ -55,7 +55,7 @@ def look(folder: Path, how: str, *paths: str) -> tuple[dict[str, str], list[bool
     return found, exist, names
 
 
-def test_A26_through_the_door_nothing_outside_is_found(folder: Path) -> None:
+def test_A26_through_the_gateway_nothing_outside_is_found(folder: Path) -> None:
     outside = (str(folder.parent / "secret"), "../secret", "sub/../../secret", "/etc/passwd", "//etc/passwd")
     links = ("link", "near", "out/secret", "out", "fifo")
     found, exist, names = look(folder, "confined", *outside, *links)
@@ -64,7 +64,7 @@ def test_A26_through_the_door_nothing_outside_is_found(folder: Path) -> None:
     assert names == sorted(("fifo", "link", "near", "out", "plain", "sub"))
 
 
-def test_through_the_door_one_s_own_files_are_found(folder: Path) -> None:
+def test_through_the_gateway_one_s_own_files_are_found(folder: Path) -> None:
     mine = ("plain", "./plain", "sub/plain", "sub//plain", "sub/./plain")
     found, exist, _ = look(folder, "confined", *mine, "none", "plain/x")
     assert [found[path] for path in mine] == ["mine"] * 5
@@ -106,7 +106,7 @@ def write(folder: Path, how: str, *paths: str) -> dict[str, str]:
     return dict(json.loads(done.stdout))
 
 
-def test_A26_through_the_door_nothing_outside_is_written(folder: Path) -> None:
+def test_A26_through_the_gateway_nothing_outside_is_written(folder: Path) -> None:
     outside = (str(folder.parent / "secret"), "../secret", "sub/plain", "out/secret", "..", "")
     assert set(write(folder, "confined", *outside).values()) == {"UsageError"}
     assert write(folder, "confined", "plain", "new", "link") == {"plain": "done", "new": "done", "link": "done"}

@@ -6,12 +6,12 @@ import pytest
 
 from sshgrid.client import poll
 from sshgrid.client.connection import Connection
-from sshgrid.client.poll import Feed, Picture, ask_all, ask_picture
+from sshgrid.client.poll import Poller, Snapshot, ask_all, ask_picture
 from sshgrid.client.session import Session
 from sshgrid.errors import MasterGone, SshgridError
 from sshgrid.model import JobId
 from sshgrid.monitor import actions
-from sshgrid.monitor.view import Command, Deed, Page
+from sshgrid.monitor.view import Action, Command, Page
 from sshgrid.protocol import messages
 from tests.service.conftest import Cli, wait_until
 from tests.service.fake_master import FakeMaster, job_line, output
@@ -37,7 +37,7 @@ def test_a_picture_has_everything_with_one_wait(fake: FakeMaster, session: Sessi
 
 
 def test_a_feed_says_what_is_wrong_keeps_what_it_knew_and_finds_the_next_master(cli: Cli, session: Session) -> None:
-    with Feed(session.look, ask_status, 0.02) as pid:
+    with Poller(session.look, ask_status, 0.02) as pid:
         wait_until(lambda: "no master is running" in pid.trouble, lambda: pid.trouble)
         with FakeMaster(cli.places):
             wait_until(lambda: pid.newest == 4242 and not pid.trouble, lambda: (pid.newest, pid.trouble))
@@ -73,18 +73,18 @@ def test_a_master_that_falls_silent_is_not_waited_for(
 
 def test_what_the_keys_of_the_monitor_ask_for_is_done(fake: FakeMaster, session: Session) -> None:
     picture = None
-    assert actions.done(session, Command(Deed.KILL, "7"), picture) == "job 7 is being ended"
+    assert actions.done(session, Command(Action.KILL, "7"), picture) == "job 7 is being ended"
     assert fake.got(messages.Cancel) == [messages.Cancel((JobId(7),), "TERM")]
     fake.on(messages.Cancel, messages.Failure("no-such-job", "no such job: 7"))
-    assert actions.done(session, Command(Deed.KILL, "7"), picture) == "no such job: 7"
+    assert actions.done(session, Command(Action.KILL, "7"), picture) == "no such job: 7"
     fake.on(messages.Logs, output("stdout", b"one\ntw"), output("stderr", b"o\xff"), messages.Ended(job_line(7)))
-    page = actions.done(session, Command(Deed.LOGS, "7"), picture)
+    page = actions.done(session, Command(Action.LOGS, "7"), picture)
     assert isinstance(page, Page)
     assert page.lines == ("one", "two\ufffd", "", "[COMPLETED]")
-    page = actions.done(session, Command(Deed.JOB, "7"), picture)
+    page = actions.done(session, Command(Action.JOB, "7"), picture)
     assert isinstance(page, Page)
     assert any("Primes.java 1000" in line for line in page.lines)
-    assert actions.done(session, Command(Deed.NODE, "gone"), Picture(0.0, ask(session))) == "gone is gone"
+    assert actions.done(session, Command(Action.NODE, "gone"), Snapshot(0.0, ask(session))) == "gone is gone"
 
 
 def ask(session: Session) -> messages.StatusReply:

@@ -11,7 +11,7 @@ import pytest
 
 from sshgrid.engines import Engine
 from sshgrid.model import Exited, Node, RetryPolicy
-from sshgrid.nodes import Roster
+from sshgrid.nodes import NodePool
 from sshgrid.spool.spool import Spool
 from sshgrid.ssh.connect import Dialing
 from sshgrid.testing import CHECKS, Check, MakeBench, ScriptedEngine, check_engine, imitate, until
@@ -37,9 +37,9 @@ class DirectBench:
 
     node = "here"
 
-    def __init__(self, folder: Path, roster: Roster) -> None:
-        self.spool = roster.spool
-        self.engine = roster.members[self.node].engine
+    def __init__(self, folder: Path, pool: NodePool) -> None:
+        self.spool = pool.shared.spool
+        self.engine = pool.nodes[self.node].engine
         self._work = folder / "work"
 
     async def left(self) -> Sequence[str]:
@@ -71,14 +71,14 @@ def direct(folder: Path) -> MakeBench:
     async def make() -> AsyncIterator[DirectBench]:
         with Spool(folder / "spool") as spool:
             # Not the grid of the runs: no job stands behind those, so a roster of their own would take them for strays.
-            roster = Roster("roster", spool, Dialing(), Random(1), lambda: None)
+            pool = NodePool("roster", spool, Dialing(), Random(1), lambda: None)
             node = Node("here", connection="local", slots=4, workdir=str(folder / "work"))
             try:
-                await roster.follow([node], (), RetryPolicy())
-                await until(lambda: roster.members["here"].up, lambda: roster.members["here"].reason)
-                yield DirectBench(folder, roster)
+                await pool.follow([node], (), RetryPolicy())
+                await until(lambda: pool.nodes["here"].up, lambda: pool.nodes["here"].reason)
+                yield DirectBench(folder, pool)
             finally:
-                await roster.close()
+                await pool.close()
 
     return make
 

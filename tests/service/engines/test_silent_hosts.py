@@ -11,9 +11,9 @@ from typing import cast
 import pytest
 
 from sshgrid.engines import direct
-from sshgrid.engines.build_cache import Builds
+from sshgrid.engines.build_cache import BuildCache
 from sshgrid.engines.direct import START_GUARD_SECONDS, DirectEngine
-from sshgrid.engines.launch import Order
+from sshgrid.engines.launch import RunSpec
 from sshgrid.errors import Dropped, NeverBegan
 from sshgrid.model import Attempt, Exited, Facts, Fetched, JobId, OnHostLoss, Program, Recipe, Step
 from sshgrid.spool.spool import Spool
@@ -50,7 +50,7 @@ class SilentLink:
     async def renew(self, _run: str, _until: float) -> None:
         return
 
-    def bell(self, _run: str) -> asyncio.Event:
+    def wakeup(self, _run: str) -> asyncio.Event:
         return asyncio.Event()
 
 
@@ -100,10 +100,10 @@ class Sink:
     async def fetched(self, fetched: Fetched) -> None: ...
 
 
-def order(on_host_loss: OnHostLoss, worked_seconds: float = 0.0) -> Order:
+def order(on_host_loss: OnHostLoss, worked_seconds: float = 0.0) -> RunSpec:
     program = Program("python", "x.py", ())
     recipe = Recipe(layout=(), compile=(), run=(b"/usr/bin/python3",), build_key="b")
-    return Order(
+    return RunSpec(
         Attempt(JobId(1), 1, "n1"),
         "f00d-1.1",
         program,
@@ -117,7 +117,9 @@ def engine(*links: SilentLink, host: Host | None = None) -> DirectEngine:
     def patience(worked_seconds: float) -> float:
         return max(PATIENCE_SECONDS, worked_seconds)
 
-    return DirectEngine(host or Host(*links), Path, patience, Builds(cast(Spool, None)))  # nothing is passed on here
+    return DirectEngine(
+        host or Host(*links), Path, patience, BuildCache(cast(Spool, None))
+    )  # nothing is passed on here
 
 
 async def test_F1_a_host_is_waited_for_as_long_as_the_run_had_worked_when_it_was_last_heard_of() -> None:

@@ -10,16 +10,16 @@ import pytest
 from sshgrid.client import remote
 from sshgrid.errors import StoreError, UsageError
 from sshgrid.gateway import address
-from sshgrid.gateway.address import Front
+from sshgrid.gateway.address import GatewayAddress
 
 
-def test_a_door_is_remembered_until_another_word(tmp_path: Path) -> None:
+def test_a_gateway_is_remembered_until_another_word(tmp_path: Path) -> None:
     state = str(tmp_path)
     assert address.chosen(None, None, state) is None
-    assert address.chosen("0.0.0.0", None, state) == Front("0.0.0.0", 4200)
-    assert address.chosen(None, None, state) == address.remembered(state) == Front("0.0.0.0", 4200)
+    assert address.chosen("0.0.0.0", None, state) == GatewayAddress("0.0.0.0", 4200)
+    assert address.chosen(None, None, state) == address.remembered(state) == GatewayAddress("0.0.0.0", 4200)
     assert stat.S_IMODE((tmp_path / address.NAME).stat().st_mode) == 0o600
-    assert address.chosen(None, 4300, state) == Front("127.0.0.1", 4300)
+    assert address.chosen(None, 4300, state) == GatewayAddress("127.0.0.1", 4300)
     assert address.chosen("none", None, state) is None
     assert address.remembered(state) is None
     assert address.chosen("none", None, state) is None

@@ -14,7 +14,7 @@ import pytest
 
 from sshgrid.errors import StoreError
 from sshgrid.gateway import server as doors
-from sshgrid.gateway.server import Door
+from sshgrid.gateway.server import Gateway
 from sshgrid.model import Caps, Exited, OnDisconnect, Role
 from sshgrid.protocol.codec import encode
 from sshgrid.protocol.messages import Hello, Watch
@@ -22,7 +22,7 @@ from sshgrid.protocol.user_messages import AddUser, DisableUser, SetCaps
 from sshgrid.testing import ScriptedGrid, after, until
 from sshgrid.testing.engine import Stage
 from tests.service.conftest import Grids
-from tests.service.server.test_session import Door as Host
+from tests.service.server.test_session import Gateway as Host
 
 pytestmark = pytest.mark.usefixtures("quiet_log")
 
@@ -32,17 +32,17 @@ class Opened:
 
     def __init__(self, grid: ScriptedGrid, state: Path) -> None:
         self.grid, self.state = grid, state
-        self.door = Door(Host(grid, state / "s"), state)
+        self.gateway = Gateway(Host(grid, state / "s"), state)
         self.key = asyncssh.generate_private_key("ssh-ed25519")
 
     async def open(self) -> None:
-        await self.door.open("127.0.0.1", 0)
+        await self.gateway.open("127.0.0.1", 0)
         public = self.key.export_public_key().decode().strip()
         await self.grid.master.people.answer(AddUser("ann", Role.USER, (public,)))
 
     @property
     def port(self) -> int:
-        return int(self.door.address.rpartition(":")[2])
+        return int(self.gateway.address.rpartition(":")[2])
 
     async def connect(self, name: str = "ann") -> asyncssh.SSHClientConnection:
         return await asyncssh.connect(
@@ -63,7 +63,7 @@ async def opened(grids: Grids, tmp_path: Path) -> AsyncIterator[Opened]:
     opened = Opened(grid, tmp_path / "door")
     await opened.open()
     yield opened
-    await opened.door.close()
+    await opened.gateway.close()
 
 
 async def test_a_connection_that_breaks_ends_what_was_to_end_with_it(opened: Opened) -> None:
@@ -97,12 +97,12 @@ async def test_what_has_died_is_made_again_and_what_was_with_it_ends(
     async with await opened.connect() as connection:
         going = await connection.create_process("ps --watch")
         await going.stdout.readline()
-        process = opened.door.children._process
+        process = opened.gateway.children._process
         assert process is not None
         os.kill(process.pid, signal.SIGKILL)
         async with asyncio.timeout(15):
             assert (await going.wait()).exit_status != 0
-        await until(lambda: opened.door.children._process not in (None, process))
+        await until(lambda: opened.gateway.children._process not in (None, process))
         assert (await connection.run("version")).exit_status == 0
     assert "another one is started" in caplog.text
     caplog.clear()
@@ -120,7 +120,7 @@ async def test_who_does_not_log_in_or_does_nothing_has_to_go(opened: Opened, mon
     connection = await opened.connect()
     async with asyncio.timeout(10):
         await connection.wait_closed()
-    assert opened.door._inside == {}
+    assert opened.gateway._inside == {}
 
 
 async def test_A29_more_connections_than_one_user_may_have_are_turned_away(
@@ -132,7 +132,7 @@ async def test_A29_more_connections_than_one_user_may_have_are_turned_away(
         await (await opened.connect()).run("version", check=True)
     first.close()
     await first.wait_closed()
-    await until(lambda: len(opened.door._inside) == 1)
+    await until(lambda: len(opened.gateway._inside) == 1)
     async with await opened.connect() as third:
         assert (await third.run("version")).exit_status == 0
     second.close()
@@ -185,14 +185,14 @@ async def test_a_host_key_that_others_can_read_is_no_host_key(opened: Opened, tm
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     key.chmod(0o644)
     with pytest.raises(StoreError, match="can be read by others"):
-        await Door(opened.door.host, opened.state).open("127.0.0.1", 0)
+        await Gateway(opened.gateway.host, opened.state).open("127.0.0.1", 0)
     key.chmod(0o600)
     key.write_text("nonsense")
     with pytest.raises(StoreError, match="not a host key"):
-        await Door(opened.door.host, opened.state).open("127.0.0.1", 0)
+        await Gateway(opened.gateway.host, opened.state).open("127.0.0.1", 0)
 
 
 async def test_a_port_that_is_taken_is_said(opened: Opened) -> None:
-    other = Door(opened.door.host, opened.state)
+    other = Gateway(opened.gateway.host, opened.state)
     with pytest.raises(StoreError, match=f"port {opened.port}"):
         await other.open("127.0.0.1", opened.port)

@@ -159,7 +159,7 @@ async def test_a_detached_job_waits_for_its_nodes(grids: Grids) -> None:
     waiting = await grid.submit(grid.submission(wait_for_nodes=True))
     assert (await grid.run(grid.submission(file="other.py"))).exit_status == 125
     assert (grid.line(waiting).state, grid.line(waiting).reason) == ("PENDING", "NodeDown")
-    grid.member("n1").come()
+    grid.node("n1").come()
     assert (await grid.wait(waiting)).exit_status == 0
 
 
@@ -187,8 +187,8 @@ async def test_a_node_that_goes_down_with_others_full_is_no_reason_to_give_up(gr
 
 async def test_a_language_that_no_node_has_is_127(grids: Grids) -> None:
     grid = await grids(nodes=("n1",))
-    await until(lambda: grid.member("n1").up)
-    grid.member("n1").has("c")
+    await until(lambda: grid.node("n1").up)
+    grid.node("n1").has("c")
     with pytest.raises(UnknownLanguage, match="no node has a toolchain for python") as refused:
         await grid.submit(grid.submission(file="a.py"))
     assert refused.value.exit_status == 127
@@ -204,7 +204,7 @@ async def test_a_file_of_no_known_language_is_127(grids: Grids) -> None:
 @pytest.mark.parametrize("wish", [{"on": "n9"}, {"on": "@fast"}, {"limits": Limits(memory_bytes=1 << 60)}])
 async def test_what_no_node_matches_is_125(grids: Grids, wish: dict[str, Any]) -> None:
     grid = await grids()
-    await until(lambda: all(member.facts for member in grid.roster.members.values()))
+    await until(lambda: all(node.facts for node in grid.pool.nodes.values()))
     with pytest.raises(NoNodeLeft) as refused:
         await grid.submit(grid.submission(**wish))
     assert refused.value.exit_status == 125
@@ -389,7 +389,7 @@ async def test_a_held_job_that_runs_keeps_the_master_at_work(grids: Grids) -> No
     job = await grid.submit()
     await grid.begun(job)
     await grid.master.hold([job], release=False)
-    assert not grid.book.idle
+    assert not grid.active_jobs.idle
 
 
 async def test_a_removed_job_is_forgotten_with_its_output(grids: Grids) -> None:
@@ -431,7 +431,7 @@ async def test_a_removed_node_takes_nothing_new_and_ends_what_it_has(grids: Grid
     assert {line.name: line.state for line in await grid.master.nodes(Nodes())} == {"n1": "DRAINING", "n2": "IDLE"}
     assert (await grid.run()).node == "n2"
     await grid.master.let_go()
-    assert "n1" in grid.roster.members
+    assert "n1" in grid.pool.nodes
     await grid.master.cancel(Cancel((job,)))
     assert (await grid.wait(job)).node == "n1"
     await grid.master.let_go()
@@ -470,7 +470,7 @@ async def test_jobs_are_listed_by_state_user_and_selector(grids: Grids) -> None:
 
 async def test_a_dry_run_says_where_it_would_go_and_queues_nothing(grids: Grids) -> None:
     grid = await grids(nodes=("n1", Node("n2", drained=True)))
-    await until(lambda: grid.member("n1").facts)
+    await until(lambda: grid.node("n1").facts)
     reply = await grid.master.explain(grid.submission())
     assert (reply.chosen, [name for name, _ in reply.scores]) == ("n1", ["n1"])
     assert [(line.node, line.reason) for line in reply.why] == [("n2", "NodeDown: drained")]
@@ -480,8 +480,8 @@ async def test_a_dry_run_says_where_it_would_go_and_queues_nothing(grids: Grids)
 
 async def test_toolchains_say_which_node_has_what(grids: Grids) -> None:
     grid = await grids(nodes=("n1", "n2"))
-    await until(lambda: all(member.facts for member in grid.roster.members.values()))
-    grid.member("n2").has("c")
+    await until(lambda: all(managed.facts for managed in grid.pool.nodes.values()))
+    grid.node("n2").has("c")
     lines = {line.language: line for line in await grid.master.toolchains(Toolchains().selector)}
     assert [node for node, _ in lines["c"].nodes] == ["n1", "n2"]
     assert [node for node, _ in lines["java"].nodes] == ["n1"]
@@ -507,11 +507,11 @@ async def test_many_starts_leave_the_others_their_turn(grids: Grids, monkeypatch
     grid.master.pause()
     jobs = [await grid.submit() for _ in range(6)]
     grid.master.scheduler.paused = False
-    grid.book.wake.set()
+    grid.active_jobs.wake.set()
     seen = set[int]()
 
     def all_run() -> bool:
-        seen.add(len(grid.book.in_phase(Phase.RUNNING)))
+        seen.add(len(grid.active_jobs.in_phase(Phase.RUNNING)))
         return len(jobs) in seen
 
     await until(all_run, lambda: seen)

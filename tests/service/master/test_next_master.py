@@ -35,7 +35,7 @@ async def test_F4_late_news_of_an_abandoned_attempt_changes_nothing(grids: Grids
     record = msgspec.structs.replace(old.attempts[-1], outcome=HostLost("silent"), ended=1.0)
     moved = msgspec.structs.replace(old, phase=Phase.QUEUED, attempts=(record,), excluded=frozenset({"n1"}))
     assert grid.store.settle(before.order.attempt, record, moved)
-    grid.book.keep(moved)
+    grid.active_jobs.keep(moved)
     await grid.begun(job, 2)
     let_go.set()
     await until(lambda: before.order.run in grid.engine.discarded, lambda: grid.engine.discarded)
@@ -89,7 +89,7 @@ async def test_the_next_master_waits_for_the_node_of_a_run_to_come_back(grids: G
     grid.down = {"n1"}
     await grid.begin()
     assert (await grid.reaches(job, "DISCONNECTED")).attempt == 1
-    grid.member("n1").come()
+    grid.node("n1").come()
     stage = await grid.begun(job)
     stage.send("TERM")
     line = await grid.wait(job)
@@ -128,9 +128,9 @@ async def test_a_run_is_followed_even_when_its_node_has_lost_the_toolchain(grids
     await grid.end()
     grid.down = {"n1"}
     await grid.begin()
-    member = grid.member("n1")
-    member.has()
-    member.come()
+    node = grid.node("n1")
+    node.has()
+    node.come()
     stage = await grid.begun(job)
     stage.send("INT")
     assert (await grid.wait(job)).exit_status == 130

@@ -9,17 +9,17 @@ import pytest
 
 from sshgrid.errors import Dropped
 from sshgrid.model import Facts, Toolchain
-from sshgrid.node.build_check import Verification
-from sshgrid.node.managed_node import Member
-from sshgrid.node.toolchain_check import Hello
+from sshgrid.node.build_check import BuildCheck
+from sshgrid.node.managed_node import ManagedNode
+from sshgrid.node.toolchain_check import SmokeTest
 
-BUILT, TAKEN = Hello("", compiled=True), Hello("")
+BUILT, TAKEN = SmokeTest("", compiled=True), SmokeTest("")
 
 
 class Speaker:
     """A node that says hello, as far as this is asked of it."""
 
-    def __init__(self, name: str, *says: Hello | Dropped) -> None:
+    def __init__(self, name: str, *says: SmokeTest | Dropped) -> None:
         self.name = name
         self.says = list(says)
         self.asked: list[tuple[str, str]] = []
@@ -32,7 +32,7 @@ class Speaker:
     def boot(self, number: str) -> None:
         self.facts = Facts("Linux", "x86_64", "glibc", 1, 0, number, 0, "/w", "session")
 
-    async def say_hello(self, language: str, maker: str) -> Hello:
+    async def say_hello(self, language: str, maker: str) -> SmokeTest:
         self.asked.append((language, maker))
         self.was_asked.set()
         await self.may_speak.wait()
@@ -45,10 +45,10 @@ class Speaker:
 class Pair:
     def __init__(self, one: Speaker, two: Speaker) -> None:
         self.one, self.two = one, two
-        self.verification = Verification({each.name: cast(Member, each) for each in (one, two)})
+        self.verification = BuildCheck({each.name: cast(ManagedNode, each) for each in (one, two)})
 
     async def check(self) -> str:
-        return await self.verification.check("c", cast(Member, self.one), cast(Member, self.two))
+        return await self.verification.check("c", cast(ManagedNode, self.one), cast(ManagedNode, self.two))
 
 
 async def test_the_hello_that_one_node_has_made_runs_on_the_other_and_that_is_remembered() -> None:
@@ -62,12 +62,12 @@ async def test_the_hello_that_one_node_has_made_runs_on_the_other_and_that_is_re
 @pytest.mark.parametrize(
     ("one", "two", "words"),
     [
-        (BUILT, Hello("Illegal instruction"), "the c hello of h1, which has built it, does not run on h2"),
+        (BUILT, SmokeTest("Illegal instruction"), "the c hello of h1, which has built it, does not run on h2"),
         (BUILT, BUILT, "could not be brought to h2"),
-        (Hello("gcc crashed"), TAKEN, "does not run there: gcc crashed"),
+        (SmokeTest("gcc crashed"), TAKEN, "does not run there: gcc crashed"),
     ],
 )
-async def test_what_speaks_against_it_is_said_and_remembered(one: Hello, two: Hello, words: str) -> None:
+async def test_what_speaks_against_it_is_said_and_remembered(one: SmokeTest, two: SmokeTest, words: str) -> None:
     pair = Pair(Speaker("h1", one), Speaker("h2", two))
     first = await pair.check()
     assert words in first
@@ -77,7 +77,7 @@ async def test_what_speaks_against_it_is_said_and_remembered(one: Hello, two: He
 
 @pytest.mark.parametrize("which", ["one", "two"])
 async def test_after_a_restart_of_either_it_is_tried_again(which: str) -> None:
-    pair = Pair(Speaker("h1", BUILT, BUILT), Speaker("h2", Hello("broken"), TAKEN))
+    pair = Pair(Speaker("h1", BUILT, BUILT), Speaker("h2", SmokeTest("broken"), TAKEN))
     assert await pair.check()
     getattr(pair, which).boot("boot-2")
     assert await pair.check() == ""
@@ -110,8 +110,8 @@ async def test_what_the_taker_made_itself_is_not_found_by_another_try_or_another
 
 async def test_a_node_that_left_the_inventory_is_not_asked() -> None:
     pair = Pair(Speaker("h1"), Speaker("h2"))
-    gone = Verification({"h2": cast(Member, pair.two)})
-    said = await gone.check("c", cast(Member, pair.one), cast(Member, pair.two))
+    gone = BuildCheck({"h2": cast(ManagedNode, pair.two)})
+    said = await gone.check("c", cast(ManagedNode, pair.one), cast(ManagedNode, pair.two))
     assert said == "h1, which has built it, is no longer in the inventory"
 
 

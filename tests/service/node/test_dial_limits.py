@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sshgrid.model import Node
-from sshgrid.ssh.connect import Dialing, door
+from sshgrid.ssh.connect import Dialing, dial_address
 
 CONFIG = """Host a b
     ProxyJump ana@gate:2222,inner
@@ -29,10 +29,10 @@ X, Y = (Node(name, host="192.0.2.1") for name in "xy")
         (Node("here-1", connection="local"), Node("here-2", connection="local"), False),
     ],
 )
-def test_F29_nodes_of_one_server_or_behind_one_jump_host_share_a_door(
+def test_F29_nodes_of_one_server_or_behind_one_jump_host_share_a_gateway(
     tmp_path: Path, one: Node, other: Node, same: bool
 ) -> None:
     config = tmp_path / "config"
     config.write_text(CONFIG)
     how = Dialing(ssh_config=str(config))
-    assert (door(one, how) == door(other, how)) is same
+    assert (dial_address(one, how) == dial_address(other, how)) is same

@@ -21,7 +21,7 @@ from sshgrid.protocol.messages import (
     Waiting,
     Watch,
 )
-from sshgrid.queue.notifications import NOTICES_KEPT, Board
+from sshgrid.queue.notifications import NOTICES_KEPT, Notifications
 from sshgrid.reports.watch import PIECE_BYTES
 from sshgrid.testing import ScriptedGrid, Stage, after, until, until_killed
 from tests.service.conftest import Grids
@@ -114,7 +114,7 @@ async def test_nothing_is_said_twice_while_nothing_changes(grids: Grids) -> None
     watcher = Watcher(grid, job)
     await watcher.sees(text=b"ready\n")
     for _ in range(50):
-        grid.book.nodes_changed()
+        grid.active_jobs.nodes_changed()
         await asyncio.sleep(0)
     await grid.master.cancel(Cancel((job,)))
     seen = await watcher.end()
@@ -159,7 +159,7 @@ async def test_many_watchers_see_the_same_and_leave_nothing_behind(grids: Grids)
     watchers = [Watcher(grid, job) for _ in range(40)]
     seen = [await watcher.end() for watcher in watchers]
     assert {screen(each) for each in seen} == {b"".join(b"%d\n" % number for number in range(200))}
-    await until(lambda: not grid.book.board._waiters, lambda: grid.book.board._waiters)
+    await until(lambda: not grid.active_jobs.notifications._waiters, lambda: grid.active_jobs.notifications._waiters)
 
 
 async def test_who_wants_no_output_is_told_the_rest(grids: Grids) -> None:
@@ -181,9 +181,9 @@ async def test_F1_a_silent_node_is_told_while_the_job_is_still_running(grids: Gr
     job = await grid.submit()
     watcher = Watcher(grid, job)
     await watcher.sees(text=b"ready\n")
-    grid.member("n1").go("no answer for 5 s")
+    grid.node("n1").go("no answer for 5 s")
     await until(lambda: Progress(1, 3, "n1", "disconnected") in of(watcher.seen, Progress), lambda: watcher.seen)
-    grid.member("n1").come()
+    grid.node("n1").come()
     await grid.master.cancel(Cancel((job,)))
     await watcher.end()
 
@@ -329,7 +329,7 @@ async def test_logs_of_a_waiting_job_are_empty_and_followed_ones_wait_for_its_fi
     assert await logs(grid, Logs(job)) == {}
     watcher = Watcher(grid, job, Logs(job, follow=True))
     await asyncio.sleep(0)
-    grid.member("n1").come()
+    grid.node("n1").come()
     assert pieces(await watcher.end()) == {"stdout": b"word\n"}
 
 
@@ -337,31 +337,31 @@ async def test_logs_of_a_waiting_job_are_empty_and_followed_ones_wait_for_its_fi
 
 
 async def test_news_of_one_job_wakes_its_own_listeners_and_those_of_all(grids: Grids) -> None:
-    board = Board()
-    mine, other, every = board.listen(JobId(1)), board.listen(JobId(2)), board.listen(None)
-    board.tell(JobId(1))
+    notifications = Notifications()
+    mine, other, every = notifications.listen(JobId(1)), notifications.listen(JobId(2)), notifications.listen(None)
+    notifications.tell(JobId(1))
     assert (mine.done(), other.done(), every.done()) == (True, False, True)
-    board.tell_all()
+    notifications.tell_all()
     assert other.done()
     await asyncio.sleep(0)
-    assert board._waiters == {}
+    assert notifications._waiters == {}
 
 
 async def test_whoever_no_longer_listens_is_forgotten() -> None:
-    board = Board()
-    board.listen(JobId(1)).cancel()
-    await board.changed(JobId(1), 0.0)
+    notifications = Notifications()
+    notifications.listen(JobId(1)).cancel()
+    await notifications.changed(JobId(1), 0.0)
     await asyncio.sleep(0)
-    assert board._waiters == {}
+    assert notifications._waiters == {}
 
 
 def test_sentences_are_bounded_and_forgotten_with_the_job() -> None:
-    board = Board()
+    notifications = Notifications()
     for number in range(NOTICES_KEPT * 3):
-        board.say(JobId(1), str(number))
-    kept = board.notices(JobId(1))
+        notifications.say(JobId(1), str(number))
+    kept = notifications.notices(JobId(1))
     assert [text for _, text in kept] == [str(number) for number in range(NOTICES_KEPT * 2, NOTICES_KEPT * 3)]
-    board.say(JobId(1), "new")
-    assert [text for _, text in board.notices(JobId(1), kept[-1][0])] == ["new"]
-    board.forget(JobId(1))
-    assert board.notices(JobId(1)) == []
+    notifications.say(JobId(1), "new")
+    assert [text for _, text in notifications.notices(JobId(1), kept[-1][0])] == ["new"]
+    notifications.forget(JobId(1))
+    assert notifications.notices(JobId(1)) == []

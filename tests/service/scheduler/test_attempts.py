@@ -47,7 +47,7 @@ async def test_a_queued_job_is_cancelled_at_once(grids: Grids) -> None:
 
 async def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(grids: Grids) -> None:
     grid = await grids(Dropped("n1", "reset"), nodes=("n1",))
-    grid.master.roster.retry = RetryPolicy(backoff_seconds=3600.0, backoff_max_seconds=3600.0)
+    grid.master.pool.shared.retry = RetryPolicy(backoff_seconds=3600.0, backoff_max_seconds=3600.0)
     job = await grid.submit()
     await until(lambda: grid.line(job).reason == "Backoff", lambda: grid.line(job))
     await grid.master.cancel(Cancel((job,)))
@@ -178,7 +178,7 @@ async def test_a_cancelled_job_whose_host_is_lost_is_not_run_again(grids: Grids)
     job = await grid.submit()
     await grid.begun(job)
     grid.store.request_cancel(job, "TERM")
-    grid.book.reread(job)
+    grid.active_jobs.reread(job)
     grid.engine.lose("n1")
     line = await grid.wait(job)
     assert (line.state, grid.engine.ran_on) == ("CANCELLED", ["n1"])
@@ -201,7 +201,7 @@ async def test_F3_a_run_on_a_lost_node_is_cleaned_when_the_node_is_back(grids: G
     grid.engine.lose("n1")
     line = await grid.wait(job)
     assert [attempt.node for attempt in line.attempts] == ["n1", "n2"]
-    await until(lambda: stage.order.run in grid.member("n1").leftovers, lambda: grid.member("n1").leftovers)
+    await until(lambda: stage.order.run in grid.node("n1").leftovers, lambda: grid.node("n1").leftovers)
 
 
 async def test_a_master_does_not_wait_long_for_a_node_that_does_not_let_itself_be_cleaned(
@@ -276,7 +276,7 @@ async def test_what_was_typed_before_a_run_begins_is_heard_and_forgotten_with_it
         await grid.master.typed(job, b"early")
         await grid.master.typed(job, b"")
     await grid.master.cancel(Cancel((jobs[1],)))
-    grid.member("n1").come()
+    grid.node("n1").come()
     assert (await grid.wait(jobs[0])).exit_status == 5
     assert grid.kept(jobs[0]) == b"b'early'\n"
     assert grid.master.attempts._keyboards == {}

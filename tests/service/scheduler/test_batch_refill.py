@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sshgrid.engines.launch import Order
+from sshgrid.engines.launch import RunSpec
 from sshgrid.errors import NodeUnfit
-from sshgrid.model import Exited, Group, Halt, JobId, Node, Phase, Swept, sweep_of
+from sshgrid.model import Exited, Group, Halt, JobId, Node, Phase, SweepDone, sweep_of
 from sshgrid.protocol.messages import Cancel
 from sshgrid.scheduler.sweep_state import SweepState
 from sshgrid.testing.engine import Stage
@@ -56,7 +56,7 @@ def behind(grid: ScriptedGrid) -> int:
 
 async def waits_in_a_batch(grid: ScriptedGrid, job: JobId) -> None:
     """A task waits for the gate, and others behind it."""
-    await until(lambda: behind(grid) and grid.book.count("ann", Phase.RUNNING) == 1, lambda: grid.engine._ahead)
+    await until(lambda: behind(grid) and grid.active_jobs.count("ann", Phase.RUNNING) == 1, lambda: grid.engine._ahead)
 
 
 async def test_the_next_tasks_wait_where_they_will_run(grid: ScriptedGrid, gate: Gate) -> None:
@@ -65,13 +65,13 @@ async def test_the_next_tasks_wait_where_they_will_run(grid: ScriptedGrid, gate:
     await waits_in_a_batch(grid, job)
     gate.open.set()
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(41, 0)
+    assert verdict(grid, job) == SweepDone(41, 0)
     numbers = [-order.attempt.job & 0xFFFFF for order in grid.engine.orders]
     assert numbers == list(range(1, 42))
 
 
 async def test_anothers_job_comes_before_what_is_not_yet_there(grid: ScriptedGrid, gate: Gate) -> None:
-    grid.member("h2").go()
+    grid.node("h2").go()
     words = ["go"] * 8 + ["wait"] + ["go"] * 600
     job = await grid.submit(sweep(grid, *words))
     await waits_in_a_batch(grid, job)
@@ -83,25 +83,25 @@ async def test_anothers_job_comes_before_what_is_not_yet_there(grid: ScriptedGri
     place = [order.attempt.job for order in grid.engine.orders].index(other)
     assert place <= there
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(609, 0)
+    assert verdict(grid, job) == SweepDone(609, 0)
 
 
 async def test_who_waits_behind_a_long_task_goes_where_a_slot_is_free(grid: ScriptedGrid, gate: Gate) -> None:
-    grid.member("h2").go()
+    grid.node("h2").go()
     job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
     await waits_in_a_batch(grid, job)
-    grid.member("h2").come()
+    grid.node("h2").come()
     await until(lambda: len(grid.engine.orders) == 33, lambda: (len(grid.engine.orders), grid.engine._ahead))
     assert behind(grid) == 0
     gate.open.set()
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(33, 0)
+    assert verdict(grid, job) == SweepDone(33, 0)
     assert len({order.run for order in grid.engine.orders}) == 33
     assert {order.attempt.number for order in grid.engine.orders} == {1}
 
 
 async def test_also_of_a_batch_whose_slot_was_given_away(grid: ScriptedGrid, gate: Gate) -> None:
-    grid.member("h2").go()
+    grid.node("h2").go()
     job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
     await waits_in_a_batch(grid, job)
     for sink in grid.master.attempts.batches:
@@ -109,23 +109,23 @@ async def test_also_of_a_batch_whose_slot_was_given_away(grid: ScriptedGrid, gat
     await until(lambda: behind(grid) == 0 and len(grid.engine.orders) == 33, lambda: grid.engine._ahead)
     gate.open.set()
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(33, 0)
+    assert verdict(grid, job) == SweepDone(33, 0)
 
 
 async def test_what_waits_behind_does_not_begin_when_the_sweep_halts(grid: ScriptedGrid, gate: Gate) -> None:
-    grid.member("h2").go()
+    grid.node("h2").go()
     words = [*["go"] * 12, "wait", *["go"] * 20, "f1", *["go"] * 500]
     job = await grid.submit(sweep(grid, *words, halt=Halt("soon", count=1)))
     await waits_in_a_batch(grid, job)
     state = grid.master.sweeps.state(job)
     assert state is not None
     state.stopped = True  # as when one of another node has failed
-    grid.book.wake.set()
+    grid.active_jobs.wake.set()
     await until(lambda: behind(grid) == 0)
     gate.open.set()
     await grid.wait(job)
     found = verdict(grid, job)
-    assert isinstance(found, Swept)
+    assert isinstance(found, SweepDone)
     assert (found.failed, found.left) == (0, len(words) - len(grid.engine.orders))
     assert len(grid.engine.orders) < 34
 
@@ -147,7 +147,7 @@ async def test_a_task_that_a_fast_node_has_failed_goes_to_a_slow_one(
     job = await grid.submit(sweep(grid, "go"))
     await grid.wait(job)
     assert grid.engine.ran_on == ["h1", "h2"]
-    assert verdict(grid, job) == Swept(1, 0)
+    assert verdict(grid, job) == SweepDone(1, 0)
 
 
 async def test_a_slow_node_is_not_spared_for_fast_ones_that_are_closed_to_the_user(
@@ -168,7 +168,7 @@ async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
 ) -> None:
     refused: list[str] = []
 
-    async def extend(batch: str, orders: Sequence[Order], *, lingers: bool) -> bool:
+    async def extend(batch: str, orders: Sequence[RunSpec], *, keep_warm: bool) -> bool:
         refused.extend(order.run for order in orders)
         return False
 
@@ -176,7 +176,7 @@ async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
     job = await grid.submit(sweep(grid, *["go"] * 300))
     await grid.wait(job)
     assert refused
-    assert verdict(grid, job) == Swept(300, 0)
+    assert verdict(grid, job) == SweepDone(300, 0)
     assert sorted(-order.attempt.job & 0xFFFFF for order in grid.engine.orders) == list(range(1, 301))
     assert {len(task.attempts) for task in grid.store.tasks(job)} == {1}
 
@@ -185,7 +185,7 @@ async def test_a_batch_that_has_done_all_is_gone_on_with_where_it_is(grid: Scrip
     grid.engine.linger_seconds = 1e6
     job = await grid.submit(sweep(grid, *["go"] * 300))
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(300, 0)
+    assert verdict(grid, job) == SweepDone(300, 0)
     # The first two tasks went alone, as nobody knew how long one takes; their starts served for many more.
     first = next(iter(grid.engine.batches.values()))
     assert first[0].endswith("-1_1.1")
@@ -230,7 +230,7 @@ async def test_a_batch_that_goes_on_passes_no_limit_of_a_group(grid: ScriptedGri
     assert len(grid.engine.orders) == 2
     second.open.set()
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(21, 0)
+    assert verdict(grid, job) == SweepDone(21, 0)
 
 
 async def test_a_batch_that_goes_on_is_a_turn_of_its_owner(grid: ScriptedGrid) -> None:
@@ -239,10 +239,10 @@ async def test_a_batch_that_goes_on_is_a_turn_of_its_owner(grid: ScriptedGrid) -
         return Exited(0)
 
     grid.engine.coming[:] = [takes_a_while] * 40
-    grid.member("h2").go()
+    grid.node("h2").go()
     sweep_of_ann = await grid.submit(sweep(grid, *["go"] * 30, at_once=1))
     await until(lambda: len(grid.engine.orders) == 1)
-    grid.member("h2").come()
+    grid.node("h2").come()
     await grid.submit(grid.submission(on="h2"), owner="bob")
     await until(lambda: len(grid.engine.orders) == 2)
     second = await grid.submit(grid.submission(on="h1"), owner="bob")
@@ -258,18 +258,18 @@ async def test_a_node_that_goes_while_a_batch_waits_for_more_keeps_nobody_waitin
 ) -> None:
     monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
     grid.engine.linger_seconds = 1e6
-    grid.member("h2").go()
+    grid.node("h2").go()
     job = await grid.submit(sweep(grid, "wait", *["go"] * 5, at_once=1))
     await until(lambda: len(grid.engine.orders) == 1)
     grid.master.pause()
     gate.open.set()
     await until(lambda: bool(grid.engine.lingering))
-    grid.member("h1").go()
-    grid.member("h2").come()
+    grid.node("h1").go()
+    grid.node("h2").come()
     grid.master.scheduler.paused = False
-    grid.book.nodes_changed()
+    grid.active_jobs.nodes_changed()
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(6, 0)
+    assert verdict(grid, job) == SweepDone(6, 0)
 
 
 async def test_who_leaves_removes_a_batch_that_waits_for_more(grid: ScriptedGrid) -> None:
@@ -287,6 +287,6 @@ async def test_a_next_master_finds_what_waits_behind(grid: ScriptedGrid, gate: G
     await grid.begin()
     gate.open.set()
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(41, 0)
+    assert verdict(grid, job) == SweepDone(41, 0)
     ends = [task for task in grid.store.tasks(job) if sweep_of(task.id) == job]
     assert len(ends) == 41

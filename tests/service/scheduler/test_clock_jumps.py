@@ -36,12 +36,12 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
 @pytest.mark.parametrize("hours", [-1, 1])
 async def test_F37_a_jump_makes_no_node_silent_and_moves_no_uptime(grids: Grids, wall: Wall, hours: int) -> None:
     grid = await grids()
-    member = await until(lambda: grid.member("n1") if grid.member("n1").facts else None)
-    uptime = member.uptime_now()
+    node = await until(lambda: grid.node("n1") if grid.node("n1").facts else None)
+    uptime = node.uptime_now()
     wall.turned = hours * HOUR
-    assert member.silent_seconds() < 60.0
-    assert 0.0 <= member.uptime_now() - uptime < 60.0
-    assert abs(member.last_seen - time.time()) < 60.0
+    assert node.silent_seconds() < 60.0
+    assert 0.0 <= node.uptime_now() - uptime < 60.0
+    assert abs(node.last_seen - time.time()) < 60.0
 
 
 class Slowest(Random):
@@ -58,7 +58,7 @@ async def test_F37_a_clock_that_goes_back_makes_no_backoff_longer_than_the_polic
 
     policy = RetryPolicy(retries=2, backoff_seconds=0.5, backoff_max_seconds=0.5, patience_min_seconds=0.05)
     grid = await grids(loses_its_host, Exited(0), nodes=("n1",), retry=policy)
-    grid.roster.rng = Slowest()
+    grid.pool.shared.rng = Slowest()
     job = await grid.submit()
     await until(lambda: grid.job(job).not_before > time.time())
     wall.turned = -HOUR

@@ -25,13 +25,13 @@ async def grid(tmp_path: Path) -> AsyncIterator[ScriptedGrid]:
 
 
 def running(grid: ScriptedGrid) -> int:
-    return len(grid.book.in_phase(Phase.RUNNING))
+    return len(grid.active_jobs.in_phase(Phase.RUNNING))
 
 
 async def test_a_run_takes_as_many_slots_as_it_asked_for(grid: ScriptedGrid) -> None:
     wide = await grid.submit(grid.submission(slots=3))
     await grid.begun(wide)
-    assert grid.member("h1").view().running == 3
+    assert grid.node("h1").view().running == 3
     second = await grid.submit(grid.submission(slots=2))
     small = await grid.submit()
     await grid.begun(small)
@@ -40,7 +40,7 @@ async def test_a_run_takes_as_many_slots_as_it_asked_for(grid: ScriptedGrid) -> 
     assert line.why[0].reason == "Resources: 4 of 4 slots busy, 2 wanted"
     await grid.master.cancel(Cancel((wide,), "KILL"))
     await grid.begun(second)
-    assert grid.member("h1").view().running == 3
+    assert grid.node("h1").view().running == 3
 
 
 async def test_gpus_are_given_to_one_run_at_a_time(grid: ScriptedGrid) -> None:
@@ -61,8 +61,8 @@ async def test_a_new_master_knows_what_runs_have(grid: ScriptedGrid) -> None:
     await grid.begun(wide)
     await grid.end()
     await grid.begin()
-    await until(lambda: running(grid) == 1 and grid.member("h1").running)
-    view = grid.member("h1").view()
+    await until(lambda: running(grid) == 1 and grid.node("h1").running)
+    view = grid.node("h1").view()
     assert (view.running, view.gpus_in_use) == (2, frozenset({0, 1}))
 
 

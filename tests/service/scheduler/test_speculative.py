@@ -31,7 +31,7 @@ from sshgrid.model import (
     Submission,
     Superseded,
     Sweep,
-    Swept,
+    SweepDone,
     task_id,
     task_number,
 )
@@ -77,7 +77,7 @@ async def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 def bring_h2(grid: ScriptedGrid) -> None:
     grid.down.clear()  # for the next master as well
-    grid.member("h2").come()
+    grid.node("h2").come()
 
 
 class Gated:
@@ -148,7 +148,7 @@ async def nothing_is_left(grid: ScriptedGrid, task: JobId, attempts: int = 2) ->
     """Each run of the task was removed from its node, and has no slot there."""
     runs = {run_name(grid.store.grid, Attempt(task, number, "")) for number in range(1, attempts + 1)}
     await until(lambda: runs <= set(grid.engine.discarded), lambda: (runs, grid.engine.discarded))
-    assert not [member.running for member in grid.roster.members.values() if member.running]
+    assert not [node.running for node in grid.pool.nodes.values() if node.running]
 
 
 # --- who wins ---------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ async def test_a_backup_that_ends_first_is_the_result_and_the_original_is_killed
     sweep_id, task = await straggling(grid, original, after(b"backup\n", Exited(3)))
     tasks, output = await told(grid, sweep_id)
     assert (tasks[4].attempt, tasks[4].node, tasks[4].exit_status, output) == (2, "h2", 3, b"backup\n")
-    assert grid.job(sweep_id).verdict == Swept(4, 1)
+    assert grid.job(sweep_id).verdict == SweepDone(4, 1)
     assert outcomes(grid, task) == [Superseded(2), Exited(3)]
     assert [line.outcome for line in grid.line(task).attempts] == ["superseded by attempt 2", "exited 3"]
     await nothing_is_left(grid, task)
@@ -190,7 +190,7 @@ async def test_of_two_that_end_at_the_same_moment_one_counts(grid: ScriptedGrid,
     winner = tasks[4].attempt
     assert (tasks[4].exit_status, output) == (winner, pair[winner - 1].said)
     assert sorted(map(repr, outcomes(grid, task))) == sorted(map(repr, (Exited(winner), Superseded(winner))))
-    assert grid.job(sweep_id).verdict == Swept(4, 1)
+    assert grid.job(sweep_id).verdict == SweepDone(4, 1)
     await nothing_is_left(grid, task)
 
 
@@ -216,7 +216,7 @@ async def test_a_backup_without_a_result_is_recorded_and_the_original_goes_on(
 async def test_a_backup_goes_on_alone_when_the_original_is_lost(grid: ScriptedGrid) -> None:
     backup = Gated("backup")
     sweep_id, task = await straggling(grid, Gated("original"), backup)
-    grid.member("h1").go()
+    grid.node("h1").go()
     grid.engine.lose("h1")
     await until(lambda: outcomes(grid, task)[0], lambda: outcomes(grid, task))
     line = grid.line(task)
@@ -234,11 +234,11 @@ async def test_a_third_attempt_is_begun_when_both_are_lost(grid: ScriptedGrid) -
     grid.engine.coming.insert(0, after(b"third\n", Exited(0)))
     lost.gate.set()
     await until(lambda: outcomes(grid, task)[1], lambda: outcomes(grid, task))
-    grid.member("h1").go()
+    grid.node("h1").go()
     grid.engine.lose("h1")
     tasks, output = await told(grid, sweep_id)
     assert (tasks[4].attempt, output) == (3, b"third\n")
-    assert grid.job(sweep_id).verdict == Swept(4, 0)
+    assert grid.job(sweep_id).verdict == SweepDone(4, 0)
 
 
 # --- another master ---------------------------------------------------------------------------------------------------
@@ -390,13 +390,13 @@ async def test_who_may_run_no_more_gets_none(grid: ScriptedGrid, monkeypatch: py
 async def test_a_backup_is_a_slot_of_its_user(grid: ScriptedGrid) -> None:
     original, backup = Gated("original"), Gated("backup")
     sweep_id, _ = await straggling(grid, original, backup)
-    assert grid.book.count("ann", Phase.RUNNING) == 2
-    assert sorted(grid.book.nodes_in_use("ann")) == ["h1", "h2"]
+    assert grid.active_jobs.count("ann", Phase.RUNNING) == 2
+    assert sorted(grid.active_jobs.nodes_in_use("ann")) == ["h1", "h2"]
     progress = grid.master.sweep_report.progress(grid.job(sweep_id))
     assert (progress.ended, progress.running, progress.waiting, progress.backups) == (3, 1, 0, 1)
     backup.gate.set()
     await told(grid, sweep_id)
-    assert grid.book.count("ann", Phase.RUNNING) == 0
+    assert grid.active_jobs.count("ann", Phase.RUNNING) == 0
 
 
 async def test_a_node_that_is_drained_gets_no_backup_and_its_own_tasks_may_have_one(tmp_path: Path) -> None:
@@ -406,8 +406,8 @@ async def test_a_node_that_is_drained_gets_no_backup_and_its_own_tasks_may_have_
     grid.engine.coming[:0] = [SHORT, SHORT, SHORT, original, after(b"backup\n", Exited(0))]
     sweep_id = await grid.submit(sweep(grid))
     await grid.begun(task_id(sweep_id, 4))
-    here = grid.member("h1")
-    here.node = msgspec.structs.replace(here.node, drained=True)
+    here = grid.node("h1")
+    here.config = msgspec.structs.replace(here.config, drained=True)
     tasks, _ = await told(grid, sweep_id)
     assert (tasks[4].attempt, tasks[4].node) == (2, "h3")
     await grid.end()
@@ -436,12 +436,12 @@ async def stuck_in_a_batch(grid: ScriptedGrid) -> tuple[JobId, JobId]:
 
 async def test_a_straggler_in_a_batch_gets_a_backup_and_the_rest_goes_on(small: ScriptedGrid) -> None:
     sweep_id, stuck = await stuck_in_a_batch(small)
-    small.member("h2").come()
+    small.node("h2").come()
     tasks, output = await told(small, sweep_id)
     assert sorted(tasks) == list(range(1, 72))
-    assert small.job(sweep_id).verdict == Swept(71, 0)
+    assert small.job(sweep_id).verdict == SweepDone(71, 0)
     assert (outcomes(small, stuck), output) == ([Superseded(2), Exited(0)], b"")
-    await until(lambda: not [member.running for member in small.roster.members.values() if member.running])
+    await until(lambda: not [node.running for node in small.pool.nodes.values() if node.running])
     assert small.store.late_news() == 0
 
 
@@ -460,4 +460,4 @@ async def test_a_new_master_ends_what_was_superseded_in_a_batch_that_goes_on(sma
     assert sorted(tasks) == list(range(1, 72))
     assert (tasks[task_number(stuck)].attempt, output) == (2, b"")
     assert small.engine.signals == [(run_name(small.store.grid, Attempt(stuck, 1, "h1")), "KILL")]
-    await until(lambda: not [member.running for member in small.roster.members.values() if member.running])
+    await until(lambda: not [node.running for node in small.pool.nodes.values() if node.running])

@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sshgrid.engines import BatchSink, Finish
-from sshgrid.engines.launch import Batch
+from sshgrid.engines import AttemptResult, BatchSink
+from sshgrid.engines.launch import BatchSpec
 from sshgrid.errors import NeverBegan, NodeUnfit, NotAllowed, StoreError, UsageError
 from sshgrid.model import (
     Cancelled,
@@ -29,7 +29,7 @@ from sshgrid.model import (
     SourceFile,
     Submission,
     Sweep,
-    Swept,
+    SweepDone,
     job_text,
     task_id,
 )
@@ -106,7 +106,7 @@ async def test_each_value_is_a_task_with_its_own_arguments(grid: ScriptedGrid) -
     tasks, output, ended = await watch(grid, job)
     assert sorted(task.number for task in tasks) == [1, 2, 3]
     assert sorted(output.splitlines()) == [b"--x=a 1", b"--x=b 2", b"--x=c 3"]
-    assert verdict(grid, job) == Swept(3, 0)
+    assert verdict(grid, job) == SweepDone(3, 0)
     assert (ended.job.state, ended.job.exit_status) == ("COMPLETED", 0)
     assert {order.run.partition("-")[2] for order in grid.engine.orders} == {
         f"{job}_{number}.1" for number in (1, 2, 3)
@@ -205,16 +205,16 @@ async def test_without_a_placeholder_the_values_are_appended(grid: ScriptedGrid)
 async def test_the_exit_status_is_the_number_of_failed_tasks(grid: ScriptedGrid, count: int, status: int) -> None:
     job = await grid.submit(sweep(grid, "ok", *(f"f{1 + number % 9}" for number in range(count))))
     _, _, ended = await watch(grid, job)
-    assert verdict(grid, job) == Swept(count + 1, count)
+    assert verdict(grid, job) == SweepDone(count + 1, count)
     assert (ended.job.exit_status, ended.job.state) == (status, "FAILED")
 
 
 async def test_no_more_run_at_once_than_was_asked_for(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_until_killed] * 3
     job = await grid.submit(sweep(grid, *map(str, range(20)), at_once=3))
-    await until(lambda: len(grid.book.in_phase(Phase.RUNNING)) == 3)
+    await until(lambda: len(grid.active_jobs.in_phase(Phase.RUNNING)) == 3)
     await asyncio.sleep(0.1)
-    assert len(grid.book.in_phase(Phase.RUNNING)) == 3
+    assert len(grid.active_jobs.in_phase(Phase.RUNNING)) == 3
     progress = grid.master.sweep_report.progress(grid.job(job))
     assert (progress.tasks, progress.ended, progress.running, progress.waiting) == (20, 0, 3, 17)
     assert grid.line(job).state == "RUNNING"
@@ -253,13 +253,13 @@ async def test_only_the_chosen_tasks_run(grid: ScriptedGrid) -> None:
     tasks, output, _ = await watch(grid, job, keep_order=True)
     assert [task.number for task in tasks] == [2, 5, 6]
     assert output == b"2\n5\n6\n"
-    assert verdict(grid, job) == Swept(3, 0)
+    assert verdict(grid, job) == SweepDone(3, 0)
 
 
 async def test_halting_soon_begins_nothing_more(grid: ScriptedGrid) -> None:
     job = await grid.submit(sweep(grid, "f1", *["ok"] * 30, at_once=1, halt=Halt("soon", "fail", 1)))
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(31, 1, 30)
+    assert verdict(grid, job) == SweepDone(31, 1, 30)
 
 
 async def test_halting_now_ends_what_runs(grid: ScriptedGrid) -> None:
@@ -280,12 +280,14 @@ async def test_what_a_halt_has_ended_does_not_wait_again(grid: ScriptedGrid) -> 
     assert state is not None
     first, second, _ = grid.master.attempts._running.values()
     # As one look at a batch brings them.
-    grid.master.attempts._settle_all([(first, Finish(Exited(1))), (second, Finish(HostLost("its disk was full")))])
+    grid.master.attempts._settle_all(
+        [(first, AttemptResult(Exited(1))), (second, AttemptResult(HostLost("its disk was full")))]
+    )
     assert not state.again
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(3, 3)
+    assert verdict(grid, job) == SweepDone(3, 3)
     assert sorted(state.ended) == [1, 2, 3]
-    assert grid.book.idle
+    assert grid.active_jobs.idle
 
 
 async def test_a_halt_ends_hundreds_that_were_lost_with_it(tmp_path: Path) -> None:
@@ -294,10 +296,10 @@ async def test_a_halt_ends_hundreds_that_were_lost_with_it(tmp_path: Path) -> No
     job = await grid.submit(sweep(grid, *map(str, range(250)), halt=Halt("now", count=1)))
     await until(lambda: len(grid.engine.orders) == 250)
     first, *others = grid.master.attempts._running.values()
-    lost = [(running, Finish(HostLost("its disk was full"))) for running in others]
-    grid.master.attempts._settle_all([(first, Finish(Exited(1))), *lost])
+    lost = [(running, AttemptResult(HostLost("its disk was full"))) for running in others]
+    grid.master.attempts._settle_all([(first, AttemptResult(Exited(1))), *lost])
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(250, 250)
+    assert verdict(grid, job) == SweepDone(250, 250)
     await grid.end()
 
 
@@ -355,7 +357,7 @@ async def test_a_single_task_can_be_ended_and_looked_at(grid: ScriptedGrid) -> N
     await until(lambda: grid.engine.stage(task))
     await grid.master.cancel(Cancel((task,), "KILL"), "ann")
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(2, 1)
+    assert verdict(grid, job) == SweepDone(2, 1)
     assert grid.line(task).state == "CANCELLED"
 
 
@@ -365,7 +367,7 @@ async def test_a_task_of_a_lost_host_runs_again(grid: ScriptedGrid) -> None:
     tasks, output, _ = await watch(grid, job, keep_order=True)
     assert [task.attempt for task in tasks] in ([2, 1, 1], [1, 2, 1], [1, 1, 2])
     assert output == b"a\nb\nc\n"
-    assert verdict(grid, job) == Swept(3, 0)
+    assert verdict(grid, job) == SweepDone(3, 0)
 
 
 @pytest.mark.parametrize("count", [1, 300])
@@ -406,17 +408,17 @@ async def test_a_sweep_that_has_begun_waits_until_a_node_can_run_it_again(grid: 
     job = await grid.submit(sweep(grid, *map(str, range(10))))
     await until(lambda: len(grid.engine.orders) == 8)
     for name in ("h1", "h2"):
-        grid.member(name).has("python")
+        grid.node(name).has("python")
     for stage in list(grid.engine.stages.values()):
         stage.send("TERM")
     other = await grid.submit(grid.submission(file="hello.py"))
     await grid.wait(other)
     progress = grid.master.sweep_report.progress(grid.job(job))
     assert (progress.ended, progress.running, progress.waiting) == (8, 0, 2)
-    grid.member("h2").has("sh")
-    grid.book.nodes_changed()
+    grid.node("h2").has("sh")
+    grid.active_jobs.nodes_changed()
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(10, 8)
+    assert verdict(grid, job) == SweepDone(10, 8)
 
 
 async def test_a_held_sweep_begins_nothing_until_it_is_let_go(grid: ScriptedGrid) -> None:
@@ -424,19 +426,19 @@ async def test_a_held_sweep_begins_nothing_until_it_is_let_go(grid: ScriptedGrid
     job = await grid.submit(sweep(grid, *map(str, range(20))))
     await grid.master.hold([job], release=False)
     grid.master.scheduler.paused = False
-    grid.book.wake.set()
+    grid.active_jobs.wake.set()
     other = await grid.submit()
     await grid.wait(other)
     assert len(grid.engine.orders) == 1
     await grid.master.hold([job], release=True)
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(20, 0)
+    assert verdict(grid, job) == SweepDone(20, 0)
 
 
 async def test_a_new_master_goes_on_where_the_earlier_one_was(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_says_its_words] * 5 + [_until_killed] * 8
     job = await grid.submit(alone(sweep(grid, *map(str, range(1, 41)))))
-    await until(lambda: len(grid.book.in_phase(Phase.RUNNING)) == 8 and len(grid.engine.orders) == 13)
+    await until(lambda: len(grid.active_jobs.in_phase(Phase.RUNNING)) == 8 and len(grid.engine.orders) == 13)
     await grid.end()
     await grid.begin()
     progress = grid.master.sweep_report.progress(grid.job(job))
@@ -445,7 +447,7 @@ async def test_a_new_master_goes_on_where_the_earlier_one_was(grid: ScriptedGrid
         stage.send("TERM")
     tasks, _, _ = await watch(grid, job)
     assert sorted(task.number for task in tasks) == list(range(1, 41))
-    assert verdict(grid, job) == Swept(40, 8)
+    assert verdict(grid, job) == SweepDone(40, 8)
     begun = [order.attempt for order in grid.engine.orders]
     assert len(begun) == len(set(begun)) == 40
 
@@ -459,7 +461,7 @@ async def test_a_master_that_comes_after_the_last_task_finishes_the_sweep(grid: 
     queue.close()
     await grid.begin()
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(2, 0)
+    assert verdict(grid, job) == SweepDone(2, 0)
     assert len(grid.engine.orders) == 2
 
 
@@ -467,11 +469,11 @@ async def test_retry_runs_what_failed_once_more(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [Exited(1), Exited(1)]
     job = await grid.submit(sweep(grid, *map(str, range(6)), at_once=1))
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(6, 2)
+    assert verdict(grid, job) == SweepDone(6, 2)
     assert await grid.master.retry([job], failed=True) == 2
     tasks, _, ended = await watch(grid, job, keep_order=True)
     assert [task.attempt for task in tasks] == [2, 2, 1, 1, 1, 1]
-    assert verdict(grid, job) == Swept(6, 0)
+    assert verdict(grid, job) == SweepDone(6, 0)
     assert ended.job.exit_status == 0
     assert await grid.master.retry([job], failed=True) == 0
 
@@ -484,7 +486,7 @@ async def test_retry_of_a_cancelled_sweep_runs_what_was_left(grid: ScriptedGrid)
     await grid.wait(job)
     assert await grid.master.retry([job], failed=True) == 20
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(20, 0)
+    assert verdict(grid, job) == SweepDone(20, 0)
 
 
 async def test_a_job_is_retried_with_a_fresh_budget(grid: ScriptedGrid) -> None:
@@ -549,7 +551,7 @@ async def test_short_tasks_share_a_start(grid: ScriptedGrid) -> None:
     tasks, output, _ = await watch(grid, job, keep_order=True)
     assert [task.number for task in tasks] == list(range(1, 501))
     assert output.split() == [b"%d" % number for number in range(1, 501)]
-    assert verdict(grid, job) == Swept(500, 0)
+    assert verdict(grid, job) == SweepDone(500, 0)
     assert len(grid.engine.orders) == 500
     assert max(map(len, grid.engine.batches.values())) > 10
     in_batches = [run for batch in grid.engine.batches.values() for run in batch]
@@ -623,11 +625,11 @@ async def test_a_new_master_goes_on_with_a_batch(grid: ScriptedGrid) -> None:
 async def test_what_a_lost_host_left_of_a_batch_runs_elsewhere(grid: ScriptedGrid) -> None:
     job, _ = await in_a_batch(grid)
     lost = grid.engine.ran_on[-1]
-    grid.member(lost).go()
+    grid.node(lost).go()
     grid.engine.lose(lost)
     tasks, output, _ = await watch(grid, job, keep_order=True)
     assert output.split() == [b"%d" % number for number in range(1, 201)]
-    assert verdict(grid, job) == Swept(200, 0)
+    assert verdict(grid, job) == SweepDone(200, 0)
     assert {task.attempt for task in tasks} == {1, 2}
     assert all(task.attempt == 1 for task in tasks[:60])
 
@@ -646,10 +648,10 @@ async def test_a_cancelled_sweep_ends_its_batch(grid: ScriptedGrid) -> None:
 async def test_the_folder_of_a_batch_that_never_began_stays_against_a_late_start(
     grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost: list[Batch] = []
+    lost: list[BatchSpec] = []
     run_batch = grid.engine.run_batch
 
-    async def run(batch: Batch, sink: BatchSink, *, resume: bool = False) -> None:
+    async def run(batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
         if not lost:
             lost.append(batch)
             raise NeverBegan(batch.attempt.node, "the run is not there")
@@ -658,15 +660,15 @@ async def test_the_folder_of_a_batch_that_never_began_stays_against_a_late_start
     monkeypatch.setattr(grid.engine, "run_batch", run)
     job = await grid.submit(sweep(grid, *map(str, range(100))))
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(100, 0)
+    assert verdict(grid, job) == SweepDone(100, 0)
     (batch,) = lost
-    assert batch.run in grid.member(batch.attempt.node).claims
+    assert batch.run in grid.node(batch.attempt.node).claims
     assert batch.run not in grid.engine.discarded
 
 
 async def test_a_batch_is_one_slot_of_its_owner(grid: ScriptedGrid) -> None:
     job, _ = await in_a_batch(grid)
-    assert grid.book.count("ann", Phase.RUNNING) == 1
+    assert grid.active_jobs.count("ann", Phase.RUNNING) == 1
     progress = grid.master.sweep_report.progress(grid.job(job))
     assert (progress.ended, progress.running, progress.waiting) == (60, 1, 139)
     assert progress.slowest is not None
@@ -701,7 +703,7 @@ async def test_a_master_whose_memory_has_left_the_queue_stops_and_the_next_one_g
     grid.engine.coming[:0] = [_until_killed]
     job = await grid.submit(sweep(grid, "a", "b", at_once=1))
     await until(lambda: bool(grid.engine.stages))
-    monkeypatch.setattr(grid.book.board, "tell", fails)
+    monkeypatch.setattr(grid.active_jobs.notifications, "tell", fails)
     next(iter(grid.engine.stages.values())).send("TERM")
     with pytest.raises(StoreError, match="not what the queue says"):
         await grid.working
@@ -710,4 +712,4 @@ async def test_a_master_whose_memory_has_left_the_queue_stops_and_the_next_one_g
     await grid.end()
     await grid.begin()
     await grid.wait(job)
-    assert verdict(grid, job) == Swept(2, 1)
+    assert verdict(grid, job) == SweepDone(2, 1)

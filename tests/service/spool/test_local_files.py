@@ -13,7 +13,7 @@ import pytest
 
 from sshgrid.errors import UsageError
 from sshgrid.protocol.messages import TakeFile
-from sshgrid.spool.local_files import Handover
+from sshgrid.spool.local_files import LocalFiles
 from sshgrid.spool.spool import Spool
 
 OLD = 1_700_000_000
@@ -48,8 +48,8 @@ async def test_many_clients_who_name_one_file_have_it_read_once(
 ) -> None:
     path = tmp_path / "big"
     path.write_bytes(os.urandom(20_000_000))
-    handover = Handover(spool)
-    digests = await asyncio.gather(*(handover.take(handed(path)) for _ in range(4)))
+    local_files = LocalFiles(spool)
+    digests = await asyncio.gather(*(local_files.take(handed(path)) for _ in range(4)))
     assert set(digests) == {hashlib.sha256(path.read_bytes()).hexdigest()}
     assert spool.read(digests[0]) == path.read_bytes()
     assert spool.path(digests[0]).stat().st_mode & 0o777 == 0o600
@@ -62,16 +62,16 @@ async def test_a_file_is_known_again_only_when_it_had_settled(
 ) -> None:
     path = tmp_path / "big"
     path.write_bytes(b"x" * 1000)
-    handover = Handover(spool)
+    local_files = LocalFiles(spool)
     for expected in (1, 2):
-        await handover.take(handed(path))
+        await local_files.take(handed(path))
         assert len(copies) == expected, "it may have been written to within the same tick"
     monkeypatch.setattr("sshgrid.spool.local_files.SETTLED_SECONDS", -1)
     for expected in (3, 3):
-        await handover.take(handed(path))
+        await local_files.take(handed(path))
         assert len(copies) == expected
     path.write_bytes(b"y" * 1000)
-    assert await handover.take(handed(path)) == hashlib.sha256(b"y" * 1000).hexdigest()
+    assert await local_files.take(handed(path)) == hashlib.sha256(b"y" * 1000).hexdigest()
 
 
 async def test_a_file_that_the_spool_has_lost_is_read_again(
@@ -80,9 +80,9 @@ async def test_a_file_that_the_spool_has_lost_is_read_again(
     monkeypatch.setattr("sshgrid.spool.local_files.SETTLED_SECONDS", -1)
     path = tmp_path / "big"
     path.write_bytes(b"x")
-    handover = Handover(spool)
-    spool.path(await handover.take(handed(path))).unlink()
-    assert spool.has(await handover.take(handed(path)))
+    local_files = LocalFiles(spool)
+    spool.path(await local_files.take(handed(path))).unlink()
+    assert spool.has(await local_files.take(handed(path)))
     assert len(copies) == 2
 
 
@@ -101,7 +101,7 @@ async def test_what_is_not_the_file_that_the_client_saw_is_refused(tmp_path: Pat
         case "fifo":
             os.mkfifo(path)
     with pytest.raises(UsageError, match=r"changed|cannot read"):
-        await Handover(spool).take(seen)
+        await LocalFiles(spool).take(seen)
     assert list(spool.incoming.iterdir()) == []
 
 
@@ -120,19 +120,19 @@ async def test_a_file_that_changes_while_it_is_read_is_refused(
 
     monkeypatch.setattr(spool, "adopt", meanwhile)
     with pytest.raises(UsageError, match="changed while it was read"):
-        await Handover(spool).take(handed(path))
+        await LocalFiles(spool).take(handed(path))
 
 
 async def test_a_master_that_leaves_does_not_finish_a_long_copy(tmp_path: Path, spool: Spool) -> None:
     path = tmp_path / "big"
     with path.open("wb") as file:
         file.truncate(1 << 33)
-    handover = Handover(spool)
-    taking = asyncio.create_task(handover.take(handed(path)))
+    local_files = LocalFiles(spool)
+    taking = asyncio.create_task(local_files.take(handed(path)))
     async with asyncio.timeout(20):
         while not any(aside.stat().st_size for aside in spool.incoming.iterdir()):  # noqa: ASYNC110 - of a thread
             await asyncio.sleep(0.001)
-    await handover.close()
+    await local_files.close()
     with pytest.raises(UsageError, match="leaves"):
         await taking
     assert list(spool.incoming.iterdir()) == []
@@ -145,15 +145,15 @@ async def test_a_file_that_somebody_may_write_to_unseen_is_not_known_again(
     monkeypatch.setattr("sshgrid.spool.local_files.SETTLED_SECONDS", -1)
     path = tmp_path / "big"
     path.write_bytes(bytes(8192))
-    handover = Handover(spool)
+    local_files = LocalFiles(spool)
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 8192) as mapped:
         for content in (b"one", b"two"):
             mapped[:3] = content
-            sha256 = await handover.take(handed(path))
+            sha256 = await local_files.take(handed(path))
             assert spool.read(sha256)[:3] == content
     assert len(copies) == 2
     for _ in range(2):
-        await handover.take(handed(path))
+        await local_files.take(handed(path))
     assert len(copies) == 3, "nobody has it open any more"
 
 
@@ -165,5 +165,5 @@ async def test_a_file_that_gives_fewer_bytes_than_it_is_said_to_have_is_refused(
     path.write_bytes(b"x" * 1000)
     monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
     with pytest.raises(UsageError, match="0 bytes of it came"):
-        await Handover(spool).take(handed(path))
+        await LocalFiles(spool).take(handed(path))
     assert list(spool.incoming.iterdir()) == []

@@ -1,0 +1,89 @@
+"""What all nodes of one grid share: settings of the inventory, limits on dials, the build cache and the spool.
+
+The node pool changes it; a node only reads it, and so never knows the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from random import Random
+from typing import Protocol
+
+from sshgrid.engines.build_cache import BuildCache
+from sshgrid.errors import UnknownLanguage
+from sshgrid.model import Language, Node, RetryPolicy
+from sshgrid.spool.spool import Spool
+from sshgrid.ssh.connect import Dialing, dial_address
+
+# Connections that are in their SSH handshake at the same time: each costs the master 3 ms of CPU.
+HANDSHAKES = 20
+# sshd drops connections at random once ten have not logged in (MaxStartups).
+DIALS_PER_SERVER = 4
+
+
+class DialLimits:
+    """Limits on dials at the same time: in all, and to one server."""
+
+    def __init__(self, dialing: Dialing) -> None:
+        self._dialing = dialing
+        self.handshakes = asyncio.Semaphore(HANDSHAKES)
+        self._servers: dict[str, asyncio.Semaphore] = {}
+
+    def server(self, node: Node) -> asyncio.Semaphore:
+        """The semaphore to hold while `node` is dialled: several nodes may be one server, or stand behind one."""
+        address = dial_address(node, self._dialing)
+        return self._servers.setdefault(address, asyncio.Semaphore(DIALS_PER_SERVER))
+
+
+class Activity(Protocol):
+    """What one node must know of another."""
+
+    @property
+    def up(self) -> bool: ...
+    @property
+    def running(self) -> Collection[str]: ...  # names of runs
+    @property
+    def claims(self) -> Collection[str]: ...  # names of run folders
+
+
+class Shared:
+    """What all nodes share. `nodes` are all nodes of the pool, by name; `changed` wakes the scheduler."""
+
+    def __init__(
+        self,
+        grid: str,
+        spool: Spool,
+        dialing: Dialing,
+        rng: Random,
+        nodes: Mapping[str, Activity],
+        changed: Callable[[], None],
+    ) -> None:
+        self.grid = grid
+        self.spool = spool
+        self.builds = BuildCache(spool)
+        self.dialing = dialing
+        self.dial_limits = DialLimits(dialing)
+        self.rng = rng
+        self.changed = changed
+        self._nodes = nodes
+        self.retry = RetryPolicy()
+        self.languages: Sequence[Language] = ()
+        self.tools: tuple[str, ...] = ()  # names of commands that a node is searched for
+        self.test_runs: set[str] = set()  # names of the runs that test toolchains now
+
+    def language(self, name: str) -> Language:
+        """The row of this language. Raises UnknownLanguage."""
+        row = next((row for row in self.languages if row.name == name), None)
+        if row is None:
+            raise UnknownLanguage(f"unknown language {name!r}", "sshgrid toolchains")
+        return row
+
+    @property
+    def all_silent(self) -> bool:
+        """Whether no node answers: then the fault is more likely on the master's side."""
+        return not any(node.up for node in self._nodes.values())
+
+    def known_runs(self) -> set[str]:
+        """The names of all runs and run folders that some node still needs."""
+        return self.test_runs.union(*({*node.running, *node.claims} for node in self._nodes.values()))
