@@ -16,6 +16,7 @@ from sshgrid.model import Struct
 from sshgrid.notation.digest import sha256
 
 INVENTORY = "inventory.yaml"
+PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__))  # the folder of the package `sshgrid`
 MAX_SOCKET_BYTES = 100
 
 

@@ -1,7 +1,7 @@
-"""The command line: the one place where it begins and ends, whatever happens in between.
+"""The command line: parses arguments, calls the client, prints results.
 
-What it does is in sshgrid.cli.verbs; the usual words of `run` take a shorter way through sshgrid.cli.fast_run. Refuses to
-show a traceback unless asked with -vv.
+`main` is the entry point of the `sshgrid` command. The commands are in sshgrid.cli.verbs; `run` with its usual options
+takes a shorter path through sshgrid.cli.fast_run, without click. A traceback is shown only with -vv.
 """
 # os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
 

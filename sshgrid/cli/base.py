@@ -1,7 +1,7 @@
-"""What all commands share in click: the global options, the classes of verbs, kinds of values, completion.
+"""What all commands share in click: the global options, command classes, parameter types and shell completion.
 
-Global options are taken before the verb and after it, and written into the session (sshgrid.client.session). Nothing here
-connects, reads a file or imports more than click before a command asks for it: `sshgrid --help` is to be quick.
+Global options are accepted before and after the command's name and are stored in the session (sshgrid.client.session).
+This module imports only click, so that `sshgrid --help` is fast.
 """
 
 from __future__ import annotations

@@ -61,9 +61,10 @@ def doctor(session: Session, selector: str) -> int:
 
 
 def _values(session: Session, places: Places) -> Iterator[Value]:
+    from sshgrid.paths import PACKAGE_DIR
     from sshgrid.version import VERSION
 
-    yield Value("version", VERSION, os.path.dirname(os.path.abspath(__file__)))
+    yield Value("version", VERSION, PACKAGE_DIR)
     yield Value("python", sys.version.split()[0], sys.executable)
     yield Value("inventory", places.inventory, places.inventory_source)
     yield Value("state_dir", places.state_dir, places.state_source)

@@ -1,8 +1,8 @@
-"""One run from the words of the command line to its exit status: what to send, sending it, following it.
+"""Run one job: read its files, submit it, follow it, and return the exit status of the command.
 
-stdout and stderr are the program's. Refuses to invent an exit code: it is the one that the master took from the run's
-record. Without click, as people wait for this (see sshgrid.cli.fast_run); what is needed only for the answer is imported
-while the master works on the question.
+stdout and stderr carry the program's output only. The exit status is the one that the master read from the record of
+the run. Does not import click, so that `run` starts quickly; modules that only follow the job are imported while the
+master works.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One command's surroundings: the global options, what follows from them, and how it talks.
+"""The settings of one command: the global options, what follows from them, and how to print messages and errors.
 
-Without click, as `sshgrid run` is answered without it (see sshgrid.cli.fast_run). Nothing here connects, reads a file or
-imports anything heavy before a command asks for it.
+Does not import click, as `sshgrid run` is handled without it (sshgrid.cli.fast_run). Nothing here connects, reads a
+file or imports a large module before a command needs it.
 """
 
 from __future__ import annotations

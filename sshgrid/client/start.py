@@ -14,7 +14,7 @@ from typing import Any
 
 from sshgrid.client.connection import _FINAL, READ_BYTES, START_SECONDS, Connection, Say, to_error
 from sshgrid.errors import MasterGone, SshgridError, StoreError
-from sshgrid.paths import Places, private_dir
+from sshgrid.paths import PACKAGE_DIR, Places, private_dir
 from sshgrid.protocol.messages import Done, Failure, Status, StatusReply, Stop, Welcome
 from sshgrid.version import VERSION
 
@@ -142,7 +142,7 @@ def _spawn(places: Places, extra: Sequence[str]) -> tuple[Any, int]:
             stdout=log,
             stderr=log,
             cwd="/",
-            env=_environment(),
+            env=master_environment(),
             start_new_session=True,
         )
     finally:
@@ -150,10 +150,10 @@ def _spawn(places: Places, extra: Sequence[str]) -> tuple[Any, int]:
     return process, start
 
 
-def _environment() -> dict[str, str]:
-    """Ours; when sshgrid runs out of a source tree, the child, which starts in /, must find that tree too."""
+def master_environment() -> dict[str, str]:
+    """This process's variables; from a source tree, PYTHONPATH names it, as the master starts in another folder."""
     environment = dict(os.environ)
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    root = os.path.dirname(PACKAGE_DIR)
     if os.path.isdir(os.path.join(root, "tests")) and root not in environment.get("PYTHONPATH", "").split(os.pathsep):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH", ""))))
     return environment

@@ -21,6 +21,7 @@ from pathlib import Path
 from sshgrid.errors import SshgridError
 from sshgrid.gateway import worker_messages
 from sshgrid.gateway.worker_messages import WorkerExited, WorkerRequest, WorkerSignal
+from sshgrid.paths import PACKAGE_DIR
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Workers:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 cwd="/",
-                env=_environment(),
+                env=worker_environment(),
                 start_new_session=True,
             )
         self._talk = ours
@@ -140,9 +141,9 @@ class Workers:
         self._living.clear()
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Nothing of the master's own environment but where Python and this package are."""
     kept = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONSAFEPATH": "1", "PYTHONNOUSERSITE": "1"}
-    root = str(Path(__file__).parents[1])
+    root = str(Path(PACKAGE_DIR).parent)
     kept["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, (root, os.environ.get("PYTHONPATH", "")))))
     return kept

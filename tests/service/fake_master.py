@@ -1,6 +1,6 @@
-"""A scripted master: a real Unix-socket server in a thread that speaks sshgrid.protocol.messages and answers as the test says.
+"""A scripted master: a Unix-socket server in a thread that answers requests as the test says.
 
-It keeps what it was asked. A request without a script of its own gets an answer that says "all is well".
+It records the requests. A request that has no scripted answer gets one that reports success.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The monitor's screen and keys as values. The screens are in tests/pure/monitor/screens: look at one after changing it.
+"""The monitor's screens and keys as values. The expected screens are in tests/pure/monitor/screens.
 
-`SSHGRID_NEW_SCREENS=1` writes them anew.
+`SSHGRID_NEW_SCREENS=1` writes them again; read the difference before committing it.
 """
 
 from __future__ import annotations
