@@ -9,22 +9,69 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
+from typing import Protocol
 
-from sshgrid.model import Job, Phase, SweepDone, task_id, task_number
+from sshgrid.model import Job, JobId, Phase, Sweep, SweepDone, task_id, task_number
 from sshgrid.policy import states
 from sshgrid.protocol.messages import Ended, Event, Notice
 from sshgrid.protocol.sweep_messages import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
 from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.reports.watch import PIECE_BYTES, STREAMS, Line
-from sshgrid.scheduler.active_sweeps import ActiveSweeps
-from sshgrid.scheduler.attempts import Attempts
-from sshgrid.scheduler.sweep_state import SweepState
 from sshgrid.spool.spool import Spool
 from sshgrid.sweeps import parameters
+from sshgrid.sweeps.checks import Counts
 
 PROGRESS_SECONDS = 0.2
 IsDisconnected = Callable[[Job], bool]
+
+
+class SweepInProgress(Protocol):
+    """What a report reads of one sweep."""
+
+    @property
+    def job(self) -> Job: ...
+    @property
+    def plan(self) -> Sweep: ...
+    @property
+    def ended(self) -> list[int]:
+        """Numbers of the tasks that have ended, in the order in which they ended; the list grows at its end."""
+
+    @property
+    def backups(self) -> Collection[JobId]:
+        """Tasks that have two running attempts."""
+
+    @property
+    def compiler_said(self) -> int:
+        """The task whose compiler output is shown; the output of the others is the same."""
+
+    @property
+    def finished(self) -> asyncio.Event: ...
+
+    def numbers(self) -> Iterator[int]:
+        """The numbers of all chosen tasks, in order."""
+
+    def counts(self) -> Counts: ...
+
+    def rate(self) -> float:
+        """Tasks that ended per second, lately."""
+
+
+class SweepSource(Protocol):
+    """Finds the state of a sweep."""
+
+    def read(self, job: Job) -> SweepInProgress:
+        """Raises UsageError when the job is not a sweep."""
+
+
+class RunningAttempts(Protocol):
+    """What a report reads of the attempts that run now."""
+
+    def live(self, job: Job) -> Job:
+        """The job with the newest step of each running attempt, which the store may not have yet."""
+
+    def longest_running(self, sweep: JobId) -> JobId | None:
+        """The task of this sweep whose program has run for the longest time."""
 
 
 class SweepReport:
@@ -34,8 +81,8 @@ class SweepReport:
         self,
         active_jobs: ActiveJobs,
         spool: Spool,
-        sweeps: ActiveSweeps,
-        attempts: Attempts,
+        sweeps: SweepSource,
+        attempts: RunningAttempts,
         disconnected: IsDisconnected,
     ) -> None:
         self._active_jobs = active_jobs
@@ -51,7 +98,7 @@ class SweepReport:
             return SweepProgress(job.id, tasks, tasks - left, failed, running=0, waiting=0, left=left)
         return self._progress(self._sweeps.read(job))
 
-    def _progress(self, state: SweepState) -> SweepProgress:
+    def _progress(self, state: SweepInProgress) -> SweepProgress:
         counts, rate = state.counts(), state.rate()
         slowest = self._attempts.longest_running(state.job.id)
         return SweepProgress(
@@ -133,10 +180,10 @@ class SweepReport:
             finally:
                 waiter.cancel()
 
-    def _ended(self, state: SweepState, job: Job) -> list[int]:
+    def _ended(self, state: SweepInProgress, job: Job) -> list[int]:
         return state.ended if job.phase is not Phase.DONE else self._sweeps.read(job).ended
 
-    def _task(self, state: SweepState, number: int, *, output: bool) -> Iterator[tuple[Event, bytes]]:
+    def _task(self, state: SweepInProgress, number: int, *, output: bool) -> Iterator[tuple[Event, bytes]]:
         task = self._active_jobs.current(task_id(state.job.id, number))
         assert task.current is not None
         attempt = task.current.number
@@ -156,7 +203,7 @@ class SweepReport:
 class _Told:
     """What a watcher has been told."""
 
-    def __init__(self, state: SweepState, request: WatchSweep) -> None:
+    def __init__(self, state: SweepInProgress, request: WatchSweep) -> None:
         ranges = parameters.parse_ranges(request.have, state.plan.tasks) if request.have else ()
         self._told = {number for numbers in ranges for number in numbers}
         self._seen = 0  # of the list of those that ended
