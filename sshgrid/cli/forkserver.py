@@ -1,4 +1,4 @@
-"""`python -m sshgrid.cli.forkserver DESCRIPTOR`: imports the command line once and forks a child for each order of the master.
+"""`python -m sshgrid.cli.forkserver DESCRIPTOR`: imports the command line once and forks a worker process per request.
 
 A child is in a session of its own, in its user's folder, with four descriptors, a small environment, no way to gain
 rights and bounds on what it may use; then it is the ordinary command line, which asks the master over a socket that the

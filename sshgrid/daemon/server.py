@@ -31,6 +31,7 @@ from sshgrid.nodes import NodePool
 from sshgrid.paths import Places
 from sshgrid.protocol.codec import encode
 from sshgrid.protocol.messages import Failure, StatusReply
+from sshgrid.protocol.streams import ByteReader, ByteWriter
 from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.queue.store import Store
 from sshgrid.server.presence import ConnectedClients
@@ -157,7 +158,7 @@ class Server:
             return
         from sshgrid.gateway.server import Gateway  # only where there is one: it takes a while to import
 
-        self._gateway = Gateway(self, Path(self.places.state_dir))
+        self._gateway = Gateway(self.master.people, self._serve_client, Path(self.places.state_dir))
         await self._gateway.open(self._front.listen, self._front.port)
         if any(node.connection == "local" for node in self.master.inventory.nodes):
             log.warning("a node with `connection: local` runs users' programs as the owner of this master")
@@ -197,7 +198,7 @@ class Server:
                 writer.write(encode(Failure("not-allowed", "this master serves its owner only", "", 1)))
                 await writer.drain()
             else:
-                await ClientSession(self, reader, writer, User(user, Role.OWNER)).serve()
+                await self._serve_client(reader, writer, User(user, Role.OWNER), "local")
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             log.debug("a client left: %s", error)
         except asyncio.CancelledError:  # the master leaves; asyncio would log this as an error of ours
@@ -206,6 +207,10 @@ class Server:
             self._sessions.discard(task)
             self._last_use = time.monotonic()
             writer.close()
+
+    async def _serve_client(self, reader: ByteReader, writer: ByteWriter, user: User, address: str) -> None:
+        """Answer the requests of an authenticated client until it leaves."""
+        await ClientSession(self, reader, writer, user, address).serve()
 
     def status(self) -> StatusReply:
         """What `master status` shows."""

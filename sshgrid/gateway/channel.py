@@ -18,7 +18,7 @@ import struct
 import termios
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import asyncssh
 
@@ -26,10 +26,7 @@ from sshgrid.gateway import worker_messages
 from sshgrid.gateway.worker_messages import WorkerRequest
 from sshgrid.gateway.workers import Worker, WorkerFailed, Workers
 from sshgrid.model import User
-from sshgrid.server.session import ClientSession
-
-if TYPE_CHECKING:
-    from sshgrid.server.session import MasterProcess
+from sshgrid.protocol.streams import ServeClient
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +45,7 @@ Process = asyncssh.SSHServerProcess[bytes]
 class ChannelSlot(Protocol):
     """The door, as much of it as a channel needs."""
 
-    host: MasterProcess
+    serve_client: ServeClient
     children: Workers
 
     def folder(self, name: str) -> Path: ...
@@ -111,7 +108,7 @@ class Channel:
     # --- our own protocol
 
     async def _talk(self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
-        await ClientSession(self._gateway.host, _Words(reader), writer, self._person, self._address).serve()
+        await self._gateway.serve_client(_Words(reader), writer, self._person, self._address)
 
     # --- a child
 
@@ -249,7 +246,7 @@ class Channel:
     async def _serve_connection(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock)
         try:
-            await ClientSession(self._gateway.host, reader, writer, self._person, self._address).serve()
+            await self._gateway.serve_client(reader, writer, self._person, self._address)
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             log.debug("a child left: %s", error)
         finally:

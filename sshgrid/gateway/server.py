@@ -1,8 +1,8 @@
-"""The SSH front door: whoever has `ssh` and is a user of this grid is a client, with nothing to install.
+"""The SSH gateway: an SSH server through which the users of this grid reach the master with an ordinary `ssh`.
 
-A command is the ordinary command line in a child of the master (sshgrid.gateway.workers), `sshgrid-wire` our own protocol, and
-SFTP leads into the user's folder. Refuses strangers, forwarding, agents, a shell of the host, and more connections than
-it can serve; every login and every refusal is in the audit log.
+A command runs as the ordinary command line in a worker process (sshgrid.gateway.workers), `sshgrid-wire` carries the
+protocol of sshgrid.protocol.messages, and SFTP leads into the user's folder. Forwarding, agents and a shell of the host
+are not offered; connections are limited in number. Every login and every refusal is in the audit log.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sshgrid.users.credentials import Busy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sshgrid.server.session import MasterProcess
+    from sshgrid.protocol.streams import ServeClient
     from sshgrid.users.accounts import People
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,9 @@ class Arrival:
 class Gateway:
     """Listens once it is open; `address` says where."""
 
-    def __init__(self, host: MasterProcess, state: Path) -> None:
-        self.host = host
+    def __init__(self, people: People, serve_client: ServeClient, state: Path) -> None:
+        self.people = people
+        self.serve_client = serve_client
         self.children = Workers()
         self.guard = LoginThrottle()
         self.fingerprint = ""
@@ -93,7 +94,7 @@ class Gateway:
         private_directory(self._state / "users", forbidden=0o077)
         frame.raise_open_files()
         self.children.open()
-        self.host.master.people.leavers.append(self.leave)
+        self.people.leavers.append(self.leave)
         self._accepting = asyncio.create_task(self._accept(), name="door")
         log.info("the door is open at %s, host key %s", self.address, self.fingerprint)
 
@@ -208,8 +209,7 @@ class Gateway:
         return path
 
     def room(self, name: str) -> Room:
-        people = self.host.master.people
-        return self._rooms.setdefault(name, Room(self.folder(name), lambda: people.caps(name).upload_bytes))
+        return self._rooms.setdefault(name, Room(self.folder(name), lambda: self.people.caps(name).upload_bytes))
 
     async def serve(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         """One channel: a command, a shell, or our own protocol."""
@@ -267,7 +267,7 @@ class Visitor(asyncssh.SSHServer):
 
     @property
     def _people(self) -> People:
-        return self._gateway.host.master.people
+        return self._gateway.people
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         self._offered += 1

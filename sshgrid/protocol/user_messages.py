@@ -1,4 +1,4 @@
-"""What is asked and answered about the people who may come through the door: the users' part of sshgrid.protocol.messages.
+"""Requests and replies about the accounts of the SSH gateway: their part of sshgrid.protocol.messages.
 
 Pure nouns. Refuses to show a password: the one request that carries one hides it from its repr.
 """

@@ -66,6 +66,7 @@ from sshgrid.protocol.messages import (
     Watch,
     Welcome,
 )
+from sshgrid.protocol.streams import ByteReader, ByteWriter
 from sshgrid.protocol.sweep_messages import ProgressOf, Retry, Tasks, TasksReply, WatchSweep
 from sshgrid.protocol.user_messages import (
     AddKey,
@@ -108,20 +109,6 @@ class MasterProcess(Protocol):
     async def reload(self) -> None: ...
 
     async def reload_if_changed(self) -> None: ...
-
-
-class ByteReader(Protocol):
-    """Where a client's words come from: a Unix socket, or a channel of the door."""
-
-    async def read(self, n: int = -1, /) -> bytes: ...
-
-
-class ByteWriter(Protocol):
-    """Where what it is told goes."""
-
-    def write(self, data: bytes, /) -> None: ...
-
-    async def drain(self) -> None: ...
 
 
 class ClientSession:

@@ -22,7 +22,7 @@ from sshgrid.protocol.user_messages import AddUser, DisableUser, SetCaps
 from sshgrid.testing import ScriptedGrid, after, until
 from sshgrid.testing.engine import Stage
 from tests.service.conftest import Grids
-from tests.service.server.test_session import Gateway as Host
+from tests.service.server.test_session import FakeProcess
 
 pytestmark = pytest.mark.usefixtures("quiet_log")
 
@@ -32,8 +32,12 @@ class Opened:
 
     def __init__(self, grid: ScriptedGrid, state: Path) -> None:
         self.grid, self.state = grid, state
-        self.gateway = Gateway(Host(grid, state / "s"), state)
+        self.gateway = self.another()
         self.key = asyncssh.generate_private_key("ssh-ed25519")
+
+    def another(self) -> Gateway:
+        process = FakeProcess(self.grid, self.state / "s")
+        return Gateway(self.grid.master.people, process.serve_client, self.state)
 
     async def open(self) -> None:
         await self.gateway.open("127.0.0.1", 0)
@@ -185,14 +189,14 @@ async def test_a_host_key_that_others_can_read_is_no_host_key(opened: Opened, tm
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     key.chmod(0o644)
     with pytest.raises(StoreError, match="can be read by others"):
-        await Gateway(opened.gateway.host, opened.state).open("127.0.0.1", 0)
+        await opened.another().open("127.0.0.1", 0)
     key.chmod(0o600)
     key.write_text("nonsense")
     with pytest.raises(StoreError, match="not a host key"):
-        await Gateway(opened.gateway.host, opened.state).open("127.0.0.1", 0)
+        await opened.another().open("127.0.0.1", 0)
 
 
 async def test_a_port_that_is_taken_is_said(opened: Opened) -> None:
-    other = Gateway(opened.gateway.host, opened.state)
+    other = opened.another()
     with pytest.raises(StoreError, match=f"port {opened.port}"):
         await other.open("127.0.0.1", opened.port)

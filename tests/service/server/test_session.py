@@ -36,6 +36,7 @@ from sshgrid.protocol.messages import (
     StatusReply,
     Watch,
 )
+from sshgrid.protocol.streams import ByteReader, ByteWriter
 from sshgrid.scheduler import attempts
 from sshgrid.server.presence import ConnectedClients
 from sshgrid.server.session import MAX_UPLOADS, ClientSession
@@ -49,7 +50,7 @@ BIG = bytes(range(256)) * 4096 * 5  # 5 MiB
 STATUS = StatusReply(1, "0", "", "", "", "", 0.0, 0, {}, 0)
 
 
-class Gateway:
+class FakeProcess:
     """What a session needs of its process, around a scripted grid."""
 
     def __init__(self, grid: ScriptedGrid, path: Path) -> None:
@@ -79,42 +80,47 @@ class Gateway:
         self.tasks.add(task)
         self.writers.append(writer)
         try:
-            await ClientSession(self, reader, writer, self.person).serve()
+            await self.serve_client(reader, writer, self.person, "local")
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
+
+    async def serve_client(self, reader: ByteReader, writer: ByteWriter, user: User, address: str) -> None:
+        await ClientSession(self, reader, writer, user, address).serve()
 
     async def talk(self, **wishes: int | None) -> Talk:
         return await Talk.open(self.path, **wishes)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-async def gateway(grids: Grids, tmp_path: Path) -> AsyncIterator[Gateway]:
-    gateway = Gateway(await grids(), tmp_path / "s")
-    listener = await asyncio.start_unix_server(gateway.accept, gateway.path)
-    yield gateway
+async def process(grids: Grids, tmp_path: Path) -> AsyncIterator[FakeProcess]:
+    process = FakeProcess(await grids(), tmp_path / "s")
+    listener = await asyncio.start_unix_server(process.accept, process.path)
+    yield process
     listener.close()
-    for task in gateway.tasks:
+    for task in process.tasks:
         task.cancel()
-    await asyncio.gather(*gateway.tasks, return_exceptions=True)
+    await asyncio.gather(*process.tasks, return_exceptions=True)
 
 
 # --- the greeting -----------------------------------------------------------------------------------------------------
 
 
-async def test_who_speaks_another_protocol_is_told_and_may_only_ask_what_this_is_and_end_it(gateway: Gateway) -> None:
-    async with await gateway.talk(protocol=99) as talk:
+async def test_who_speaks_another_protocol_is_told_and_may_only_ask_what_this_is_and_end_it(
+    process: FakeProcess,
+) -> None:
+    async with await process.talk(protocol=99) as talk:
         assert (await talk.expect(Failure)).code == "version"
         assert await talk.ask(Status(), StatusReply) == STATUS
         for request in (Jobs(), Watch(JobId(1)), Logs(JobId(1))):
             assert "protocol" in (await talk.ask(request, Failure)).message
         await talk.ask(messages.Stop(), Done)
-    assert gateway.left == [False]
+    assert process.left == [False]
 
 
-async def test_who_does_not_greet_is_turned_away(gateway: Gateway) -> None:
-    async with await gateway.talk(protocol=None) as talk:
+async def test_who_does_not_greet_is_turned_away(process: FakeProcess) -> None:
+    async with await process.talk(protocol=None) as talk:
         assert (await talk.ask(Status(), Failure)).code == "version"
         assert await talk.next() is None
 
@@ -135,11 +141,11 @@ HOSTILE = [
 @pytest.mark.parametrize("words", HOSTILE, ids=lambda words: repr(words[:30]))
 @pytest.mark.parametrize("greeted", [False, True])
 async def test_A33_hostile_bytes_get_an_answer_and_nobody_else_notices(
-    gateway: Gateway, words: bytes, greeted: bool
+    process: FakeProcess, words: bytes, greeted: bool
 ) -> None:
     async with (
-        await gateway.talk() as other,
-        await gateway.talk(protocol=messages.PROTOCOL if greeted else None) as talk,
+        await process.talk() as other,
+        await process.talk(protocol=messages.PROTOCOL if greeted else None) as talk,
     ):
         talk.writer.write(words)
         refused = await talk.expect(Failure)
@@ -148,12 +154,12 @@ async def test_A33_hostile_bytes_get_an_answer_and_nobody_else_notices(
         assert await other.ask(Status(), StatusReply) == STATUS
 
 
-async def test_a_client_that_says_nothing_and_one_that_leaves_at_once_cost_nothing(gateway: Gateway) -> None:
-    async with await gateway.talk(protocol=None), await gateway.talk() as other:
-        await (await gateway.talk(protocol=None)).close()
-        await (await gateway.talk()).close()
+async def test_a_client_that_says_nothing_and_one_that_leaves_at_once_cost_nothing(process: FakeProcess) -> None:
+    async with await process.talk(protocol=None), await process.talk() as other:
+        await (await process.talk(protocol=None)).close()
+        await (await process.talk()).close()
         assert await other.ask(Status(), StatusReply) == STATUS
-    await until(lambda: all(task.done() for task in gateway.tasks), lambda: gateway.tasks)
+    await until(lambda: all(task.done() for task in process.tasks), lambda: process.tasks)
 
 
 # --- questions --------------------------------------------------------------------------------------------------------
@@ -197,8 +203,8 @@ ODD: list[messages.Message] = [
 ]
 
 
-async def test_A9_A33_whatever_is_asked_is_answered_once_and_the_connection_goes_on(gateway: Gateway) -> None:
-    async with await gateway.talk() as talk:
+async def test_A9_A33_whatever_is_asked_is_answered_once_and_the_connection_goes_on(process: FakeProcess) -> None:
+    async with await process.talk() as talk:
         for request in ODD:
             await talk.send(request)
             answer = await talk.next()
@@ -208,11 +214,11 @@ async def test_A9_A33_whatever_is_asked_is_answered_once_and_the_connection_goes
                 assert answer[0].message, request
                 assert "\n" not in answer[0].message
         assert await talk.ask(Status(), StatusReply) == STATUS
-    assert gateway.grid.store.ids() == []
+    assert process.grid.store.ids() == []
 
 
-async def test_a_backup_goes_to_an_absolute_path_only(gateway: Gateway, tmp_path: Path) -> None:
-    async with await gateway.talk() as talk:
+async def test_a_backup_goes_to_an_absolute_path_only(process: FakeProcess, tmp_path: Path) -> None:
+    async with await process.talk() as talk:
         assert "absolute" in (await talk.ask(messages.Backup("relative"), Failure)).message
         assert "no such" in (await talk.ask(messages.Backup(f"{tmp_path}/not/there"), Failure)).message.lower()
         await talk.ask(messages.Backup(f"{tmp_path}/copy.db"), Done)
@@ -220,8 +226,8 @@ async def test_a_backup_goes_to_an_absolute_path_only(gateway: Gateway, tmp_path
     assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
 
 
-async def test_questions_may_be_sent_ahead_and_are_answered_in_order(gateway: Gateway) -> None:
-    async with await gateway.talk() as talk:
+async def test_questions_may_be_sent_ahead_and_are_answered_in_order(process: FakeProcess) -> None:
+    async with await process.talk() as talk:
         for _ in range(100):
             await talk.send(Status())
             await talk.send(Jobs())
@@ -230,8 +236,8 @@ async def test_questions_may_be_sent_ahead_and_are_answered_in_order(gateway: Ga
             await talk.expect(JobsReply)
 
 
-async def test_what_came_before_junk_is_answered_first(gateway: Gateway) -> None:
-    async with await gateway.talk() as talk:
+async def test_what_came_before_junk_is_answered_first(process: FakeProcess) -> None:
+    async with await process.talk() as talk:
         talk.writer.write(codec.encode(Status()) * 20 + b"junk\n" + codec.encode(Status()))
         for _ in range(20):
             await talk.expect(StatusReply)
@@ -239,8 +245,8 @@ async def test_what_came_before_junk_is_answered_first(gateway: Gateway) -> None
         assert await talk.next() is None
 
 
-async def test_a_broken_inventory_is_the_answer_to_reload(gateway: Gateway) -> None:
-    async with await gateway.talk() as talk:
+async def test_a_broken_inventory_is_the_answer_to_reload(process: FakeProcess) -> None:
+    async with await process.talk() as talk:
         refused = await talk.ask(messages.Reload(), Failure)
         assert (refused.code, refused.message) == ("inventory", "inventory.yaml:1:1: broken")
 
@@ -250,15 +256,15 @@ async def test_a_broken_inventory_is_the_answer_to_reload(gateway: Gateway) -> N
 
 @pytest.mark.parametrize("content", [b"", b"x", BIG], ids=["empty", "one byte", "5 MiB"])
 @pytest.mark.parametrize("piece_bytes", [1 << 20, 1000])
-async def test_a_file_arrives_whole(gateway: Gateway, content: bytes, piece_bytes: int) -> None:
-    async with await gateway.talk() as talk:
+async def test_a_file_arrives_whole(process: FakeProcess, content: bytes, piece_bytes: int) -> None:
+    async with await process.talk() as talk:
         digest = await talk.put(content[: 100 * piece_bytes], piece_bytes)
         assert (await talk.ask(messages.MissingBlobs((digest, "0" * 64)), messages.Blobs)).sha256 == ("0" * 64,)
-    assert gateway.grid.spool.read(digest) == content[: 100 * piece_bytes]
+    assert process.grid.spool.read(digest) == content[: 100 * piece_bytes]
 
 
-async def test_a_file_with_another_digest_is_refused_once(gateway: Gateway) -> None:
-    async with await gateway.talk() as talk:
+async def test_a_file_with_another_digest_is_refused_once(process: FakeProcess) -> None:
+    async with await process.talk() as talk:
         for piece in (b"a", b"b"):
             await talk.send(messages.PutBlob("0" * 64, 1, last=False), piece)
         await talk.send(messages.PutBlob("0" * 64, 1, last=True), b"c")
@@ -267,7 +273,7 @@ async def test_a_file_with_another_digest_is_refused_once(gateway: Gateway) -> N
 
 
 async def test_A33_a_piece_that_cannot_be_kept_is_told_once_and_the_rest_is_dropped(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    process: FakeProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sshgrid.errors import StoreError
     from sshgrid.spool import spool
@@ -275,7 +281,7 @@ async def test_A33_a_piece_that_cannot_be_kept_is_told_once_and_the_rest_is_drop
     def full(*_: object) -> None:
         raise StoreError("no space left on its disk")
 
-    async with await gateway.talk() as talk:
+    async with await process.talk() as talk:
         with monkeypatch.context() as patch:
             patch.setattr(spool.BlobWriter, "append", full)
             await talk.send(messages.PutBlob("0" * 64, 1, last=False), b"a")
@@ -287,67 +293,67 @@ async def test_A33_a_piece_that_cannot_be_kept_is_told_once_and_the_rest_is_drop
         assert (await talk.ask(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == ()
 
 
-async def test_A33_nobody_opens_files_without_end(gateway: Gateway) -> None:
-    async with await gateway.talk() as talk:
+async def test_A33_nobody_opens_files_without_end(process: FakeProcess) -> None:
+    async with await process.talk() as talk:
         for number in range(MAX_UPLOADS + 1):
             await talk.send(messages.PutBlob(f"{number:064x}", 1, last=False), b"x")
         assert "at the same time" in (await talk.expect(Failure)).message
         assert await talk.ask(Status(), StatusReply) == STATUS
 
 
-async def test_F25_an_upload_that_is_cut_off_leaves_nothing(gateway: Gateway) -> None:
-    talk = await gateway.talk()
+async def test_F25_an_upload_that_is_cut_off_leaves_nothing(process: FakeProcess) -> None:
+    talk = await process.talk()
     await talk.send(messages.PutBlob("0" * 64, 4, last=False), b"half")
     await talk.ask(Status(), StatusReply)
-    assert list(gateway.grid.spool.incoming.iterdir()) != []
+    assert list(process.grid.spool.incoming.iterdir()) != []
     await talk.close()
-    await until(lambda: list(gateway.grid.spool.incoming.iterdir()) == [])
+    await until(lambda: list(process.grid.spool.incoming.iterdir()) == [])
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_job_is_submitted_and_watched_to_its_end(gateway: Gateway) -> None:
-    gateway.grid.engine.plays(after(b"hello\n", Exited(3)))
-    async with await gateway.talk() as talk:
+async def test_a_job_is_submitted_and_watched_to_its_end(process: FakeProcess) -> None:
+    process.grid.engine.plays(after(b"hello\n", Exited(3)))
+    async with await process.talk() as talk:
         streams, line = await talk.watch(await talk.submit(b"echo hello\n", "k"))
         assert (streams, line.exit_status, line.user) == ({"stdout": b"hello\n"}, 3, "ann")
         assert await talk.ask(Status(), StatusReply) == STATUS
 
 
-async def test_a_client_is_a_person_with_all_of_its_connections_and_what_it_brought(gateway: Gateway) -> None:
-    gateway.grid.engine.plays(until_killed, after(b"", Exited(0)))
-    looking, working = await gateway.talk(), await gateway.talk()
+async def test_a_client_is_a_person_with_all_of_its_connections_and_what_it_brought(process: FakeProcess) -> None:
+    process.grid.engine.plays(until_killed, after(b"", Exited(0)))
+    looking, working = await process.talk(), await process.talk()
     job = await working.submit(b"sleep 9\n", "a")
     assert await working.submit(b"sleep 9\n", "a") == job
     await working.watch(await working.submit(b"true\n", "b"))
     (line,) = (await looking.ask(messages.Clients(), messages.ClientsReply)).clients
     assert (line.user, line.address, line.programs, line.running, line.connections) == ("ann", "local", 2, 1, 2)
     await working.close()
-    await until(lambda: gateway.clients.lines()[0].connections == 1)
+    await until(lambda: process.clients.lines()[0].connections == 1)
     assert (await looking.ask(messages.Jobs(active_only=True, limit=1), JobsReply)).jobs[0].id == job
     assert await looking.ask(Cancel((job,), "KILL"), Done) == Done(1)
-    await until(lambda: gateway.clients.lines()[0].running == 0)
+    await until(lambda: process.clients.lines()[0].running == 0)
     await looking.close()
-    await until(lambda: gateway.clients.lines() == ())
-    assert gateway.grid.master.active_jobs.ended_last_minute() == 2
+    await until(lambda: process.clients.lines() == ())
+    assert process.grid.master.active_jobs.ended_last_minute() == 2
 
 
-async def test_with_a_limit_what_runs_comes_before_what_waits(gateway: Gateway) -> None:
-    gateway.grid.engine.plays(until_killed)
-    gateway.grid.master.pause()
-    async with await gateway.talk() as talk:
+async def test_with_a_limit_what_runs_comes_before_what_waits(process: FakeProcess) -> None:
+    process.grid.engine.plays(until_killed)
+    process.grid.master.pause()
+    async with await process.talk() as talk:
         waiting = await talk.submit(b"sleep 9\n", "a")
         assert await talk.ask(messages.Hold((waiting,)), Done) == Done(1)
-        gateway.grid.master.scheduler.paused = False
+        process.grid.master.scheduler.paused = False
         running = await talk.submit(b"sleep 9\n", "b")
-        await until(lambda: gateway.grid.master.active_jobs.current(running).phase is Phase.RUNNING)
+        await until(lambda: process.grid.master.active_jobs.current(running).phase is Phase.RUNNING)
         for limit, wanted in ((1, [running]), (2, [running, waiting])):
             for query in (Jobs(active_only=True, limit=limit), Jobs(limit=limit)):
                 assert [line.id for line in (await talk.ask(query, JobsReply)).jobs] == wanted
 
 
-async def test_5_MiB_of_output_come_through_exactly(gateway: Gateway) -> None:
+async def test_5_MiB_of_output_come_through_exactly(process: FakeProcess) -> None:
     async def much(stage: Stage) -> Outcome:
         for at in range(0, len(BIG), 77_777):
             await stage.say(BIG[at : at + 77_777])
@@ -355,24 +361,24 @@ async def test_5_MiB_of_output_come_through_exactly(gateway: Gateway) -> None:
             await asyncio.sleep(0)
         return Exited(0)
 
-    gateway.grid.engine.plays(much)
-    async with await gateway.talk() as talk:
+    process.grid.engine.plays(much)
+    async with await process.talk() as talk:
         streams, _ = await talk.watch(await talk.submit(b"yes\n", "k"))
     assert streams["stdout"] == BIG
     assert len(streams["stderr"]) == 1000 * (len(BIG) // 77_777) + min(1000, len(BIG) % 77_777)
 
 
-async def test_fifty_jobs_over_ten_connections_are_not_mixed_up(gateway: Gateway) -> None:
+async def test_fifty_jobs_over_ten_connections_are_not_mixed_up(process: FakeProcess) -> None:
     async def says_its_words(stage: Stage) -> Outcome:
         for word in stage.args:
             await stage.say(word + b"\n")
             await asyncio.sleep(0)
         return Exited(int(stage.args[0]) % 100)
 
-    gateway.grid.engine.plays(*[says_its_words] * 50)
+    process.grid.engine.plays(*[says_its_words] * 50)
 
     async def client(number: int) -> None:
-        async with await gateway.talk() as talk:
+        async with await process.talk() as talk:
             for turn in range(5):
                 word = b"%d" % (number * 5 + turn)
                 job = await talk.submit(b"# " + word, f"{number}-{turn}", word, b"again " + word)
@@ -381,14 +387,14 @@ async def test_fifty_jobs_over_ten_connections_are_not_mixed_up(gateway: Gateway
                 assert (line.id, line.exit_status) == (job, int(word))
 
     await asyncio.gather(*(client(number) for number in range(10)))
-    assert len(gateway.grid.store.ids()) == 50
+    assert len(process.grid.store.ids()) == 50
 
 
-async def test_F27_a_client_that_never_reads_costs_little_and_slows_nobody(gateway: Gateway) -> None:
-    gateway.grid.engine.plays(after(BIG * 4, Exited(0)))
-    async with await gateway.talk(limit=1024) as deaf, await gateway.talk() as talk:
+async def test_F27_a_client_that_never_reads_costs_little_and_slows_nobody(process: FakeProcess) -> None:
+    process.grid.engine.plays(after(BIG * 4, Exited(0)))
+    async with await process.talk(limit=1024) as deaf, await process.talk() as talk:
         job = await talk.submit(b"yes\n", "k")
-        deaf_writer = gateway.writers[0]
+        deaf_writer = process.writers[0]
         await deaf.send(Watch(job))
         streams, _ = await talk.watch(job)
         assert streams["stdout"] == BIG * 4
@@ -397,8 +403,8 @@ async def test_F27_a_client_that_never_reads_costs_little_and_slows_nobody(gatew
         assert streams["stdout"] == BIG * 4
 
 
-async def test_the_same_submission_over_two_connections_is_one_job(gateway: Gateway) -> None:
-    async with await gateway.talk() as one, await gateway.talk() as two:
+async def test_the_same_submission_over_two_connections_is_one_job(process: FakeProcess) -> None:
+    async with await process.talk() as one, await process.talk() as two:
         jobs = await asyncio.gather(one.submit(b"x", "k"), two.submit(b"x", "k"))
         assert jobs[0] == jobs[1]
 
@@ -412,16 +418,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "ESCALATION", quick)
 
 
-async def running(gateway: Gateway, talk: Talk) -> JobId:
-    gateway.grid.engine.plays(until_killed)
+async def running(process: FakeProcess, talk: Talk) -> JobId:
+    process.grid.engine.plays(until_killed)
     job = await talk.submit(b"sleep 9\n", "running")
-    await gateway.grid.begun(job)
+    await process.grid.begun(job)
     return job
 
 
-async def test_a_job_is_cancelled_by_who_watches_it(gateway: Gateway) -> None:
-    async with await gateway.talk() as talk:
-        job = await running(gateway, talk)
+async def test_a_job_is_cancelled_by_who_watches_it(process: FakeProcess) -> None:
+    async with await process.talk() as talk:
+        job = await running(process, talk)
         await talk.send(Watch(job))
         await talk.until(messages.Progress)
         await talk.send(Cancel((job,), "INT"))
@@ -432,10 +438,10 @@ async def test_a_job_is_cancelled_by_who_watches_it(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("wrong", [Cancel((HUGE,)), Cancel((JobId(1),), "NOPE"), messages.Resize(-1, 1 << 40)], ids=str)
 async def test_a_wrong_word_while_watching_is_refused_and_the_watch_goes_on(
-    gateway: Gateway, wrong: messages.Message
+    process: FakeProcess, wrong: messages.Message
 ) -> None:
-    async with await gateway.talk() as talk:
-        job = await running(gateway, talk)
+    async with await process.talk() as talk:
+        job = await running(process, talk)
         await talk.send(Watch(job, on_disconnect=OnDisconnect.CANCEL))
         await talk.until(messages.Progress)
         await talk.send(wrong)
@@ -445,15 +451,15 @@ async def test_a_wrong_word_while_watching_is_refused_and_the_watch_goes_on(
         assert line.reason == "cancelled (TERM)"
 
 
-async def test_a_signal_that_cannot_be_sent_now_is_told_and_the_watch_goes_on(gateway: Gateway) -> None:
-    async with await gateway.talk() as talk:
-        job = await running(gateway, talk)
+async def test_a_signal_that_cannot_be_sent_now_is_told_and_the_watch_goes_on(process: FakeProcess) -> None:
+    async with await process.talk() as talk:
+        job = await running(process, talk)
 
         async def silent(*_: object) -> bool:
             raise Dropped("n1", "no answer")
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(gateway.grid.engine, "signal", silent)
+            patch.setattr(process.grid.engine, "signal", silent)
             await talk.send(Watch(job))
             await talk.send(Cancel((job,), "USR1"))
             assert (await talk.until(Failure)).message == "n1: no answer"
@@ -462,83 +468,83 @@ async def test_a_signal_that_cannot_be_sent_now_is_told_and_the_watch_goes_on(ga
         assert line.state == "CANCELLED"
 
 
-async def test_a_question_while_watching_waits_until_the_watch_is_over(gateway: Gateway) -> None:
-    async with await gateway.talk() as talk:
-        job = await running(gateway, talk)
+async def test_a_question_while_watching_waits_until_the_watch_is_over(process: FakeProcess) -> None:
+    async with await process.talk() as talk:
+        job = await running(process, talk)
         await talk.send(Watch(job, on_disconnect=OnDisconnect.CANCEL))
         await talk.send(Status())
         await talk.send(Watch(job))
         await talk.until(messages.Progress)
-        await gateway.grid.master.cancel(Cancel((job,), "INT"), "ann")
+        await process.grid.master.cancel(Cancel((job,), "INT"), "ann")
         _, line = await talk.to_end()
         assert line.reason == "cancelled (INT by ann)"
         assert await talk.expect(StatusReply) == STATUS
         assert (await talk.to_end())[1] == line
 
 
-async def test_junk_while_watching_is_answered_and_ends_the_connection(gateway: Gateway) -> None:
-    async with await gateway.talk() as talk:
-        job = await running(gateway, talk)
+async def test_junk_while_watching_is_answered_and_ends_the_connection(process: FakeProcess) -> None:
+    async with await process.talk() as talk:
+        job = await running(process, talk)
         await talk.send(Watch(job))
         await talk.until(messages.Progress)
         await talk.send_raw(b"junk\n")
         assert (await talk.until(Failure)).code == "usage"
         assert await talk.next() is None
-    assert gateway.grid.line(job).state == "RUNNING"
+    assert process.grid.line(job).state == "RUNNING"
 
 
-async def test_a_client_that_is_merely_lost_kills_nothing(gateway: Gateway) -> None:
-    talk = await gateway.talk()
-    job = await running(gateway, talk)
+async def test_a_client_that_is_merely_lost_kills_nothing(process: FakeProcess) -> None:
+    talk = await process.talk()
+    job = await running(process, talk)
     await talk.send(Watch(job))
     await talk.until(messages.Progress)
     await talk.close()
-    await until(lambda: all(task.done() for task in gateway.tasks))
-    assert (gateway.grid.line(job).state, gateway.grid.engine.signals) == ("RUNNING", [])
+    await until(lambda: all(task.done() for task in process.tasks))
+    assert (process.grid.line(job).state, process.grid.engine.signals) == ("RUNNING", [])
 
 
-async def test_a_lost_client_ends_its_job_where_it_asked_for_that(gateway: Gateway) -> None:
-    talk = await gateway.talk()
-    job = await running(gateway, talk)
+async def test_a_lost_client_ends_its_job_where_it_asked_for_that(process: FakeProcess) -> None:
+    talk = await process.talk()
+    job = await running(process, talk)
     await talk.send(Watch(job, on_disconnect=OnDisconnect.CANCEL))
     await talk.until(messages.Progress)
     await talk.close()
-    assert (await gateway.grid.wait(job)).reason == "cancelled (TERM by lost client)"
+    assert (await process.grid.wait(job)).reason == "cancelled (TERM by lost client)"
 
 
-async def test_a_lost_client_ends_its_job_even_while_it_is_being_told_something(gateway: Gateway) -> None:
+async def test_a_lost_client_ends_its_job_even_while_it_is_being_told_something(process: FakeProcess) -> None:
     async def chatters(stage: Stage) -> Outcome:
         while not stage.heard:
             await stage.say(b"x" * 300_000)
             await asyncio.sleep(0)
         return Exited(0)
 
-    gateway.grid.engine.plays(chatters)
-    talk = await gateway.talk()
+    process.grid.engine.plays(chatters)
+    talk = await process.talk()
     job = await talk.submit(b"yes\n", "k")
     await talk.send(Watch(job, on_disconnect=OnDisconnect.CANCEL))
     await talk.until(messages.Output)
     await talk.close()
-    assert (await gateway.grid.wait(job)).state == "CANCELLED"
+    assert (await process.grid.wait(job)).state == "CANCELLED"
 
 
 # --- a run on a keyboard ----------------------------------------------------------------------------------------------
 
 
-async def test_an_interactive_run_is_typed_to_over_the_connection(gateway: Gateway) -> None:
+async def test_an_interactive_run_is_typed_to_over_the_connection(process: FakeProcess) -> None:
     async def cat(stage: Stage) -> Outcome:
         assert stage.keyboard is not None
         while piece := await stage.keyboard.get():
             await stage.say(b"%r\n" % (piece,))
         return Exited(0)
 
-    gateway.grid.engine.plays(cat)
-    async with await gateway.talk() as talk:
+    process.grid.engine.plays(cat)
+    async with await process.talk() as talk:
         digest = await talk.put(b"cat\n")
         program = Program("sh", "a.sh", (SourceFile("a.sh", digest, 4),))
         job = (await talk.ask(messages.Submit(Submission(program, "a.sh", interactive=True), "k"), Accepted)).job
         await talk.send(Watch(job))
-        await gateway.grid.begun(job)
+        await process.grid.begun(job)
         await talk.send(messages.Input(3), b"a\0b")
         await talk.send(messages.Resize(100, 30))
         await talk.send(messages.Input(0))

@@ -29,7 +29,7 @@ from sshgrid.protocol.user_messages import UsersQuestion, UsersReply
 from sshgrid.sweeps import inputs, parameters
 from sshgrid.testing import after, until, until_killed
 from tests.service.conftest import Grids
-from tests.service.server.test_session import Gateway
+from tests.service.server.test_session import FakeProcess
 from tests.service.talk import Talk
 
 pytestmark = pytest.mark.usefixtures("quiet_log")
@@ -39,86 +39,86 @@ TALKS: list[Talk] = []
 
 
 @pytest.fixture
-async def gateway(grids: Grids, tmp_path: Path) -> AsyncIterator[Gateway]:
-    gateway = Gateway(await grids(nodes=("n1",)), tmp_path / "s")
-    listener = await asyncio.start_unix_server(gateway.accept, gateway.path)
-    yield gateway
+async def process(grids: Grids, tmp_path: Path) -> AsyncIterator[FakeProcess]:
+    process = FakeProcess(await grids(nodes=("n1",)), tmp_path / "s")
+    listener = await asyncio.start_unix_server(process.accept, process.path)
+    yield process
     for talk in TALKS:
         await talk.close()
     TALKS.clear()
     listener.close()
-    for task in gateway.tasks:
+    for task in process.tasks:
         task.cancel()
-    await asyncio.gather(*gateway.tasks, return_exceptions=True)
+    await asyncio.gather(*process.tasks, return_exceptions=True)
 
 
-async def talk_as(gateway: Gateway, name: str, role: Role = Role.USER) -> Talk:
-    gateway.person = User(name, role)
-    TALKS.append(await gateway.talk())
+async def talk_as(process: FakeProcess, name: str, role: Role = Role.USER) -> Talk:
+    process.person = User(name, role)
+    TALKS.append(await process.talk())
     return TALKS[-1]
 
 
-async def with_user(gateway: Gateway, name: str, caps: Caps | None = None) -> Talk:
+async def with_user(process: FakeProcess, name: str, caps: Caps | None = None) -> Talk:
     """A user whom an admin has let in."""
-    async with await talk_as(gateway, "root", Role.OWNER) as owner:
+    async with await talk_as(process, "root", Role.OWNER) as owner:
         await owner.ask(user_messages.AddUser(name), UsersReply)
         if caps is not None:
             await owner.ask(user_messages.SetCaps(name, caps), UsersReply)
-    return await talk_as(gateway, name)
+    return await talk_as(process, name)
 
 
-async def test_A31_a_user_sees_and_touches_only_own_jobs(gateway: Gateway) -> None:
-    gateway.grid.engine.plays(until_killed, until_killed)
-    ann, bob = await with_user(gateway, "ann"), await with_user(gateway, "bob")
+async def test_A31_a_user_sees_and_touches_only_own_jobs(process: FakeProcess) -> None:
+    process.grid.engine.plays(until_killed, until_killed)
+    ann, bob = await with_user(process, "ann"), await with_user(process, "bob")
     hers, his = await ann.submit(b"echo hers\n", "k"), await bob.submit(b"echo his\n", "k")
     assert hers != his
     missing = (await ann.ask(Info(JobId(999)), Failure)).message
     for request in (Info(his), Watch(his), Logs(his), Cancel((hers, his)), Hold((his,)), Remove((his,))):
         refused = await ann.ask(request, Failure)
         assert (refused.code, refused.message) == ("no-such-job", missing.replace("999", str(his)))
-    assert not gateway.grid.active_jobs.current(hers).cancel_requested
+    assert not process.grid.active_jobs.current(hers).cancel_requested
     for query, wanted in ((Jobs(), [hers]), (Jobs("all"), [hers]), (Jobs("last"), [hers]), (Jobs(user="bob"), [])):
         assert [line.id for line in (await ann.ask(query, JobsReply)).jobs] == wanted
     assert (await ann.ask(Jobs(str(his)), Failure)).message == missing.replace("999", str(his))
     assert (await ann.ask(Jobs(active_only=True, limit=9), JobsReply)).jobs[0].id == hers
-    async with await talk_as(gateway, "ada", Role.ADMIN) as admin:
+    async with await talk_as(process, "ada", Role.ADMIN) as admin:
         assert [line.id for line in (await admin.ask(Jobs(), JobsReply)).jobs] == [hers, his]
         assert await admin.ask(Cancel((hers, his), "KILL"), Done) == Done(2)
 
 
-async def test_A31_words_for_another_s_job_while_one_s_own_is_watched_reach_nobody(gateway: Gateway) -> None:
-    gateway.grid.engine.plays(until_killed, until_killed)
-    ann, bob = await with_user(gateway, "ann"), await with_user(gateway, "bob")
+async def test_A31_words_for_another_s_job_while_one_s_own_is_watched_reach_nobody(process: FakeProcess) -> None:
+    process.grid.engine.plays(until_killed, until_killed)
+    ann, bob = await with_user(process, "ann"), await with_user(process, "bob")
     hers, his = await ann.submit(b"echo hers\n", "k"), await bob.submit(b"echo his\n", "k")
     await ann.send(Watch(hers))
     await ann.send(Cancel((his,), "KILL"))
     assert (await ann.until(Failure)).code == "no-such-job"
     await ann.send(Cancel((hers,), "KILL"))
     assert (await ann.until(messages.Ended)).job.id == hers
-    assert not gateway.grid.active_jobs.current(his).cancel_requested
-    async with await talk_as(gateway, "root", Role.OWNER) as owner:
+    assert not process.grid.active_jobs.current(his).cancel_requested
+    async with await talk_as(process, "root", Role.OWNER) as owner:
         assert await owner.ask(Cancel((his,), "KILL"), Done) == Done(1)
 
 
-async def test_a_file_s_digest_is_no_right_to_the_file(gateway: Gateway) -> None:
+async def test_a_file_s_digest_is_no_right_to_the_file(process: FakeProcess) -> None:
     secret = b"echo secret\n"
     digest = hashlib.sha256(secret).hexdigest()
-    ann, bob = await with_user(gateway, "ann"), await with_user(gateway, "bob")
-    gateway.grid.engine.plays(until_killed)
+    ann, bob = await with_user(process, "ann"), await with_user(process, "bob")
+    process.grid.engine.plays(until_killed)
     job = await ann.submit(secret, "k")
     asked = Submission(Program("sh", "a.sh", (SourceFile("a.sh", digest, len(secret)),)), "a.sh")
     assert (await bob.ask(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == (digest,)
     for request in (Submit(asked, "mine"), messages.Explain(asked)):
         assert "not uploaded" in (await bob.ask(request, Failure)).message
-    async with await talk_as(gateway, "ann") as again:
+    async with await talk_as(process, "ann") as again:
         assert (await again.ask(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == ()
     assert await ann.ask(Cancel((job,), "KILL"), Done) == Done(1)
 
 
-async def test_a_file_s_digest_is_no_right_to_read_it_as_the_input_of_a_task(gateway: Gateway) -> None:
+async def test_a_file_s_digest_is_no_right_to_read_it_as_the_input_of_a_task(process: FakeProcess) -> None:
     secret = b"hers alone"
-    digest = gateway.grid.spool.keep(secret)
-    bob = await with_user(gateway, "bob")
+    digest = process.grid.spool.keep(secret)
+    bob = await with_user(process, "bob")
     table = parameters.encode(parameters.Table((parameters.Axis(("x",), ((b"1",),)),)))
     listed = inputs.encode(inputs.collect(1, {1: SourceFile("stdin", digest, len(secret))}))
     source = SourceFile("a.sh", await bob.put(b"cat\n"), 4)
@@ -130,13 +130,13 @@ async def test_a_file_s_digest_is_no_right_to_read_it_as_the_input_of_a_task(gat
     assert await bob.ask(Submit(asked, "mine"), messages.Accepted)
 
 
-async def test_a_user_learns_nothing_of_the_host_from_the_status(gateway: Gateway) -> None:
-    ann = await with_user(gateway, "ann")
+async def test_a_user_learns_nothing_of_the_host_from_the_status(process: FakeProcess) -> None:
+    ann = await with_user(process, "ann")
     status = await ann.ask(messages.Status(), messages.StatusReply)
     assert (status.socket, status.state_dir, status.inventory, status.jobs_by_state) == ("", "", "", {})
     assert (await ann.ask(messages.Backup("/tmp/x"), Failure)).code == "not-allowed"
     assert (await ann.ask(user_messages.Users(), Failure)).code == "not-allowed"
-    async with await talk_as(gateway, "root", Role.OWNER) as owner:
+    async with await talk_as(process, "root", Role.OWNER) as owner:
         assert [line.user for line in (await owner.ask(messages.Clients(), messages.ClientsReply)).clients] == [
             "ann",
             "root",
@@ -144,8 +144,8 @@ async def test_a_user_learns_nothing_of_the_host_from_the_status(gateway: Gatewa
         assert [line.user for line in (await ann.ask(messages.Clients(), messages.ClientsReply)).clients] == ["ann"]
 
 
-async def test_users_are_kept_and_changed(gateway: Gateway) -> None:
-    async with await talk_as(gateway, "root", Role.OWNER) as owner:
+async def test_users_are_kept_and_changed(process: FakeProcess) -> None:
+    async with await talk_as(process, "root", Role.OWNER) as owner:
         (line,) = (await owner.ask(user_messages.AddUser("ann", keys=(KEY,)), UsersReply)).users
         assert (line.role, line.disabled, line.password, line.caps.queued) == (Role.USER, False, False, 1000)
         fingerprint = line.keys[0].fingerprint
@@ -171,30 +171,30 @@ async def test_users_are_kept_and_changed(gateway: Gateway) -> None:
         for request in wrong:
             assert (await owner.ask(request, Failure)).code == "usage", request
         assert (await owner.ask(user_messages.RemoveUser("bob"), Failure)).code == "no-such-user"
-    assert [user.name for user in gateway.grid.store.users()] == ["ada", "ann"]
-    assert gateway.master.people.find("ada") is None
+    assert [user.name for user in process.grid.store.users()] == ["ada", "ann"]
+    assert process.master.people.find("ada") is None
 
 
-async def test_who_is_removed_has_nothing_waiting_any_more(gateway: Gateway) -> None:
-    gateway.grid.engine.plays(until_killed)
+async def test_who_is_removed_has_nothing_waiting_any_more(process: FakeProcess) -> None:
+    process.grid.engine.plays(until_killed)
     told: list[str] = []
-    gateway.master.people.leavers.append(told.append)
-    ann = await with_user(gateway, "ann", Caps(running=1))
+    process.master.people.leavers.append(told.append)
+    ann = await with_user(process, "ann", Caps(running=1))
     running, waiting = await ann.submit(b"echo 1\n", "1"), await ann.submit(b"echo 2\n", "2")
-    await gateway.grid.reaches(running, "RUNNING")
-    async with await talk_as(gateway, "root", Role.OWNER) as owner:
+    await process.grid.reaches(running, "RUNNING")
+    async with await talk_as(process, "root", Role.OWNER) as owner:
         assert await owner.ask(user_messages.RemoveUser("ann"), Done) == Done(1)
-        assert gateway.grid.line(waiting).state == "CANCELLED"
-        assert gateway.grid.line(running).state == "RUNNING"
+        assert process.grid.line(waiting).state == "CANCELLED"
+        assert process.grid.line(running).state == "RUNNING"
         assert await owner.ask(Cancel((running,), "KILL"), Done) == Done(1)
     assert told == ["ann"]
 
 
-async def test_A33_who_runs_as_much_as_allowed_waits_and_too_many_waiting_are_refused(gateway: Gateway) -> None:
-    gateway.grid.engine.plays(until_killed, after(b"", Exited(0)))
-    ann = await with_user(gateway, "ann", Caps(queued=1, running=1))
+async def test_A33_who_runs_as_much_as_allowed_waits_and_too_many_waiting_are_refused(process: FakeProcess) -> None:
+    process.grid.engine.plays(until_killed, after(b"", Exited(0)))
+    ann = await with_user(process, "ann", Caps(queued=1, running=1))
     first = await ann.submit(b"echo 1\n", "1")
-    await gateway.grid.reaches(first, "RUNNING")
+    await process.grid.reaches(first, "RUNNING")
     second = await ann.submit(b"echo 2\n", "2")
     assert (await ann.ask(Info(second), JobsReply)).jobs[0].reason == "UserLimit"
     digest = await ann.put(b"echo 3\n")
@@ -202,21 +202,21 @@ async def test_A33_who_runs_as_much_as_allowed_waits_and_too_many_waiting_are_re
     refused = await ann.ask(Submit(third, "3"), Failure)
     assert (refused.code, "no more than 1" in refused.message) == ("over-limit", True)
     assert await ann.ask(Cancel((first,), "KILL"), Done) == Done(1)
-    assert (await gateway.grid.wait(second)).state == "COMPLETED"
+    assert (await process.grid.wait(second)).state == "COMPLETED"
     assert (await ann.ask(Submit(third, "3"), Accepted)).job > second
 
 
-async def test_A33_a_cap_is_the_limit_of_a_run_that_names_none(gateway: Gateway) -> None:
-    gateway.grid.engine.plays(until_killed)
-    ann = await with_user(gateway, "ann", Caps(wall_seconds=60.0, output_bytes=1000))
+async def test_A33_a_cap_is_the_limit_of_a_run_that_names_none(process: FakeProcess) -> None:
+    process.grid.engine.plays(until_killed)
+    ann = await with_user(process, "ann", Caps(wall_seconds=60.0, output_bytes=1000))
     job = await ann.submit(b"echo 1\n", "1")
-    assert gateway.grid.active_jobs.current(job).submission.program.limits == Limits(60.0, None, 1000)
+    assert process.grid.active_jobs.current(job).submission.program.limits == Limits(60.0, None, 1000)
     assert await ann.ask(Cancel((job,), "KILL"), Done) == Done(1)
 
 
-async def test_A33_uploads_that_become_no_job_have_an_end(gateway: Gateway) -> None:
-    gateway.grid.engine.plays(until_killed)
-    ann = await with_user(gateway, "ann", Caps(upload_bytes=2000))
+async def test_A33_uploads_that_become_no_job_have_an_end(process: FakeProcess) -> None:
+    process.grid.engine.plays(until_killed)
+    ann = await with_user(process, "ann", Caps(upload_bytes=2000))
     for number in range(3):
         job = await ann.submit(b"#" * 1000 + b"%d\n" % number, str(number))  # a job's files do not count any more
         await ann.ask(Cancel((job,), "KILL"), Done)
@@ -224,20 +224,20 @@ async def test_A33_uploads_that_become_no_job_have_an_end(gateway: Gateway) -> N
     await ann.put(b"y" * 1500)
     refused = await ann.expect(Failure)
     assert (refused.code, "no more than" in refused.message) == ("over-limit", True)
-    async with await talk_as(gateway, "ann") as again:
+    async with await talk_as(process, "ann") as again:
         await again.put(b"z" * 1500)
         assert (await again.expect(Failure)).code == "over-limit"
 
 
-async def test_the_running_cap_of_one_user_does_not_hold_back_another(gateway: Gateway) -> None:
-    gateway.grid.engine.plays(*[until_killed] * 6)
-    ann, bob = await with_user(gateway, "ann", Caps(running=1)), await with_user(gateway, "bob")
+async def test_the_running_cap_of_one_user_does_not_hold_back_another(process: FakeProcess) -> None:
+    process.grid.engine.plays(*[until_killed] * 6)
+    ann, bob = await with_user(process, "ann", Caps(running=1)), await with_user(process, "bob")
     hers = [await ann.submit(b"echo %d\n" % number, str(number)) for number in range(3)]
     his = [await bob.submit(b"echo %d\n" % number, str(number)) for number in range(3)]
-    running = gateway.grid.active_jobs.in_phase
+    running = process.grid.active_jobs.in_phase
     await until(lambda: len(running(Phase.RUNNING)) == 4)
     assert {job.id for job in running(Phase.RUNNING)} == {hers[0], *his}
-    async with await talk_as(gateway, "root", Role.OWNER) as owner:
+    async with await talk_as(process, "root", Role.OWNER) as owner:
         await owner.ask(user_messages.SetCaps("ann", Caps()), UsersReply)
         await owner.ask(Cancel((his[0],), "KILL"), Done)
         await until(lambda: {job.id for job in running(Phase.RUNNING)} == {*hers[:2], *his[1:]})
