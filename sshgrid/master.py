@@ -118,10 +118,10 @@ class Master:
 
     def _forget_removed(self) -> None:
         """Output of jobs that a killed master had removed only half, and what a restored queue knows nothing of."""
-        for job_id in set(self.spool.jobs()) - set(self.store.ids()):
-            self.spool.remove(job_id)
+        for job_id in set(self.spool.outputs.jobs()) - set(self.store.ids()):
+            self.spool.outputs.remove(job_id)
         for job in (*self.active_jobs.in_phase(Phase.QUEUED), *self.active_jobs.in_phase(Phase.RUNNING)):
-            self.spool.remove_after(job.id, job.attempts[-1].number if job.attempts else 0)
+            self.spool.outputs.remove_after(job.id, job.attempts[-1].number if job.attempts else 0)
 
     async def follow(self, inventory: Inventory) -> None:
         """From now on these are the nodes."""
@@ -278,10 +278,10 @@ class Master:
         """Forget finished jobs and what they left here."""
         for job_id in jobs:
             self.active_jobs.remove(job_id)
-            self.spool.remove(job_id)
+            self.spool.outputs.remove(job_id)
             self.active_jobs.notifications.forget(job_id)
         inputs = inputs_of(self.store.input_lists(), self.spool)
-        self.spool.sweep(self.store.blobs() | inputs, time.time())
+        self.spool.blobs.evict(self.store.blobs() | inputs, time.time())
         return len(jobs)
 
     async def jobs(self, query: Jobs, seen_by: str = "") -> Sequence[JobLine]:

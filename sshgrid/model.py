@@ -37,6 +37,10 @@ def job_text(job: JobId) -> str:
     return str(job) if job >= 0 else f"{-job >> 20}.{-job & MAX_TASKS}"
 
 
+# The outputs of an attempt; `files` is a tar archive of what the run brought back.
+STREAMS = ("stdout", "stderr", "compile", "files")
+
+
 class Struct(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=True):
     """Base of all values: immutable, compared by content, JSON in and out by msgspec."""
 

@@ -244,7 +244,7 @@ class BuildCache:
     async def _send(self, key: str, archive: Archive, link: Link, sink: Sink) -> str:
         """ "" or why the node does not take it."""
         try:
-            await sink.uploaded(await link.cargo.upload(archive.sha256, self._spool.path(archive.sha256)))
+            await sink.uploaded(await link.cargo.upload(archive.sha256, self._spool.blobs.path(archive.sha256)))
             return await link.unpack(key, archive.sha256)
         except (NodeUnfit, FileNotFoundError) as error:
             return str(error)
@@ -253,7 +253,7 @@ class BuildCache:
         """The build as a blob: kept, or brought once from a node that has it. None when there is no way."""
         async with self._lock(key):
             kept = self._archives.get(key)
-            if kept is not None and self._spool.has(kept.archive.sha256):
+            if kept is not None and self._spool.blobs.has(kept.archive.sha256):
                 self._archives.move_to_end(key)
                 return kept
             self._archives.pop(key, None)
@@ -269,8 +269,8 @@ class BuildCache:
     async def _fetch(self, key: str, source: BuildNode) -> Archive:
         link = await source.connected(0)
         with (
-            tempfile.TemporaryFile(dir=self._spool.incoming) as raw,
-            tempfile.TemporaryFile(dir=self._spool.incoming) as clean,
+            tempfile.TemporaryFile(dir=self._spool.blobs.incoming) as raw,
+            tempfile.TemporaryFile(dir=self._spool.blobs.incoming) as clean,
         ):
             match await link.pack(key, self._max_build_bytes, raw):
                 case "":
@@ -301,7 +301,7 @@ class BuildCache:
             hashed.update(piece)
         sha256 = hashed.hexdigest()
         clean.seek(0)
-        with self._spool.writer(sha256, size) as writer:
+        with self._spool.blobs.writer(sha256, size) as writer:
             while piece := clean.read(READ_BYTES):
                 writer.append(piece)
             writer.finish()
@@ -313,7 +313,7 @@ class BuildCache:
         while self._kept_bytes() > self._max_kept_bytes and len(self._archives) > 1:
             _, (oldest, _) = self._archives.popitem(last=False)
             if all(oldest != each.archive for each in self._archives.values()):  # two builds may be the same bytes
-                self._spool.path(oldest.sha256).unlink(missing_ok=True)
+                self._spool.blobs.path(oldest.sha256).unlink(missing_ok=True)
         return kept
 
     def _kept_bytes(self) -> int:

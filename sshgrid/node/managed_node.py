@@ -75,7 +75,7 @@ class ManagedNode:
         self.untested: frozenset[str] = frozenset()
         self.problems: dict[str, str] = {}
         self.engine: Engine = BatchEngine(
-            self, shared.spool.path, lambda worked: patience(shared.retry, worked), shared.builds
+            self, shared.spool.blobs.path, lambda worked: patience(shared.retry, worked), shared.builds
         )
         self._shared = shared
         self._link: Link | None = None

@@ -17,6 +17,7 @@ from sshgrid.engines import Engine
 from sshgrid.engines.launch import RunSpec, run_name
 from sshgrid.errors import NodeUnfit, UsageError
 from sshgrid.model import (
+    STREAMS,
     Attempt,
     Exited,
     Facts,
@@ -32,7 +33,7 @@ from sshgrid.model import (
     Struct,
     Toolchain,
 )
-from sshgrid.spool.spool import STREAMS, Spool
+from sshgrid.spool.spool import Spool
 
 LIMITS = Limits(wall_seconds=60.0)
 KEPT_BYTES = 16 * 1024
@@ -138,7 +139,7 @@ class ToolchainChecker:
         if hello is None:
             return SmokeTest(f"there is no hello in {row.name}")
         program, source = hello
-        self._spool.keep(source)
+        self._spool.blobs.keep(source)
         program = msgspec.structs.replace(program, limits=LIMITS)
         try:
             recipe = change(toolchains.recipe(row, toolchain, program, source, facts))

@@ -125,7 +125,7 @@ class SweepReport:
         """One task, as a joblog has it."""
         task = self._attempts.live(task)
         assert task.current is not None
-        return self._line(task, self._spool.sizes(task.id, task.current.number))
+        return self._line(task, self._spool.outputs.sizes(task.id, task.current.number))
 
     def _line(self, task: Job, sizes: Mapping[str, int]) -> TaskLine:
         last = task.current
@@ -187,14 +187,14 @@ class SweepReport:
         task = self._active_jobs.current(task_id(state.job.id, number))
         assert task.current is not None
         attempt = task.current.number
-        sizes = self._spool.sizes(task.id, attempt)
+        sizes = self._spool.outputs.sizes(task.id, attempt)
         for stream in STREAMS if output else ():
             offset = 0
             if not sizes[stream]:
                 continue
             if stream == "compile" and number != state.compiler_said:
                 continue  # all tasks of a sweep meet the same words of the compiler
-            while piece := self._spool.read_output(task.id, attempt, stream, offset, PIECE_BYTES):
+            while piece := self._spool.outputs.read(task.id, attempt, stream, offset, PIECE_BYTES):
                 yield TaskOutput(number, stream, len(piece)), piece
                 offset += len(piece)
         yield TaskEnded(self._line(self._attempts.live(task), sizes)), b""

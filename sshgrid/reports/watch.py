@@ -96,7 +96,7 @@ def _has_result(job: Job) -> bool:
 
 
 def _reader(spool: Spool, job: JobId, stream: str) -> Read:
-    return lambda attempt, offset, count: spool.read_output(job, attempt, stream, offset, count)
+    return lambda attempt, offset, count: spool.outputs.read(job, attempt, stream, offset, count)
 
 
 def _lasting(state: Event) -> Event:
@@ -140,7 +140,9 @@ def _already_shown(job: Job, spool: Spool, request: Logs) -> dict[str, Shown]:
     attempt = request.attempt or _current(job)
     places = dict.fromkeys(request.streams, (attempt, 0))
     if request.tail_lines is not None:
-        places = {stream: (attempt, spool.tail(job.id, attempt, stream, request.tail_lines)) for stream in places}
+        places = {
+            stream: (attempt, spool.outputs.tail(job.id, attempt, stream, request.tail_lines)) for stream in places
+        }
     places |= {seen.stream: (seen.attempt, seen.size) for seen in request.seen if seen.stream in places}
     return {stream: Shown(number, size, number, size) for stream, (number, size) in places.items()}
 

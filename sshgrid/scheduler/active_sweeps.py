@@ -51,7 +51,7 @@ class ActiveSweeps:
     def take_up(self) -> None:
         """The sweeps that an earlier master left; before anything else happens."""
         for job in self._active_jobs.active():
-            if (plan := job.submission.sweep) and all(self._spool.has(file.sha256) for file in plan.uploads):
+            if (plan := job.submission.sweep) and all(self._spool.blobs.has(file.sha256) for file in plan.uploads):
                 self.add(job)
             elif plan:  # the queue was restored without it: only this one cannot go on
                 gone = GaveUp("its parameters or inputs are no longer in the spool beside the queue")
@@ -74,7 +74,7 @@ class ActiveSweeps:
     def _read(self, job: Job) -> SweepState:
         plan = job.submission.sweep
         assert plan is not None
-        state = SweepState(job, plan, self._spool.read, self._weights)
+        state = SweepState(job, plan, self._spool.blobs.read, self._weights)
         begun = []
         for task, phase, verdict in self._active_jobs.store.task_fates(job.id):
             number = task_number(task)

@@ -48,13 +48,13 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
     toolchains.check_program(program)
     _check_wishes(submission)
     globs.check(program.fetch)
-    if missing := spool.missing(digests(submission, spool)):
+    if missing := spool.blobs.missing(digests(submission, spool)):
         raise UsageError(f"{len(missing)} files of this job were not uploaded")
-    source = spool.read(next(file.sha256 for file in program.files if file.name == program.entry))
+    source = spool.blobs.read(next(file.sha256 for file in program.files if file.name == program.entry))
     program = _named(program, source[:_HEAD_BYTES], languages)
     row = next(row for row in languages if row.name == program.language)
     toolchains.recipe(row, stand_in(row), program, source, _SOMEWHERE)
-    checks.check(submission, spool.read)
+    checks.check(submission, spool.blobs.read)
     return msgspec.structs.replace(submission, program=program)
 
 
@@ -134,5 +134,5 @@ def _check_limits(limits: Limits) -> None:
 
 def inputs_of(lists: Iterable[str], spool: Spool) -> set[str]:
     """The files that these lists of inputs name. A list that is not here names none."""
-    there = (spool.read(each) for each in lists if spool.has(each))
+    there = (spool.blobs.read(each) for each in lists if spool.blobs.has(each))
     return {sha256 for packed in there for sha256 in inputs.decode(packed).sha256()}

@@ -76,13 +76,13 @@ class _JobSink:
 
     def kept(self, stream: str) -> int:
         attempt = self._running.attempt
-        return self._spool.go_on(attempt.job, attempt.number, stream)
+        return self._spool.outputs.resume(attempt.job, attempt.number, stream)
 
     async def output(self, stream: str, piece: bytes) -> None:
         if self._running.superseded:
             return
         attempt = self._running.attempt
-        self._spool.append(attempt.job, attempt.number, stream, piece)
+        self._spool.outputs.append(attempt.job, attempt.number, stream, piece)
         self._active_jobs.notifications.tell(attempt.job)
 
     async def step(self, step: Step) -> None:
@@ -104,11 +104,11 @@ class _JobSink:
         if self._running.superseded:
             return 0
         job = self._active_jobs.current(self._running.attempt.job)
-        return 0 if job.cancel_requested else self._spool.room()
+        return 0 if job.cancel_requested else self._spool.outputs.room()
 
     async def again(self, stream: str) -> None:
         attempt = self._running.attempt
-        self._spool.restart(attempt.job, attempt.number, stream)
+        self._spool.outputs.restart(attempt.job, attempt.number, stream)
 
     async def fetched(self, fetched: Fetched) -> None:
         self._change(fetched=fetched)
@@ -446,13 +446,13 @@ class Attempts:
     def _source(self, program: Program, resume: bool) -> bytes:
         """What the main file says. Without the files (a queue was restored alone) only this one job cannot run."""
         files = program.uploads
-        lost = self._spool.missing(file.sha256 for file in files)
+        lost = self._spool.blobs.missing(file.sha256 for file in files)
         if lost and resume:
             return b""  # it has all it needs: nothing is sent to a run that is under way
         if lost:
             names = ", ".join(file.name for file in files if file.sha256 in lost)[:80]
             raise SshgridError(f"{names} is no longer in the spool beside the queue")
-        return self._spool.read(next(file for file in program.files if file.name == program.entry).sha256)
+        return self._spool.blobs.read(next(file for file in program.files if file.name == program.entry).sha256)
 
     def _settle(self, running: Running, finish: AttemptResult) -> None:
         self._settle_all([(running, finish)])
@@ -460,7 +460,7 @@ class Attempts:
     def _settle_all(self, ends: Ends) -> None:
         """The results on disk, then in memory, then told."""
         now = time.time()
-        self._spool.sync([(running.attempt.job, running.attempt.number) for running, _ in ends])
+        self._spool.outputs.sync([(running.attempt.job, running.attempt.number) for running, _ in ends])
         with self._active_jobs.store.transaction():
             settled = [found for running, finish in ends if (found := self._settle_one(running, finish, now))]
         self._drop(running for running, _ in ends)

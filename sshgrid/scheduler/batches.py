@@ -98,12 +98,12 @@ class BatchSink:
     # --- what the engine tells
 
     def kept(self, order: RunSpec, stream: str) -> int:
-        return self._spool.go_on(order.attempt.job, order.attempt.number, stream)
+        return self._spool.outputs.resume(order.attempt.job, order.attempt.number, stream)
 
     async def output(self, order: RunSpec, stream: str, piece: bytes) -> None:
         running = self.rest.get(order.run)
         if running is None or not running.superseded:
-            self._spool.append(order.attempt.job, order.attempt.number, stream, piece)
+            self._spool.outputs.append(order.attempt.job, order.attempt.number, stream, piece)
             self._active_jobs.notifications.tell(order.attempt.job)
 
     async def running(self, orders: Sequence[RunSpec]) -> None:

@@ -81,7 +81,7 @@ from sshgrid.protocol.user_messages import (
 )
 from sshgrid.scheduler import admission
 from sshgrid.server.presence import ConnectedClients
-from sshgrid.spool.spool import BlobWriter
+from sshgrid.spool.blobs import BlobWriter
 from sshgrid.version import VERSION
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ class ClientSession:
         elif isinstance(message, Input | Resize):
             return  # words for an interactive run that has just ended
         elif isinstance(message, Question):
-            self._master.spool.publish()  # what was uploaded before
+            self._master.spool.blobs.publish()  # what was uploaded before
             await self._send(await self._reply(message))
         else:
             raise UsageError(f"{type(message).__name__} is not a request")
@@ -259,7 +259,7 @@ class ClientSession:
             await self._server.reload_if_changed()
         match message:
             case MissingBlobs(sha256):
-                return Blobs(tuple(dict.fromkeys((*master.spool.missing(sha256), *self._foreign(sha256)))))
+                return Blobs(tuple(dict.fromkeys((*master.spool.blobs.missing(sha256), *self._foreign(sha256)))))
             case TakeFile():
                 return Taken(await master.local_files.take(message))
             case Submit():
@@ -378,7 +378,7 @@ class ClientSession:
             if message.last:
                 self._refused.discard(sha256)
             return
-        if sha256 not in self._incoming and message.last and self._master.spool.holds(sha256, piece):
+        if sha256 not in self._incoming and message.last and self._master.spool.blobs.holds(sha256, piece):
             self._brought.setdefault(sha256, 0)
             return
         blob = self._incoming.get(sha256) or self._begin_upload(sha256)
@@ -401,7 +401,7 @@ class ClientSession:
     def _begin_upload(self, sha256: str) -> BlobWriter:
         if len(self._incoming) >= MAX_UPLOADS:
             raise UsageError(f"more than {MAX_UPLOADS} files are uploaded at the same time")
-        blob = self._incoming[sha256] = self._master.spool.writer(sha256)
+        blob = self._incoming[sha256] = self._master.spool.blobs.writer(sha256)
         return blob
 
     # --- watching

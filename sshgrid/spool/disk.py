@@ -153,3 +153,10 @@ def sync_all(path: Path) -> None:
             raise OSError(number, os.strerror(number), str(path))
     finally:
         os.close(descriptor)
+
+
+def write_all(descriptor: int, piece: bytes) -> None:
+    """Write all of `piece`, however many system calls that takes."""
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

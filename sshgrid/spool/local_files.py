@@ -37,7 +37,7 @@ class LocalFiles:
 
     async def take(self, file: TakeFile) -> str:
         """Its SHA-256, under which the spool has it. UsageError, StoreError."""
-        if (sha256 := self._known.get(file)) and self._spool.has(sha256):
+        if (sha256 := self._known.get(file)) and self._spool.blobs.has(sha256):
             self._known.move_to_end(file)
             return sha256
         if (taking := self._taking.get(file)) is None:
@@ -63,7 +63,7 @@ class LocalFiles:
         try:
             _check_same(file, descriptor)
             rests = _rests(descriptor)
-            sha256 = self._spool.adopt(descriptor, lambda: not self._leaving)
+            sha256 = self._spool.blobs.adopt(descriptor, lambda: not self._leaving)
             _check_same(file, descriptor)
         finally:
             os.close(descriptor)

@@ -105,8 +105,8 @@ class Notes:
 def order(bench: Bench, script: Script, *args: bytes, stdin: bytes | None = None, interactive: bool = False) -> RunSpec:
     """A new attempt at one of the contract's programs."""
     attempt = Attempt(JobId(next(_jobs)), 1, bench.node)
-    source = SourceFile("main.sh", bench.spool.keep(script.source), len(script.source))
-    given = None if stdin is None else SourceFile("stdin", bench.spool.keep(stdin), len(stdin))
+    source = SourceFile("main.sh", bench.spool.blobs.keep(script.source), len(script.source))
+    given = None if stdin is None else SourceFile("stdin", bench.spool.blobs.keep(stdin), len(stdin))
     program = Program("sh", "main.sh", (source,), args, stdin=given)
     recipe = toolchains.recipe(_SH, _TOOLS, program, script.source, FACTS)
     return RunSpec(attempt, run_name(GRID, attempt), program, recipe, interactive=interactive)

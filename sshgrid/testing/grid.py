@@ -149,7 +149,7 @@ class ScriptedGrid:
     def __init__(self, folder: Path, inventory: Inventory, *plays: Play, down: Iterable[str] = ()) -> None:
         self.folder = folder
         self.inventory = inventory
-        self.engine = ScriptedEngine(*plays, blob=lambda sha256: self.spool.read(sha256))
+        self.engine = ScriptedEngine(*plays, blob=lambda sha256: self.spool.blobs.read(sha256))
         self.down = set(down)
         self._keys = count(1)
         self._working: asyncio.Task[None] | None = None
@@ -191,8 +191,8 @@ class ScriptedGrid:
         stdin = wishes.pop("stdin", None)
         fields = {key: wishes.pop(key) for key in list(wishes) if key in Program.__struct_fields__}
         if isinstance(stdin, bytes):
-            fields["stdin"] = SourceFile("stdin", self.spool.keep(stdin), len(stdin))
-        program = Program("", file, (SourceFile(file, self.spool.keep(source), len(source)),))
+            fields["stdin"] = SourceFile("stdin", self.spool.blobs.keep(stdin), len(stdin))
+        program = Program("", file, (SourceFile(file, self.spool.blobs.keep(source), len(source)),))
         asked = Submission(msgspec.structs.replace(program, **fields), file)
         return msgspec.structs.replace(asked, **wishes)
 
@@ -230,4 +230,4 @@ class ScriptedGrid:
             return [event async for event in events]
 
     def kept(self, job: JobId, attempt: int = 1, stream: str = "stdout") -> bytes:
-        return self.spool.read_output(job, attempt, stream, 0, 1 << 30)
+        return self.spool.outputs.read(job, attempt, stream, 0, 1 << 30)

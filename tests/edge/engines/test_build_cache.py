@@ -83,7 +83,7 @@ async def grid(tmp_path: Path) -> AsyncIterator[Grid]:
     yield grid
     for host in grid.hosts:
         await host.end()
-    assert sorted(grid.spool.incoming.iterdir()) == []
+    assert sorted(grid.spool.blobs.incoming.iterdir()) == []
 
 
 COPY = "sleep 0.3; cp p.sh exe; chmod 755 exe"
@@ -115,7 +115,7 @@ async def test_a_swept_spool_costs_another_fetch_and_a_lost_node_another_build(g
     one, two, three = grid.hosts
     await grid.run(COPY, one)
     await grid.run(COPY, two)
-    grid.spool.sweep((), 1e12)
+    grid.spool.blobs.evict((), 1e12)
     shutil.rmtree(next(path for path in (Path(two.node.workdir) / "builds").iterdir() if path.is_dir()))
     finishes, _ = await grid.run(COPY, three)
     assert (finishes[0].outcome, grid.compilations) == (Exited(0), 1)
@@ -267,7 +267,7 @@ async def test_what_is_kept_is_bounded(grid: Grid) -> None:
     grid.share(BuildCache(grid.spool, max_kept_bytes=15_000))
     for number in range(3):
         await grid.run(f"echo {number} >number; {COPY}")
-    kept = [path for path in grid.spool.blobs.rglob("*") if path.is_file()]
+    kept = [path for path in grid.spool.blobs.directory.rglob("*") if path.is_file()]
     assert (grid.compilations, len(kept)) == (3, 1)
 
 

@@ -30,20 +30,20 @@ WRITER = """
 import os, sys, msgspec
 from pathlib import Path
 from sshgrid.model import *
-from sshgrid.spool import Spool
-from sshgrid.store import Store
+from sshgrid.spool.spool import Spool
+from sshgrid.queue.store import Store
 change = msgspec.structs.replace
 place = Path(sys.argv[1])
 store, spool = Store.open(place / "queue.db"), Spool(place / "spool")
 for number in range(100_000):
     source = b"source %d\\n" % number
-    file = SourceFile("a.c", spool.keep(source), len(source))
+    file = SourceFile("a.c", spool.blobs.keep(source), len(source))
     job = store.add(Submission(Program("c", "a.c", (file,)), "a.c"), "ana", str(number), 1.0)
     os.write(1, b"added %d\\n" % job.id)
     attempt = store.begin(job.id, "n1", 1.0)
     os.write(1, b"begun %d\\n" % job.id)
-    spool.append(job.id, 1, "stdout", b"output of %d\\n" % job.id * 50)
-    spool.sync([(job.id, 1)])
+    spool.outputs.append(job.id, 1, "stdout", b"output of %d\\n" % job.id * 50)
+    spool.outputs.sync([(job.id, 1)])
     record = AttemptRecord(1, "n1", 1.0, outcome=Exited(0), ended=2.0)
     store.settle(attempt, record, change(job, phase=Phase.DONE, verdict=Exited(0), ended=2.0))
     os.write(1, b"settled %d\\n" % job.id)
@@ -94,13 +94,13 @@ def check(place: Path, promised: dict[JobId, str]) -> None:
     with Store.open(place / "queue.db") as store, Spool(place / "spool") as spool:
         jobs = {job.id: job for job in store.jobs()}
         assert promised.keys() - jobs.keys() == set()
-        assert spool.missing(store.blobs()) == ()
-        assert all(spool.read(digest).startswith(b"source ") for digest in store.blobs())
+        assert spool.blobs.missing(store.blobs()) == ()
+        assert all(spool.blobs.read(digest).startswith(b"source ") for digest in store.blobs())
         for job_id, word in promised.items():
             least = {"added": Phase.QUEUED, "begun": Phase.RUNNING, "settled": Phase.DONE}[word]
             assert list(Phase).index(jobs[job_id].phase) >= list(Phase).index(least)
         for job_id in (job.id for job in jobs.values() if job.phase is Phase.DONE):
-            assert spool.read_output(job_id, 1, "stdout", 0, 10_000) == b"output of %d\n" % job_id * 50
+            assert spool.outputs.read(job_id, 1, "stdout", 0, 10_000) == b"output of %d\n" % job_id * 50
 
 
 @pytest.mark.parametrize("seed", range(4))

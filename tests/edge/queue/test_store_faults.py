@@ -71,7 +71,7 @@ HEAD = """
 import os, sys, msgspec
 from pathlib import Path
 from sshgrid.model import *
-from sshgrid.store import Store
+from sshgrid.queue.store import Store
 HELLO = Submission(Program("c", "hello.c", (SourceFile("hello.c", "a" * 64, 20),)), "hello.c")
 """
 

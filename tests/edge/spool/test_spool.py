@@ -21,9 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sshgrid.errors import StoreError, UsageError
-from sshgrid.model import JobId
+from sshgrid.model import STREAMS, JobId
 from sshgrid.spool import disk
-from sshgrid.spool.spool import FEW_FILES, HOUR, MAX_OPEN, MOST_TOGETHER, STREAMS, Spool
+from sshgrid.spool.blobs import FEW_FILES, HOUR, MOST_TOGETHER, Blobs
+from sshgrid.spool.outputs import MAX_OPEN
+from sshgrid.spool.spool import Spool
 
 ROOT = Path(__file__).parents[3]
 ONE, TWO = JobId(1), JobId(2)
@@ -60,19 +62,19 @@ def calls_of(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
 
 @pytest.mark.parametrize("piece", [1, 7, 1000])
 def test_a_file_that_came_in_pieces_is_kept_under_its_digest(spool: Spool, piece: int) -> None:
-    writer = spool.writer(DIGEST, len(CONTENT))
+    writer = spool.blobs.writer(DIGEST, len(CONTENT))
     for start in range(0, len(CONTENT), piece):
-        assert not spool.has(DIGEST)
+        assert not spool.blobs.has(DIGEST)
         writer.append(CONTENT[start : start + piece])
     path = writer.finish()
-    assert path == spool.path(DIGEST) == spool.directory / "blobs" / DIGEST[:2] / DIGEST
-    assert (path.read_bytes(), spool.read(DIGEST)) == (CONTENT, CONTENT)
+    assert path == spool.blobs.path(DIGEST) == spool.directory / "blobs" / DIGEST[:2] / DIGEST
+    assert (path.read_bytes(), spool.blobs.read(DIGEST)) == (CONTENT, CONTENT)
     assert everything(spool) == [f"blobs/{DIGEST[:2]}/{DIGEST}"]
 
 
 def test_without_an_announced_size_the_digest_alone_decides(spool: Spool) -> None:
     for digest in (DIGEST, "0" * 64):
-        writer = spool.writer(digest)
+        writer = spool.blobs.writer(digest)
         writer.append(CONTENT)
         if digest == DIGEST:
             assert writer.finish().read_bytes() == CONTENT
@@ -84,8 +86,8 @@ def test_without_an_announced_size_the_digest_alone_decides(spool: Spool) -> Non
 
 def test_an_empty_file_is_a_file(spool: Spool) -> None:
     digest = hashlib.sha256(b"").hexdigest()
-    assert spool.writer(digest, 0).finish().read_bytes() == b""
-    assert spool.keep(b"") == digest
+    assert spool.blobs.writer(digest, 0).finish().read_bytes() == b""
+    assert spool.blobs.keep(b"") == digest
 
 
 @pytest.mark.parametrize(
@@ -100,26 +102,26 @@ def test_an_empty_file_is_a_file(spool: Spool) -> None:
 def test_F25_a_file_that_is_not_what_was_announced_leaves_nothing(
     spool: Spool, digest: str, size: int, words: str
 ) -> None:
-    writer = spool.writer(digest, size)
+    writer = spool.blobs.writer(digest, size)
     with pytest.raises(UsageError, match=words):
         writer.append(CONTENT) or writer.finish()  # type: ignore[func-returns-value]
-    assert not spool.has(digest)
+    assert not spool.blobs.has(digest)
     assert everything(spool) == []
 
 
 def test_an_aborted_file_leaves_nothing_and_a_finished_one_stays(spool: Spool) -> None:
-    with spool.writer(DIGEST, len(CONTENT)) as writer:
+    with spool.blobs.writer(DIGEST, len(CONTENT)) as writer:
         writer.append(CONTENT[:5])
     assert everything(spool) == []
-    with spool.writer(DIGEST, len(CONTENT)) as writer:
+    with spool.blobs.writer(DIGEST, len(CONTENT)) as writer:
         writer.append(CONTENT)
         writer.finish()
         writer.abort()
-    assert spool.has(DIGEST)
+    assert spool.blobs.has(DIGEST)
 
 
 def test_two_clients_may_send_the_same_file_at_once(spool: Spool) -> None:
-    writers = [spool.writer(DIGEST, len(CONTENT)) for _ in range(2)]
+    writers = [spool.blobs.writer(DIGEST, len(CONTENT)) for _ in range(2)]
     for writer in writers:
         writer.append(CONTENT)
     assert [writer.finish().read_bytes() for writer in writers] == [CONTENT] * 2
@@ -128,29 +130,29 @@ def test_two_clients_may_send_the_same_file_at_once(spool: Spool) -> None:
 
 def test_a_file_is_not_read_to_see_that_it_is_longer(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be larger than the memory, and whoever knows its digest may ask."""
-    spool.keep(CONTENT)
-    assert spool.holds(DIGEST, CONTENT)
-    monkeypatch.setattr(Spool, "read", lambda _, sha256: pytest.fail(f"{sha256} was read"))
-    assert not spool.holds(DIGEST, CONTENT[:1])
+    spool.blobs.keep(CONTENT)
+    assert spool.blobs.holds(DIGEST, CONTENT)
+    monkeypatch.setattr(Blobs, "read", lambda _, sha256: pytest.fail(f"{sha256} was read"))
+    assert not spool.blobs.holds(DIGEST, CONTENT[:1])
 
 
 def test_a_file_that_was_damaged_is_healed_by_sending_it_again(spool: Spool) -> None:
-    spool.keep(CONTENT)
-    spool.path(DIGEST).write_bytes(b"rubbish")
-    writer = spool.writer(DIGEST, len(CONTENT))
+    spool.blobs.keep(CONTENT)
+    spool.blobs.path(DIGEST).write_bytes(b"rubbish")
+    writer = spool.blobs.writer(DIGEST, len(CONTENT))
     writer.append(CONTENT)
     writer.finish()
-    assert spool.read(DIGEST) == CONTENT
+    assert spool.blobs.read(DIGEST) == CONTENT
 
 
 def test_missing_names_each_absent_file_once_in_order(spool: Spool) -> None:
-    spool.keep(CONTENT)
-    assert spool.missing(["f" * 64, DIGEST, "e" * 64, "f" * 64]) == ("f" * 64, "e" * 64)
+    spool.blobs.keep(CONTENT)
+    assert spool.blobs.missing(["f" * 64, DIGEST, "e" * 64, "f" * 64]) == ("f" * 64, "e" * 64)
 
 
 def test_a_file_that_is_not_there_cannot_be_read(spool: Spool) -> None:
     with pytest.raises(StoreError, match=r"No such file"):
-        spool.read(DIGEST)
+        spool.blobs.read(DIGEST)
 
 
 BAD_DIGESTS = ["", "../../x", "/etc/passwd", "a" * 63, "a" * 65, "A" * 64, "g" * 64, "a" * 64 + "\n", "٣" * 64]
@@ -158,39 +160,45 @@ BAD_DIGESTS = ["", "../../x", "/etc/passwd", "a" * 63, "a" * 65, "A" * 64, "g" *
 
 @pytest.mark.parametrize("digest", BAD_DIGESTS)
 def test_A10_a_name_that_is_no_digest_never_becomes_a_path(spool: Spool, digest: str) -> None:
-    for use in (spool.path, spool.has, spool.read, lambda bad: spool.missing([bad]), lambda bad: spool.writer(bad, 1)):
+    for use in (
+        spool.blobs.path,
+        spool.blobs.has,
+        spool.blobs.read,
+        lambda bad: spool.blobs.missing([bad]),
+        lambda bad: spool.blobs.writer(bad, 1),
+    ):
         with pytest.raises(UsageError, match=r"not a SHA-256"):
             use(digest)
     assert everything(spool) == []
 
 
 def test_the_sweep_takes_old_files_that_nobody_needs(spool: Spool) -> None:
-    needed, young, old = (spool.keep(content) for content in (b"needed", b"young", b"old one"))
+    needed, young, old = (spool.blobs.keep(content) for content in (b"needed", b"young", b"old one"))
     now = time.time()
     for digest in (needed, old):
-        os.utime(spool.path(digest), (now - 2 * HOUR, now - 2 * HOUR))
-    assert spool.sweep({needed}, now) == len(b"old one")
-    assert spool.missing([needed, young, old]) == (old,)
-    assert spool.sweep(set(), now + 2 * HOUR) == len(b"needed" + b"young")
+        os.utime(spool.blobs.path(digest), (now - 2 * HOUR, now - 2 * HOUR))
+    assert spool.blobs.evict({needed}, now) == len(b"old one")
+    assert spool.blobs.missing([needed, young, old]) == (old,)
+    assert spool.blobs.evict(set(), now + 2 * HOUR) == len(b"needed" + b"young")
 
 
 def test_a_file_that_a_client_was_told_not_to_send_outlives_the_next_sweep(spool: Spool) -> None:
-    digest = spool.keep(CONTENT)
-    os.utime(spool.path(digest), (1, 1))
-    assert spool.missing([digest]) == ()
-    assert spool.sweep(set(), time.time()) == 0
-    assert spool.has(digest)
+    digest = spool.blobs.keep(CONTENT)
+    os.utime(spool.blobs.path(digest), (1, 1))
+    assert spool.blobs.missing([digest]) == ()
+    assert spool.blobs.evict(set(), time.time()) == 0
+    assert spool.blobs.has(digest)
 
 
 def test_the_sweep_takes_abandoned_uploads_but_not_slow_ones(spool: Spool) -> None:
-    abandoned = spool.incoming / "from-before-a-crash"
+    abandoned = spool.blobs.incoming / "from-before-a-crash"
     abandoned.write_bytes(b"123")
     os.utime(abandoned, (1, 1))
-    writer = spool.writer(DIGEST, len(CONTENT))
+    writer = spool.blobs.writer(DIGEST, len(CONTENT))
     writer.append(CONTENT)
-    assert spool.sweep(set(), time.time() + 2 * HOUR) == 3
+    assert spool.blobs.evict(set(), time.time() + 2 * HOUR) == 3
     assert writer.finish().read_bytes() == CONTENT
-    assert spool.unfinished == set()
+    assert spool.blobs.unfinished == set()
 
 
 @pytest.mark.parametrize("count", [1, FEW_FILES, FEW_FILES + 1, MOST_TOGETHER + 1])
@@ -198,14 +206,14 @@ def test_files_get_their_names_together(spool: Spool, count: int) -> None:
     contents = [b"%d" % number for number in range(count)]
     digests = [hashlib.sha256(content).hexdigest() for content in contents]
     for digest, content in zip(digests, contents, strict=True):
-        with spool.writer(digest, len(content)) as writer:
+        with spool.blobs.writer(digest, len(content)) as writer:
             writer.append(content)
             writer.finish_later()
-    assert spool.missing(digests) == tuple(digests[count // MOST_TOGETHER * MOST_TOGETHER :])
-    assert spool.sweep(digests, time.time() + 2 * HOUR) == 0
-    spool.publish()
-    assert [spool.read(digest) for digest in digests] == contents
-    assert (list(spool.incoming.iterdir()), spool.unfinished) == ([], set())
+    assert spool.blobs.missing(digests) == tuple(digests[count // MOST_TOGETHER * MOST_TOGETHER :])
+    assert spool.blobs.evict(digests, time.time() + 2 * HOUR) == 0
+    spool.blobs.publish()
+    assert [spool.blobs.read(digest) for digest in digests] == contents
+    assert (list(spool.blobs.incoming.iterdir()), spool.blobs.unfinished) == ([], set())
 
 
 @pytest.mark.parametrize("count", [2, FEW_FILES + 1])
@@ -223,10 +231,10 @@ def test_no_file_of_many_has_its_name_before_its_bytes_are_on_the_disk(
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda path, to: watched("named", replace, path, to))
     for number in range(count):
-        with spool.writer(hashlib.sha256(b"%d" % number).hexdigest()) as writer:
+        with spool.blobs.writer(hashlib.sha256(b"%d" % number).hexdigest()) as writer:
             writer.append(b"%d" % number)
             writer.finish_later()
-    spool.publish()
+    spool.blobs.publish()
     named = [call.removeprefix("named ") for call in calls if call.startswith("named")]
     assert len(named) == count
     for name in named:
@@ -237,20 +245,20 @@ def test_no_file_of_many_has_its_name_before_its_bytes_are_on_the_disk(
 
 def test_a_file_that_came_twice_is_kept_once(spool: Spool) -> None:
     for _ in range(2):
-        with spool.writer(DIGEST) as writer:
+        with spool.blobs.writer(DIGEST) as writer:
             writer.append(CONTENT)
             writer.finish_later()
-    spool.publish()
-    assert (spool.read(DIGEST), list(spool.incoming.iterdir())) == (CONTENT, [])
+    spool.blobs.publish()
+    assert (spool.blobs.read(DIGEST), list(spool.blobs.incoming.iterdir())) == (CONTENT, [])
 
 
 def test_of_files_that_cannot_be_named_nothing_is_left(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    with spool.writer(DIGEST) as writer:
+    with spool.blobs.writer(DIGEST) as writer:
         writer.append(CONTENT)
         writer.finish_later()
     monkeypatch.setattr(disk, "sync", partial(_no_space, errno.ENOSPC))
     with pytest.raises(StoreError, match="no space left"):
-        spool.publish()
+        spool.blobs.publish()
     assert everything(spool) == []
 
 
@@ -259,9 +267,9 @@ def _no_space(number: int, _: Path) -> None:
 
 
 def test_the_sweep_leaves_what_it_does_not_know(spool: Spool) -> None:
-    strange = spool.blobs / "README"
+    strange = spool.blobs.directory / "README"
     strange.write_text("hello")
-    assert spool.sweep(set(), time.time() + 2 * HOUR) == 0
+    assert spool.blobs.evict(set(), time.time() + 2 * HOUR) == 0
     assert strange.exists()
 
 
@@ -269,63 +277,63 @@ def test_the_sweep_leaves_what_it_does_not_know(spool: Spool) -> None:
 
 
 def test_output_only_grows_and_every_stream_and_attempt_has_its_own(spool: Spool) -> None:
-    assert spool.append(ONE, 1, "stdout", b"ab") == 2
-    assert spool.append(ONE, 1, "stdout", b"\xff\x00\n") == 5
-    assert spool.append(ONE, 1, "stderr", b"e") == 1
-    assert spool.append(ONE, 2, "stdout", b"second") == 6
-    assert spool.append(ONE, 1, "compile", b"") == 0
-    found = {(n, name): spool.read_output(ONE, n, name, 0, 99) for n in (1, 2) for name in STREAMS}
+    assert spool.outputs.append(ONE, 1, "stdout", b"ab") == 2
+    assert spool.outputs.append(ONE, 1, "stdout", b"\xff\x00\n") == 5
+    assert spool.outputs.append(ONE, 1, "stderr", b"e") == 1
+    assert spool.outputs.append(ONE, 2, "stdout", b"second") == 6
+    assert spool.outputs.append(ONE, 1, "compile", b"") == 0
+    found = {(n, name): spool.outputs.read(ONE, n, name, 0, 99) for n in (1, 2) for name in STREAMS}
     expected = {(1, "stdout"): b"ab\xff\x00\n", (1, "stderr"): b"e", (2, "stdout"): b"second"}
     assert found == dict.fromkeys(found, b"") | expected
 
 
 def test_output_is_read_by_offset(spool: Spool) -> None:
-    spool.append(ONE, 1, "stdout", b"0123456789")
-    assert spool.read_output(ONE, 1, "stdout", 3, 4) == b"3456"
-    assert spool.read_output(ONE, 1, "stdout", 8, 100) == b"89"
-    assert spool.read_output(ONE, 1, "stdout", 10, 100) == spool.read_output(ONE, 1, "stdout", 99, 1) == b""
+    spool.outputs.append(ONE, 1, "stdout", b"0123456789")
+    assert spool.outputs.read(ONE, 1, "stdout", 3, 4) == b"3456"
+    assert spool.outputs.read(ONE, 1, "stdout", 8, 100) == b"89"
+    assert spool.outputs.read(ONE, 1, "stdout", 10, 100) == spool.outputs.read(ONE, 1, "stdout", 99, 1) == b""
 
 
 def test_the_sizes_of_all_that_an_attempt_printed(spool: Spool) -> None:
-    assert spool.sizes(ONE, 1) == {}
-    spool.append(ONE, 1, "stdout", b"0123456789")
-    spool.append(ONE, 1, "compile", b"w")
-    spool.append(ONE, 11, "stderr", b"of another one")
-    assert spool.sizes(ONE, 1) == {"stdout": 10, "compile": 1}
-    assert spool.sizes(ONE, 1)["stderr"] == 0
-    assert spool.sizes(ONE, 2) == {}
+    assert spool.outputs.sizes(ONE, 1) == {}
+    spool.outputs.append(ONE, 1, "stdout", b"0123456789")
+    spool.outputs.append(ONE, 1, "compile", b"w")
+    spool.outputs.append(ONE, 11, "stderr", b"of another one")
+    assert spool.outputs.sizes(ONE, 1) == {"stdout": 10, "compile": 1}
+    assert spool.outputs.sizes(ONE, 1)["stderr"] == 0
+    assert spool.outputs.sizes(ONE, 2) == {}
 
 
 def test_an_output_that_begins_anew_has_nothing_of_before(spool: Spool) -> None:
-    spool.restart(ONE, 1, "files")
-    spool.append(ONE, 1, "files", b"half of an archive")
-    spool.append(ONE, 1, "stdout", b"kept")
-    spool.restart(ONE, 1, "files")
-    assert spool.size(ONE, 1, "files") == 0
-    assert spool.append(ONE, 1, "files", b"whole") == 5
-    assert (spool.read_output(ONE, 1, "files", 0, 99), spool.size(ONE, 1, "stdout")) == (b"whole", 4)
+    spool.outputs.restart(ONE, 1, "files")
+    spool.outputs.append(ONE, 1, "files", b"half of an archive")
+    spool.outputs.append(ONE, 1, "stdout", b"kept")
+    spool.outputs.restart(ONE, 1, "files")
+    assert spool.outputs.size(ONE, 1, "files") == 0
+    assert spool.outputs.append(ONE, 1, "files", b"whole") == 5
+    assert (spool.outputs.read(ONE, 1, "files", 0, 99), spool.outputs.size(ONE, 1, "stdout")) == (b"whole", 4)
 
 
 def test_there_is_room_for_what_fits_on_the_disk_and_a_reserve(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 0 < spool.room() <= shutil.disk_usage(spool.directory).free
-    monkeypatch.setattr("sshgrid.spool.spool.RESERVED_BYTES", 1 << 62)
-    assert spool.room() == 0
+    assert 0 < spool.outputs.room() <= shutil.disk_usage(spool.directory).free
+    monkeypatch.setattr("sshgrid.spool.outputs.RESERVED_BYTES", 1 << 62)
+    assert spool.outputs.room() == 0
 
 
 def test_a_new_spool_goes_on_where_the_old_one_ended(spool: Spool) -> None:
-    spool.append(ONE, 1, "stdout", b"before ")
+    spool.outputs.append(ONE, 1, "stdout", b"before ")
     with Spool(spool.directory) as another:
-        assert another.size(ONE, 1, "stdout") == 7
-        assert another.append(ONE, 1, "stdout", b"after") == 12
-    assert spool.read_output(ONE, 1, "stdout", 0, 99) == b"before after"
+        assert another.outputs.size(ONE, 1, "stdout") == 7
+        assert another.outputs.append(ONE, 1, "stdout", b"after") == 12
+    assert spool.outputs.read(ONE, 1, "stdout", 0, 99) == b"before after"
 
 
 def test_a_stream_that_printed_nothing_is_empty(spool: Spool) -> None:
-    assert spool.size(ONE, 1, "stderr") == 0
-    assert spool.read_output(ONE, 1, "stderr", 0, 10) == b""
-    assert spool.tail(ONE, 1, "stderr", 5) == 0
-    spool.sync([(ONE, 1)])
-    assert spool.jobs() == []
+    assert spool.outputs.size(ONE, 1, "stderr") == 0
+    assert spool.outputs.read(ONE, 1, "stderr", 0, 10) == b""
+    assert spool.outputs.tail(ONE, 1, "stderr", 5) == 0
+    spool.outputs.sync([(ONE, 1)])
+    assert spool.outputs.jobs() == []
 
 
 def test_a_thousand_outputs_at_once_need_few_descriptors_and_lose_nothing(spool: Spool) -> None:
@@ -335,46 +343,46 @@ def test_a_thousand_outputs_at_once_need_few_descriptors_and_lose_nothing(spool:
     for number in range(3000):
         name = (rng.randrange(1, 400), rng.choice(STREAMS))
         expected[name] = expected.get(name, b"") + b"%d\n" % number
-        assert spool.append(JobId(name[0]), 1, name[1], b"%d\n" % number) == len(expected[name])
+        assert spool.outputs.append(JobId(name[0]), 1, name[1], b"%d\n" % number) == len(expected[name])
     assert len(os.listdir("/proc/self/fd")) <= descriptors + MAX_OPEN  # noqa: PTH208
-    assert {name: spool.read_output(JobId(name[0]), 1, name[1], 0, 10_000) for name in expected} == expected
+    assert {name: spool.outputs.read(JobId(name[0]), 1, name[1], 0, 10_000) for name in expected} == expected
     spool.close()
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
 
 
 def test_sync_reaches_every_stream_and_the_names(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     for stream in STREAMS:
-        spool.append(ONE, 1, stream, b"x")
-    spool.append(ONE, 2, "stdout", b"other attempt")
+        spool.outputs.append(ONE, 1, stream, b"x")
+    spool.outputs.append(ONE, 2, "stdout", b"other attempt")
     synced = calls_of(monkeypatch, "fsync")
-    spool.sync([(ONE, 1)])
+    spool.outputs.sync([(ONE, 1)])
     assert {Path(name).name for name in synced} == {"1.stdout", "1.stderr", "1.compile", "1.files", "1", "out"}
 
 
 def test_a_file_is_on_disk_before_it_has_its_name(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = calls_of(monkeypatch, "fsync", "replace")
-    spool.keep(CONTENT)
+    spool.blobs.keep(CONTENT)
     # The file, the name of the new shard, the file's name, and that name in the shard.
     assert [Path(step).parent.name for step in steps] == ["incoming", "spool", "incoming", "blobs"]
     assert steps[2].startswith("replace ")
 
 
 def test_a_removed_job_leaves_nothing_and_its_number_starts_anew(spool: Spool) -> None:
-    spool.append(ONE, 1, "stdout", b"x")
-    spool.append(TWO, 1, "stdout", b"y")
-    spool.remove(ONE)
-    spool.remove(ONE)
-    assert (spool.jobs(), spool.size(ONE, 1, "stdout")) == ([TWO], 0)
-    assert spool.append(ONE, 1, "stdout", b"z") == 1
-    assert spool.read_output(ONE, 1, "stdout", 0, 9) == b"z"
+    spool.outputs.append(ONE, 1, "stdout", b"x")
+    spool.outputs.append(TWO, 1, "stdout", b"y")
+    spool.outputs.remove(ONE)
+    spool.outputs.remove(ONE)
+    assert (spool.outputs.jobs(), spool.outputs.size(ONE, 1, "stdout")) == ([TWO], 0)
+    assert spool.outputs.append(ONE, 1, "stdout", b"z") == 1
+    assert spool.outputs.read(ONE, 1, "stdout", 0, 9) == b"z"
 
 
 def test_output_of_later_attempts_than_the_queue_knows_is_forgotten(spool: Spool) -> None:
     for attempt in (1, 2, 10):
-        spool.append(ONE, attempt, "stdout", b"x")
+        spool.outputs.append(ONE, attempt, "stdout", b"x")
     spool.close()
-    spool.remove_after(ONE, 1)
-    spool.remove_after(TWO, 1)
+    spool.outputs.remove_after(ONE, 1)
+    spool.outputs.remove_after(TWO, 1)
     assert everything(spool) == ["out/1/1.stdout"]
 
 
@@ -394,10 +402,10 @@ def test_output_of_later_attempts_than_the_queue_knows_is_forgotten(spool: Spool
 )
 def test_A10_only_numbers_and_known_streams_name_an_output(spool: Spool, job: JobId, attempt: int, stream: str) -> None:
     for use in (
-        lambda: spool.append(job, attempt, stream, b"x"),
-        lambda: spool.size(job, attempt, stream),
-        lambda: spool.read_output(job, attempt, stream, 0, 1),
-        lambda: spool.tail(job, attempt, stream, 1),
+        lambda: spool.outputs.append(job, attempt, stream, b"x"),
+        lambda: spool.outputs.size(job, attempt, stream),
+        lambda: spool.outputs.read(job, attempt, stream, 0, 1),
+        lambda: spool.outputs.tail(job, attempt, stream, 1),
     ):
         with pytest.raises(UsageError):
             use()
@@ -407,12 +415,12 @@ def test_A10_only_numbers_and_known_streams_name_an_output(spool: Spool, job: Jo
 def test_a_link_in_place_of_an_output_is_not_followed(spool: Spool, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("secret")
-    (spool.outputs / "1").mkdir()
-    (spool.outputs / "1" / "1.stdout").symlink_to(target)
+    (spool.outputs.directory / "1").mkdir()
+    (spool.outputs.directory / "1" / "1.stdout").symlink_to(target)
     with pytest.raises(StoreError):
-        spool.append(ONE, 1, "stdout", b"x")
+        spool.outputs.append(ONE, 1, "stdout", b"x")
     with pytest.raises(StoreError):
-        spool.read_output(ONE, 1, "stdout", 0, 10)
+        spool.outputs.read(ONE, 1, "stdout", 0, 10)
     assert target.read_text() == "secret"
 
 
@@ -433,17 +441,17 @@ def start_of_last(text: bytes, lines: int) -> int:
 def test_tail_finds_where_the_last_lines_begin(pieces: list[tuple[bytes, int]], lines: int) -> None:
     text = b"".join(piece * times for piece, times in pieces)
     with tempfile.TemporaryDirectory() as folder, Spool(Path(folder) / "spool") as spool:
-        spool.append(ONE, 1, "stdout", text)
-        assert spool.tail(ONE, 1, "stdout", lines) == start_of_last(text, lines)
+        spool.outputs.append(ONE, 1, "stdout", text)
+        assert spool.outputs.tail(ONE, 1, "stdout", lines) == start_of_last(text, lines)
 
 
 def test_tail_of_a_huge_output_reads_only_its_end(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    spool.append(ONE, 1, "stdout", b"x")
-    path = spool.outputs / "1" / "1.stdout"
+    spool.outputs.append(ONE, 1, "stdout", b"x")
+    path = spool.outputs.directory / "1" / "1.stdout"
     os.truncate(path, 2**40)
-    spool.append(ONE, 1, "stdout", b"\nlast\nlines\n")
+    spool.outputs.append(ONE, 1, "stdout", b"\nlast\nlines\n")
     reads = calls_of(monkeypatch, "pread")
-    assert spool.tail(ONE, 1, "stdout", 2) == 2**40 + 1
+    assert spool.outputs.tail(ONE, 1, "stdout", 2) == 2**40 + 1
     assert len(reads) <= 3
 
 
@@ -454,8 +462,8 @@ def test_A40_every_folder_and_file_is_private(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         with Spool(tmp_path / "a" / "spool") as spool:
-            spool.keep(CONTENT)
-            spool.append(ONE, 1, "stdout", b"x")
+            spool.blobs.keep(CONTENT)
+            spool.outputs.append(ONE, 1, "stdout", b"x")
     finally:
         os.umask(before)
     for path in (tmp_path / "a").rglob("*"):
@@ -485,17 +493,17 @@ def test_F24_a_full_disk_is_said_and_what_was_kept_stays_exact(tmp_path: Path) -
 
 def _fill_and_free(spool: Spool) -> None:
     text = Random(3).randbytes(400_000)
-    spool.append(TWO, 1, "stdout", b"ballast" * 10_000)
+    spool.outputs.append(TWO, 1, "stdout", b"ballast" * 10_000)
     with pytest.raises(StoreError, match=r"1\.stdout: no space left on its disk") as caught:
-        spool.append(ONE, 1, "stdout", text)
+        spool.outputs.append(ONE, 1, "stdout", text)
     assert "df -h" in caught.value.hint
     with pytest.raises(StoreError, match=r"no space left"):
-        spool.keep(CONTENT)
+        spool.blobs.keep(CONTENT)
     assert everything(spool) == ["out/1/1.stdout", "out/2/1.stdout"]
-    kept = spool.size(ONE, 1, "stdout")
-    spool.remove(TWO)
-    assert spool.append(ONE, 1, "stdout", text[kept : kept + 1000]) == kept + 1000
-    assert spool.read_output(ONE, 1, "stdout", 0, 400_000) == text[: kept + 1000]
+    kept = spool.outputs.size(ONE, 1, "stdout")
+    spool.outputs.remove(TWO)
+    assert spool.outputs.append(ONE, 1, "stdout", text[kept : kept + 1000]) == kept + 1000
+    assert spool.outputs.read(ONE, 1, "stdout", 0, 400_000) == text[: kept + 1000]
 
 
 def test_a_file_size_limit_is_a_store_error(tmp_path: Path) -> None:
@@ -503,13 +511,13 @@ def test_a_file_size_limit_is_a_store_error(tmp_path: Path) -> None:
 import resource, sys
 from pathlib import Path
 from sshgrid.errors import StoreError
-from sshgrid.spool import Spool
+from sshgrid.spool.spool import Spool
 spool = Spool(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
-    spool.append(1, 1, "stdout", b"x" * 200)
+    spool.outputs.append(1, 1, "stdout", b"x" * 200)
 except StoreError as error:
-    print(spool.size(1, 1, "stdout"), error.hint)
+    print(spool.outputs.size(1, 1, "stdout"), error.hint)
 """
     command = [sys.executable, "-c", program, str(tmp_path / "spool")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=60, check=False)
@@ -519,13 +527,13 @@ except StoreError as error:
 KEEP_ON = """
 import os, sys
 from pathlib import Path
-from sshgrid.spool import Spool
+from sshgrid.spool.spool import Spool
 spool = Spool(Path(sys.argv[1]))
 for number in range(100_000):
     content = b"%s-%d" % (sys.argv[2].encode(), number) * 1000
-    digest = spool.keep(content)
-    size = spool.append(1, 1, "stdout", b"%08d" % (spool.size(1, 1, "stdout") // 8))
-    spool.sync([(1, 1)])
+    digest = spool.blobs.keep(content)
+    size = spool.outputs.append(1, 1, "stdout", b"%08d" % (spool.outputs.size(1, 1, "stdout") // 8))
+    spool.outputs.sync([(1, 1)])
     os.write(1, b"%s %d\\n" % (digest.encode(), size))
 """
 
@@ -542,12 +550,12 @@ def test_F25_kills_leave_whole_files_and_output_without_gap_or_repeat(tmp_path: 
         process.stdout.close()
         process.wait(timeout=30)
         with Spool(tmp_path / "spool") as spool:
-            assert spool.missing(line.split()[0].decode() for line in answers) == ()
-            assert spool.size(ONE, 1, "stdout") >= int(answers[-1].split()[1])
+            assert spool.blobs.missing(line.split()[0].decode() for line in answers) == ()
+            assert spool.outputs.size(ONE, 1, "stdout") >= int(answers[-1].split()[1])
     with Spool(tmp_path / "spool") as spool:
-        files = list(spool.blobs.rglob("?" * 64))
+        files = list(spool.blobs.directory.rglob("?" * 64))
         assert [hashlib.sha256(file.read_bytes()).hexdigest() for file in files] == [file.name for file in files]
-        size = spool.size(ONE, 1, "stdout")
-        assert spool.read_output(ONE, 1, "stdout", 0, size) == b"".join(b"%08d" % n for n in range(size // 8))
-        assert spool.sweep(set(), time.time() + 2 * HOUR) > 0
+        size = spool.outputs.size(ONE, 1, "stdout")
+        assert spool.outputs.read(ONE, 1, "stdout", 0, size) == b"".join(b"%08d" % n for n in range(size // 8))
+        assert spool.blobs.evict(set(), time.time() + 2 * HOUR) > 0
         assert everything(spool) == ["out/1/1.stdout"]

@@ -25,7 +25,7 @@ class ScriptedBench:
 
     def __init__(self, folder: Path) -> None:
         self.spool = Spool(folder / "spool")
-        self.scripted = ScriptedEngine(*[imitate] * 100, blob=self.spool.read)
+        self.scripted = ScriptedEngine(*[imitate] * 100, blob=self.spool.blobs.read)
         self.engine: Engine = self.scripted
 
     async def left(self) -> Sequence[str]:

@@ -12,7 +12,7 @@ import pytest
 from sshgrid.errors import Dropped, UsageError
 from sshgrid.model import CompileFailed, Exited, JobId, Outcome
 from sshgrid.protocol.messages import Cancel, Logs, Output
-from sshgrid.spool.spool import Spool
+from sshgrid.spool.outputs import Outputs
 from sshgrid.testing import ScriptedGrid, Stage, until
 from tests.service.conftest import Grids
 
@@ -56,24 +56,24 @@ async def test_rm_frees_them(grids: Grids) -> None:
     grid = await grids(leaves_two)
     job = await grid.submit(grid.submission(fetch=("*",)))
     await grid.wait(job)
-    assert grid.spool.size(job, 1, "files") > 0
+    assert grid.spool.outputs.size(job, 1, "files") > 0
     await grid.master.remove([job])
-    assert grid.spool.jobs() == []
+    assert grid.spool.outputs.jobs() == []
 
 
 async def test_they_are_on_disk_before_the_job_is_settled(grids: Grids, monkeypatch: pytest.MonkeyPatch) -> None:
     grid = await grids(leaves_two)
     synced: list[tuple[int, str]] = []
-    sync = Spool.sync
+    sync = Outputs.sync
 
-    def remember(spool: Spool, attempts: Sequence[tuple[JobId, int]]) -> None:
-        synced.extend((spool.size(job, attempt, "files"), grid.job(job).phase) for job, attempt in attempts)
-        sync(spool, attempts)
+    def remember(outputs: Outputs, attempts: Sequence[tuple[JobId, int]]) -> None:
+        synced.extend((outputs.size(job, attempt, "files"), grid.job(job).phase) for job, attempt in attempts)
+        sync(outputs, attempts)
 
-    monkeypatch.setattr(Spool, "sync", remember)
+    monkeypatch.setattr(Outputs, "sync", remember)
     job = await grid.submit(grid.submission(fetch=("*",)))
     await grid.wait(job)
-    assert synced == [(grid.spool.size(job, 1, "files"), "running")]
+    assert synced == [(grid.spool.outputs.size(job, 1, "files"), "running")]
     assert synced[0][0] > 0
 
 
@@ -101,7 +101,7 @@ async def test_a_cancelled_job_and_one_that_does_not_compile_bring_nothing(grids
     await until(lambda: grid.kept(job) == b"ready\n")
     await grid.master.cancel(Cancel((job,)))
     line = await grid.wait(job)
-    assert (line.state, grid.spool.size(job, 1, "files")) == ("CANCELLED", 0)
+    assert (line.state, grid.spool.outputs.size(job, 1, "files")) == ("CANCELLED", 0)
     line = await grid.run(grid.submission(fetch=("x",)))
     assert (line.state, line.fetched) == ("COMPILE_ERROR", None)
 
@@ -109,7 +109,7 @@ async def test_a_cancelled_job_and_one_that_does_not_compile_bring_nothing(grids
 async def test_without_room_on_the_master_nothing_is_taken_and_the_result_stands(
     grids: Grids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Spool, "room", lambda _: 6)
+    monkeypatch.setattr(Outputs, "room", lambda _: 6)
     grid = await grids(leaves_two)
     line = await grid.run(grid.submission(fetch=(".",)))
     assert (line.exit_code, line.fetched and line.fetched.files) == (3, 1)

@@ -402,7 +402,7 @@ async def test_a_removed_job_is_forgotten_with_its_output(grids: Grids) -> None:
     with pytest.raises(UsageError, match="only finished jobs"):
         await grid.master.remove([running])
     assert await grid.master.remove([done]) == 1
-    assert (grid.spool.jobs(), grid.store.ids()) == ([], [running]) or grid.spool.jobs() == [running]
+    assert (grid.spool.outputs.jobs(), grid.store.ids()) == ([], [running]) or grid.spool.outputs.jobs() == [running]
     with pytest.raises(NoSuchJob):
         await grid.watch(done)
     with pytest.raises(NoSuchJob):

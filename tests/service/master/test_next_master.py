@@ -169,7 +169,7 @@ async def test_a_full_disk_of_the_master_stops_it_and_is_not_blamed_on_the_progr
         raise full
 
     with monkeypatch.context() as patch:
-        patch.setattr(grid.spool, "append", no_space)
+        patch.setattr(grid.spool.outputs, "append", no_space)
         job = await grid.submit()
         await asyncio.wait([grid.working], timeout=10)
         assert grid.working.done()
@@ -186,7 +186,7 @@ async def test_a_result_that_cannot_be_written_stops_the_master_and_is_taken_by_
     grid = await grids(Exited(5))
     with monkeypatch.context() as patch:
         broken = OSError(errno.EIO, "broken")
-        patch.setattr(grid.spool, "sync", lambda *_: (_ for _ in ()).throw(StoreError(f"spool: {broken}")))
+        patch.setattr(grid.spool.outputs, "sync", lambda *_: (_ for _ in ()).throw(StoreError(f"spool: {broken}")))
         job = await grid.submit()
         await asyncio.wait([grid.working], timeout=10)
         assert isinstance(grid.working.exception(), StoreError)

@@ -98,7 +98,7 @@ def sweep(
 ) -> Submission:
     rows = tuple((str(number).encode(),) for number in range(1, tasks + 1))
     packed = parameters.encode(Table((Axis(("x",), rows),)))
-    table = SourceFile("parameters", grid.spool.keep(packed), len(packed))
+    table = SourceFile("parameters", grid.spool.blobs.keep(packed), len(packed))
     asked = msgspec.structs.replace(Sweep(table, tasks, backup=backup), **plan)
     # With this limit tasks share no start.
     return grid.submission(sweep=asked, limits=Limits() if batches else Limits(processes=64))

@@ -68,7 +68,7 @@ async def _until_killed(stage: Stage) -> Exited:
 def sweep(grid: ScriptedGrid, *values: str, args: Sequence[bytes] = (), **plan: object) -> Submission:
     rows = tuple((value.encode(),) for value in values)
     packed = parameters.encode(Table((Axis(("x",), rows),)))
-    table = SourceFile("parameters", grid.spool.keep(packed), len(packed))
+    table = SourceFile("parameters", grid.spool.blobs.keep(packed), len(packed))
     return grid.submission(args=tuple(args), sweep=msgspec.structs.replace(Sweep(table, len(values)), **plan))
 
 
@@ -117,9 +117,9 @@ def with_inputs(grid: ScriptedGrid, asked: Submission, given: dict[int, bytes]) 
     """The sweep with these inputs of its tasks."""
     plan = asked.sweep
     assert plan is not None
-    kept = {task: SourceFile("stdin", grid.spool.keep(content), len(content)) for task, content in given.items()}
+    kept = {task: SourceFile("stdin", grid.spool.blobs.keep(content), len(content)) for task, content in given.items()}
     packed = inputs.encode(inputs.collect(plan.tasks, kept))
-    named = SourceFile("inputs", grid.spool.keep(packed), len(packed))
+    named = SourceFile("inputs", grid.spool.blobs.keep(packed), len(packed))
     return msgspec.structs.replace(asked, sweep=msgspec.structs.replace(plan, inputs=named))
 
 
@@ -155,10 +155,10 @@ async def test_a_new_master_a_retry_and_the_removal_of_others_keep_the_inputs(re
     await grid.end()
     await grid.begin()
     await grid.wait(job)
-    for path in grid.spool.blobs.rglob("*"):
+    for path in grid.spool.blobs.directory.rglob("*"):
         os.utime(path, (1, 1))
     await grid.master.remove([other])
-    assert grid.spool.missing([sha256(content).hexdigest() for content in (b"bad", b"two", b"other")]) == (
+    assert grid.spool.blobs.missing([sha256(content).hexdigest() for content in (b"bad", b"two", b"other")]) == (
         sha256(b"other").hexdigest(),
     )
     assert await grid.master.retry([job], True) == 1
@@ -185,7 +185,7 @@ async def test_a_task_without_an_input_is_refused_where_others_have_one(
 
 async def test_inputs_that_were_not_uploaded_or_are_for_other_tasks_are_refused(reading: ScriptedGrid) -> None:
     asked = with_inputs(reading, sweep(reading, "a"), {1: b"mine"})
-    reading.spool.path(sha256(b"mine").hexdigest()).unlink()
+    reading.spool.blobs.path(sha256(b"mine").hexdigest()).unlink()
     with pytest.raises(UsageError, match="1 files of this job were not uploaded"):
         await reading.submit(asked)
     longer = with_inputs(reading, sweep(reading, "a", "b"), {1: b"x", 2: b"y"}).sweep
@@ -688,7 +688,7 @@ async def test_a_sweep_whose_parameters_are_lost_keeps_no_master_from_working(gr
     grid.master.pause()
     job = await grid.submit(asked)
     await grid.end()
-    grid.spool.path(table).unlink()
+    grid.spool.blobs.path(table).unlink()
     await grid.begin()
     assert (await grid.wait(job)).reason == "its parameters or inputs are no longer in the spool beside the queue"
     assert (await grid.run()).state == "COMPLETED"

@@ -260,7 +260,7 @@ async def test_a_file_arrives_whole(process: FakeProcess, content: bytes, piece_
     async with await process.talk() as talk:
         digest = await talk.put(content[: 100 * piece_bytes], piece_bytes)
         assert (await talk.ask(messages.MissingBlobs((digest, "0" * 64)), messages.Blobs)).sha256 == ("0" * 64,)
-    assert process.grid.spool.read(digest) == content[: 100 * piece_bytes]
+    assert process.grid.spool.blobs.read(digest) == content[: 100 * piece_bytes]
 
 
 async def test_a_file_with_another_digest_is_refused_once(process: FakeProcess) -> None:
@@ -276,14 +276,14 @@ async def test_A33_a_piece_that_cannot_be_kept_is_told_once_and_the_rest_is_drop
     process: FakeProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sshgrid.errors import StoreError
-    from sshgrid.spool import spool
+    from sshgrid.spool import blobs
 
     def full(*_: object) -> None:
         raise StoreError("no space left on its disk")
 
     async with await process.talk() as talk:
         with monkeypatch.context() as patch:
-            patch.setattr(spool.BlobWriter, "append", full)
+            patch.setattr(blobs.BlobWriter, "append", full)
             await talk.send(messages.PutBlob("0" * 64, 1, last=False), b"a")
             assert "no space" in (await talk.expect(Failure)).message
         for last in (False, False, True):
@@ -305,9 +305,9 @@ async def test_F25_an_upload_that_is_cut_off_leaves_nothing(process: FakeProcess
     talk = await process.talk()
     await talk.send(messages.PutBlob("0" * 64, 4, last=False), b"half")
     await talk.ask(Status(), StatusReply)
-    assert list(process.grid.spool.incoming.iterdir()) != []
+    assert list(process.grid.spool.blobs.incoming.iterdir()) != []
     await talk.close()
-    await until(lambda: list(process.grid.spool.incoming.iterdir()) == [])
+    await until(lambda: list(process.grid.spool.blobs.incoming.iterdir()) == [])
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

@@ -29,13 +29,13 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 def copies(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows with each file that is really read."""
     made: list[int] = []
-    adopt = spool.adopt
+    adopt = spool.blobs.adopt
 
     def count(descriptor: int, *more: object) -> str:
         made.append(descriptor)
         return adopt(descriptor, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(spool, "adopt", count)
+    monkeypatch.setattr(spool.blobs, "adopt", count)
     return made
 
 
@@ -51,10 +51,10 @@ async def test_many_clients_who_name_one_file_have_it_read_once(
     local_files = LocalFiles(spool)
     digests = await asyncio.gather(*(local_files.take(handed(path)) for _ in range(4)))
     assert set(digests) == {hashlib.sha256(path.read_bytes()).hexdigest()}
-    assert spool.read(digests[0]) == path.read_bytes()
-    assert spool.path(digests[0]).stat().st_mode & 0o777 == 0o600
+    assert spool.blobs.read(digests[0]) == path.read_bytes()
+    assert spool.blobs.path(digests[0]).stat().st_mode & 0o777 == 0o600
     assert len(copies) == 1
-    assert list(spool.incoming.iterdir()) == []
+    assert list(spool.blobs.incoming.iterdir()) == []
 
 
 async def test_a_file_is_known_again_only_when_it_had_settled(
@@ -81,8 +81,8 @@ async def test_a_file_that_the_spool_has_lost_is_read_again(
     path = tmp_path / "big"
     path.write_bytes(b"x")
     local_files = LocalFiles(spool)
-    spool.path(await local_files.take(handed(path))).unlink()
-    assert spool.has(await local_files.take(handed(path)))
+    spool.blobs.path(await local_files.take(handed(path))).unlink()
+    assert spool.blobs.has(await local_files.take(handed(path)))
     assert len(copies) == 2
 
 
@@ -102,7 +102,7 @@ async def test_what_is_not_the_file_that_the_client_saw_is_refused(tmp_path: Pat
             os.mkfifo(path)
     with pytest.raises(UsageError, match=r"changed|cannot read"):
         await LocalFiles(spool).take(seen)
-    assert list(spool.incoming.iterdir()) == []
+    assert list(spool.blobs.incoming.iterdir()) == []
 
 
 async def test_a_file_that_changes_while_it_is_read_is_refused(
@@ -110,7 +110,7 @@ async def test_a_file_that_changes_while_it_is_read_is_refused(
 ) -> None:
     path = tmp_path / "big"
     path.write_bytes(b"x" * 1000)
-    adopt = spool.adopt
+    adopt = spool.blobs.adopt
 
     def meanwhile(descriptor: int, *more: object) -> str:
         found = adopt(descriptor, *more)  # type: ignore[arg-type]
@@ -118,7 +118,7 @@ async def test_a_file_that_changes_while_it_is_read_is_refused(
             file.write(b"more")
         return found
 
-    monkeypatch.setattr(spool, "adopt", meanwhile)
+    monkeypatch.setattr(spool.blobs, "adopt", meanwhile)
     with pytest.raises(UsageError, match="changed while it was read"):
         await LocalFiles(spool).take(handed(path))
 
@@ -130,12 +130,12 @@ async def test_a_master_that_leaves_does_not_finish_a_long_copy(tmp_path: Path, 
     local_files = LocalFiles(spool)
     taking = asyncio.create_task(local_files.take(handed(path)))
     async with asyncio.timeout(20):
-        while not any(aside.stat().st_size for aside in spool.incoming.iterdir()):  # noqa: ASYNC110 - of a thread
+        while not any(aside.stat().st_size for aside in spool.blobs.incoming.iterdir()):  # noqa: ASYNC110 - of a thread
             await asyncio.sleep(0.001)
     await local_files.close()
     with pytest.raises(UsageError, match="leaves"):
         await taking
-    assert list(spool.incoming.iterdir()) == []
+    assert list(spool.blobs.incoming.iterdir()) == []
 
 
 async def test_a_file_that_somebody_may_write_to_unseen_is_not_known_again(
@@ -150,7 +150,7 @@ async def test_a_file_that_somebody_may_write_to_unseen_is_not_known_again(
         for content in (b"one", b"two"):
             mapped[:3] = content
             sha256 = await local_files.take(handed(path))
-            assert spool.read(sha256)[:3] == content
+            assert spool.blobs.read(sha256)[:3] == content
     assert len(copies) == 2
     for _ in range(2):
         await local_files.take(handed(path))
@@ -166,4 +166,4 @@ async def test_a_file_that_gives_fewer_bytes_than_it_is_said_to_have_is_refused(
     monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
     with pytest.raises(UsageError, match="0 bytes of it came"):
         await LocalFiles(spool).take(handed(path))
-    assert list(spool.incoming.iterdir()) == []
+    assert list(spool.blobs.incoming.iterdir()) == []

@@ -117,7 +117,7 @@ async def test_a_file_s_digest_is_no_right_to_the_file(process: FakeProcess) -> 
 
 async def test_a_file_s_digest_is_no_right_to_read_it_as_the_input_of_a_task(process: FakeProcess) -> None:
     secret = b"hers alone"
-    digest = process.grid.spool.keep(secret)
+    digest = process.grid.spool.blobs.keep(secret)
     bob = await with_user(process, "bob")
     table = parameters.encode(parameters.Table((parameters.Axis(("x",), ((b"1",),)),)))
     listed = inputs.encode(inputs.collect(1, {1: SourceFile("stdin", digest, len(secret))}))

@@ -1,0 +1,214 @@
+"""Outputs: what each attempt printed, a file for each stream.
+
+An output only grows; its size is the offset at which an engine continues. Job numbers, attempt numbers and stream
+names are checked, so no path is built from what a user typed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sshgrid.errors import UsageError
+from sshgrid.model import STREAMS, JobId, sweep_of, task_number
+from sshgrid.spool import disk
+from sshgrid.spool.disk import blame_disk, write_all
+
+MAX_OPEN = 64  # descriptors that are kept open
+FEW_FILES = 8  # above this number, syncing the whole file system is cheaper than syncing each file
+RESERVED_BYTES = 256 << 20  # of the disk, for the queue
+_BLOCK = 65536
+
+OutputName = tuple[JobId, int, str]
+
+
+class Outputs:
+    """The outputs of one master, in one folder. Methods block for the time of one disk access."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        disk.private_directory(directory, forbidden=0o077)
+        self._open: OrderedDict[OutputName, tuple[int, int]] = OrderedDict()  # -> (descriptor, size)
+        self._unsynced: set[OutputName] = set()
+
+    def close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1][0])
+
+    def append(self, job: JobId, attempt: int, stream: str, piece: bytes) -> int:
+        """Add to an output and give its new size. After a StoreError a first part may be kept: `size` says how much."""
+        name = (job, attempt, stream)
+        path = self._output(*name)
+        with blame_disk(path):
+            descriptor, size = self._open.pop(name) if name in self._open else _open_output(path)
+            try:
+                write_all(descriptor, piece)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            self._open[name] = (descriptor, size + len(piece))
+            self._unsynced.add(name)
+            if len(self._open) > MAX_OPEN:
+                os.close(self._open.popitem(last=False)[1][0])
+        return size + len(piece)
+
+    def restart(self, job: JobId, attempt: int, stream: str) -> None:
+        """Forget what is kept of an output: it begins anew."""
+        name = (job, attempt, stream)
+        path = self._output(*name)
+        if name in self._open:
+            os.close(self._open.pop(name)[0])
+        with blame_disk(path):
+            path.unlink(missing_ok=True)
+
+    def room(self) -> int:
+        """Bytes that may be kept here before the disk is so full that the queue is in danger."""
+        with blame_disk(self.directory):
+            return max(0, shutil.disk_usage(self.directory).free - RESERVED_BYTES)
+
+    def size(self, job: JobId, attempt: int, stream: str) -> int:
+        """Bytes kept so far; 0 when nothing was printed."""
+        path = self._output(job, attempt, stream)
+        with blame_disk(path):
+            try:
+                return path.stat().st_size
+            except FileNotFoundError:
+                return 0
+
+    def sizes(self, job: JobId, attempt: int) -> Counter[str]:
+        """The same of all streams of an attempt: one look at the disk when the job has printed nothing."""
+        sizes: Counter[str] = Counter()
+        folder = f"{self.directory}/{_folder_of(job)}"  # as text: this is asked for each task of a sweep
+        with blame_disk(self.directory):
+            try:
+                entries = os.scandir(folder)
+            except FileNotFoundError:
+                return sizes
+            with entries:
+                for entry in entries:
+                    number, _, stream = entry.name.partition(".")
+                    if number == str(attempt):
+                        sizes[stream] = entry.stat(follow_symlinks=False).st_size
+        return sizes
+
+    def resume(self, job: JobId, attempt: int, stream: str) -> int:
+        """As `size`, for an output that an earlier master may have begun and not brought to disk."""
+        size = self.size(job, attempt, stream)
+        if size:
+            self._unsynced.add((job, attempt, stream))
+        return size
+
+    def read(self, job: JobId, attempt: int, stream: str, offset: int, max_bytes: int) -> bytes:
+        """At most `max_bytes` from `offset` on; b"" at the end of what is kept."""
+        with self._reading(self._output(job, attempt, stream)) as descriptor:
+            return b"" if descriptor is None else os.pread(descriptor, max_bytes, offset)
+
+    def tail(self, job: JobId, attempt: int, stream: str, lines: int) -> int:
+        """Offset at which the last `lines` lines begin; an unfinished last line counts as one."""
+        with self._reading(self._output(job, attempt, stream)) as descriptor:
+            return 0 if descriptor is None else _start_of_last(descriptor, lines)
+
+    def sync(self, attempts: Iterable[tuple[JobId, int]]) -> None:
+        """All output of these attempts survives a power cut from now on: to be called before they are settled."""
+        names = [(job, number, stream) for job, number in attempts for stream in STREAMS]
+        names = [name for name in names if name in self._unsynced]
+        if not names:
+            return
+        paths = [self._output(*name) for name in names]
+        with blame_disk(self.directory):
+            if len(paths) > FEW_FILES:
+                disk.sync_all(self.directory)
+            else:
+                folders = [folder for path in paths for folder in (path.parent, path.parent.parent, self.directory)]
+                for path in (*paths, *dict.fromkeys(folders)):
+                    disk.sync(path)
+        self._unsynced.difference_update(names)
+
+    def remove(self, job: JobId) -> None:
+        """Forget all output of a job."""
+        folder = self._folder(job)
+        for name in [name for name in self._open if job in (name[0], sweep_of(name[0]))]:
+            os.close(self._open.pop(name)[0])
+        self._unsynced = {name for name in self._unsynced if job not in (name[0], sweep_of(name[0]))}
+        with blame_disk(folder):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+    def remove_after(self, job: JobId, attempt: int) -> None:
+        """Forget the output of later attempts than this one, which the queue does not know."""
+        folder = self._folder(job)
+        with blame_disk(folder):
+            for path in folder.iterdir() if folder.exists() else ():
+                number = path.name.partition(".")[0]
+                if number.isdecimal() and int(number) > attempt:
+                    path.unlink()
+
+    def jobs(self) -> list[JobId]:
+        """Jobs that have output here: those that the queue does not know are left over from a crash."""
+        with blame_disk(self.directory):
+            return sorted(JobId(int(entry.name)) for entry in self.directory.iterdir() if entry.name.isdecimal())
+
+    def _folder(self, job: JobId) -> Path:
+        return self.directory / _folder_of(job)
+
+    def _output(self, job: JobId, attempt: int, stream: str) -> Path:
+        if not isinstance(attempt, int) or attempt < 1:
+            raise UsageError(f"not an attempt number: {attempt!r}")
+        if stream not in STREAMS:
+            raise UsageError(f"no such stream: {stream[:80]!r}", f"one of {', '.join(STREAMS)}")
+        return self._folder(job) / f"{int(attempt)}.{stream}"
+
+    @contextmanager
+    def _reading(self, path: Path) -> Iterator[int | None]:
+        with blame_disk(path):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                yield None
+                return
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+
+def _folder_of(job: JobId) -> str:
+    """Its name below the outputs."""
+    sweep = sweep_of(job) if isinstance(job, int) else None
+    if not isinstance(job, int) or job == 0 or sweep == 0 or (sweep and not task_number(job)):
+        raise UsageError(f"not a job number: {job!r}")
+    return str(job) if sweep is None else f"{sweep}/t{task_number(job)}"
+
+
+def _open_output(path: Path) -> tuple[int, int]:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.parent.mkdir(mode=0o700, exist_ok=True)  # of the sweep, when this is a task
+        path.parent.mkdir(mode=0o700)
+        descriptor = os.open(path, flags, 0o600)
+    return descriptor, os.fstat(descriptor).st_size
+
+
+def _start_of_last(descriptor: int, lines: int) -> int:
+    """Search backwards, a block at a time: a log of gigabytes costs no more than what is shown of it."""
+    end = os.fstat(descriptor).st_size
+    if lines <= 0 or end == 0:
+        return end
+    # The newline that ends the last line does not begin another one.
+    left = lines + (os.pread(descriptor, 1, end - 1) == b"\n")
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        block = os.pread(descriptor, end - start, start)
+        at = len(block)
+        while (at := block.rfind(b"\n", 0, at)) >= 0:
+            left -= 1
+            if left == 0:
+                return start + at + 1
+        end = start
+    return 0
