@@ -41,8 +41,8 @@ def _status(words: Sequence[str], session: Session) -> int:
     from sshgrid.cli import fast_run
 
     _import_msgspec()
-    if understood := fast_run.understood(words):
-        return fast_run.run(understood, session)
+    if parsed := fast_run.parse(words):
+        return fast_run.run(parsed, session)
     from sshgrid.cli.verbs import invoke
 
     return invoke(words, session)

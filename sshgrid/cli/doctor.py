@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sshgrid.cli.base import Verb, complete_nodes, pass_session
+from sshgrid.cli.base import Verb, pass_session
+from sshgrid.cli.completion import complete_nodes
 from sshgrid.client.session import Session
 from sshgrid.errors import SshgridError
 from sshgrid.model import Struct

@@ -241,8 +241,8 @@ def _serve(asked: WorkerRequest) -> int:
         words = ["shell"] if asked.shell else _words(asked.command)
     except UsageError as error:
         return report(session, error)
-    if understood := fast_run.understood(words):
-        return fast_run.run(understood, session)
+    if parsed := fast_run.parse(words):
+        return fast_run.run(parsed, session)
     return invoke(words, session)
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sshgrid.cli.base import DURATION, Verbs, complete_nodes, pass_session
+from sshgrid.cli.base import Verbs, pass_session
+from sshgrid.cli.completion import complete_nodes
+from sshgrid.cli.options import DURATION
 from sshgrid.client.inventory_change import _UNKNOWN_KEY, NodeFailed, _changed, _names, _nodes, edited, set_drained
 from sshgrid.client.session import Session
 

@@ -11,16 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sshgrid.cli.base import (
-    DURATION,
-    SIZE,
-    Verb,
-    complete_jobs,
-    complete_languages,
-    complete_nodes,
-    pass_session,
-    session_of,
-)
+from sshgrid.cli.base import Verb, pass_session, session_of
+from sshgrid.cli.completion import complete_jobs
+from sshgrid.cli.options import DURATION, run_options
 from sshgrid.client import run_job
 from sshgrid.client.session import PIPE_CLOSED, Session
 from sshgrid.errors import SshgridError
@@ -43,49 +36,7 @@ class _RunVerb(Verb):
 @click.command(cls=_RunVerb)
 @click.argument("file", type=click.Path())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@click.option("--on", metavar="SEL", default="", shell_complete=complete_nodes, help="Only on these nodes.")
-@click.option(
-    "--lang",
-    metavar="NAME[>=V]",
-    default="",
-    shell_complete=complete_languages,
-    help="The language, when the name does not say it.",
-)
-@click.option("--main", metavar="FILE", default="", help="Of a folder: the file that the program begins with.")
-@click.option("--with", metavar="PATH", multiple=True, help="A file or folder that it finds in its current folder.")
-@click.option(
-    "--fetch", metavar="GLOB", multiple=True, help="Bring these files back when it has ended, quoted: 'out/*.csv'."
-)
-@click.option("--into", metavar="DIR", default="", help="Where to put them; otherwise the current folder.")
-@click.option("--env", metavar="K=V", multiple=True, help="Set in the program's environment; K alone: as it is here.")
-@click.option("--stdin", metavar="FILE|-|none", default="", help="Where its standard input comes from.")
-@click.option("--time-limit", metavar="D", type=DURATION, help="End it after this time.")
-@click.option("--memory", metavar="SIZE", type=SIZE, help="What it may use, as 512M or 4G.")
-@click.option("--slots", metavar="N", type=click.IntRange(1), default=1, help="Slots that it takes: its threads.")
-@click.option("--gpu", metavar="N", type=click.IntRange(0), default=0, help="GPUs that it has for itself.")
-@click.option("--max-processes", metavar="N", type=click.IntRange(1), help="End it when it has more.")
-@click.option("--keep-children", is_flag=True, help="When it ends by itself, leave alone what it has started.")
-@click.option("--verify-build", is_flag=True, help="Take another node's build only after a hello of that node has run.")
-@click.option("--retries", metavar="N", type=click.IntRange(0, 100), help="Further attempts after host failure.")
-@click.option("--priority", metavar="N", type=click.IntRange(-1000, 1000), default=0, help="Higher goes first.")
-@click.option("--name", metavar="S", default="", help="What `ps` calls it.")
-@click.option("-d", "--detach", is_flag=True, help="Print the job's id and leave.")
-@click.option(
-    "--on-host-loss",
-    type=click.Choice(["relaunch", "wait", "fail", "fence"]),
-    default="relaunch",
-    help="When its host falls silent: start elsewhere, wait for it, give up, or never let two runs live.",
-)
-@click.option(
-    "--on-disconnect",
-    type=click.Choice(["keep", "cancel"]),
-    default="keep",
-    help="When this client is lost: keep the job, or cancel it.",
-)
-@click.option("-I", "--interactive", is_flag=True, help="Tie it to this terminal; never retried.")
-@click.option("--flags", metavar="TEXT", default="", help="For the compiler, as one word: '-O3 -Wall'.")
-@click.option("--show-node", is_flag=True, help="Say on stderr where it runs.")
-@click.option("--dry-run", is_flag=True, help="Say where it would run, and run nothing.")
+@run_options("run")
 @click.pass_context
 def run(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any) -> int:
     """Run FILE (a source file, an executable, a folder with a Makefile, or - for standard input) with ARGS.

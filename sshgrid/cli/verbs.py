@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sshgrid.cli.base import GLOBAL_OPTIONS, Verb
+from sshgrid.cli.base import Verb
+from sshgrid.cli.options import global_options
 from sshgrid.client import files
 from sshgrid.client.session import INTERRUPTED, Session, said
 
@@ -113,7 +114,7 @@ def cli() -> None:
     """
 
 
-cli.params += GLOBAL_OPTIONS
+cli.params += global_options(hidden=False)
 
 
 @click.command()

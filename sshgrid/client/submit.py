@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sshgrid.client.run_options import submission_fields
 from sshgrid.client.session import Session
 from sshgrid.errors import MasterGone, UsageError
 
@@ -78,6 +79,7 @@ class RunRequest:
 
         wanted = self._wanted
         interactive = bool(wanted["interactive"])
+        fields, limits = submission_fields(wanted)
         program = Program(
             # "" = the master decides: it knows the languages that the inventory adds or overrides.
             language=self._language or bundle.language,
@@ -88,7 +90,7 @@ class RunRequest:
             stdin=stdin.file if stdin else None,
             flags=_flags(self._text("flags")),
             version=self._version,
-            limits=Limits(wanted["time_limit"], wanted["memory"], processes=wanted["max_processes"]),
+            limits=Limits(**limits),
             data=data.files if data else (),
             packs=data.packs if data else (),
             fetch=tuple(wanted["fetch"]),
@@ -96,20 +98,13 @@ class RunRequest:
         return Submission(
             program=program,
             command=_command(self._file, self._args),
-            name=self._text("name"),
-            on=self._text("on"),
-            retries=wanted["retries"],
-            priority=wanted["priority"],
             on_host_loss=OnHostLoss(self._text("on_host_loss")),
             # An interactive run is nothing without who talks to it.
             on_disconnect=OnDisconnect.CANCEL if interactive else OnDisconnect(self._text("on_disconnect")),
             interactive=interactive,
             terminal=interactive and _is_terminal(0) and _is_terminal(1),
-            keep_children=bool(wanted["keep_children"]),
             wait_for_nodes=bool(wanted["detach"]),
-            slots=int(wanted["slots"]),
-            gpus=int(wanted["gpu"]),
-            verify_build=bool(wanted["verify_build"]),
+            **fields,
         )
 
 

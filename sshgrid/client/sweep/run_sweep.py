@@ -18,7 +18,7 @@ import msgspec
 from sshgrid.client import files, run_job, submit
 from sshgrid.client.follow import Detached, exit_status
 from sshgrid.client.program import Source
-from sshgrid.client.run_options import OTHERWISE
+from sshgrid.client.run_options import defaults_of
 from sshgrid.client.session import INTERRUPTED, PIPE_CLOSED, Session, write_or_leave
 from sshgrid.client.sweep.follow_sweep import JsonTasks, Outlet, PlainTasks, Records, SweepFollow
 from sshgrid.client.sweep.input_files import read_inputs
@@ -85,7 +85,8 @@ def _check(wanted: Mapping[str, Any]) -> None:
 
 def _order(file: str, planned: Plan, wanted: Mapping[str, Any]) -> submit.RunRequest:
     """The words as `run` understands them. Tasks have no standard input unless they are given one."""
-    mine = {**OTHERWISE, **{name: value for name, value in wanted.items() if name in OTHERWISE}}
+    defaults = defaults_of("run")
+    mine = {**defaults, **{name: value for name, value in wanted.items() if name in defaults}}
     stdin = "none" if planned.reads_its_own else wanted["stdin"] or "none"
     mine |= {"time_limit": wanted["timeout"], "stdin": stdin}
     return submit.RunRequest(file, [os.fsdecode(arg) for arg in planned.args], mine)

@@ -1,4 +1,4 @@
-"""The short way of `run` through the command line means what click makes of the same words, or leaves them to click."""
+"""The parser of `run` without click gives the same result as click, or leaves the arguments to click."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sshgrid.cli import fast_run, verbs
 from sshgrid.client import run_job, run_options
 from sshgrid.client.session import Session
 
-WORDS = [
+ARGUMENTS = [
     *("run", "ps", "x.py", "-", "--", "", " ", "a b", "$(id)", "h1", "none", "3", "é", "\udcff"),
     *("-i", "-ilab", "-i=lab", "--inventory", "--inventory=lab.yaml", "--json", "--json=1", "-q", "--quiet", "-v"),
     *("--no-input", "--color", "--color=never", "-h", "--help", "--version", "-qd", "-dq", "--d", "--det"),
@@ -24,39 +24,39 @@ WORDS = [
     *("-I", "--interactive", "-dI", "--show-node", "--dry-run", "--retries", "--retries=2", "--priority", "-1"),
     *("--time-limit", "--time-limit=5s", "--memory=1G", "--on-host-loss=wait", "--on-disconnect", "cancel"),
 ]
-Told = tuple[dict[str, Any], str, tuple[str, ...], dict[str, Any]]
+Parsed = tuple[dict[str, Any], str, tuple[str, ...], dict[str, Any]]
 
 
-def as_click_has_it(words: Sequence[str]) -> Told | None:
-    """What `run` is told by click; None when it is not told anything."""
-    session, told = Session({}), list[Told]()
+def parsed_by_click(argv: Sequence[str]) -> Parsed | None:
+    """What click passes to `run`; None when it does not call it."""
+    session, calls = Session({}), list[Parsed]()
 
     def remember(session: Session, file: str, args: Sequence[str], wanted: Mapping[str, Any]) -> int:
-        told.append((dict(session.__dict__), file, tuple(args), dict(wanted)))
+        calls.append((dict(session.__dict__), file, tuple(args), dict(wanted)))
         return 0
 
     with patch.object(run_job, "run", remember):
-        verbs.invoke(words, session)
-    return told[0] if told else None
+        verbs.invoke(argv, session)
+    return calls[0] if calls else None
 
 
-def as_understood(words: fast_run.Understood) -> Told:
-    settings = Session({}).__dict__ | dict(words.settings)
-    return settings, words.file, words.args, dict(words.wanted)
+def as_tuple(parsed: fast_run.ParsedRun) -> Parsed:
+    settings = Session({}).__dict__ | dict(parsed.settings)
+    return settings, parsed.file, parsed.args, dict(parsed.wanted)
 
 
 @settings(max_examples=1000, deadline=None)
-@given(st.lists(st.sampled_from(WORDS), max_size=8), st.booleans())
-def test_what_is_understood_is_what_click_makes_of_it(words: list[str], begins: bool) -> None:
-    if begins:
-        words = ["run", *words, "x.py"]
-    understood = fast_run.understood(words)
-    if understood is not None:
-        assert as_understood(understood) == as_click_has_it(words)
+@given(st.lists(st.sampled_from(ARGUMENTS), max_size=8), st.booleans())
+def test_every_result_equals_that_of_click(argv: list[str], complete: bool) -> None:
+    if complete:
+        argv = ["run", *argv, "x.py"]
+    parsed = fast_run.parse(argv)
+    if parsed is not None:
+        assert as_tuple(parsed) == parsed_by_click(argv)
 
 
 @pytest.mark.parametrize(
-    "words",
+    "line",
     [
         "run x.py",
         "-i lab.yaml run x.py a --on -- b",
@@ -65,22 +65,36 @@ def test_what_is_understood_is_what_click_makes_of_it(words: list[str], begins: 
         "run -d --name n --lang=c --stdin none --flags=-O3 x.c",
     ],
 )
-def test_the_usual_words_are_understood(words: str) -> None:
-    understood = fast_run.understood(words.split())
-    assert understood is not None
-    assert as_understood(understood) == as_click_has_it(words.split())
+def test_usual_command_lines_are_parsed_without_click(line: str) -> None:
+    parsed = fast_run.parse(line.split())
+    assert parsed is not None
+    assert as_tuple(parsed) == parsed_by_click(line.split())
 
 
 @pytest.mark.parametrize(
-    "words",
+    "line",
     ["", "run", "ps", "run --help", "run --on", "run --retries 2 x.py", "run -dI x.py", "run -- x.py", "-h run x"],
 )
-def test_everything_else_is_left_to_click(words: str) -> None:
-    assert fast_run.understood(words.split()) is None
+def test_other_command_lines_are_left_to_click(line: str) -> None:
+    assert fast_run.parse(line.split()) is None
 
 
-def test_no_word_of_the_command_line_is_lost() -> None:
-    """An option that `run` gets tomorrow must be said here too, at least what its absence means."""
-    told = as_click_has_it(["run", "x.py"])
-    assert told is not None
-    assert told[3] == dict(run_options.OTHERWISE)
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [flag, *(() if option.kind == run_options.FLAG else ("h1",))]
+        for option in run_options.options_of("run")
+        for flag in option.flags
+        if option.kind in (run_options.TEXT, run_options.PATH, run_options.FLAG)
+    ],
+)
+def test_each_option_without_a_check_is_parsed_without_click(argv: list[str]) -> None:
+    parsed = fast_run.parse(["run", *argv, "x.py"])
+    assert parsed is not None
+    assert as_tuple(parsed) == parsed_by_click(["run", *argv, "x.py"])
+
+
+def test_click_and_the_table_have_the_same_defaults() -> None:
+    parsed = parsed_by_click(["run", "x.py"])
+    assert parsed is not None
+    assert parsed[3] == run_options.defaults_of("run")

@@ -1,0 +1,126 @@
+"""Click options made from the table of options (sshgrid.client.run_options), and the types of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from sshgrid.cli.completion import complete_languages, complete_nodes
+from sshgrid.client.run_options import COUNT, FLAG, GLOBAL_OPTIONS, Option, options_of
+from sshgrid.client.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # not generic before click 8.3
+
+
+class Parsed(_ParamType):
+    """An option's value through a function that raises our UsageError."""
+
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from sshgrid.errors import UsageError
+
+        if not isinstance(value, str) or (ctx is not None and ctx.resilient_parsing):
+            return value
+        try:
+            return self._parse(value)
+        except UsageError as error:
+            option = f"{param.opts[-1]}: " if param else ""
+            raise UsageError(option + error.message, error.hint) from error
+
+
+def _duration(text: str) -> float:
+    from sshgrid.notation.quantities import parse_duration
+
+    return parse_duration(text)
+
+
+def _size(text: str) -> int:
+    from sshgrid.notation.quantities import parse_size
+
+    return parse_size(text)
+
+
+DURATION = Parsed("duration", _duration)
+SIZE = Parsed("size", _size)
+
+
+# --- options from the table ------------------------------------------------------------------------------------------
+
+_COMPLETIONS = {"nodes": complete_nodes, "languages": complete_languages}
+
+
+def run_options(verb: str) -> Callable[[F], F]:
+    """A decorator that adds the options of "run" or "sweep" to a command."""
+
+    def add(command: F) -> F:
+        for option in reversed(list(options_of(verb))):
+            default = None if option.many else option.default
+            click.option(*option.flags, option.name, help=option.help[verb], default=default, **_settings(option))(
+                command
+            )
+        return command
+
+    return add
+
+
+def global_options(*, hidden: bool) -> list[click.Parameter]:
+    """The global options, whose values go into the session."""
+    return [
+        click.Option(
+            (*option.flags, option.name),
+            help=option.help["run"],
+            hidden=hidden,
+            expose_value=False,
+            callback=_store(option.name),
+            is_eager=option.name == "json",  # so that errors in later options are printed as JSON
+            **_settings(option),
+        )
+        for option in GLOBAL_OPTIONS
+    ]
+
+
+def _settings(option: Option) -> dict[str, Any]:
+    """The keyword arguments of click for this row."""
+    settings: dict[str, Any] = {"metavar": option.metavar, "multiple": option.many}
+    if option.completes:
+        settings["shell_complete"] = _COMPLETIONS[option.completes]
+    if option.kind == FLAG:
+        return {**settings, "is_flag": True}
+    if option.kind == COUNT:
+        return {**settings, "count": True}
+    return {**settings, "type": _type(option)}
+
+
+def _type(option: Option) -> Any:
+    match option.kind:
+        case "text":
+            return click.STRING
+        case "path":
+            return click.Path()
+        case "integer":
+            return click.IntRange(option.least, option.most)
+        case "choice":
+            return click.Choice(option.choices)
+        case "duration":
+            return DURATION
+        case "size":
+            return SIZE
+    raise AssertionError(f"an option of no known kind: {option.kind}")
+
+
+def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def store(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        if value not in (None, False, 0):
+            setattr(ctx.ensure_object(Session), name, value)
+
+    return store
