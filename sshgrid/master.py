@@ -100,7 +100,9 @@ class Master:
         self.attempts = Attempts(active_jobs, pool)
         self.people = People(active_jobs, lambda job, by: self._cancel(job, "TERM", by))
         self.sweeps = ActiveSweeps(active_jobs, pool.shared.spool, lambda task: self._cancel(task, "TERM", "its sweep"))
-        self.sweep_report = SweepReport(active_jobs, pool.shared.spool, self.sweeps, self.attempts, self._disconnected)
+        self.sweep_report = SweepReport(
+            active_jobs, pool.shared.spool, self.sweeps, self.attempts.running, self._disconnected
+        )
         self.scheduler = Scheduler(
             active_jobs, pool, self.attempts, self.sweeps, inventory.placement, rng, self.people.caps
         )
@@ -211,18 +213,18 @@ class Master:
             if ending:
                 self._cancel(job, request.signal, by)
             else:
-                await self.attempts.signal(job, request.signal)
+                await self.attempts.termination.send_signal(job, request.signal)
         return count
 
     async def typed(self, job_id: JobId, piece: bytes) -> None:
         """Bytes for the standard input of an interactive run; b"" ends it. Other runs hear nothing of them."""
-        await self.attempts.typed(self.active_jobs.current(job_id), piece)
+        await self.attempts.keyboards.put_input(self.active_jobs.current(job_id), piece)
 
     async def resized(self, job_id: JobId, columns: int, rows: int) -> None:
         """The window of an interactive run on a terminal has another size now."""
         if not (0 <= columns <= MAX_WINDOW and 0 <= rows <= MAX_WINDOW):
             raise UsageError(f"no window has {columns} columns and {rows} rows")
-        await self.attempts.resized(self.active_jobs.current(job_id), columns, rows)
+        await self.attempts.keyboards.put_window_size(self.active_jobs.current(job_id), columns, rows)
 
     def _cancel(self, job: Job, signal: str, by: str) -> None:
         words = f"{signal} by {by}" if by else signal
@@ -232,11 +234,11 @@ class Master:
             self.sweeps.changed(job, lambda task: self._cancel(task, signal, by))
         elif job.phase is Phase.QUEUED:
             self.store.finish(job.id, Cancelled(words), time.time())
-            self.attempts.forget(job.id)
+            self.attempts.keyboards.remove(job.id)
             self.active_jobs.reread(job.id)
         elif job.phase is Phase.RUNNING:
             self.active_jobs.keep(job)
-            self.attempts.end(job, signal)
+            self.attempts.termination.end(job, signal)
 
     async def hold(self, jobs: Sequence[JobId], release: bool) -> int:
         """Keep waiting jobs from starting, or let them go; how many of these wait."""
@@ -311,7 +313,7 @@ class Master:
 
     def _line(self, job: Job, moment: _Moment, explain: bool = False) -> JobLine:
         now = time.time()
-        job = self.attempts.live(job)
+        job = self.attempts.running.with_live_records(job)
         if job.submission.sweep:
             return self._sweep_line(job, now, moment)
         allowed = retry.attempts_allowed(job, self.inventory.retry)

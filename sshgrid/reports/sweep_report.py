@@ -67,7 +67,7 @@ class SweepSource(Protocol):
 class RunningAttempts(Protocol):
     """What a report reads of the attempts that run now."""
 
-    def live(self, job: Job) -> Job:
+    def with_live_records(self, job: Job) -> Job:
         """The job with the newest step of each running attempt, which the store may not have yet."""
 
     def longest_running(self, sweep: JobId) -> JobId | None:
@@ -123,7 +123,7 @@ class SweepReport:
 
     def task_line(self, task: Job) -> TaskLine:
         """One task, as a joblog has it."""
-        task = self._attempts.live(task)
+        task = self._attempts.with_live_records(task)
         assert task.current is not None
         return self._line(task, self._spool.outputs.sizes(task.id, task.current.number))
 
@@ -197,7 +197,7 @@ class SweepReport:
             while piece := self._spool.outputs.read(task.id, attempt, stream, offset, PIECE_BYTES):
                 yield TaskOutput(number, stream, len(piece)), piece
                 offset += len(piece)
-        yield TaskEnded(self._line(self._attempts.live(task), sizes)), b""
+        yield TaskEnded(self._line(self._attempts.with_live_records(task), sizes)), b""
 
 
 class _Told:

@@ -18,7 +18,7 @@ from sshgrid.policy import placement
 from sshgrid.policy.placement import NodeView
 from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler.active_sweeps import ActiveSweeps
-from sshgrid.scheduler.attempts import Attempts
+from sshgrid.scheduler.batch_attempts import BatchAttempts
 from sshgrid.scheduler.batches import BatchSink
 from sshgrid.scheduler.sweep_state import LONG_SECONDS, SweepState
 from sshgrid.sweeps.estimates import Outlook, Slot, rest_seconds, slot_in_use
@@ -39,14 +39,14 @@ class BatchRefill:
     def __init__(
         self,
         active_jobs: ActiveJobs,
-        attempts: Attempts,
+        batches: BatchAttempts,
         sweeps: ActiveSweeps,
         views: Sequence[NodeView],
         running: Mapping[str, int],  # slots of each user
         seen_by: Callable[[Sequence[NodeView], str], Sequence[NodeView]],  # the nodes as this user finds them
     ) -> None:
         self._active_jobs = active_jobs
-        self._attempts = attempts
+        self._batches = batches
         self._sweeps = sweeps
         self._running = Counter(running)
         self._seen_by = seen_by
@@ -56,7 +56,7 @@ class BatchRefill:
         self._views: Mapping[str, NodeView] = {}
         self.see(views)
         self._promised: dict[BatchSink, bool] = {}  # to jobs of others; and whether it is their turn already
-        self._nearly_over = [sink for sink in attempts.batches if self._is_nearly_over(sink)]
+        self._nearly_over = [sink for sink in batches.holding_slots if self._is_nearly_over(sink)]
 
     def see(self, views: Sequence[NodeView]) -> None:
         """The nodes as they are now."""
@@ -113,7 +113,7 @@ class BatchRefill:
         That may be the one of another sweep's batch, which nobody goes on in then.
         """
         state = self._sweeps.state(job.id)
-        if not self._attempts.batches:
+        if not self._batches.holding_slots:
             return False
         nodes = self._nodes_for(job)
         for sink in list(self._nearly_over):
@@ -126,7 +126,7 @@ class BatchRefill:
 
     def _promise(self, job: Job, state: SweepState | None, nodes: Collection[str]) -> None:
         """The slot of another sweep's batch, of all that will be free the first, is this job's next."""
-        others = [sink for sink in self._attempts.batches if state is None or self._state(sink) is not state]
+        others = [sink for sink in self._batches.holding_slots if state is None or self._state(sink) is not state]
         theirs = [sink for sink in others if sink not in self._promised and sink.node in nodes]
         if theirs:
             soonest = min(theirs, key=self._left_seconds)
@@ -162,18 +162,18 @@ class BatchRefill:
         self._nearly_over.remove(sink)
         record = AttemptRecord(1, sink.node, now, batch=sink.name)
         begun = self._active_jobs.begin_tasks(tasks, record)
-        self._attempts.extend(sink, begun, keep_warm=self._sweeps.goes_on(job.id))
+        self._batches.extend(sink, begun, keep_warm=self._sweeps.goes_on(job.id))
         return True
 
     def release(self) -> None:
         """Give the slots away that another's job waits for, while the last tasks there run, or where no more will."""
-        for sink in self._attempts.batches:
+        for sink in self._batches.holding_slots:
             if sink.idle and not (sink.sweep and self._sweeps.goes_on(sink.sweep)):
-                self._attempts.release(sink)
+                self._batches.release(sink)
         for sink in self._promised:
             takes = self._takes(sink)
             if not sink.rest or (takes is not None and len(sink.rest) * takes < RELEASE_SECONDS):
-                self._attempts.release(sink)
+                self._batches.release(sink)
 
     def _left_seconds(self, sink: BatchSink) -> float:
         """Until the last task of a batch ends."""
@@ -224,7 +224,7 @@ class BatchRefill:
 
     def _in_batches(self, state: SweepState) -> list[Slot | None]:
         found: list[Slot | None] = []
-        for sink in self._attempts.batches:
+        for sink in self._batches.holding_slots:
             takes = state.seconds_on(sink.node)
             if not sink.rest and not ((view := self._views.get(sink.node)) and view.up):
                 continue
@@ -251,13 +251,13 @@ class BatchRefill:
         Seconds until another look that nothing else would cause.
         """
         pause = math.inf
-        for sink in self._attempts.all_batches:  # also where the last task takes longer than was expected
+        for sink in self._batches.all:  # also where the last task takes longer than was expected
             state = self._state(sink)
             if state is None or len(sink.rest) < 2:
                 continue
             pause = LEVEL_SECONDS
             if runs := self._misplaced(state, sink):
-                self._attempts.revoke(sink, runs)
+                self._batches.revoke(sink, runs)
         return pause
 
     def _misplaced(self, state: SweepState, sink: BatchSink) -> list[str]:

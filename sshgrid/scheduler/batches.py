@@ -15,34 +15,19 @@ import msgspec
 
 from sshgrid.engines import AttemptResult
 from sshgrid.engines.launch import RunSpec
-from sshgrid.model import Attempt, AttemptRecord, Job, Step, sweep_of
+from sshgrid.model import AttemptRecord, Job, Step, sweep_of
 from sshgrid.queue.active_jobs import ActiveJobs
+from sshgrid.scheduler.attempt_registry import RunningAttempt
 from sshgrid.spool.spool import Spool
 
-
-class Running:
-    """One attempt as it goes: its task, and the record that is not worth a commit for every step."""
-
-    def __init__(self, attempt: Attempt, record: AttemptRecord, run: str) -> None:
-        self.attempt = attempt
-        self.record = record
-        self.run = run
-        self.task: asyncio.Task[None] | None = None
-        self.ending: asyncio.Task[None] | None = None
-        self.refused = False  # its run folder was claimed against it by a cancel: it never started
-        self.never_began = False  # the same, by somebody who looked for it
-        self.superseded = False  # another attempt was quicker: it is being ended, and nothing that it says counts
-        self.build = ""  # its key, where builds of other nodes will do
-
-
-Ends: TypeAlias = "Sequence[tuple[Running, AttemptResult]]"
+Ends: TypeAlias = "Sequence[tuple[RunningAttempt, AttemptResult]]"
 
 
 class BatchSink:
     """Brings the news of a batch to disk first and to the watchers second; knows what has not ended yet."""
 
     def __init__(
-        self, active_jobs: ActiveJobs, spool: Spool, batch: Sequence[Running], settle: Callable[[Ends], None]
+        self, active_jobs: ActiveJobs, spool: Spool, batch: Sequence[RunningAttempt], settle: Callable[[Ends], None]
     ) -> None:
         first = batch[0]
         self.name, self.node = first.record.batch, first.attempt.node
@@ -82,7 +67,7 @@ class BatchSink:
         """The runs that wait for the one that runs, but for those that are on their way there, or back."""
         return [run for run in list(self.rest)[1:] if run not in self.joining and run not in self.leaving]
 
-    def join(self, batch: Iterable[Running]) -> None:
+    def join(self, batch: Iterable[RunningAttempt]) -> None:
         """More runs for it, which the node has not taken yet."""
         for running in batch:
             self.rest[running.run] = running
@@ -134,7 +119,7 @@ Begun: TypeAlias = "tuple[Job, AttemptRecord]"  # one attempt that runs, and its
 
 
 def by_batch(attempts: Iterable[Begun]) -> tuple[list[Begun], list[list[Begun]]]:
-    """Running attempts that were begun alone, and those of each batch."""
+    """RunningAttempt attempts that were begun alone, and those of each batch."""
     alone: list[Begun] = []
     batches: dict[tuple[str, str], list[Begun]] = {}
     for job, record in attempts:

@@ -110,7 +110,7 @@ class Scheduler:
         waiting = [job for job in self._active_jobs.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
         views = self._pool.views() if waiting else []  # while a thousand nodes connect, nobody may wait
         running = Counter(self._active_jobs.running_by_owner())
-        refill = BatchRefill(self._active_jobs, self._attempts, self._sweeps, views, running, self.seen_by)
+        refill = BatchRefill(self._active_jobs, self._attempts.batches, self._sweeps, views, running, self.seen_by)
         waiting = self._with_tasks(waiting, views, refill, now)
         rests = self._backoff_rests(waiting, now)
         pauses = [LONGEST_PAUSE_SECONDS, *rests.values()]
@@ -211,13 +211,13 @@ class Scheduler:
         if batch:
             name = batch_name(run_name(self._active_jobs.store.grid, Attempt(job.id, 1, view.node.name)))
             begun = self._active_jobs.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name))
-            self._attempts.begin_batch(begun, keep_warm=self._sweeps.goes_on(job.id))
+            self._attempts.batches.start(begun, keep_warm=self._sweeps.goes_on(job.id))
             return view.node.name
         gpus = tuple(placement.free_gpus(view)[: job.submission.gpus])
         alone = self._active_jobs.begin(job, view.node.name, now, gpus)
         if alone is None:
             return ""
-        self._attempts.begin(*alone)
+        self._attempts.start(*alone)
         return view.node.name
 
     def _note_turn(self, job: Job) -> None:
@@ -239,7 +239,7 @@ class Scheduler:
             return False
         self._active_jobs.store.finish(job.id, verdict, now)
         self._sweeps.forget(job.id)
-        self._attempts.forget(job.id)
+        self._attempts.keyboards.remove(job.id)
         self._active_jobs.reread(job.id)
         return True
 

@@ -81,7 +81,7 @@ class SpeculativeAttempts:
         if begun is None:
             return ""
         log.info("task %s runs long on %s: a backup on %s", job_text(task.id), task.live[0].node, view.node.name)
-        self._attempts.begin(*begun)
+        self._attempts.start(*begun)
         return view.node.name
 
     def _under_way(self, state: SweepState, now: float) -> list[UnderWay]:

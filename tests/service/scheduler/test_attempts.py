@@ -10,7 +10,7 @@ from sshgrid.engines.launch import run_name
 from sshgrid.errors import Dropped, UsageError
 from sshgrid.model import Attempt, Exited, Outcome, RetryPolicy, Step
 from sshgrid.protocol.messages import Cancel, Watch
-from sshgrid.scheduler import attempts
+from sshgrid.scheduler import attempts, keyboards, run_removal, termination
 from sshgrid.testing import ScriptedEngine, ScriptedGrid, Stage, after, until, until_killed
 from tests.service.conftest import Grids
 
@@ -20,9 +20,9 @@ pytestmark = pytest.mark.usefixtures("quiet_log", "quick")
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pauses between signals are milliseconds."""
-    quick = {name: tuple((signal, 0.02) for signal, _ in steps) for name, steps in attempts.ESCALATION.items()}
-    monkeypatch.setattr(attempts, "ESCALATION", quick)
-    monkeypatch.setattr(attempts, "CLAIM_KEPT_SECONDS", 0.02)
+    quick = {name: tuple((signal, 0.02) for signal, _ in steps) for name, steps in termination.ESCALATION.items()}
+    monkeypatch.setattr(termination, "ESCALATION", quick)
+    monkeypatch.setattr(run_removal, "CLAIM_KEPT_SECONDS", 0.02)
 
 
 async def deaf(stage: Stage) -> Outcome:
@@ -104,7 +104,7 @@ async def test_a_deaf_program_is_asked_with_growing_force(
 async def test_a_second_stronger_word_does_not_wait_for_the_first(
     grids: Grids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(attempts.ESCALATION, "INT", (("INT", 3600.0),))
+    monkeypatch.setitem(termination.ESCALATION, "INT", (("INT", 3600.0),))
     grid = await grids(deaf)
     job = await grid.submit()
     await grid.begun(job)
@@ -279,7 +279,7 @@ async def test_what_was_typed_before_a_run_begins_is_heard_and_forgotten_with_it
     grid.node("n1").come()
     assert (await grid.wait(jobs[0])).exit_status == 5
     assert grid.kept(jobs[0]) == b"b'early'\n"
-    assert grid.master.attempts._keyboards == {}
+    assert len(grid.master.attempts.keyboards) == 0
 
 
 async def test_an_interactive_run_is_never_tried_again(grids: Grids) -> None:
@@ -305,7 +305,7 @@ async def test_words_for_a_job_that_reads_no_keyboard_are_dropped(grids: Grids) 
     job = await grid.submit()
     await grid.begun(job)
     async with asyncio.timeout(5):
-        for _ in range(attempts.KEYS_WAITING * 2):
+        for _ in range(keyboards.MAX_UNREAD_PIECES * 2):
             await grid.master.typed(job, b"x")
     await grid.master.cancel(Cancel((job,)))
     assert (await grid.wait(job)).state == "CANCELLED"

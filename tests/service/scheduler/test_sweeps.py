@@ -278,9 +278,9 @@ async def test_what_a_halt_has_ended_does_not_wait_again(grid: ScriptedGrid) -> 
     await until(lambda: len(grid.engine.orders) == 3)
     state = grid.master.sweeps.state(job)
     assert state is not None
-    first, second, _ = grid.master.attempts._running.values()
+    first, second, _ = grid.master.attempts.running
     # As one look at a batch brings them.
-    grid.master.attempts._settle_all(
+    grid.master.attempts.settlement.settle_all(
         [(first, AttemptResult(Exited(1))), (second, AttemptResult(HostLost("its disk was full")))]
     )
     assert not state.again
@@ -295,9 +295,9 @@ async def test_a_halt_ends_hundreds_that_were_lost_with_it(tmp_path: Path) -> No
     await grid.begin()
     job = await grid.submit(sweep(grid, *map(str, range(250)), halt=Halt("now", count=1)))
     await until(lambda: len(grid.engine.orders) == 250)
-    first, *others = grid.master.attempts._running.values()
+    first, *others = grid.master.attempts.running
     lost = [(running, AttemptResult(HostLost("its disk was full"))) for running in others]
-    grid.master.attempts._settle_all([(first, AttemptResult(Exited(1))), *lost])
+    grid.master.attempts.settlement.settle_all([(first, AttemptResult(Exited(1))), *lost])
     await grid.wait(job)
     assert verdict(grid, job) == SweepDone(250, 250)
     await grid.end()

@@ -37,7 +37,7 @@ from sshgrid.protocol.messages import (
     Watch,
 )
 from sshgrid.protocol.streams import ByteReader, ByteWriter
-from sshgrid.scheduler import attempts
+from sshgrid.scheduler import termination
 from sshgrid.server.presence import ConnectedClients
 from sshgrid.server.session import MAX_UPLOADS, ClientSession
 from sshgrid.testing import ScriptedGrid, Stage, after, until, until_killed
@@ -414,8 +414,8 @@ async def test_the_same_submission_over_two_connections_is_one_job(process: Fake
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    quick = {name: tuple((signal, 0.02) for signal, _ in steps) for name, steps in attempts.ESCALATION.items()}
-    monkeypatch.setattr(attempts, "ESCALATION", quick)
+    quick = {name: tuple((signal, 0.02) for signal, _ in steps) for name, steps in termination.ESCALATION.items()}
+    monkeypatch.setattr(termination, "ESCALATION", quick)
 
 
 async def running(process: FakeProcess, talk: Talk) -> JobId:
