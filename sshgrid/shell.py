@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from sshgrid.client.connection import Connection
-from sshgrid.client.poll import Poller, ask_all
-from sshgrid.client.session import Session, report, said
+from sshgrid.client.poll import Poller, request_all
+from sshgrid.client.session import Session, report_error, reporting_errors
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.prompt.background import Background
 from sshgrid.protocol.messages import Jobs, JobsReply, Nodes, NodesReply, Status, StatusReply
@@ -88,7 +88,7 @@ class Shell:
     def prompt(self) -> int:
         """Lines that a person types."""
         self._has_terminal = True
-        with Poller(self._muted.look, ask_counts, REFRESH_SECONDS) as counts:
+        with Poller(self._muted.connect_running, fetch_counts, REFRESH_SECONDS) as counts:
             prompt = _prompt_session(self._session, self._commands.group, lambda: counts.trouble or counts.newest or "")
             status = 0
             while True:
@@ -110,7 +110,7 @@ class Shell:
         try:
             words = shlex.split(line, comments=True)
         except ValueError as error:
-            return report(self._session, UsageError(f"the quotes do not match: {error}"))
+            return report_error(self._session, UsageError(f"the quotes do not match: {error}"))
         if words[:1] == ["sshgrid"]:
             words = words[1:]
         if not words:
@@ -118,7 +118,7 @@ class Shell:
         if words[0] in _LEAVE:
             return None
         self._asked = False
-        return said(self._session, lambda: self._run(words))
+        return reporting_errors(self._session, lambda: self._run(words))
 
     def _run(self, words: list[str]) -> int:
         if (word := self._words.get(words[0])) is not None:
@@ -205,8 +205,8 @@ class Shell:
         if not own:
             return []
         try:
-            with self._muted.look() as connection:
-                found: JobsReply = ask_all(connection, [Jobs(own, active_only=True)], [JobsReply])[0]
+            with self._muted.connect_running() as connection:
+                found: JobsReply = request_all(connection, [Jobs(own, active_only=True)], [JobsReply])[0]
         except (OSError, SshgridError):
             return []
         return [str(job.id) for job in found.jobs]
@@ -259,9 +259,9 @@ def _history_file(session: Session) -> str:
 # --- the live line ----------------------------------------------------------------------------------------------------
 
 
-def ask_counts(connection: Connection) -> str:
+def fetch_counts(connection: Connection) -> str:
     """What the bottom line says while the master answers."""
-    status, nodes = ask_all(connection, [Status(), Nodes()], [StatusReply, NodesReply])
+    status, nodes = request_all(connection, [Status(), Nodes()], [StatusReply, NodesReply])
     return counts_text(status, nodes)
 
 

@@ -27,13 +27,13 @@ def main() -> None:
     sys.excepthook = _say_bug
     stdout_closed = sys.stdout is None
     _open_standard_descriptors()
-    from sshgrid.client.session import Session, report
+    from sshgrid.client.session import Session, report_error
 
     session = Session()
     if stdout_closed:
         from sshgrid.errors import SshgridError
 
-        leave(report(session, SshgridError("standard output is closed", "sshgrid ... >/dev/null")))
+        leave(report_error(session, SshgridError("standard output is closed", "sshgrid ... >/dev/null")))
     leave(_status(sys.argv[1:], session))
 
 

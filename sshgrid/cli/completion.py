@@ -23,7 +23,7 @@ def complete_nodes(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     """Names and tags of nodes, for the shell's completion."""
     from sshgrid.protocol.messages import Nodes, NodesReply
 
-    reply = _ask_quietly(ctx, lambda connection: connection.ask(Nodes(), NodesReply))
+    reply = _ask_quietly(ctx, lambda connection: connection.request(Nodes(), NodesReply))
     lines = reply.nodes if reply else ()
     tags = sorted({f"@{tag}" for line in lines for tag in line.tags})
     return _items(incomplete, [(line.name, str(line.state)) for line in lines] + [(tag, "tag") for tag in tags])
@@ -33,7 +33,7 @@ def complete_users(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     """The users of the door, for those who may know them."""
     from sshgrid.protocol.user_messages import Users, UsersReply
 
-    reply = _ask_quietly(ctx, lambda connection: connection.ask(Users(), UsersReply))
+    reply = _ask_quietly(ctx, lambda connection: connection.request(Users(), UsersReply))
     return _items(incomplete, [(line.name, str(line.role)) for line in (reply.users if reply else ())])
 
 
@@ -42,7 +42,7 @@ def complete_languages(ctx: click.Context, _: click.Parameter, incomplete: str) 
     from sshgrid.protocol.messages import Toolchains, ToolchainsReply
     from sshgrid.toolchains import LANGUAGES
 
-    reply = _ask_quietly(ctx, lambda connection: connection.ask(Toolchains(), ToolchainsReply))
+    reply = _ask_quietly(ctx, lambda connection: connection.request(Toolchains(), ToolchainsReply))
     if reply is None:
         return _items(incomplete, [(row.name, " ".join(row.match)) for row in LANGUAGES])
     return _items(incomplete, [(line.language, " ".join(line.match)) for line in reply.languages])
@@ -52,7 +52,7 @@ def complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> li
     """The newest jobs, `last` and `all`, for the shell's completion."""
     from sshgrid.protocol.messages import Jobs, JobsReply
 
-    reply = _ask_quietly(ctx, lambda connection: connection.ask(Jobs(), JobsReply))
+    reply = _ask_quietly(ctx, lambda connection: connection.request(Jobs(), JobsReply))
     lines = reply.jobs[-200:] if reply else ()
     words = [(str(line.id), f"{line.state} {line.program}") for line in reversed(lines)]
     return _items(incomplete, [*words, ("last", "the newest"), ("all", "all of yours")])
@@ -71,7 +71,7 @@ def _ask_quietly(ctx: click.Context, ask: Callable[[Connection], T]) -> T | None
 
     session = ctx.find_object(Session) or Session()
     try:
-        with session.look() as connection:
+        with session.connect_running() as connection:
             return ask(connection)
     except (OSError, SshgridError):
         return None

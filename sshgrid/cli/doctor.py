@@ -133,9 +133,9 @@ def _check_master(session: Session, selector: str, *, whole: bool) -> Iterator[C
 
     try:
         with session.connect() as connection:
-            reply = connection.ask(Status(), StatusReply)
-            lines = connection.ask(CheckNodes(selector), NodesReply).nodes
-            found = connection.ask(Diagnose(selector), DiagnoseReply).nodes
+            reply = connection.request(Status(), StatusReply)
+            lines = connection.request(CheckNodes(selector), NodesReply).nodes
+            found = connection.request(Diagnose(selector), DiagnoseReply).nodes
     except SshgridError as error:
         yield Check("master", False, error.message, error.hint)
         return

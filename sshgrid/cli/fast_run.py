@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sshgrid.client.run_options import FLAG, GLOBAL_OPTIONS, PATH, TEXT, Option, defaults_of, options_of
-from sshgrid.client.session import Session, said
+from sshgrid.client.session import Session, reporting_errors
 
 
 class ParsedRun:
@@ -73,4 +73,4 @@ def run(parsed: ParsedRun, session: Session) -> int:
         setattr(session, name, value)
     from sshgrid.client import run_job
 
-    return said(session, lambda: run_job.run(session, parsed.file, parsed.args, parsed.wanted))
+    return reporting_errors(session, lambda: run_job.run(session, parsed.file, parsed.args, parsed.wanted))

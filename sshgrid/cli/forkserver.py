@@ -26,7 +26,7 @@ from typing import NoReturn
 from sshgrid.cli import leave
 from sshgrid.client import files
 from sshgrid.client.connection import Connection
-from sshgrid.client.session import Session, report
+from sshgrid.client.session import Session, report_error
 from sshgrid.errors import MasterGone, UsageError
 from sshgrid.gateway import worker_messages
 from sshgrid.gateway.worker_messages import WorkerExited, WorkerRequest, WorkerSignal
@@ -63,7 +63,7 @@ class Gatewayway:
                 raise MasterGone(f"the master is gone: {error.strerror}") from error
         if not descriptors:
             raise MasterGone("the master hands over no connection", "log in again")
-        return Connection.over(socket.socket(fileno=descriptors[0]))
+        return Connection.from_socket(socket.socket(fileno=descriptors[0]))
 
 
 def main(words: list[str]) -> None:
@@ -240,7 +240,7 @@ def _serve(asked: WorkerRequest) -> int:
     try:
         words = ["shell"] if asked.shell else _words(asked.command)
     except UsageError as error:
-        return report(session, error)
+        return report_error(session, error)
     if parsed := fast_run.parse(words):
         return fast_run.run(parsed, session)
     return invoke(words, session)

@@ -1,6 +1,6 @@
-"""`inventory`: the file that says which machines there are, shown, checked and edited; and what all edits share.
+"""`inventory`: show, check and edit the inventory file.
 
-Everything heavy (pydantic, yaml) is imported inside the functions. Refuses to write a file that would not be valid.
+Large modules (pydantic, yaml) are imported inside the functions. A file that would not be valid is not written.
 """
 # os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
 

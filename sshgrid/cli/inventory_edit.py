@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sshgrid.client.inventory_change import edited, tell_master
+from sshgrid.client.inventory_change import edit_inventory, reload_master
 from sshgrid.client.session import Session
 from sshgrid.errors import FileMissing, InventoryError, UsageError
 
@@ -47,7 +47,7 @@ def edit(session: Session) -> int:
             inventory_edit.replace(path, before, after)
         except UsageError as error:
             raise _kept(error, path, after) from error
-        tell_master(session, places)
+        reload_master(session, places)
     session.show(
         lambda: {"schema": 1, "path": places.inventory, "changed": changed},
         lambda: f"{places.inventory}: {'changed' if changed else 'nothing changed'}\n",
@@ -120,7 +120,7 @@ def take(session: Session, ansible: str | None, ssh_config: str | None, *, dry_r
         text = _text(path) if path.exists() else ""
         lines = inventory_edit.new_lines(text, inventory_edit.add_nodes(text, found.nodes))
     else:
-        lines = edited(session, lambda text: inventory_edit.add_nodes(text, found.nodes), create=True)
+        lines = edit_inventory(session, lambda text: inventory_edit.add_nodes(text, found.nodes), create=True)
     _show(session, places, lines, found, dry_run=dry_run)
     return 0
 

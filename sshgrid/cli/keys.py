@@ -71,7 +71,7 @@ def copy(session: Session, node: Node, how: Dialing, passwords: list[str]) -> No
     if not passwords:
         passwords.append(_asked_password(session, f"Password of {_account(node)}: "))
     added = probe.install_key(node, how, passwords[0], key)
-    session.say(f"{node.name}: your {key.split()[0]} key {'may log in now' if added else 'was there already'}")
+    session.note(f"{node.name}: your {key.split()[0]} key {'may log in now' if added else 'was there already'}")
 
 
 def _account(node: Node) -> str:

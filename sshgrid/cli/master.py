@@ -85,7 +85,7 @@ def stop(session: Session, drain: bool) -> int:
         session.warn("no master is running")
         return 0
     with connection:
-        connection.ask(Stop(drain), Done)
+        connection.request(Stop(drain), Done)
     wait_until_left(places.socket, None if drain else START_SECONDS)
     session.show(lambda: {"schema": 1, "stopped": True}, str)
     return 0
@@ -104,7 +104,7 @@ def backup(session: Session, file: str) -> int:
 
     target = os.path.abspath(file)
     with session.connect() as connection:
-        connection.ask(Backup(target), Done)
+        connection.request(Backup(target), Done)
     session.show(lambda: {"schema": 1, "backup": target}, str)
     return 0
 
@@ -145,7 +145,7 @@ class _NotRunning(MasterGone):
 def _status(connection: Connection) -> StatusReply:
     from sshgrid.protocol.messages import Status, StatusReply
 
-    return connection.ask(Status(), StatusReply)
+    return connection.request(Status(), StatusReply)
 
 
 def _show_status(session: Session, reply: StatusReply, verb: str = "") -> None:

@@ -12,7 +12,15 @@ import click
 from sshgrid.cli.base import Verbs, pass_session
 from sshgrid.cli.completion import complete_nodes
 from sshgrid.cli.options import DURATION
-from sshgrid.client.inventory_change import _UNKNOWN_KEY, NodeFailed, _changed, _names, _nodes, edited, set_drained
+from sshgrid.client.inventory_change import (
+    UNKNOWN_HOST_KEY,
+    NodeFailed,
+    edit_inventory,
+    print_changed,
+    select_names,
+    select_nodes,
+    set_drained,
+)
 from sshgrid.client.session import Session
 
 if TYPE_CHECKING:
@@ -49,7 +57,7 @@ def add(session: Session, /, name: str, address: str | None, **words: Any) -> in
     if check:
         node_add.prove(session, name, written, trust)
     lines = node_add.write(session, name, written)
-    return node_add.show(session, lines, ask_nodes(session, name) if check else ())
+    return node_add.show(session, lines, check_nodes_now(session, name) if check else ())
 
 
 @node_group.command("rm")
@@ -59,9 +67,9 @@ def remove(session: Session, selector: str) -> int:
     """Take nodes out of the inventory; what runs there may end."""
     from sshgrid.inventory import edit as inventory_edit
 
-    names = _names(session, selector)
-    edited(session, lambda text: inventory_edit.remove_nodes(text, names))
-    return _changed(session, names)
+    names = select_names(session, selector)
+    edit_inventory(session, lambda text: inventory_edit.remove_nodes(text, names))
+    return print_changed(session, names)
 
 
 @node_group.command()
@@ -93,25 +101,25 @@ def _checked(session: Session, selector: str, *, accept_new: bool) -> int:
     from sshgrid.cli import keys
     from sshgrid.cli.query import show_nodes
 
-    lines = ask_nodes(session, selector)
-    unknown = [line.name for line in lines if _UNKNOWN_KEY in line.reason]
+    lines = check_nodes_now(session, selector)
+    unknown = [line.name for line in lines if UNKNOWN_HOST_KEY in line.reason]
     if unknown and accept_new:
-        keys.accept(session, _nodes(session, ",".join(unknown)))
-        lines = ask_nodes(session, selector)
+        keys.accept(session, select_nodes(session, ",".join(unknown)))
+        lines = check_nodes_now(session, selector)
     show_nodes(session, list(lines))
     ill = [line for line in lines if line.state in ("DOWN", "UNKNOWN")]
     if ill and not session.json:
-        accept = " --accept-new" if _UNKNOWN_KEY in ill[0].reason else ""
+        accept = " --accept-new" if UNKNOWN_HOST_KEY in ill[0].reason else ""
         raise NodeFailed(f"{ill[0].name} does not work: {ill[0].reason}", f"sshgrid node check {ill[0].name}{accept}")
     return int(bool(ill))
 
 
-def ask_nodes(session: Session, selector: str) -> tuple[NodeLine, ...]:
+def check_nodes_now(session: Session, selector: str) -> tuple[NodeLine, ...]:
     """The master's view of these nodes, once it has dialled them anew."""
     from sshgrid.protocol.messages import CheckNodes, NodesReply
 
     with session.connect() as connection:
-        return connection.ask(CheckNodes(selector), NodesReply).nodes
+        return connection.request(CheckNodes(selector), NodesReply).nodes
 
 
 @node_group.command("exec")

@@ -155,10 +155,10 @@ def _can_ask(session: Session) -> bool:
 
 def write(session: Session, name: str, fields: Mapping[str, object]) -> list[str]:
     """The entry into the file; the lines that came into it."""
-    from sshgrid.client.inventory_change import edited
+    from sshgrid.client.inventory_change import edit_inventory
     from sshgrid.inventory import edit as inventory_edit
 
-    return edited(session, lambda text: inventory_edit.add_node(text, name, fields), create=True)
+    return edit_inventory(session, lambda text: inventory_edit.add_node(text, name, fields), create=True)
 
 
 def show(session: Session, lines: Sequence[str], nodes: Sequence[NodeLine]) -> int:

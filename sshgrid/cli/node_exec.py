@@ -32,7 +32,7 @@ def execute(session: Session, selector: str, words: Sequence[str], limit_seconds
 
     request = Execute(selector, tuple(map(os.fsencode, words)), limit_seconds)
     with session.connect() as connection:
-        reply = connection.ask(request, ExecuteReply)
+        reply = connection.request(request, ExecuteReply)
     if session.json:
         session.show(lambda: _object(words, reply), str)
         return int(any(line.status != 0 for line in reply.lines))

@@ -61,7 +61,7 @@ def ps(
     query = Jobs("", user, states, since, active_only=not (everything or states or since is not None))
 
     def show(connection: Connection) -> None:
-        jobs = connection.ask(query, JobsReply).jobs
+        jobs = connection.request(query, JobsReply).jobs
         session.show(
             lambda: {"schema": 1, "jobs": [render.job_object(job, full=False) for job in jobs]},
             lambda: render.table(
@@ -85,7 +85,7 @@ def nodes(session: Session, watch: bool, sort: str | None) -> int:
     from sshgrid.protocol.messages import Nodes, NodesReply
 
     def show(connection: Connection) -> None:
-        show_nodes(session, sorted_nodes(connection.ask(Nodes(), NodesReply).nodes, sort))
+        show_nodes(session, sorted_nodes(connection.request(Nodes(), NodesReply).nodes, sort))
 
     return _shown(session, show, watch=watch)
 
@@ -140,7 +140,7 @@ def info(session: Session, job: str) -> int:
     from sshgrid.terminal import render
 
     with session.connect() as connection:
-        found = connection.ask(Info(session.one_job(connection, job)), JobsReply).jobs
+        found = connection.request(Info(session.one_job(connection, job)), JobsReply).jobs
     if not found:
         raise NoSuchJob(f"no such job: {job}", "sshgrid ps -a")
     session.show(lambda: render.job_object(found[0]), lambda: info_text(session.out, found[0]))
@@ -208,7 +208,7 @@ def change(session: Session, selector: str, request: Callable[[tuple[JobId, ...]
 
     with session.connect() as connection:
         wanted = session.jobs(connection, selector)
-        count = connection.ask(request(wanted), Done).count if wanted else 0
+        count = connection.request(request(wanted), Done).count if wanted else 0
     if not count:
         what = f"job {wanted[0]} {when_nothing}" if len(wanted) == 1 else f"none of {selector}: each {when_nothing}"
         raise NothingDone(what, f"sshgrid info {wanted[0]}" if len(wanted) == 1 else "sshgrid ps -a")
@@ -229,7 +229,7 @@ def toolchains(session: Session, on: str) -> int:
     from sshgrid.terminal import render
 
     with session.connect() as connection:
-        lines = connection.ask(Toolchains(on), ToolchainsReply).languages
+        lines = connection.request(Toolchains(on), ToolchainsReply).languages
     session.show(
         lambda: {"schema": 1, "toolchains": [_toolchain_object(line) for line in lines]},
         lambda: render.table(("LANGUAGE", "FILES", "NODES"), map(_toolchain_row, lines), session.out),

@@ -55,7 +55,7 @@ def run(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any) 
 @pass_session
 def attach(session: Session, job: str, into: str) -> int:
     """Show a job's output from its beginning until it ends. Ctrl-C leaves it running."""
-    from sshgrid.client.follow import Follow
+    from sshgrid.client.follow import JobFollower
 
     connection = session.connect()
     found = session.one_job(connection, job)
@@ -63,8 +63,8 @@ def attach(session: Session, job: str, into: str) -> int:
         from sshgrid.client.sweep import run_sweep
 
         return run_sweep.attach(session, connection, found)
-    screen = run_job.screen_of(session)
-    follow = Follow(connection, found, screen, session.connect, interrupt_cancels=False)
+    screen = run_job.make_screen(session)
+    follow = JobFollower(connection, found, screen, session.connect, interrupt_cancels=False)
     return run_job.until_ended(session, follow, screen, found, into)
 
 
@@ -78,17 +78,17 @@ def attach(session: Session, job: str, into: str) -> int:
 @pass_session
 def logs(session: Session, job: str, follow: bool, tail: int | None, only: str | None, attempt: int | None) -> int:
     """Print what a job wrote, stdout to stdout and stderr to stderr."""
-    from sshgrid.client.follow import Following
+    from sshgrid.client.follow import JobReader
     from sshgrid.protocol.messages import Logs
 
     streams = {"stdout": ("stdout",), "stderr": ("compile", "stderr")}.get(only or "", ("compile", "stdout", "stderr"))
-    with Following(session.connect(), session.connect) as following:
+    with JobReader(session.connect(), session.connect) as following:
         found = session.one_job(following.connection, job)
         request = Logs(found, attempt or 0, follow, tail, streams)
         try:
-            line = following.logs(request, run_job.screen_of(session))
+            line = following.logs(request, run_job.make_screen(session))
             if session.json:
-                run_job.screen_of(session).ended(line, interrupted=False)
+                run_job.make_screen(session).ended(line, interrupted=False)
         except BrokenPipeError:
             return PIPE_CLOSED
     return 0
@@ -100,11 +100,11 @@ def logs(session: Session, job: str, follow: bool, tail: int | None, only: str |
 @pass_session
 def wait(session: Session, selector: str, timeout: float | None) -> int:
     """Wait for jobs; of one job the exit status is its own, of several 0 when all are, else 1."""
-    from sshgrid.client.follow import Following, exit_status
+    from sshgrid.client.follow import JobReader, exit_status
     from sshgrid.terminal import render
 
     deadline = None if timeout is None else time.monotonic() + timeout
-    with Following(session.connect(), session.connect) as following:
+    with JobReader(session.connect(), session.connect) as following:
         wanted = session.jobs(following.connection, selector)
         ended: list[JobLine] = []
         for job in wanted:

@@ -58,7 +58,7 @@ def progress(session: Session, job: str) -> int:
     from sshgrid.terminal import bar, render
 
     with session.connect() as connection:
-        found = connection.ask(ProgressOf(session.one_job(connection, job)), SweepProgress)
+        found = connection.request(ProgressOf(session.one_job(connection, job)), SweepProgress)
     session.show(lambda: render.progress_object(found), lambda: f"sweep {found.job}: {bar.text(found)}\n")
     return 0
 

@@ -61,7 +61,7 @@ def rm(session: Session, name: str) -> int:
     from sshgrid.protocol.messages import Done
 
     with session.connect() as connection:
-        count = connection.ask(RemoveUser(name), Done).count
+        count = connection.request(RemoveUser(name), Done).count
     session.show(lambda: {"schema": 1, "removed": name, "jobs_cancelled": count}, str)
     return 0
 
@@ -73,7 +73,7 @@ def ls(session: Session) -> int:
     from sshgrid.terminal import render
 
     with session.connect() as connection:
-        users = connection.ask(Users(), UsersReply).users
+        users = connection.request(Users(), UsersReply).users
     header = ("NAME", "ROLE", "KEYS", "PASSWORD", "RUNNING", "QUEUED", "LIMITS")
     session.show(
         lambda: {"schema": 1, "users": [_user_object(line) for line in users]},
@@ -110,7 +110,7 @@ def _user_object(line: UserLine) -> dict[str, object]:
 
 def _changed(session: Session, request: UsersQuestion) -> int:
     with session.connect() as connection:
-        (line,) = connection.ask(request, UsersReply).users
+        (line,) = connection.request(request, UsersReply).users
     session.show(lambda: _user_object(line), str)
     return 0
 
@@ -170,7 +170,7 @@ def key_group() -> None:
 def add_key(session: Session, name: str, file: str) -> int:
     """Let NAME log in with the public key in FILE (`-` is standard input)."""
     with session.connect() as connection:
-        replies = [connection.ask(AddKey(name, line), UsersReply) for line in _key_lines(file)]
+        replies = [connection.request(AddKey(name, line), UsersReply) for line in _key_lines(file)]
     session.show(lambda: _user_object(replies[-1].users[0]), str)
     return 0
 
@@ -184,7 +184,7 @@ def list_keys(session: Session, name: str) -> int:
     from sshgrid.terminal import render
 
     with session.connect() as connection:
-        found = [line for line in connection.ask(Users(), UsersReply).users if line.name == name]
+        found = [line for line in connection.request(Users(), UsersReply).users if line.name == name]
     if not found:
         raise NoSuchUser(f"no such user: {name}", "sshgrid user ls")
     rows = [(key.fingerprint, *[*key.line.split(" ", 2), ""][:3:2]) for key in found[0].keys]
@@ -262,12 +262,12 @@ def limit(session: Session, /, name: str, **wanted: Any) -> int:
 
     changes = {key: None if value == "none" else value for key, value in wanted.items() if value is not None}
     with session.connect() as connection:
-        found = [line for line in connection.ask(Users(), UsersReply).users if line.name == name]
+        found = [line for line in connection.request(Users(), UsersReply).users if line.name == name]
         if not found:
             raise NoSuchUser(f"no such user: {name}", "sshgrid user ls")
         (line,) = found
         if changes:
             caps = msgspec.structs.replace(line.caps, **changes)
-            (line,) = connection.ask(SetCaps(name, caps), UsersReply).users
+            (line,) = connection.request(SetCaps(name, caps), UsersReply).users
     session.show(lambda: _user_object(line), lambda: _caps_text(line.caps) + "\n")
     return 0

@@ -1,7 +1,7 @@
 """The verbs, as click knows them, and one call of one of them.
 
 Thin: a verb's module is imported when the verb is called, and none of them imports the master's libraries. Refuses to
-raise: whatever is wrong with a command's words is said.
+raise: whatever is wrong with a command's words is reporting_errors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import click
 from sshgrid.cli.base import Verb
 from sshgrid.cli.options import global_options
 from sshgrid.client import files
-from sshgrid.client.session import INTERRUPTED, Session, said
+from sshgrid.client.session import INTERRUPTED, Session, reporting_errors
 
 if TYPE_CHECKING:
     from sshgrid.errors import UsageError
@@ -136,7 +136,7 @@ def monitor(ctx: click.Context, /, once: bool) -> int:
     from sshgrid.cli.base import session_of
 
     session = session_of(ctx)
-    return live.print_once(session) if once or session.json else live.look_on(session)
+    return live.print_once(session) if once or session.json else live.run_live(session)
 
 
 class _CommandLine:
@@ -152,8 +152,8 @@ class _CommandLine:
 
 
 def invoke(words: Sequence[str], session: Session) -> int:
-    """Run one command; errors are said, never raised. The exit status."""
-    return said(session, lambda: _invoke(words, session))
+    """Run one command; errors are printed, not raised. The exit status."""
+    return reporting_errors(session, lambda: _invoke(words, session))
 
 
 def _invoke(words: Sequence[str], session: Session) -> int:

@@ -27,7 +27,6 @@ from sshgrid.version import VERSION
 
 START_SECONDS = 20.0  # how long a master may take to answer
 READ_BYTES = 256 * 1024
-_FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "COMPILE_ERROR"})
 R = TypeVar("R", bound=Struct)
 Say = Callable[[str], None]
 
@@ -53,7 +52,7 @@ class Connection:
             sock.connect(path)
             _check_peer(sock, path)
             connection = cls(sock)
-            connection._greet()
+            connection._exchange_versions()
             sock.settimeout(None)
         except BaseException:
             sock.close()
@@ -61,23 +60,23 @@ class Connection:
         return connection
 
     @classmethod
-    def over(cls, sock: socket.socket) -> Connection:
+    def from_socket(cls, sock: socket.socket) -> Connection:
         """Greeted over a socket that leads to a master. MasterGone when nobody answers as one."""
         connection = cls(sock)
         try:
-            connection.greet()
+            connection.handshake()
         except BaseException:
             sock.close()
             raise
         return connection
 
-    def greet(self) -> None:
+    def handshake(self) -> None:
         """MasterGone when nobody answers as a master; the error that it names when it refuses."""
-        self._greet()
+        self._exchange_versions()
         if isinstance(self.welcome, Failure):
             raise to_error(self.welcome)
 
-    def _greet(self) -> None:
+    def _exchange_versions(self) -> None:
         self.send(Hello(VERSION))
         message, _ = self.receive()
         if not isinstance(message, Welcome | Failure):
@@ -171,31 +170,23 @@ class Connection:
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         return bool(select.select([self._sock], [], [], left)[0])
 
-    def arrived(self) -> Iterator[tuple[Message, bytes]]:
+    def buffered(self) -> Iterator[tuple[Message, bytes]]:
         """What has been read and not yet looked at."""
         while self._inbox:
             yield self._inbox.popleft()
 
-    def ask(self, request: Request, answer: type[R]) -> R:
+    def request(self, request: Request, reply: type[R]) -> R:
         """One request, one reply; the error that a Failure carries is raised."""
         self.send(request)
-        return self.answer(answer)
+        return self.reply(reply)
 
-    def answer(self, expected: type[R]) -> R:
+    def reply(self, expected: type[R]) -> R:
         message, _ = self.receive()
         if isinstance(message, Failure):
             raise to_error(message)
         if not isinstance(message, expected):
             raise MasterGone(f"the master answered {type(message).__name__} instead of {expected.__name__}")
         return message
-
-    def events(self) -> Iterator[tuple[Message, bytes]]:
-        """What the master says, until it closes the connection (MasterGone) or refuses (the error it names)."""
-        while True:
-            message, payload = self.receive()
-            if isinstance(message, Failure):
-                raise to_error(message)
-            yield message, payload
 
 
 def to_error(failure: Failure) -> SshgridError:
@@ -232,9 +223,3 @@ def _check_peer(sock: socket.socket, path: str) -> None:
     uid = int.from_bytes(credentials[4:8], sys.byteorder)
     if uid not in (os.getuid(), 0):
         raise StoreError(f"{path}: a process of another user (uid {uid}) listens there", "sshgrid doctor")
-
-
-# --- finding and starting a master -----------------------------------------------------------------------------------
-
-
-# --- two versions ----------------------------------------------------------------------------------------------------

@@ -51,12 +51,12 @@ class FoundFile(NamedTuple):
     executable: bool
 
 
-def read_data(paths: Sequence[str], hands: LocalFileOffer | None = None) -> Data:
+def read_data(paths: Sequence[str], offer: LocalFileOffer | None = None) -> Data:
     """The files of `--with PATH...`. FileMissing when nothing is wrong but a missing path, else UsageError."""
     if not paths:
         return Data()
     small, large = list[FoundFile](), list[Source]()
-    selection = Selection(hands)
+    selection = Selection(offer)
     for path in paths:
         selection.take(path)
     chosen = selection.all()
@@ -79,8 +79,8 @@ def read_data(paths: Sequence[str], hands: LocalFileOffer | None = None) -> Data
 class Selection:
     """Files by name; what is wrong is collected and said together."""
 
-    def __init__(self, hands: LocalFileOffer | None = None) -> None:
-        self._hands = hands
+    def __init__(self, offer: LocalFileOffer | None = None) -> None:
+        self._hands = offer
         self._found: dict[str, FoundFile] = {}
         self._wrong: list[str] = []
         self._only_missing = True
@@ -199,12 +199,12 @@ class Selection:
                     executable=found.executable,
                     path=found.path,
                     keep=0,
-                    hands=self._hands,
+                    offer=self._hands,
                 )
         except (OSError, UsageError) as error:
             self._complaint(found.path, error)
 
-    def pack(self, group: Sequence[FoundFile]) -> Iterator[Pack]:
+    def pack(self, group: Sequence[FoundFile]) -> Iterator[TarPack]:
         """These files together; none when one cannot be read."""
         unreadable = False
         for found in group:
@@ -214,7 +214,7 @@ class Selection:
                 self._complaint(found.path, error)
                 unreadable = True
         if not unreadable:
-            yield Pack(group)
+            yield TarPack(group)
 
     # --- what is wrong
 
@@ -274,7 +274,7 @@ def groups(found: Sequence[FoundFile]) -> Iterator[list[FoundFile]]:
         yield group
 
 
-class Pack(Source):
+class TarPack(Source):
     """A tar archive that is made when it is wanted: only one is in memory at a time."""
 
     def __init__(self, group: Sequence[FoundFile]) -> None:

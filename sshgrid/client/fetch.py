@@ -33,13 +33,13 @@ class NotFetched(SshgridError):
     code = "not-fetched"
 
 
-class Told(Protocol):
+class FetchListener(Protocol):
     """Who is told what happens."""
 
     def fetched(self, name: str, size: int, replaced: bool) -> None: ...
 
 
-def unpack(job: JobLine, pieces: Iterator[bytes], into: str, told: Told) -> None:
+def unpack(job: JobLine, pieces: Iterator[bytes], into: str, told: FetchListener) -> None:
     """Every file of the archive into the folder `into`, made when it is missing. NotFetched when some are not there."""
     again = f"sshgrid attach {job.id} --into DIR"
     try:
@@ -50,7 +50,7 @@ def unpack(job: JobLine, pieces: Iterator[bytes], into: str, told: Told) -> None
     count = 0
     with folder:
         try:
-            with tarfile.open(fileobj=_Pulled(pieces), mode="r|", encoding="utf-8") as archive:
+            with tarfile.open(fileobj=_PieceReader(pieces), mode="r|", encoding="utf-8") as archive:
                 for member in archive:
                     count += 1
                     wrong += _take(archive, member, job, folder, told)
@@ -71,7 +71,7 @@ def _is_whole(job: JobLine) -> bool:
 
 
 def _take(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, job: JobLine, folder: FetchFolder, told: Told
+    archive: tarfile.TarFile, member: tarfile.TarInfo, job: JobLine, folder: FetchFolder, told: FetchListener
 ) -> list[str]:
     """One member; what is wrong with it. OSError when the disk is full."""
     name = member.name.removeprefix("./")
@@ -101,7 +101,7 @@ def _words(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-class _Pulled(io.RawIOBase):
+class _PieceReader(io.RawIOBase):
     """Pieces as a file that tarfile can read."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Following one job to its end: events to a screen, Ctrl-C and the terminal back to the master.
+"""Follow one job to its end: events to a screen, Ctrl-C and the terminal back to the master.
 
 A master that goes away is looked for again, and what was already printed is not printed twice. Refuses to guess: when
 the replayed output differs from what was printed, it says so and prints it from its first byte.
@@ -36,18 +36,18 @@ from sshgrid.protocol.messages import (
 from sshgrid.terminal.screen import Screen
 
 RECONNECT_SECONDS = 30.0
-LOOK_SECONDS = 1.0  # how long a word that a signal handler could not send may have to wait
+POLL_SECONDS = 1.0  # how long a word that a signal handler could not send may have to wait
 
 
 class Detached(Exception):
     """The person left (second Ctrl-C, or `~.`); the job goes on."""
 
 
-class _Differs(Exception):
+class _OutputDiffers(Exception):
     """The replay does not begin with what was printed."""
 
 
-class Printed:
+class PrintedOutput:
     """What of one stream is on the screen: enough to skip it in a replay, and to notice that the replay is another."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Printed:
         self._size, self._sum, self._skip = 0, 0, 0
 
     def fresh(self, attempt: int, piece: bytes) -> bytes:
-        """The part of `piece` that is new. _Differs when the old part is not what was printed."""
+        """The part of `piece` that is new. _OutputDiffers when the old part is not what was printed."""
         if attempt < self._since_attempt:
             return b""
         old, new = piece[: self._skip], piece[self._skip :]
@@ -83,7 +83,7 @@ class Printed:
             self._skip -= len(old)
             self._skipped_sum = zlib.crc32(old, self._skipped_sum)
             if self._skip == 0 and self._skipped_sum != self._sum:
-                raise _Differs
+                raise _OutputDiffers
         self._size += len(new)
         self._sum = zlib.crc32(new, self._sum)
         return new
@@ -108,7 +108,7 @@ class Keyboard:
         """`descriptor` has something to read."""
 
 
-class Lasting:
+class Follower:
     """A conversation about one job that outlives masters: `reopen` gives a new connection to the (perhaps new) one."""
 
     def __init__(
@@ -157,7 +157,7 @@ class Lasting:
                     return self._until_ended()
                 except MasterGone as error:
                     self._reconnect(error)
-                except _Differs:
+                except _OutputDiffers:
                     self._start_again()
                 except BrokenPipeError:
                     # Nobody reads the output: as with a local program, that ends it.
@@ -222,7 +222,7 @@ class Lasting:
             self._connection.close()
 
 
-class Follow(Lasting):
+class JobFollower(Follower):
     """One followed job, on a screen."""
 
     def __init__(
@@ -239,7 +239,7 @@ class Follow(Lasting):
         super().__init__(connection, job, reopen, interrupt_cancels=interrupt_cancels, keyboard=keyboard)
         self._screen = screen
         self._watch = Watch(job, on_disconnect=on_disconnect)
-        self._printed: dict[str, Printed] = {}
+        self._printed: dict[str, PrintedOutput] = {}
 
     def _request(self) -> Request:
         return self._watch
@@ -263,8 +263,8 @@ class Follow(Lasting):
                 if self._of(stream).restarted(attempt):
                     self._screen.restarted(message)
 
-    def _of(self, stream: str) -> Printed:
-        return self._printed.setdefault(stream, Printed())
+    def _of(self, stream: str) -> PrintedOutput:
+        return self._printed.setdefault(stream, PrintedOutput())
 
     def _check(self) -> None:
         for stream, printed in self._printed.items():
@@ -283,14 +283,14 @@ def conversation(connection: Connection, keyboard: Keyboard) -> Iterator[tuple[M
     """Messages as they come, while what is typed or queued goes out. Ends by MasterGone."""
     poll = select.poll()
     while True:
-        yield from connection.arrived()
+        yield from connection.buffered()
         clear = connection.flush_some()
         poll.register(connection.fileno(), select.POLLIN | (0 if clear else select.POLLOUT))
         # Read the keyboard only when what was typed before has left: the master's pace is ours.
         listening = keyboard.descriptor >= 0 and clear
         if listening:
             poll.register(keyboard.descriptor, select.POLLIN)
-        ready = dict(poll.poll(LOOK_SECONDS * 1000))
+        ready = dict(poll.poll(POLL_SECONDS * 1000))
         if listening:
             poll.unregister(keyboard.descriptor)
             if keyboard.descriptor in ready:
@@ -321,14 +321,14 @@ def _lost(job: JobId, error: SshgridError) -> MasterGone:
     return MasterGone(f"job {job} goes on, but its master is gone: {error}", f"sshgrid attach {job}")
 
 
-class Following:
+class JobReader:
     """Requests about jobs, asked again of the next master when one goes: `wait` and `logs`."""
 
     def __init__(self, connection: Connection, reopen: Callable[[], Connection]) -> None:
         self.connection = connection
         self._reopen = reopen
 
-    def __enter__(self) -> Following:
+    def __enter__(self) -> JobReader:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -389,7 +389,7 @@ class Following:
                 if not begun:
                     self.connection.send(request())
                     begun = True
-                for message, payload in self.connection.arrived():
+                for message, payload in self.connection.buffered():
                     if isinstance(message, Failure):
                         raise to_error(message)
                     yield message, payload

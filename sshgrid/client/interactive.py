@@ -19,7 +19,7 @@ PIECE_BYTES = 64 * 1024
 _ENTER = b"\r\n"
 
 
-class Typed:
+class EscapeDetector:
     """Finds `~.` at the beginning of a line; a byte at a time, since a terminal may send any split."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Stdin(Keyboard):
         super().__init__()
         self.descriptor = 0
         self._terminal = terminal
-        self._typed = Typed()
+        self._typed = EscapeDetector()
         self._connection: Connection | None = None
 
     def begin(self, connection: Connection) -> None:

@@ -27,7 +27,7 @@ def load(places: Places) -> Inventory:
     return inventory.load(Path(places.inventory))
 
 
-def edited(session: Session, change: Callable[[str], str], *, create: bool = False) -> list[str]:
+def edit_inventory(session: Session, change: Callable[[str], str], *, create: bool = False) -> list[str]:
     """Change the file and tell the master, if one runs; the lines that came into it."""
     from pathlib import Path
 
@@ -44,23 +44,23 @@ def edited(session: Session, change: Callable[[str], str], *, create: bool = Fal
         return after
 
     inventory_edit.edit_file(Path(places.inventory), noted, create)
-    tell_master(session, places)
+    reload_master(session, places)
     return written
 
 
-def tell_master(session: Session, places: Places) -> None:
+def reload_master(session: Session, places: Places) -> None:
     """The file has changed; a master that runs would see it by itself a little later."""
     from sshgrid.client.start import connect
     from sshgrid.protocol.messages import Done, Reload
 
     try:
         with connect(places, start=False, say=session.warn) as connection:
-            connection.ask(Reload(), Done)
+            connection.request(Reload(), Done)
     except MasterGone:
         pass  # whoever starts next reads the new file
 
 
-_UNKNOWN_KEY = "unknown host key"  # how HostKeyUnknown begins
+UNKNOWN_HOST_KEY = "unknown host key"  # how HostKeyUnknown begins
 
 
 class NodeFailed(SshgridError):
@@ -74,22 +74,22 @@ def set_drained(session: Session, selector: str, *, drained: bool) -> int:
     """Write into the inventory that these nodes take no more jobs, or take them again."""
     from sshgrid.inventory import edit as inventory_edit
 
-    names = _names(session, selector)
-    edited(session, lambda text: inventory_edit.set_all_drained(text, names, drained))
-    return _changed(session, names)
+    names = select_names(session, selector)
+    edit_inventory(session, lambda text: inventory_edit.set_drained(text, names, drained))
+    return print_changed(session, names)
 
 
-def _changed(session: Session, names: Sequence[str]) -> int:
+def print_changed(session: Session, names: Sequence[str]) -> int:
     if session.json:
         session.show(lambda: {"schema": 1, "nodes": list(names)}, str)
     return 0
 
 
-def _names(session: Session, selector: str) -> tuple[str, ...]:
-    return tuple(node.name for node in _nodes(session, selector))
+def select_names(session: Session, selector: str) -> tuple[str, ...]:
+    return tuple(node.name for node in select_nodes(session, selector))
 
 
-def _nodes(session: Session, selector: str) -> tuple[Node, ...]:
+def select_nodes(session: Session, selector: str) -> tuple[Node, ...]:
     from sshgrid.notation import selectors
 
     return selectors.nodes(selector, load(session.places()).nodes)

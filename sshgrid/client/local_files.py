@@ -42,7 +42,7 @@ class LocalFileOffer:
         try:
             if self._connection is None:
                 self._connection = self._session.connect()
-            return self._connection.ask(TakeFile.of(os.path.abspath(path), found), Taken).sha256
+            return self._connection.request(TakeFile.of(os.path.abspath(path), found), Taken).sha256
         except (SshgridError, UnicodeEncodeError):  # a path that is not UTF-8 cannot be said
             # Whatever is wrong with the file or the master will be said by the ordinary way.
             self._able = False

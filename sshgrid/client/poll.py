@@ -46,14 +46,16 @@ class Snapshot(msgspec.Struct, frozen=True):
     clients: tuple[ClientLine, ...] = ()
 
 
-def ask_picture(connection: Connection) -> Snapshot:
+def fetch_snapshot(connection: Connection) -> Snapshot:
     """Everything that the monitor shows, with one wait."""
     questions = (Status(), Nodes(history=True), Jobs(active_only=True, limit=MOST_JOBS), Clients())
-    status, nodes, jobs, clients = ask_all(connection, questions, (StatusReply, NodesReply, JobsReply, ClientsReply))
+    status, nodes, jobs, clients = request_all(
+        connection, questions, (StatusReply, NodesReply, JobsReply, ClientsReply)
+    )
     return Snapshot(time.time(), status, nodes.nodes, jobs.jobs, clients.clients)
 
 
-def ask_all(connection: Connection, questions: Sequence[Request], answers: Sequence[type[Any]]) -> list[Any]:
+def request_all(connection: Connection, questions: Sequence[Request], answers: Sequence[type[Any]]) -> list[Any]:
     """All at once, and an answer of its kind to each. MasterGone when the master is silent for too long."""
     for question in questions:
         connection.queue(question)
@@ -63,7 +65,7 @@ def ask_all(connection: Connection, questions: Sequence[Request], answers: Seque
 
 
 def _answer(connection: Connection, kind: type[Any], deadline: float) -> Any:
-    while (found := next(connection.arrived(), None)) is None:
+    while (found := next(connection.buffered(), None)) is None:
         if not connection.wait(deadline):
             raise MasterGone(f"the master does not answer (waited {ANSWER_SECONDS:.0f} s)")
         connection.read_once()

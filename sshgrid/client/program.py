@@ -42,12 +42,12 @@ class Source:
         executable: bool = False,
         path: str | None = None,
         keep: int = SMALL_BYTES,
-        hands: LocalFileOffer | None = None,
+        offer: LocalFileOffer | None = None,
     ) -> None:
         self._spooled: BinaryIO | None = None
         self._path = path
         self.kept: bytes | None = None
-        if hands is not None and path is not None and (sha256 := hands.digest(path, stream)):
+        if offer is not None and path is not None and (sha256 := offer.digest(path, stream)):
             self.file = SourceFile(name, sha256, os.fstat(stream.fileno()).st_size, executable)
         else:
             self._read(name, stream, executable, keep)
@@ -241,7 +241,7 @@ def _name(name: str, path: str) -> str:
 
 
 def read_stdin(
-    choice: str, stdin: BinaryIO | None, say: Callable[[str], None], hands: LocalFileOffer | None = None
+    choice: str, stdin: BinaryIO | None, say: Callable[[str], None], offer: LocalFileOffer | None = None
 ) -> Source | None:
     """`--stdin`: a file, "-" (ours, whatever it is), "none", or "" = ours when it is a pipe, a socket or a file.
 
@@ -257,7 +257,7 @@ def read_stdin(
     try:
         with files.open_binary(choice) as stream:
             path = choice if stat.S_ISREG(os.fstat(stream.fileno()).st_mode) else None
-            return Source("stdin", stream, path=path, hands=hands)
+            return Source("stdin", stream, path=path, offer=offer)
     except FileNotFoundError:
         raise FileMissing(f"no such file: {choice} (--stdin)", _similar(choice)) from None
     except OSError as error:
@@ -311,7 +311,7 @@ def upload(connection: Connection, sources: Sequence[Source], transfer: Transfer
 def _wanted(connection: Connection, digests: tuple[str, ...]) -> set[str]:
     """Those that the master lacks. Asked in parts: a line of the protocol holds only so many."""
     parts = (digests[start : start + _ASKED_AT_ONCE] for start in range(0, len(digests), _ASKED_AT_ONCE))
-    return {each for part in parts for each in connection.ask(MissingBlobs(part), Blobs).sha256}
+    return {each for part in parts for each in connection.request(MissingBlobs(part), Blobs).sha256}
 
 
 def _put(connection: Connection, source: Source, transfer: TransferBar | None, *, at_once: bool) -> None:

@@ -74,7 +74,7 @@ def connect(url: str, environ: Mapping[str, str], *, ask: bool) -> Connection:
             raise MasterGone(f"ssh cannot be started: {error.strerror}", "install the OpenSSH client") from error
     connection = Remote(ours, process)
     try:
-        connection.greet()
+        connection.handshake()
     except BaseException as error:
         connection.close()
         if isinstance(error, MasterGone):

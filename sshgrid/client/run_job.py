@@ -19,7 +19,7 @@ from sshgrid.errors import SshgridError
 
 if TYPE_CHECKING:
     from sshgrid.client.connection import Connection
-    from sshgrid.client.follow import Follow
+    from sshgrid.client.follow import JobFollower
     from sshgrid.client.program import Source
     from sshgrid.model import JobId, Submission
     from sshgrid.protocol.messages import JobLine
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 def run(session: Session, file: str, args: Sequence[str], wanted: Mapping[str, Any]) -> int:
     """The command `run`; `wanted` has a value for each of its options."""
     order = RunRequest(file, args, wanted)
-    bundle, stdin, data = order.read(session)
-    submission = order.submission(bundle, stdin, data)
-    sources = [*bundle.sources, *([stdin] if stdin else []), *(data.sources if data else ())]
+    program_files, stdin, data = order.read(session)
+    submission = order.submission(program_files, stdin, data)
+    sources = [*program_files.sources, *([stdin] if stdin else []), *(data.sources if data else ())]
     if wanted["dry_run"]:
         return _explain(session, submission, sources)
     if wanted["detach"]:
@@ -61,12 +61,14 @@ def _followed(
         typed = Stdin(terminal=submission.terminal)
     with postponed_interrupts() as interrupts:
         connection, job = submit(session, submission, sources)
-    from sshgrid.client.follow import Follow, Keyboard
+    from sshgrid.client.follow import JobFollower, Keyboard
 
     keyboard = typed or Keyboard()
-    screen = screen_of(session, show_node=show_node, quiet=submission.terminal)
+    screen = make_screen(session, show_node=show_node, quiet=submission.terminal)
     screen.accepted(job)
-    follow = Follow(connection, job, screen, session.connect, on_disconnect=submission.on_disconnect, keyboard=keyboard)
+    follow = JobFollower(
+        connection, job, screen, session.connect, on_disconnect=submission.on_disconnect, keyboard=keyboard
+    )
     follow.interrupts = len(interrupts)
     keyboard.leave = follow.leave
     with keyboard.raw():
@@ -90,18 +92,18 @@ def postponed_interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def screen_of(session: Session, *, show_node: bool = False, quiet: bool = False) -> Screen:
+def make_screen(session: Session, *, show_node: bool = False, quiet: bool = False) -> Screen:
     """Where a followed job is shown: JSON Lines, or the program's own bytes."""
-    from sshgrid.terminal.screen import Lines, Plain
+    from sshgrid.terminal.screen import JsonScreen, PlainScreen
 
     if session.json:
-        return Lines()
-    return Plain(
-        session.warn, session.err, talks=session.talks() and not quiet, show_node=show_node, quiet=session.quiet
+        return JsonScreen()
+    return PlainScreen(
+        session.warn, session.err, notes=session.shows_notes() and not quiet, show_node=show_node, quiet=session.quiet
     )
 
 
-def until_ended(session: Session, follow: Follow, screen: Screen, job: JobId, into: str = "") -> int:
+def until_ended(session: Session, follow: JobFollower, screen: Screen, job: JobId, into: str = "") -> int:
     """Follow a job to its end, or until the person leaves; the exit status of the command.
 
     `into`: the folder for what it brings back, "" = it is left with the master.
@@ -125,8 +127,8 @@ def until_ended(session: Session, follow: Follow, screen: Screen, job: JobId, in
 def _bring(session: Session, screen: Screen, line: JobLine, into: str) -> int:
     """The files of a job that is done; the exit status when some are not where they were wanted."""
     from sshgrid.client.fetch import unpack
-    from sshgrid.client.follow import Following
-    from sshgrid.client.session import report
+    from sshgrid.client.follow import JobReader
+    from sshgrid.client.session import report_error
     from sshgrid.protocol.messages import Notice
 
     found = line.fetched
@@ -135,13 +137,13 @@ def _bring(session: Session, screen: Screen, line: JobLine, into: str) -> int:
     if found is None or not found.files:
         return 0
     if not into:
-        session.say(f"{found.files} files of job {line.id} wait: sshgrid attach {line.id} --into DIR")
+        session.note(f"{found.files} files of job {line.id} wait: sshgrid attach {line.id} --into DIR")
         return 0
     try:
-        with Following(session.connect(), session.connect) as following:
+        with JobReader(session.connect(), session.connect) as following:
             unpack(line, following.kept(line.id, line.attempt, "files"), into, screen)
     except SshgridError as error:
-        return report(session, error)
+        return report_error(session, error)
     return 0
 
 
@@ -149,7 +151,7 @@ def is_sweep(connection: Connection, job: JobId) -> bool:
     """Whether it has tasks. NoSuchJob."""
     from sshgrid.protocol.messages import Info, JobsReply
 
-    return any(line.sweep for line in connection.ask(Info(job), JobsReply).jobs)
+    return any(line.sweep for line in connection.request(Info(job), JobsReply).jobs)
 
 
 def _explain(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
@@ -159,7 +161,7 @@ def _explain(session: Session, submission: Submission, sources: Sequence[Source]
 
     with session.connect() as connection:
         upload(connection, sources)
-        reply = connection.ask(Explain(submission), ExplainReply)
+        reply = connection.request(Explain(submission), ExplainReply)
     scores, reasons = dict(reply.scores), {each.node: each.reason for each in reply.why}
     names = [*scores, *(name for name in reasons if name not in scores)]
     rows = [

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sshgrid.errors import SshgridError
     from sshgrid.model import JobId
     from sshgrid.paths import Places
-    from sshgrid.terminal.render import Look
+    from sshgrid.terminal.render import TextStyle
 
 PIPE_CLOSED = 141  # 128 + SIGPIPE, as a shell shows it for other tools
 INTERRUPTED = 130
@@ -24,7 +24,7 @@ FAILED = 125
 
 
 class GatewaySession(Protocol):
-    """How a child of the door reaches the master, and what may be said there."""
+    """How a child of the door reaches the master, and which commands are allowed there."""
 
     verbs: frozenset[str]
 
@@ -50,7 +50,7 @@ class Session:
         self.gateway: GatewaySession | None = None  # we are a child of the door
 
     def child(self) -> Session:
-        """For one line of the shell: what was said when the shell began still holds."""
+        """For one line of the shell: the settings of the shell stay in force."""
         other = Session(self.environ)
         other.__dict__.update(self.__dict__)
         other.in_shell = True
@@ -83,7 +83,7 @@ class Session:
             return remote.connect(self.master, self.environ, ask=not self.no_input)
         return connect(self.places(), start=start, say=self.warn)
 
-    def look(self) -> Connection:
+    def connect_running(self) -> Connection:
         """A connection to the master as it is: none is started, and none is replaced because of its version.
 
         For what lives long and only looks on. Raises MasterGone when there is none.
@@ -106,26 +106,26 @@ class Session:
     # --- talk
 
     @property
-    def out(self) -> Look:
+    def out(self) -> TextStyle:
         return self._look(1)
 
     @property
-    def err(self) -> Look:
+    def err(self) -> TextStyle:
         return self._look(2)
 
-    def _look(self, descriptor: int) -> Look:
-        from sshgrid.terminal.render import Look
+    def _look(self, descriptor: int) -> TextStyle:
+        from sshgrid.terminal.render import TextStyle
 
         # Behind the door there may be a terminal that we cannot see.
-        return Look.detect(descriptor, self.color, self.environ, wary=self.gateway is not None)
+        return TextStyle.detect(descriptor, self.color, self.environ, escapes=self.gateway is not None)
 
-    def talks(self) -> bool:
+    def shows_notes(self) -> bool:
         """Whether a person wants to hear how things go, and not only what went wrong."""
         return self.verbose > 0 or (self.err.terminal and not self.quiet and not self.json)
 
-    def say(self, text: str) -> None:
+    def note(self, text: str) -> None:
         """To stderr, for a person; nothing without a terminal or -v."""
-        if self.talks():
+        if self.shows_notes():
             self.warn(text)
 
     def warn(self, text: str) -> None:
@@ -161,7 +161,7 @@ class Session:
 
         if selector.isascii() and selector.isdigit():
             return (JobId(int(selector)),)
-        return tuple(job.id for job in connection.ask(Jobs(selector), JobsReply).jobs)
+        return tuple(job.id for job in connection.request(Jobs(selector), JobsReply).jobs)
 
     def one_job(self, connection: Connection, selector: str) -> JobId:
         from sshgrid.errors import NoSuchJob, UsageError
@@ -191,21 +191,21 @@ def _cwd() -> str:
         return "/"
 
 
-def said(session: Session, work: Callable[[], int]) -> int:
-    """The exit status of `work`; errors are said, never raised."""
+def reporting_errors(session: Session, work: Callable[[], int]) -> int:
+    """The exit status of `work`; errors are printed, not raised."""
     from sshgrid.errors import SshgridError
 
     try:
         return work()
     except SshgridError as error:
-        return report(session, error)
+        return report_error(session, error)
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else FAILED
 
 
-def report(session: Session, error: SshgridError) -> int:
+def report_error(session: Session, error: SshgridError) -> int:
     """Say what went wrong, as text or JSON; the exit status."""
     from sshgrid.terminal import render
 

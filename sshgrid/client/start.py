@@ -12,12 +12,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sshgrid.client.connection import _FINAL, READ_BYTES, START_SECONDS, Connection, Say, to_error
+from sshgrid.client.connection import READ_BYTES, START_SECONDS, Connection, Say, to_error
 from sshgrid.errors import MasterGone, SshgridError, StoreError
 from sshgrid.paths import PACKAGE_DIR, Places, private_dir
 from sshgrid.protocol.messages import Done, Failure, Status, StatusReply, Stop, Welcome
 from sshgrid.version import VERSION
 
+_FINAL_STATES = frozenset(
+    {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "COMPILE_ERROR"}
+)
 START_KILLS = 5  # so many masters may be killed while they start
 
 
@@ -202,10 +205,10 @@ def _stop_other_protocol(connection: Connection, refusal: Failure) -> None:
 def _stopped_when_idle(connection: Connection) -> bool:
     """Ask an old master to leave; it also answers these two requests to a version it does not speak otherwise."""
     try:
-        status = connection.ask(Status(), StatusReply)
-        if any(count for state, count in status.jobs_by_state.items() if state not in _FINAL):
+        status = connection.request(Status(), StatusReply)
+        if any(count for state, count in status.jobs_by_state.items() if state not in _FINAL_STATES):
             return False
-        connection.ask(Stop(), Done)
+        connection.request(Stop(), Done)
     except SshgridError as error:
         return isinstance(error, MasterGone) and isinstance(connection.welcome, Welcome)
     return True

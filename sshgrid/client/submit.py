@@ -62,19 +62,19 @@ class RunRequest:
         if self._file == "-" and choice == "-":
             raise UsageError("standard input cannot be both the program and its input", "--stdin FILE")
         stdin = None if session.in_shell else our_stdin()
-        with LocalFileOffer(session, able=ask) as hands:
-            data = self._data(hands)
-            return program, read_stdin(choice, stdin, session.say, hands), data
+        with LocalFileOffer(session, able=ask) as offer:
+            data = self._data(offer)
+            return program, read_stdin(choice, stdin, session.note, offer), data
 
-    def _data(self, hands: LocalFileOffer) -> Data | None:
+    def _data(self, offer: LocalFileOffer) -> Data | None:
         """None without --with: most runs have none, and are not to wait for the import."""
         if not self._wanted["with"]:
             return None
         from sshgrid.client.data import read_data
 
-        return read_data(self._wanted["with"], hands)
+        return read_data(self._wanted["with"], offer)
 
-    def submission(self, bundle: ProgramFiles, stdin: Source | None, data: Data | None) -> Submission:
+    def submission(self, program_files: ProgramFiles, stdin: Source | None, data: Data | None) -> Submission:
         from sshgrid.model import Limits, OnDisconnect, OnHostLoss, Program, Submission
 
         wanted = self._wanted
@@ -82,9 +82,9 @@ class RunRequest:
         fields, limits = submission_fields(wanted)
         program = Program(
             # "" = the master decides: it knows the languages that the inventory adds or overrides.
-            language=self._language or bundle.language,
-            entry=bundle.entry,
-            files=tuple(source.file for source in bundle.sources),
+            language=self._language or program_files.language,
+            entry=program_files.entry,
+            files=tuple(source.file for source in program_files.sources),
             args=tuple(os.fsencode(arg) for arg in self._args),
             env=_environment(wanted["env"]),
             stdin=stdin.file if stdin else None,
@@ -210,14 +210,14 @@ def _send(
     connection.send(Submit(submission, key))
     import sshgrid.client.follow  # noqa: F401 - wanted next, and the master is busy with this job now
 
-    return connection.answer(Accepted).job
+    return connection.reply(Accepted).job
 
 
 def _transfer(session: Session, sources: Sequence[Source]) -> TransferBar | None:
     """Where it is shown how far the files have come; None when that is soon over, or nobody looks."""
     from sshgrid.client.program import SHOWN_BYTES
 
-    if not session.talks() or all(source.file.size < SHOWN_BYTES for source in sources):
+    if not session.shows_notes() or all(source.file.size < SHOWN_BYTES for source in sources):
         return None
     from sshgrid.terminal.bar import TransferBar
 

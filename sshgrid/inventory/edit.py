@@ -76,13 +76,8 @@ def new_lines(before: str, after: str) -> list[str]:
     return new[same : same + len(new) - len(old)]
 
 
-def remove_node(text: str, name: str) -> str:
-    """The text without this node; a whole range goes by its pattern. The comment above it stays."""
-    return remove_nodes(text, (name,))
-
-
 def remove_nodes(text: str, names: Collection[str]) -> str:
-    """As remove_node, for all of them at once."""
+    """The text without these nodes; a range is removed by its pattern. The comments above them stay."""
     file = _File(text)
     entries = file.entries(names)
     if len(entries) == len(file.nodes.items):
@@ -95,13 +90,8 @@ def remove_nodes(text: str, names: Collection[str]) -> str:
     )
 
 
-def set_drained(text: str, name: str, drained: bool) -> str:
-    """The text with `drained: true` at this node, or without. Unchanged when it is so already."""
-    return set_all_drained(text, (name,), drained)
-
-
-def set_all_drained(text: str, names: Collection[str], drained: bool) -> str:
-    """As set_drained, for all of them at once; a range only as a whole."""
+def set_drained(text: str, names: Collection[str], drained: bool) -> str:
+    """The text with `drained: true` at these nodes, or without; a range only as a whole."""
     file = _File(text)
     entries = [(key, value) for key, value in file.entries(names) if _is_drained(value) != drained]
     if not entries:

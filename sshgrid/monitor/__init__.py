@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from sshgrid.client.poll import Snapshot, ask_picture
+from sshgrid.client.poll import Snapshot, fetch_snapshot
 from sshgrid.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def print_once(session: Session) -> int:
-    """One picture to stdout: text, or one value with --json."""
+    """One snapshot to stdout: text, or one value with --json."""
     from sshgrid.monitor.draw import plain
 
     with session.connect() as connection:
-        picture = ask_picture(connection)
+        snapshot = fetch_snapshot(connection)
     look = session.out
-    session.show(lambda: as_object(picture), lambda: plain(picture, look.columns))
+    session.show(lambda: as_object(snapshot), lambda: plain(snapshot, look.columns))
     return 0
 
 
-def look_on(session: Session) -> int:
+def run_live(session: Session) -> int:
     """Until the person leaves. Starts the master when there is none; later only waits for one."""
     from sshgrid.monitor.screen import MonitorScreen
 
@@ -38,21 +38,21 @@ def look_on(session: Session) -> int:
     return 0
 
 
-def as_object(picture: Snapshot) -> dict[str, object]:
+def as_object(snapshot: Snapshot) -> dict[str, object]:
     """For --json."""
     from sshgrid.terminal import render
 
-    status = picture.status
-    nodes = [render.node_object(node) | {"cpu_minute": list(node.cpu_minute)} for node in picture.nodes]
+    status = snapshot.status
+    nodes = [render.node_object(node) | {"cpu_minute": list(node.cpu_minute)} for node in snapshot.nodes]
     return {
         "schema": render.SCHEMA,
-        "at": render.iso(picture.at),
+        "at": render.iso(snapshot.at),
         "version": status.version,
         "uptime_seconds": status.uptime_seconds,
         "inventory_error": status.inventory_error,
         "jobs_by_state": status.jobs_by_state,
         "ended_last_minute": status.ended_last_minute,
         "nodes": nodes,
-        "jobs": [render.job_object(job, full=False) for job in picture.jobs],
-        "clients": [render.client_object(client) for client in picture.clients],
+        "jobs": [render.job_object(job, full=False) for job in snapshot.jobs],
+        "clients": [render.client_object(client) for client in snapshot.clients],
     }

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from sshgrid.client.connection import Connection, to_error
-from sshgrid.client.poll import ANSWER_SECONDS, Snapshot, ask_all
+from sshgrid.client.poll import ANSWER_SECONDS, Snapshot, request_all
 from sshgrid.client.session import Session
 from sshgrid.errors import MasterGone, SshgridError
 from sshgrid.model import JobId
@@ -24,36 +24,36 @@ LOG_LINES = 500
 LOG_BYTES = 256 * 1024
 
 
-def done(session: Session, command: Command, picture: Snapshot | None) -> Page | str:
+def done(session: Session, command: Command, snapshot: Snapshot | None) -> Page | str:
     """A page to be read, or a word about what was done."""
     try:
-        return _done(session, command, picture)
+        return _done(session, command, snapshot)
     except SshgridError as error:
         return error.message
     except OSError as error:
         return str(error.strerror or error)
 
 
-def _done(session: Session, command: Command, picture: Snapshot | None) -> Page | str:
+def _done(session: Session, command: Command, snapshot: Snapshot | None) -> Page | str:
     subject = command.subject
     match command.deed:
         case Action.HELP:
             return Page(command, "the monitor's keys", tuple(HELP.splitlines()))
         case Action.NODE:
-            return _node_page(command, picture)
+            return _node_page(command, snapshot)
         case Action.JOB:
             from sshgrid.terminal.info import info_text
 
-            with session.look() as connection:
-                reply: JobsReply = ask_all(connection, [Info(JobId(int(subject)))], [JobsReply])[0]
-            return Page(command, f"job {subject}", tuple(info_text(render.Look(), reply.jobs[0]).splitlines()))
+            with session.connect_running() as connection:
+                reply: JobsReply = request_all(connection, [Info(JobId(int(subject)))], [JobsReply])[0]
+            return Page(command, f"job {subject}", tuple(info_text(render.TextStyle(), reply.jobs[0]).splitlines()))
         case Action.LOGS:
-            with session.look() as connection:
-                lines = kept_output(connection, JobId(int(subject)))
+            with session.connect_running() as connection:
+                lines = read_output(connection, JobId(int(subject)))
             return Page(command, f"output of job {subject}", lines, None)
         case Action.KILL:
-            with session.look() as connection:
-                ending: Done = ask_all(connection, [Cancel((JobId(int(subject)),), "TERM")], [Done])[0]
+            with session.connect_running() as connection:
+                ending: Done = request_all(connection, [Cancel((JobId(int(subject)),), "TERM")], [Done])[0]
             return f"job {subject} is being ended" if ending.count else f"job {subject} has already ended"
         case Action.DRAIN | Action.RESUME:
             return _drained(session, subject, command.deed is Action.DRAIN)
@@ -70,7 +70,7 @@ def _drained(session: Session, node: str, drained: bool) -> str:
     return f"{node} takes no more jobs" if drained else f"{node} takes jobs again"
 
 
-def kept_output(connection: Connection, job: JobId) -> tuple[str, ...]:
+def read_output(connection: Connection, job: JobId) -> tuple[str, ...]:
     """The last lines of what a job has written so far, and how it ended."""
     kept = bytearray()
     connection.send(Logs(job, tail_lines=LOG_LINES, streams=("compile", "stdout", "stderr")))
@@ -88,17 +88,17 @@ def kept_output(connection: Connection, job: JobId) -> tuple[str, ...]:
 
 def _events(connection: Connection) -> Iterator[tuple[object, bytes]]:
     while True:
-        yield from connection.arrived()
+        yield from connection.buffered()
         if not connection.wait(time.monotonic() + ANSWER_SECONDS):
             raise MasterGone("the master does not answer")
         connection.read_once()
 
 
-def _node_page(command: Command, picture: Snapshot | None) -> Page | str:
-    node = next((line for line in picture.nodes if line.name == command.subject), None) if picture else None
+def _node_page(command: Command, snapshot: Snapshot | None) -> Page | str:
+    node = next((line for line in snapshot.nodes if line.name == command.subject), None) if snapshot else None
     if node is None:
         return f"{command.subject} is gone"
-    return Page(command, f"node {node.name}", tuple(render.pairs(_about(node), render.Look()).splitlines()))
+    return Page(command, f"node {node.name}", tuple(render.pairs(_about(node), render.TextStyle()).splitlines()))
 
 
 def _about(node: NodeLine) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """The screen of the monitor as lines of styled words: what is known of the grid and what a person looks at.
 
-Pure: the same picture and view give the same lines. Words of others (names, reasons, output) have their control
+Pure: the same snapshot and view give the same lines. Words of others (names, reasons, output) have their control
 characters escaped. Refuses to lay anything out in less than 80x24, and says so instead.
 """
 
@@ -210,10 +210,10 @@ def _painted(text: str, line: Row) -> Line:
     return (("", before), (style, found), ("", after)) if found else (("", text),)
 
 
-def pane_lines(picture: Snapshot, view: View | None, pane: Pane, total: int, height: int) -> list[Line]:
+def pane_lines(snapshot: Snapshot, view: View | None, pane: Pane, total: int, height: int) -> list[Line]:
     """A header and so many lines; without a view nothing is chosen."""
     looking = view or View()
-    lines = rows(picture, looking, pane)
+    lines = rows(snapshot, looking, pane)
     here = view is not None and view.pane is pane
     place = looking.places[pane]
     index = chosen(lines, place)
@@ -238,22 +238,22 @@ def _nothing(pane: Pane, place: Selection) -> str:
 # --- above and below them ---------------------------------------------------------------------------------------------
 
 
-def head(picture: Snapshot, trouble: str, total: int) -> list[Line]:
+def head(snapshot: Snapshot, trouble: str, total: int) -> list[Line]:
     """Who is asked, whether it answers, and the sums."""
-    status = picture.status
-    up = sum(line.state not in _AWAY for line in picture.nodes)
+    status = snapshot.status
+    up = sum(line.state not in _AWAY for line in snapshot.nodes)
     running = sum(status.jobs_by_state.get(state, 0) for state in ("RUNNING", "DISCONNECTED"))
     pending = status.jobs_by_state.get("PENDING", 0)
-    slots = sum(line.slots or 0 for line in picture.nodes if line.state not in _AWAY)
-    taken = sum(line.running for line in picture.nodes)
+    slots = sum(line.slots or 0 for line in snapshot.nodes if line.state not in _AWAY)
+    taken = sum(line.running for line in snapshot.nodes)
     title = f"sshgrid {clean(status.version)}  up {format_duration(round(status.uptime_seconds))}  "
-    news: Part = ("dim", render.local_time(picture.at))
+    news: Part = ("dim", render.local_time(snapshot.at))
     if trouble:
         news = ("alarm", f"looking for the master: {clean(trouble)}")
     elif status.inventory_error:
         news = ("alarm", "the inventory has errors: sshgrid inventory check")
     sums = (
-        f"nodes {up} of {len(picture.nodes)} up   slots {taken} of {slots}   "
+        f"nodes {up} of {len(snapshot.nodes)} up   slots {taken} of {slots}   "
         f"jobs {running} running, {pending} pending   {status.ended_last_minute} ended/min"
     )
     return [(("title", title), (news[0], _cut(news[1], total - len(title)))), (("", _cut(sums, total)),)]
@@ -263,18 +263,18 @@ def _cut(text: str, total: int) -> str:
     return text if width(text) <= total else fit(text, max(total, 0))
 
 
-def foot(picture: Snapshot, view: View, total: int) -> list[Line]:
+def foot(snapshot: Snapshot, view: View, total: int) -> list[Line]:
     """What was said or is asked, and the keys."""
     place = view.place
     if view.asking is not None:
         return [(("alarm", _cut(f"{question(view.asking)} [y/N] ", total)),), _keys("y yes  any other key no", total)]
     if view.typing:
         return [(("title", _cut(f"/{clean(place.filter)}_", total)),), _keys("Enter keep  Esc clear", total)]
-    words = [f"{len(rows(picture, view, view.pane))} of {len(getattr(picture, view.pane.value))} {view.pane.value}"]
+    words = [f"{len(rows(snapshot, view, view.pane))} of {len(getattr(snapshot, view.pane.value))} {view.pane.value}"]
     words.append(f"by {SORTS[view.pane][place.sort][0]}")
     if place.filter:
         words.append(f"with {clean(place.filter)!r} (Esc clears)")
-    waiting = picture.status.jobs_by_state.get("PENDING", 0) - sum(job.state == "PENDING" for job in picture.jobs)
+    waiting = snapshot.status.jobs_by_state.get("PENDING", 0) - sum(job.state == "PENDING" for job in snapshot.jobs)
     if view.pane is Pane.JOBS and waiting > 0:
         words.append(f"{waiting} more wait")
     said: Line = (("title", _cut(clean(view.said), total)),) if view.said else (("dim", _cut("  ".join(words), total)),)
@@ -300,35 +300,35 @@ def question(command: Command) -> str:
 # --- the whole screen -------------------------------------------------------------------------------------------------
 
 
-def frame(picture: Snapshot | None, view: View, columns: int, lines: int, trouble: str = "") -> list[Line]:
+def frame(snapshot: Snapshot | None, view: View, columns: int, lines: int, trouble: str = "") -> list[Line]:
     """Exactly so many lines, none longer than so many columns."""
     if columns < LEAST_COLUMNS or lines < LEAST_ROWS:
         words = f"the monitor needs {LEAST_COLUMNS}x{LEAST_ROWS}, this is {columns}x{lines} (q leaves)"
         drawn: list[Line] = [((("alarm", piece)),) for piece in wrap(words, columns)]
     elif view.page is not None:
         drawn = page_lines(view.page, columns, lines, trouble)
-    elif picture is None:
+    elif snapshot is None:
         drawn = [(("alarm", _cut(f"looking for the master: {clean(trouble)}", columns)),)]
     else:
-        drawn = _panes(picture, view, columns, lines, trouble)
+        drawn = _panes(snapshot, view, columns, lines, trouble)
     return drawn[:lines] + [()] * (lines - len(drawn))
 
 
-def _panes(picture: Snapshot, view: View, columns: int, lines: int, trouble: str) -> list[Line]:
-    above, below = head(picture, trouble, columns), foot(picture, view, columns)
-    heights = share(lines - len(above) - len(below) - len(Pane), picture)
+def _panes(snapshot: Snapshot, view: View, columns: int, lines: int, trouble: str) -> list[Line]:
+    above, below = head(snapshot, trouble, columns), foot(snapshot, view, columns)
+    heights = share(lines - len(above) - len(below) - len(Pane), snapshot)
     drawn = above
     for pane in Pane:
-        body = pane_lines(picture, view, pane, columns, heights[pane])[: heights[pane] + 1]
+        body = pane_lines(snapshot, view, pane, columns, heights[pane])[: heights[pane] + 1]
         drawn += body + [()] * (heights[pane] + 1 - len(body))
     return drawn + below
 
 
-def share(room: int, picture: Snapshot) -> dict[Pane, int]:
+def share(room: int, snapshot: Snapshot) -> dict[Pane, int]:
     """How many lines each pane gets: clients a few, nodes half of the rest, or more where jobs need less."""
-    clients = min(max(len(picture.clients), 1), max(2, room // 5))
+    clients = min(max(len(snapshot.clients), 1), max(2, room // 5))
     rest = room - clients
-    nodes = min(max(len(picture.nodes), 1), max(rest // 2, rest - max(len(picture.jobs), 2)))
+    nodes = min(max(len(snapshot.nodes), 1), max(rest // 2, rest - max(len(snapshot.jobs), 2)))
     return {Pane.NODES: nodes, Pane.JOBS: rest - nodes, Pane.CLIENTS: clients}
 
 
@@ -368,12 +368,12 @@ def wrap(text: str, cells: int) -> list[str]:
     return [*pieces, piece]
 
 
-def plain(picture: Snapshot, columns: int) -> str:
+def plain(snapshot: Snapshot, columns: int) -> str:
     """Everything, as text without colours or keys; `columns` 0 = never cut."""
     total = columns or UNCUT
-    lines = head(picture, "", total)
+    lines = head(snapshot, "", total)
     for pane in Pane:
-        lines += [(), *pane_lines(picture, None, pane, total, UNCUT)]
+        lines += [(), *pane_lines(snapshot, None, pane, total, UNCUT)]
     return "".join("".join(words for _, words in line).rstrip() + "\n" for line in lines)
 
 

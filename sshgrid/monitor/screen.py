@@ -15,7 +15,7 @@ from prompt_toolkit.layout import Layout, UIContent, UIControl, Window
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 
-from sshgrid.client.poll import Poller, ask_picture
+from sshgrid.client.poll import Poller, fetch_snapshot
 from sshgrid.client.session import Session
 from sshgrid.monitor import actions, draw
 from sshgrid.monitor.view import Action, Command, Page, View, press
@@ -46,7 +46,7 @@ class MonitorScreen:
     def __init__(self, session: Session) -> None:
         self._session = session.child()
         self._session.muted = True
-        self._feed = Poller(self._session.look, ask_picture, EVERY_SECONDS, self._news)
+        self._feed = Poller(self._session.connect_running, fetch_snapshot, EVERY_SECONDS, self._news)
         self._view = View()
         self._busy = False  # a thread does what was asked for
         self._waiting: list[Command] = []

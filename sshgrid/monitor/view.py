@@ -122,11 +122,11 @@ SORTS: dict[Pane, tuple[tuple[str, Callable[..., object]], ...]] = {
 }
 
 
-def rows(picture: Snapshot, view: View, pane: Pane) -> list[Row]:
+def rows(snapshot: Snapshot, view: View, pane: Pane) -> list[Row]:
     """The lines of a pane: filtered, and sorted as chosen."""
     place = view.places[pane]
     wanted = place.filter.lower()
-    lines: Sequence[Row] = getattr(picture, pane.value)
+    lines: Sequence[Row] = getattr(snapshot, pane.value)
     found = [line for line in lines if not wanted or wanted in _words(line)]
     return sorted(found, key=SORTS[pane][place.sort][1])  # type: ignore[arg-type]
 
@@ -173,7 +173,7 @@ _BACK = frozenset({"q", "escape", "enter", "left", "c-c"})
 Pressed: TypeAlias = tuple[View, Command | None]
 
 
-def press(view: View, key: str, picture: Snapshot | None, bottom: int = 0) -> Pressed:
+def press(view: View, key: str, snapshot: Snapshot | None, bottom: int = 0) -> Pressed:
     """What a key does: "enter", "up" or the letter itself. `bottom`: the last line that a page can have at its top."""
     view = view.but(said="")
     if view.page is not None:
@@ -183,9 +183,9 @@ def press(view: View, key: str, picture: Snapshot | None, bottom: int = 0) -> Pr
         return view.but(asking=None, said="" if sure else "left as it is"), view.asking if sure else None
     if view.typing:
         return _typed(view, key), None
-    if picture is None:
+    if snapshot is None:
         return view, Command(Action.LEAVE) if key in ("q", "c-c") else None
-    return _on_lists(view, key, picture)
+    return _on_lists(view, key, snapshot)
 
 
 def _on_page(view: View, page: Page, key: str, bottom: int) -> View:
@@ -212,7 +212,7 @@ def _typed(view: View, key: str) -> View:
     return view.with_place(filter=text + key) if len(key) == 1 and key.isprintable() else view
 
 
-def _on_lists(view: View, key: str, picture: Snapshot) -> Pressed:
+def _on_lists(view: View, key: str, snapshot: Snapshot) -> Pressed:
     panes = list(Pane)
     here = panes.index(view.pane)
     match key:
@@ -230,7 +230,7 @@ def _on_lists(view: View, key: str, picture: Snapshot) -> Pressed:
             return view.with_place(filter=""), None
         case "s":
             return view.with_place(sort=(view.place.sort + 1) % len(SORTS[view.pane])), None
-    return _on_a_line(view, key, rows(picture, view, view.pane))
+    return _on_a_line(view, key, rows(snapshot, view, view.pane))
 
 
 def _on_a_line(view: View, key: str, lines: Sequence[Row]) -> Pressed:

@@ -54,7 +54,7 @@ def _graphic(over: int, total: int) -> str:
 class TransferBar:
     """What goes to the master, in a line on a terminal that vanishes; nothing where it is not `shown`."""
 
-    def __init__(self, look: render.Look, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, look: render.TextStyle, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._look, self._shown, self._clock = look, shown and look.terminal, clock
         self._drawn_at: float | None = None
 
@@ -71,11 +71,11 @@ class TransferBar:
             self._drawn_at = None
 
 
-class Bar:
+class ProgressBar:
     """Draws it. `shown`: at all; `clear` before anything else goes to the same terminal."""
 
     def __init__(
-        self, look: render.Look, *, shown: bool, bar: bool, clock: Callable[[], float] = time.monotonic
+        self, look: render.TextStyle, *, shown: bool, bar: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._look, self._shown, self._bar, self._clock = look, shown, bar, clock
         self._newest: SweepProgress | None = None

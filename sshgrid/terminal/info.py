@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sshgrid.protocol.messages import JobLine
-    from sshgrid.terminal.render import Look
+    from sshgrid.terminal.render import TextStyle
 
 
-def info_text(look: Look, job: JobLine) -> str:
+def info_text(look: TextStyle, job: JobLine) -> str:
     """What `info` prints."""
     from sshgrid.model import job_text
     from sshgrid.notation.quantities import format_duration

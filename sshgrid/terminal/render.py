@@ -1,8 +1,8 @@
-"""What the command line shows: tables without borders, JSON, colours, times; and the `error:` and `hint:` lines.
+"""What the command line prints: tables without borders, JSON, colours, times, and the `error:` and `hint:` lines.
 
-Pure but for `Look.detect`, which asks the terminal what it is, and the two `write` functions. Control characters of
-others' words (names, reasons) are shown escaped on a terminal, so a job's name cannot repaint it; a program's own
-output is not this module's business.
+Pure functions, but for `TextStyle.detect`, which asks about the terminal, and the two `write` functions. On a terminal,
+control characters in text from others (names, reasons) are shown escaped, so that a job's name cannot change the
+screen. The output of programs does not pass through this module.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ STATE_COLOURS = {
 }
 
 
-class Look(msgspec.Struct, frozen=True):
+class TextStyle(msgspec.Struct, frozen=True):
     """How a stream wants its text."""
 
     colour: bool = False
     terminal: bool = False
     columns: int = 0  # 0 = never cut
-    wary: bool = False  # others' words are escaped, terminal or not
+    escapes: bool = False  # others' words are escaped, terminal or not
 
     @classmethod
-    def detect(cls, descriptor: int, colour: str, environ: Mapping[str, str], *, wary: bool = False) -> Look:
+    def detect(cls, descriptor: int, colour: str, environ: Mapping[str, str], *, escapes: bool = False) -> TextStyle:
         terminal = _is_terminal(descriptor)
         plain = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
         wanted = colour == "always" or (colour == "auto" and terminal and not plain)
-        return cls(wanted, terminal, _columns(descriptor) if terminal else 0, wary)
+        return cls(wanted, terminal, _columns(descriptor) if terminal else 0, escapes)
 
     def paint(self, text: str, colour: str) -> str:
         return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if self.colour and colour and text else text
 
     def safe(self, text: str) -> str:
-        return escape(text) if self.terminal or self.wary else text
+        return escape(text) if self.terminal or self.escapes else text
 
 
 def _is_terminal(descriptor: int) -> bool:
@@ -95,7 +95,7 @@ def _escaped(letter: str) -> str:
 def table(
     header: Sequence[str],
     rows: Iterable[Sequence[str]],
-    look: Look,
+    look: TextStyle,
     *,
     right: frozenset[str] = frozenset(),
     with_header: bool = True,
@@ -109,7 +109,9 @@ def table(
     return "".join(f"{line}\n" for line in lines)
 
 
-def _line(row: Sequence[str], header: Sequence[str], widths: Sequence[int], look: Look, right: frozenset[str]) -> str:
+def _line(
+    row: Sequence[str], header: Sequence[str], widths: Sequence[int], look: TextStyle, right: frozenset[str]
+) -> str:
     padded = [
         cell.rjust(width) if name in right else cell.ljust(width)
         for cell, width, name in zip(row, widths, header, strict=True)
@@ -120,7 +122,7 @@ def _line(row: Sequence[str], header: Sequence[str], widths: Sequence[int], look
     return _painted(line, row, look)
 
 
-def _painted(line: str, row: Sequence[str], look: Look) -> str:
+def _painted(line: str, row: Sequence[str], look: TextStyle) -> str:
     """Colour after cutting: the escape codes have no width, and a cut must not lose the one that ends the colour."""
     if not look.colour:
         return line
@@ -206,7 +208,7 @@ def node_row(node: NodeLine) -> tuple[str, ...]:
     )
 
 
-def pairs(rows: Iterable[tuple[str, str]], look: Look) -> str:
+def pairs(rows: Iterable[tuple[str, str]], look: TextStyle) -> str:
     """`label  value` lines."""
     known = [(label, look.safe(value)) for label, value in rows if value]
     width = max((len(label) for label, _ in known), default=0)
@@ -310,7 +312,7 @@ def error_object(error: SshgridError) -> dict[str, object]:
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def error_text(error: SshgridError, look: Look) -> str:
+def error_text(error: SshgridError, look: TextStyle) -> str:
     """`error: ...` and, where something mends it, `hint: ...`."""
     text = f"{look.paint('error:', 'red')} {look.safe(error.message)}\n"
     return text + (f"{look.paint('hint:', 'cyan')} {look.safe(error.hint)}\n" if error.hint else "")

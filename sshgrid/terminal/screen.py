@@ -1,6 +1,6 @@
-"""Where a followed job's words go: the program's bytes to stdout and stderr as they are, our own words beside them.
+"""Where a followed job is printed: the program's bytes unchanged, and messages of sshgrid on stderr.
 
-`Plain` writes for people and pipes, `Lines` writes JSON Lines. Neither ever changes a byte of the program's output.
+`PlainScreen` prints for users and pipes, `JsonScreen` prints JSON Lines.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ def write_all(descriptor: int, piece: bytes) -> None:
             select.select([], [descriptor], [])
 
 
-class Plain:
+class PlainScreen:
     """Program bytes raw; `talks` adds what a waiting person wants to know, in one line that vanishes."""
 
     def __init__(
         self,
         warn: Callable[[str], None],
-        err: render.Look,
+        err: render.TextStyle,
         *,
-        talks: bool,
+        notes: bool,
         show_node: bool = False,
         quiet: bool = False,
     ) -> None:
         self._warn, self._err = warn, err
-        self._talks, self._show_node, self._quiet = talks, show_node, quiet
-        self._transient = talks and err.terminal
+        self._notes, self._show_node, self._quiet = notes, show_node, quiet
+        self._transient = notes and err.terminal
         self._dirty = False
         self._node = ""
         self._compiler_spoke = False
@@ -80,7 +80,7 @@ class Plain:
         if self._show_node and event.node and event.node != self._node:
             self._node = event.node
             self._line(f"node: {event.node}")
-        if not self._talks:
+        if not self._notes:
             return
         tries = f" (attempt {event.attempt} of {event.attempts_allowed})" if event.attempt > 1 else ""
         if event.total_bytes:
@@ -91,7 +91,7 @@ class Plain:
             self._clear()
 
     def waiting(self, event: Waiting) -> None:
-        if not self._talks:
+        if not self._notes:
             return
         self._passing(f"waiting: {event.reason}" + "".join(f"; {each.node}: {each.reason}" for each in event.why[:3]))
 
@@ -138,7 +138,7 @@ class Plain:
             self._dirty = False
 
 
-class Lines:
+class JsonScreen:
     """JSON Lines: one object an event, the job's own object last."""
 
     def accepted(self, job: int) -> None:

@@ -83,7 +83,7 @@ class Talk:
         assert isinstance(found[0], kind), found[0]
         return found[0]
 
-    async def ask(self, request: Message, kind: type[M], payload: bytes = b"") -> M:
+    async def request(self, request: Message, kind: type[M], payload: bytes = b"") -> M:
         await self.send(request, payload)
         return await self.expect(kind)
 
@@ -106,7 +106,7 @@ class Talk:
     async def submit(self, source: bytes, key: str, *args: bytes, name: str = "a.sh") -> JobId:
         digest = await self.put(source)
         program = Program("", name, (SourceFile(name, digest, len(source)),), args)
-        return (await self.ask(Submit(Submission(program, name), key), Accepted)).job
+        return (await self.request(Submit(Submission(program, name), key), Accepted)).job
 
     async def watch(self, job: JobId) -> tuple[dict[str, bytes], JobLine]:
         """The output of each stream, and how the job ended."""

@@ -83,13 +83,13 @@ class Gateway:
         """Seconds until the master answers a question over its own socket."""
         began = time.perf_counter()
         with Connection.open(str(self.grid.state_dir / "master.sock")) as connection:
-            connection.ask(Status(), StatusReply)
+            connection.request(Status(), StatusReply)
         return time.perf_counter() - began
 
     def clients(self) -> tuple[ClientLine, ...]:
         """Whom the master knows to be here."""
         with Connection.open(str(self.grid.state_dir / "master.sock")) as connection:
-            return connection.ask(Clients(), ClientsReply).clients
+            return connection.request(Clients(), ClientsReply).clients
 
     # --- clients
 

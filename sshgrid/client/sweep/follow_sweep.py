@@ -1,4 +1,4 @@
-"""Following a sweep: each task is shown and recorded once it has ended and all of its output is here.
+"""Follow a sweep: each task is shown and recorded once it has ended and all of its output is here.
 
 A master that goes away is looked for again, and told which tasks need not be said again. Refuses to show half of a
 task's output: what came of one that was not said to have ended is dropped.
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from sshgrid.client.connection import Connection
-from sshgrid.client.follow import Lasting
+from sshgrid.client.follow import Follower
 from sshgrid.client.sweep.joblog import Joblog, unwritable
 from sshgrid.client.sweep.plan import Plan
 from sshgrid.client.sweep.results import STREAMS, ResultOutput, Results, passing_output
@@ -19,15 +19,15 @@ from sshgrid.protocol.messages import JobLine, Message, Notice, Request
 from sshgrid.protocol.sweep_messages import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
 from sshgrid.sweeps.parameters import spell_ranges
 from sshgrid.terminal import render
-from sshgrid.terminal.bar import Bar
-from sshgrid.terminal.screen import Lines, write_all
+from sshgrid.terminal.bar import ProgressBar
+from sshgrid.terminal.screen import JsonScreen, write_all
 
 # Of these nothing is recorded, as nothing came of them: --resume runs them.
 UNRECORDED = frozenset({"CANCELLED", "COMPILE_ERROR"})
 _FAULT_STATES = frozenset({"TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"})
 
 
-class Outlet(Protocol):
+class SweepScreen(Protocol):
     """Where a followed sweep is shown."""
 
     def accepted(self, job: JobId) -> None: ...
@@ -66,14 +66,14 @@ class Records:
             self._joblog.add(task, self._plan.command(task.number))
 
 
-class SweepFollow(Lasting):
+class SweepFollower(Follower):
     """One followed sweep. `told`: the tasks that are not to be said again."""
 
     def __init__(
         self,
         connection: Connection,
         job: JobId,
-        outlet: Outlet,
+        outlet: SweepScreen,
         records: Records,
         reopen: Callable[[], Connection],
         *,
@@ -142,21 +142,21 @@ def tagged(pieces: Iterable[bytes], tag: bytes) -> Iterator[bytes]:
         begins = piece.endswith(b"\n")
 
 
-class PlainTasks:
+class PlainSweepScreen:
     """Output raw, a task's at a time; our own words on stderr."""
 
     def __init__(
         self,
         warn: Callable[[str], None],
-        err: render.Look,
-        bar: Bar,
+        err: render.TextStyle,
+        bar: ProgressBar,
         tag: Callable[[int], bytes] | None,
         *,
         out_is_terminal: bool,
-        talks: bool,
+        notes: bool,
     ) -> None:
         self._warn, self._err, self._bar, self._tag = warn, err, bar, tag
-        self._out_is_terminal, self._talks = out_is_terminal, talks
+        self._out_is_terminal, self._notes = out_is_terminal, notes
         self._sweep = JobId(0)
 
     def accepted(self, job: JobId) -> None:
@@ -203,16 +203,16 @@ class PlainTasks:
         if job.state != "FAILED":
             self._warn(f"{self._err.paint('error:', 'red')} sweep {job.id}: {job.reason}")
             self._warn(f"{self._err.paint('hint:', 'cyan')} sshgrid info {job.id}")
-        elif self._talks:
+        elif self._notes:
             self._warn(f"sweep {job.id}: {job.reason}")
 
 
-class JsonTasks:
+class JsonSweepScreen:
     """JSON Lines: one object an event, the sweep's own object last."""
 
     def __init__(self, plan: Plan | None) -> None:
         self._plan = plan
-        self._lines = Lines()
+        self._lines = JsonScreen()
         self._sweep = JobId(0)
 
     def accepted(self, job: JobId) -> None:

@@ -146,7 +146,7 @@ class Results:
         except BaseException:
             os.close(self._folder)
             raise
-        self.keeper = ResumeFile(self._folder, NAME, os.path.join(path, NAME))
+        self.resume_file = ResumeFile(self._folder, NAME, os.path.join(path, NAME))
 
     def __enter__(self) -> Results:
         return self

@@ -20,7 +20,7 @@ from sshgrid.client.follow import Detached, exit_status
 from sshgrid.client.program import Source
 from sshgrid.client.run_options import defaults_of
 from sshgrid.client.session import INTERRUPTED, PIPE_CLOSED, Session, write_or_leave
-from sshgrid.client.sweep.follow_sweep import JsonTasks, Outlet, PlainTasks, Records, SweepFollow
+from sshgrid.client.sweep.follow_sweep import JsonSweepScreen, PlainSweepScreen, Records, SweepFollower, SweepScreen
 from sshgrid.client.sweep.input_files import read_inputs
 from sshgrid.client.sweep.joblog import Joblog, check_agrees, unwritable
 from sshgrid.client.sweep.plan import Plan, halt, plan
@@ -46,12 +46,12 @@ def sweep(session: Session, file: str, words: Sequence[str], wanted: Mapping[str
     halting = halt(wanted)
     planned = plan(file, words, wanted)
     order = _order(file, planned, wanted)
-    bundle, stdin, data = order.read(session, ask=not wanted["dry_run"])
+    program_files, stdin, data = order.read(session, ask=not wanted["dry_run"])
     table = Source("table", io.BytesIO(encode(planned.table)))
     plan_of_it = Sweep(table.file, len(planned), at_once=wanted["jobs"], halt=halting, backup=wanted["backup"])
-    submission = msgspec.structs.replace(order.submission(bundle, stdin, data), sweep=plan_of_it)
-    sources = [*bundle.sources, *([stdin] if stdin else []), *(data.sources if data else ()), table]
-    with _Recorded(session, planned, wanted, _digest(submission, planned, wanted)) as recorded:
+    submission = msgspec.structs.replace(order.submission(program_files, stdin, data), sweep=plan_of_it)
+    sources = [*program_files.sources, *([stdin] if stdin else []), *(data.sources if data else ()), table]
+    with RecordFiles(session, planned, wanted, _digest(submission, planned, wanted)) as recorded:
         if planned.reads_its_own:
             given = read_inputs(planned, recorded.rest())
             sources += given.sources
@@ -60,7 +60,7 @@ def sweep(session: Session, file: str, words: Sequence[str], wanted: Mapping[str
             return _print(session, planned, recorded.rest())
         if wanted["detach"]:
             return run_job.detached(session, submission, sources)
-        return _Course(session, planned, wanted, submission, sources, recorded).run()
+        return _SweepRun(session, planned, wanted, submission, sources, recorded).run()
 
 
 def _check(wanted: Mapping[str, Any]) -> None:
@@ -129,14 +129,14 @@ def _dry_object(planned: Plan, number: int) -> dict[str, object]:
 # --- what is recorded -------------------------------------------------------------------------------------------------
 
 
-class _Recorded:
+class RecordFiles:
     """The joblog and the results folder of a sweep, and the sweep that they belong to."""
 
     def __init__(self, session: Session, planned: Plan, wanted: Mapping[str, Any], digest: str) -> None:
         self._planned, self._wanted, self.digest = planned, wanted, digest
         self._open = ExitStack()
         self._resume = bool(wanted["resume"] or wanted["resume_failed"])
-        self.keeper: ResumeFile | None = None
+        self.resume_file: ResumeFile | None = None
         self.kept: ResumeState | None = None
         self._results: Results | None = None
         self._joblog: Joblog | None = None
@@ -150,7 +150,7 @@ class _Recorded:
             raise
         self.records = Records(planned, self._joblog, self._results)
 
-    def __enter__(self) -> _Recorded:
+    def __enter__(self) -> RecordFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -165,15 +165,15 @@ class _Recorded:
     def _begin_results(self, path: str) -> None:
         results = Results(path, self._planned.names, numbered=self._planned.numbered)
         self._results = self._open.enter_context(results)
-        self.keeper = results.keeper
+        self.resume_file = results.resume_file
         if not self._resume:
             if results.has_rows():
                 raise UsageError(f"{path} has results already", "--resume goes on with them; or name another folder")
             results.begin(resume=False)
             return
-        self.kept = self.keeper.load_of(self.digest)
+        self.kept = self.resume_file.load_of(self.digest)
         if self.kept is None and results.has_rows():
-            raise UsageError(f"{path} has results, and no {self.keeper.shown} says of what", "name another folder")
+            raise UsageError(f"{path} has results, and no {self.resume_file.shown} says of what", "name another folder")
         results.begin(without_failed=bool(self._wanted["resume_failed"]) and not self._wanted["dry_run"])
 
     def _begin_joblog(self, path: str) -> None:
@@ -182,15 +182,15 @@ class _Recorded:
         check_agrees(path, joblog.entries, self._planned.command, len(self._planned))
         if self._wanted["resume_failed"]:
             joblog.entries = {number: entry for number, entry in joblog.entries.items() if not entry.failed}
-        if self.keeper is None and joblog.regular:
+        if self.resume_file is None and joblog.regular:
             folder, name = os.path.split(path)
             try:
                 descriptor = files.open_folder(folder or ".")
             except OSError as error:
                 raise UsageError(f"{path}: {error.strerror} (--joblog)", "name another file") from error
             self._open.callback(os.close, descriptor)
-            self.keeper, self._sidecar = ResumeFile(descriptor, f"{name}.sweep.json", f"{path}.sweep.json"), True
-            self.kept = self.keeper.load_of(self.digest) if self._resume else None
+            self.resume_file, self._sidecar = ResumeFile(descriptor, f"{name}.sweep.json", f"{path}.sweep.json"), True
+            self.kept = self.resume_file.load_of(self.digest) if self._resume else None
 
     def rest(self) -> Sequence[int]:
         """The tasks that are not recorded."""
@@ -201,22 +201,22 @@ class _Recorded:
     def keep(self, kept: ResumeState) -> None:
         """Whoever resumes finds this sweep."""
         self.kept = kept
-        if self.keeper is not None:
+        if self.resume_file is not None:
             try:
-                self.keeper.save(kept)
+                self.resume_file.save(kept)
             except OSError as error:
-                raise unwritable(self.keeper.shown, error) from error
+                raise unwritable(self.resume_file.shown, error) from error
 
     def complete(self) -> None:
         """Every task is recorded. Beside a joblog nothing needs to stay then."""
-        if self._sidecar and self.keeper is not None and not self.rest():
-            self.keeper.forget()
+        if self._sidecar and self.resume_file is not None and not self.rest():
+            self.resume_file.forget()
 
 
 # --- submit and follow ------------------------------------------------------------------------------------------------
 
 
-class _Course:
+class _SweepRun:
     """From the submission to the exit status; with --resume by way of the sweep that was there before."""
 
     def __init__(
@@ -226,7 +226,7 @@ class _Course:
         wanted: Mapping[str, Any],
         submission: Submission,
         sources: Sequence[Source],
-        recorded: _Recorded,
+        recorded: RecordFiles,
     ) -> None:
         self._session, self._planned, self._wanted = session, planned, wanted
         self._submission, self._sources, self._recorded = submission, sources, recorded
@@ -242,7 +242,7 @@ class _Course:
                 return status
         if rest := self._recorded.rest():
             return self._begin(rest)
-        self._session.say("every task is recorded already")
+        self._session.note("every task is recorded already")
         return 0
 
     def _go_on(self, kept: ResumeState) -> int | None:
@@ -265,7 +265,7 @@ class _Course:
             return None
         with self._session.connect() as connection:
             try:
-                (line,) = connection.ask(Info(kept.sweep), JobsReply).jobs
+                (line,) = connection.request(Info(kept.sweep), JobsReply).jobs
             except NoSuchJob:
                 return None
         same = line.sweep is not None and line.program == self._submission.command
@@ -286,9 +286,9 @@ class _Course:
             connection, job = submit.submit(self._session, submission, self._sources, kept.key)
         if job != kept.sweep:
             self._recorded.keep(msgspec.structs.replace(kept, sweep=job))
-        outlet = outlet_of(self._session, self._planned, self._wanted)
+        outlet = make_screen(self._session, self._planned, self._wanted)
         outlet.accepted(job)
-        follow = SweepFollow(
+        follow = SweepFollower(
             connection,
             job,
             outlet,
@@ -323,21 +323,23 @@ def grid_name(session: Session) -> str:
     return session.master or session.places().inventory
 
 
-def outlet_of(session: Session, planned: Plan | None, wanted: Mapping[str, Any]) -> Outlet:
+def make_screen(session: Session, planned: Plan | None, wanted: Mapping[str, Any]) -> SweepScreen:
     """Where a sweep is shown: JSON Lines, or the tasks' own bytes."""
     if session.json:
-        return JsonTasks(planned)
-    from sshgrid.terminal.bar import Bar
+        return JsonSweepScreen(planned)
+    from sshgrid.terminal.bar import ProgressBar
 
     asked = bool(wanted["bar"] or wanted["eta"])
-    bar = Bar(session.err, shown=(asked or session.talks()) and not session.quiet, bar=bool(wanted["bar"]))
+    bar = ProgressBar(
+        session.err, shown=(asked or session.shows_notes()) and not session.quiet, bar=bool(wanted["bar"])
+    )
     tag = planned.tag if planned is not None and wanted["tag"] else None
-    talks = session.talks()
-    return PlainTasks(session.warn, session.err, bar, tag, out_is_terminal=session.out.terminal, talks=talks)
+    notes = session.shows_notes()
+    return PlainSweepScreen(session.warn, session.err, bar, tag, out_is_terminal=session.out.terminal, notes=notes)
 
 
 def until_ended(
-    session: Session, follow: SweepFollow, outlet: Outlet, job: JobId, *, unread_ends_it: bool = False
+    session: Session, follow: SweepFollower, outlet: SweepScreen, job: JobId, *, unread_ends_it: bool = False
 ) -> int:
     """Follow a sweep to its end, or until the person leaves; the exit status of the command."""
     try:
@@ -350,7 +352,7 @@ def until_ended(
         if unread_ends_it:
             # Over a connection of its own: the other one is full of what nobody reads.
             with suppress(SshgridError), session.connect() as connection:
-                connection.ask(Cancel((job,), "TERM"), Done)
+                connection.request(Cancel((job,), "TERM"), Done)
         return PIPE_CLOSED
     outlet.ended(line, interrupted=follow.interrupts > 0)
     return INTERRUPTED if follow.interrupts else exit_status(line)
@@ -358,7 +360,7 @@ def until_ended(
 
 def attach(session: Session, connection: Connection, job: JobId) -> int:
     """The tasks of a sweep from its beginning, for `attach`. Ctrl-C leaves it running."""
-    outlet = outlet_of(session, None, {"bar": False, "eta": False, "tag": False})
-    follow = SweepFollow(connection, job, outlet, Records(None), session.connect, interrupt_cancels=False)
+    outlet = make_screen(session, None, {"bar": False, "eta": False, "tag": False})
+    follow = SweepFollower(connection, job, outlet, Records(None), session.connect, interrupt_cancels=False)
     outlet.accepted(job)
     return until_ended(session, follow, outlet, job)

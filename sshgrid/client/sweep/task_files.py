@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from sshgrid.client.fetch import unpack
-from sshgrid.client.follow import Following
+from sshgrid.client.follow import JobReader
 from sshgrid.client.session import Session
 from sshgrid.client.sweep.plan import Plan
 from sshgrid.model import JobId, task_id
@@ -28,8 +28,8 @@ class TaskFiles:
     def bring(self, task: TaskLine) -> None:
         """All files of this task. NotFetched when some are not there."""
         job = task_id(self._sweep, task.number)
-        with Following(self._session.connect(), self._session.connect) as following:
-            (line,) = following.connection.ask(Info(job), JobsReply).jobs
+        with JobReader(self._session.connect(), self._session.connect) as following:
+            (line,) = following.connection.request(Info(job), JobsReply).jobs
             found = line.fetched
             for warning in found.warnings if found else ():
                 self._session.warn(f"task {self._sweep}.{task.number}: {warning}")

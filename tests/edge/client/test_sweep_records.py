@@ -145,11 +145,11 @@ def test_a_tasks_folder_that_is_a_link_is_not_followed(folder: Path, results: Re
 
 
 def test_what_is_kept_comes_back_and_of_another_sweep_it_is_refused(folder: Path, results: Results) -> None:
-    assert results.keeper.load_of("digest") is None
-    results.keeper.save(KEPT)
-    assert results.keeper.load_of("digest") == KEPT
+    assert results.resume_file.load_of("digest") is None
+    results.resume_file.save(KEPT)
+    assert results.resume_file.load_of("digest") == KEPT
     with pytest.raises(UsageError, match="belongs to another sweep"):
-        results.keeper.load_of("another digest")
+        results.resume_file.load_of("another digest")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_what_is_kept_comes_back_and_of_another_sweep_it_is_refused(folder: Path
 def test_what_is_not_understood_is_refused(folder: Path, results: Results, content: bytes) -> None:
     (folder / "sweep.json").write_bytes(content)
     with pytest.raises(UsageError, match=r"sweep\.json"):
-        results.keeper.load()
+        results.resume_file.load()
 
 
 # --- joblog -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 
 from sshgrid import inventory
 from sshgrid.errors import InventoryError, UsageError
-from sshgrid.inventory.edit import add_node, edit_file, remove_node, set_drained
+from sshgrid.inventory.edit import add_node, edit_file, remove_nodes, set_drained
 
 TEXT = "# ours\nnodes:\n  a: {}   # first\n  b: {}\n"
 
@@ -79,13 +79,13 @@ def test_an_edit_keeps_mode_and_comments_and_leaves_nothing_behind(file: Path) -
     assert file.read_text() == TEXT + "  c: {host: h}\n"
     assert file.stat().st_mode & 0o7777 == 0o640
     assert left_over(file) == []
-    edit_file(file, lambda text: remove_node(text, "c"))
+    edit_file(file, lambda text: remove_nodes(text, ["c"]))
     assert file.read_text() == TEXT
 
 
 def test_an_edit_keeps_windows_line_endings(file: Path) -> None:
     file.write_bytes(TEXT.replace("\n", "\r\n").encode())
-    edit_file(file, lambda text: set_drained(text, "a", drained=True))
+    edit_file(file, lambda text: set_drained(text, ["a"], drained=True))
     assert file.read_bytes() == TEXT.replace("a: {}", "a: {drained: true}").replace("\n", "\r\n").encode()
 
 
@@ -103,7 +103,7 @@ def test_an_edit_through_a_link_changes_the_target_and_keeps_the_link(file: Path
 
 def test_an_edit_that_changes_nothing_does_not_touch_the_file(file: Path) -> None:
     before = file.stat()
-    edit_file(file, lambda text: set_drained(text, "a", drained=False))
+    edit_file(file, lambda text: set_drained(text, ["a"], drained=False))
     assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
@@ -186,7 +186,7 @@ def test_edits_of_many_threads_do_not_lose_one_another(file: Path) -> None:
     def work(name: str) -> None:
         try:
             edit_file(file, lambda text: add_node(text, name, {}))
-            edit_file(file, lambda text: set_drained(text, name, drained=True))
+            edit_file(file, lambda text: set_drained(text, [name], drained=True))
         except UsageError as error:
             failures.append(error)
 
@@ -204,12 +204,12 @@ def test_edits_of_many_threads_do_not_lose_one_another(file: Path) -> None:
 WORKER = """
 import sys
 from pathlib import Path
-from sshgrid.inventory.edit import add_node, edit_file, remove_node
+from sshgrid.inventory.edit import add_node, edit_file, remove_nodes
 path, name = Path(sys.argv[1]), sys.argv[2]
 for number in range(8):
     edit_file(path, lambda text: add_node(text, f"{name}{number}", {"host": "h"}))
     if number % 2:
-        edit_file(path, lambda text: remove_node(text, f"{name}{number}"))
+        edit_file(path, lambda text: remove_nodes(text, [f"{name}{number}"]))
 """
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sshgrid import inventory
 from sshgrid.errors import InventoryError, NoSuchNode, UsageError
-from sshgrid.inventory.edit import add_node, remove_node, remove_nodes, set_all_drained, set_drained
+from sshgrid.inventory.edit import add_node, remove_nodes, set_drained
 from sshgrid.model import Node
 from sshgrid.notation.selectors import expand
 
@@ -105,25 +105,25 @@ def test_A8_a_node_that_would_make_the_file_invalid_is_refused(
 
 
 def test_a_removed_node_takes_its_lines_and_deeper_comments_and_leaves_the_comment_above() -> None:
-    changed = remove_node(TEXT, "beta")
+    changed = remove_nodes(TEXT, ["beta"])
     start, end = TEXT.index("  beta:"), TEXT.index("\n  # ten alike")
     assert changed == TEXT[:start] + TEXT[end:]
-    assert "# the fast one" in remove_node(TEXT, "alpha")
-    assert "in the cellar" not in remove_node(TEXT, "alpha")
+    assert "# the fast one" in remove_nodes(TEXT, ["alpha"])
+    assert "in the cellar" not in remove_nodes(TEXT, ["alpha"])
 
 
 def test_the_comment_of_the_next_node_survives() -> None:
     """What other editors lose: facts say that ruamel.yaml deletes it."""
     for name in ("alpha", "beta", "gamma", "node[01-10]"):
-        changed = remove_node(TEXT, name)
+        changed = remove_nodes(TEXT, [name])
         for comment in ("# our grid", "# everywhere", "# the fast one", "# ten alike", "# delta: {host: gone}"):
             assert comment in changed
 
 
 def test_a_range_goes_as_a_whole_and_one_of_it_is_refused_with_the_way_out() -> None:
-    assert "node" not in "".join(nodes(remove_node(TEXT, "node[01-10]")))
+    assert "node" not in "".join(nodes(remove_nodes(TEXT, ["node[01-10]"])))
     with pytest.raises(UsageError) as caught:
-        remove_node(TEXT, "node03")
+        remove_nodes(TEXT, ["node03"])
     assert "'node03' is one of the range 'node[01-10]'" in caught.value.message
     assert "sshgrid inventory edit" in caught.value.hint
 
@@ -137,15 +137,15 @@ def test_several_nodes_go_at_once_and_all_members_of_a_range_are_the_range() -> 
 
 def test_the_last_node_stays() -> None:
     with pytest.raises(UsageError, match="the last one"):
-        remove_node("nodes:\n  a: {}\n", "a")
+        remove_nodes("nodes:\n  a: {}\n", ["a"])
     with pytest.raises(UsageError, match="the last one"):
         remove_nodes(TEXT, list(nodes(TEXT)))
 
 
 def test_an_unknown_node_is_said_with_what_was_meant() -> None:
     edits: list[Callable[[], str]] = [
-        lambda: remove_node(TEXT, "alpah"),
-        lambda: set_drained(TEXT, "alpah", drained=True),
+        lambda: remove_nodes(TEXT, ["alpah"]),
+        lambda: set_drained(TEXT, ["alpah"], drained=True),
     ]
     for edit in edits:
         with pytest.raises(NoSuchNode, match="did you mean 'alpha'"):
@@ -180,10 +180,10 @@ def test_an_unknown_node_is_said_with_what_was_meant() -> None:
 @pytest.mark.parametrize("rest", ["  b: {}\n", "", "\n# end\n"])
 def test_a_node_is_drained_in_the_style_that_it_is_written_in(before: str, after: str, newline: str, rest: str) -> None:
     text = f"nodes:\n  z: {{}}\n{before}{rest}".replace("\n", newline)
-    changed = set_drained(text, "a", drained=True)
+    changed = set_drained(text, ["a"], drained=True)
     assert changed == f"nodes:\n  z: {{}}\n{after}{rest}".replace("\n", newline)
     assert nodes(changed)["a"].drained
-    assert set_drained(changed, "a", drained=True) == changed
+    assert set_drained(changed, ["a"], drained=True) == changed
 
 
 @pytest.mark.parametrize(
@@ -207,17 +207,17 @@ def test_a_node_is_drained_in_the_style_that_it_is_written_in(before: str, after
 )
 @pytest.mark.parametrize("rest", ["  b: {}\n", ""])
 def test_a_resumed_node_loses_the_word_and_nothing_else(before: str, after: str, rest: str) -> None:
-    changed = set_drained(f"nodes:\n  z: {{}}\n{before}{rest}", "a", drained=False)
+    changed = set_drained(f"nodes:\n  z: {{}}\n{before}{rest}", ["a"], drained=False)
     assert changed == f"nodes:\n  z: {{}}\n{after}{rest}"
     assert not nodes(changed)["a"].drained
 
 
 def test_several_nodes_are_drained_at_once_and_a_range_only_as_a_whole() -> None:
-    changed = set_all_drained(TEXT, ["alpha", "beta", "gamma", "node[01-10]"], drained=True)
+    changed = set_drained(TEXT, ["alpha", "beta", "gamma", "node[01-10]"], drained=True)
     assert all(node.drained for node in nodes(changed).values())
-    assert set_all_drained(changed, list(nodes(TEXT)), drained=False) == TEXT.replace("  gamma:\n", "  gamma: {}\n")
+    assert set_drained(changed, list(nodes(TEXT)), drained=False) == TEXT.replace("  gamma:\n", "  gamma: {}\n")
     with pytest.raises(UsageError, match="is one of the range"):
-        set_drained(TEXT, "node03", drained=True)
+        set_drained(TEXT, ["node03"], drained=True)
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------
@@ -234,8 +234,8 @@ def test_several_nodes_are_drained_at_once_and_a_range_only_as_a_whole() -> None
 def test_nodes_in_braces_are_refused(text: str, words: str) -> None:
     edits: list[Callable[[], str]] = [
         lambda: add_node(text, "c", {}),
-        lambda: remove_node(text, "a"),
-        lambda: set_drained(text, "a", drained=True),
+        lambda: remove_nodes(text, ["a"]),
+        lambda: set_drained(text, ["a"], drained=True),
     ]
     for edit in edits:
         with pytest.raises(UsageError, match=words) as caught:
@@ -248,13 +248,13 @@ def test_nodes_in_braces_are_refused(text: str, words: str) -> None:
 )
 def test_a_file_that_is_not_valid_is_not_edited(text: str) -> None:
     with pytest.raises(InventoryError):
-        remove_node(text, "a")
+        remove_nodes(text, ["a"])
 
 
 def test_an_entry_that_shares_its_line_is_refused_rather_than_guessed() -> None:
     text = "nodes:\n  ? a\n  : {host: h}\n  ? b\n  : {}\n"
     assert list(nodes(text)) == ["a", "b"]
-    edits: list[Callable[[], str]] = [lambda: remove_node(text, "a"), lambda: add_node(text, "c", {})]
+    edits: list[Callable[[], str]] = [lambda: remove_nodes(text, ["a"]), lambda: add_node(text, "c", {})]
     for edit in edits:
         with pytest.raises(UsageError):
             edit()
@@ -317,7 +317,7 @@ def test_adding_and_removing_a_node_gives_the_file_byte_for_byte(
     added = add_node(text, name, fields)
     assert list(nodes(added))[: len(before)] == list(before)
     assert nodes(added).keys() - before.keys() == set(expand(name))
-    assert remove_node(added, name) == text
+    assert remove_nodes(added, [name]) == text
 
 
 @given(inventories(), st.data())
@@ -326,7 +326,7 @@ def test_removing_a_node_keeps_every_other_node_and_all_lines_outside(text: str,
     name = data.draw(st.sampled_from(sorted(before)))
     if len(before) == 1:
         return
-    after = remove_node(text, name)
+    after = remove_nodes(text, [name])
     assert nodes(after) == {key: node for key, node in before.items() if key != name}
     prefix = next(
         index for index in range(len(text) + 1) if text[: index + 1] != after[: index + 1] or index == len(text)
@@ -338,8 +338,8 @@ def test_removing_a_node_keeps_every_other_node_and_all_lines_outside(text: str,
 def test_draining_changes_one_node_and_resuming_brings_the_meaning_back(text: str, data: st.DataObject) -> None:
     before = nodes(text)
     name = data.draw(st.sampled_from(sorted(before)))
-    drained = set_drained(text, name, drained=True)
-    resumed = set_drained(drained, name, drained=False)
+    drained = set_drained(text, [name], drained=True)
+    resumed = set_drained(drained, [name], drained=False)
     assert {key for key, node in nodes(drained).items() if node.drained} == {
         key for key, node in before.items() if node.drained or key == name
     }
@@ -347,4 +347,4 @@ def test_draining_changes_one_node_and_resuming_brings_the_meaning_back(text: st
     assert [line.partition("#")[2] for line in drained.splitlines() if "#" in line] == [
         line.partition("#")[2] for line in text.splitlines() if "#" in line
     ]
-    assert set_drained(resumed, name, drained=True) == drained or before[name].drained or f"{name}: {{}}" in resumed
+    assert set_drained(resumed, [name], drained=True) == drained or before[name].drained or f"{name}: {{}}" in resumed

@@ -36,7 +36,7 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def picture(nodes: int = 12, jobs: int = 14, **jobs_by_state: int) -> Snapshot:
+def snapshot(nodes: int = 12, jobs: int = 14, **jobs_by_state: int) -> Snapshot:
     """A grid with something of everything."""
     status = StatusReply(
         4242, "0.1.0", "", "", "", "", 7265.0, nodes, {"RUNNING": 3, "PENDING": 11, **jobs_by_state}, 2
@@ -83,14 +83,14 @@ def text_of(lines: list[draw.Line]) -> list[str]:
 
 
 def screen(view: View, columns: int = 80, lines: int = 24, trouble: str = "") -> str:
-    return "\n".join(line.rstrip() for line in text_of(draw.frame(picture(), view, columns, lines, trouble))) + "\n"
+    return "\n".join(line.rstrip() for line in text_of(draw.frame(snapshot(), view, columns, lines, trouble))) + "\n"
 
 
 def after(*keys: str, view: View | None = None, of: Snapshot | None = None) -> tuple[View, Command | None]:
     """The view after these keys, and what the last one asked for."""
     view, command = view or View(), None
     for key in keys:
-        view, command = press(view, key, of or picture())
+        view, command = press(view, key, of or snapshot())
     return view, command
 
 
@@ -131,7 +131,7 @@ KEYS = st.sampled_from(_MOVES + _OTHERS)
 def test_a_frame_fits_its_window_whatever_was_pressed(
     keys: list[str], columns: int, lines: int, nodes: int, jobs: int, trouble: str
 ) -> None:
-    seen = picture(nodes, jobs)
+    seen = snapshot(nodes, jobs)
     view, _ = after(*keys, of=seen)
     drawn = text_of(draw.frame(seen, view, columns, lines, trouble))
     assert len(drawn) == lines
@@ -141,10 +141,10 @@ def test_a_frame_fits_its_window_whatever_was_pressed(
 def test_A34_nothing_that_a_terminal_would_act_upon_is_drawn() -> None:
     page = Page(Command(Action.LOGS, "7"), f"output of {EVIL}", (f"said {EVIL}", "a\tb"))
     for view in (View(), View(page=page)):
-        assert all(line.isprintable() for line in text_of(draw.frame(picture(), view, 120, 40, EVIL)))
+        assert all(line.isprintable() for line in text_of(draw.frame(snapshot(), view, 120, 40, EVIL)))
     assert "\\x1b[2J" in screen(View(page=page))
     assert "a       b" in screen(View(page=page))
-    assert draw.plain(picture(), 0).replace("\n", "").isprintable()
+    assert draw.plain(snapshot(), 0).replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("size", [(79, 24), (80, 23), (20, 5)])
@@ -154,17 +154,17 @@ def test_a_window_that_is_too_small_is_told_how_big_it_must_be(size: tuple[int, 
 
 
 def test_once_nothing_is_cut_without_a_terminal() -> None:
-    long = picture(0, 0)
+    long = snapshot(0, 0)
     reason = "because " * 40
     whole = Snapshot(AT, long.status, (node_line("x" * 90), node_line("y", state=NodeState.DOWN, reason=reason)))
     assert "x" * 90 in draw.plain(whole, 0)
     assert reason.strip() in draw.plain(whole, 0)
-    assert max(map(len, draw.plain(picture(), 80).splitlines())) <= 80
+    assert max(map(len, draw.plain(snapshot(), 80).splitlines())) <= 80
 
 
 def test_panes_share_the_room() -> None:
     for nodes, jobs, room, wanted in ((50, 99, 17, (7, 8, 2)), (50, 0, 17, (13, 2, 2)), (1, 99, 17, (1, 14, 2))):
-        assert tuple(draw.share(room, picture(nodes, jobs)).values()) == wanted
+        assert tuple(draw.share(room, snapshot(nodes, jobs)).values()) == wanted
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_what_is_asked_is_shown_and_a_key_that_is_not_y_leaves_it() -> None:
 
 def test_a_chosen_line_stays_chosen_while_others_come_and_go() -> None:
     view, _ = after("tab", "down", "down")
-    before = picture()
+    before = snapshot()
     later = Snapshot(AT, before.status, before.nodes, (job_line(5, state="RUNNING"), *before.jobs), before.clients)
     assert after("l", view=view, of=later)[1] == Command(Action.LOGS, "11")
     gone = Snapshot(AT, before.status, before.nodes, tuple(job for job in before.jobs if job.id != 11), before.clients)
@@ -247,10 +247,10 @@ def test_a_chosen_line_stays_chosen_while_others_come_and_go() -> None:
 def test_every_order_keeps_every_line() -> None:
     for pane in Pane:
         view = View(pane=pane)
-        lines = rows(picture(), view, pane)
+        lines = rows(snapshot(), view, pane)
         for _ in range(7):
             view, _ = after("s", view=view)
-            assert sorted(map(str, rows(picture(), view, pane))) == sorted(map(str, lines))
+            assert sorted(map(str, rows(snapshot(), view, pane))) == sorted(map(str, lines))
 
 
 def test_a_page_scrolls_and_follows_its_end() -> None:
@@ -258,14 +258,14 @@ def test_a_page_scrolls_and_follows_its_end() -> None:
     view = View(page=Page(Command(Action.LOGS, "7"), "output", lines, None))
     assert "line 99" in screen(view)
     bottom = draw.page_bottom(view.page, 80, 24) if view.page else 0
-    view, _ = press(view, "up", picture(), bottom)
+    view, _ = press(view, "up", snapshot(), bottom)
     assert "line 98" in screen(view)
     assert "line 99" not in screen(view)
-    view, _ = press(view, "home", picture(), bottom)
+    view, _ = press(view, "home", snapshot(), bottom)
     assert "line 0\n" in screen(view)
-    view, _ = press(view, "pagedown", picture(), bottom)
+    view, _ = press(view, "pagedown", snapshot(), bottom)
     assert "11 to 32 of 100" in screen(view)
-    view, _ = press(view, "end", picture(), bottom)
+    view, _ = press(view, "end", snapshot(), bottom)
     assert view.page
     assert view.page.top is None
-    assert press(view, "q", picture(), bottom)[0].page is None
+    assert press(view, "q", snapshot(), bottom)[0].page is None

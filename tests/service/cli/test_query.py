@@ -218,12 +218,12 @@ def test_a_reader_that_goes_is_141_without_a_word(cli: Cli, fake: FakeMaster) ->
 
 
 def test_A34_a_jobs_name_cannot_repaint_the_terminal(cli: Cli, fake: FakeMaster) -> None:
-    from sshgrid.terminal.render import Look, table
+    from sshgrid.terminal.render import TextStyle, table
 
     name = "x\x1b]52;c;aGk=\x07\r\x9b"
-    assert "\x1b" not in table(("NAME",), [(name,)], Look(terminal=True))
-    assert "\\x1b]52" in table(("NAME",), [(name,)], Look(terminal=True))
-    assert name in table(("NAME",), [(name,)], Look())
+    assert "\x1b" not in table(("NAME",), [(name,)], TextStyle(terminal=True))
+    assert "\\x1b]52" in table(("NAME",), [(name,)], TextStyle(terminal=True))
+    assert name in table(("NAME",), [(name,)], TextStyle())
 
 
 @pytest.mark.parametrize(

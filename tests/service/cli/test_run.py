@@ -19,7 +19,7 @@ from sshgrid.model import JobId, OnDisconnect, OnHostLoss, Submission
 from sshgrid.protocol import messages
 from sshgrid.terminal import render
 from sshgrid.terminal.bar import TransferBar
-from sshgrid.terminal.screen import Plain
+from sshgrid.terminal.screen import PlainScreen
 from tests.service.conftest import Cli, interrupt, wait_until
 from tests.service.fake_master import CLOSE, FakeMaster, Said, job_line, output
 
@@ -320,13 +320,13 @@ def test_how_far_an_upload_is_goes_to_json_and_to_no_pipe(cli: Cli, fake: FakeMa
 def test_on_a_terminal_how_far_an_upload_is_is_a_line_that_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(render, "write_err", written.append)
-    screen = Plain(written.append, render.Look(terminal=True, columns=80), talks=True)
+    screen = PlainScreen(written.append, render.TextStyle(terminal=True, columns=80), notes=True)
     screen.progress(messages.Progress(1, 3, "h2", "uploading", 1 << 29, 1 << 30))
     screen.progress(messages.Progress(1, 3, "h2", "running"))
     assert written == ["\r\x1b[Kuploading to h2 [##########..........]  50% 512M of 1G", "\r\x1b[K"]
     written.clear()
     clock = iter([0.0, 0.01, 0.5, 0.5])
-    transfer = TransferBar(render.Look(terminal=True, columns=80), shown=True, clock=lambda: next(clock))
+    transfer = TransferBar(render.TextStyle(terminal=True, columns=80), shown=True, clock=lambda: next(clock))
     for sent in (1, 2, 3):
         transfer.moved("sending big", sent << 20, 4 << 20)
     transfer.clear()

@@ -21,10 +21,10 @@ from tests.service.fake_master import CLOSE, FakeMaster, status_reply
 
 def test_an_answer_arrives_and_a_refusal_is_the_error_it_names(fake: FakeMaster, cli: Cli) -> None:
     with start.connect(cli.places, start=False) as link:
-        assert link.ask(messages.Status(), messages.StatusReply).pid == 4242
+        assert link.request(messages.Status(), messages.StatusReply).pid == 4242
         fake.on(messages.Info, messages.Failure("no-such-job", "no such job: 7", "sshgrid ps -a", 1))
         with pytest.raises(NoSuchJob, match="no such job: 7") as caught:
-            link.ask(messages.Info(JobId(7)), messages.JobsReply)
+            link.request(messages.Info(JobId(7)), messages.JobsReply)
         assert (caught.value.hint, caught.value.exit_status) == ("sshgrid ps -a", 1)
 
 
@@ -36,7 +36,7 @@ def test_an_error_this_version_does_not_know_keeps_its_code_and_status() -> None
 def test_a_master_that_closes_is_gone(fake: FakeMaster, cli: Cli) -> None:
     fake.on(messages.Status, CLOSE)
     with start.connect(cli.places, start=False) as link, pytest.raises(MasterGone):
-        link.ask(messages.Status(), messages.StatusReply)
+        link.request(messages.Status(), messages.StatusReply)
 
 
 def test_without_a_master_and_without_leave_to_start_one_it_says_so(cli: Cli) -> None:
@@ -90,11 +90,11 @@ def test_many_at_once_start_one_master(cli: Cli, monkeypatch: pytest.MonkeyPatch
     fake_starts(monkeypatch, starts)
     pids: list[int] = []
 
-    def ask() -> None:
+    def request() -> None:
         with start.connect(cli.places) as link:
-            pids.append(link.ask(messages.Status(), messages.StatusReply).pid)
+            pids.append(link.request(messages.Status(), messages.StatusReply).pid)
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=request) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -195,6 +195,6 @@ def test_a_signal_handler_never_cuts_into_a_message(fake: FakeMaster, cli: Cli) 
         link.queue(messages.Cancel((JobId(1),)))
         assert not link.flush_some()
         link._sending = False
-        assert link.ask(messages.Status(), messages.Done).count == 1  # of the Cancel, which went first
+        assert link.request(messages.Status(), messages.Done).count == 1  # of the Cancel, which went first
         fake.wait_for(messages.Status)
     assert [type(message) for message, _ in fake.asked] == [messages.Hello, messages.Cancel, messages.Status]

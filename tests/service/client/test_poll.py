@@ -6,7 +6,7 @@ import pytest
 
 from sshgrid.client import poll
 from sshgrid.client.connection import Connection
-from sshgrid.client.poll import Poller, Snapshot, ask_all, ask_picture
+from sshgrid.client.poll import Poller, Snapshot, fetch_snapshot, request_all
 from sshgrid.client.session import Session
 from sshgrid.errors import MasterGone, SshgridError
 from sshgrid.model import JobId
@@ -28,8 +28,8 @@ def session(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Session:
 def test_a_picture_has_everything_with_one_wait(fake: FakeMaster, session: Session) -> None:
     line = messages.ClientLine("ann", "local", 1.0, 2, 1)
     fake.on(messages.Clients, messages.ClientsReply((line,)))
-    with session.look() as connection:
-        found = ask_picture(connection)
+    with session.connect_running() as connection:
+        found = fetch_snapshot(connection)
     assert ([node.name for node in found.nodes], [job.id for job in found.jobs]) == (["h2"], [42])
     assert found.clients == (line,)
     assert fake.got(messages.Nodes) == [messages.Nodes(history=True)]
@@ -37,7 +37,7 @@ def test_a_picture_has_everything_with_one_wait(fake: FakeMaster, session: Sessi
 
 
 def test_a_feed_says_what_is_wrong_keeps_what_it_knew_and_finds_the_next_master(cli: Cli, session: Session) -> None:
-    with Poller(session.look, ask_status, 0.02) as pid:
+    with Poller(session.connect_running, ask_status, 0.02) as pid:
         wait_until(lambda: "no master is running" in pid.trouble, lambda: pid.trouble)
         with FakeMaster(cli.places):
             wait_until(lambda: pid.newest == 4242 and not pid.trouble, lambda: (pid.newest, pid.trouble))
@@ -48,18 +48,18 @@ def test_a_feed_says_what_is_wrong_keeps_what_it_knew_and_finds_the_next_master(
 
 
 def ask_status(connection: Connection) -> int:
-    status: messages.StatusReply = ask_all(connection, [messages.Status()], [messages.StatusReply])[0]
+    status: messages.StatusReply = request_all(connection, [messages.Status()], [messages.StatusReply])[0]
     return status.pid
 
 
 def test_a_master_of_another_version_is_looked_at_and_not_replaced(cli: Cli, session: Session) -> None:
-    with FakeMaster(cli.places, version="99.0") as newer, session.look() as connection:
+    with FakeMaster(cli.places, version="99.0") as newer, session.connect_running() as connection:
         assert ask_status(connection) == 4242
         assert newer.got(messages.Stop) == []
     with FakeMaster(cli.places) as stranger:
         stranger.refuses = messages.Failure("version", "this master speaks protocol 99")
         with pytest.raises(SshgridError, match="protocol 99"):
-            session.look()
+            session.connect_running()
 
 
 def test_a_master_that_falls_silent_is_not_waited_for(
@@ -67,35 +67,35 @@ def test_a_master_that_falls_silent_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(poll, "ANSWER_SECONDS", 0.1)
     fake.on(messages.Status)
-    with session.look() as connection, pytest.raises(MasterGone, match="does not answer"):
+    with session.connect_running() as connection, pytest.raises(MasterGone, match="does not answer"):
         ask_status(connection)
 
 
 def test_what_the_keys_of_the_monitor_ask_for_is_done(fake: FakeMaster, session: Session) -> None:
-    picture = None
-    assert actions.done(session, Command(Action.KILL, "7"), picture) == "job 7 is being ended"
+    snapshot = None
+    assert actions.done(session, Command(Action.KILL, "7"), snapshot) == "job 7 is being ended"
     assert fake.got(messages.Cancel) == [messages.Cancel((JobId(7),), "TERM")]
     fake.on(messages.Cancel, messages.Failure("no-such-job", "no such job: 7"))
-    assert actions.done(session, Command(Action.KILL, "7"), picture) == "no such job: 7"
+    assert actions.done(session, Command(Action.KILL, "7"), snapshot) == "no such job: 7"
     fake.on(messages.Logs, output("stdout", b"one\ntw"), output("stderr", b"o\xff"), messages.Ended(job_line(7)))
-    page = actions.done(session, Command(Action.LOGS, "7"), picture)
+    page = actions.done(session, Command(Action.LOGS, "7"), snapshot)
     assert isinstance(page, Page)
     assert page.lines == ("one", "two\ufffd", "", "[COMPLETED]")
-    page = actions.done(session, Command(Action.JOB, "7"), picture)
+    page = actions.done(session, Command(Action.JOB, "7"), snapshot)
     assert isinstance(page, Page)
     assert any("Primes.java 1000" in line for line in page.lines)
-    assert actions.done(session, Command(Action.NODE, "gone"), Snapshot(0.0, ask(session))) == "gone is gone"
+    assert actions.done(session, Command(Action.NODE, "gone"), Snapshot(0.0, status_of(session))) == "gone is gone"
 
 
-def ask(session: Session) -> messages.StatusReply:
-    with session.look() as connection:
-        found: messages.StatusReply = ask_all(connection, [messages.Status()], [messages.StatusReply])[0]
+def status_of(session: Session) -> messages.StatusReply:
+    with session.connect_running() as connection:
+        found: messages.StatusReply = request_all(connection, [messages.Status()], [messages.StatusReply])[0]
     return found
 
 
 def test_a_torrent_of_output_is_bounded(fake: FakeMaster, session: Session) -> None:
     piece = b"x" * 99 + b"\n"
     fake.on(messages.Logs, *[output("stdout", piece * 5000)] * 4, messages.Ended(job_line(7)))
-    with session.look() as connection:
-        lines = actions.kept_output(connection, JobId(7))
+    with session.connect_running() as connection:
+        lines = actions.read_output(connection, JobId(7))
     assert sum(map(len, lines)) <= actions.LOG_BYTES + len("[COMPLETED]")

@@ -255,7 +255,7 @@ async def test_two_masters_in_one_state_folder_are_refused(home: Home) -> None:
     await home.start()
     assert "error: another master already works in" in await home.fails()
     async with await home.talk() as talk:
-        await talk.ask(Status(), StatusReply)
+        await talk.request(Status(), StatusReply)
 
 
 async def test_an_idle_master_leaves_and_one_at_work_does_not(home: Home) -> None:
@@ -283,11 +283,11 @@ async def test_stop_leaves_at_once_and_its_runs_go_on(home: Home) -> None:
     master = await home.start()
     async with await home.talk() as talk:
         job = await submit_waiting(home, talk)
-        await talk.ask(Stop(), Done)
+        await talk.request(Stop(), Done)
         assert await ended(master) == 0
     await home.start()
     async with await home.talk() as talk:
-        await talk.ask(Cancel((job,), "KILL"), Done)
+        await talk.request(Cancel((job,), "KILL"), Done)
         _, line = await talk.watch(job)
         assert (line.state, line.exit_status) == ("CANCELLED", 137)
 
@@ -296,7 +296,7 @@ async def test_a_draining_master_ends_what_runs_and_starts_nothing(home: Home) -
     master = await home.start()
     async with await home.talk() as talk:
         job = await submit_waiting(home, talk)
-        await talk.ask(Stop(drain=True), Done)
+        await talk.request(Stop(drain=True), Done)
         later = await talk.submit(b"echo later\n", "later")
         let_end(home)
         assert await ended(master) == 0
@@ -311,13 +311,13 @@ async def test_a_draining_master_ends_what_runs_and_starts_nothing(home: Home) -
 
 
 async def nodes_of(talk: Talk) -> dict[str, str]:
-    return {line.name: line.state for line in (await talk.ask(Nodes(), NodesReply)).nodes}
+    return {line.name: line.state for line in (await talk.request(Nodes(), NodesReply)).nodes}
 
 
 async def becomes(talk: Talk, look: Callable[[StatusReply, dict[str, str]], bool]) -> StatusReply:
     async with asyncio.timeout(15):
         while True:
-            status = await talk.ask(Status(), StatusReply)
+            status = await talk.request(Status(), StatusReply)
             if look(status, await nodes_of(talk)):
                 return status
             await asyncio.sleep(0.02)
@@ -353,13 +353,13 @@ async def test_a_broken_inventory_changes_nothing_and_is_said(home: Home) -> Non
         status = await becomes(talk, lambda status, _: bool(status.inventory_error))
         assert "inventory.yaml:4:1" in status.inventory_error
         assert list(await nodes_of(talk)) == ["here"]
-        assert (await talk.ask(Reload(), Failure)).code == "inventory"
+        assert (await talk.request(Reload(), Failure)).code == "inventory"
         assert (await talk.watch(await talk.submit(b"exit 4\n", "k")))[1].exit_status == 4
         home.inventory.unlink()
         status = await becomes(talk, lambda status, _: "no such" in status.inventory_error.lower())
         home.write_nodes("here")
         await becomes(talk, lambda status, _: not status.inventory_error)
-        await talk.ask(Reload(), Done)
+        await talk.request(Reload(), Done)
 
 
 async def test_a_master_does_not_start_with_a_broken_inventory(home: Home) -> None:
@@ -416,7 +416,7 @@ async def test_A33_hostile_bytes_leave_no_traceback_and_hurt_nobody(home: Home) 
             assert isinstance(found[0], Failure)
         await talk.close()
     async with await home.talk() as talk:
-        await talk.ask(Status(), StatusReply)
+        await talk.request(Status(), StatusReply)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")

@@ -112,16 +112,16 @@ async def test_who_speaks_another_protocol_is_told_and_may_only_ask_what_this_is
 ) -> None:
     async with await process.talk(protocol=99) as talk:
         assert (await talk.expect(Failure)).code == "version"
-        assert await talk.ask(Status(), StatusReply) == STATUS
+        assert await talk.request(Status(), StatusReply) == STATUS
         for request in (Jobs(), Watch(JobId(1)), Logs(JobId(1))):
-            assert "protocol" in (await talk.ask(request, Failure)).message
-        await talk.ask(messages.Stop(), Done)
+            assert "protocol" in (await talk.request(request, Failure)).message
+        await talk.request(messages.Stop(), Done)
     assert process.left == [False]
 
 
 async def test_who_does_not_greet_is_turned_away(process: FakeProcess) -> None:
     async with await process.talk(protocol=None) as talk:
-        assert (await talk.ask(Status(), Failure)).code == "version"
+        assert (await talk.request(Status(), Failure)).code == "version"
         assert await talk.next() is None
 
 
@@ -151,14 +151,14 @@ async def test_A33_hostile_bytes_get_an_answer_and_nobody_else_notices(
         refused = await talk.expect(Failure)
         assert (refused.code, refused.exit_status) == ("usage", 2)
         assert await talk.next() is None
-        assert await other.ask(Status(), StatusReply) == STATUS
+        assert await other.request(Status(), StatusReply) == STATUS
 
 
 async def test_a_client_that_says_nothing_and_one_that_leaves_at_once_cost_nothing(process: FakeProcess) -> None:
     async with await process.talk(protocol=None), await process.talk() as other:
         await (await process.talk(protocol=None)).close()
         await (await process.talk()).close()
-        assert await other.ask(Status(), StatusReply) == STATUS
+        assert await other.request(Status(), StatusReply) == STATUS
     await until(lambda: all(task.done() for task in process.tasks), lambda: process.tasks)
 
 
@@ -213,16 +213,16 @@ async def test_A9_A33_whatever_is_asked_is_answered_once_and_the_connection_goes
             if isinstance(answer[0], Failure):
                 assert answer[0].message, request
                 assert "\n" not in answer[0].message
-        assert await talk.ask(Status(), StatusReply) == STATUS
+        assert await talk.request(Status(), StatusReply) == STATUS
     assert process.grid.store.ids() == []
 
 
 async def test_a_backup_goes_to_an_absolute_path_only(process: FakeProcess, tmp_path: Path) -> None:
     async with await process.talk() as talk:
-        assert "absolute" in (await talk.ask(messages.Backup("relative"), Failure)).message
-        assert "no such" in (await talk.ask(messages.Backup(f"{tmp_path}/not/there"), Failure)).message.lower()
-        await talk.ask(messages.Backup(f"{tmp_path}/copy.db"), Done)
-        assert "exists" in (await talk.ask(messages.Backup(f"{tmp_path}/copy.db"), Failure)).message
+        assert "absolute" in (await talk.request(messages.Backup("relative"), Failure)).message
+        assert "no such" in (await talk.request(messages.Backup(f"{tmp_path}/not/there"), Failure)).message.lower()
+        await talk.request(messages.Backup(f"{tmp_path}/copy.db"), Done)
+        assert "exists" in (await talk.request(messages.Backup(f"{tmp_path}/copy.db"), Failure)).message
     assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
 
 
@@ -247,7 +247,7 @@ async def test_what_came_before_junk_is_answered_first(process: FakeProcess) -> 
 
 async def test_a_broken_inventory_is_the_answer_to_reload(process: FakeProcess) -> None:
     async with await process.talk() as talk:
-        refused = await talk.ask(messages.Reload(), Failure)
+        refused = await talk.request(messages.Reload(), Failure)
         assert (refused.code, refused.message) == ("inventory", "inventory.yaml:1:1: broken")
 
 
@@ -259,7 +259,7 @@ async def test_a_broken_inventory_is_the_answer_to_reload(process: FakeProcess) 
 async def test_a_file_arrives_whole(process: FakeProcess, content: bytes, piece_bytes: int) -> None:
     async with await process.talk() as talk:
         digest = await talk.put(content[: 100 * piece_bytes], piece_bytes)
-        assert (await talk.ask(messages.MissingBlobs((digest, "0" * 64)), messages.Blobs)).sha256 == ("0" * 64,)
+        assert (await talk.request(messages.MissingBlobs((digest, "0" * 64)), messages.Blobs)).sha256 == ("0" * 64,)
     assert process.grid.spool.blobs.read(digest) == content[: 100 * piece_bytes]
 
 
@@ -269,7 +269,7 @@ async def test_a_file_with_another_digest_is_refused_once(process: FakeProcess) 
             await talk.send(messages.PutBlob("0" * 64, 1, last=False), piece)
         await talk.send(messages.PutBlob("0" * 64, 1, last=True), b"c")
         assert "SHA-256" in (await talk.expect(Failure)).message
-        assert await talk.ask(Status(), StatusReply) == STATUS
+        assert await talk.request(Status(), StatusReply) == STATUS
 
 
 async def test_A33_a_piece_that_cannot_be_kept_is_told_once_and_the_rest_is_dropped(
@@ -288,9 +288,9 @@ async def test_A33_a_piece_that_cannot_be_kept_is_told_once_and_the_rest_is_drop
             assert "no space" in (await talk.expect(Failure)).message
         for last in (False, False, True):
             await talk.send(messages.PutBlob("0" * 64, 1, last), b"b")
-        assert await talk.ask(Status(), StatusReply) == STATUS
+        assert await talk.request(Status(), StatusReply) == STATUS
         digest = await talk.put(b"afterwards")
-        assert (await talk.ask(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == ()
+        assert (await talk.request(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == ()
 
 
 async def test_A33_nobody_opens_files_without_end(process: FakeProcess) -> None:
@@ -298,13 +298,13 @@ async def test_A33_nobody_opens_files_without_end(process: FakeProcess) -> None:
         for number in range(MAX_UPLOADS + 1):
             await talk.send(messages.PutBlob(f"{number:064x}", 1, last=False), b"x")
         assert "at the same time" in (await talk.expect(Failure)).message
-        assert await talk.ask(Status(), StatusReply) == STATUS
+        assert await talk.request(Status(), StatusReply) == STATUS
 
 
 async def test_F25_an_upload_that_is_cut_off_leaves_nothing(process: FakeProcess) -> None:
     talk = await process.talk()
     await talk.send(messages.PutBlob("0" * 64, 4, last=False), b"half")
-    await talk.ask(Status(), StatusReply)
+    await talk.request(Status(), StatusReply)
     assert list(process.grid.spool.blobs.incoming.iterdir()) != []
     await talk.close()
     await until(lambda: list(process.grid.spool.blobs.incoming.iterdir()) == [])
@@ -318,7 +318,7 @@ async def test_a_job_is_submitted_and_watched_to_its_end(process: FakeProcess) -
     async with await process.talk() as talk:
         streams, line = await talk.watch(await talk.submit(b"echo hello\n", "k"))
         assert (streams, line.exit_status, line.user) == ({"stdout": b"hello\n"}, 3, "ann")
-        assert await talk.ask(Status(), StatusReply) == STATUS
+        assert await talk.request(Status(), StatusReply) == STATUS
 
 
 async def test_a_client_is_a_person_with_all_of_its_connections_and_what_it_brought(process: FakeProcess) -> None:
@@ -327,12 +327,12 @@ async def test_a_client_is_a_person_with_all_of_its_connections_and_what_it_brou
     job = await working.submit(b"sleep 9\n", "a")
     assert await working.submit(b"sleep 9\n", "a") == job
     await working.watch(await working.submit(b"true\n", "b"))
-    (line,) = (await looking.ask(messages.Clients(), messages.ClientsReply)).clients
+    (line,) = (await looking.request(messages.Clients(), messages.ClientsReply)).clients
     assert (line.user, line.address, line.programs, line.running, line.connections) == ("ann", "local", 2, 1, 2)
     await working.close()
     await until(lambda: process.clients.lines()[0].connections == 1)
-    assert (await looking.ask(messages.Jobs(active_only=True, limit=1), JobsReply)).jobs[0].id == job
-    assert await looking.ask(Cancel((job,), "KILL"), Done) == Done(1)
+    assert (await looking.request(messages.Jobs(active_only=True, limit=1), JobsReply)).jobs[0].id == job
+    assert await looking.request(Cancel((job,), "KILL"), Done) == Done(1)
     await until(lambda: process.clients.lines()[0].running == 0)
     await looking.close()
     await until(lambda: process.clients.lines() == ())
@@ -344,13 +344,13 @@ async def test_with_a_limit_what_runs_comes_before_what_waits(process: FakeProce
     process.grid.master.pause()
     async with await process.talk() as talk:
         waiting = await talk.submit(b"sleep 9\n", "a")
-        assert await talk.ask(messages.Hold((waiting,)), Done) == Done(1)
+        assert await talk.request(messages.Hold((waiting,)), Done) == Done(1)
         process.grid.master.scheduler.paused = False
         running = await talk.submit(b"sleep 9\n", "b")
         await until(lambda: process.grid.master.active_jobs.current(running).phase is Phase.RUNNING)
         for limit, wanted in ((1, [running]), (2, [running, waiting])):
             for query in (Jobs(active_only=True, limit=limit), Jobs(limit=limit)):
-                assert [line.id for line in (await talk.ask(query, JobsReply)).jobs] == wanted
+                assert [line.id for line in (await talk.request(query, JobsReply)).jobs] == wanted
 
 
 async def test_5_MiB_of_output_come_through_exactly(process: FakeProcess) -> None:
@@ -433,7 +433,7 @@ async def test_a_job_is_cancelled_by_who_watches_it(process: FakeProcess) -> Non
         await talk.send(Cancel((job,), "INT"))
         _, line = await talk.to_end()
         assert (line.state, line.exit_status) == ("CANCELLED", 130)
-        assert await talk.ask(Status(), StatusReply) == STATUS
+        assert await talk.request(Status(), StatusReply) == STATUS
 
 
 @pytest.mark.parametrize("wrong", [Cancel((HUGE,)), Cancel((JobId(1),), "NOPE"), messages.Resize(-1, 1 << 40)], ids=str)
@@ -542,7 +542,7 @@ async def test_an_interactive_run_is_typed_to_over_the_connection(process: FakeP
     async with await process.talk() as talk:
         digest = await talk.put(b"cat\n")
         program = Program("sh", "a.sh", (SourceFile("a.sh", digest, 4),))
-        job = (await talk.ask(messages.Submit(Submission(program, "a.sh", interactive=True), "k"), Accepted)).job
+        job = (await talk.request(messages.Submit(Submission(program, "a.sh", interactive=True), "k"), Accepted)).job
         await talk.send(Watch(job))
         await process.grid.begun(job)
         await talk.send(messages.Input(3), b"a\0b")
@@ -551,5 +551,5 @@ async def test_an_interactive_run_is_typed_to_over_the_connection(process: FakeP
         streams, _ = await talk.to_end()
         assert streams == {"stdout": b"b'a\\x00b'\n(100, 30)\n"}
         await talk.send(messages.Input(4), b"late")
-        assert await talk.ask(Status(), StatusReply) == STATUS
+        assert await talk.request(Status(), StatusReply) == STATUS
     gc.collect()

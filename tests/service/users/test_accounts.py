@@ -61,9 +61,9 @@ async def talk_as(process: FakeProcess, name: str, role: Role = Role.USER) -> Ta
 async def with_user(process: FakeProcess, name: str, caps: Caps | None = None) -> Talk:
     """A user whom an admin has let in."""
     async with await talk_as(process, "root", Role.OWNER) as owner:
-        await owner.ask(user_messages.AddUser(name), UsersReply)
+        await owner.request(user_messages.AddUser(name), UsersReply)
         if caps is not None:
-            await owner.ask(user_messages.SetCaps(name, caps), UsersReply)
+            await owner.request(user_messages.SetCaps(name, caps), UsersReply)
     return await talk_as(process, name)
 
 
@@ -72,18 +72,18 @@ async def test_A31_a_user_sees_and_touches_only_own_jobs(process: FakeProcess) -
     ann, bob = await with_user(process, "ann"), await with_user(process, "bob")
     hers, his = await ann.submit(b"echo hers\n", "k"), await bob.submit(b"echo his\n", "k")
     assert hers != his
-    missing = (await ann.ask(Info(JobId(999)), Failure)).message
+    missing = (await ann.request(Info(JobId(999)), Failure)).message
     for request in (Info(his), Watch(his), Logs(his), Cancel((hers, his)), Hold((his,)), Remove((his,))):
-        refused = await ann.ask(request, Failure)
+        refused = await ann.request(request, Failure)
         assert (refused.code, refused.message) == ("no-such-job", missing.replace("999", str(his)))
     assert not process.grid.active_jobs.current(hers).cancel_requested
     for query, wanted in ((Jobs(), [hers]), (Jobs("all"), [hers]), (Jobs("last"), [hers]), (Jobs(user="bob"), [])):
-        assert [line.id for line in (await ann.ask(query, JobsReply)).jobs] == wanted
-    assert (await ann.ask(Jobs(str(his)), Failure)).message == missing.replace("999", str(his))
-    assert (await ann.ask(Jobs(active_only=True, limit=9), JobsReply)).jobs[0].id == hers
+        assert [line.id for line in (await ann.request(query, JobsReply)).jobs] == wanted
+    assert (await ann.request(Jobs(str(his)), Failure)).message == missing.replace("999", str(his))
+    assert (await ann.request(Jobs(active_only=True, limit=9), JobsReply)).jobs[0].id == hers
     async with await talk_as(process, "ada", Role.ADMIN) as admin:
-        assert [line.id for line in (await admin.ask(Jobs(), JobsReply)).jobs] == [hers, his]
-        assert await admin.ask(Cancel((hers, his), "KILL"), Done) == Done(2)
+        assert [line.id for line in (await admin.request(Jobs(), JobsReply)).jobs] == [hers, his]
+        assert await admin.request(Cancel((hers, his), "KILL"), Done) == Done(2)
 
 
 async def test_A31_words_for_another_s_job_while_one_s_own_is_watched_reach_nobody(process: FakeProcess) -> None:
@@ -97,7 +97,7 @@ async def test_A31_words_for_another_s_job_while_one_s_own_is_watched_reach_nobo
     assert (await ann.until(messages.Ended)).job.id == hers
     assert not process.grid.active_jobs.current(his).cancel_requested
     async with await talk_as(process, "root", Role.OWNER) as owner:
-        assert await owner.ask(Cancel((his,), "KILL"), Done) == Done(1)
+        assert await owner.request(Cancel((his,), "KILL"), Done) == Done(1)
 
 
 async def test_a_file_s_digest_is_no_right_to_the_file(process: FakeProcess) -> None:
@@ -107,12 +107,12 @@ async def test_a_file_s_digest_is_no_right_to_the_file(process: FakeProcess) -> 
     process.grid.engine.plays(until_killed)
     job = await ann.submit(secret, "k")
     asked = Submission(Program("sh", "a.sh", (SourceFile("a.sh", digest, len(secret)),)), "a.sh")
-    assert (await bob.ask(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == (digest,)
+    assert (await bob.request(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == (digest,)
     for request in (Submit(asked, "mine"), messages.Explain(asked)):
-        assert "not uploaded" in (await bob.ask(request, Failure)).message
+        assert "not uploaded" in (await bob.request(request, Failure)).message
     async with await talk_as(process, "ann") as again:
-        assert (await again.ask(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == ()
-    assert await ann.ask(Cancel((job,), "KILL"), Done) == Done(1)
+        assert (await again.request(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == ()
+    assert await ann.request(Cancel((job,), "KILL"), Done) == Done(1)
 
 
 async def test_a_file_s_digest_is_no_right_to_read_it_as_the_input_of_a_task(process: FakeProcess) -> None:
@@ -125,38 +125,38 @@ async def test_a_file_s_digest_is_no_right_to_read_it_as_the_input_of_a_task(pro
     files = [SourceFile("list", await bob.put(content), len(content)) for content in (table, listed)]
     plan = Sweep(files[0], 1, inputs=files[1])
     asked = Submission(Program("sh", "a.sh", (source,)), "a.sh", sweep=plan)
-    assert "1 files of this job were not uploaded" in (await bob.ask(Submit(asked, "mine"), Failure)).message
+    assert "1 files of this job were not uploaded" in (await bob.request(Submit(asked, "mine"), Failure)).message
     await bob.put(secret)
-    assert await bob.ask(Submit(asked, "mine"), messages.Accepted)
+    assert await bob.request(Submit(asked, "mine"), messages.Accepted)
 
 
 async def test_a_user_learns_nothing_of_the_host_from_the_status(process: FakeProcess) -> None:
     ann = await with_user(process, "ann")
-    status = await ann.ask(messages.Status(), messages.StatusReply)
+    status = await ann.request(messages.Status(), messages.StatusReply)
     assert (status.socket, status.state_dir, status.inventory, status.jobs_by_state) == ("", "", "", {})
-    assert (await ann.ask(messages.Backup("/tmp/x"), Failure)).code == "not-allowed"
-    assert (await ann.ask(user_messages.Users(), Failure)).code == "not-allowed"
+    assert (await ann.request(messages.Backup("/tmp/x"), Failure)).code == "not-allowed"
+    assert (await ann.request(user_messages.Users(), Failure)).code == "not-allowed"
     async with await talk_as(process, "root", Role.OWNER) as owner:
-        assert [line.user for line in (await owner.ask(messages.Clients(), messages.ClientsReply)).clients] == [
+        assert [line.user for line in (await owner.request(messages.Clients(), messages.ClientsReply)).clients] == [
             "ann",
             "root",
         ]
-        assert [line.user for line in (await ann.ask(messages.Clients(), messages.ClientsReply)).clients] == ["ann"]
+        assert [line.user for line in (await ann.request(messages.Clients(), messages.ClientsReply)).clients] == ["ann"]
 
 
 async def test_users_are_kept_and_changed(process: FakeProcess) -> None:
     async with await talk_as(process, "root", Role.OWNER) as owner:
-        (line,) = (await owner.ask(user_messages.AddUser("ann", keys=(KEY,)), UsersReply)).users
+        (line,) = (await owner.request(user_messages.AddUser("ann", keys=(KEY,)), UsersReply)).users
         assert (line.role, line.disabled, line.password, line.caps.queued) == (Role.USER, False, False, 1000)
         fingerprint = line.keys[0].fingerprint
-        await owner.ask(user_messages.AddUser("ada", Role.ADMIN), UsersReply)
-        (line,) = (await owner.ask(user_messages.SetPassword("ann", "correct horse"), UsersReply)).users
+        await owner.request(user_messages.AddUser("ada", Role.ADMIN), UsersReply)
+        (line,) = (await owner.request(user_messages.SetPassword("ann", "correct horse"), UsersReply)).users
         assert line.password
-        await owner.ask(user_messages.SetCaps("ann", Caps(running=2)), UsersReply)
-        await owner.ask(user_messages.AddKey("ada", KEY), UsersReply)
-        await owner.ask(user_messages.DisableUser("ada"), UsersReply)
-        assert (await owner.ask(user_messages.RemoveKey("ann", fingerprint[:12]), UsersReply)).users[0].keys == ()
-        ada, ann = (await owner.ask(user_messages.Users(), UsersReply)).users
+        await owner.request(user_messages.SetCaps("ann", Caps(running=2)), UsersReply)
+        await owner.request(user_messages.AddKey("ada", KEY), UsersReply)
+        await owner.request(user_messages.DisableUser("ada"), UsersReply)
+        assert (await owner.request(user_messages.RemoveKey("ann", fingerprint[:12]), UsersReply)).users[0].keys == ()
+        ada, ann = (await owner.request(user_messages.Users(), UsersReply)).users
         assert (ada.name, ada.role, ada.disabled, ada.caps) == ("ada", Role.ADMIN, True, Caps())
         assert (ann.name, ann.password, ann.caps) == ("ann", True, Caps(running=2))
         wrong: tuple[UsersQuestion, ...] = (
@@ -169,8 +169,8 @@ async def test_users_are_kept_and_changed(process: FakeProcess) -> None:
             user_messages.SetCaps("ann", Caps(queued=-1)),
         )
         for request in wrong:
-            assert (await owner.ask(request, Failure)).code == "usage", request
-        assert (await owner.ask(user_messages.RemoveUser("bob"), Failure)).code == "no-such-user"
+            assert (await owner.request(request, Failure)).code == "usage", request
+        assert (await owner.request(user_messages.RemoveUser("bob"), Failure)).code == "no-such-user"
     assert [user.name for user in process.grid.store.users()] == ["ada", "ann"]
     assert process.master.people.find("ada") is None
 
@@ -183,10 +183,10 @@ async def test_who_is_removed_has_nothing_waiting_any_more(process: FakeProcess)
     running, waiting = await ann.submit(b"echo 1\n", "1"), await ann.submit(b"echo 2\n", "2")
     await process.grid.reaches(running, "RUNNING")
     async with await talk_as(process, "root", Role.OWNER) as owner:
-        assert await owner.ask(user_messages.RemoveUser("ann"), Done) == Done(1)
+        assert await owner.request(user_messages.RemoveUser("ann"), Done) == Done(1)
         assert process.grid.line(waiting).state == "CANCELLED"
         assert process.grid.line(running).state == "RUNNING"
-        assert await owner.ask(Cancel((running,), "KILL"), Done) == Done(1)
+        assert await owner.request(Cancel((running,), "KILL"), Done) == Done(1)
     assert told == ["ann"]
 
 
@@ -196,14 +196,14 @@ async def test_A33_who_runs_as_much_as_allowed_waits_and_too_many_waiting_are_re
     first = await ann.submit(b"echo 1\n", "1")
     await process.grid.reaches(first, "RUNNING")
     second = await ann.submit(b"echo 2\n", "2")
-    assert (await ann.ask(Info(second), JobsReply)).jobs[0].reason == "UserLimit"
+    assert (await ann.request(Info(second), JobsReply)).jobs[0].reason == "UserLimit"
     digest = await ann.put(b"echo 3\n")
     third = Submission(Program("", "a.sh", (SourceFile("a.sh", digest, 7),)), "a.sh")
-    refused = await ann.ask(Submit(third, "3"), Failure)
+    refused = await ann.request(Submit(third, "3"), Failure)
     assert (refused.code, "no more than 1" in refused.message) == ("over-limit", True)
-    assert await ann.ask(Cancel((first,), "KILL"), Done) == Done(1)
+    assert await ann.request(Cancel((first,), "KILL"), Done) == Done(1)
     assert (await process.grid.wait(second)).state == "COMPLETED"
-    assert (await ann.ask(Submit(third, "3"), Accepted)).job > second
+    assert (await ann.request(Submit(third, "3"), Accepted)).job > second
 
 
 async def test_A33_a_cap_is_the_limit_of_a_run_that_names_none(process: FakeProcess) -> None:
@@ -211,7 +211,7 @@ async def test_A33_a_cap_is_the_limit_of_a_run_that_names_none(process: FakeProc
     ann = await with_user(process, "ann", Caps(wall_seconds=60.0, output_bytes=1000))
     job = await ann.submit(b"echo 1\n", "1")
     assert process.grid.active_jobs.current(job).submission.program.limits == Limits(60.0, None, 1000)
-    assert await ann.ask(Cancel((job,), "KILL"), Done) == Done(1)
+    assert await ann.request(Cancel((job,), "KILL"), Done) == Done(1)
 
 
 async def test_A33_uploads_that_become_no_job_have_an_end(process: FakeProcess) -> None:
@@ -219,7 +219,7 @@ async def test_A33_uploads_that_become_no_job_have_an_end(process: FakeProcess) 
     ann = await with_user(process, "ann", Caps(upload_bytes=2000))
     for number in range(3):
         job = await ann.submit(b"#" * 1000 + b"%d\n" % number, str(number))  # a job's files do not count any more
-        await ann.ask(Cancel((job,), "KILL"), Done)
+        await ann.request(Cancel((job,), "KILL"), Done)
     await ann.put(b"x" * 1500)
     await ann.put(b"y" * 1500)
     refused = await ann.expect(Failure)
@@ -238,7 +238,7 @@ async def test_the_running_cap_of_one_user_does_not_hold_back_another(process: F
     await until(lambda: len(running(Phase.RUNNING)) == 4)
     assert {job.id for job in running(Phase.RUNNING)} == {hers[0], *his}
     async with await talk_as(process, "root", Role.OWNER) as owner:
-        await owner.ask(user_messages.SetCaps("ann", Caps()), UsersReply)
-        await owner.ask(Cancel((his[0],), "KILL"), Done)
+        await owner.request(user_messages.SetCaps("ann", Caps()), UsersReply)
+        await owner.request(Cancel((his[0],), "KILL"), Done)
         await until(lambda: {job.id for job in running(Phase.RUNNING)} == {*hers[:2], *his[1:]})
-        await owner.ask(Cancel((*hers, *his), "KILL"), Done)
+        await owner.request(Cancel((*hers, *his), "KILL"), Done)
