@@ -120,7 +120,7 @@ class Master:
 
     def _forget_removed(self) -> None:
         """Output of jobs that a killed master had removed only half, and what a restored queue knows nothing of."""
-        for job_id in set(self.spool.outputs.jobs()) - set(self.store.ids()):
+        for job_id in set(self.spool.outputs.jobs()) - set(self.store.jobs.ids()):
             self.spool.outputs.remove(job_id)
         for job in (*self.active_jobs.in_phase(Phase.QUEUED), *self.active_jobs.in_phase(Phase.RUNNING)):
             self.spool.outputs.remove_after(job.id, job.attempts[-1].number if job.attempts else 0)
@@ -146,7 +146,7 @@ class Master:
 
     async def submit(self, submission: Submission, key: str, owner: str = "") -> JobId:
         """Accept a job: durable on return. Raises UnknownLanguage, NoNodeLeft, UsageError, OverLimit."""
-        if before := self.store.job_of_key(owner, key):
+        if before := self.store.jobs.of_key(owner, key):
             return before.id  # accepted is accepted, whatever the grid looks like now
         submission = self._bounded(submission, owner)
         submission = admission.complete(submission, self.inventory.languages, self.spool)
@@ -264,13 +264,13 @@ class Master:
     def _retry_sweep(self, job: Job, failed: bool) -> int:
         if job.phase is not Phase.DONE:
             raise UsageError(f"sweep {job.id} is not over", f"sshgrid wait {job.id}")
-        fates = self.store.task_fates(job.id)
+        fates = self.store.jobs.task_fates(job.id)
         again = [task for task, phase, verdict in fates if phase is Phase.DONE and not (failed and is_success(verdict))]
         unbegun = self.sweep_report.progress(job).left
         if not again and not unbegun:
             return 0
         self.active_jobs.retry([*again, job.id])
-        self.sweeps.add(self.store.job(job.id))
+        self.sweeps.add(self.store.jobs.get(job.id))
         for task in again:
             self.active_jobs.reread(task)
         self.active_jobs.reread(job.id)
@@ -282,8 +282,8 @@ class Master:
             self.active_jobs.remove(job_id)
             self.spool.outputs.remove(job_id)
             self.active_jobs.notifications.forget(job_id)
-        inputs = inputs_of(self.store.input_lists(), self.spool)
-        self.spool.blobs.evict(self.store.blobs() | inputs, time.time())
+        inputs = inputs_of(self.store.jobs.input_lists(), self.spool)
+        self.spool.blobs.evict(self.store.jobs.blobs() | inputs, time.time())
         return len(jobs)
 
     async def jobs(self, query: Jobs, seen_by: str = "") -> Sequence[JobLine]:
@@ -301,11 +301,11 @@ class Master:
         return [line for line in lines if not query.states or line.state in query.states]
 
     def _stored_jobs(self, query: Jobs, seen_by: str) -> list[Job]:
-        ids = selectors.jobs(query.selector, self.store.ids(seen_by)) if query.selector else None
+        ids = selectors.jobs(query.selector, self.store.jobs.ids(seen_by)) if query.selector else None
         if seen_by and query.user not in ("", seen_by):
             return []
         since = time.time() - query.since_seconds if query.since_seconds is not None else 0.0
-        return self.store.jobs(ids, active_only=query.active_only, owner=seen_by or query.user, since=since)
+        return self.store.jobs.select(ids, active_only=query.active_only, owner=seen_by or query.user, since=since)
 
     def line(self, job: Job, explain: bool = False) -> JobLine:
         """One job as people see it; `explain` adds for a waiting job what rules each node out."""
@@ -419,7 +419,7 @@ class Master:
     def counts(self, owner: str = "") -> dict[str, int]:
         """Jobs by state, of one owner or of all, without reading each."""
         found: dict[str, int] = {}
-        for phase, verdict, number in self.store.tally(owner):
+        for phase, verdict, number in self.store.jobs.tally(owner):
             probe = Job(JobId(0), "", _NOTHING, 0.0, phase=phase, verdict=verdict)
             state = states.state(probe)
             found[state] = found.get(state, 0) + number

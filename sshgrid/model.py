@@ -359,7 +359,7 @@ class GaveUp(Struct, frozen=True, tag="gave-up"):
     no_toolchain: bool = False  # no node can ever run its language
 
 
-class SweepDone(Struct, frozen=True, tag="swept"):
+class SweepDone(Struct, frozen=True, tag="sweep-done"):
     """All tasks of a sweep are over, or were not begun because it was halted."""
 
     tasks: int
@@ -453,7 +453,7 @@ class AttemptRecord(Struct, frozen=True):
     gpus: tuple[int, ...] = ()  # numbers of those that it has on its node
     batch: str = ""  # the folder on the node of the batch that it was begun in; "" = begun alone
     fetched: Fetched | None = None  # None = nothing was asked for, or it did not come to that
-    backup: bool = False  # begun beside the attempt before it, which ran on
+    speculative: bool = False  # begun beside the attempt before it, which still ran
     why_compiled: str = ""  # why it was compiled though another node had it; "" = nobody had, or it was not
     upload_left_bytes: int = 0  # of a large upload that is under way
 
@@ -481,7 +481,7 @@ class Job(Struct, frozen=True):
         """The attempts that may still bring its result: the newest, and beside a backup the one before it."""
         if self.phase is not Phase.RUNNING or not self.attempts:
             return ()
-        newest = self.attempts[-2:] if self.attempts[-1].backup else self.attempts[-1:]
+        newest = self.attempts[-2:] if self.attempts[-1].speculative else self.attempts[-1:]
         return tuple(record for record in newest if record.outcome is None)
 
     @property
@@ -489,7 +489,7 @@ class Job(Struct, frozen=True):
         """The attempt that speaks for it: the newest; of two side by side the first, if it lives or has decided."""
         if not self.attempts:
             return None
-        if self.attempts[-1].backup and self.attempts[-2].outcome in (None, self.verdict):
+        if self.attempts[-1].speculative and self.attempts[-2].outcome in (None, self.verdict):
             return self.attempts[-2]
         return self.attempts[-1]
 

@@ -134,7 +134,7 @@ def _again(job: Job, policy: RetryPolicy, now: float, rng: Random, others: bool)
 
 def _last_nodes(job: Job) -> set[str]:
     """Where the last try was: on two nodes when it had a backup."""
-    return {record.node for record in job.attempts[-1 - job.attempts[-1].backup :]}
+    return {record.node for record in job.attempts[-1 - job.attempts[-1].speculative :]}
 
 
 def backoff(policy: RetryPolicy, failures: int, rng: Random) -> float:
@@ -158,7 +158,7 @@ def attempts_allowed(job: Job, policy: RetryPolicy) -> int:
     """
     if job.submission.interactive or job.submission.on_host_loss is OnHostLoss.FAIL:
         return 1
-    extra = sum(record.backup for record in job.attempts if record.number > job.forgiven)
+    extra = sum(record.speculative for record in job.attempts if record.number > job.forgiven)
     return job.forgiven + 1 + _retries(job, policy) + len(_failures(job, ToolchainBroken)) + extra
 
 
@@ -167,7 +167,7 @@ def _retries(job: Job, policy: RetryPolicy) -> int:
 
 
 def _failures(job: Job, *kinds: type[HostLost] | type[ToolchainBroken]) -> list[AttemptRecord]:
-    tries = (record for record in job.attempts if record.number > job.forgiven and not record.backup)
+    tries = (record for record in job.attempts if record.number > job.forgiven and not record.speculative)
     return [record for record in tries if isinstance(record.outcome, kinds)]
 
 

@@ -312,7 +312,7 @@ class AttemptLine(Struct, frozen=True):
     peak_memory: int | None
     toolchain: str = ""
     isolation: str = ""
-    backup: bool = False  # begun beside the attempt before it
+    speculative: bool = False  # begun beside the attempt before it, which still ran
     why_compiled: str = ""  # why it was compiled though another node had it
     upload_left_bytes: int = 0
 

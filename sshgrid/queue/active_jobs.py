@@ -36,7 +36,7 @@ class ActiveJobs:
         self._ended: Counter[int] = Counter()  # how many in each second of the last minute
         self.on_task: Callable[[Job], None] = lambda task: None  # a task of a sweep has changed
         self.on_given_back: Callable[[Sequence[JobId]], None] = lambda tasks: None  # these are only numbers again
-        active = [*store.jobs(active_only=True), *store.active_tasks()]
+        active = [*store.jobs.select(active_only=True), *store.jobs.active_tasks()]
         self._active: dict[JobId, Job] = {job.id: job for job in active}
         self._just_ended: dict[JobId, Job] = {}  # the last tasks of which watchers will ask at once
 
@@ -58,7 +58,7 @@ class ActiveJobs:
 
     def current(self, job_id: JobId) -> Job:
         """The job as it stands. Raises NoSuchJob."""
-        return self._active.get(job_id) or self._just_ended.get(job_id) or self.store.job(job_id)
+        return self._active.get(job_id) or self._just_ended.get(job_id) or self.store.jobs.get(job_id)
 
     def keep(self, job: Job) -> None:
         """A newer state of a job, which the store has already."""
@@ -96,19 +96,21 @@ class ActiveJobs:
         """Claim a node for a job that waits; None when the store says that it may not begin."""
         if job.id < 0 and not job.attempts:
             return self.begin_tasks([job], AttemptRecord(1, node, now, gpus=gpus))[0]
-        found = self.store.begin(job.id, node, now, gpus)
+        found = self.store.attempts.begin(job.id, node, now, gpus)
         job = self.reread(job.id)
         return None if found is None else (job, found)
 
-    def begin_backup(self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()) -> tuple[Job, Attempt] | None:
+    def begin_speculative(
+        self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()
+    ) -> tuple[Job, Attempt] | None:
         """Claim a node for a second attempt beside the one that runs; None when the store says no."""
-        found = self.store.begin_backup(job.id, node, now, gpus)
+        found = self.store.attempts.begin_speculative(job.id, node, now, gpus)
         job = self.reread(job.id)
         return None if found is None else (job, found)
 
     def begin_tasks(self, tasks: Sequence[Job], record: AttemptRecord) -> list[tuple[Job, Attempt]]:
         """Claim a node for tasks of a sweep that have never begun: all of them, or none."""
-        attempts = self.store.begin_tasks(tasks, record)
+        attempts = self.store.attempts.begin_tasks(tasks, record)
         begun = [msgspec.structs.replace(task, phase=Phase.RUNNING, attempts=(record,)) for task in tasks]
         for job in begun:
             self.keep(job)
@@ -117,7 +119,7 @@ class ActiveJobs:
     def give_back_tasks(self, tasks: Iterable[JobId]) -> list[JobId]:
         """Those of these tasks that are as if they had never been claimed; the others have ended meanwhile."""
         with self.store.transaction():
-            given = [task for task in tasks if self.store.give_back_task(task)]
+            given = [task for task in tasks if self.store.attempts.undo_begin(task)]
         for task in given:
             self._active.pop(task, None)
             self.notifications.tell(task)
@@ -128,7 +130,7 @@ class ActiveJobs:
 
     def reread(self, job_id: JobId) -> Job:
         """As `keep`, with what the store says."""
-        job = self.store.job(job_id)
+        job = self.store.jobs.get(job_id)
         self.keep(job)
         return job
 
@@ -174,7 +176,7 @@ class ActiveJobs:
         slots: dict[object, tuple[str, str]] = {}
         for job in self.in_phase(Phase.RUNNING):
             newest = job.attempts[-1]
-            for record in job.live if newest.backup else (newest,):
+            for record in job.live if newest.speculative else (newest,):
                 slots[record.batch or (job.id, record.number)] = (job.owner, record.node)
         return slots.values()
 

@@ -21,7 +21,7 @@ from sshgrid.version import VERSION as SSHGRID
 
 APPLICATION_ID = 0x53475244  # "SGRD", in the header of the file
 # Section n of schema.sql leads from version n - 1 to version n; only ever append.
-MIGRATIONS = ("schema_1", "schema_2", "schema_3", "schema_4")
+MIGRATIONS = ("schema_1", "schema_2", "schema_3", "schema_4", "schema_5")
 VERSION = len(MIGRATIONS)
 BUSY_SECONDS = 10.0
 RESTORE = "move it away and restore a backup, or start with an empty queue"

@@ -1,4 +1,4 @@
--- All SQL of sshgrid. store.py reads this file; each section begins with "-- name: X" and says what it is for.
+-- All SQL of sshgrid. database.py reads this file; each section begins with "-- name: X" and says what it is for.
 -- JSON columns are written and read by msgspec (see model.py); the other columns exist because a query needs them.
 
 
@@ -113,6 +113,16 @@ ALTER TABLE attempt ADD COLUMN live INTEGER NOT NULL DEFAULT 0 CHECK (live IN (0
 UPDATE attempt SET live = 1 WHERE (job, number) IN (SELECT id, last_attempt FROM job WHERE phase = 'running');
 
 
+-- name: schema_5
+-- Version 5: names as in docs/glossary.md. An attempt that was begun beside a running one is speculative, no longer a
+-- "backup"; a sweep that is over is "sweep-done", no longer "swept". Late results were counted, but never shown.
+UPDATE attempt SET record = json_remove(
+    json_set(record, '$.speculative', json(iif(json_extract(record, '$.backup'), 'true', 'false'))), '$.backup'
+);
+UPDATE job SET verdict = json_set(verdict, '$.type', 'sweep-done') WHERE json_extract(verdict, '$.type') = 'swept';
+DROP TABLE counter;
+
+
 -- name: set_meta
 -- Remembers one fact about the file.
 INSERT OR REPLACE INTO meta (name, value) VALUES (:name, :value);
@@ -218,7 +228,7 @@ WHERE job > 0 AND json_extract(body, '$.sweep.inputs.sha256') IS NOT NULL;
 UPDATE job SET phase = 'running', last_attempt = last_attempt + 1
 WHERE id = :id AND phase = 'queued' AND held = '' AND cancel_requested = 0;
 
--- name: begin_backup
+-- name: begin_speculative
 -- Claims a second attempt at a job that runs; no row changes when it no longer does, shall be cancelled, or when anything
 -- but its newest attempt is live.
 UPDATE job SET last_attempt = last_attempt + 1
@@ -267,7 +277,7 @@ AND EXISTS (SELECT 1 FROM attempt AS other WHERE other.job = :id AND other.numbe
 SELECT job, record FROM attempt
 WHERE job BETWEEN :first AND :last AND json_extract(record, '$.outcome.type') = 'superseded';
 
--- name: give_back_task
+-- name: undo_begin_task
 -- A task whose first attempt never began, and never will, is again what it was before: only a number.
 DELETE FROM job WHERE id = :id AND id < 0 AND last_attempt = 1 AND phase = 'running';
 
@@ -297,15 +307,6 @@ WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.sweep.table.sha256
 UNION
 SELECT json_extract(body, '$.sweep.inputs.sha256') FROM job JOIN submission ON submission.job = job.id
 WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.sweep.inputs.sha256') IS NOT NULL;
-
--- name: count_late_news
--- A result came from an attempt that no longer counts.
-UPDATE counter SET value = value + 1 WHERE name = 'late_news';
-
--- name: late_news
--- How often that happened.
-SELECT value FROM counter WHERE name = 'late_news';
-
 
 -- name: retry_job
 -- Queues a job that is over once more, as if nothing had been held against it.
@@ -339,21 +340,21 @@ SELECT name, role, disabled, password, created, caps FROM user ORDER BY name;
 -- The keys of all of them.
 SELECT user, fingerprint, line FROM user_key ORDER BY user, fingerprint;
 
--- name: keep_user
+-- name: put_user
 -- Adds a user, or changes one.
 INSERT INTO user (name, role, disabled, password, created, caps)
 VALUES (:name, :role, :disabled, :password, :created, :caps)
 ON CONFLICT (name) DO UPDATE SET
     role = excluded.role, disabled = excluded.disabled, password = excluded.password, caps = excluded.caps;
 
--- name: forget_user
+-- name: remove_user
 -- Removes a user, with the keys.
 DELETE FROM user WHERE name = :name;
 
--- name: forget_keys
+-- name: remove_keys
 -- Removes all keys of a user, before those that are left are written again.
 DELETE FROM user_key WHERE user = :name;
 
--- name: keep_key
+-- name: add_key
 -- Adds a key of a user.
 INSERT INTO user_key (user, fingerprint, line) VALUES (:name, :fingerprint, :line);

@@ -69,7 +69,7 @@ def attempt_line(record: AttemptRecord) -> AttemptLine:
         peak_memory=record.usage.peak_memory_bytes,
         toolchain=record.toolchain,
         isolation=record.isolation,
-        backup=record.backup,
+        speculative=record.speculative,
         why_compiled=record.why_compiled,
     )
 

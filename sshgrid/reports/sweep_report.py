@@ -118,7 +118,7 @@ class SweepReport:
     def tasks(self, job: Job, wanted: tuple[str, ...]) -> tuple[TaskLine, ...]:
         """The tasks that have begun, by number, in these states alone if any are named."""
         self._sweeps.read(job)
-        lines = map(self.task_line, self._active_jobs.store.tasks(job.id))
+        lines = map(self.task_line, self._active_jobs.store.jobs.tasks(job.id))
         return tuple(line for line in lines if not wanted or line.state in wanted)
 
     def task_line(self, task: Job) -> TaskLine:

@@ -76,7 +76,7 @@ class ActiveSweeps:
         assert plan is not None
         state = SweepState(job, plan, self._spool.blobs.read, self._weights)
         begun = []
-        for task, phase, verdict in self._active_jobs.store.task_fates(job.id):
+        for task, phase, verdict in self._active_jobs.store.jobs.task_fates(job.id):
             number = task_number(task)
             begun.append(number)
             if phase is Phase.DONE:
@@ -88,7 +88,7 @@ class ActiveSweeps:
         state.begin_after(begun)
         if plan.backup and job.phase is not Phase.DONE:
             state.remember(
-                self._active_jobs.store.jobs([task_id(job.id, number) for number in state.ended[-SIBLINGS:]])
+                self._active_jobs.store.jobs.select([task_id(job.id, number) for number in state.ended[-SIBLINGS:]])
             )
         state.stopped = job.cancel_requested or job.phase is Phase.DONE
         return state

@@ -58,7 +58,7 @@ class AttemptSink:
         self._change(step=step)
         if step is Step.RUNNING:
             # The next master must know whether the program ran when the host was lost.
-            self._active_jobs.store.note(self._running.attempt, self._running.record)
+            self._active_jobs.store.attempts.note(self._running.attempt, self._running.record)
 
     async def uploaded(self, count: int, left: int = 0) -> None:
         self._change(uploaded_bytes=self._running.record.uploaded_bytes + count, upload_left_bytes=left)
@@ -119,7 +119,7 @@ class Attempts:
     def start(self, job: Job, attempt: Attempt) -> None:
         """Run the attempt that the store has claimed."""
         record = job.attempts[-1]
-        if attempt.number > 1 and not record.backup:
+        if attempt.number > 1 and not record.speculative:
             self._announce_retry(job, attempt)
         self._start((job, record), resume=False)
 

@@ -85,7 +85,7 @@ class BatchAttempts:
         plan = None if sweep is None else self._active_jobs.current(sweep).submission.sweep
         if sweep is None or plan is None or not plan.backup:
             return []
-        found = self._active_jobs.store.superseded(sweep)
+        found = self._active_jobs.store.jobs.superseded(sweep)
         return [(self._active_jobs.current(task), each) for task, each in found if each.batch == record.batch]
 
     def _start(self, begun: Sequence[Begun], *, resume: bool, keep_warm: bool = False) -> None:

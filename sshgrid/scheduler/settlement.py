@@ -97,7 +97,11 @@ class Settlement:
         settled = retry.settle(job, record, outcome, self._pool.shared.retry, now, self._pool.shared.rng, others)
         store = self._active_jobs.store
         another_runs = settled.phase is Phase.RUNNING
-        if not (store.leave(attempt, record) if another_runs else store.settle(attempt, record, settled)):
+        if not (
+            store.attempts.settle_one_of_two(attempt, record)
+            if another_runs
+            else store.attempts.settle(attempt, record, settled)
+        ):
             log.info("attempt %s: dropped the result, as the attempt is no longer live", attempt)
             return None
         return attempt, settled

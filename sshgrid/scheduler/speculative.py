@@ -77,7 +77,7 @@ class SpeculativeAttempts:
 
     def _launch(self, task: Job, view: NodeView, now: float) -> str:
         gpus = tuple(placement.free_gpus(view)[: task.submission.gpus])
-        begun = self._active_jobs.begin_backup(task, view.node.name, now, gpus)
+        begun = self._active_jobs.begin_speculative(task, view.node.name, now, gpus)
         if begun is None:
             return ""
         log.info("task %s runs long on %s: a backup on %s", job_text(task.id), task.live[0].node, view.node.name)
@@ -96,7 +96,7 @@ class SpeculativeAttempts:
 
 
 def _had_backup(task: Job) -> bool:
-    return any(record.backup and record.number > task.forgiven for record in task.attempts)
+    return any(record.speculative and record.number > task.forgiven for record in task.attempts)
 
 
 def _places(state: SweepState, free: Views) -> Iterator[FreeSlot]:

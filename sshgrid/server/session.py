@@ -353,7 +353,7 @@ class ClientSession:
     def _foreign(self, digests: Iterable[str]) -> tuple[str, ...]:
         """Files that this person has neither sent here nor in a job: to know a digest is no right to the file."""
         unknown = set() if access.sees_all(self._person) else set(digests) - self._brought.keys()
-        return tuple(unknown - self._master.store.blobs_of(self._person.name)) if unknown else ()
+        return tuple(unknown - self._master.store.jobs.blobs(self._person.name)) if unknown else ()
 
     def _check_files(self, submission: Submission) -> None:
         if missing := self._foreign(admission.digests(submission, self._master.spool)):

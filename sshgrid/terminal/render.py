@@ -178,7 +178,7 @@ def attempt_row(attempt: AttemptLine) -> tuple[str, ...]:
     """An attempt's line of `info`."""
     ended = time.time() if attempt.ended is None else attempt.ended
     return (
-        f"{attempt.number} (backup)" if attempt.backup else str(attempt.number),
+        f"{attempt.number} (speculative)" if attempt.speculative else str(attempt.number),
         attempt.node,
         attempt.outcome or "-",
         format_duration(max(ended - attempt.started, 0.0)),

@@ -48,7 +48,7 @@ class People:
         self._store = active_jobs.store
         self._active_jobs = active_jobs
         self._cancel = cancel
-        self._users = {user.name: user for user in self._store.users()}
+        self._users = {user.name: user for user in self._store.users.all()}
         self._uploads: dict[str, tuple[float, int]] = {}  # name -> (since when, bytes that belong to no job yet)
         self.passwords = Passwords()
         self.leavers: list[Callable[[str], None]] = []
@@ -78,7 +78,7 @@ class People:
         return self._users[name]
 
     def _keep(self, user: Account) -> UsersReply:
-        self._store.keep_user(user)
+        self._store.users.put(user)
         self._users[user.name] = user
         self._active_jobs.wake.set()  # a cap may have been what a job waited for
         return UsersReply((self._line(user),))
@@ -132,7 +132,7 @@ class People:
         return self._keep(Account(request.name, request.role, time.time(), keys=keys, caps=caps))
 
     def _remove(self, user: Account) -> Done:
-        self._store.forget_user(user.name)
+        self._store.users.remove(user.name)
         del self._users[user.name]
         self._leave(user.name)
         waiting = [job for job in self._active_jobs.in_phase(Phase.QUEUED) if job.owner == user.name]

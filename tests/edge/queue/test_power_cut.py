@@ -40,12 +40,12 @@ for number in range(100_000):
     file = SourceFile("a.c", spool.blobs.keep(source), len(source))
     job = store.add(Submission(Program("c", "a.c", (file,)), "a.c"), "ana", str(number), 1.0)
     os.write(1, b"added %d\\n" % job.id)
-    attempt = store.begin(job.id, "n1", 1.0)
+    attempt = store.attempts.begin(job.id, "n1", 1.0)
     os.write(1, b"begun %d\\n" % job.id)
     spool.outputs.append(job.id, 1, "stdout", b"output of %d\\n" % job.id * 50)
     spool.outputs.sync([(job.id, 1)])
     record = AttemptRecord(1, "n1", 1.0, outcome=Exited(0), ended=2.0)
-    store.settle(attempt, record, change(job, phase=Phase.DONE, verdict=Exited(0), ended=2.0))
+    store.attempts.settle(attempt, record, change(job, phase=Phase.DONE, verdict=Exited(0), ended=2.0))
     os.write(1, b"settled %d\\n" % job.id)
 """
 
@@ -92,10 +92,10 @@ def check(place: Path, promised: dict[JobId, str]) -> None:
     with closing(sqlite3.connect(place / "queue.db")) as raw:
         assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     with Store.open(place / "queue.db") as store, Spool(place / "spool") as spool:
-        jobs = {job.id: job for job in store.jobs()}
+        jobs = {job.id: job for job in store.jobs.select()}
         assert promised.keys() - jobs.keys() == set()
-        assert spool.blobs.missing(store.blobs()) == ()
-        assert all(spool.blobs.read(digest).startswith(b"source ") for digest in store.blobs())
+        assert spool.blobs.missing(store.jobs.blobs()) == ()
+        assert all(spool.blobs.read(digest).startswith(b"source ") for digest in store.jobs.blobs())
         for job_id, word in promised.items():
             least = {"added": Phase.QUEUED, "begun": Phase.RUNNING, "settled": Phase.DONE}[word]
             assert list(Phase).index(jobs[job_id].phase) >= list(Phase).index(least)

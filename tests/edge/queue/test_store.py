@@ -38,6 +38,7 @@ from sshgrid.model import (
     Submission,
     Superseded,
     Sweep,
+    SweepDone,
     Usage,
     UserKey,
     Verdict,
@@ -88,7 +89,7 @@ def add(store: Store, owner: str = "ana", now: float = 1.0, submission: Submissi
 
 
 def begin(store: Store, job_id: JobId, node: str = "n1") -> Attempt:
-    attempt = store.begin(job_id, node, 2.0)
+    attempt = store.attempts.begin(job_id, node, 2.0)
     assert attempt is not None
     return attempt
 
@@ -103,7 +104,7 @@ def settled(job: Job, outcome: Outcome, verdict: Verdict | None = None, now: flo
 
 
 def settle(store: Store, attempt: Attempt, outcome: Outcome, verdict: Verdict | None = None) -> bool:
-    return store.settle(attempt, *settled(store.job(attempt.job), outcome, verdict))
+    return store.attempts.settle(attempt, *settled(store.jobs.get(attempt.job), outcome, verdict))
 
 
 def done(store: Store) -> JobId:
@@ -120,19 +121,19 @@ def test_a_job_comes_back_as_it_was_accepted_also_after_reopening(path: Path, su
     with Store.open(path) as store:
         job = store.add(submission, "ana", "k", 1.5)
         assert job == Job(JobId(1), "ana", submission, 1.5)
-        assert store.job(job.id) == job
+        assert store.jobs.get(job.id) == job
     with Store.open(path) as store:
-        assert store.job(job.id) == job
-        assert store.queued() == [job]
+        assert store.jobs.get(job.id) == job
+        assert store.jobs.queued() == [job]
 
 
 def test_the_same_key_gives_the_same_job_whatever_it_has_become(store: Store) -> None:
     job_id = store.add(HELLO, "ana", "k", 1.0).id
     settle(store, begin(store, job_id), Exited(3), Exited(3))
     again = store.add(HELLO, "ana", "k", 9.0)
-    assert again == store.job(job_id)
+    assert again == store.jobs.get(job_id)
     assert again.verdict == Exited(3)
-    assert store.ids() == [job_id]
+    assert store.jobs.ids() == [job_id]
 
 
 def test_A31_the_key_of_somebody_else_does_not_lead_to_their_job(store: Store) -> None:
@@ -154,21 +155,21 @@ def test_a_submission_that_cannot_be_kept_is_a_usage_error(
 ) -> None:
     with pytest.raises(UsageError):
         store.add(submission, owner, key, 1.0)
-    assert store.ids() == []
+    assert store.jobs.ids() == []
 
 
 def test_begin_claims_once_and_its_number_is_the_fence(store: Store) -> None:
     job_id = add(store)
-    assert store.begin(job_id, "n1", 2.0) == Attempt(job_id, 1, "n1")
-    assert store.begin(job_id, "n2", 2.0) is None
-    job = store.job(job_id)
+    assert store.attempts.begin(job_id, "n1", 2.0) == Attempt(job_id, 1, "n1")
+    assert store.attempts.begin(job_id, "n2", 2.0) is None
+    job = store.jobs.get(job_id)
     assert (job.phase, job.attempts) == (Phase.RUNNING, (AttemptRecord(1, "n1", 2.0),))
-    assert store.queued() == []
-    assert store.running() == [job]
+    assert store.jobs.queued() == []
+    assert store.jobs.running() == [job]
 
 
 def test_begin_of_an_unknown_job_is_none(store: Store) -> None:
-    assert store.begin(JobId(7), "n1", 1.0) is None
+    assert store.attempts.begin(JobId(7), "n1", 1.0) is None
 
 
 def test_settle_writes_the_attempt_and_the_job(store: Store, path: Path) -> None:
@@ -176,65 +177,63 @@ def test_settle_writes_the_attempt_and_the_job(store: Store, path: Path) -> None
     attempt = begin(store, job_id)
     record = AttemptRecord(1, "n1", 2.0, Step.FETCHING, Exited(4), 3.0, 20, True, "c 12.2", "pidns", Usage(2.1, 2.9))
     after = msgspec.structs.replace(
-        store.job(job_id), phase=Phase.DONE, verdict=Exited(4), ended=3.0, attempts=(record,)
+        store.jobs.get(job_id), phase=Phase.DONE, verdict=Exited(4), ended=3.0, attempts=(record,)
     )
-    assert store.settle(attempt, record, after)
-    assert store.job(job_id) == after
+    assert store.attempts.settle(attempt, record, after)
+    assert store.jobs.get(job_id) == after
     with Store.open(path) as another:
-        assert another.job(job_id) == after
+        assert another.jobs.get(job_id) == after
 
 
 def test_a_requeued_job_keeps_what_was_learned(store: Store) -> None:
     job_id = add(store)
     attempt = begin(store, job_id)
-    record, job = settled(store.job(job_id), HostLost("reset"))
+    record, job = settled(store.jobs.get(job_id), HostLost("reset"))
     job = msgspec.structs.replace(job, excluded=frozenset({"n1", "n0"}), not_before=8.5, held="poison")
-    assert store.settle(attempt, record, job)
-    assert store.job(job_id) == job
-    assert store.queued() == [job]
+    assert store.attempts.settle(attempt, record, job)
+    assert store.jobs.get(job_id) == job
+    assert store.jobs.queued() == [job]
 
 
 def test_news_of_an_older_attempt_is_counted_and_changes_nothing(store: Store) -> None:
     job_id = add(store)
     first = begin(store, job_id, "n1")
-    late = settled(store.job(job_id), Exited(0), Exited(0))
+    late = settled(store.jobs.get(job_id), Exited(0), Exited(0))
     settle(store, first, HostLost("silent"))
     begin(store, job_id, "n2")
-    before = store.job(job_id)
-    assert not store.settle(first, *late)
-    assert store.job(job_id) == before
-    assert store.late_news() == 1
+    before = store.jobs.get(job_id)
+    assert not store.attempts.settle(first, *late)
+    assert store.jobs.get(job_id) == before
 
 
 def test_a_result_is_taken_once(store: Store, path: Path) -> None:
     job_id = add(store)
     attempt = begin(store, job_id)
-    result = settled(store.job(job_id), Exited(0), Exited(0))
-    assert [store.settle(attempt, *result) for _ in range(3)] == [True, False, False]
+    result = settled(store.jobs.get(job_id), Exited(0), Exited(0))
+    assert [store.attempts.settle(attempt, *result) for _ in range(3)] == [True, False, False]
     with Store.open(path) as another:
-        assert another.late_news() == 2
+        assert another.jobs.get(job_id) == store.jobs.get(job_id)
 
 
 def test_news_of_an_attempt_that_never_began_is_dropped(store: Store) -> None:
     job_id = add(store)
     attempt = begin(store, job_id)
-    record, job = settled(store.job(job_id), Exited(0), Exited(0))
+    record, job = settled(store.jobs.get(job_id), Exited(0), Exited(0))
     ahead = Attempt(job_id, 2, "n1")
-    assert not store.settle(ahead, msgspec.structs.replace(record, number=2), job)
-    assert store.settle(attempt, record, job)
+    assert not store.attempts.settle(ahead, msgspec.structs.replace(record, number=2), job)
+    assert store.attempts.settle(attempt, record, job)
 
 
 def test_notes_are_kept_only_from_the_current_attempt(store: Store) -> None:
     job_id = add(store)
     first = begin(store, job_id, "n1")
     note = AttemptRecord(1, "n1", 2.0, Step.COMPILING, uploaded_bytes=20)
-    assert store.note(first, note)
-    assert store.job(job_id).attempts == (note,)
+    assert store.attempts.note(first, note)
+    assert store.jobs.get(job_id).attempts == (note,)
     settle(store, first, HostLost("silent"))
-    assert not store.note(first, note)
+    assert not store.attempts.note(first, note)
     begin(store, job_id, "n2")
-    assert not store.note(first, note)
-    assert store.late_news() == 0
+    assert not store.attempts.note(first, note)
 
 
 # --- two attempts side by side ----------------------------------------------------------------------------------------
@@ -244,32 +243,34 @@ def pair(store: Store) -> tuple[Attempt, Attempt]:
     """An attempt and its backup, both live."""
     job_id = add(store)
     first = begin(store, job_id, "n1")
-    second = store.begin_backup(job_id, "n2", 2.5)
+    second = store.attempts.begin_speculative(job_id, "n2", 2.5)
     assert second == Attempt(job_id, 2, "n2")
     return first, second
 
 
 def end(store: Store, attempt: Attempt, outcome: Outcome) -> bool:
     """As an attempt's end comes to the store: what it means is said by lifecycle.settle."""
-    job = store.job(attempt.job)
+    job = store.jobs.get(attempt.job)
     record = next(record for record in job.attempts if record.number == attempt.number)
     after = retry.settle(job, record, outcome, RetryPolicy(), 9.0, Random(1))
     ended = msgspec.structs.replace(record, outcome=outcome, ended=9.0)
-    return store.leave(attempt, ended) if after.phase is Phase.RUNNING else store.settle(attempt, ended, after)
+    return (
+        store.attempts.settle_one_of_two(attempt, ended)
+        if after.phase is Phase.RUNNING
+        else store.attempts.settle(attempt, ended, after)
+    )
 
 
 @pytest.mark.parametrize("winner", [0, 1])
-def test_of_two_attempts_the_first_result_wins_and_the_other_is_late_news(
-    store: Store, path: Path, winner: int
-) -> None:
+def test_of_two_attempts_the_first_result_wins_and_the_other_is_dropped(store: Store, path: Path, winner: int) -> None:
     attempts = pair(store)
     wins, loses = attempts[winner], attempts[1 - winner]
     assert end(store, wins, Exited(winner))
     assert not end(store, loses, Exited(7))
-    assert not store.note(loses, AttemptRecord(loses.number, loses.node, 2.0))
+    assert not store.attempts.note(loses, AttemptRecord(loses.number, loses.node, 2.0))
     with Store.open(path) as another:
-        job = another.job(wins.job)
-        assert (job.phase, job.verdict, another.late_news()) == (Phase.DONE, Exited(winner), 1)
+        job = another.jobs.get(wins.job)
+        assert (job.phase, job.verdict) == (Phase.DONE, Exited(winner))
     outcomes = {record.number: record.outcome for record in job.attempts}
     assert outcomes == {wins.number: Exited(winner), loses.number: Superseded(wins.number)}
     assert job.current is not None
@@ -280,22 +281,22 @@ def test_of_two_attempts_the_first_result_wins_and_the_other_is_late_news(
 def test_what_is_left_of_two_attempts_goes_on_alone(store: Store, lost: int) -> None:
     attempts = pair(store)
     assert end(store, attempts[lost], HostLost("silent"))
-    job = store.job(attempts[0].job)
+    job = store.jobs.get(attempts[0].job)
     assert (job.phase, [record.number for record in job.live]) == (Phase.RUNNING, [attempts[1 - lost].number])
     assert not end(store, attempts[lost], Exited(7))
-    assert store.job(job.id) == job
+    assert store.jobs.get(job.id) == job
     assert end(store, attempts[1 - lost], Exited(0))
-    assert store.job(job.id).verdict == Exited(0)
+    assert store.jobs.get(job.id).verdict == Exited(0)
 
 
 def test_a_job_whose_two_attempts_are_lost_waits_for_the_third(store: Store) -> None:
     first, second = pair(store)
     assert [end(store, attempt, HostLost("silent")) for attempt in (first, second)] == [True, True]
-    job = store.job(first.job)
+    job = store.jobs.get(first.job)
     assert (job.phase, job.excluded) == (Phase.QUEUED, frozenset({"n1", "n2"}))
     assert begin(store, first.job, "n3").number == 3
     assert not end(store, second, Exited(0))
-    assert [record.number for record in store.job(first.job).live] == [3]
+    assert [record.number for record in store.jobs.get(first.job).live] == [3]
 
 
 def test_a_backup_is_begun_only_beside_one_attempt_that_runs(store: Store) -> None:
@@ -303,49 +304,53 @@ def test_a_backup_is_begun_only_beside_one_attempt_that_runs(store: Store) -> No
     begin(store, cancelled)
     store.request_cancel(cancelled, "TERM")
     first, second = pair(store)
-    assert [store.begin_backup(job, "n3", 3.0) for job in (waits, cancelled, first.job, JobId(99))] == [None] * 4
+    assert [store.attempts.begin_speculative(job, "n3", 3.0) for job in (waits, cancelled, first.job, JobId(99))] == [
+        None
+    ] * 4
     end(store, second, HostLost("silent"))
-    assert store.begin_backup(first.job, "n3", 3.0) is None  # its number would not follow that of the attempt beside it
+    assert (
+        store.attempts.begin_speculative(first.job, "n3", 3.0) is None
+    )  # its number would not follow that of the attempt beside it
     end(store, first, Exited(0))
-    assert store.begin_backup(first.job, "n3", 3.0) is None
+    assert store.attempts.begin_speculative(first.job, "n3", 3.0) is None
 
 
 def test_an_only_attempt_cannot_leave_its_job(store: Store) -> None:
     attempt = begin(store, add(store))
     record = AttemptRecord(1, "n1", 2.0, outcome=HostLost("silent"), ended=3.0)
-    assert not store.leave(attempt, record)
-    assert store.job(attempt.job).live
+    assert not store.attempts.settle_one_of_two(attempt, record)
+    assert store.jobs.get(attempt.job).live
     with pytest.raises(ValueError, match="how it ended"):
-        store.leave(attempt, AttemptRecord(1, "n1", 2.0))
+        store.attempts.settle_one_of_two(attempt, AttemptRecord(1, "n1", 2.0))
 
 
 def test_what_was_superseded_is_found_again_by_its_sweep(store: Store) -> None:
     sweep = add(store)
     for number in (1, 2):
         task = Job(task_id(sweep, number), "ana", HELLO, 1.0)
-        store.begin_tasks([task], AttemptRecord(1, "n1", 2.0, batch="b"))
-    backup = store.begin_backup(task_id(sweep, 2), "n2", 3.0)
+        store.attempts.begin_tasks([task], AttemptRecord(1, "n1", 2.0, batch="b"))
+    backup = store.attempts.begin_speculative(task_id(sweep, 2), "n2", 3.0)
     assert backup
     end(store, backup, Exited(0))
-    ((job_id, record),) = store.superseded(sweep)
+    ((job_id, record),) = store.jobs.superseded(sweep)
     assert (job_id, record.number, record.batch) == (task_id(sweep, 2), 1, "b")
-    assert store.superseded(JobId(sweep + 1)) == []
+    assert store.jobs.superseded(JobId(sweep + 1)) == []
 
 
 def test_a_mistake_of_the_caller_is_a_value_error_and_changes_nothing(store: Store) -> None:
     one, two = add(store), add(store)
     attempt = begin(store, one)
-    record, job = settled(store.job(one), Exited(0), Exited(0))
+    record, job = settled(store.jobs.get(one), Exited(0), Exited(0))
     begin(store, two)
     for wrong_record, wrong_job in [
         (msgspec.structs.replace(record, number=2), job),
         (msgspec.structs.replace(record, outcome=None), job),
-        (record, store.job(two)),
-        (record, store.job(one)),
+        (record, store.jobs.get(two)),
+        (record, store.jobs.get(one)),
     ]:
         with pytest.raises(ValueError, match=r"attempt"):
-            store.settle(attempt, wrong_record, wrong_job)
-    assert len(store.running()) == 2
+            store.attempts.settle(attempt, wrong_record, wrong_job)
+    assert len(store.jobs.running()) == 2
 
 
 def test_a_waiting_job_can_be_finished_and_a_running_one_cannot(store: Store) -> None:
@@ -354,7 +359,7 @@ def test_a_waiting_job_can_be_finished_and_a_running_one_cannot(store: Store) ->
     assert store.finish(waits, GaveUp("no node"), 5.0)
     assert not store.finish(waits, Cancelled(), 6.0)
     assert not store.finish(runs, Cancelled(), 6.0)
-    job = store.job(waits)
+    job = store.jobs.get(waits)
     assert (job.phase, job.verdict, job.ended) == (Phase.DONE, GaveUp("no node"), 5.0)
 
 
@@ -362,33 +367,33 @@ def test_a_job_that_shall_be_cancelled_never_starts(store: Store) -> None:
     job_id = add(store)
     job = store.request_cancel(job_id, "INT")
     assert (job.phase, job.cancel_requested, job.cancel_by) == (Phase.QUEUED, True, "INT")
-    assert store.begin(job_id, "n1", 1.0) is None
+    assert store.attempts.begin(job_id, "n1", 1.0) is None
     assert store.finish(job_id, Cancelled("INT"), 2.0)
 
 
 def test_a_cancel_that_arrives_while_a_result_is_weighed_is_not_lost(store: Store) -> None:
     job_id = add(store)
     attempt = begin(store, job_id)
-    result = settled(store.job(job_id), HostLost("silent"))
+    result = settled(store.jobs.get(job_id), HostLost("silent"))
     store.request_cancel(job_id, "TERM")
     store.hold(job_id, "wait")
-    assert store.settle(attempt, *result)
-    job = store.job(job_id)
+    assert store.attempts.settle(attempt, *result)
+    job = store.jobs.get(job_id)
     assert (job.phase, job.cancel_requested, job.held) == (Phase.QUEUED, True, "wait")
 
 
 def test_cancelling_what_is_over_changes_nothing(store: Store) -> None:
     job_id = done(store)
-    before = store.job(job_id)
+    before = store.jobs.get(job_id)
     assert store.request_cancel(job_id, "TERM") == store.hold(job_id, "why") == before
 
 
 def test_a_held_job_starts_when_it_is_released(store: Store) -> None:
     job_id = add(store)
     assert store.hold(job_id, "HeldByUser").held == "HeldByUser"
-    assert store.begin(job_id, "n1", 1.0) is None
+    assert store.attempts.begin(job_id, "n1", 1.0) is None
     assert store.hold(job_id, "").held == ""
-    assert store.begin(job_id, "n1", 1.0)
+    assert store.attempts.begin(job_id, "n1", 1.0)
 
 
 def test_only_finished_jobs_are_removed_and_their_numbers_are_not_given_again(store: Store, path: Path) -> None:
@@ -398,7 +403,7 @@ def test_only_finished_jobs_are_removed_and_their_numbers_are_not_given_again(st
     store.finish(waits, Cancelled(), 1.0)
     store.remove(finished)
     store.remove(waits)
-    assert store.ids() == []
+    assert store.jobs.ids() == []
     counts = [ask(path, f"SELECT count(*) FROM {table}") for table in ("job", "submission", "attempt")]
     assert counts == [[(0,)]] * 3
     assert add(store) == 3
@@ -408,23 +413,23 @@ def test_only_finished_jobs_are_removed_and_their_numbers_are_not_given_again(st
 def test_an_unknown_number_is_no_such_job(store: Store, job_id: int) -> None:
     add(store)
     for ask in (
-        store.job,
+        store.jobs.get,
         store.remove,
         lambda unknown: store.hold(unknown, "x"),
         lambda unknown: store.request_cancel(unknown, "x"),
     ):
         with pytest.raises(NoSuchJob, match=f"no such job: {job_text(JobId(job_id))}$"):
             ask(JobId(job_id))
-    assert store.jobs([JobId(job_id)]) == []
+    assert store.jobs.select([JobId(job_id)]) == []
 
 
-def test_the_result_of_a_removed_job_is_late_news(store: Store) -> None:
+def test_the_result_of_a_removed_job_is_dropped(store: Store) -> None:
     job_id = add(store)
     attempt = begin(store, job_id)
-    result = settled(store.job(job_id), Exited(0), Exited(0))
-    store.settle(attempt, *result)
+    result = settled(store.jobs.get(job_id), Exited(0), Exited(0))
+    store.attempts.settle(attempt, *result)
     store.remove(job_id)
-    assert not store.settle(attempt, *result)
+    assert not store.attempts.settle(attempt, *result)
 
 
 # --- lists ------------------------------------------------------------------------------------------------------------
@@ -443,50 +448,50 @@ def test_jobs_can_be_chosen_by_number_owner_age_and_whether_they_are_over(store:
         ({"since": 3.1}, [waits, bens, runs]),
     ]
     for filters, expected in everything:
-        assert [job.id for job in store.jobs(**filters)] == expected  # type: ignore[arg-type]
-        chosen = [job.id for job in store.jobs([runs, old, bens], **filters)]  # type: ignore[arg-type]
+        assert [job.id for job in store.jobs.select(**filters)] == expected  # type: ignore[arg-type]
+        chosen = [job.id for job in store.jobs.select([runs, old, bens], **filters)]  # type: ignore[arg-type]
         assert chosen == [job_id for job_id in expected if job_id in (runs, old, bens)]
-    assert (store.ids(), store.ids("ben"), store.jobs([])) == ([old, waits, bens, runs], [bens], [])
+    assert (store.jobs.ids(), store.jobs.ids("ben"), store.jobs.select([])) == ([old, waits, bens, runs], [bens], [])
 
 
 def test_what_waits_comes_by_priority_and_then_age(store: Store) -> None:
     urgent = msgspec.structs.replace(HELLO, priority=5)
     ids = [add(store, now=2.0), add(store, now=1.0), add(store, now=9.0, submission=urgent), add(store, now=1.0)]
-    assert [job.id for job in store.queued()] == [ids[2], ids[1], ids[3], ids[0]]
+    assert [job.id for job in store.jobs.queued()] == [ids[2], ids[1], ids[3], ids[0]]
 
 
 def test_the_tally_counts_phases_and_verdicts(store: Store) -> None:
     done(store), done(store), add(store), begin(store, add(store))
     expected = {(Phase.DONE, Exited(0)): 2, (Phase.QUEUED, None): 1, (Phase.RUNNING, None): 1}
-    assert {(phase, verdict): count for phase, verdict, count in store.tally()} == expected
+    assert {(phase, verdict): count for phase, verdict, count in store.jobs.tally()} == expected
 
 
 def test_the_files_that_jobs_need_are_named_also_those_of_finished_jobs(store: Store) -> None:
     hello = done(store)
     add(store, submission=AWKWARD)
-    assert store.blobs() == {"a" * 64, "b" * 64, "c" * 64, "d" * 64}
+    assert store.jobs.blobs() == {"a" * 64, "b" * 64, "c" * 64, "d" * 64}
     store.remove(hello)
-    assert store.blobs() == {"b" * 64, "c" * 64, "d" * 64}
+    assert store.jobs.blobs() == {"b" * 64, "c" * 64, "d" * 64}
 
 
 def test_the_files_that_travel_with_a_run_are_needed_too(store: Store) -> None:
     files = tuple(SourceFile(letter, letter * 64, 1) for letter in "ef")
     program = msgspec.structs.replace(HELLO.program, data=files[:1], packs=files[1:])
     store.add(msgspec.structs.replace(HELLO, program=program), "ann", "k", 1.0)
-    assert store.blobs() == store.blobs_of("ann") == {letter * 64 for letter in "aef"}
-    assert store.blobs_of("bob") == set()
+    assert store.jobs.blobs() == store.jobs.blobs("ann") == {letter * 64 for letter in "aef"}
+    assert store.jobs.blobs("bob") == set()
 
 
 def test_the_lists_of_a_sweep_are_needed_and_those_that_name_more_files_are_told_apart(store: Store) -> None:
     table, inputs = SourceFile("table", "e" * 64, 1), SourceFile("inputs", "f" * 64, 1)
     for key, plan in (("k1", Sweep(table, 1)), ("k2", Sweep(table, 1, inputs=inputs))):
         store.add(msgspec.structs.replace(HELLO, sweep=plan), "ann", key, 1.0)
-    assert store.blobs() == store.blobs_of("ann") == {letter * 64 for letter in "aef"}
-    assert store.input_lists() == {"f" * 64}
+    assert store.jobs.blobs() == store.jobs.blobs("ann") == {letter * 64 for letter in "aef"}
+    assert store.jobs.input_lists() == {"f" * 64}
 
 
 def _read_one_and_fail(store: Store) -> None:
-    store.job(add(store, submission=AWKWARD))
+    store.jobs.get(add(store, submission=AWKWARD))
     raise ZeroDivisionError
 
 
@@ -497,25 +502,25 @@ def test_a_batch_is_kept_whole_or_undone_whole(store: Store, path: Path) -> None
             store.hold(JobId(99), "x")
     with pytest.raises(ZeroDivisionError), store.transaction():
         _read_one_and_fail(store)
-    assert store.ids() == [first]
-    assert store.job(add(store)).submission == HELLO  # the number of the undone job is given again
+    assert store.jobs.ids() == [first]
+    assert store.jobs.get(add(store)).submission == HELLO  # the number of the undone job is given again
     with Store.open(path) as another:
-        assert another.jobs() == store.jobs()
+        assert another.jobs.select() == store.jobs.select()
 
 
 def test_a_change_by_another_process_is_seen(store: Store, path: Path) -> None:
     with Store.open(path) as another:
         job_id = add(another)
-        assert store.begin(job_id, "n1", 1.0)
-        assert another.begin(job_id, "n1", 1.0) is None
-        assert another.running() == store.running()
+        assert store.attempts.begin(job_id, "n1", 1.0)
+        assert another.attempts.begin(job_id, "n1", 1.0) is None
+        assert another.jobs.running() == store.jobs.running()
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_commit_waits_for_the_disk(store: Store) -> None:
-    connection = store._connection
+    connection = store._file.connection
     pragmas = ("journal_mode", "synchronous", "foreign_keys", "application_id", "user_version")
     found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
     assert found == ["wal", 2, 1, database.APPLICATION_ID, database.VERSION]
@@ -535,7 +540,7 @@ def test_a_store_is_used_from_one_thread(store: Store) -> None:
 
     def use() -> None:
         try:
-            store.ids()
+            store.jobs.ids()
         except sqlite3.ProgrammingError as error:
             caught.append(error)
 
@@ -553,7 +558,7 @@ def test_a_backup_is_whole_private_and_never_overwrites(store: Store, tmp_path: 
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert [entry.name for entry in tmp_path.iterdir() if "copy" in entry.name] == ["copy.db"]
     with Store.open(copy) as restored:
-        assert restored.jobs() == [store.job(finished)]
+        assert restored.jobs.select() == [store.jobs.get(finished)]
         assert restored.grid == store.grid
     before = copy.read_bytes()
     with pytest.raises(UsageError, match=r"copy\.db: exists already"):
@@ -596,16 +601,16 @@ def test_a_queue_of_version_1_is_taken_over_with_everything_in_it(path: Path) ->
     version_1(path)
     with Store.open(path) as store:
         assert store.grid == "0123abcd"
-        assert [(job.phase, job.submission, len(job.attempts)) for job in store.jobs()] == [
+        assert [(job.phase, job.submission, len(job.attempts)) for job in store.jobs.select()] == [
             (phase, HELLO, 1) for phase in (Phase.RUNNING, Phase.QUEUED, Phase.DONE)
         ]
-        assert store.job(JobId(3)).verdict == Exited(3)
-        assert store.users() == []
-        store.keep_user(ANN)
-        assert store.begin(JobId(2), "n1", 2.0) == Attempt(JobId(2), 2, "n1")
+        assert store.jobs.get(JobId(3)).verdict == Exited(3)
+        assert store.users.all() == []
+        store.users.put(ANN)
+        assert store.attempts.begin(JobId(2), "n1", 2.0) == Attempt(JobId(2), 2, "n1")
         assert settle(store, Attempt(JobId(1), 1, "n1"), Exited(0), Exited(0))
     with Store.open(path) as store:
-        assert store.users() == [ANN]
+        assert store.users.all() == [ANN]
 
 
 ANN = Account(
@@ -620,23 +625,23 @@ ANN = Account(
 
 
 def test_a_user_is_kept_as_given_changed_whole_and_forgotten_with_the_keys(store: Store) -> None:
-    store.keep_user(ANN)
+    store.users.put(ANN)
     changed = Account("ann", Role.USER, 1.5, keys=(UserKey("SHA256:b", "k b"),))
-    store.keep_user(changed)
-    store.keep_user(Account("bob", Role.USER, 2.0))
-    assert store.users() == [changed, Account("bob", Role.USER, 2.0)]
-    store.forget_user("ann")
-    store.forget_user("nobody")
-    assert [user.name for user in store.users()] == ["bob"]
-    assert store._connection.execute("SELECT count(*) FROM user_key").fetchone()[0] == 0
+    store.users.put(changed)
+    store.users.put(Account("bob", Role.USER, 2.0))
+    assert store.users.all() == [changed, Account("bob", Role.USER, 2.0)]
+    store.users.remove("ann")
+    store.users.remove("nobody")
+    assert [user.name for user in store.users.all()] == ["bob"]
+    assert store._file.connection.execute("SELECT count(*) FROM user_key").fetchone()[0] == 0
 
 
 def test_the_files_of_one_owner_s_jobs(store: Store) -> None:
     store.add(AWKWARD, "ann", "k", 1.0)
     store.add(HELLO, "bob", "k", 1.0)
-    assert store.blobs_of("ann") == {letter * 64 for letter in "bcd"}
-    assert store.blobs_of("bob") == {"a" * 64}
-    assert store.blobs_of("eve") == set()
+    assert store.jobs.blobs("ann") == {letter * 64 for letter in "bcd"}
+    assert store.jobs.blobs("bob") == {"a" * 64}
+    assert store.jobs.blobs("eve") == set()
 
 
 # --- tasks of sweeps --------------------------------------------------------------------------------------------------
@@ -644,20 +649,20 @@ def test_the_files_of_one_owner_s_jobs(store: Store) -> None:
 
 def begin_task(store: Store, sweep: JobId, number: int = 1) -> tuple[Job, Attempt]:
     task = Job(task_id(sweep, number), "ana", HELLO, 1.0)
-    return task, store.begin_tasks([task], AttemptRecord(1, "n1", 2.0, batch="b1"))[0]
+    return task, store.attempts.begin_tasks([task], AttemptRecord(1, "n1", 2.0, batch="b1"))[0]
 
 
 def test_a_task_that_never_began_is_given_back_and_may_begin_again(store: Store, path: Path) -> None:
     sweep = add(store)
     task, attempt = begin_task(store, sweep)
-    assert store.give_back_task(task.id)
-    assert not store.give_back_task(task.id)
-    assert list(store.tasks(sweep)) == []
+    assert store.attempts.undo_begin(task.id)
+    assert not store.attempts.undo_begin(task.id)
+    assert list(store.jobs.tasks(sweep)) == []
     assert not settle_task(store, attempt, task)
     assert ask(path, "SELECT (SELECT count(*) FROM attempt) + (SELECT count(*) FROM submission)") == [(1,)]
     again, second = begin_task(store, sweep)
     assert settle_task(store, second, again)
-    assert [found.verdict for found in store.tasks(sweep)] == [Exited(0)]
+    assert [found.verdict for found in store.jobs.tasks(sweep)] == [Exited(0)]
 
 
 def test_a_task_that_has_ended_or_was_tried_twice_is_not_given_back(store: Store) -> None:
@@ -666,15 +671,38 @@ def test_a_task_that_has_ended_or_was_tried_twice_is_not_given_back(store: Store
     assert settle_task(store, attempt, ended)
     twice, first = begin_task(store, sweep, 2)
     assert settle_task(store, first, twice, phase=Phase.QUEUED)
-    assert store.begin(twice.id, "n2", 4.0)
-    assert not store.give_back_task(ended.id)
-    assert not store.give_back_task(twice.id)
-    assert not store.give_back_task(sweep)
-    assert {found.id for found in store.tasks(sweep)} == {ended.id, twice.id}
+    assert store.attempts.begin(twice.id, "n2", 4.0)
+    assert not store.attempts.undo_begin(ended.id)
+    assert not store.attempts.undo_begin(twice.id)
+    assert not store.attempts.undo_begin(sweep)
+    assert {found.id for found in store.jobs.tasks(sweep)} == {ended.id, twice.id}
 
 
 def settle_task(store: Store, attempt: Attempt, task: Job, phase: Phase = Phase.DONE) -> bool:
     record = AttemptRecord(1, "n1", 2.0, outcome=Exited(0), ended=3.0)
     verdict = Exited(0) if phase is Phase.DONE else None
     settled = msgspec.structs.replace(task, phase=phase, attempts=(record,), verdict=verdict, ended=3.0)
-    return store.settle(attempt, record, settled)
+    return store.attempts.settle(attempt, record, settled)
+
+
+def test_a_queue_of_version_4_opens_and_goes_on(path: Path) -> None:
+    """Written by the commit before version 5: one job of each kind, a sweep with a second attempt, and a user."""
+    path.parent.mkdir(mode=0o700)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        path.chmod(0o600)
+        connection.executescript((Path(__file__).parent / "data" / "queue-version-4.sql").read_text())
+    with Store.open(path) as store:
+        queued, running, done, held, sweep = store.jobs.select()
+        assert (queued.phase, running.phase, held.held) == (Phase.QUEUED, Phase.RUNNING, "HeldByUser")
+        assert (done.verdict, sweep.verdict) == (Exited(3), SweepDone(2, 0, 1))
+        (task,) = store.jobs.tasks(sweep.id)
+        assert [(record.speculative, record.outcome) for record in task.attempts] == [
+            (False, Superseded(2)),
+            (True, Exited(0)),
+        ]
+        assert [(user.name, user.caps.running, len(user.keys)) for user in store.users.all()] == [("ann", 3, 1)]
+        (live,) = running.live
+        result = settled(running, Exited(0), Exited(0))
+        assert store.attempts.settle(Attempt(running.id, live.number, live.node), *result)
+        assert store.attempts.begin(queued.id, "h1", 2.0) == Attempt(queued.id, 1, "h1")
+        assert add(store) == JobId(sweep.id + 1)

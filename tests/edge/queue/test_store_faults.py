@@ -127,7 +127,7 @@ def test_a_queue_cut_in_half_is_noticed(closed: Path) -> None:
 def test_a_job_that_cannot_be_read_is_a_store_error(closed: Path, harm: str) -> None:
     change(closed, harm)
     with Store.open(closed) as store, pytest.raises(StoreError, match=r"damaged.* job 1"):
-        store.jobs()
+        store.jobs.select()
 
 
 def test_a_queue_without_its_name_is_refused(closed: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_writer_that_blocks_too_long_is_named(closed: Path) -> None:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match=r"locked by another process"):
             store.add(HELLO, "ana", "k2", 1.0)
-        assert len(store.jobs()) == 1
+        assert len(store.jobs.select()) == 1
         other.execute("ROLLBACK")
         assert store.add(HELLO, "ana", "k2", 1.0).id == 2
 
@@ -309,11 +309,11 @@ def test_a_full_disk_is_said_and_survived(small_disk: Path) -> None:
         with pytest.raises(StoreError, match=r"queue\.db: (no space|the disk reports)") as caught:
             _fill(store, kept)
         assert "df -h" in caught.value.hint
-        assert store.ids() == kept
+        assert store.jobs.ids() == kept
         ballast.unlink()
         kept.append(store.add(HELLO, "ana", "after", 1.0).id)
     with Store.open(path) as store:
-        assert store.ids() == kept
+        assert store.jobs.ids() == kept
 
 
 def _fill(store: Store, kept: list[JobId]) -> None:
@@ -332,12 +332,12 @@ def test_no_room_for_a_new_queue_is_said_and_leaves_nothing(small_disk: Path) ->
 CLAIM = """
 store, me = Store.open(Path(sys.argv[1])), sys.argv[2]
 sys.stdin.readline()
-while waiting := store.queued():
+while waiting := store.jobs.queued():
     for job in waiting:
-        if attempt := store.begin(job.id, me, 1.0):
+        if attempt := store.attempts.begin(job.id, me, 1.0):
             record = msgspec.structs.replace(AttemptRecord(attempt.number, me, 1.0), outcome=Exited(0), ended=2.0)
-            after = msgspec.structs.replace(store.job(job.id), phase=Phase.DONE, verdict=Exited(0), ended=2.0)
-            assert store.settle(attempt, record, after)
+            after = msgspec.structs.replace(store.jobs.get(job.id), phase=Phase.DONE, verdict=Exited(0), ended=2.0)
+            assert store.attempts.settle(attempt, record, after)
             print(attempt, flush=True)
 """
 
@@ -355,8 +355,7 @@ def test_F42_several_processes_claim_each_job_once_and_meet_no_lock(path: Path) 
     claimed = Counter(line for lines, _ in answers for line in lines.decode().split())
     assert claimed == Counter(f"{job}.1" for job in jobs)
     with Store.open(path) as store:
-        assert store.tally() == [(Phase.DONE, Exited(0), 300)]
-        assert store.late_news() == 0
+        assert store.jobs.tally() == [(Phase.DONE, Exited(0), 300)]
 
 
 def test_two_processes_that_make_the_queue_at_once_share_it(path: Path) -> None:
@@ -377,10 +376,10 @@ store = Store.open(Path(sys.argv[1]))
 for number in range(100_000):
     job = store.add(HELLO, "ana", f"{sys.argv[2]}-{number}", 1.0)
     os.write(1, b"added %d\\n" % job.id)
-    attempt = store.begin(job.id, "n1", 1.0)
+    attempt = store.attempts.begin(job.id, "n1", 1.0)
     os.write(1, b"begun %d\\n" % job.id)
     record = msgspec.structs.replace(AttemptRecord(1, "n1", 1.0), outcome=Exited(0), ended=2.0)
-    store.settle(attempt, record, msgspec.structs.replace(job, phase=Phase.DONE, verdict=Exited(0), ended=2.0))
+    store.attempts.settle(attempt, record, msgspec.structs.replace(job, phase=Phase.DONE, verdict=Exited(0), ended=2.0))
     os.write(1, b"settled %d\\n" % job.id)
 """
 
@@ -407,9 +406,9 @@ def test_F15_whatever_was_acknowledged_survives_twenty_kills(path: Path) -> None
         with closing(sqlite3.connect(path)) as raw:
             assert raw.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         with Store.open(path) as store:
-            found = {job.id: list(Phase).index(job.phase) for job in store.jobs()}
+            found = {job.id: list(Phase).index(job.phase) for job in store.jobs.select()}
             assert {job_id: phase for job_id, phase in promised.items() if found.get(JobId(job_id), -1) < phase} == {}
-            assert all(len(job.attempts) == (job.phase is not Phase.QUEUED) for job in store.jobs())
+            assert all(len(job.attempts) == (job.phase is not Phase.QUEUED) for job in store.jobs.select())
             assert len(found) <= len(promised) + round_number + 1  # at most one a kill was kept and not yet said
     assert len(promised) > 20
 
@@ -427,5 +426,5 @@ def test_a_kill_while_the_queue_is_made_leaves_none_or_a_whole_one(path: Path, m
     process.kill()
     process.communicate(timeout=30)
     with Store.open(path) as store:
-        assert store.ids() == []
+        assert store.jobs.ids() == []
         assert len(store.grid) == 8

@@ -55,7 +55,6 @@ class StoreMachine(RuleBasedStateMachine):
         self.grid = self.store.grid
         self.jobs: dict[JobId, Job] = {}
         self.by_key: dict[tuple[str, str], JobId] = {}
-        self.late = 0
         self.last = 0
 
     def teardown(self) -> None:
@@ -74,7 +73,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(target=started, job_id=known, node=nodes, now=times)
     def begin(self, job_id: JobId, node: str, now: float) -> object:
-        attempt = self.store.begin(job_id, node, now)
+        attempt = self.store.attempts.begin(job_id, node, now)
         job = self.jobs.get(job_id)
         if job is None or job.phase is not Phase.QUEUED or job.held or job.cancel_requested:
             assert attempt is None
@@ -85,13 +84,13 @@ class StoreMachine(RuleBasedStateMachine):
         return attempt
 
     @rule(target=started, job_id=known, node=nodes, now=times)
-    def begin_backup(self, job_id: JobId, node: str, now: float) -> object:
-        attempt = self.store.begin_backup(job_id, node, now)
+    def begin_speculative(self, job_id: JobId, node: str, now: float) -> object:
+        attempt = self.store.attempts.begin_speculative(job_id, node, now)
         job = self.jobs.get(job_id)
         if job is None or job.cancel_requested or [record.number for record in job.live] != [len(job.attempts)]:
             assert attempt is None
             return multiple()
-        record = AttemptRecord(len(job.attempts) + 1, node, now, backup=True)
+        record = AttemptRecord(len(job.attempts) + 1, node, now, speculative=True)
         assert attempt == Attempt(job_id, record.number, node)
         self.jobs[job_id] = change(job, attempts=(*job.attempts, record))
         return attempt
@@ -110,35 +109,35 @@ class StoreMachine(RuleBasedStateMachine):
     def note(self, attempt: Attempt, step: Step, sent: int) -> None:
         job = self.current(attempt)
         record = AttemptRecord(
-            attempt.number, attempt.node, 1.0, step, uploaded_bytes=sent, backup=self.is_backup(attempt)
+            attempt.number, attempt.node, 1.0, step, uploaded_bytes=sent, speculative=self.is_speculative(attempt)
         )
-        assert self.store.note(attempt, record) == (job is not None)
+        assert self.store.attempts.note(attempt, record) == (job is not None)
         if job:
             self.jobs[job.id] = self.with_record(job, record)
 
-    def is_backup(self, attempt: Attempt) -> bool:
+    def is_speculative(self, attempt: Attempt) -> bool:
         job = self.jobs.get(attempt.job)
-        return job is not None and job.attempts[attempt.number - 1].backup
+        return job is not None and job.attempts[attempt.number - 1].speculative
 
     @rule(attempt=started, now=times)
     def leave(self, attempt: Attempt, now: float) -> None:
         job = self.current(attempt)
-        backup = self.is_backup(attempt)
-        record = AttemptRecord(attempt.number, attempt.node, 1.0, outcome=HostLost("x"), ended=now, backup=backup)
+        speculative = self.is_speculative(attempt)
+        record = AttemptRecord(
+            attempt.number, attempt.node, 1.0, outcome=HostLost("x"), ended=now, speculative=speculative
+        )
         beside = job is not None and len(job.live) == 2
-        assert self.store.leave(attempt, record) == beside
+        assert self.store.attempts.settle_one_of_two(attempt, record) == beside
         if job and beside:
             self.jobs[job.id] = self.with_record(job, record)
-        else:
-            self.late += 1
 
     @rule(attempt=started, over=st.booleans(), now=times, held=st.sampled_from(["", "poison"]), excluded=st.sets(nodes))
     def settle(self, attempt: Attempt, over: bool, now: float, held: str, excluded: set[str]) -> None:
         job = self.current(attempt)
         weighed = job or Job(attempt.job, "?", Submission(Program("c", "a", ()), "a"), 0.0, Phase.RUNNING)
         outcome = Exited(1) if over else HostLost("x")
-        backup = self.is_backup(attempt)
-        record = AttemptRecord(attempt.number, attempt.node, 1.0, outcome=outcome, ended=now, backup=backup)
+        speculative = self.is_speculative(attempt)
+        record = AttemptRecord(attempt.number, attempt.node, 1.0, outcome=outcome, ended=now, speculative=speculative)
         others = [each for each in weighed.live if each.number != attempt.number]
         ends = [change(each, outcome=Superseded(attempt.number), ended=now) for each in others]
         weighed = self.with_record(weighed, record, *ends)
@@ -147,11 +146,9 @@ class StoreMachine(RuleBasedStateMachine):
         else:
             again = {"phase": Phase.QUEUED, "not_before": now, "excluded": frozenset(excluded)}
             after = change(weighed, **again, held=held or weighed.held)
-        assert self.store.settle(attempt, record, after) == (job is not None)
+        assert self.store.attempts.settle(attempt, record, after) == (job is not None)
         if job:
             self.jobs[job.id] = after
-        else:
-            self.late += 1
 
     @rule(job_id=known, by=st.sampled_from(["INT", "TERM by ben"]))
     def cancel(self, job_id: JobId, by: str) -> None:
@@ -208,17 +205,17 @@ class StoreMachine(RuleBasedStateMachine):
     def batch_that_fails(self, submission: Submission) -> None:
         with self.store.transaction():
             job = self.store.add(submission, "eve", "undone", 1.0)
-            self.store.begin(self.store.job(job.id).id, "n1", 1.0)
+            self.store.attempts.begin(self.store.jobs.get(job.id).id, "n1", 1.0)
             raise ZeroDivisionError
 
     @invariant()
     def both_tell_the_same(self) -> None:
-        assert self.store.jobs() == [self.jobs[job_id] for job_id in sorted(self.jobs)]
+        assert self.store.jobs.select() == [self.jobs[job_id] for job_id in sorted(self.jobs)]
         running = [job for _, job in sorted(self.jobs.items()) if job.phase is Phase.RUNNING]
         queued = [job for job in self.jobs.values() if job.phase is Phase.QUEUED]
         queued.sort(key=lambda job: (-job.submission.priority, job.submitted, job.id))
-        assert (self.store.running(), self.store.queued()) == (running, queued)
-        assert (self.store.late_news(), self.store.grid) == (self.late, self.grid)
+        assert (self.store.jobs.running(), self.store.jobs.queued()) == (running, queued)
+        assert self.store.grid == self.grid
 
 
 TestStoreAgainstAModel = StoreMachine.TestCase

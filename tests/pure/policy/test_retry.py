@@ -233,7 +233,7 @@ NO_RESULTS: tuple[Outcome, ...] = (LOST, BROKEN, CompileFailed(1), Crashed("KeyE
 def side_by_side(retries: int | None = None) -> Job:
     """Attempt 1 on h1, and its backup on h2."""
     job = begin(waiting(retries), "h1")
-    backup = AttemptRecord(2, "h2", 95.0, Step.RUNNING, backup=True)
+    backup = AttemptRecord(2, "h2", 95.0, Step.RUNNING, speculative=True)
     return msgspec.structs.replace(job, attempts=(*job.attempts, backup))
 
 

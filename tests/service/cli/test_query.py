@@ -100,14 +100,14 @@ def test_info_json_has_attempts_and_for_a_waiting_job_why(cli: Cli, fake: FakeMa
     assert "h1    LoadTooHigh: 93% > 80%" in text
 
 
-def test_info_shows_a_task_s_attempt_and_its_backup(cli: Cli, fake: FakeMaster) -> None:
-    backup = msgspec.structs.replace(ATTEMPT, number=2, node="h2", outcome="exited 0", backup=True)
+def test_info_shows_both_attempts_of_a_task_with_a_speculative_one(cli: Cli, fake: FakeMaster) -> None:
+    second = msgspec.structs.replace(ATTEMPT, number=2, node="h2", outcome="exited 0", speculative=True)
     first = msgspec.structs.replace(ATTEMPT, outcome="superseded by attempt 2")
-    fake.on(messages.Info, messages.JobsReply((job_line(7, attempts=(first, backup)),)))
-    assert [each["backup"] for each in printed(cli, "--json", "info", "7")["attempts"]] == [False, True]
+    fake.on(messages.Info, messages.JobsReply((job_line(7, attempts=(first, second)),)))
+    assert [each["speculative"] for each in printed(cli, "--json", "info", "7")["attempts"]] == [False, True]
     text = cli("info", "7").stdout.decode()
-    assert "1           h1    superseded by attempt 2" in text
-    assert "2 (backup)  h2    exited 0" in text
+    assert "1                h1    superseded by attempt 2" in text
+    assert "2 (speculative)  h2    exited 0" in text
 
 
 def test_info_takes_last(cli: Cli, fake: FakeMaster) -> None:

@@ -192,7 +192,7 @@ async def test_a_language_that_no_node_has_is_127(grids: Grids) -> None:
     with pytest.raises(UnknownLanguage, match="no node has a toolchain for python") as refused:
         await grid.submit(grid.submission(file="a.py"))
     assert refused.value.exit_status == 127
-    assert grid.store.ids() == []
+    assert grid.store.jobs.ids() == []
 
 
 async def test_a_file_of_no_known_language_is_127(grids: Grids) -> None:
@@ -250,7 +250,7 @@ async def test_A9_A10_a_hostile_submission_is_refused_and_leaves_no_job(grids: G
     grid = await grids()
     with pytest.raises((UsageError, NoNodeLeft)):
         await grid.submit(grid.submission(**wish))
-    assert grid.store.ids() == []
+    assert grid.store.jobs.ids() == []
 
 
 async def test_an_empty_or_endless_key_is_refused(grids: Grids) -> None:
@@ -269,13 +269,13 @@ async def test_the_same_submission_sent_twice_is_one_job(grids: Grids) -> None:
     assert await grid.submit(key="k") == first
     await grid.begun(first)
     assert await grid.submit(key="k") == first
-    assert grid.store.ids() == [first]
+    assert grid.store.jobs.ids() == [first]
 
 
 async def test_the_same_submission_sent_by_many_at_once_is_one_job(grids: Grids) -> None:
     grid = await grids()
     jobs = await asyncio.gather(*(grid.submit(key="k") for _ in range(20)))
-    assert set(jobs) == set(grid.store.ids()) == {jobs[0]}
+    assert set(jobs) == set(grid.store.jobs.ids()) == {jobs[0]}
     await grid.wait(jobs[0])
     assert grid.engine.ran_on == ["n1"]
 
@@ -402,7 +402,9 @@ async def test_a_removed_job_is_forgotten_with_its_output(grids: Grids) -> None:
     with pytest.raises(UsageError, match="only finished jobs"):
         await grid.master.remove([running])
     assert await grid.master.remove([done]) == 1
-    assert (grid.spool.outputs.jobs(), grid.store.ids()) == ([], [running]) or grid.spool.outputs.jobs() == [running]
+    assert (grid.spool.outputs.jobs(), grid.store.jobs.ids()) == ([], [running]) or grid.spool.outputs.jobs() == [
+        running
+    ]
     with pytest.raises(NoSuchJob):
         await grid.watch(done)
     with pytest.raises(NoSuchJob):
@@ -474,7 +476,7 @@ async def test_a_dry_run_says_where_it_would_go_and_queues_nothing(grids: Grids)
     reply = await grid.master.explain(grid.submission())
     assert (reply.chosen, [name for name, _ in reply.scores]) == ("n1", ["n1"])
     assert [(line.node, line.reason) for line in reply.why] == [("n2", "NodeDown: drained")]
-    assert grid.store.ids() == []
+    assert grid.store.jobs.ids() == []
     assert isinstance(Explain(grid.submission()), Explain)
 
 

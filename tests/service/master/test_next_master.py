@@ -34,7 +34,7 @@ async def test_F4_late_news_of_an_abandoned_attempt_changes_nothing(grids: Grids
     # Another part of the master gave the attempt up; the task that follows it does not know.
     record = msgspec.structs.replace(old.attempts[-1], outcome=HostLost("silent"), ended=1.0)
     moved = msgspec.structs.replace(old, phase=Phase.QUEUED, attempts=(record,), excluded=frozenset({"n1"}))
-    assert grid.store.settle(before.order.attempt, record, moved)
+    assert grid.store.attempts.settle(before.order.attempt, record, moved)
     grid.active_jobs.keep(moved)
     await grid.begun(job, 2)
     let_go.set()

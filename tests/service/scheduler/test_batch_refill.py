@@ -75,7 +75,7 @@ async def test_anothers_job_comes_before_what_is_not_yet_there(grid: ScriptedGri
     words = ["go"] * 8 + ["wait"] + ["go"] * 600
     job = await grid.submit(sweep(grid, *words))
     await waits_in_a_batch(grid, job)
-    there = len(grid.store.tasks(job))
+    there = len(grid.store.jobs.tasks(job))
     other = await grid.submit(owner="bob")
     await grid.reaches(other, "PENDING")
     gate.open.set()
@@ -179,7 +179,7 @@ async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
     assert refused
     assert verdict(grid, job) == SweepDone(300, 0)
     assert sorted(-order.attempt.job & 0xFFFFF for order in grid.engine.orders) == list(range(1, 301))
-    assert {len(task.attempts) for task in grid.store.tasks(job)} == {1}
+    assert {len(task.attempts) for task in grid.store.jobs.tasks(job)} == {1}
 
 
 async def test_a_batch_that_has_done_all_is_gone_on_with_where_it_is(grid: ScriptedGrid) -> None:
@@ -289,5 +289,5 @@ async def test_a_next_master_finds_what_waits_behind(grid: ScriptedGrid, gate: G
     gate.open.set()
     await grid.wait(job)
     assert verdict(grid, job) == SweepDone(41, 0)
-    ends = [task for task in grid.store.tasks(job) if sweep_of(task.id) == job]
+    ends = [task for task in grid.store.jobs.tasks(job) if sweep_of(task.id) == job]
     assert len(ends) == 41

@@ -45,6 +45,8 @@ from sshgrid.sweeps.parameters import Axis, Table
 from sshgrid.testing.engine import Play, ScriptedEngine, Stage, after
 from sshgrid.testing.grid import ScriptedGrid, inventory, until
 
+DROPPED = "late result dropped"  # in the log, when an attempt that is no longer live settles
+
 pytestmark = pytest.mark.usefixtures("quiet_log", "quick")
 
 SHORT = Exited(0)
@@ -154,7 +156,10 @@ async def nothing_is_left(grid: ScriptedGrid, task: JobId, attempts: int = 2) ->
 # --- who wins ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_backup_that_ends_first_is_the_result_and_the_original_is_killed(grid: ScriptedGrid) -> None:
+async def test_a_backup_that_ends_first_is_the_result_and_the_original_is_killed(
+    grid: ScriptedGrid, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     original = Gated("original")
     sweep_id, task = await straggling(grid, original, after(b"backup\n", Exited(3)))
     tasks, output = await told(grid, sweep_id)
@@ -164,7 +169,7 @@ async def test_a_backup_that_ends_first_is_the_result_and_the_original_is_killed
     assert [line.outcome for line in grid.line(task).attempts] == ["superseded by attempt 2", "exited 3"]
     await nothing_is_left(grid, task)
     assert [name for _, name in grid.engine.signals] == ["KILL"]
-    assert grid.store.late_news() == 0
+    assert DROPPED not in caplog.text
 
 
 async def test_an_original_that_ends_first_is_the_result_and_the_backup_is_killed(grid: ScriptedGrid) -> None:
@@ -265,7 +270,7 @@ async def test_a_backup_that_was_claimed_by_a_master_which_died_before_its_start
     sweep_id = await grid.submit(sweep(grid, backup=False))
     task = task_id(sweep_id, 4)
     await grid.begun(task)
-    assert grid.store.begin_backup(task, "h2", 1.0)
+    assert grid.store.attempts.begin_speculative(task, "h2", 1.0)
     await grid.end()
     grid.down.clear()
     await grid.begin()
@@ -434,7 +439,10 @@ async def stuck_in_a_batch(grid: ScriptedGrid) -> tuple[JobId, JobId]:
     return sweep_id, stuck.attempt.job
 
 
-async def test_a_straggler_in_a_batch_gets_a_backup_and_the_rest_goes_on(small: ScriptedGrid) -> None:
+async def test_a_straggler_in_a_batch_gets_a_backup_and_the_rest_goes_on(
+    small: ScriptedGrid, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     sweep_id, stuck = await stuck_in_a_batch(small)
     small.node("h2").come()
     tasks, output = await told(small, sweep_id)
@@ -442,19 +450,19 @@ async def test_a_straggler_in_a_batch_gets_a_backup_and_the_rest_goes_on(small: 
     assert small.job(sweep_id).verdict == SweepDone(71, 0)
     assert (outcomes(small, stuck), output) == ([Superseded(2), Exited(0)], b"")
     await until(lambda: not [node.running for node in small.pool.nodes.values() if node.running])
-    assert small.store.late_news() == 0
+    assert DROPPED not in caplog.text
 
 
 async def test_a_new_master_ends_what_was_superseded_in_a_batch_that_goes_on(small: ScriptedGrid) -> None:
     sweep_id, stuck = await stuck_in_a_batch(small)
     await small.end()
     with Store.open(small.folder / "queue.db") as store:
-        backup = store.begin_backup(stuck, "h2", 1.0)
+        backup = store.attempts.begin_speculative(stuck, "h2", 1.0)
         assert backup is not None
-        job = store.job(stuck)
+        job = store.jobs.get(stuck)
         record = msgspec.structs.replace(job.attempts[1], outcome=Exited(0), ended=2.0)
         won = retry.settle(job, job.attempts[1], Exited(0), RetryPolicy(), 2.0, Random(1))
-        assert store.settle(backup, record, won)
+        assert store.attempts.settle(backup, record, won)
     await small.begin()
     tasks, output = await told(small, sweep_id)
     assert sorted(tasks) == list(range(1, 72))

@@ -214,7 +214,7 @@ async def test_A9_A33_whatever_is_asked_is_answered_once_and_the_connection_goes
                 assert answer[0].message, request
                 assert "\n" not in answer[0].message
         assert await talk.request(Status(), StatusReply) == STATUS
-    assert process.grid.store.ids() == []
+    assert process.grid.store.jobs.ids() == []
 
 
 async def test_a_backup_goes_to_an_absolute_path_only(process: FakeProcess, tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ async def test_fifty_jobs_over_ten_connections_are_not_mixed_up(process: FakePro
                 assert (line.id, line.exit_status) == (job, int(word))
 
     await asyncio.gather(*(client(number) for number in range(10)))
-    assert len(process.grid.store.ids()) == 50
+    assert len(process.grid.store.jobs.ids()) == 50
 
 
 async def test_F27_a_client_that_never_reads_costs_little_and_slows_nobody(process: FakeProcess) -> None:

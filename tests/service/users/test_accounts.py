@@ -171,7 +171,7 @@ async def test_users_are_kept_and_changed(process: FakeProcess) -> None:
         for request in wrong:
             assert (await owner.request(request, Failure)).code == "usage", request
         assert (await owner.request(user_messages.RemoveUser("bob"), Failure)).code == "no-such-user"
-    assert [user.name for user in process.grid.store.users()] == ["ada", "ann"]
+    assert [user.name for user in process.grid.store.users.all()] == ["ada", "ann"]
     assert process.master.people.find("ada") is None
 
 
