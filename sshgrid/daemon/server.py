@@ -34,7 +34,7 @@ from sshgrid.protocol.messages import Failure, StatusReply
 from sshgrid.protocol.streams import ByteReader, ByteWriter
 from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.queue.store import Store
-from sshgrid.server.presence import ConnectedClients
+from sshgrid.server.connected_clients import ConnectedClients
 from sshgrid.server.session import ClientSession
 from sshgrid.spool.disk import private_directory
 from sshgrid.spool.spool import Spool
@@ -121,7 +121,7 @@ class Server:
         active_jobs = ActiveJobs(store)
         how = dialing(places.config_dir, os.environ)
         pool = NodePool(store.grid, spool, how, rng, active_jobs.nodes_changed)
-        self.master = Master(store, pool, active_jobs, inventory, rng)
+        self.master = Master(pool, active_jobs, inventory, rng)
         self.clients = ConnectedClients(active_jobs.is_over)
 
     # --- life
@@ -158,7 +158,7 @@ class Server:
             return
         from sshgrid.gateway.server import Gateway  # only where there is one: it takes a while to import
 
-        self._gateway = Gateway(self.master.people, self._serve_client, Path(self.places.state_dir))
+        self._gateway = Gateway(self.master.accounts, self._serve_client, Path(self.places.state_dir))
         await self._gateway.open(self._front.listen, self._front.port)
         if any(node.connection == "local" for node in self.master.inventory.nodes):
             log.warning("a node with `connection: local` runs users' programs as the owner of this master")
@@ -227,7 +227,7 @@ class Server:
             inventory_error=self.inventory_error,
             uptime_seconds=time.time() - self.started,
             nodes=len(master.pool.nodes),
-            jobs_by_state=master.counts(),
+            jobs_by_state=master.job_queries.counts(),
             clients=len(self._sessions),
             memory_bytes=process.memory_info().rss,
             cpu_seconds=cpu.user + cpu.system,
@@ -243,7 +243,7 @@ class Server:
             await asyncio.sleep(INVENTORY_LOOK_SECONDS)
             await self.reload_if_changed()
             async with self._reloading:
-                await self.master.let_go()
+                await self.master.drop_removed_nodes()
             self._leave_when_idle()
 
     async def reload_if_changed(self) -> None:

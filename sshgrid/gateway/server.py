@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sshgrid.protocol.streams import ServeClient
-    from sshgrid.users.accounts import People
+    from sshgrid.users.accounts import Accounts
 
 log = logging.getLogger(__name__)
 audit = logging.getLogger("sshgrid.audit")
@@ -66,8 +66,8 @@ class Arrival:
 class Gateway:
     """Listens once it is open; `address` says where."""
 
-    def __init__(self, people: People, serve_client: ServeClient, state: Path) -> None:
-        self.people = people
+    def __init__(self, accounts: Accounts, serve_client: ServeClient, state: Path) -> None:
+        self.accounts = accounts
         self.serve_client = serve_client
         self.children = Workers()
         self.guard = LoginThrottle()
@@ -94,7 +94,7 @@ class Gateway:
         private_directory(self._state / "users", forbidden=0o077)
         frame.raise_open_files()
         self.children.open()
-        self.people.leavers.append(self.leave)
+        self.accounts.on_locked_out.append(self.leave)
         self._accepting = asyncio.create_task(self._accept(), name="door")
         log.info("the door is open at %s, host key %s", self.address, self.fingerprint)
 
@@ -209,7 +209,7 @@ class Gateway:
         return path
 
     def room(self, name: str) -> Room:
-        return self._rooms.setdefault(name, Room(self.folder(name), lambda: self.people.caps(name).upload_bytes))
+        return self._rooms.setdefault(name, Room(self.folder(name), lambda: self.accounts.caps(name).upload_bytes))
 
     async def serve(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         """One channel: a command, a shell, or our own protocol."""
@@ -263,18 +263,18 @@ class Visitor(asyncssh.SSHServer):
         return True
 
     def password_auth_supported(self) -> bool:
-        return self._people.any_password  # the same for everybody, so that it tells nothing of anybody
+        return self._accounts.any_password  # the same for everybody, so that it tells nothing of anybody
 
     @property
-    def _people(self) -> People:
-        return self._gateway.people
+    def _accounts(self) -> Accounts:
+        return self._gateway.accounts
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         self._offered += 1
         if self._offered > KEYS_OFFERED:
             self._send_away("too many keys")
             return False
-        user = self._people.find(username)
+        user = self._accounts.find(username)
         fingerprint = key.get_fingerprint()
         if user is None or not any(each.fingerprint == fingerprint for each in user.keys):
             return False
@@ -289,12 +289,12 @@ class Visitor(asyncssh.SSHServer):
         guard = self._gateway.guard
         # Before it is looked at, not after: who does not wait for the answer gains nothing.
         await asyncio.sleep(guard.wait_seconds(self.address, username, time.monotonic()))
-        user = self._people.find(username)
+        user = self._accounts.find(username)
         try:
-            fits = await self._people.passwords.fits(password, user.password if user else "")
+            fits = await self._accounts.passwords.fits(password, user.password if user else "")
         except Busy:
             fits = False
-        if not fits or self._people.find(username) != user:
+        if not fits or self._accounts.find(username) != user:
             guard.failed(self.address, username, time.monotonic())
             if self._guesses >= GUESSES:
                 self._send_away("too many guesses")
@@ -305,7 +305,7 @@ class Visitor(asyncssh.SSHServer):
 
     def auth_completed(self) -> None:
         name = self.connection.get_extra_info("username")
-        user = self._people.find(self._proved) if self._proved else None
+        user = self._accounts.find(self._proved) if self._proved else None
         if user is None or name != self._proved:
             self._send_away("not proved")
             return

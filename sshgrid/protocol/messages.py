@@ -11,8 +11,7 @@ This module is pure: it knows no socket. `Decoder` is fed bytes and gives messag
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from sshgrid.model import Fetched, JobId, NodeState, OnDisconnect, Struct, Submission, Toolchain
 from sshgrid.protocol.sweep_messages import (
@@ -23,9 +22,6 @@ from sshgrid.protocol.sweep_messages import (
     WatchSweep,
 )
 from sshgrid.protocol.user_messages import UsersQuestion, UsersReply
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
 
 PROTOCOL = 1
 MAX_PAYLOAD = 1024 * 1024
@@ -546,13 +542,3 @@ Reply: TypeAlias = (
 )
 
 Message: TypeAlias = Hello | Request | Reply | Event
-
-
-class Grid(Protocol):
-    """Everything a face may ask. Implemented by the master itself and by the connection to one."""
-
-    async def submit(self, submission: Submission, key: str) -> JobId: ...
-    def watch(self, request: Watch | Logs) -> AbstractAsyncContextManager[AsyncIterator[tuple[Event, bytes]]]: ...
-    async def cancel(self, request: Cancel) -> int: ...
-    async def jobs(self, query: Jobs) -> Sequence[JobLine]: ...
-    async def nodes(self, query: Nodes) -> Sequence[NodeLine]: ...

@@ -1,1 +1,1 @@
-"""What people see of jobs, sweeps and nodes."""
+"""Reports: jobs, sweeps and nodes as users see them, as lists, as lines and as they change."""

@@ -1,14 +1,14 @@
-"""What watchers of a job are told, in the order in which it became true.
+"""Watch one job: its states, its notices and its output, in the order in which they became true.
 
-Nothing is queued for anybody: each watcher reads the store and the spool at its own pace and is woken when there is
-more, so a watcher that does not read costs nothing. Refuses to show two attempts' bytes as one output.
+Nothing is queued for a watcher: it reads the store and the spool at its own pace and is woken when there is more, so a
+watcher that does not read costs no memory. The bytes of two attempts are never shown as one output.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from typing import TypeAlias
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from typing import Protocol, TypeAlias
 
 from sshgrid.model import Cancelled, Crashed, GaveUp, Job, JobId, Phase
 from sshgrid.policy.placement import COUNTDOWN
@@ -32,33 +32,82 @@ from sshgrid.spool.spool import Spool
 
 STREAMS = ("stdout", "stderr", "compile")
 PIECE_BYTES = MAX_PAYLOAD // 4
+LOOK_SECONDS = 1.0  # a watcher looks this often when it is not woken: what changes with time alone wakes nobody
 
-# A job as people see it; the second argument: also why it waits, node by node.
+# A job as users see it; the second argument: also why it waits, node by node.
 Line: TypeAlias = Callable[[Job, bool], JobLine]
+Events: TypeAlias = AsyncGenerator[tuple[Event, bytes], None]
 
 
-class _Watcher:
-    """How far one watcher has come."""
+class Watcher(Protocol):
+    """One subscription: remembers what it has reported."""
 
-    def __init__(self, active_jobs: ActiveJobs, spool: Spool, line: Line) -> None:
+    def news(self, job: Job) -> Iterator[tuple[Event, bytes]]:
+        """The events since the last call, each with its payload. `job` is the job as it is now."""
+
+
+async def follow(
+    active_jobs: ActiveJobs,
+    job_id: JobId,
+    watcher: Watcher,
+    line: Line,
+    *,
+    once: bool = False,
+    pause: Callable[[], Awaitable[object]] | None = None,
+) -> Events:
+    """Yield the news of `watcher` until the job is done, or `once`; then `Ended`. `pause` runs between two looks."""
+    while True:
+        waiter = active_jobs.notifications.listen(job_id)
+        try:
+            job = active_jobs.current(job_id)
+            for event, payload in watcher.news(job):
+                yield event, payload
+            if once or job.phase is Phase.DONE:
+                yield Ended(line(job, False)), b""
+                return
+            if pause is not None:
+                await pause()
+            await asyncio.wait([waiter], timeout=LOOK_SECONDS)
+        finally:
+            waiter.cancel()
+
+
+class Notices:
+    """The notices about one job that were not reported yet."""
+
+    def __init__(self, active_jobs: ActiveJobs, job: JobId) -> None:
         self._active_jobs = active_jobs
+        self._job = job
+        self._last = 0  # number of the last notice that was reported
+
+    def news(self) -> Iterator[tuple[Event, bytes]]:
+        for number, text in self._active_jobs.notifications.notices(self._job, self._last):
+            self._last = number
+            yield Notice(text), b""
+
+
+class JobWatcher:
+    """Reports a job from its submission to its end."""
+
+    def __init__(self, active_jobs: ActiveJobs, spool: Spool, line: Line, request: Watch) -> None:
         self._spool = spool
         self._line = line
-        self._shown = {stream: Shown() for stream in STREAMS}
-        self._told: Event | None = None
-        self._heard = 0  # number of the last sentence that was told
+        self._notices = Notices(active_jobs, request.job)
+        self._shown = {stream: Shown() for stream in STREAMS if request.output}
+        self._reported: Event | None = None  # the last state, without its countdown
 
-    def news(self, job: Job) -> list[Event]:
-        """Sentences and steps that are new."""
-        events: list[Event] = []
-        for number, text in self._active_jobs.notifications.notices(job.id, self._heard):
-            self._heard = number
-            events.append(Notice(text))
+    def news(self, job: Job) -> Iterator[tuple[Event, bytes]]:
+        yield from self._notices.news()
         state = self._state(job)
-        if state is not None and (key := _lasting(state)) != self._told:
-            self._told = key
-            events.append(state)
-        return events
+        if state is not None and (key := _without_countdown(state)) != self._reported:
+            self._reported = key
+            yield state, b""
+        while found := self._next_piece(job):
+            stream, attempt, piece = found
+            if piece.restarted:
+                yield Restarted(stream, attempt), b""
+            if piece.data:
+                yield Output(stream, attempt, len(piece.data)), piece.data
 
     def _state(self, job: Job) -> Event | None:
         line = self._line(job, job.phase is Phase.QUEUED)
@@ -70,28 +119,50 @@ class _Watcher:
             return Progress(line.attempt, line.attempts_allowed, line.node, step, sent, total)
         return None
 
-    def next_piece(self, job: Job) -> tuple[str, int, Piece] | None:
-        """The next bytes to show, of whichever stream has some."""
+    def _next_piece(self, job: Job) -> tuple[str, int, Piece] | None:
+        """The next bytes to show, from the first stream that has some."""
         if job.current is None:
             return None
         attempt = job.current.number
         ended = _has_result(job)
-        for stream in STREAMS:
+        for stream, shown in self._shown.items():
             read = _reader(self._spool, job.id, stream)
-            self._shown[stream], piece = advance(self._shown[stream], attempt, read, PIECE_BYTES, ended)
+            self._shown[stream], piece = advance(shown, attempt, read, PIECE_BYTES, ended)
             if piece is not None:
                 return stream, attempt, piece
         return None
 
 
+class LogReader:
+    """Reports the kept output of one attempt, or of each newest attempt in turn."""
+
+    def __init__(self, active_jobs: ActiveJobs, spool: Spool, request: Logs) -> None:
+        self._spool = spool
+        self._request = request
+        self._shown = _already_shown(active_jobs.current(request.job), spool, request)
+
+    def news(self, job: Job) -> Iterator[tuple[Event, bytes]]:
+        attempt = self._request.attempt or _current(job)
+        for stream in self._shown:
+            read = _reader(self._spool, job.id, stream)
+            while True:
+                shown, piece = advance(self._shown[stream], attempt, read, PIECE_BYTES, _has_result(job))
+                self._shown[stream] = shown
+                if piece is None:
+                    break
+                if piece.restarted:
+                    yield Restarted(stream, attempt), b""
+                yield Output(stream, attempt, len(piece.data), shown.count - len(piece.data)), piece.data
+
+
 def _upload(line: JobLine) -> tuple[int, int]:
-    """(bytes sent, bytes in all) of a large upload that is under way; else zeros."""
+    """(bytes sent, bytes in all) of a large upload in progress; zeros otherwise."""
     last = line.attempts[-1]
     return (last.uploaded_bytes, last.uploaded_bytes + last.upload_left_bytes) if last.upload_left_bytes else (0, 0)
 
 
 def _has_result(job: Job) -> bool:
-    """Has the current attempt ended by what its program did? Then it will say no more."""
+    """Whether the program of the current attempt has ended by itself, so that its output is complete."""
     return job.phase is Phase.DONE and not isinstance(job.verdict, GaveUp | Cancelled | Crashed)
 
 
@@ -99,36 +170,11 @@ def _reader(spool: Spool, job: JobId, stream: str) -> Read:
     return lambda attempt, offset, count: spool.outputs.read(job, attempt, stream, offset, count)
 
 
-def _lasting(state: Event) -> Event:
-    """Without what changes every second: a countdown alone is no news."""
+def _without_countdown(state: Event) -> Event:
+    """The state without the seconds that change at every look."""
     if not isinstance(state, Waiting):
         return state
     return Waiting(state.reason, tuple(NodeReason(why.node, why.reason.partition(COUNTDOWN)[0]) for why in state.why))
-
-
-async def watch(
-    active_jobs: ActiveJobs, spool: Spool, line: Line, request: Watch
-) -> AsyncGenerator[tuple[Event, bytes], None]:
-    """A job from its beginning to its end."""
-    watcher = _Watcher(active_jobs, spool, line)
-    while True:
-        waiter = active_jobs.notifications.listen(request.job)
-        try:
-            job = active_jobs.current(request.job)
-            for event in watcher.news(job):
-                yield event, b""
-            while request.output and (found := watcher.next_piece(job)):
-                stream, attempt, piece = found
-                if piece.restarted:
-                    yield Restarted(stream, attempt), b""
-                if piece.data:
-                    yield Output(stream, attempt, len(piece.data)), piece.data
-            if job.phase is Phase.DONE:
-                yield Ended(line(job, False)), b""
-                return
-            await asyncio.wait([waiter], timeout=1.0)
-        finally:
-            waiter.cancel()
 
 
 def _current(job: Job) -> int:
@@ -136,7 +182,7 @@ def _current(job: Job) -> int:
 
 
 def _already_shown(job: Job, spool: Spool, request: Logs) -> dict[str, Shown]:
-    """Where each stream begins: behind what was seen, at the last lines, or at its first byte."""
+    """Where each stream begins: after the bytes that the client has seen, at the last lines, or at its first byte."""
     attempt = request.attempt or _current(job)
     places = dict.fromkeys(request.streams, (attempt, 0))
     if request.tail_lines is not None:
@@ -145,31 +191,3 @@ def _already_shown(job: Job, spool: Spool, request: Logs) -> dict[str, Shown]:
         }
     places |= {seen.stream: (seen.attempt, seen.size) for seen in request.seen if seen.stream in places}
     return {stream: Shown(number, size, number, size) for stream, (number, size) in places.items()}
-
-
-async def tail(
-    active_jobs: ActiveJobs, spool: Spool, line: Line, request: Logs
-) -> AsyncGenerator[tuple[Event, bytes], None]:
-    """The kept output of one attempt, or with `follow` of each newest one; with `follow` until the job is done."""
-    shown = _already_shown(active_jobs.current(request.job), spool, request)
-    while True:
-        waiter = active_jobs.notifications.listen(request.job)
-        try:
-            job = active_jobs.current(request.job)
-            attempt = request.attempt or _current(job)
-            for stream in shown:
-                read = _reader(spool, job.id, stream)
-                while True:
-                    shown[stream], piece = advance(shown[stream], attempt, read, PIECE_BYTES, _has_result(job))
-                    if piece is None:
-                        break
-                    if piece.restarted:
-                        yield Restarted(stream, attempt), b""
-                    offset = shown[stream].count - len(piece.data)
-                    yield Output(stream, attempt, len(piece.data), offset), piece.data
-            if job.phase is Phase.DONE or not request.follow:
-                yield Ended(line(job, False)), b""
-                return
-            await asyncio.wait([waiter], timeout=1.0)
-        finally:
-            waiter.cancel()

@@ -161,7 +161,7 @@ class ScriptedGrid:
         self.active_jobs = ActiveJobs(self.store)
         self.pool = ScriptedPool(self.store.grid, self.spool, self.engine, self.active_jobs.nodes_changed)
         self.pool.down = self.down
-        self.master = Master(self.store, self.pool, self.active_jobs, self.inventory, Random(1))
+        self.master = Master(self.pool, self.active_jobs, self.inventory, Random(1))
         self._working = asyncio.create_task(self.master.run(), name="master")
         await until(lambda: len(self.pool.nodes) >= len(self.inventory.nodes))
         return self
@@ -204,7 +204,7 @@ class ScriptedGrid:
         return self.active_jobs.current(job)
 
     def line(self, job: JobId) -> JobLine:
-        return self.master.line(self.job(job), True)
+        return self.master.job_queries.line(self.job(job), True)
 
     async def reaches(self, job: JobId, *states: str) -> JobLine:
         """Until `ps` says one of these states."""
@@ -226,7 +226,7 @@ class ScriptedGrid:
 
     async def watch(self, job: JobId, request: Watch | Logs | None = None) -> list[tuple[Event, bytes]]:
         """All events, to the end."""
-        async with self.master.watch(request or Watch(job)) as events, asyncio.timeout(DEADLINE_SECONDS):
+        async with self.master.job_queries.watch(request or Watch(job)) as events, asyncio.timeout(DEADLINE_SECONDS):
             return [event async for event in events]
 
     def kept(self, job: JobId, attempt: int = 1, stream: str = "stdout") -> bytes:

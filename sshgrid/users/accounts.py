@@ -1,18 +1,19 @@
-"""Who may come through the door, kept in the store and known in memory; and what is asked about them.
+"""The accounts of the SSH gateway: add, remove, disable, credentials and limits.
 
-The store is written first. Refuses names that could be taken for something else (a path, an option, a column).
+An account is in the store first, in memory second. A name is short and of lower-case letters, digits, `_` and `-`, so
+that it cannot be read as a path, an option or a column.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Callable
 from typing import assert_never
 
 import msgspec
 
+from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.errors import NoSuchUser, OverLimit, UsageError
 from sshgrid.model import Account, Caps, Job, Phase, Role
 from sshgrid.policy import quota
@@ -36,73 +37,80 @@ from sshgrid.users.credentials import Passwords
 
 audit = logging.getLogger("sshgrid.audit")
 
-HOUR = 3600.0
+UPLOAD_SECONDS = 3600.0  # unclaimed uploads are counted for this long
 MAX_KEYS = 64
 _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 
 
-class People:
-    """All users. `leavers` are told the name of whoever may not be here any more; `cancel` ends a job."""
+class Accounts:
+    """All accounts. `cancel` ends a job.
 
-    def __init__(self, active_jobs: ActiveJobs, cancel: Callable[[Job, str], None]) -> None:
+    Each function in `on_locked_out` is called with the name of an account that was removed or disabled.
+    """
+
+    def __init__(
+        self, active_jobs: ActiveJobs, cancel: Callable[[Job, str], None], clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self._store = active_jobs.store
         self._active_jobs = active_jobs
         self._cancel = cancel
-        self._users = {user.name: user for user in self._store.users.all()}
-        self._uploads: dict[str, tuple[float, int]] = {}  # name -> (since when, bytes that belong to no job yet)
+        self._clock = clock
+        self._accounts = {account.name: account for account in self._store.users.all()}
+        self._uploads: dict[str, tuple[float, int]] = {}  # name -> (monotonic start, bytes that no job has claimed)
         self.passwords = Passwords()
-        self.leavers: list[Callable[[str], None]] = []
+        self.on_locked_out: list[Callable[[str], None]] = []
 
     def close(self) -> None:
         self.passwords.close()
 
-    # --- who is who
+    # --- look-up
 
     def find(self, name: str) -> Account | None:
-        """Somebody who may come in; None for whoever may not."""
-        user = self._users.get(name)
-        return None if user is None or user.disabled else user
+        """The account of this name; None when there is no such account or it is disabled."""
+        account = self._accounts.get(name)
+        return None if account is None or account.disabled else account
 
     def caps(self, name: str) -> Caps:
-        """What this owner of jobs may have; no limits for who is no user, as who owns the master."""
-        user = self._users.get(name)
-        return user.caps if user else Caps()
+        """The limits of an owner of jobs; no limits for one without an account, such as the owner of the master."""
+        account = self._accounts.get(name)
+        return account.caps if account else Caps()
 
     @property
     def any_password(self) -> bool:
-        return any(user.password for user in self._users.values())
+        """Whether any account has a password."""
+        return any(account.password for account in self._accounts.values())
 
     def _known(self, name: str) -> Account:
-        if name not in self._users:
+        if name not in self._accounts:
             raise NoSuchUser(f"no such user: {name[:80]}", "sshgrid user ls")
-        return self._users[name]
+        return self._accounts[name]
 
-    def _keep(self, user: Account) -> UsersReply:
-        self._store.users.put(user)
-        self._users[user.name] = user
-        self._active_jobs.wake.set()  # a cap may have been what a job waited for
-        return UsersReply((self._line(user),))
+    def _keep(self, account: Account) -> UsersReply:
+        self._store.users.put(account)
+        self._accounts[account.name] = account
+        self._active_jobs.wake.set()  # a job may have waited for a higher limit
+        return UsersReply((self._line(account),))
 
-    def _line(self, user: Account) -> UserLine:
+    def _line(self, account: Account) -> UserLine:
         return UserLine(
-            user.name,
-            user.role,
-            user.disabled,
-            bool(user.password),
-            user.created,
-            user.keys,
-            user.caps,
-            self._active_jobs.count(user.name, Phase.QUEUED),
-            self._active_jobs.count(user.name, Phase.RUNNING),
+            account.name,
+            account.role,
+            account.disabled,
+            bool(account.password),
+            account.created,
+            account.keys,
+            account.caps,
+            self._active_jobs.count(account.name, Phase.QUEUED),
+            self._active_jobs.count(account.name, Phase.RUNNING),
         )
 
-    # --- questions
+    # --- requests
 
     async def answer(self, request: UsersQuestion) -> UsersReply | Done:
-        """Whoever asks may ask it. Raises NoSuchUser, UsageError."""
+        """Do what an authorized request says. Raises NoSuchUser, UsageError, OverLimit, Busy."""
         match request:
             case Users():
-                return UsersReply(tuple(self._line(self._users[name]) for name in sorted(self._users)))
+                return UsersReply(tuple(self._line(self._accounts[name]) for name in sorted(self._accounts)))
             case AddUser():
                 return self._add(request)
             case RemoveUser(name):
@@ -122,73 +130,76 @@ class People:
 
     def _add(self, request: AddUser) -> UsersReply:
         if not _NAME.fullmatch(request.name):
-            raise UsageError(f"not a user's name: {request.name[:80]!r}", "small letters, digits, _ and -: up to 32")
-        if request.name in self._users:
-            raise UsageError(f"there is a user {request.name} already", "sshgrid user key add, sshgrid user limit")
+            raise UsageError(f"not a valid user name: {request.name[:80]!r}", "use up to 32 of a-z, 0-9, _ and -")
+        if request.name in self._accounts:
+            raise UsageError(f"user {request.name} already exists", "sshgrid user key add, sshgrid user limit")
         if request.role is Role.OWNER:
-            raise UsageError("a user is an admin or a user")
+            raise UsageError("the role of a user is `user` or `admin`")
         keys = tuple(dict.fromkeys(credentials.public_key(line) for line in request.keys))
         caps = Caps() if request.role is Role.ADMIN else quota.DEFAULT
-        return self._keep(Account(request.name, request.role, time.time(), keys=keys, caps=caps))
+        return self._keep(Account(request.name, request.role, self._clock.wall(), keys=keys, caps=caps))
 
-    def _remove(self, user: Account) -> Done:
-        self._store.users.remove(user.name)
-        del self._users[user.name]
-        self._leave(user.name)
-        waiting = [job for job in self._active_jobs.in_phase(Phase.QUEUED) if job.owner == user.name]
+    def _remove(self, account: Account) -> Done:
+        self._store.users.remove(account.name)
+        del self._accounts[account.name]
+        self._lock_out(account.name)
+        waiting = [job for job in self._active_jobs.in_phase(Phase.QUEUED) if job.owner == account.name]
         for job in waiting:
             self._cancel(job, "the removal of its user")
         return Done(len(waiting))
 
-    def _disable(self, user: Account, disabled: bool) -> UsersReply:
-        reply = self._keep(msgspec.structs.replace(user, disabled=disabled))
+    def _disable(self, account: Account, disabled: bool) -> UsersReply:
+        reply = self._keep(msgspec.structs.replace(account, disabled=disabled))
         if disabled:
-            self._leave(user.name)
+            self._lock_out(account.name)
         return reply
 
-    def _leave(self, name: str) -> None:
-        for told in self.leavers:
-            told(name)
+    def _lock_out(self, name: str) -> None:
+        for notify in self.on_locked_out:
+            notify(name)
 
     async def _set_password(self, name: str, password: str) -> UsersReply:
         self._known(name)
         kept = await self.passwords.hash(password) if password else ""
         return self._keep(msgspec.structs.replace(self._known(name), password=kept))
 
-    def _add_key(self, user: Account, line: str) -> UsersReply:
+    def _add_key(self, account: Account, line: str) -> UsersReply:
         key = credentials.public_key(line)
-        others = tuple(each for each in user.keys if each.fingerprint != key.fingerprint)
+        others = tuple(each for each in account.keys if each.fingerprint != key.fingerprint)
         if len(others) >= MAX_KEYS:
-            raise OverLimit(f"{user.name} has {len(others)} keys, and no more than {MAX_KEYS} are kept")
-        return self._keep(msgspec.structs.replace(user, keys=(*others, key)))
+            raise OverLimit(f"{account.name} has {len(others)} keys; the limit is {MAX_KEYS}")
+        return self._keep(msgspec.structs.replace(account, keys=(*others, key)))
 
-    def _remove_key(self, user: Account, fingerprint: str) -> UsersReply:
+    def _remove_key(self, account: Account, fingerprint: str) -> UsersReply:
         wanted = "SHA256:" + fingerprint.removeprefix("SHA256:")
-        found = [key for key in user.keys if key.fingerprint.startswith(wanted)]
+        found = [key for key in account.keys if key.fingerprint.startswith(wanted)]
         if len(found) != 1:
-            what = "no such key" if not found else f"{len(found)} keys begin so"
-            raise UsageError(f"{what}: {fingerprint[:80]}", f"sshgrid user key ls {user.name}")
-        return self._keep(msgspec.structs.replace(user, keys=tuple(key for key in user.keys if key not in found)))
+            what = "no such key" if not found else f"{len(found)} keys begin with this"
+            raise UsageError(f"{what}: {fingerprint[:80]}", f"sshgrid user key ls {account.name}")
+        return self._keep(msgspec.structs.replace(account, keys=tuple(key for key in account.keys if key not in found)))
 
-    # --- uploads that belong to no job yet
+    # --- uploads that no job has claimed
 
-    def took(self, name: str, size: int) -> None:
-        """Bytes of an upload. OverLimit when there are too many within an hour of which no job came."""
-        since, before = self._uploads.get(name, (time.monotonic(), 0))
-        if time.monotonic() - since > HOUR:
-            since, before = time.monotonic(), 0
+    def add_upload(self, name: str, size: int) -> None:
+        """Count `size` uploaded bytes. Raises OverLimit when the unclaimed bytes of the last hour exceed the limit."""
+        since, before = self._upload(name)
         quota.check_upload(before + size, self.caps(name))
         self._uploads[name] = (since, before + size)
 
-    def used(self, name: str, size: int) -> None:
-        """So many of them belong to a job now."""
-        since, before = self._uploads.get(name, (time.monotonic(), 0))
+    def claim_upload(self, name: str, size: int) -> None:
+        """Stop counting `size` bytes: they belong to a job now."""
+        since, before = self._upload(name)
         self._uploads[name] = (since, max(0, before - size))
+
+    def _upload(self, name: str) -> tuple[float, int]:
+        now = self._clock.monotonic()
+        since, size = self._uploads.get(name, (now, 0))
+        return (since, size) if now - since <= UPLOAD_SECONDS else (now, 0)
 
 
 def _checked(caps: Caps) -> Caps:
     for field in Caps.__struct_fields__:
         value = getattr(caps, field)
         if value is not None and not 0 <= value < 1 << 62:
-            raise UsageError(f"a limit of {value} cannot be kept")
+            raise UsageError(f"{value} is not a valid limit")
     return caps

@@ -37,12 +37,12 @@ class Opened:
 
     def another(self) -> Gateway:
         process = FakeProcess(self.grid, self.state / "s")
-        return Gateway(self.grid.master.people, process.serve_client, self.state)
+        return Gateway(self.grid.master.accounts, process.serve_client, self.state)
 
     async def open(self) -> None:
         await self.gateway.open("127.0.0.1", 0)
         public = self.key.export_public_key().decode().strip()
-        await self.grid.master.people.answer(AddUser("ann", Role.USER, (public,)))
+        await self.grid.master.accounts.answer(AddUser("ann", Role.USER, (public,)))
 
     @property
     def port(self) -> int:
@@ -161,7 +161,7 @@ async def test_more_commands_at_once_than_one_connection_may_have_are_refused(
 
 
 async def test_who_is_locked_out_is_out_at_once_and_may_come_back(opened: Opened) -> None:
-    people = opened.grid.master.people
+    people = opened.grid.master.accounts
     connection = await opened.connect()
     await people.answer(DisableUser("ann"))
     async with asyncio.timeout(10):
@@ -177,7 +177,7 @@ async def test_A33_a_cap_said_later_holds_for_the_next_upload(opened: Opened) ->
     async with await opened.connect() as connection, connection.start_sftp_client() as sftp:
         async with sftp.open("a", "wb") as file:
             await file.write(bytes(1000))
-        await opened.grid.master.people.answer(SetCaps("ann", Caps(upload_bytes=1500)))
+        await opened.grid.master.accounts.answer(SetCaps("ann", Caps(upload_bytes=1500)))
         with pytest.raises(asyncssh.SFTPFailure, match="more than"):
             async with sftp.open("b", "wb") as file:
                 await file.write(bytes(1000))

@@ -430,21 +430,24 @@ async def test_a_removed_node_takes_nothing_new_and_ends_what_it_has(grids: Grid
     job = await grid.submit()
     await grid.begun(job)
     await grid.master.follow(msgspec.structs.replace(grid.inventory, nodes=grid.inventory.nodes[1:]))
-    assert {line.name: line.state for line in await grid.master.nodes(Nodes())} == {"n1": "DRAINING", "n2": "IDLE"}
+    assert {line.name: line.state for line in grid.master.node_queries.select(Nodes())} == {
+        "n1": "DRAINING",
+        "n2": "IDLE",
+    }
     assert (await grid.run()).node == "n2"
-    await grid.master.let_go()
+    await grid.master.drop_removed_nodes()
     assert "n1" in grid.pool.nodes
     await grid.master.cancel(Cancel((job,)))
     assert (await grid.wait(job)).node == "n1"
-    await grid.master.let_go()
-    assert [line.name for line in await grid.master.nodes(Nodes())] == ["n2"]
+    await grid.master.drop_removed_nodes()
+    assert [line.name for line in grid.master.node_queries.select(Nodes())] == ["n2"]
 
 
 async def test_an_unused_node_that_is_removed_is_gone(grids: Grids) -> None:
     grid = await grids(nodes=("n1", "n2"))
     await grid.run()
     await grid.master.follow(msgspec.structs.replace(grid.inventory, nodes=grid.inventory.nodes[1:]))
-    assert [line.name for line in await grid.master.nodes(Nodes())] == ["n2"]
+    assert [line.name for line in grid.master.node_queries.select(Nodes())] == ["n2"]
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -458,14 +461,14 @@ async def test_jobs_are_listed_by_state_user_and_selector(grids: Grids) -> None:
     await grid.begun(third)
 
     async def ids(query: Jobs) -> list[int]:
-        return [line.id for line in await grid.master.jobs(query)]
+        return [line.id for line in grid.master.job_queries.select(query)]
 
     assert await ids(Jobs()) == [first, second, third]
     assert await ids(Jobs(user="bob")) == [second, third]
     assert await ids(Jobs(states=("FAILED",))) == [second]
     assert await ids(Jobs(active_only=True)) == [third]
     assert await ids(Jobs(selector="last")) == [third]
-    assert grid.master.counts() == {"COMPLETED": 1, "FAILED": 1, "RUNNING": 1}
+    assert grid.master.job_queries.counts() == {"COMPLETED": 1, "FAILED": 1, "RUNNING": 1}
     with pytest.raises(NoSuchJob):
         await ids(Jobs(selector="99"))
 
@@ -484,7 +487,7 @@ async def test_toolchains_say_which_node_has_what(grids: Grids) -> None:
     grid = await grids(nodes=("n1", "n2"))
     await until(lambda: all(managed.facts for managed in grid.pool.nodes.values()))
     grid.node("n2").has("c")
-    lines = {line.language: line for line in await grid.master.toolchains(Toolchains().selector)}
+    lines = {line.language: line for line in grid.master.node_queries.toolchains(Toolchains().selector)}
     assert [node for node, _ in lines["c"].nodes] == ["n1", "n2"]
     assert [node for node, _ in lines["java"].nodes] == ["n1"]
 

@@ -20,7 +20,7 @@ Shown = list[tuple[str, int, int, bytes]]
 
 async def shown(grid: ScriptedGrid, request: Logs, found: Shown) -> Shown:
     """(kind, attempt, offset, bytes) of everything about stdout."""
-    async with asyncio.timeout(10), grid.master.watch(request) as events:
+    async with asyncio.timeout(10), grid.master.job_queries.watch(request) as events:
         async for event, piece in events:
             if isinstance(event, Output) and event.stream == "stdout":
                 found.append(("output", event.attempt, event.offset, piece))

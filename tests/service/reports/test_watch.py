@@ -58,7 +58,7 @@ class Watcher:
         self.task = asyncio.create_task(self._watch(grid, request or Watch(job)))
 
     async def _watch(self, grid: ScriptedGrid, request: Watch | Logs) -> Seen:
-        async with grid.master.watch(request) as events:
+        async with grid.master.job_queries.watch(request) as events:
             async for event in events:
                 self.seen.append(event)
         return self.seen

@@ -262,9 +262,9 @@ async def test_an_interactive_run_hears_the_keyboard_and_the_window(grids: Grids
     grid = await grids(echo)
     job = await grid.submit(grid.submission(interactive=True, terminal=True))
     await grid.begun(job)
-    await grid.master.typed(job, b"hi")
-    await grid.master.resized(job, 100, 30)
-    await grid.master.typed(job, b"")
+    await grid.master.send_input(job, b"hi")
+    await grid.master.resize(job, 100, 30)
+    await grid.master.send_input(job, b"")
     assert (await grid.wait(job)).exit_status == 5
     assert grid.kept(job) == b"b'hi'\n(100, 30)\n"
 
@@ -273,8 +273,8 @@ async def test_what_was_typed_before_a_run_begins_is_heard_and_forgotten_with_it
     grid = await grids(echo, down=("n1", "n2", "n3"))
     jobs = [await grid.submit(grid.submission(interactive=True, wait_for_nodes=True)) for _ in range(2)]
     for job in jobs:
-        await grid.master.typed(job, b"early")
-        await grid.master.typed(job, b"")
+        await grid.master.send_input(job, b"early")
+        await grid.master.send_input(job, b"")
     await grid.master.cancel(Cancel((jobs[1],)))
     grid.node("n1").come()
     assert (await grid.wait(jobs[0])).exit_status == 5
@@ -306,7 +306,7 @@ async def test_words_for_a_job_that_reads_no_keyboard_are_dropped(grids: Grids) 
     await grid.begun(job)
     async with asyncio.timeout(5):
         for _ in range(keyboards.MAX_UNREAD_PIECES * 2):
-            await grid.master.typed(job, b"x")
+            await grid.master.send_input(job, b"x")
     await grid.master.cancel(Cancel((job,)))
     assert (await grid.wait(job)).state == "CANCELLED"
 
@@ -317,7 +317,7 @@ async def test_a_window_of_impossible_size_is_refused(grids: Grids, size: tuple[
     job = await grid.submit(grid.submission(interactive=True, terminal=True))
     stage = await grid.begun(job)
     with pytest.raises(UsageError, match="window"):
-        await grid.master.resized(job, *size)
+        await grid.master.resize(job, *size)
     assert stage.keyboard is not None
     stage.keyboard.put_nowait(b"")
     assert [type(event).__name__ for event, _ in await grid.watch(job, Watch(job, output=False))][-1] == "Ended"

@@ -25,5 +25,5 @@ async def test_F39_a_node_that_has_lost_three_runs_gets_no_more_and_says_so(
     for _ in range(3):
         assert [attempt.node for attempt in (await grid.run()).attempts] == ["n1", "n2"]
     assert [attempt.node for attempt in (await grid.run()).attempts] == ["n2"]
-    reasons = {node.name: node.reason for node in await grid.master.nodes(Nodes())}
+    reasons = {node.name: node.reason for node in grid.master.node_queries.select(Nodes())}
     assert reasons == {"n1": "quarantined after losing several runs", "n2": ""}

@@ -131,7 +131,7 @@ async def told(grid: ScriptedGrid, sweep_id: JobId) -> tuple[dict[int, TaskLine]
     """What a client is told of each task, to the end; more than once of none."""
     tasks: dict[int, TaskLine] = {}
     output = b""
-    async with asyncio.timeout(20), grid.master.watch(WatchSweep(sweep_id)) as events:
+    async with asyncio.timeout(20), grid.master.job_queries.watch(WatchSweep(sweep_id)) as events:
         async for event, payload in events:
             match event:
                 case TaskEnded(task):
@@ -397,7 +397,7 @@ async def test_a_backup_is_a_slot_of_its_user(grid: ScriptedGrid) -> None:
     sweep_id, _ = await straggling(grid, original, backup)
     assert grid.active_jobs.count("ann", Phase.RUNNING) == 2
     assert sorted(grid.active_jobs.nodes_in_use("ann")) == ["h1", "h2"]
-    progress = grid.master.sweep_report.progress(grid.job(sweep_id))
+    progress = grid.master.job_queries.progress(sweep_id)
     assert (progress.ended, progress.running, progress.waiting, progress.backups) == (3, 1, 0, 1)
     backup.gate.set()
     await told(grid, sweep_id)

@@ -85,7 +85,7 @@ async def watch(grid: ScriptedGrid, job: JobId, **wishes: object) -> tuple[list[
     tasks, output, ended = [], b"", None
     async with (
         asyncio.timeout(20),
-        grid.master.watch(msgspec.structs.replace(WatchSweep(job), **wishes)) as events,
+        grid.master.job_queries.watch(msgspec.structs.replace(WatchSweep(job), **wishes)) as events,
     ):
         async for event, payload in events:
             match event:
@@ -217,7 +217,7 @@ async def test_no_more_run_at_once_than_was_asked_for(grid: ScriptedGrid) -> Non
     await until(lambda: len(grid.active_jobs.in_phase(Phase.RUNNING)) == 3)
     await asyncio.sleep(0.1)
     assert len(grid.active_jobs.in_phase(Phase.RUNNING)) == 3
-    progress = grid.master.sweep_report.progress(grid.job(job))
+    progress = grid.master.job_queries.progress(job)
     assert (progress.tasks, progress.ended, progress.running, progress.waiting) == (20, 0, 3, 17)
     assert grid.line(job).state == "RUNNING"
     await grid.master.cancel(Cancel((job,), "KILL"))
@@ -313,7 +313,7 @@ async def test_what_does_not_compile_ends_the_sweep_at_once(grid: ScriptedGrid) 
     grid.engine.coming[:0] = [no] * 40
     job = await grid.submit(sweep(grid, *map(str, range(50))))
     words = []
-    async with grid.master.watch(WatchSweep(job)) as events, asyncio.timeout(20):
+    async with grid.master.job_queries.watch(WatchSweep(job)) as events, asyncio.timeout(20):
         async for event, payload in events:
             if isinstance(event, TaskOutput) and event.stream == "compile":
                 words.append(payload)
@@ -415,7 +415,7 @@ async def test_a_sweep_that_has_begun_waits_until_a_node_can_run_it_again(grid: 
         stage.send("TERM")
     other = await grid.submit(grid.submission(file="hello.py"))
     await grid.wait(other)
-    progress = grid.master.sweep_report.progress(grid.job(job))
+    progress = grid.master.job_queries.progress(job)
     assert (progress.ended, progress.running, progress.waiting) == (8, 0, 2)
     grid.node("h2").has("sh")
     grid.active_jobs.nodes_changed()
@@ -443,7 +443,7 @@ async def test_a_new_master_goes_on_where_the_earlier_one_was(grid: ScriptedGrid
     await until(lambda: len(grid.active_jobs.in_phase(Phase.RUNNING)) == 8 and len(grid.engine.orders) == 13)
     await grid.end()
     await grid.begin()
-    progress = grid.master.sweep_report.progress(grid.job(job))
+    progress = grid.master.job_queries.progress(job)
     assert (progress.ended, progress.running, progress.waiting) == (5, 8, 27)
     for stage in list(grid.engine.stages.values()):
         stage.send("TERM")
@@ -503,11 +503,11 @@ async def test_a_job_is_retried_with_a_fresh_budget(grid: ScriptedGrid) -> None:
 
 async def test_progress_counts_every_task_once(grid: ScriptedGrid) -> None:
     job = await grid.submit(sweep(grid, *map(str, range(200))))
-    async with grid.master.watch(WatchSweep(job, output=False)) as events, asyncio.timeout(20):
+    async with grid.master.job_queries.watch(WatchSweep(job, output=False)) as events, asyncio.timeout(20):
         async for event, _ in events:
             if isinstance(event, SweepProgress):
                 assert event.tasks == event.ended + event.running + event.waiting + event.left == 200
-    final = grid.master.sweep_report.progress(grid.job(job))
+    final = grid.master.job_queries.progress(job)
     assert (final.ended, final.failed, final.running, final.waiting) == (200, 0, 0, 0)
 
 
@@ -602,7 +602,7 @@ async def test_who_follows_a_task_of_a_batch_is_told_while_it_runs(grid: Scripte
     await until(lambda: len(grid.engine.orders) == 61)
     task = grid.engine.orders[-1]
     assert any(len(batch) > 2 and task.run in batch for batch in grid.engine.batches.values())
-    async with asyncio.timeout(10), grid.master.watch(Logs(task.attempt.job, follow=True)) as events:
+    async with asyncio.timeout(10), grid.master.job_queries.watch(Logs(task.attempt.job, follow=True)) as events:
         asyncio.get_running_loop().call_later(0.1, follows.set)
         async for _, piece in events:
             if piece:
@@ -672,7 +672,7 @@ async def test_the_folder_of_a_batch_that_never_began_stays_against_a_late_start
 async def test_a_batch_is_one_slot_of_its_owner(grid: ScriptedGrid) -> None:
     job, _ = await in_a_batch(grid)
     assert grid.active_jobs.count("ann", Phase.RUNNING) == 1
-    progress = grid.master.sweep_report.progress(grid.job(job))
+    progress = grid.master.job_queries.progress(job)
     assert (progress.ended, progress.running, progress.waiting) == (60, 1, 139)
     assert progress.slowest is not None
     assert progress.slowest.number == 61

@@ -38,8 +38,9 @@ from sshgrid.protocol.messages import (
 )
 from sshgrid.protocol.streams import ByteReader, ByteWriter
 from sshgrid.scheduler import termination
-from sshgrid.server.presence import ConnectedClients
-from sshgrid.server.session import MAX_UPLOADS, ClientSession
+from sshgrid.server.connected_clients import ConnectedClients
+from sshgrid.server.session import ClientSession
+from sshgrid.server.uploads import MAX_UPLOADS
 from sshgrid.testing import ScriptedGrid, Stage, after, until, until_killed
 from tests.service.conftest import Grids
 from tests.service.talk import Talk

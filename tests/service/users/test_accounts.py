@@ -172,13 +172,13 @@ async def test_users_are_kept_and_changed(process: FakeProcess) -> None:
             assert (await owner.request(request, Failure)).code == "usage", request
         assert (await owner.request(user_messages.RemoveUser("bob"), Failure)).code == "no-such-user"
     assert [user.name for user in process.grid.store.users.all()] == ["ada", "ann"]
-    assert process.master.people.find("ada") is None
+    assert process.master.accounts.find("ada") is None
 
 
 async def test_who_is_removed_has_nothing_waiting_any_more(process: FakeProcess) -> None:
     process.grid.engine.plays(until_killed)
     told: list[str] = []
-    process.master.people.leavers.append(told.append)
+    process.master.accounts.on_locked_out.append(told.append)
     ann = await with_user(process, "ann", Caps(running=1))
     running, waiting = await ann.submit(b"echo 1\n", "1"), await ann.submit(b"echo 2\n", "2")
     await process.grid.reaches(running, "RUNNING")
