@@ -1,7 +1,7 @@
-"""How an attempt is really run: one file for each way, one row in ENGINES when there are more than one.
+"""How an attempt is run: an engine offers parts, and each part is a protocol.
 
-An engine gets an Order and a Sink, and gives back how it ended. It raises HostError only for what a machine did, never
-for what the program did.
+`ENGINES` (engines/table.py) maps the name of an engine to its constructor. An engine receives a RunSpec and a sink, and
+returns how the run ended. It raises HostError only for failures of a machine, never for failures of the program.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from typing import Protocol, TypeAlias
 from sshgrid.engines.launch import BatchSpec, RunSpec
 from sshgrid.model import Fetched, Outcome, Step, Struct, Usage
 
+# What the user types into an interactive run: bytes (b"" ends the input), or the window's (columns, rows).
+Keyboard: TypeAlias = "asyncio.Queue[bytes | tuple[int, int]]"
+
 
 class AttemptResult(Struct, frozen=True):
     """How an attempt ended, and what it used."""
@@ -22,81 +25,109 @@ class AttemptResult(Struct, frozen=True):
 
 
 class Sink(Protocol):
-    """Where an engine brings what it learns. What `output` was given is kept when it returns."""
+    """Receives what an engine learns about one run. Output passed to `output` is stored when the call returns."""
 
     def kept(self, stream: str) -> int:
-        """Bytes of this attempt's stream that are kept already: a run that is found again goes on from there."""
+        """Return how many bytes of this stream are already stored: a resumed run continues from there."""
 
-    async def output(self, stream: str, piece: bytes) -> None: ...
+    async def output(self, stream: str, piece: bytes) -> None:
+        """Append a piece of output to a stream."""
 
-    async def step(self, step: Step) -> None: ...
+    async def step(self, step: Step) -> None:
+        """Record the step that the run has reached."""
 
     async def uploaded(self, count: int, left: int = 0) -> None:
-        """Bytes more that are there; of a large upload that is under way also how many are `left`."""
+        """Count `count` more uploaded bytes; `left` bytes of a large upload remain."""
 
-    async def compiled(self, compiled: bool) -> None: ...
+    async def compiled(self, compiled: bool) -> None:
+        """Record whether the run's build was compiled for it."""
 
     def room(self) -> int:
-        """Bytes of files that may be brought back now; 0 when nobody wants them any more."""
+        """Return how many bytes of files may be fetched now; 0 when they are no longer wanted."""
 
     async def again(self, stream: str) -> None:
-        """Forget what is kept of this stream: it begins anew."""
+        """Discard what is stored of this stream: it starts again from its first byte."""
 
-    async def fetched(self, fetched: Fetched) -> None: ...
+    async def fetched(self, fetched: Fetched) -> None:
+        """Record which files were fetched."""
 
 
 class BatchSink(Protocol):
-    """As Sink, for many runs of one program at once. What `output` and `ended` were given is kept when they return."""
+    """A Sink for the runs of a batch. Data passed to `output` and `ended` is stored when the call returns."""
 
-    def kept(self, order: RunSpec, stream: str) -> int: ...
+    def kept(self, order: RunSpec, stream: str) -> int:
+        """Return how many bytes of this run's stream are already stored."""
 
-    async def output(self, order: RunSpec, stream: str, piece: bytes) -> None: ...
+    async def output(self, order: RunSpec, stream: str, piece: bytes) -> None:
+        """Append a piece of output to a stream of a run."""
 
     async def running(self, orders: Sequence[RunSpec]) -> None:
-        """These have begun; it may be told late, or of a run that has ended already not at all."""
+        """Record that these runs have started. The call may come late, and not at all for a run that has ended."""
 
     async def ended(self, ends: Sequence[tuple[RunSpec, AttemptResult]]) -> None:
-        """All of their output was told."""
+        """Record results, after all output of these runs was passed to `output`."""
 
     async def uploaded(self, count: int, left: int = 0) -> None:
-        """Bytes more that are there; of a large upload that is under way also how many are `left`."""
+        """Count `count` more uploaded bytes; `left` bytes of a large upload remain."""
 
-    async def compiled(self, compiled: bool) -> None: ...
-
-
-# What a person types into an interactive run: bytes (b"" ends the input), or the window's (columns, rows).
-Keyboard: TypeAlias = "asyncio.Queue[bytes | tuple[int, int]]"
+    async def compiled(self, compiled: bool) -> None:
+        """Record whether the batch's build was compiled for it."""
 
 
-class Engine(Protocol):
-    """One way of running attempts. Raises HostError for what a machine or the road to it did."""
+class Runs(Protocol):
+    """Single runs. Raises HostError for failures of a machine or of the network to it."""
 
     async def run(self, order: RunSpec, sink: Sink, *, resume: bool = False) -> AttemptResult:
-        """From upload to result. `resume`: it may have been started before; find it, never start it twice."""
+        """Upload, start, follow and judge a run.
 
-    async def converse(self, order: RunSpec, sink: Sink, keyboard: Keyboard) -> AttemptResult:
-        """A run tied to this conversation: it reads the keyboard, and ends when the connection does."""
-
-    async def run_batch(self, batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
-        """Many runs of one program with one start, until the end of each was told; raises no HostError.
-
-        For `signal` and `discard` a batch is a run, and `jobscript.place_in` names one of its runs.
-        """
-
-    async def extend(self, batch: str, orders: Sequence[RunSpec], *, keep_warm: bool = False) -> bool:
-        """More runs for a batch under way; its sink is told of them. False: it takes no more, they never begin.
-
-        `lingers`: when these have ended it shall wait a moment for more.
+        With `resume` the run may have been started by an earlier master: find it, and never start it.
         """
 
     async def signal(self, run: str, name: str) -> bool:
-        """Send a signal to a run; False when it is not there."""
+        """Send a signal to a run. Return False when it is not running. `launch.place_in` names a run of a batch."""
 
     async def refuse(self, run: str) -> bool:
-        """Keep a run that has not begun from ever beginning; False when it has begun."""
-
-    async def revoke(self, batch: str, runs: Sequence[str]) -> list[str]:
-        """Those of these runs of a batch that have not begun, and now never will; no more is told of them."""
+        """Prevent a run from starting. Return False when it has started."""
 
     async def discard(self, run: str) -> None:
-        """End what is left of a run and remove its files."""
+        """Kill what is left of a run or batch and remove its files."""
+
+
+class Batches(Protocol):
+    """Many runs of one program with one start."""
+
+    async def run(self, batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
+        """Run all tasks; return when the sink has received the result of each.
+
+        Of the HostErrors it raises only NeverBegan: the others are the results of the tasks.
+        """
+
+    async def extend(self, batch: str, orders: Sequence[RunSpec], *, keep_warm: bool = False) -> bool:
+        """Add runs to a batch that is running; its sink receives their results.
+
+        Return False when the batch takes no more: these runs never start. With `keep_warm`, the batch waits a moment
+        for more runs after the last one has ended.
+        """
+
+    async def revoke(self, batch: str, runs: Sequence[str]) -> list[str]:
+        """Prevent runs of a batch from starting. Return the names of those that had not started."""
+
+
+class Conversations(Protocol):
+    """Interactive runs."""
+
+    async def converse(self, order: RunSpec, sink: Sink, keyboard: Keyboard) -> AttemptResult:
+        """Run a program that reads the keyboard. It ends when the connection is lost. Raises HostError."""
+
+
+class Engine(Protocol):
+    """One way of running attempts on a node. A part that an engine does not offer is None."""
+
+    @property
+    def runs(self) -> Runs: ...
+
+    @property
+    def batches(self) -> Batches | None: ...
+
+    @property
+    def conversations(self) -> Conversations | None: ...

@@ -19,9 +19,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import PurePosixPath
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Protocol, Self, TypeAlias
+from typing import BinaryIO, NamedTuple, Self, TypeAlias
 
 from sshgrid.engines import Sink
+from sshgrid.engines.hosts import BuildNode
 from sshgrid.engines.launch import BUILD_LIMIT_SECONDS
 from sshgrid.errors import NodeUnfit, SshgridError
 from sshgrid.model import CompileFailed, Recipe, Step, Struct
@@ -37,18 +38,6 @@ MAX_KNOWN = 4096  # keys of which we remember who has them
 LOOK_SECONDS = 0.5
 SILENT_SECONDS = 3.0  # a compiling node that says nothing for so long is no longer waited for
 WAIT_SECONDS = BUILD_LIMIT_SECONDS + 60.0
-
-
-class BuildNode(Protocol):
-    """A node, as builds see it."""
-
-    name: str
-
-    async def connected(self, patience_seconds: float) -> Link:
-        """The live connection; Dropped when there is none for so long."""
-
-    def silent_seconds(self) -> float:
-        """Since its last sign of life."""
 
 
 # (language, who built, who is to take it) -> "" or why a build must not be taken.

@@ -27,7 +27,7 @@ _END_BYTES = 2 * tarfile.RECORDSIZE
 _WORDS_BYTES = 500
 
 
-async def bring(link: Link, order: RunSpec, sink: Sink) -> None:
+async def fetch_files(link: Link, order: RunSpec, sink: Sink) -> None:
     """What is there of what was asked for is kept when this returns, and what is not was told. Raises HostError."""
     program = order.program
     most = min(sink.room(), program.limits.fetch_bytes or MOST_BYTES)

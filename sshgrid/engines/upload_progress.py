@@ -5,9 +5,7 @@ A small upload is told in one word, when it is over.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
+from sshgrid.clock import Clock
 from sshgrid.engines import Sink
 
 LARGE_BYTES = 8 << 20
@@ -17,19 +15,19 @@ TELL_SECONDS = 0.25
 class Meter:
     """Counts what is sent of `total_bytes`, and tells the sink."""
 
-    def __init__(self, sink: Sink, total_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sink: Sink, total_bytes: int, clock: Clock) -> None:
         self._sink, self._clock = sink, clock
         self._left = total_bytes
         self._untold = 0
         self._tells = total_bytes >= LARGE_BYTES
-        self._told_at = clock()
+        self._told_at = clock.monotonic()
 
     async def sent(self, count: int) -> None:
         """So many bytes more. What was there already is never counted: more may seem to be left than is."""
         self._untold += count
         self._left = max(0, self._left - count)
-        if self._tells and self._clock() - self._told_at >= TELL_SECONDS:
-            self._told_at = self._clock()
+        if self._tells and self._clock.monotonic() - self._told_at >= TELL_SECONDS:
+            self._told_at = self._clock.monotonic()
             await self._tell(self._left)
 
     async def end(self) -> None:

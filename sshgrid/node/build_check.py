@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from sshgrid.engines.build_cache import BuildNode
+from sshgrid.engines.hosts import BuildNode
 from sshgrid.errors import HostError
 
 if TYPE_CHECKING:

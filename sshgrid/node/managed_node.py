@@ -20,7 +20,7 @@ import msgspec
 
 from sshgrid import toolchains
 from sshgrid.engines import Engine
-from sshgrid.engines.batch import BatchEngine
+from sshgrid.engines.table import DEFAULT_ENGINE, ENGINES
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Facts, Language, Node, Sample, Struct, Toolchain
 from sshgrid.node.shared import Shared
@@ -74,7 +74,7 @@ class ManagedNode:
         self.toolchains: Mapping[str, Toolchain] = {}  # replaced, never changed: views hold it
         self.untested: frozenset[str] = frozenset()
         self.problems: dict[str, str] = {}
-        self.engine: Engine = BatchEngine(
+        self.engine: Engine = ENGINES[DEFAULT_ENGINE](
             self, shared.spool.blobs.path, lambda worked: patience(shared.retry, worked), shared.builds
         )
         self._shared = shared

@@ -157,8 +157,8 @@ class ToolchainChecker:
         memory = _Memory()
         self._known_runs.add(order.run)
         try:
-            finish = await self._engine.run(order, memory)
-            await self._engine.discard(order.run)
+            finish = await self._engine.runs.run(order, memory)
+            await self._engine.runs.discard(order.run)
         finally:
             self._known_runs.discard(order.run)
         if isinstance(finish.outcome, HostLost):
