@@ -113,12 +113,12 @@ async def _batches(hosts: Sequence[Host], count: int) -> float:
     start = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for host, batch, tally in zip(hosts, batches, tallies, strict=True):
-            group.create_task(host.engine.run_batch(batch, tally))
+            group.create_task(host.engine.batches.run(batch, tally))
     taken = time.perf_counter() - start
     if any(tally.well != count for tally in tallies):
         raise Failed(f"of {count} tasks ended well: {[tally.well for tally in tallies]}")
     for host, batch in zip(hosts, batches, strict=True):
-        await host.engine.discard(batch.run)
+        await host.engine.runs.discard(batch.run)
     return taken
 
 

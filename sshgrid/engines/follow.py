@@ -114,9 +114,7 @@ class Poller:
 class RunFollower:
     """Follows a single run. `streams` maps the streams to read to their files in the run folder."""
 
-    def __init__(
-        self, order: RunSpec, sink: Sink, poller: Poller, streams: Mapping[str, str] = OUTPUT_FILES
-    ) -> None:
+    def __init__(self, order: RunSpec, sink: Sink, poller: Poller, streams: Mapping[str, str] = OUTPUT_FILES) -> None:
         self._order = order
         self._sink = sink
         self._poller = poller

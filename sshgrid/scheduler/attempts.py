@@ -13,7 +13,7 @@ import msgspec
 
 from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.engines import AttemptResult
-from sshgrid.errors import NeverBegan
+from sshgrid.errors import NeverBegan, SshgridError
 from sshgrid.model import Attempt, Cancelled, Fetched, HostLost, Job, Step, job_text, sweep_of
 from sshgrid.node.managed_node import ManagedNode, Share
 from sshgrid.nodes import NodePool
@@ -187,8 +187,11 @@ class Attempts:
         sink = AttemptSink(self._active_jobs, self._pool.shared.spool.outputs, running)
         try:
             if spec.interactive and not resume:
-                return await node.engine.converse(spec, sink, self.keyboards.of(job.id))
-            return await node.engine.run(spec, sink, resume=resume)
+                conversations = node.engine.conversations
+                if conversations is None:
+                    raise SshgridError(f"{node.name} cannot run interactive programs")
+                return await conversations.converse(spec, sink, self.keyboards.of(job.id))
+            return await node.engine.runs.run(spec, sink, resume=resume)
         except NeverBegan:
             running.never_began = True
             raise

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from sshgrid.engines import AttemptResult
+from sshgrid.engines import AttemptResult, Batches
 from sshgrid.engines.launch import make_batch
-from sshgrid.errors import HostError, NeverBegan
+from sshgrid.errors import HostError, NeverBegan, SshgridError
 from sshgrid.model import Attempt, Cancelled, HostLost, Job, sweep_of
 from sshgrid.node.managed_node import ManagedNode
 from sshgrid.nodes import NodePool
@@ -133,7 +133,7 @@ class BatchAttempts:
         specs = self._launching.batch_specs(jobs, batch, node, resume=resume)
         try:
             whole = make_batch(specs, name=sink.name, keep_warm=sink.keep_warm)
-            await node.engine.run_batch(whole, sink, resume=resume)
+            await _batches(node).run(whole, sink, resume=resume)
         except NeverBegan:
             sink.never_began = True
             raise
@@ -166,7 +166,7 @@ class BatchAttempts:
     ) -> bool:
         async with self._active_jobs.turn:
             specs = self._launching.batch_specs(jobs, batch, node, resume=False)
-        return await node.engine.extend(sink.name, specs, keep_warm=sink.keep_warm)
+        return await _batches(node).extend(sink.name, specs, keep_warm=sink.keep_warm)
 
     def revoke(self, sink: BatchSink, runs: Sequence[str]) -> None:
         """Return those of these runs to the queue that have not started when the node receives the request."""
@@ -179,7 +179,7 @@ class BatchAttempts:
         if node is None:
             return
         try:
-            revoked = await node.engine.revoke(sink.name, runs)
+            revoked = await _batches(node).revoke(sink.name, runs)
         except HostError as error:
             log.info("%s: cannot revoke tasks of %s: %s", node.name, sink.name, error.reason)
             return
@@ -204,7 +204,7 @@ class BatchAttempts:
     async def revoke_cancelled(self, running: RunningAttempt, node: ManagedNode) -> bool:
         """Settle a task as cancelled that has not started yet; False when it has started."""
         batch = running.record.batch
-        if not await node.engine.revoke(batch, [running.run]):
+        if not await _batches(node).revoke(batch, [running.run]):
             return False
         if sink := self._batches.get((node.name, batch)):
             sink.leave([running.run])
@@ -217,3 +217,10 @@ class BatchAttempts:
         if node := self._pool.nodes.get(sink.node):
             node.let_go(sink.name)
         self._active_jobs.wake.set()
+
+
+def _batches(node: ManagedNode) -> Batches:
+    """Return the part of the node's engine that runs batches. Raises SshgridError when it has none."""
+    if node.engine.batches is None:
+        raise SshgridError(f"{node.name} cannot run batches")
+    return node.engine.batches

@@ -35,7 +35,7 @@ class RunRemoval:
         await asyncio.sleep(pause)
         node.claims.discard(run)
         try:
-            await node.engine.discard(run)
+            await node.engine.runs.discard(run)
         except HostError as error:
             log.info("%s: cannot clean %s yet: %s", node.name, run, error.reason)
             node.leftovers.add(run)

@@ -207,7 +207,8 @@ class Scheduler:
             self._active_jobs.notifications.tell(job.id)
             return ""
         self._note_turn(job)
-        batch = self._sweeps.batch(job) if job.id < 0 and not job.attempts else []
+        can_batch = self._pool.nodes[view.node.name].engine.batches is not None
+        batch = self._sweeps.batch(job) if can_batch and job.id < 0 and not job.attempts else []
         if batch:
             name = batch_name(run_name(self._active_jobs.store.grid, Attempt(job.id, 1, view.node.name)))
             begun = self._active_jobs.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name))

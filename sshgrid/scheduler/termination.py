@@ -41,7 +41,7 @@ class Termination:
         """Send one signal to each live attempt; the program decides what it means. Raises HostError."""
         for running in self._running.of(job):
             if node := self._pool.nodes.get(running.attempt.node):
-                await node.engine.signal(place_in(running.record.batch, running.run), name)
+                await node.engine.runs.signal(place_in(running.record.batch, running.run), name)
 
     def end(self, job: Job, signal: str) -> None:
         """End each live attempt of a job with signals of growing force, `signal` first."""
@@ -83,7 +83,7 @@ class Termination:
         """Send a signal, or refuse a run that has not started; retry while the node does not answer."""
         while True:
             try:
-                if await node.engine.signal(place_in(running.record.batch, running.run), name):
+                if await node.engine.runs.signal(place_in(running.record.batch, running.run), name):
                     return
                 if await self._refuse(running, node):
                     return
@@ -95,7 +95,7 @@ class Termination:
         """Keep a run from starting; False when it has started."""
         if running.record.batch:
             return await self._revoke_task(running, node)
-        if not await node.engine.refuse(running.run):
+        if not await node.engine.runs.refuse(running.run):
             return False
         running.refused = True
         assert running.follower is not None

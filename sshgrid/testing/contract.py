@@ -1,8 +1,8 @@
-"""The contract that every engine passes: what a master may rely on, whatever runs the programs.
+"""The contract that every engine passes: what a master relies on, however the programs are run.
 
-A check is given a Bench (an engine on a node, ready to run) and the contract's own programs. These are real sh scripts,
-each with an imitation in Python, so that an engine without processes can be held to the same. Refuses nothing silently:
-a broken promise is an AssertionError that says which.
+A check receives a Bench (an engine on a node, ready to run) and uses the contract's own programs. These are sh scripts,
+each with an imitation in Python, so that an engine without processes passes the same checks. An engine is checked for
+the parts that it offers. A broken promise is an AssertionError.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from sshgrid import toolchains
-from sshgrid.engines import AttemptResult, Engine, Keyboard
-from sshgrid.engines.launch import RunSpec, run_name
+from sshgrid.engines import AttemptResult, Batches, Engine, Keyboard
+from sshgrid.engines.launch import BatchSpec, RunSpec, make_batch, place_in, run_name
 from sshgrid.errors import HostError
 from sshgrid.model import Attempt, Exited, Fetched, JobId, Outcome, Program, SourceFile, Step, Struct, Toolchain
 from sshgrid.spool.spool import Spool
@@ -102,6 +102,38 @@ class Notes:
             await asyncio.sleep(0.005)
 
 
+class BatchNotes:
+    """A batch sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.sinks: dict[str, Notes] = {}
+        self.results: dict[str, AttemptResult] = {}
+
+    def of(self, run: str) -> Notes:
+        return self.sinks.setdefault(run, Notes())
+
+    def kept(self, order: RunSpec, stream: str) -> int:
+        return self.of(order.run).kept(stream)
+
+    async def output(self, order: RunSpec, stream: str, piece: bytes) -> None:
+        await self.of(order.run).output(stream, piece)
+
+    async def running(self, orders: Sequence[RunSpec]) -> None:
+        for order in orders:
+            await self.of(order.run).step(Step.RUNNING)
+
+    async def ended(self, ends: Sequence[tuple[RunSpec, AttemptResult]]) -> None:
+        for order, result in ends:
+            assert order.run not in self.results, f"{order.run} ended twice"
+            self.results[order.run] = result
+
+    async def uploaded(self, count: int, left: int = 0) -> None:
+        """The checks do not count what is uploaded for a batch."""
+
+    async def compiled(self, compiled: bool) -> None:
+        """The programs of the contract are not compiled."""
+
+
 def order(bench: Bench, script: Script, *args: bytes, stdin: bytes | None = None, interactive: bool = False) -> RunSpec:
     """A new attempt at one of the contract's programs."""
     attempt = Attempt(JobId(next(_jobs)), 1, bench.node)
@@ -112,9 +144,24 @@ def order(bench: Bench, script: Script, *args: bytes, stdin: bytes | None = None
     return RunSpec(attempt, run_name(GRID, attempt), program, recipe, interactive=interactive)
 
 
+def batch_of(bench: Bench, script: Script, *args: bytes) -> BatchSpec:
+    """A batch of one program, with a task for each argument."""
+    return make_batch([order(bench, script, arg) for arg in args])
+
+
+def batches(bench: Bench) -> Batches:
+    assert bench.engine.batches is not None, "the engine has no batches"
+    return bench.engine.batches
+
+
+async def finish_batch(bench: Bench, batch: BatchSpec, notes: BatchNotes, *, resume: bool = False) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await batches(bench).run(batch, notes, resume=resume)
+
+
 async def finish(bench: Bench, what: RunSpec, notes: Notes, *, resume: bool = False) -> AttemptResult:
     async with asyncio.timeout(DEADLINE_SECONDS):
-        return await bench.engine.run(what, notes, resume=resume)
+        return await bench.engine.runs.run(what, notes, resume=resume)
 
 
 async def until_clean(bench: Bench) -> None:
@@ -178,6 +225,15 @@ async def _writes(stage: Stage) -> Outcome:
     return Exited(int(stage.args[0]))
 
 
+async def _task(stage: Stage) -> Outcome:
+    await stage.say(b"task %s\n" % stage.args[0])
+    if stage.args[0] != b"wait":
+        return Exited(int(stage.args[0]))
+    while await stage.signal() != "TERM":
+        pass
+    return Exited(7)
+
+
 HELLO = Script(b"echo hello\n", _hello)
 ARGS = Script(b"for word; do printf '%s\\0' \"$word\"; done\n", _args)
 CAT = Script(b"cat\n", _cat)
@@ -190,11 +246,14 @@ WRITES = Script(
     b'mkdir -p "out/b c"\necho 1,2 >out/a.csv\n: >"out/b c/d.csv"\nprintf "not asked for" >note.txt\nexit "$1"\n',
     _writes,
 )
+TASK = Script(
+    b"""trap 'exit 7' TERM\necho "task $1"\n[ "$1" = wait ] || exit "$1"\nwhile :; do sleep 0.02; done\n""", _task
+)
 DEAF = Script(b"trap '' INT TERM HUP\necho ready\nwhile :; do sleep 0.02; done\n", _deaf)
 
 IMITATIONS = {
     hashlib.sha256(script.source).hexdigest(): script.imitation
-    for script in (HELLO, ARGS, CAT, EXITS, COUNTS, WAITS, DEAF, WRITES)
+    for script in (HELLO, ARGS, CAT, EXITS, COUNTS, WAITS, DEAF, WRITES, TASK)
 }
 
 
@@ -276,9 +335,9 @@ async def sends_signals(bench: Bench) -> None:
     what, notes = order(bench, WAITS), Notes()
     running = asyncio.create_task(finish(bench, what, notes))
     await notes.until(b"ready\n")
-    assert await bench.engine.signal(what.run, "USR1")
+    assert await bench.engine.runs.signal(what.run, "USR1")
     await notes.until(b"heard USR1\n")
-    assert await bench.engine.signal(what.run, "TERM")
+    assert await bench.engine.runs.signal(what.run, "TERM")
     assert (await running).outcome == Exited(7)
     assert notes.streams["stdout"] == b"ready\nheard USR1\nbye\n"
     assert Step.RUNNING in notes.steps, notes.steps
@@ -288,20 +347,20 @@ async def kills_what_listens_to_nothing_else(bench: Bench) -> None:
     what, notes = order(bench, DEAF), Notes()
     running = asyncio.create_task(finish(bench, what, notes))
     await notes.until(b"ready\n")
-    assert await bench.engine.signal(what.run, "TERM")
-    assert await bench.engine.signal(what.run, "KILL")
+    assert await bench.engine.runs.signal(what.run, "TERM")
+    assert await bench.engine.runs.signal(what.run, "KILL")
     assert (await running).outcome == Exited(137)
 
 
 async def knows_no_run_that_never_was(bench: Bench) -> None:
     what = order(bench, HELLO)
-    assert not await bench.engine.signal(what.run, "TERM")
-    await bench.engine.discard(what.run)
+    assert not await bench.engine.runs.signal(what.run, "TERM")
+    await bench.engine.runs.discard(what.run)
 
 
 async def refuses_a_run_before_it_begins_and_not_after(bench: Bench) -> None:
     refused, notes = order(bench, HELLO), Notes()
-    assert await bench.engine.refuse(refused.run)
+    assert await bench.engine.runs.refuse(refused.run)
     try:
         outcome: object = (await finish(bench, refused, notes)).outcome
     except HostError as error:
@@ -310,8 +369,8 @@ async def refuses_a_run_before_it_begins_and_not_after(bench: Bench) -> None:
     assert notes.streams["stdout"] == b""
     begun, notes = order(bench, HELLO), Notes()
     await finish(bench, begun, notes)
-    assert not await bench.engine.refuse(begun.run)
-    await bench.engine.discard(refused.run)
+    assert not await bench.engine.runs.refuse(begun.run)
+    await bench.engine.runs.discard(refused.run)
 
 
 async def finds_a_finished_run_again(bench: Bench) -> None:
@@ -325,16 +384,16 @@ async def finds_a_finished_run_again(bench: Bench) -> None:
 
 async def goes_on_with_a_run_that_nobody_watched(bench: Bench) -> None:
     what, notes = order(bench, WAITS), Notes()
-    watching = asyncio.create_task(bench.engine.run(what, notes))
+    watching = asyncio.create_task(bench.engine.runs.run(what, notes))
     await notes.until(b"ready\n")
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     again = Notes(notes.streams["stdout"])
     running = asyncio.create_task(finish(bench, what, again, resume=True))
     await asyncio.sleep(0)
-    assert await bench.engine.signal(what.run, "USR1")
+    assert await bench.engine.runs.signal(what.run, "USR1")
     await again.until(b"heard USR1\n")
-    assert await bench.engine.signal(what.run, "TERM")
+    assert await bench.engine.runs.signal(what.run, "TERM")
     assert (await running).outcome == Exited(7)
     assert again.streams["stdout"] == b"ready\nheard USR1\nbye\n"
 
@@ -360,10 +419,11 @@ async def runs_many_at_once_without_mixing_them_up(bench: Bench) -> None:
 
 
 async def converses_with_an_interactive_run(bench: Bench) -> None:
+    assert bench.engine.conversations is not None, "the engine has no conversations"
     what, notes = order(bench, CAT, interactive=True), Notes()
     keyboard: Keyboard = asyncio.Queue()
     async with asyncio.timeout(DEADLINE_SECONDS):
-        running = asyncio.create_task(bench.engine.converse(what, notes, keyboard))
+        running = asyncio.create_task(bench.engine.conversations.converse(what, notes, keyboard))
         await keyboard.put(b"hi\n")
         await notes.until(b"hi\n")
         await keyboard.put(b"")
@@ -374,18 +434,71 @@ async def converses_with_an_interactive_run(bench: Bench) -> None:
 async def leaves_nothing_of_what_is_discarded(bench: Bench) -> None:
     ended, running, notes = order(bench, HELLO), order(bench, DEAF), Notes()
     await finish(bench, ended, Notes())
-    watching = asyncio.create_task(bench.engine.run(running, notes))
+    watching = asyncio.create_task(bench.engine.runs.run(running, notes))
     await notes.until(b"ready\n")
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     assert len(await bench.left()) >= 2
     for what in (ended, running):
-        await bench.engine.discard(what.run)
-        await bench.engine.discard(what.run)  # asking twice is fine
+        await bench.engine.runs.discard(what.run)
+        await bench.engine.runs.discard(what.run)  # asking twice is fine
     await until_clean(bench)
 
 
-CHECKS: tuple[Check, ...] = (
+async def returns_the_result_of_each_task_of_a_batch(bench: Bench) -> None:
+    batch, notes = batch_of(bench, TASK, *(b"%d" % code for code in range(5))), BatchNotes()
+    await finish_batch(bench, batch, notes)
+    assert [notes.results[task.run].outcome for task in batch.tasks] == [Exited(code) for code in range(5)]
+    printed = [notes.of(task.run).streams["stdout"] for task in batch.tasks]
+    assert printed == [b"task %d\n" % code for code in range(5)]
+
+
+async def extends_a_running_batch_and_revokes_tasks_that_have_not_begun(bench: Bench) -> None:
+    batch, notes = batch_of(bench, TASK, b"wait", b"0"), BatchNotes()
+    waiting, revoked = batch.tasks
+    more = order(bench, TASK, b"3")
+    assert not await batches(bench).extend(batch.run, [more]), "extended before it was started"
+    running = asyncio.create_task(finish_batch(bench, batch, notes))
+    await notes.of(waiting.run).until(b"task wait\n")
+    assert await batches(bench).extend(batch.run, [more])
+    assert await batches(bench).revoke(batch.run, [waiting.run, revoked.run]) == [revoked.run]
+    assert await batches(bench).revoke(batch.run, [revoked.run]) == []
+    assert await bench.engine.runs.signal(place_in(batch.run, waiting.run), "TERM")
+    await running
+    assert {run: result.outcome for run, result in notes.results.items()} == {
+        waiting.run: Exited(7),
+        more.run: Exited(3),
+    }
+    assert not await batches(bench).extend(batch.run, [order(bench, TASK, b"0")]), "extended after its end"
+
+
+async def finds_a_batch_again(bench: Bench) -> None:
+    batch, notes = batch_of(bench, TASK, b"wait"), BatchNotes()
+    watching = asyncio.create_task(batches(bench).run(batch, notes))
+    await notes.of(batch.tasks[0].run).until(b"task wait\n")
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    running = asyncio.create_task(finish_batch(bench, batch, notes, resume=True))
+    await asyncio.sleep(0)
+    assert not await batches(bench).extend(batch.run, [order(bench, TASK, b"0")]), "extended after a restart"
+    assert await bench.engine.runs.signal(place_in(batch.run, batch.tasks[0].run), "TERM")
+    await running
+    assert notes.results[batch.tasks[0].run].outcome == Exited(7)
+    assert notes.of(batch.tasks[0].run).streams["stdout"] == b"task wait\n"
+
+
+async def leaves_nothing_of_a_batch_that_is_discarded(bench: Bench) -> None:
+    batch, notes = batch_of(bench, TASK, b"wait", b"0"), BatchNotes()
+    watching = asyncio.create_task(batches(bench).run(batch, notes))
+    await notes.of(batch.tasks[0].run).until(b"task wait\n")
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert await bench.left()
+    await bench.engine.runs.discard(batch.run)
+    await until_clean(bench)
+
+
+RUN_CHECKS: tuple[Check, ...] = (
     says_hello,
     hands_over_arguments_exactly,
     hands_over_standard_input_exactly,
@@ -403,13 +516,29 @@ CHECKS: tuple[Check, ...] = (
     goes_on_with_a_run_that_nobody_watched,
     never_begins_a_run_that_is_only_looked_for,
     runs_many_at_once_without_mixing_them_up,
-    converses_with_an_interactive_run,
     leaves_nothing_of_what_is_discarded,
 )
+BATCH_CHECKS: tuple[Check, ...] = (
+    returns_the_result_of_each_task_of_a_batch,
+    extends_a_running_batch_and_revokes_tasks_that_have_not_begun,
+    finds_a_batch_again,
+    leaves_nothing_of_a_batch_that_is_discarded,
+)
+CONVERSATION_CHECKS: tuple[Check, ...] = (converses_with_an_interactive_run,)
+CHECKS = RUN_CHECKS + BATCH_CHECKS + CONVERSATION_CHECKS
+
+
+def checks_of(engine: Engine) -> tuple[Check, ...]:
+    """The checks of the parts that an engine offers."""
+    batch_checks = () if engine.batches is None else BATCH_CHECKS
+    conversation_checks = () if engine.conversations is None else CONVERSATION_CHECKS
+    return RUN_CHECKS + batch_checks + conversation_checks
 
 
 async def check_engine(make_bench: MakeBench) -> None:
-    """Every check of the contract, each on a bench of its own. AssertionError: the engine does not keep it."""
-    for check in CHECKS:
+    """Run every check of the parts that the engine offers, each on a new bench. Raises AssertionError."""
+    async with make_bench() as bench:
+        checks = checks_of(bench.engine)
+    for check in checks:
         async with make_bench() as bench:
             await check(bench)

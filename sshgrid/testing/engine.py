@@ -121,11 +121,7 @@ class ScriptedEngine:
         self.orders: list[RunSpec] = []
         self.refused: set[str] = set()
         self.discarded: list[str] = []
-        self.batches: dict[str, list[str]] = {}  # the runs of each batch, in the order of their starts
-        self._ahead: dict[str, list[RunSpec]] = {}  # of the batches under way what has not begun
-        self._lingers: dict[str, bool] = {}  # whether they will wait for more
-        self.lingering: dict[str, asyncio.Event] = {}  # batches that wait for more, which may take `linger_seconds`
-        self.linger_seconds = 0.2
+        self.batches = ScriptedBatches(self)
         self.signals: list[tuple[str, str]] = []
         self.uploads = asyncio.Event()  # cleared: whatever is started stays in its upload
         self.uploads.set()
@@ -154,7 +150,15 @@ class ScriptedEngine:
         if away is not None and away.done():
             raise away.result()
 
-    # --- the Engine
+    # --- the parts of the engine
+
+    @property
+    def runs(self) -> ScriptedEngine:
+        return self
+
+    @property
+    def conversations(self) -> ScriptedEngine:
+        return self
 
     async def run(self, order: RunSpec, sink: Sink, *, resume: bool = False) -> AttemptResult:
         self._check(order.attempt.node)
@@ -218,26 +222,8 @@ class ScriptedEngine:
         self.refused.add(run)
         return True
 
-    async def extend(self, batch: str, orders: Sequence[RunSpec], *, keep_warm: bool = False) -> bool:
-        if batch not in self._ahead:
-            return False
-        self.batches[batch] += [order.run for order in orders]
-        self._ahead[batch] += orders
-        self._lingers[batch] = keep_warm
-        if batch in self.lingering:
-            self.lingering[batch].set()
-        return True
-
-    async def revoke(self, batch: str, runs: Sequence[str]) -> list[str]:
-        ahead = self._ahead.get(batch, [])
-        taken = [order for order in ahead if order.run in runs]
-        for order in taken:
-            ahead.remove(order)
-            self.batches[batch].remove(order.run)
-        return [order.run for order in taken]
-
     async def discard(self, run: str) -> None:
-        for task in self.batches.get(run, ()):
+        for task in self.batches.runs.get(run, ()):
             await self.discard(task)
         stage = self.stages.get(run)
         if stage is not None:
@@ -246,33 +232,6 @@ class ScriptedEngine:
             await _end(stage)
         self.refused.discard(run)
         self.discarded.append(run)
-
-    async def run_batch(self, batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
-        """One after the other, however many lanes there are."""
-        self.batches[batch.run] = [order.run for order in batch.tasks]
-        ahead = self._ahead[batch.run] = list(batch.tasks)
-        self._lingers[batch.run] = batch.keep_warm and not resume
-        try:
-            while ahead or (self._lingers[batch.run] and await self._more(batch.run)):
-                order = ahead.pop(0)
-                try:
-                    finish = await self.run(order, _OneOf(sink, order), resume=resume)
-                except NeverBegan as error:
-                    finish = AttemptResult(HostLost(error.reason))
-                except HostError as error:
-                    await sink.ended([(rest, AttemptResult(HostLost(error.reason))) for rest in (order, *ahead)])
-                    return
-                await sink.ended([(order, finish)])
-        finally:
-            del self._ahead[batch.run]
-
-    async def _more(self, batch: str) -> bool:
-        more = self.lingering[batch] = asyncio.Event()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.linger_seconds):
-                await more.wait()
-        del self.lingering[batch]
-        return more.is_set()
 
     async def close(self) -> None:
         for stage in self.stages.values():
@@ -285,7 +244,66 @@ def _run_at(place: str) -> str:
     return f"{batch.partition('-')[0]}-{task}" if slash else place
 
 
-class _OneOf:
+class ScriptedBatches:
+    """The batches of a scripted engine: each runs its tasks one after the other, however many lanes it has."""
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        self.runs: dict[str, list[str]] = {}  # the runs of each batch, in the order of their starts
+        self.warm: dict[str, asyncio.Event] = {}  # batches that wait for more runs
+        self.warm_seconds = 0.2  # how long they wait
+        self._engine = engine
+        self._ahead: dict[str, list[RunSpec]] = {}  # what has not begun, of the batches that are running
+        self._keep_warm: dict[str, bool] = {}
+        self._found_again: set[str] = set()  # batches of an earlier master, which take no more runs
+
+    async def run(self, batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
+        self.runs[batch.run] = [order.run for order in batch.tasks]
+        ahead = self._ahead[batch.run] = list(batch.tasks)
+        if resume:
+            self._found_again.add(batch.run)
+        self._keep_warm[batch.run] = batch.keep_warm and not resume
+        try:
+            while ahead or (self._keep_warm[batch.run] and await self._more(batch.run)):
+                order = ahead.pop(0)
+                try:
+                    result = await self._engine.run(order, _TaskSink(sink, order), resume=resume)
+                except NeverBegan as error:
+                    result = AttemptResult(HostLost(error.reason))
+                except HostError as error:
+                    await sink.ended([(rest, AttemptResult(HostLost(error.reason))) for rest in (order, *ahead)])
+                    return
+                await sink.ended([(order, result)])
+        finally:
+            del self._ahead[batch.run]
+
+    async def _more(self, batch: str) -> bool:
+        more = self.warm[batch] = asyncio.Event()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.warm_seconds):
+                await more.wait()
+        del self.warm[batch]
+        return more.is_set()
+
+    async def extend(self, batch: str, orders: Sequence[RunSpec], *, keep_warm: bool = False) -> bool:
+        if batch not in self._ahead or batch in self._found_again:
+            return False
+        self.runs[batch] += [order.run for order in orders]
+        self._ahead[batch] += orders
+        self._keep_warm[batch] = keep_warm
+        if batch in self.warm:
+            self.warm[batch].set()
+        return True
+
+    async def revoke(self, batch: str, runs: Sequence[str]) -> list[str]:
+        ahead = self._ahead.get(batch, [])
+        revoked = [order for order in ahead if order.run in runs]
+        for order in revoked:
+            ahead.remove(order)
+            self.runs[batch].remove(order.run)
+        return [order.run for order in revoked]
+
+
+class _TaskSink:
     """The sink of one run of a batch."""
 
     def __init__(self, sink: BatchSink, order: RunSpec) -> None:

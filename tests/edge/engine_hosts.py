@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Unpack
 
 from sshgrid.engines import AttemptResult
-from sshgrid.engines.batch import BatchEngine
 from sshgrid.engines.build_cache import BuildCache
+from sshgrid.engines.direct import DirectEngine, direct_engine
 from sshgrid.engines.launch import RunSpec
 from sshgrid.errors import Dropped
 from sshgrid.model import Fetched, Node, Sample, Step
@@ -78,9 +78,9 @@ class Host:
         self.engine = self.new_engine()
         self._jobs = 0
 
-    def new_engine(self) -> BatchEngine:
+    def new_engine(self) -> DirectEngine:
         """As of a master that has just started."""
-        return BatchEngine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0, BuildCache(self.spool))
+        return direct_engine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0, BuildCache(self.spool))
 
     async def connected(self, patience_seconds: float) -> Link:
         if self.link is None or self.link.lost.done():
@@ -114,7 +114,7 @@ class Host:
         return make_order(self.put, self.grid, self._jobs, source, args, **how)
 
     async def run(self, order: RunSpec, sink: Kept | None = None, *, resume: bool = False) -> AttemptResult:
-        return await self.engine.run(order, sink or Kept(), resume=resume)
+        return await self.engine.runs.run(order, sink or Kept(), resume=resume)
 
     async def end(self) -> None:
         """Everything of this grid is cleaned away, and it is."""

@@ -94,7 +94,7 @@ def folder(host: Host, batch: BatchSpec) -> Path:
 
 async def run(host: Host, batch: BatchSpec, told: Told, *, resume: bool = False) -> None:
     async with asyncio.timeout(60):
-        await host.engine.run_batch(batch, told, resume=resume)
+        await host.engine.batches.run(batch, told, resume=resume)
 
 
 async def test_1000_tasks_each_with_its_own_code_and_bytes(host: Host) -> None:
@@ -105,7 +105,7 @@ async def test_1000_tasks_each_with_its_own_code_and_bytes(host: Host) -> None:
         assert told.sinks[order.run]["stdout"] == b"out %d\n" % number
         assert told.sinks[order.run]["stderr"] == b"err %d\n" % number
     assert host.dials == 1
-    await host.engine.discard(batch.run)
+    await host.engine.runs.discard(batch.run)
     assert not folder(host, batch).exists()
 
 
@@ -229,10 +229,10 @@ async def test_one_task_is_killed_and_one_refused(host: Host) -> None:
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "the first to run")
     runs = [order.run for order in batch.tasks]
-    assert await host.engine.revoke(batch.run, [runs[2], runs[0]]) == [runs[2]]
-    assert await host.engine.revoke(batch.run, [runs[2]]) == []
-    assert not await host.engine.signal(place(batch, 3), "TERM")
-    assert await host.engine.signal(place(batch, 0), "TERM")
+    assert await host.engine.batches.revoke(batch.run, [runs[2], runs[0]]) == [runs[2]]
+    assert await host.engine.batches.revoke(batch.run, [runs[2]]) == []
+    assert not await host.engine.runs.signal(place(batch, 3), "TERM")
+    assert await host.engine.runs.signal(place(batch, 0), "TERM")
     await running
     assert runs[2] not in told.finishes
     assert [told.finishes[batch.tasks[n].run].outcome for n in (0, 1, 3)] == [Exited(143), Exited(0), Exited(0)]
@@ -241,18 +241,18 @@ async def test_one_task_is_killed_and_one_refused(host: Host) -> None:
 async def test_more_tasks_join_a_batch_until_it_is_over(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 2)
     more = batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 50).tasks
-    assert not await host.engine.extend(batch.run, more)
+    assert not await host.engine.batches.extend(batch.run, more)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: all(Step.RUNNING in told.task(order).steps for order in batch.tasks), "two to run")
-    assert await host.engine.extend(batch.run, more[:20])
-    assert await host.engine.revoke(batch.run, [more[3].run, batch.tasks[0].run]) == [more[3].run]
-    assert await host.engine.extend(batch.run, more[20:])
+    assert await host.engine.batches.extend(batch.run, more[:20])
+    assert await host.engine.batches.revoke(batch.run, [more[3].run, batch.tasks[0].run]) == [more[3].run]
+    assert await host.engine.batches.extend(batch.run, more[20:])
     (Path(host.node.workdir) / "go").touch()
     await running
     assert set(told.finishes) == {order.run for order in (*batch.tasks, *more)} - {more[3].run}
     assert {finish.outcome for finish in told.finishes.values()} == {Exited(0)}
     assert told.task(more[49])["stdout"] == b"ready\n49\n"
-    assert not await host.engine.extend(batch.run, more)
+    assert not await host.engine.batches.extend(batch.run, more)
 
 
 async def test_a_batch_that_lingers_takes_more_when_all_have_ended(host: Host) -> None:
@@ -260,10 +260,10 @@ async def test_a_batch_that_lingers_takes_more_when_all_have_ended(host: Host) -
     told, batch = Told(), make_batch(tasks[:1], 1, keep_warm=True)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: len(told.finishes) == 1, "the first to end")
-    assert await host.engine.extend(batch.run, tasks[1:5], keep_warm=True)
+    assert await host.engine.batches.extend(batch.run, tasks[1:5], keep_warm=True)
     await until(lambda: len(told.finishes) == 5, "four more to end")
     assert not running.done()
-    assert await host.engine.extend(batch.run, tasks[5:])
+    assert await host.engine.batches.extend(batch.run, tasks[5:])
     await running
     assert [told.finishes[order.run].outcome for order in tasks] == [Exited(0)] * 9
     assert told.task(tasks[8])["stdout"] == b"8\n"
@@ -278,13 +278,13 @@ async def test_more_tasks_run_although_their_lane_died_while_it_lingered(host: H
     lane = [pid for pid in processes if {"lane", batch.run} <= set(argv_of(pid))]
     for pid in lane:
         os.kill(pid, signal.SIGSTOP)  # so that it does not see them
-    assert await host.engine.extend(batch.run, tasks[1:])
+    assert await host.engine.batches.extend(batch.run, tasks[1:])
     for pid in lane:
         os.kill(pid, signal.SIGKILL)
     await running
     assert len(told.finishes) == 4
     assert {finish.outcome for finish in told.finishes.values()} == {Exited(0)}
-    assert not await host.engine.extend(batch.run, tasks[1:])
+    assert not await host.engine.batches.extend(batch.run, tasks[1:])
 
 
 async def test_a_batch_that_lingers_in_vain_ends_by_itself(host: Host) -> None:
@@ -294,7 +294,7 @@ async def test_a_batch_that_lingers_in_vain_ends_by_itself(host: Host) -> None:
     assert not (folder(host, batch) / "rc").is_symlink()
     await running
     assert (folder(host, batch) / "rc").is_symlink()
-    assert not await host.engine.extend(batch.run, batch_of(host, b"true", 3).tasks[2:])
+    assert not await host.engine.batches.extend(batch.run, batch_of(host, b"true", 3).tasks[2:])
     assert told.outcomes(batch) == [Exited(3)] * 2
 
 
@@ -305,11 +305,11 @@ async def test_more_tasks_that_were_cut_off_end_once(host: Host) -> None:
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "it to run")
     assert host.link
-    extending = asyncio.create_task(host.engine.extend(batch.run, more))
+    extending = asyncio.create_task(host.engine.batches.extend(batch.run, more))
     await asyncio.sleep(0)
     host.link._connection.abort()
     assert await extending
-    assert not await host.engine.extend(batch.run, batch_of(host, b"sleep 0.5", 1).tasks)
+    assert not await host.engine.batches.extend(batch.run, batch_of(host, b"sleep 0.5", 1).tasks)
     await running
     ends = {told.finishes[order.run].outcome for order in more}
     assert ends in ({Exited(0)}, {HostLost(NEVER_BEGAN)})
@@ -327,6 +327,6 @@ async def test_more_tasks_that_nothing_was_sent_of_are_not_taken(host: Host, mon
         return host.link
 
     monkeypatch.setattr(host, "connected", connected)
-    assert not await host.engine.extend(batch.run, batch_of(host, b"sleep 0.5", 3).tasks)
+    assert not await host.engine.batches.extend(batch.run, batch_of(host, b"sleep 0.5", 3).tasks)
     await running
     assert [*told.finishes] == [batch.tasks[0].run]

@@ -15,8 +15,9 @@ import pytest
 
 from sshgrid import toolchains
 from sshgrid.engines import AttemptResult
-from sshgrid.engines.batch import BatchEngine
-from sshgrid.engines.build_cache import BuildCache, BuildNode, rewrite
+from sshgrid.engines.build_cache import BuildCache, rewrite
+from sshgrid.engines.direct import direct_engine
+from sshgrid.engines.hosts import BuildNode
 from sshgrid.engines.launch import RunSpec
 from sshgrid.errors import Dropped
 from sshgrid.model import CompileFailed, Exited, Node, Step, ToolchainBroken
@@ -44,7 +45,7 @@ class Grid:
 
     def share(self, builds: BuildCache) -> None:
         for host in self.hosts:
-            host.engine = BatchEngine(host, lambda sha256, host=host: host.blobs / sha256, lambda _: 10.0, builds)  # type: ignore[misc]
+            host.engine = direct_engine(host, lambda sha256, host=host: host.blobs / sha256, lambda _: 10.0, builds)  # type: ignore[misc]
 
     def order(self, host: Host, script: str) -> RunSpec:
         """`script` makes `exe`; the ledger gets a line before."""
@@ -274,35 +275,6 @@ async def test_what_is_kept_is_bounded(grid: Grid) -> None:
 async def test_what_is_not_to_be_shared_is_built_on_each_node(grid: Grid) -> None:
     await asyncio.gather(*(host.run(shared(grid.order(host, COPY), False)) for host in grid.hosts))
     assert grid.compilations == 3
-
-
-async def test_a_build_can_be_had_before_anything_runs(grid: Grid) -> None:
-    one, two, _ = grid.hosts
-    order, sink = grid.order(one, COPY), Kept()
-    assert await one.engine.ensure_built(order, sink) is None
-    assert (sink["stdout"], sink.was_compiled, grid.compilations) == (b"", True, 1)
-    assert (await one.run(order)).outcome == Exited(0), "the run's folder is free again"
-    assert await two.engine.ensure_built(grid.order(two, COPY), Kept()) is None
-    assert grid.compilations == 1
-    finish = await two.engine.ensure_built(grid.order(two, "exit 3"), Kept())
-    assert finish is not None
-    assert finish.outcome == CompileFailed(3)
-
-
-async def test_a_master_that_finds_what_was_only_built_has_no_result(
-    grid: Grid, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    host = grid.hosts[0]
-    order = grid.order(host, COPY)
-
-    async def killed(run: str) -> None:
-        raise Dropped(host.name, "the master was killed here")
-
-    monkeypatch.setattr(host.engine, "discard", killed)
-    with pytest.raises(Dropped):
-        await host.engine.ensure_built(order, Kept())
-    finish = await host.run(order, resume=True)
-    assert isinstance(finish.outcome, ToolchainBroken), "a reason to try again"
 
 
 @pytest.mark.parametrize("who", ["builder", "receiver"])

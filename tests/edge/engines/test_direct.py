@@ -15,7 +15,7 @@ from random import Random
 import msgspec
 import pytest
 
-from sshgrid.engines import Keyboard, direct
+from sshgrid.engines import Keyboard, follow
 from sshgrid.engines.launch import RunSpec
 from sshgrid.errors import Dropped, NodeUnfit
 from sshgrid.model import (
@@ -223,7 +223,7 @@ async def test_a_run_from_upload_to_record(host: Host) -> None:
     assert sink.uploaded_bytes == len(b'echo "$1"; echo err >&2; cat; exit 3') + 5
     assert sink.steps[0] is Step.UPLOADING
     assert sink.steps[-1] is Step.FETCHING
-    await host.engine.discard(order.run)
+    await host.engine.runs.discard(order.run)
     assert not folder(host, order).exists()
 
 
@@ -236,7 +236,7 @@ async def test_many_runs_at_once_do_not_mix(host: Host) -> None:
         )
         assert (await host.run(order, sink)).outcome == Exited(number % 7)
         assert sink["stdout"] == (word * 3000 + b" %d\n" % (number % 7)) * 3
-        await host.engine.discard(order.run)
+        await host.engine.runs.discard(order.run)
 
     await asyncio.gather(*(one(number) for number in range(40)))
     assert host.dials == 1
@@ -285,15 +285,15 @@ async def test_F11_a_run_that_never_began_cannot_begin_after_it_was_looked_for(h
 
 async def test_a_run_that_was_refused_is_not_waited_for(host: Host) -> None:
     order = host.order(b"echo ran")
-    assert await host.engine.refuse(order.run)
+    assert await host.engine.runs.refuse(order.run)
     with pytest.raises(NodeUnfit, match="refused"):
         await asyncio.wait_for(host.run(order, resume=True), 5)
 
 
 async def test_a_wrapper_that_never_comes_is_given_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct, "BEGIN_SECONDS", 0.3)
+    monkeypatch.setattr(follow, "BEGIN_SECONDS", 0.3)
     order = msgspec.structs.replace(host.order(b"echo ran"), interactive=True)
-    await host.engine._launch(order, Kept())
+    await host.engine.runs._starter.start(order, Kept())
     with pytest.raises(NodeUnfit, match="vanished"):
         await asyncio.wait_for(host.run(order, resume=True), 10)
 
@@ -325,10 +325,10 @@ async def test_signals_reach_a_run_and_none_an_ended_one(host: Host) -> None:
     sink = Kept()
     running = asyncio.create_task(host.run(order, sink))
     await begun(host, order)
-    assert await host.engine.signal(order.run, "USR1")
+    assert await host.engine.runs.signal(order.run, "USR1")
     assert (await running).outcome == Exited(5)
     assert sink["stdout"] == b"ready\ngot\n"
-    assert not await host.engine.signal(order.run, "TERM")
+    assert not await host.engine.runs.signal(order.run, "TERM")
 
 
 # --- outcomes ---------------------------------------------------------------------------------------------------------
@@ -382,7 +382,7 @@ async def test_a_tool_that_is_gone_is_the_toolchain_s_fault(host: Host) -> None:
 async def test_a_program_that_cannot_be_started_is_the_node_s_fault(host: Host) -> None:
     order = host.order(b"cat", stdin=b"words")
     assert order.program.stdin
-    await host.engine._launch(msgspec.structs.replace(order, interactive=True), Kept())
+    await host.engine.runs._starter.start(msgspec.structs.replace(order, interactive=True), Kept())
     (Path(host.node.workdir) / "objects" / order.program.stdin.sha256).unlink()
     link = await host.open()
     await link._ask("eval", f"INTERACTIVE=0; sed -i s/INTERACTIVE=1/INTERACTIVE=0/ $W/runs/{order.run}/job.sh")
@@ -422,7 +422,7 @@ async def converse(
     sink: Kept = Kept()
     keyboard: Keyboard = asyncio.Queue()
     typing = asyncio.create_task(typed(keyboard, sink))
-    finish = await asyncio.wait_for(host.engine.converse(order, sink, keyboard), 20)
+    finish = await asyncio.wait_for(host.engine.conversations.converse(order, sink, keyboard), 20)
     await typing
     assert finish.outcome == Exited(7)
     return sink

@@ -14,7 +14,7 @@ import asyncssh
 import msgspec
 import pytest
 
-from sshgrid.engines import direct
+from sshgrid.engines import starter
 from sshgrid.errors import Dropped, HostError, HostKeyChanged, HostKeyUnknown, LoginRefused, NodeUnfit, Unreachable
 from sshgrid.model import Exited, Node
 from sshgrid.ssh import channels, connect
@@ -254,5 +254,5 @@ async def test_what_does_not_stay_is_not_sent_for_ever(liar: NewLiar, tmp_path: 
     host = Host(node_of(liar(Mode.SFTP_LIES), tmp_path), tmp_path, PLAIN)
     with pytest.raises(NodeUnfit):
         await host.run(host.order(b"echo ran"))
-    assert direct.UPLOAD_TRIES <= 5
+    assert starter.UPLOAD_TRIES <= 5
     await host.end()

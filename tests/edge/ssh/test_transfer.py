@@ -296,7 +296,7 @@ async def test_a_large_file_is_lent_to_its_run_and_taken_back_unless_it_was_writ
         assert (folder / "runs" / order.run / "work/d/big").stat().st_nlink == 1
         sent = kept.uploaded_bytes
         assert (sent < 10_000) == (bool(again) and not writes), sent
-        await host.engine.discard(order.run)
+        await host.engine.runs.discard(order.run)
         assert {name for name in objects(host) if big.sha256 in name} == {f"{big.sha256}.part"}
 
 
@@ -377,7 +377,7 @@ async def test_what_a_program_has_put_elsewhere_or_given_another_name_is_not_tak
         order = host.order(script, os.fsencode(mine))
         order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, data=(big,)))
         assert (await host.run(order)).outcome == Exited(0)
-        await host.engine.discard(order.run)
+        await host.engine.runs.discard(order.run)
         assert not [name for name in objects(host) if big.sha256 in name]
     assert (mine / "big").read_text() == "mine"
     assert (mine / "kept").read_bytes() == content

@@ -6,16 +6,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import pytest
 
-from sshgrid.engines import Engine
+from sshgrid.engines import Engine, Runs
 from sshgrid.model import Exited, Node, RetryPolicy
 from sshgrid.nodes import NodePool
 from sshgrid.spool.spool import Spool
 from sshgrid.ssh.connect import Dialing
-from sshgrid.testing import CHECKS, Check, MakeBench, ScriptedEngine, check_engine, imitate, until
-from sshgrid.testing.contract import GRID, IMITATIONS, until_clean
+from sshgrid.testing import CHECKS, Bench, Check, MakeBench, ScriptedEngine, check_engine, imitate, until
+from sshgrid.testing.contract import GRID, IMITATIONS, RUN_CHECKS, checks_of, until_clean
 
 
 class ScriptedBench:
@@ -95,12 +96,36 @@ async def test_an_engine(tmp_path: Path, engine: str, check: Check) -> None:
         # Whatever a check leaves behind must be possible to discard.
         for name in await bench.left():
             if name.startswith(GRID):
-                await bench.engine.discard(name)
+                await bench.engine.runs.discard(name)
         await until_clean(bench)
 
 
 async def test_the_contract_is_one_call(tmp_path: Path) -> None:
     await check_engine(scripted(tmp_path))
+
+
+class OnlyRuns(NamedTuple):
+    """An engine without batches and without conversations."""
+
+    runs: Runs
+    batches: None = None
+    conversations: None = None
+
+
+async def test_an_engine_is_checked_for_the_parts_that_it_offers(tmp_path: Path) -> None:
+    bench = ScriptedBench(tmp_path)
+    assert checks_of(bench.engine) == CHECKS
+    assert checks_of(OnlyRuns(bench.engine.runs)) == RUN_CHECKS
+
+
+async def test_an_engine_of_single_runs_passes_the_contract(tmp_path: Path) -> None:
+    @asynccontextmanager
+    async def make() -> AsyncIterator[Bench]:
+        async with scripted(tmp_path)() as bench:
+            bench.engine = OnlyRuns(bench.engine.runs)
+            yield bench
+
+    await check_engine(make)
 
 
 async def test_an_engine_that_breaks_a_promise_is_found(tmp_path: Path) -> None:
@@ -116,4 +141,4 @@ async def test_an_engine_that_breaks_a_promise_is_found(tmp_path: Path) -> None:
 
 
 def test_every_program_of_the_contract_has_its_imitation() -> None:
-    assert len(IMITATIONS) == 8
+    assert len(IMITATIONS) == 9

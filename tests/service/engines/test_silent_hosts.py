@@ -10,10 +10,11 @@ from typing import cast
 
 import pytest
 
-from sshgrid.engines import direct
+from sshgrid.engines import host_wait
 from sshgrid.engines.build_cache import BuildCache
-from sshgrid.engines.direct import START_GUARD_SECONDS, DirectEngine
+from sshgrid.engines.direct import DirectEngine, direct_engine
 from sshgrid.engines.launch import RunSpec
+from sshgrid.engines.starter import START_GUARD_SECONDS
 from sshgrid.errors import Dropped, NeverBegan
 from sshgrid.model import Attempt, Exited, Facts, Fetched, JobId, OnHostLoss, Program, Recipe, Step
 from sshgrid.spool.spool import Spool
@@ -117,7 +118,7 @@ def engine(*links: SilentLink, host: Host | None = None) -> DirectEngine:
     def patience(worked_seconds: float) -> float:
         return max(PATIENCE_SECONDS, worked_seconds)
 
-    return DirectEngine(
+    return direct_engine(
         host or Host(*links), Path, patience, BuildCache(cast(Spool, None))
     )  # nothing is passed on here
 
@@ -125,19 +126,19 @@ def engine(*links: SilentLink, host: Host | None = None) -> DirectEngine:
 async def test_F1_a_host_is_waited_for_as_long_as_the_run_had_worked_when_it_was_last_heard_of() -> None:
     host = Host(SilentLink(ENDED))
     host.silent = 5.0
-    await engine(host=host).run(order(OnHostLoss.RELAUNCH, worked_seconds=30.0), Sink(), resume=True)
+    await engine(host=host).runs.run(order(OnHostLoss.RELAUNCH, worked_seconds=30.0), Sink(), resume=True)
     assert host.patience == pytest.approx(25.0, abs=1.0)
 
 
 async def test_F12_a_start_without_an_answer_is_looked_for_before_anybody_moves() -> None:
-    finish = await engine(SilentLink(ENDED)).run(order(OnHostLoss.RELAUNCH), Sink())
+    finish = await engine(SilentLink(ENDED)).runs.run(order(OnHostLoss.RELAUNCH), Sink())
     assert finish.outcome == Exited(7)
 
 
 async def test_F12_a_start_that_never_arrived_is_forestalled_and_the_job_moves() -> None:
     link = SilentLink(RunLook())
     with pytest.raises(NeverBegan):
-        await engine(link).run(order(OnHostLoss.RELAUNCH), Sink())
+        await engine(link).runs.run(order(OnHostLoss.RELAUNCH), Sink())
     assert link.claimed == ["f00d-1.1"]
 
 
@@ -146,7 +147,7 @@ async def test_F12_a_start_that_never_arrived_is_forestalled_and_the_job_moves()
 )
 async def test_F5_a_start_is_never_later_than_its_lease(on_host_loss: OnHostLoss, seconds: float) -> None:
     link = SilentLink(ENDED)
-    await engine(link).run(order(on_host_loss), Sink())
+    await engine(link).runs.run(order(on_host_loss), Sink())
     assert link.not_after == UPTIME + seconds
 
 
@@ -154,9 +155,9 @@ async def test_F5_a_start_is_never_later_than_its_lease(on_host_loss: OnHostLoss
 async def test_F6_nobody_else_begins_before_the_lease_of_an_earlier_master_has_ended(
     monkeypatch: pytest.MonkeyPatch, worked_seconds: float
 ) -> None:
-    monkeypatch.setattr(direct, "LEASE_MARGIN_SECONDS", 0.3)
+    monkeypatch.setattr(host_wait, "LEASE_MARGIN_SECONDS", 0.3)
     began = time.monotonic()
     with pytest.raises(Dropped):
-        await engine().run(order(OnHostLoss.FENCE, worked_seconds), Sink(), resume=True)
+        await engine().runs.run(order(OnHostLoss.FENCE, worked_seconds), Sink(), resume=True)
     longest_lease = max(PATIENCE_SECONDS, worked_seconds)
     assert time.monotonic() - began >= longest_lease + 0.3

@@ -51,12 +51,14 @@ async def grid(tmp_path: Path, gate: Gate) -> AsyncIterator[ScriptedGrid]:
 
 def behind(grid: ScriptedGrid) -> int:
     """How many tasks nodes have that have not begun."""
-    return sum(map(len, grid.engine._ahead.values()))
+    return sum(map(len, grid.engine.batches._ahead.values()))
 
 
 async def waits_in_a_batch(grid: ScriptedGrid, job: JobId) -> None:
     """A task waits for the gate, and others behind it."""
-    await until(lambda: behind(grid) and grid.active_jobs.count("ann", Phase.RUNNING) == 1, lambda: grid.engine._ahead)
+    await until(
+        lambda: behind(grid) and grid.active_jobs.count("ann", Phase.RUNNING) == 1, lambda: grid.engine.batches._ahead
+    )
 
 
 async def test_the_next_tasks_wait_where_they_will_run(grid: ScriptedGrid, gate: Gate) -> None:
@@ -91,7 +93,7 @@ async def test_who_waits_behind_a_long_task_goes_where_a_slot_is_free(grid: Scri
     job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
     await waits_in_a_batch(grid, job)
     grid.node("h2").come()
-    await until(lambda: len(grid.engine.orders) == 33, lambda: (len(grid.engine.orders), grid.engine._ahead))
+    await until(lambda: len(grid.engine.orders) == 33, lambda: (len(grid.engine.orders), grid.engine.batches._ahead))
     assert behind(grid) == 0
     gate.open.set()
     await grid.wait(job)
@@ -106,7 +108,7 @@ async def test_also_of_a_batch_whose_slot_was_given_away(grid: ScriptedGrid, gat
     await waits_in_a_batch(grid, job)
     for sink in grid.master.attempts.batches.holding_slots:
         grid.master.attempts.batches.release(sink)  # it was expected to be over by now
-    await until(lambda: behind(grid) == 0 and len(grid.engine.orders) == 33, lambda: grid.engine._ahead)
+    await until(lambda: behind(grid) == 0 and len(grid.engine.orders) == 33, lambda: grid.engine.batches._ahead)
     gate.open.set()
     await grid.wait(job)
     assert verdict(grid, job) == SweepDone(33, 0)
@@ -167,13 +169,13 @@ async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
     grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused: list[str] = []
-    grid.engine.linger_seconds = 0.01
+    grid.engine.batches.warm_seconds = 0.01
 
     async def extend(batch: str, orders: Sequence[RunSpec], *, keep_warm: bool) -> bool:
         refused.extend(order.run for order in orders)
         return False
 
-    monkeypatch.setattr(grid.engine, "extend", extend)
+    monkeypatch.setattr(grid.engine.batches, "extend", extend)
     job = await grid.submit(sweep(grid, *["go"] * 300))
     await grid.wait(job)
     assert refused
@@ -183,18 +185,18 @@ async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
 
 
 async def test_a_batch_that_has_done_all_is_gone_on_with_where_it_is(grid: ScriptedGrid) -> None:
-    grid.engine.linger_seconds = 1e6
+    grid.engine.batches.warm_seconds = 1e6
     job = await grid.submit(sweep(grid, *["go"] * 300))
     await grid.wait(job)
     assert verdict(grid, job) == SweepDone(300, 0)
     # The first two tasks went alone, as nobody knew how long one takes; their starts served for many more.
-    first = next(iter(grid.engine.batches.values()))
+    first = next(iter(grid.engine.batches.runs.values()))
     assert first[0].endswith("-1_1.1")
     assert len(first) > 60
 
 
 async def test_nobody_waits_for_a_batch_whose_sweep_has_nothing_left(grid: ScriptedGrid) -> None:
-    grid.engine.linger_seconds = 1e6
+    grid.engine.batches.warm_seconds = 1e6
     first = await grid.submit(sweep(grid, *["go"] * 40))
     await grid.wait(first)
     second = await grid.submit(sweep(grid, *["go"] * 40))
@@ -205,7 +207,7 @@ async def test_nobody_waits_for_a_batch_whose_sweep_has_nothing_left(grid: Scrip
 
 
 async def test_the_slot_of_a_batch_that_waits_for_more_goes_to_whose_turn_it_is(grid: ScriptedGrid) -> None:
-    grid.engine.linger_seconds = 1e6
+    grid.engine.batches.warm_seconds = 1e6
     job = await grid.submit(sweep(grid, *["wait"] * 3, at_once=1))
     await until(lambda: len(grid.engine.orders) == 1)
     # It has begun alone on one node; the other one is for whoever comes.
@@ -216,7 +218,7 @@ async def test_the_slot_of_a_batch_that_waits_for_more_goes_to_whose_turn_it_is(
 
 
 async def test_a_batch_that_goes_on_passes_no_limit_of_a_group(grid: ScriptedGrid) -> None:
-    grid.engine.linger_seconds = 1e6
+    grid.engine.batches.warm_seconds = 1e6
     first, second = Gate(), Gate()
     grid.engine.coming[:2] = [first, second]
     two = inventory(*(Node(name, host="127.0.0.1", slots=1) for name in ("h1", "h2")))
@@ -258,13 +260,13 @@ async def test_a_node_that_goes_while_a_batch_waits_for_more_keeps_nobody_waitin
     grid: ScriptedGrid, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
-    grid.engine.linger_seconds = 1e6
+    grid.engine.batches.warm_seconds = 1e6
     grid.node("h2").go()
     job = await grid.submit(sweep(grid, "wait", *["go"] * 5, at_once=1))
     await until(lambda: len(grid.engine.orders) == 1)
     grid.master.pause()
     gate.open.set()
-    await until(lambda: bool(grid.engine.lingering))
+    await until(lambda: bool(grid.engine.batches.warm))
     grid.node("h1").go()
     grid.node("h2").come()
     grid.master.scheduler.paused = False
@@ -277,7 +279,7 @@ async def test_who_leaves_removes_a_batch_that_waits_for_more(grid: ScriptedGrid
     job = await grid.submit(sweep(grid, *["go"] * 3))
     await grid.wait(job)
     await grid.end()
-    assert set(grid.engine.batches) <= set(grid.engine.discarded)
+    assert set(grid.engine.batches.runs) <= set(grid.engine.discarded)
     await grid.begin()
 
 

@@ -434,7 +434,7 @@ async def stuck_in_a_batch(grid: ScriptedGrid) -> tuple[JobId, JobId]:
     sweep_id = await grid.submit(sweep(grid, 71, batches=True))
     await until(lambda: len(grid.engine.orders) == 61, lambda: len(grid.engine.orders))
     stuck = grid.engine.orders[60]
-    batches = grid.engine.batches
+    batches = grid.engine.batches.runs
     await until(lambda: any(stuck.run in runs[:-1] for runs in batches.values()), lambda: (stuck.run, batches))
     return sweep_id, stuck.attempt.job
 

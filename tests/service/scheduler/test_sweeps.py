@@ -387,7 +387,7 @@ async def test_a_cancelled_sweep_gives_up_tasks_that_wait_for_another_attempt(tm
     assert verdict(grid, job) == Cancelled("KILL by ann")
     assert sorted(state.ended) == list(range(1, count + 2))
     assert {task.verdict for task in grid.store.jobs.tasks(job)} == {Cancelled("KILL by ann")}
-    await until(lambda: len([run for run in grid.engine.discarded if run in grid.engine.batches]) == count + 1)
+    await until(lambda: len([run for run in grid.engine.discarded if run in grid.engine.batches.runs]) == count + 1)
     await grid.end()
 
 
@@ -556,8 +556,8 @@ async def test_short_tasks_share_a_start(grid: ScriptedGrid) -> None:
     assert output.split() == [b"%d" % number for number in range(1, 501)]
     assert verdict(grid, job) == SweepDone(500, 0)
     assert len(grid.engine.orders) == 500
-    assert max(map(len, grid.engine.batches.values())) > 10
-    in_batches = [run for batch in grid.engine.batches.values() for run in batch]
+    assert max(map(len, grid.engine.batches.runs.values())) > 10
+    in_batches = [run for batch in grid.engine.batches.runs.values() for run in batch]
     assert len(in_batches) == len(set(in_batches)) > 400
     await until(lambda: {order.run for order in grid.engine.orders} <= set(grid.engine.discarded))
 
@@ -565,7 +565,7 @@ async def test_short_tasks_share_a_start(grid: ScriptedGrid) -> None:
 async def test_tasks_that_need_a_watchdog_of_their_own_do_not(grid: ScriptedGrid) -> None:
     await grid.wait(await grid.submit(alone(sweep(grid, *map(str, range(50))))))
     assert len(grid.engine.orders) == 50
-    assert grid.engine.batches == {}
+    assert grid.engine.batches.runs == {}
 
 
 async def test_long_tasks_do_not(grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -573,8 +573,8 @@ async def test_long_tasks_do_not(grid: ScriptedGrid, monkeypatch: pytest.MonkeyP
     await grid.wait(await grid.submit(sweep(grid, *map(str, range(50)))))
     assert len(grid.engine.orders) == 50
     # The first few went as batches of one: nobody knew.
-    assert max(map(len, grid.engine.batches.values())) == 1
-    assert len(grid.engine.batches) <= 8
+    assert max(map(len, grid.engine.batches.runs.values())) == 1
+    assert len(grid.engine.batches.runs) <= 8
 
 
 async def in_a_batch(grid: ScriptedGrid) -> tuple[JobId, list[str]]:
@@ -583,7 +583,7 @@ async def in_a_batch(grid: ScriptedGrid) -> tuple[JobId, list[str]]:
     job = await grid.submit(sweep(grid, *map(str, range(1, 201)), at_once=1))
     await until(lambda: len(grid.engine.orders) == 61)
     run = grid.engine.orders[-1].run
-    batch = next(batch for batch in grid.engine.batches.values() if run in batch)
+    batch = next(batch for batch in grid.engine.batches.runs.values() if run in batch)
     assert len(batch) > 2
     return job, batch
 
@@ -601,7 +601,7 @@ async def test_who_follows_a_task_of_a_batch_is_told_while_it_runs(grid: Scripte
     job = await grid.submit(sweep(grid, *map(str, range(1, 201)), at_once=1))
     await until(lambda: len(grid.engine.orders) == 61)
     task = grid.engine.orders[-1]
-    assert any(len(batch) > 2 and task.run in batch for batch in grid.engine.batches.values())
+    assert any(len(batch) > 2 and task.run in batch for batch in grid.engine.batches.runs.values())
     async with asyncio.timeout(10), grid.master.job_queries.watch(Logs(task.attempt.job, follow=True)) as events:
         asyncio.get_running_loop().call_later(0.1, follows.set)
         async for _, piece in events:
@@ -615,9 +615,9 @@ async def test_who_follows_a_task_of_a_batch_is_told_while_it_runs(grid: Scripte
 async def test_a_new_master_goes_on_with_a_batch(grid: ScriptedGrid) -> None:
     job, batch = await in_a_batch(grid)
     await grid.end()
-    grid.engine.batches.clear()
+    grid.engine.batches.runs.clear()
     await grid.begin()
-    await until(lambda: any(set(rest) <= set(batch) for rest in grid.engine.batches.values()))
+    await until(lambda: any(set(rest) <= set(batch) for rest in grid.engine.batches.runs.values()))
     for stage in list(grid.engine.stages.values()):
         stage.send("TERM")
     tasks, _, _ = await watch(grid, job)
@@ -652,7 +652,7 @@ async def test_the_folder_of_a_batch_that_never_began_stays_against_a_late_start
     grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[BatchSpec] = []
-    run_batch = grid.engine.run_batch
+    run_batch = grid.engine.batches.run
 
     async def run(batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
         if not lost:
@@ -660,7 +660,7 @@ async def test_the_folder_of_a_batch_that_never_began_stays_against_a_late_start
             raise NeverBegan(batch.attempt.node, "the run is not there")
         await run_batch(batch, sink, resume=resume)
 
-    monkeypatch.setattr(grid.engine, "run_batch", run)
+    monkeypatch.setattr(grid.engine.batches, "run", run)
     job = await grid.submit(sweep(grid, *map(str, range(100))))
     await grid.wait(job)
     assert verdict(grid, job) == SweepDone(100, 0)
