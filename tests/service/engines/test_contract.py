@@ -6,17 +6,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
 
 import pytest
 
-from sshgrid.engines import Engine, Runs
+from sshgrid.engines import Engine
 from sshgrid.model import Exited, Node, RetryPolicy
 from sshgrid.nodes import NodePool
 from sshgrid.spool.spool import Spool
 from sshgrid.ssh.connect import Dialing
 from sshgrid.testing import CHECKS, Bench, Check, MakeBench, ScriptedEngine, check_engine, imitate, until
 from sshgrid.testing.contract import GRID, IMITATIONS, RUN_CHECKS, checks_of, until_clean
+from tests.service.engines.test_engine_parts import OnlyRuns
 
 
 class ScriptedBench:
@@ -102,14 +102,6 @@ async def test_an_engine(tmp_path: Path, engine: str, check: Check) -> None:
 
 async def test_the_contract_is_one_call(tmp_path: Path) -> None:
     await check_engine(scripted(tmp_path))
-
-
-class OnlyRuns(NamedTuple):
-    """An engine without batches and without conversations."""
-
-    runs: Runs
-    batches: None = None
-    conversations: None = None
 
 
 async def test_an_engine_is_checked_for_the_parts_that_it_offers(tmp_path: Path) -> None:
