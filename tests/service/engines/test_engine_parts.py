@@ -32,7 +32,7 @@ async def test_each_task_of_a_sweep_starts_alone_without_batches(grid: ScriptedG
     job = await grid.submit(sweep(grid, *["go"] * 40))
     await grid.wait(job)
     assert verdict(grid, job) == SweepDone(40, 0)
-    assert {record.batch for task in grid.store.tasks(job) for record in task.attempts} == {""}
+    assert {record.batch for task in grid.store.jobs.tasks(job) for record in task.attempts} == {""}
     assert grid.engine.batches.runs == {}
 
 
