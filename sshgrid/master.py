@@ -131,7 +131,7 @@ class Master:
         if before := self.active_jobs.store.jobs.of_key(owner, key):
             return before.id  # it was accepted, even if the grid could not accept it now
         caps = self.accounts.caps(owner)
-        waiting = 0 if caps.queued is None else self.active_jobs.count(owner, Phase.QUEUED) + self.sweeps.unbegun(owner)
+        waiting = 0 if caps.queued is None else self.active_jobs.queued_of(owner) + self.sweeps.unbegun(owner)
         submission = quota.bounded(submission, caps, waiting)
         submission = admission.complete(submission, self.inventory.languages, self.spool)
         await self._check_possible(submission)
@@ -262,7 +262,7 @@ class Master:
         for job_id in jobs:
             self.active_jobs.remove(job_id)
             self.spool.outputs.remove(job_id)
-            self.active_jobs.notifications.forget(job_id)
+            self.active_jobs.notifications.drop_notices(job_id)
         store = self.active_jobs.store
         inputs = inputs_of(store.jobs.input_lists(), self.spool)
         self.spool.blobs.evict(store.jobs.blobs() | inputs, self._clock.wall())

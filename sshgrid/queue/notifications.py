@@ -1,6 +1,7 @@
-"""Who waits for news of which job, and the sentences that were said about it.
+"""Notifications that a job has changed, and the notices about a job.
 
-News is only "look again": what is new is read from the store and the spool, so nothing is queued for anybody.
+A notification only means "look again": the change itself is read from the store and the spool, so nothing is queued
+for a watcher.
 """
 
 from __future__ import annotations
@@ -13,47 +14,49 @@ NOTICES_KEPT = 64
 
 
 class Notifications:
-    """One for all jobs of a master."""
+    """The notifications of all jobs of one master."""
 
     def __init__(self) -> None:
         self._waiters: dict[JobId | None, set[asyncio.Future[None]]] = {}
-        self._notices: dict[JobId, list[tuple[int, str]]] = {}  # numbered from 1: the oldest ones go
+        self._notices: dict[JobId, list[tuple[int, str]]] = {}  # numbered from 1; only the newest are kept
 
-    def tell(self, job: JobId) -> None:
-        """Something about this job is new."""
+    def notify(self, job: JobId) -> None:
+        """Wake what waits for this job, and for any job."""
         for key in (job, None):
             for waiter in self._waiters.get(key, ()):
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def tell_all(self) -> None:
-        """Something about the nodes is new, which may concern every waiting job."""
+    def notify_all(self) -> None:
+        """Wake everything that waits: the nodes have changed, which may concern every queued job."""
         for waiters in self._waiters.values():
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def say(self, job: JobId, text: str) -> None:
+    def add_notice(self, job: JobId, text: str) -> None:
+        """Keep a sentence for the watchers of a job, and notify them."""
         notices = self._notices.setdefault(job, [])
         notices.append((notices[-1][0] + 1 if notices else 1, text))
         del notices[:-NOTICES_KEPT]
-        self.tell(job)
+        self.notify(job)
 
-    def notices(self, job: JobId, heard: int = 0) -> list[tuple[int, str]]:
-        """The sentences with a number above `heard`, each with its number."""
-        return [notice for notice in self._notices.get(job, ()) if notice[0] > heard]
+    def notices(self, job: JobId, after: int = 0) -> list[tuple[int, str]]:
+        """The notices with a number above `after`, each with its number."""
+        return [notice for notice in self._notices.get(job, ()) if notice[0] > after]
 
-    def forget(self, job: JobId) -> None:
+    def drop_notices(self, job: JobId) -> None:
+        """The job was removed."""
         self._notices.pop(job, None)
 
     def listen(self, job: JobId | None) -> asyncio.Future[None]:
-        """Done at the next news; ask for it before looking, so that nothing falls in between."""
+        """A future that is done at the next notification. Call it before you look, so that no change is missed."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(job, set()).add(waiter)
-        waiter.add_done_callback(lambda done: self._leave(job, done))
+        waiter.add_done_callback(lambda done: self._remove_waiter(job, done))
         return waiter
 
-    def _leave(self, job: JobId | None, waiter: asyncio.Future[None]) -> None:
+    def _remove_waiter(self, job: JobId | None, waiter: asyncio.Future[None]) -> None:
         waiters = self._waiters.get(job)
         if waiters is not None:
             waiters.discard(waiter)
@@ -61,6 +64,7 @@ class Notifications:
                 del self._waiters[job]
 
     async def changed(self, job: JobId | None, seconds: float) -> None:
+        """Wait for the next notification, at most `seconds`."""
         waiter = self.listen(job)
         await asyncio.wait([waiter], timeout=seconds)
         waiter.cancel()

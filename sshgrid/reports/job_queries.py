@@ -171,7 +171,9 @@ class JobQueries:
     def _is_full(self, owner: str) -> bool:
         """Whether this user has as many running jobs as the limits allow."""
         caps = self._caps(owner)
-        return caps.running is not None and quota.must_wait(self._active_jobs.count(owner, Phase.RUNNING), caps)
+        return caps.running is not None and quota.must_wait(
+            self._active_jobs.slots_in_use().by_owner().get(owner, 0), caps
+        )
 
     def _line(self, job: Job, moment: _Moment, explain: bool = False) -> JobLine:
         now = self._clock.wall()

@@ -45,8 +45,8 @@ class ActiveSweeps:
         self._states: dict[JobId, SweepState] = {}
         self.slots = 1  # of all nodes that are up
         self._weights: dict[str, float] = {}
-        active_jobs.on_task = self._task_changed
-        active_jobs.on_given_back = self._given_back
+        active_jobs.on_task_changed = self._task_changed
+        active_jobs.on_begin_undone = self._given_back
 
     def take_up(self) -> None:
         """The sweeps that an earlier master left; before anything else happens."""
@@ -157,14 +157,14 @@ class ActiveSweeps:
         state.changed(task)
         if task.phase is not Phase.RUNNING:
             self._look(state)
-        self._active_jobs.notifications.tell(state.job.id)
+        self._active_jobs.notifications.notify(state.job.id)
 
     def _given_back(self, tasks: Sequence[JobId]) -> None:
         state = self.state(tasks[0])
         if state is not None:
             state.given_back(tasks)
             self._look(state)
-            self._active_jobs.notifications.tell(state.job.id)
+            self._active_jobs.notifications.notify(state.job.id)
 
     def _look(self, state: SweepState) -> None:
         """Is it to stop, or over?"""

@@ -50,7 +50,7 @@ class AttemptSink:
             return
         attempt = self._running.attempt
         self._outputs.append(attempt.job, attempt.number, stream, piece)
-        self._active_jobs.notifications.tell(attempt.job)
+        self._active_jobs.notifications.notify(attempt.job)
 
     async def step(self, step: Step) -> None:
         if step is self._running.record.step:
@@ -82,7 +82,7 @@ class AttemptSink:
 
     def _change(self, **changes: object) -> None:
         self._running.record = msgspec.structs.replace(self._running.record, **changes)
-        self._active_jobs.notifications.tell(self._running.attempt.job)
+        self._active_jobs.notifications.notify(self._running.attempt.job)
 
 
 class Attempts:
@@ -137,7 +137,7 @@ class Attempts:
         if node := self._pool.nodes.get(record.node):
             node.begun(running.run, Share(job.submission.slots, record.gpus))
         running.follower = self._tasks.start(self._follow(job, running, resume), f"attempt {running.attempt}")
-        self._active_jobs.notifications.tell(job.id)
+        self._active_jobs.notifications.notify(job.id)
         if resume:
             self.termination.end_if_requested(job, running)
 
@@ -151,9 +151,9 @@ class Attempts:
         text = f"{before.node} {word} ({why}), {where} (attempt {attempt.number} of {allowed})"
         sweep = sweep_of(job.id)
         if sweep is None:
-            self._active_jobs.notifications.say(job.id, text)
+            self._active_jobs.notifications.add_notice(job.id, text)
         else:
-            self._active_jobs.notifications.say(sweep, f"task {job_text(job.id)}: {text}")
+            self._active_jobs.notifications.add_notice(sweep, f"task {job_text(job.id)}: {text}")
 
     # --- follow and settle
 

@@ -164,7 +164,7 @@ class BatchAttempts:
     async def _send(
         self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[RunningAttempt], node: ManagedNode
     ) -> bool:
-        async with self._active_jobs.turn:
+        async with self._active_jobs.bulk_lock:
             specs = self._launching.batch_specs(jobs, batch, node, resume=False)
         return await _batches(node).extend(sink.name, specs, keep_warm=sink.keep_warm)
 
@@ -196,7 +196,7 @@ class BatchAttempts:
         given = [running for running in batch if running not in over]
         for running in given:
             self._running.remove(running)
-        self._active_jobs.give_back_tasks([running.attempt.job for running in given])
+        self._active_jobs.claims.undo_begin([running.attempt.job for running in given])
 
     def _is_over_unstarted(self, running: RunningAttempt) -> bool:
         return running.superseded or self._active_jobs.current(running.attempt.job).cancel_requested

@@ -161,7 +161,7 @@ class BatchRefill:
             return False
         self._nearly_over.remove(sink)
         record = AttemptRecord(1, sink.node, now, batch=sink.name)
-        begun = self._active_jobs.begin_tasks(tasks, record)
+        begun = self._active_jobs.claims.begin_tasks(tasks, record)
         self._batches.extend(sink, begun, keep_warm=self._sweeps.goes_on(job.id))
         return True
 

@@ -89,7 +89,7 @@ class BatchSink:
         running = self.rest.get(order.run)
         if running is None or not running.superseded:
             self._spool.outputs.append(order.attempt.job, order.attempt.number, stream, piece)
-            self._active_jobs.notifications.tell(order.attempt.job)
+            self._active_jobs.notifications.notify(order.attempt.job)
 
     async def running(self, orders: Sequence[RunSpec]) -> None:
         self._moved, self.has_begun = time.monotonic(), True
@@ -99,7 +99,7 @@ class BatchSink:
 
     async def ended(self, ends: Sequence[tuple[RunSpec, AttemptResult]]) -> None:
         self._moved, self.has_begun = time.monotonic(), True
-        async with self._active_jobs.turn:
+        async with self._active_jobs.bulk_lock:
             found = [(running, finish) for order, finish in ends if (running := self.rest.get(order.run))]
             # Before others hear of it: they ask what is left.
             self.leave(running.run for running, _ in found)

@@ -109,7 +109,7 @@ class Scheduler:
         began = time.monotonic()
         waiting = [job for job in self._active_jobs.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
         views = self._pool.views() if waiting else []  # while a thousand nodes connect, nobody may wait
-        running = Counter(self._active_jobs.running_by_owner())
+        running = Counter(self._active_jobs.slots_in_use().by_owner())
         refill = BatchRefill(self._active_jobs, self._attempts.batches, self._sweeps, views, running, self.seen_by)
         waiting = self._with_tasks(waiting, views, refill, now)
         rests = self._backoff_rests(waiting, now)
@@ -121,7 +121,7 @@ class Scheduler:
             prospect = prospects.get(wants) or prospects.setdefault(wants, self._prospect(views, job.submission))
             if self._finish_hopeless(job, prospect, now) or wants in stuck:
                 continue
-            if self._active_jobs.has_begun(job.id):
+            if self._active_jobs.is_running(job.id):
                 continue  # in the batch of a task before it
             if self._is_full(job.owner, running):
                 refill.go_on(job, now, own_only=True)
@@ -173,7 +173,7 @@ class Scheduler:
 
     def _handed_out(self) -> Mapping[str, float]:
         """What placement.order takes for the turns that each owner has had."""
-        running = self._active_jobs.running_by_owner()
+        running = self._active_jobs.slots_in_use().by_owner()
         owners = {job.owner for job in self._active_jobs.in_phase(Phase.QUEUED)} | running.keys()
         self._served = {owner: turn for owner, turn in self._served.items() if owner in owners}
         return fair_share.turns(running, self._served, owners)
@@ -183,11 +183,15 @@ class Scheduler:
         return quota.must_wait(running.get(owner, 0), self._caps(owner))
 
     def _may_start(self, owner: str) -> bool:
-        return not self._is_full(owner, self._active_jobs.running_by_owner())
+        return not self._is_full(owner, self._active_jobs.slots_in_use().by_owner())
 
     def seen_by(self, views: Sequence[NodeView], owner: str) -> Sequence[NodeView]:
         """The nodes as this user finds them: closed where a group's limit is reached."""
-        return quota.as_seen(views, self.groups, self._active_jobs.nodes_in_use(owner)) if self.groups else views
+        return (
+            quota.as_seen(views, self.groups, self._active_jobs.slots_in_use().nodes_of(owner))
+            if self.groups
+            else views
+        )
 
     def _undecided_seconds(self, job: Job, now: float) -> float:
         """How long this job still waits for nodes that are being dialled or tested; 0 = it may choose."""
@@ -204,18 +208,18 @@ class Scheduler:
         views = refill.worthwhile(job, self.seen_by(views, job.owner))
         view = placement.place(views, job.submission, job.excluded, policy, self._rng, self.turn)
         if view is None:
-            self._active_jobs.notifications.tell(job.id)
+            self._active_jobs.notifications.notify(job.id)
             return ""
         self._note_turn(job)
         can_batch = self._pool.nodes[view.node.name].engine.batches is not None
         batch = self._sweeps.batch(job) if can_batch and job.id < 0 and not job.attempts else []
         if batch:
             name = batch_name(run_name(self._active_jobs.store.grid, Attempt(job.id, 1, view.node.name)))
-            begun = self._active_jobs.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name))
+            begun = self._active_jobs.claims.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name))
             self._attempts.batches.start(begun, keep_warm=self._sweeps.goes_on(job.id))
             return view.node.name
         gpus = tuple(placement.free_gpus(view)[: job.submission.gpus])
-        alone = self._active_jobs.begin(job, view.node.name, now, gpus)
+        alone = self._active_jobs.claims.begin(job, view.node.name, now, gpus)
         if alone is None:
             return ""
         self._attempts.start(*alone)

@@ -77,7 +77,7 @@ class SpeculativeAttempts:
 
     def _launch(self, task: Job, view: NodeView, now: float) -> str:
         gpus = tuple(placement.free_gpus(view)[: task.submission.gpus])
-        begun = self._active_jobs.begin_speculative(task, view.node.name, now, gpus)
+        begun = self._active_jobs.claims.begin_speculative(task, view.node.name, now, gpus)
         if begun is None:
             return ""
         log.info("task %s runs long on %s: a backup on %s", job_text(task.id), task.live[0].node, view.node.name)

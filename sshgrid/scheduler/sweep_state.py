@@ -26,7 +26,7 @@ from sshgrid.model import (
     task_id,
     task_number,
 )
-from sshgrid.queue.active_jobs import slot_of
+from sshgrid.queue.slots_in_use import slot_of
 from sshgrid.sweeps import inputs, parameters
 from sshgrid.sweeps.checks import Counts, chosen_tasks, fits_batch, is_success
 from sshgrid.sweeps.estimates import RuntimeEstimate

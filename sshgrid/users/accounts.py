@@ -100,8 +100,8 @@ class Accounts:
             account.created,
             account.keys,
             account.caps,
-            self._active_jobs.count(account.name, Phase.QUEUED),
-            self._active_jobs.count(account.name, Phase.RUNNING),
+            self._active_jobs.queued_of(account.name),
+            self._active_jobs.slots_in_use().by_owner().get(account.name, 0),
         )
 
     # --- requests

@@ -339,9 +339,9 @@ async def test_logs_of_a_waiting_job_are_empty_and_followed_ones_wait_for_its_fi
 async def test_news_of_one_job_wakes_its_own_listeners_and_those_of_all(grids: Grids) -> None:
     notifications = Notifications()
     mine, other, every = notifications.listen(JobId(1)), notifications.listen(JobId(2)), notifications.listen(None)
-    notifications.tell(JobId(1))
+    notifications.notify(JobId(1))
     assert (mine.done(), other.done(), every.done()) == (True, False, True)
-    notifications.tell_all()
+    notifications.notify_all()
     assert other.done()
     await asyncio.sleep(0)
     assert notifications._waiters == {}
@@ -358,10 +358,10 @@ async def test_whoever_no_longer_listens_is_forgotten() -> None:
 def test_sentences_are_bounded_and_forgotten_with_the_job() -> None:
     notifications = Notifications()
     for number in range(NOTICES_KEPT * 3):
-        notifications.say(JobId(1), str(number))
+        notifications.add_notice(JobId(1), str(number))
     kept = notifications.notices(JobId(1))
     assert [text for _, text in kept] == [str(number) for number in range(NOTICES_KEPT * 2, NOTICES_KEPT * 3)]
-    notifications.say(JobId(1), "new")
+    notifications.add_notice(JobId(1), "new")
     assert [text for _, text in notifications.notices(JobId(1), kept[-1][0])] == ["new"]
-    notifications.forget(JobId(1))
+    notifications.drop_notices(JobId(1))
     assert notifications.notices(JobId(1)) == []

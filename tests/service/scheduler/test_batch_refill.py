@@ -57,7 +57,8 @@ def behind(grid: ScriptedGrid) -> int:
 async def waits_in_a_batch(grid: ScriptedGrid, job: JobId) -> None:
     """A task waits for the gate, and others behind it."""
     await until(
-        lambda: behind(grid) and grid.active_jobs.count("ann", Phase.RUNNING) == 1, lambda: grid.engine.batches._ahead
+        lambda: behind(grid) and grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 1,
+        lambda: grid.engine.batches._ahead,
     )
 
 

@@ -395,13 +395,13 @@ async def test_who_may_run_no_more_gets_none(grid: ScriptedGrid, monkeypatch: py
 async def test_a_backup_is_a_slot_of_its_user(grid: ScriptedGrid) -> None:
     original, backup = Gated("original"), Gated("backup")
     sweep_id, _ = await straggling(grid, original, backup)
-    assert grid.active_jobs.count("ann", Phase.RUNNING) == 2
-    assert sorted(grid.active_jobs.nodes_in_use("ann")) == ["h1", "h2"]
+    assert grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 2
+    assert sorted(grid.active_jobs.slots_in_use().nodes_of("ann")) == ["h1", "h2"]
     progress = grid.master.job_queries.progress(sweep_id)
     assert (progress.ended, progress.running, progress.waiting, progress.backups) == (3, 1, 0, 1)
     backup.gate.set()
     await told(grid, sweep_id)
-    assert grid.active_jobs.count("ann", Phase.RUNNING) == 0
+    assert grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 0
 
 
 async def test_a_node_that_is_drained_gets_no_backup_and_its_own_tasks_may_have_one(tmp_path: Path) -> None:

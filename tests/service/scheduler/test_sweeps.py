@@ -671,7 +671,7 @@ async def test_the_folder_of_a_batch_that_never_began_stays_against_a_late_start
 
 async def test_a_batch_is_one_slot_of_its_owner(grid: ScriptedGrid) -> None:
     job, _ = await in_a_batch(grid)
-    assert grid.active_jobs.count("ann", Phase.RUNNING) == 1
+    assert grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 1
     progress = grid.master.job_queries.progress(job)
     assert (progress.ended, progress.running, progress.waiting) == (60, 1, 139)
     assert progress.slowest is not None
@@ -706,7 +706,7 @@ async def test_a_master_whose_memory_has_left_the_queue_stops_and_the_next_one_g
     grid.engine.coming[:0] = [_until_killed]
     job = await grid.submit(sweep(grid, "a", "b", at_once=1))
     await until(lambda: bool(grid.engine.stages))
-    monkeypatch.setattr(grid.active_jobs.notifications, "tell", fails)
+    monkeypatch.setattr(grid.active_jobs.notifications, "notify", fails)
     next(iter(grid.engine.stages.values())).send("TERM")
     with pytest.raises(StoreError, match="not what the queue says"):
         await grid.working

@@ -1,0 +1,52 @@
+"""Claim nodes for jobs: in the store first, in memory second."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from sshgrid.model import Attempt, AttemptRecord, Job, JobId, Phase
+
+if TYPE_CHECKING:
+    from sshgrid.queue.active_jobs import ActiveJobs
+
+
+class Claims:
+    """The claims of one master. What a call returned is durable."""
+
+    def __init__(self, active_jobs: ActiveJobs) -> None:
+        self._active_jobs = active_jobs
+        self._store = active_jobs.store
+
+    def begin(self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()) -> tuple[Job, Attempt] | None:
+        """Claim a node for a queued job; None when the store no longer lets it begin."""
+        if job.id < 0 and not job.attempts:
+            return self.begin_tasks([job], AttemptRecord(1, node, now, gpus=gpus))[0]
+        return self._reread(job.id, self._store.attempts.begin(job.id, node, now, gpus))
+
+    def begin_speculative(
+        self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()
+    ) -> tuple[Job, Attempt] | None:
+        """Claim a node for a second attempt beside the running one; None when the store refuses it."""
+        return self._reread(job.id, self._store.attempts.begin_speculative(job.id, node, now, gpus))
+
+    def begin_tasks(self, tasks: Sequence[Job], record: AttemptRecord) -> list[tuple[Job, Attempt]]:
+        """Claim a node for tasks of a sweep that have never begun: all of them, or none."""
+        attempts = self._store.attempts.begin_tasks(tasks, record)
+        begun = [msgspec.structs.replace(task, phase=Phase.RUNNING, attempts=(record,)) for task in tasks]
+        for job in begun:
+            self._active_jobs.keep(job)
+        return list(zip(begun, attempts, strict=True))
+
+    def undo_begin(self, tasks: Iterable[JobId]) -> list[JobId]:
+        """Undo `begin_tasks`; returns the tasks that are as if never claimed. The others have ended meanwhile."""
+        with self._store.transaction():
+            undone = [task for task in tasks if self._store.attempts.undo_begin(task)]
+        self._active_jobs.drop_tasks(undone)
+        return undone
+
+    def _reread(self, job_id: JobId, attempt: Attempt | None) -> tuple[Job, Attempt] | None:
+        job = self._active_jobs.reread(job_id)
+        return None if attempt is None else (job, attempt)
