@@ -1,7 +1,7 @@
 # The same commands that CI runs. PYTHON=python3.12 chooses another Python, PYTEST="-k word -x" what is tested; all of it is
 # tested in two runs, as tests over the lab measure times and share hosts, and the others can run beside each other.
 .DELETE_ON_ERROR:
-.PHONY: help run test lint docs bench chaos clean
+.PHONY: help run test lint docs man bench chaos clean
 
 BIN := .venv/bin
 PYTEST ?=
@@ -12,6 +12,7 @@ help:
 	@echo 'make test   every test (the lab of SSH hosts needs root; elsewhere its tests are skipped)'
 	@echo 'make lint   ruff, mypy, shellcheck'
 	@echo 'make docs   the manual, into docs/_build/html'
+	@echo 'make man    the man pages, into docs/man'
 	@echo 'make bench  what things cost on this machine, beside others (needs root; BENCH=--short tries it)'
 	@echo 'make chaos a long torture run over the lab, with its checker (needs root; SEED=n replays one)'
 	@echo 'make clean  remove what the others made'
@@ -37,6 +38,9 @@ lint: .venv/ready-test
 
 docs: .venv/ready-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+man: .venv/ready-docs
+	$(BIN)/python scripts/build_man.py
 
 BENCH ?=
 bench: .venv/ready-test

@@ -26,6 +26,7 @@ mksh mksh
 tmux tmux
 shellcheck shellcheck
 make make
+man man-db
 gcc gcc
 g++ g++
 perl perl

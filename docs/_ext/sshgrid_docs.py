@@ -115,7 +115,7 @@ def module_map() -> str:
 
 def command_tree() -> Iterator[tuple[str, click.Context]]:
     """("sshgrid node add", its context) of every command, as `--help` lists them."""
-    yield from _commands(click.Context(cli, info_name="sshgrid"))
+    yield from _commands(click.Context(cli, info_name="sshgrid", **cli.context_settings))
 
 
 def _commands(context: click.Context) -> Iterator[tuple[str, click.Context]]:
