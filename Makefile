@@ -1,7 +1,7 @@
 # The same commands that CI runs. PYTHON=python3.12 chooses another Python, PYTEST="-k word -x" what is tested; all of it is
 # tested in two runs, as tests over the lab measure times and share hosts, and the others can run beside each other.
 .DELETE_ON_ERROR:
-.PHONY: help run test lint docs man bench chaos clean
+.PHONY: help run test lint docs man recording bench chaos clean
 
 BIN := .venv/bin
 PYTEST ?=
@@ -13,6 +13,7 @@ help:
 	@echo 'make lint   ruff, mypy, shellcheck'
 	@echo 'make docs   the manual, into docs/_build/html'
 	@echo 'make man    the man pages, into docs/man'
+	@echo 'make recording  the session that the README shows, into docs/_static/demo.svg (needs root)'
 	@echo 'make bench  what things cost on this machine, beside others (needs root; BENCH=--short tries it)'
 	@echo 'make chaos a long torture run over the lab, with its checker (needs root; SEED=n replays one)'
 	@echo 'make clean  remove what the others made'
@@ -41,6 +42,10 @@ docs: .venv/ready-docs
 
 man: .venv/ready-docs
 	$(BIN)/python scripts/build_man.py
+
+recording: .venv/ready-test
+	scripts/setup-test-host.sh
+	$(BIN)/python scripts/record_demo.py
 
 BENCH ?=
 bench: .venv/ready-test
