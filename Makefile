@@ -39,6 +39,7 @@ lint: .venv/ready-test
 
 docs: .venv/ready-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+	$(BIN)/python scripts/check_pages.py docs/_build/html
 
 man: .venv/ready-docs
 	$(BIN)/python scripts/build_man.py

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
+from docutils import nodes
 
 from sshgrid import inventory
 from sshgrid.cli.verbs import cli
@@ -24,17 +26,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "sshgrid"
-FLOOR_TABLE = ROOT / "tests" / "pure" / "test_floors.py"
-MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
+sys.path.append(str(ROOT / "scripts"))
 
-FLOOR_NAMES = {
-    0: "nouns and errors",
-    1: "pure decisions: no loop, clock, dice or files but what is passed in",
-    2: "the outside world: nodes, engines, the queue on disk",
-    3: "the master",
-    4: "between master and client",
-    5: "what people type",
-}
+import draw_layout  # noqa: E402 - needs the path above
+
+MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
 
 
 # --- Markdown -----------------------------------------------------------------------------------------------------
@@ -60,14 +56,6 @@ def prose(text: str) -> str:
 
 
 # --- the module map -----------------------------------------------------------------------------------------------
-
-
-def floors() -> dict[str, int]:
-    """The table that the test of the house rules holds."""
-    for node in ast.parse(FLOOR_TABLE.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "FLOORS" and node.value:
-            return dict(ast.literal_eval(node.value))
-    raise LookupError(f"no FLOORS in {FLOOR_TABLE}")
 
 
 def modules() -> dict[str, str]:
@@ -97,17 +85,26 @@ def other_files() -> dict[str, str]:
 
 
 def module_map() -> str:
-    by_floor: dict[int, list[tuple[str, str]]] = {}
-    table_of_floors = floors()
+    """A table for each folder, those that import most first, and one of the modules at the top level."""
+    rooms = draw_layout.rooms()
+    level = draw_layout.floors({name: room.imports for name, room in rooms.items()})
+    by_room: dict[str, list[tuple[str, str]]] = {}
     for name, words in modules().items():
-        floor = table_of_floors.get(name, table_of_floors.get(name.split(".")[0] + ".*", 5))
-        by_floor.setdefault(floor, []).append((code(name), prose(words.split("\n\n")[0])))
+        by_room.setdefault(name.split(".")[0], []).append((code(name), prose(words.split("\n\n")[0])))
     for name, words in other_files().items():
-        by_floor[2].append((code(name), prose(words)))
-    return "\n".join(
-        f"### Floor {floor}: {FLOOR_NAMES[floor]}\n\n{table(('module', 'what for'), by_floor[floor])}"
-        for floor in sorted(by_floor, reverse=True)
-    )
+        by_room.setdefault(name.split("/")[0], []).append((code(name), prose(words)))
+    folders = [name for name in rooms if (PACKAGE / name).is_dir()]
+    parts = [
+        f"### {name}\n\nFloor {level[name]}.\n\n{table(('module', 'purpose'), by_room[name])}"
+        for name in sorted(folders, key=lambda name: (-level[name], name))
+    ]
+    single = [row for name, rows in by_room.items() if name not in folders for row in rows]
+    return "\n".join([*parts, f"### The top level\n\n{table(('module', 'purpose'), single)}"])
+
+
+def layout() -> str:
+    """The picture of folders and imports, inside the page, so that it has the page's colours."""
+    return f'```{{raw}} html\n<div class="drawing">\n{draw_layout.svg(draw_layout.rooms())}</div>\n```\n'
 
 
 # --- the command line ---------------------------------------------------------------------------------------------
@@ -176,7 +173,7 @@ _SECTIONS = {
         "GroupFields",
         "Nodes that share something. Besides `nodes` and `max_jobs_per_user` a group may say whatever `defaults` may.",
     ),
-    "retry": ("Retry", "What happens after a host failed."),
+    "retry": ("RetryFields", "What happens after a host failed."),
 }
 
 
@@ -266,6 +263,7 @@ GENERATORS: Mapping[str, Callable[[], str]] = {
     "events": events,
     "inventory": inventory_reference,
     "languages": language_table,
+    "layout": layout,
     "modules": module_map,
     "requests": requests,
 }
@@ -280,7 +278,22 @@ def _fill_page(_: Sphinx, __: str, source: list[str]) -> None:
     source[0] = fill(source[0])
 
 
+# A drawing whose colours are those of the page it stands in: it must be part of the page, not an <img>.
+_THEMED = "var(--color-foreground-primary"
+
+
+def _put_drawings_into_pages(app: Sphinx, doctree: nodes.document) -> None:
+    """Replace each image that is a themed SVG by the SVG itself."""
+    if app.builder.format != "html":
+        return
+    for image in list(doctree.findall(nodes.image)):
+        path = Path(app.srcdir, image["uri"])
+        if path.suffix == ".svg" and _THEMED in (drawing := path.read_text(encoding="utf-8")):
+            image.replace_self(nodes.raw("", f'<div class="drawing">{drawing}</div>', format="html"))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """What Sphinx calls."""
     app.connect("source-read", _fill_page)
+    app.connect("doctree-read", _put_drawings_into_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -17,8 +17,8 @@ from types import ModuleType
 import click
 import pytest
 
-from sshgrid.cli.session import Session
 from sshgrid.cli.verbs import cli
+from sshgrid.client.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "man"
