@@ -37,8 +37,8 @@ TARGET = ROOT / "docs" / "_static" / "demo.svg"
 TITLE = "A recorded session: three SSH hosts run a C and a Java program, a sweep, and a job whose host loses its power"
 COLUMNS, ROWS = 78, 24
 NAMES = {"h1": "alpha", "h2": "beta", "h3": "gamma"}
-TYPING_SECONDS = (0.02, 0.075)
-GAP_SECONDS = 2.0
+TYPING_SECONDS = (0.015, 0.06)
+GAP_SECONDS = 1.8
 COMMAND_SECONDS = 120.0
 # Invisible: an "operating system command" that terminals ignore.
 PROMPT_MARK = b"\x1b]133;A\x07"
@@ -65,11 +65,11 @@ for step in range(1, 7):
 
 
 class Scene(NamedTuple):
-    """A line that is typed, how long its end stays, and what happens meanwhile."""
+    """A line that is typed, the seconds before the next one, and what happens while its command runs."""
 
     line: str
     pause: float
-    meanwhile: Callable[[Recorder, Lab], None] | None = None
+    meanwhile: Callable[[Recorder, int, Lab], None] | None = None
 
 
 class Recorder:
@@ -124,11 +124,10 @@ class Recorder:
         os.write(self._terminal, text.encode())
 
 
-def power_off_its_host(recorder: Recorder, lab: Lab) -> None:
-    """Wait until the job has printed its third line, and pull the plug of the node that `--show-node` named."""
-    since = len(recorder.events)
+def power_off_its_host(recorder: Recorder, since: int, lab: Lab) -> None:
+    """Wait until the job has printed its third line, and cut the power of the node that `--show-node` named."""
     recorder.wait_for(b"step 3", since)
-    found = re.search(rb"node: (\w+)", recorder.output(max(0, since - 3)))
+    found = re.search(rb"node: (\w+)", recorder.output(since))
     if found is None:
         raise LookupError(f"no node in {recorder.output(since)!r}")
     host = next(host for host, name in NAMES.items() if name == found[1].decode())
@@ -183,7 +182,7 @@ def record(lab: Lab) -> list[Event]:
 def play(scene: Scene, recorder: Recorder, lab: Lab) -> None:
     since = recorder.type(scene.line)
     if scene.meanwhile is not None:
-        scene.meanwhile(recorder, lab)
+        scene.meanwhile(recorder, since, lab)
     recorder.wait_for(PROMPT_MARK, since)
     recorder.read(scene.pause)
 
