@@ -145,7 +145,7 @@ def test_man_renders_every_page_without_a_warning() -> None:
     assert "sshgrid run --on @fast --lang 'python>=3.11' train.py --epochs 3" in done.stdout
 
 
-def test_a_wheel_takes_all_pages_along() -> None:
+def test_a_wheel_contains_all_pages() -> None:
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     taken = {path for glob in setuptools["data-files"]["share/man/man1"] for path in ROOT.glob(glob)}
     assert taken == set(FOLDER.glob("*.1")) != set()

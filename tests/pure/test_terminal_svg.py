@@ -83,7 +83,7 @@ def test_a_line_that_is_overwritten_ends_where_the_next_begins() -> None:
     assert (words(second.line), second.begin, second.end) == ("done", 2.0, None)
 
 
-def test_a_line_that_is_erased_leaves_nothing() -> None:
+def test_an_erased_line_ends_and_is_not_drawn_again() -> None:
     [stay] = script.stays(shown((1.0, b"gone"), (2.0, b"\r\x1b[K")))
     assert stay.end == 2.0
 
@@ -127,7 +127,7 @@ def test_without_animation_the_end_of_the_session_is_shown() -> None:
     assert "animation" in after
 
 
-def test_a_text_is_seen_from_when_it_came_until_it_went() -> None:
+def test_a_text_is_visible_from_its_first_picture_until_its_last() -> None:
     drawing = script.svg(shown((0.0, b"\r"), (1.0, b"old"), (4.0, b"\r\x1b[Knew")), 20, 4, "t")
     total = 4.0 + script.LAST_SECONDS
     assert (
@@ -135,7 +135,7 @@ def test_a_text_is_seen_from_when_it_came_until_it_went() -> None:
     )
 
 
-def test_the_committed_recording_is_light_and_asks_for_nothing() -> None:
+def test_the_committed_recording_is_small_and_loads_nothing() -> None:
     drawing = (ROOT / "docs" / "_static" / "demo.svg").read_text(encoding="utf-8")
     assert len(drawing.encode()) < 200_000
     ET.fromstring(drawing)
