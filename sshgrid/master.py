@@ -24,7 +24,9 @@ from sshgrid.scheduler import admission
 from sshgrid.scheduler.active_sweeps import ActiveSweeps
 from sshgrid.scheduler.admission import inputs_of
 from sshgrid.scheduler.attempts import Attempts
-from sshgrid.scheduler.scheduler import DECIDE_SECONDS, Scheduler
+from sshgrid.scheduler.scheduler import Scheduler
+from sshgrid.scheduler.user_limits import UserLimits
+from sshgrid.scheduler.waiting_jobs import DECIDE_SECONDS
 from sshgrid.spool.local_files import LocalFiles
 from sshgrid.spool.spool import Spool
 from sshgrid.sweeps.checks import is_success
@@ -52,11 +54,14 @@ class Master:
         self.inventory = inventory
         self._rng = rng
         self._clock = clock
-        self.attempts = Attempts(active_jobs, pool)
+        self.attempts = Attempts(active_jobs, pool, clock)
         self.accounts = Accounts(active_jobs, lambda job, by: self._cancel(job, "TERM", by), clock)
-        self.sweeps = ActiveSweeps(active_jobs, self.spool, lambda task: self._cancel(task, "TERM", "its sweep"))
+        self.sweeps = ActiveSweeps(
+            active_jobs, self.spool.blobs, lambda task: self._cancel(task, "TERM", "its sweep"), clock
+        )
+        self.limits = UserLimits(active_jobs, self.accounts.caps)
         self.scheduler = Scheduler(
-            active_jobs, pool, self.attempts, self.sweeps, inventory.placement, rng, self.accounts.caps
+            active_jobs, pool, self.attempts, self.sweeps, self.limits, inventory.placement, rng, clock
         )
         self.local_files = LocalFiles(self.spool)
         self.job_queries = JobQueries(
@@ -65,8 +70,8 @@ class Master:
             self.sweeps,
             self.attempts.running,
             inventory=lambda: self.inventory,
-            caps=self.accounts.caps,
-            seen_by=self.scheduler.seen_by,
+            may_start=self.limits.may_start,
+            views_of=self.limits.views_of,
             clock=clock,
         )
         self.node_queries = NodeQueries(pool, active_jobs.notifications, lambda: self.inventory, clock)
@@ -80,7 +85,7 @@ class Master:
     async def run(self) -> None:
         """Resume what an earlier master left, then start what waits; until cancelled."""
         self._discard_unknown_output()
-        self.sweeps.take_up()
+        self.sweeps.resume()
         await self.follow(self.inventory)
         self.attempts.resume(self.active_jobs.in_phase(Phase.RUNNING))
         await self.scheduler.run()
@@ -99,7 +104,7 @@ class Master:
         """Use the nodes and settings of this inventory from now on."""
         self.inventory = inventory
         self.scheduler.policy = inventory.placement
-        self.scheduler.groups = [group for group in inventory.groups if group.max_jobs_per_user is not None]
+        self.limits.groups = [group for group in inventory.groups if group.max_jobs_per_user is not None]
         await self.pool.follow(inventory.nodes, inventory.languages, inventory.retry)
 
     async def drop_removed_nodes(self) -> None:
@@ -131,7 +136,7 @@ class Master:
         if before := self.active_jobs.store.jobs.of_key(owner, key):
             return before.id  # it was accepted, even if the grid could not accept it now
         caps = self.accounts.caps(owner)
-        waiting = 0 if caps.queued is None else self.active_jobs.queued_of(owner) + self.sweeps.unbegun(owner)
+        waiting = 0 if caps.queued is None else self.active_jobs.queued_of(owner) + self.sweeps.unstarted(owner)
         submission = quota.bounded(submission, caps, waiting)
         submission = admission.complete(submission, self.inventory.languages, self.spool)
         await self._check_possible(submission)
@@ -164,7 +169,7 @@ class Master:
         await self._check_possible(submission)
         views = self.pool.views()
         policy = placement.POLICIES[self.inventory.placement]
-        chosen = placement.place(views, submission, (), policy, self._rng, self.scheduler.turn)
+        chosen = placement.place(views, submission, (), policy, self._rng, self.scheduler.shares.starts)
         able = placement.eligible(views, submission)
         return ExplainReply(
             chosen.node.name if chosen else "",
@@ -199,7 +204,7 @@ class Master:
         job = self.active_jobs.store.request_cancel(job.id, reason)
         if job.submission.sweep and job.phase is Phase.QUEUED:
             self.active_jobs.keep(job)
-            self.sweeps.changed(job, lambda task: self._cancel(task, signal, by))
+            self.sweeps.update(job, lambda task: self._cancel(task, signal, by))
         elif job.phase is Phase.QUEUED:
             self.active_jobs.store.finish(job.id, Cancelled(reason), self._clock.wall())
             self.attempts.keyboards.remove(job.id)
@@ -224,7 +229,7 @@ class Master:
         for job_id in waiting:
             job = self.active_jobs.store.hold(job_id, "" if release else states.HELD_BY_USER)
             self.active_jobs.keep(job)
-            self.sweeps.changed(job)
+            self.sweeps.update(job)
         return len(waiting)
 
     async def retry(self, jobs: Sequence[JobId], failed: bool) -> int:

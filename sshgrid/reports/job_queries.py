@@ -13,10 +13,10 @@ from typing import assert_never
 import msgspec
 
 from sshgrid.clock import Clock
-from sshgrid.model import Caps, Inventory, Job, JobId, Phase, Program, Submission
+from sshgrid.model import Inventory, Job, JobId, Phase, Program, Submission
 from sshgrid.nodes import NodePool
 from sshgrid.notation import selectors
-from sshgrid.policy import placement, quota, retry, states
+from sshgrid.policy import placement, retry, states
 from sshgrid.policy.placement import NodeView
 from sshgrid.protocol.messages import JobLine, Jobs, Logs, NodeReason, Watch
 from sshgrid.protocol.sweep_messages import SweepProgress, TaskLine, WatchSweep
@@ -36,16 +36,16 @@ class _Moment:
     def __init__(
         self,
         views: Callable[[], Sequence[NodeView]],
-        is_full: Callable[[str], bool],
-        seen_by: Callable[[Sequence[NodeView], str], Sequence[NodeView]],
+        may_start: Callable[[str], bool],
+        views_of: Callable[[Sequence[NodeView], str], Sequence[NodeView]],
     ) -> None:
         views = functools.cache(views)  # read for waiting jobs only, and most jobs in a list do not wait
-        self.views = functools.cache(lambda owner: seen_by(views(), owner))
-        self._is_full = functools.cache(is_full)
+        self.views = functools.cache(lambda owner: views_of(views(), owner))
+        self._may_start = functools.cache(may_start)
         self._codes: dict[object, str] = {}
 
     def pending_code(self, job: Job) -> str:
-        if self._is_full(job.owner):
+        if not self._may_start(job.owner):
             return "UserLimit"
         views = self.views(job.owner)
         key = id(views), placement.needs(job.submission), job.excluded
@@ -57,8 +57,8 @@ class _Moment:
 class JobQueries:
     """Answers questions about the jobs of a master.
 
-    `inventory` gives the inventory as it is now, `caps` the limits of an owner of jobs, `seen_by` the nodes as an owner
-    of jobs may use them.
+    `inventory` returns the inventory as it is now, `may_start` whether a user may start one more job, `views_of` the
+    nodes as a user may use them.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class JobQueries:
         attempts: RunningAttempts,
         *,
         inventory: Callable[[], Inventory],
-        caps: Callable[[str], Caps],
-        seen_by: Callable[[Sequence[NodeView], str], Sequence[NodeView]],
+        may_start: Callable[[str], bool],
+        views_of: Callable[[Sequence[NodeView], str], Sequence[NodeView]],
         clock: Clock,
     ) -> None:
         self._active_jobs = active_jobs
@@ -78,8 +78,8 @@ class JobQueries:
         self._pool = pool
         self._attempts = attempts
         self._inventory = inventory
-        self._caps = caps
-        self._seen_by = seen_by
+        self._may_start = may_start
+        self._views_of = views_of
         self._clock = clock
         self._sweeps = SweepReport(active_jobs, self._spool, sweeps, attempts, self._disconnected, clock)
 
@@ -166,14 +166,7 @@ class JobQueries:
         return self._line(job, self._moment(), explain)
 
     def _moment(self) -> _Moment:
-        return _Moment(self._pool.views, self._is_full, self._seen_by)
-
-    def _is_full(self, owner: str) -> bool:
-        """Whether this user has as many running jobs as the limits allow."""
-        caps = self._caps(owner)
-        return caps.running is not None and quota.must_wait(
-            self._active_jobs.slots_in_use().by_owner().get(owner, 0), caps
-        )
+        return _Moment(self._pool.views, self._may_start, self._views_of)
 
     def _line(self, job: Job, moment: _Moment, explain: bool = False) -> JobLine:
         now = self._clock.wall()

@@ -31,11 +31,11 @@ class SweepInProgress(Protocol):
         """Numbers of the tasks that have ended, in the order in which they ended; the list grows at its end."""
 
     @property
-    def backups(self) -> Collection[JobId]:
+    def speculative(self) -> Collection[JobId]:
         """Tasks that have two running attempts."""
 
     @property
-    def compiler_said(self) -> int:
+    def compile_output_task(self) -> int:
         """The task whose compiler output is shown; the output of the others is the same."""
 
     @property
@@ -112,7 +112,7 @@ class SweepReport:
             rate=rate,
             eta_seconds=(counts.waiting + counts.running) / rate if rate else None,
             slowest=self.task_line(self._active_jobs.current(slowest)) if slowest else None,
-            backups=len(state.backups),
+            backups=len(state.speculative),
         )
 
     def tasks(self, job: Job, wanted: tuple[str, ...]) -> tuple[TaskLine, ...]:

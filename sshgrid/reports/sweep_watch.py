@@ -59,7 +59,7 @@ class SweepWatcher:
             offset = 0
             if not sizes[stream]:
                 continue
-            if stream == "compile" and number != self._state.compiler_said:
+            if stream == "compile" and number != self._state.compile_output_task:
                 continue  # the compiler prints the same for all tasks of a sweep
             while piece := self._spool.outputs.read(task.id, attempt, stream, offset, PIECE_BYTES):
                 yield TaskOutput(number, stream, len(piece)), piece

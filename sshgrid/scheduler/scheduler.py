@@ -1,60 +1,44 @@
-"""Which waiting job starts next, and which will never start: looks again whenever something has changed.
+"""Which waiting job starts next, and on which node: a step runs whenever something has changed.
 
-It only asks and acts: who is eligible and who is next is decided in placement. Refuses to start a new job in haste
-while a node that may be the better choice is still being dialled or tested.
+One step orders the waiting jobs by fair share (policy.fair_share), finds a node for each (policy.placement), and starts
+it there (scheduler.attempts). A new job does not start while nodes that may suit it better are still being dialled.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
 from typing import TypeAlias
 
+from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.engines.launch import batch_name, run_name
-from sshgrid.model import (
-    Attempt,
-    AttemptRecord,
-    Cancelled,
-    Caps,
-    GaveUp,
-    Group,
-    Job,
-    JobId,
-    Phase,
-    Struct,
-    Submission,
-    Verdict,
-)
+from sshgrid.model import Attempt, AttemptRecord, Job, Phase
 from sshgrid.nodes import NodePool
-from sshgrid.policy import fair_share, placement, quota
+from sshgrid.policy import fair_share, placement
 from sshgrid.policy.placement import NodeView
 from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler.active_sweeps import ActiveSweeps
 from sshgrid.scheduler.attempts import Attempts
 from sshgrid.scheduler.batch_refill import BatchRefill
+from sshgrid.scheduler.batch_times import BatchTimes
+from sshgrid.scheduler.rebalancing import Rebalancing
+from sshgrid.scheduler.shares import Shares
 from sshgrid.scheduler.speculative import SpeculativeAttempts
+from sshgrid.scheduler.step_views import StepViews
+from sshgrid.scheduler.sweep_outlooks import SweepOutlooks
+from sshgrid.scheduler.user_limits import UserLimits
+from sshgrid.scheduler.waiting_jobs import Prospect, WaitingJobs
 
-# For so long a new job waits for nodes that are being dialled or tested.
-DECIDE_SECONDS = 3.0
-# An attached job gives up when every node that might run it has been down for so long.
-NOBODY_UP_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 30.0
-# Thousands of starts must not keep the master from everything else: after so long the others have their turn.
+# The start of thousands of jobs must not block clients: a step ends after so long, and the next one continues.
 STEP_SECONDS = 0.03
 MIN_PAUSE_SECONDS = 0.01
+# Samples of load and memory start no step of their own: check again after so long.
+SAMPLE_SECONDS = 1.0
 
-CapsOf: TypeAlias = Callable[[str], Caps]
-Wants: TypeAlias = tuple[placement.Needs, frozenset[str], bool, bool, str]
-
-
-class _Prospect(Struct, frozen=True):
-    """Why jobs alike will never start, or why none can start now because every able node is down; None = not so."""
-
-    impossible: GaveUp | None = None
-    all_down: GaveUp | None = None
+Kind: TypeAlias = tuple[placement.Needs, frozenset[str], bool, bool, str]
 
 
 class Scheduler:
@@ -66,37 +50,34 @@ class Scheduler:
         pool: NodePool,
         attempts: Attempts,
         sweeps: ActiveSweeps,
+        limits: UserLimits,
         policy: str,
         rng: Random,
-        caps: CapsOf,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.policy = policy
-        self.groups: Sequence[Group] = ()  # those with a limit
-        self.paused = False  # start nothing more; what runs goes on
+        self.paused = False  # start nothing more; runs continue
+        self.shares = Shares(active_jobs)
         self._active_jobs = active_jobs
         self._pool = pool
         self._attempts = attempts
         self._sweeps = sweeps
-        self._backups = SpeculativeAttempts(active_jobs, pool, attempts, sweeps, self._may_start, self.seen_by)
+        self._limits = limits
+        self._waiting = WaitingJobs(active_jobs, pool, sweeps, attempts.keyboards, clock)
+        self._speculative = SpeculativeAttempts(active_jobs, pool, attempts, sweeps, limits, clock)
         self._rng = rng
-        self._caps = caps
-        self.turn = 0
-        self._served: dict[str, int] = {}  # owner -> number of the turn that was theirs last
-        self._since = time.time()
-        self._backoffs: dict[
-            tuple[JobId, float], float
-        ] = {}  # job and the end of its backoff -> when it was seen first
+        self._clock = clock
 
     async def run(self) -> None:
-        """Until cancelled, or until what is kept can no longer be trusted (StoreError)."""
+        """Run steps until cancelled. Raises StoreError when memory and store may differ."""
         wake = self._active_jobs.wake
         while True:
             wake.clear()
             if self._active_jobs.failure is not None:
                 raise self._active_jobs.failure
-            pause = LONGEST_PAUSE_SECONDS if self.paused else self._step(time.time())
+            pause = LONGEST_PAUSE_SECONDS if self.paused else self._step(self._clock.wall())
             if not pause:
-                await asyncio.sleep(MIN_PAUSE_SECONDS)  # `wake` is set, so waiting for it would give nobody a turn
+                await asyncio.sleep(MIN_PAUSE_SECONDS)  # `wake` is set already: waiting for it would not pause
                 continue
             try:
                 async with asyncio.timeout(pause):
@@ -105,165 +86,103 @@ class Scheduler:
                 pass
 
     def _step(self, now: float) -> float:
-        """Start what can be started; seconds until the next look that nothing else would cause, 0 = there is more."""
-        began = time.monotonic()
-        waiting = [job for job in self._active_jobs.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
-        views = self._pool.views() if waiting else []  # while a thousand nodes connect, nobody may wait
+        """Start what can start; return the seconds until the next step, or 0 when there is more to start now."""
+        deadline = self._clock.monotonic() + STEP_SECONDS
+        queued = [job for job in self._active_jobs.in_phase(Phase.QUEUED) if not job.held or job.cancel_requested]
         running = Counter(self._active_jobs.slots_in_use().by_owner())
-        refill = BatchRefill(self._active_jobs, self._attempts.batches, self._sweeps, views, running, self.seen_by)
-        waiting = self._with_tasks(waiting, views, refill, now)
-        rests = self._backoff_rests(waiting, now)
-        pauses = [LONGEST_PAUSE_SECONDS, *rests.values()]
-        prospects: dict[Wants, _Prospect] = {}
-        stuck: set[Wants] = set()  # of many alike, one that finds no node speaks for all
-        for job in fair_share.order([job for job in waiting if job.id not in rests], self._handed_out()):
-            wants = _wants(job, self.groups)
-            prospect = prospects.get(wants) or prospects.setdefault(wants, self._prospect(views, job.submission))
-            if self._finish_hopeless(job, prospect, now) or wants in stuck:
+        # While a thousand nodes connect there may be nothing to start: then the views are not needed.
+        views = StepViews(self._pool.views() if queued else [], self._limits)
+        batches, times = self._attempts.batches, BatchTimes(self._sweeps)
+        outlooks = SweepOutlooks(self._active_jobs, batches, self._sweeps, views, times, self._clock)
+        refill = BatchRefill(self._active_jobs, batches, self._sweeps, views, times, outlooks, running)
+        waiting = self._with_tasks(queued, views, refill, now)
+        backoffs = self._waiting.backoff_seconds(waiting, now)
+        pauses = [LONGEST_PAUSE_SECONDS, *backoffs.values()]
+        prospects: dict[Kind, Prospect] = {}
+        stuck: set[Kind] = set()  # when one job of a kind finds no node, no other job of this kind is tried
+        for job in fair_share.order([job for job in waiting if job.id not in backoffs], self.shares.by_owner()):
+            kind = self._kind(job)
+            if kind not in prospects:
+                prospects[kind] = self._waiting.prospect(views.all, job.submission)
+            if self._waiting.finish_hopeless(job, prospects[kind], now) or kind in stuck:
                 continue
             if self._active_jobs.is_running(job.id):
-                continue  # in the batch of a task before it
-            if self._is_full(job.owner, running):
-                refill.go_on(job, now, own_only=True)
+                continue  # it started in the batch of a task before it
+            if self._limits.is_full(job.owner, running):
+                refill.extend_own(job, now)
                 continue
-            if rest := self._undecided_seconds(job, now):
+            if rest := self._waiting.undecided_seconds(job, now):
                 pauses.append(rest)
-                stuck.add(wants)
+                stuck.add(kind)
                 continue
-            if refill.wake(job, now):
-                self._note_turn(job)
+            if refill.start_in_idle(job, now) or self._start_on_node(job, views, outlooks, now):
+                self.shares.note_start(job.owner)
                 running[job.owner] += 1
-            elif node := self._start(job, views, refill, now):
-                running[job.owner] += 1
-                views = self._pool.renewed(views, node)
-                refill.see(views)
-            elif not refill.go_on(job, now):
-                pauses.append(1.0)  # load and memory change by samples alone, which wake nobody
-                stuck.add(wants)
+            elif not refill.extend_own(job, now):
+                refill.promise(job)
+                pauses.append(SAMPLE_SECONDS)
+                stuck.add(kind)
                 continue
-            if time.monotonic() - began > STEP_SECONDS:
+            if self._clock.monotonic() > deadline:
                 return 0.0
         refill.release()
-        pauses.append(refill.level())
-        pauses.append(self._backups.begin(views, now))  # with what nobody could take
+        pauses.append(Rebalancing(batches, views, times).run(refill.promised))
+        pauses.append(self._speculative.start(views.all, now))  # in slots that no waiting job could take
         return max(MIN_PAUSE_SECONDS, min(pauses))
 
-    def _with_tasks(self, waiting: list[Job], views: Sequence[NodeView], refill: BatchRefill, now: float) -> list[Job]:
-        """The jobs that wait, with the next tasks in the place of their sweeps."""
-        sweeps = [job for job in waiting if job.submission.sweep]
+    def _with_tasks(self, queued: list[Job], views: StepViews, refill: BatchRefill, now: float) -> list[Job]:
+        """The queued jobs, with the next tasks of each sweep in place of the sweep."""
+        sweeps = [job for job in queued if job.submission.sweep]
         if not sweeps:
-            return waiting
+            return queued
         for sweep in sweeps:
-            # One that has begun waits for better times, as do its tasks.
-            if not self._sweeps.begun(sweep.id):
-                self._finish_hopeless(sweep, self._prospect(views, sweep.submission), now)
-        free = sum(max(0, placement.slots(view) - view.running) for view in views if view.up)
-        slots = sum(placement.slots(view) for view in views if view.up)
-        self._sweeps.see(slots, {view.node.name: view.node.weight for view in views})
-        single = [job for job in waiting if job.id > 0 and job.submission.sweep is None]
-        return [*single, *self._sweeps.upcoming(free + len(refill) + 1, refill.nearly_free())]
+            state = self._sweeps.state(sweep.id)
+            if state is None or not state.started:  # a sweep that has started waits for nodes, as its tasks do
+                self._waiting.finish_hopeless(sweep, self._waiting.prospect(views.all, sweep.submission), now)
+        up = [view for view in views.all if view.up]
+        free = sum(max(0, placement.slots(view) - view.running) for view in up)
+        slots = sum(placement.slots(view) for view in up)
+        self._sweeps.note_capacity(slots, {view.node.name: view.node.weight for view in views.all})
+        single = [job for job in queued if job.id > 0 and job.submission.sweep is None]
+        return [*single, *self._sweeps.upcoming(free + len(refill) + 1, refill.nearly_free(), now)]
 
-    def _backoff_rests(self, waiting: Sequence[Job], now: float) -> dict[JobId, float]:
-        """Seconds that jobs still back off: never longer than the policy's longest, however the wall clock jumps."""
-        longest, clock = self._pool.shared.retry.backoff_max_seconds, time.monotonic()
-        backing_off = {(job.id, job.not_before): job for job in waiting if job.not_before > now}
-        self._backoffs = {key: self._backoffs.get(key, clock) for key in backing_off}
-        rests = {job.id: self._backoffs[key] + longest - clock for key, job in backing_off.items()}
-        return {job.id: min(job.not_before - now, rests[job.id]) for job in backing_off.values() if rests[job.id] > 0}
+    def _kind(self, job: Job) -> Kind:
+        """What decides where a job can start and whether it waits: equal for jobs that share their fate in one step."""
+        owner = job.owner if self._limits.groups else ""
+        return placement.needs(job.submission), job.excluded, not job.attempts, job.submission.wait_for_nodes, owner
 
-    def _handed_out(self) -> Mapping[str, float]:
-        """What placement.order takes for the turns that each owner has had."""
-        running = self._active_jobs.slots_in_use().by_owner()
-        owners = {job.owner for job in self._active_jobs.in_phase(Phase.QUEUED)} | running.keys()
-        self._served = {owner: turn for owner, turn in self._served.items() if owner in owners}
-        return fair_share.turns(running, self._served, owners)
-
-    def _is_full(self, owner: str, running: Mapping[str, int]) -> bool:
-        """Whether this user may start no more now; the end of one of the user's jobs wakes us."""
-        return quota.must_wait(running.get(owner, 0), self._caps(owner))
-
-    def _may_start(self, owner: str) -> bool:
-        return not self._is_full(owner, self._active_jobs.slots_in_use().by_owner())
-
-    def seen_by(self, views: Sequence[NodeView], owner: str) -> Sequence[NodeView]:
-        """The nodes as this user finds them: closed where a group's limit is reached."""
-        return (
-            quota.as_seen(views, self.groups, self._active_jobs.slots_in_use().nodes_of(owner))
-            if self.groups
-            else views
-        )
-
-    def _undecided_seconds(self, job: Job, now: float) -> float:
-        """How long this job still waits for nodes that are being dialled or tested; 0 = it may choose."""
-        language = job.submission.program.language
-        self._pool.want(language)
-        rest = max(job.submitted, self._since) + DECIDE_SECONDS - now
-        if rest <= 0 or job.attempts or not self._pool.undecided(language):
-            return 0.0
-        return max(0.05, rest)
-
-    def _start(self, job: Job, views: Sequence[NodeView], refill: BatchRefill, now: float) -> str:
-        """The node where it starts; "" when it does not."""
-        policy = placement.POLICIES[self.policy]
-        views = refill.worthwhile(job, self.seen_by(views, job.owner))
-        view = placement.place(views, job.submission, job.excluded, policy, self._rng, self.turn)
+    def _start_on_node(self, job: Job, views: StepViews, outlooks: SweepOutlooks, now: float) -> bool:
+        """Choose a node for a job and start it there; False when no node can take it now."""
+        view = self._choose_node(job, outlooks.worthwhile(job, views.of_owner(job.owner)))
         if view is None:
             self._active_jobs.notifications.notify(job.id)
-            return ""
-        self._note_turn(job)
-        can_batch = self._pool.nodes[view.node.name].engine.batches is not None
-        batch = self._sweeps.batch(job) if can_batch and job.id < 0 and not job.attempts else []
-        if batch:
-            name = batch_name(run_name(self._active_jobs.store.grid, Attempt(job.id, 1, view.node.name)))
-            begun = self._active_jobs.claims.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name))
-            self._attempts.batches.start(begun, keep_warm=self._sweeps.goes_on(job.id))
-            return view.node.name
-        gpus = tuple(placement.free_gpus(view)[: job.submission.gpus])
-        alone = self._active_jobs.claims.begin(job, view.node.name, now, gpus)
-        if alone is None:
-            return ""
-        self._attempts.start(*alone)
-        return view.node.name
-
-    def _note_turn(self, job: Job) -> None:
-        """It begins where a slot was free."""
-        self.turn += 1
-        self._served[job.owner] = self.turn
-
-    def _prospect(self, views: Sequence[NodeView], submission: Submission) -> _Prospect:
-        impossible = placement.permanently_impossible(views, submission, self._pool.shared.languages)
-        if impossible:
-            return _Prospect(GaveUp(impossible[1], no_toolchain=impossible[0] == "NoToolchain"))
-        if not placement.all_down(views, submission):
-            return _Prospect()
-        return _Prospect(all_down=GaveUp("no node is up: " + self._reasons(views, submission)))
-
-    def _finish_hopeless(self, job: Job, prospect: _Prospect, now: float) -> bool:
-        verdict = self._hopeless(job, prospect, now)
-        if verdict is None:
             return False
-        self._active_jobs.store.finish(job.id, verdict, now)
-        self._sweeps.forget(job.id)
-        self._attempts.keyboards.remove(job.id)
-        self._active_jobs.reread(job.id)
+        if not self._start_batch(job, view, now) and not self._start_alone(job, view, now):
+            return False
+        views.replace(self._pool.renewed(views.all, view.node.name))
         return True
 
-    def _hopeless(self, job: Job, prospect: _Prospect, now: float) -> Verdict | None:
-        if job.cancel_requested:
-            return Cancelled(job.cancel_by)
-        if prospect.impossible:
-            # Of a task that has never begun there is nothing to end: with its sweep it waits for better times.
-            return None if job.id < 0 and not job.attempts else prospect.impossible
-        since = max(job.submitted, self._since, job.attempts[-1].ended or 0.0 if job.attempts else 0.0)
-        waited = now - since > (self._pool.shared.retry.patience_min_seconds if job.attempts else NOBODY_UP_SECONDS)
-        return prospect.all_down if waited and prospect.all_down and not job.submission.wait_for_nodes else None
+    def _choose_node(self, job: Job, views: Sequence[NodeView]) -> NodeView | None:
+        policy = placement.POLICIES[self.policy]
+        return placement.place(views, job.submission, job.excluded, policy, self._rng, self.shares.starts)
 
-    def _reasons(self, views: Sequence[NodeView], submission: Submission) -> str:
-        why = placement.explain(views, submission, (), self._pool.shared.languages)
-        return "; ".join(f"{line.node}: {line.reason.partition(': ')[2]}" for line in why)
+    def _start_batch(self, job: Job, view: NodeView, now: float) -> bool:
+        """Start a task of a sweep with the tasks that should share its start; False when it should start alone."""
+        can_batch = self._pool.nodes[view.node.name].engine.batches is not None
+        state = self._sweeps.state(job.id) if can_batch and job.id < 0 and not job.attempts else None
+        batch = [] if state is None else state.batch(job, self._sweeps.slots)
+        if state is None or not batch:
+            return False
+        name = batch_name(run_name(self._active_jobs.store.grid, Attempt(job.id, 1, view.node.name)))
+        begun = self._active_jobs.claims.begin_tasks(batch, AttemptRecord(1, view.node.name, now, batch=name))
+        self._attempts.batches.start(begun, keep_warm=state.has_unstarted)
+        return True
 
-
-def _wants(job: Job, groups: Sequence[Group]) -> Wants:
-    """What decides where a job may go, and whether it waits: jobs alike in this share their fate for one step."""
-    owner = job.owner if groups else ""
-    return placement.needs(job.submission), job.excluded, not job.attempts, job.submission.wait_for_nodes, owner
+    def _start_alone(self, job: Job, view: NodeView, now: float) -> bool:
+        """Start one job; False when the store says that it must not start."""
+        gpus = tuple(placement.free_gpus(view)[: job.submission.gpus])
+        begun = self._active_jobs.claims.begin(job, view.node.name, now, gpus)
+        if begun is None:
+            return False
+        self._attempts.start(*begun)
+        return True

@@ -1,17 +1,17 @@
-"""Second attempts at the last tasks of a sweep, with slots that nobody waits for.
+"""Second attempts at the last tasks of a sweep, in slots that no other job waits for.
 
-Only asks and acts: whether a backup is worth it is decided in stragglers, which of two attempts counts in lifecycle.
-Refuses a second backup of the same task.
+Whether one is worth it is decided in sweeps.speculation, and which of the two attempts counts in policy.retry. A task
+gets at most one speculative attempt.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
+from sshgrid.clock import Clock
 from sshgrid.model import Job, job_text
 from sshgrid.nodes import NodePool
 from sshgrid.policy import placement
@@ -20,17 +20,18 @@ from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler.active_sweeps import ActiveSweeps
 from sshgrid.scheduler.attempts import Attempts
 from sshgrid.scheduler.sweep_state import SweepState
+from sshgrid.scheduler.user_limits import UserLimits
 from sshgrid.sweeps.speculation import FreeSlot, UnderWay, choose
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.25  # nothing wakes whoever waits for a task to take too long
+INTERVAL_SECONDS = 0.25  # no event tells that a task takes too long
 
 Views: TypeAlias = Sequence[NodeView]
 
 
 class SpeculativeAttempts:
-    """`may_start`: whether this user may have one more run; `seen_by`: the nodes as this user finds them."""
+    """Starts speculative attempts for all sweeps that want them."""
 
     def __init__(
         self,
@@ -38,38 +39,38 @@ class SpeculativeAttempts:
         pool: NodePool,
         attempts: Attempts,
         sweeps: ActiveSweeps,
-        may_start: Callable[[str], bool],
-        seen_by: Callable[[Views, str], Views],
+        limits: UserLimits,
+        clock: Clock,
     ) -> None:
         self._active_jobs = active_jobs
         self._pool = pool
         self._attempts = attempts
         self._sweeps = sweeps
-        self._may_start = may_start
-        self._seen_by = seen_by
-        self._look_at = 0.0
+        self._limits = limits
+        self._clock = clock
+        self._next_check = 0.0
 
-    def begin(self, views: Views, now: float) -> float:
-        """Begin what is worth it on what is free; seconds until another look that nothing else would cause."""
-        sweeps = self._sweeps.with_stragglers()
+    def start(self, views: Views, now: float) -> float:
+        """Start the speculative attempts that are worth a free slot; return the seconds until the next check."""
+        sweeps = self._sweeps.may_speculate()
         if not sweeps:
             return math.inf
-        # While the last of many short tasks end, somebody looks for free slots hundreds of times a second.
-        if (rest := self._look_at - time.monotonic()) > 0:
+        # The ends of many short tasks cause hundreds of steps a second: not each of them checks.
+        if (rest := self._next_check - self._clock.monotonic()) > 0:
             return rest
         for state in sweeps:
-            while node := self._begin_one(state, views, now):
+            while node := self._start_one(state, views, now):
                 views = self._pool.renewed(views, node)
-        self._look_at = time.monotonic() + LOOK_SECONDS
-        return LOOK_SECONDS
+        self._next_check = self._clock.monotonic() + INTERVAL_SECONDS
+        return INTERVAL_SECONDS
 
-    def _begin_one(self, state: SweepState, views: Views, now: float) -> str:
-        """The node of a new backup; "" when there is none."""
+    def _start_one(self, state: SweepState, views: Views, now: float) -> str:
+        """Start one speculative attempt; return its node, or "" when none is worth it."""
         owner = state.job.owner
-        if not state.may_begin or not self._may_start(owner):
+        if not state.may_start or not self._limits.may_start(owner):
             return ""
-        free = placement.eligible(self._seen_by(views, owner), state.job.submission)
-        choice = choose(self._under_way(state, now), list(_places(state, free)))
+        free = placement.eligible(self._limits.views_of(views, owner), state.job.submission)
+        choice = choose(self._candidates(state, now), list(_free_slots(state, free)))
         if choice is None:
             return ""
         view = next(view for view in free if view.node.name == choice.node)
@@ -80,27 +81,28 @@ class SpeculativeAttempts:
         begun = self._active_jobs.claims.begin_speculative(task, view.node.name, now, gpus)
         if begun is None:
             return ""
-        log.info("task %s runs long on %s: a backup on %s", job_text(task.id), task.live[0].node, view.node.name)
+        first = task.live[0].node
+        log.info("task %s runs long on %s: a speculative attempt on %s", job_text(task.id), first, view.node.name)
         self._attempts.start(*begun)
         return view.node.name
 
-    def _under_way(self, state: SweepState, now: float) -> list[UnderWay]:
-        """Its tasks that really run, and never had a backup."""
+    def _candidates(self, state: SweepState, now: float) -> list[UnderWay]:
+        """The tasks whose program runs and that have had no speculative attempt."""
         found = []
         for task in map(self._active_jobs.current, state.running):
             node = task.live[0].node
             takes, ran = state.seconds_on(node), self._attempts.ran_seconds(task, now)
-            if takes is not None and ran is not None and not _had_backup(task) and not task.cancel_requested:
+            if takes is not None and ran is not None and not _had_second_attempt(task) and not task.cancel_requested:
                 found.append(UnderWay(task.id, node, takes, ran, task.excluded))
         return found
 
 
-def _had_backup(task: Job) -> bool:
+def _had_second_attempt(task: Job) -> bool:
     return any(record.speculative and record.number > task.forgiven for record in task.attempts)
 
 
-def _places(state: SweepState, free: Views) -> Iterator[FreeSlot]:
-    """Nodes with what a run would take there. One whose load nobody knows is no place."""
+def _free_slots(state: SweepState, free: Views) -> Iterator[FreeSlot]:
+    """The nodes with what a task would take there, without those whose load is not known."""
     for view in free:
         takes, busy = state.seconds_on(view.node.name), placement.busy_cores(view)
         if takes is not None and busy is not None:

@@ -1,26 +1,31 @@
-"""How long the tasks of a sweep take, and whether a slow node is worth another one.
+"""How long the tasks of a sweep take, and whether a task should start on a slow node.
 
-Nobody says beforehand how long a task runs, and nodes differ: what ended tells what to expect. Pure arithmetic; refuses
-to expect anything of a sweep of which nothing has ended.
+Users do not say how long a task runs, and nodes differ in speed: both are learnt from the tasks that have ended. There
+is no estimate for a sweep of which no task has ended. Pure arithmetic.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from sshgrid.model import Struct
+from sshgrid.model import AttemptRecord, Struct
 
-# As if each node had shown twice what its weight promises: two samples of one node are not yet its speed.
+START_COST_SECONDS = 0.2  # what the start of a run takes beside its program
+SHORTEST_SECONDS = 0.002  # a node's uptime has two decimals
+# The share of the newest duration in the expected one, when it is shorter and when it is longer than that.
+SHORTER_SHARE = 0.2
+LONGER_SHARE = 0.5
+# The weight of a node counts like so many tasks that ran there: a few tasks do not yet show its speed.
 PRIOR_SAMPLES = 2.0
-# Of the last tasks each counts like this, however many there were.
+# The newest task counts for at least this share of the mean.
 NEWEST_SHARE = 0.02
-# A task that runs for so many times what was expected may run for ever.
+# A task that has run for so many times what was expected may never end.
 OVERDUE = 2.0
 
 
 class _Mean:
-    """Of all at first, then leaning towards the newest."""
+    """The mean of all values at first, then one that follows the newest values."""
 
     def __init__(self) -> None:
         self.value = 0.0
@@ -32,19 +37,19 @@ class _Mean:
 
 
 class RuntimeEstimate:
-    """Of one sweep."""
+    """The expected runtime of a task of one sweep on each node."""
 
     def __init__(self) -> None:
         self._work = _Mean()  # seconds on a node of weight 1
         self._nodes: dict[str, _Mean] = {}
 
     def learn(self, node: str, weight: float, seconds: float) -> None:
-        """A task has run for so long there."""
+        """Add a task that ran for so many seconds on a node of this weight."""
         self._work.add(seconds * weight)
         self._nodes.setdefault(node, _Mean()).add(seconds)
 
     def seconds(self, node: str, weight: float) -> float | None:
-        """What a task is expected to take there; None when nobody knows."""
+        """The expected seconds of a task on this node; None before any has ended."""
         if not self._work.count:
             return None
         prior = self._work.value / weight
@@ -54,8 +59,38 @@ class RuntimeEstimate:
         return (own.value * own.count + prior * PRIOR_SAMPLES) / (own.count + PRIOR_SAMPLES)
 
 
+class TaskRuntimes:
+    """What the tasks of one sweep take, learnt from attempts that ended. `weights` has the weight of each node."""
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self.expected_seconds: float | None = None  # rather too long than too short
+        self._weights = weights
+        self._estimate = RuntimeEstimate()
+        self._measured_by_node = False
+
+    def learn(self, record: AttemptRecord) -> None:
+        """Learn from an attempt whose program has exited."""
+        if record.batch and not self._measured_by_node:
+            # The node measures the tasks of a batch; what was learnt before includes the start of each run.
+            self._estimate, self.expected_seconds, self._measured_by_node = RuntimeEstimate(), None, True
+        measured_here = (record.ended or 0.0) - record.began - START_COST_SECONDS / 2
+        usage = record.usage
+        seconds = usage.ended - usage.started if usage.ended else measured_here
+        if not record.batch:  # the node counts whole seconds then
+            seconds = min(seconds, measured_here)
+        seconds = max(seconds, SHORTEST_SECONDS)
+        self._estimate.learn(record.node, self._weights.get(record.node, 1.0), seconds)
+        old = seconds if self.expected_seconds is None else self.expected_seconds
+        # A longer task counts at once: a batch that is too large costs more than one that is too small.
+        self.expected_seconds = old + (seconds - old) * (SHORTER_SHARE if seconds < old else LONGER_SHARE)
+
+    def seconds_on(self, node: str) -> float | None:
+        """The expected seconds of a task on this node; None before any has ended."""
+        return self._estimate.seconds(node, self._weights.get(node, 1.0))
+
+
 class Slot(Struct, frozen=True):
-    """A slot that a sweep has or might have: what a task takes there, and when it can begin."""
+    """A slot that a sweep has or could have: what a task takes there, and when it can start."""
 
     takes_seconds: float
     free_in_seconds: float = 0.0
@@ -66,12 +101,12 @@ class Slot(Struct, frozen=True):
 
 
 def rest_seconds(takes_seconds: float, ran_seconds: float) -> float:
-    """What a task that has run for so long may still take: once it is late, as long again as it has run."""
+    """The expected rest of a task that has run for so long; once it is late, as long again as it has run."""
     return takes_seconds - ran_seconds if ran_seconds <= takes_seconds else ran_seconds
 
 
 def slot_in_use(takes_seconds: float, ran_seconds: float) -> Slot | None:
-    """The slot of a task under way; None when it is overdue, as nobody can count on it then."""
+    """The slot of a running task; None when the task is overdue, as its end cannot be predicted."""
     if ran_seconds > OVERDUE * takes_seconds:
         return None
     return Slot(takes_seconds, max(0.0, takes_seconds - ran_seconds))
@@ -88,10 +123,10 @@ class Outlook:
             self._rate += 1 / slot.takes_seconds
 
     def worth(self, slot: Slot, waiting: int) -> bool:
-        """Whether a task that begins in this slot (one of them) ends before the others are done with all that wait.
+        """Whether a task that starts in this slot ends before the other slots have run all `waiting` tasks.
 
-        Near the end of a sweep a task on a slow node is what everybody waits for (list scheduling on related machines;
-        Graham 1966, Gonzalez, Ibarra and Sahni 1977).
+        `slot` is one of the slots of this outlook. Near the end of a sweep a task on a slow node delays the whole sweep
+        (list scheduling on related machines; Graham 1966, Gonzalez, Ibarra and Sahni 1977).
         """
         if slot.ends_in_seconds <= self._soonest:
             return True

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import msgspec
 
+from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.errors import Dropped
 from sshgrid.master import Master
 from sshgrid.model import (
@@ -146,8 +147,11 @@ def inventory(
 class ScriptedGrid:
     """A real master over a real queue in `folder`, on nodes that play a script. Begin it again for a new master."""
 
-    def __init__(self, folder: Path, inventory: Inventory, *plays: Play, down: Iterable[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, inventory: Inventory, *plays: Play, down: Iterable[str] = (), clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self.folder = folder
+        self.clock = clock
         self.inventory = inventory
         self.engine = ScriptedEngine(*plays, blob=lambda sha256: self.spool.blobs.read(sha256))
         self.down = set(down)
@@ -158,10 +162,10 @@ class ScriptedGrid:
         """A master that works."""
         self.spool = Spool(self.folder / "spool")
         self.store = Store.open(self.folder / "queue.db")
-        self.active_jobs = ActiveJobs(self.store)
+        self.active_jobs = ActiveJobs(self.store, self.clock)
         self.pool = ScriptedPool(self.store.grid, self.spool, self.engine, self.active_jobs.nodes_changed)
         self.pool.down = self.down
-        self.master = Master(self.pool, self.active_jobs, self.inventory, Random(1))
+        self.master = Master(self.pool, self.active_jobs, self.inventory, Random(1), self.clock)
         self._working = asyncio.create_task(self.master.run(), name="master")
         await until(lambda: len(self.pool.nodes) >= len(self.inventory.nodes))
         return self

@@ -27,7 +27,7 @@ from sshgrid.model import (
     ToolchainBroken,
 )
 from sshgrid.protocol.messages import Cancel, Explain, Jobs, Nodes, Toolchains
-from sshgrid.scheduler import scheduler
+from sshgrid.scheduler import scheduler, waiting_jobs
 from sshgrid.testing import Stage, after, until, until_killed
 from tests.service.conftest import Grids
 
@@ -141,7 +141,7 @@ async def test_a_bug_of_ours_ends_the_job_and_is_logged(grids: Grids, caplog: py
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "NOBODY_UP_SECONDS", 0.02)
+    monkeypatch.setattr(waiting_jobs, "ALL_DOWN_SECONDS", 0.02)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -39,8 +39,7 @@ from sshgrid.policy import retry
 from sshgrid.protocol.messages import Cancel
 from sshgrid.protocol.sweep_messages import TaskEnded, TaskLine, TaskOutput, WatchSweep
 from sshgrid.queue.store import Store
-from sshgrid.scheduler import sweep_state
-from sshgrid.sweeps import parameters, speculation
+from sshgrid.sweeps import chunking, parameters, speculation
 from sshgrid.sweeps.parameters import Axis, Table
 from sshgrid.testing.engine import Play, ScriptedEngine, Stage, after
 from sshgrid.testing.grid import ScriptedGrid, inventory, until
@@ -70,7 +69,7 @@ async def grid(tmp_path: Path) -> AsyncIterator[ScriptedGrid]:
 @pytest.fixture
 async def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedGrid]:
     """One slot on h1; h2 is down. All tasks behind the first one go in one batch."""
-    monkeypatch.setattr(sweep_state, "BATCH_SECONDS", 3600.0)
+    monkeypatch.setattr(chunking, "BATCH_SECONDS", 3600.0)
     grid = await ScriptedGrid(tmp_path, inventory(Node("h1", host="127.0.0.1", slots=1), "h2"), down=["h2"]).begin()
     yield grid
     await grid.end()
@@ -380,8 +379,8 @@ async def test_one_that_may_have_none_gets_none(grid: ScriptedGrid, plan: dict[s
     assert (await told(grid, sweep_id))[0][last].attempt == 1
 
 
-async def test_who_may_run_no_more_gets_none(grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid.master.scheduler, "_caps", lambda owner: Caps(running=1 if owner == "ann" else None))
+async def test_a_user_at_the_limit_of_running_jobs_gets_no_speculative_attempt(grid: ScriptedGrid) -> None:
+    grid.master.limits.caps_of = lambda owner: Caps(running=1 if owner == "ann" else None)
     original = Gated("original")
     grid.engine.coming[:0] = [SHORT, SHORT, SHORT, original]
     sweep_id = await grid.submit(sweep(grid))

@@ -35,8 +35,7 @@ from sshgrid.model import (
 )
 from sshgrid.protocol.messages import Cancel, Ended, Logs
 from sshgrid.protocol.sweep_messages import SweepProgress, TaskEnded, TaskLine, TaskOutput, WatchSweep
-from sshgrid.scheduler import sweep_state
-from sshgrid.sweeps import inputs, parameters
+from sshgrid.sweeps import chunking, estimates, inputs, parameters
 from sshgrid.sweeps.parameters import Axis, Table
 from sshgrid.testing.engine import Stage
 from sshgrid.testing.grid import ScriptedGrid, inventory, until
@@ -285,7 +284,7 @@ async def test_what_a_halt_has_ended_does_not_wait_again(grid: ScriptedGrid) -> 
     grid.master.attempts.settlement.settle_all(
         [(first, AttemptResult(Exited(1))), (second, AttemptResult(HostLost("its disk was full")))]
     )
-    assert not state.again
+    assert not state.retrying
     await grid.wait(job)
     assert verdict(grid, job) == SweepDone(3, 3)
     assert sorted(state.ended) == [1, 2, 3]
@@ -346,7 +345,7 @@ async def test_a_kill_ends_all_tasks_with_few_commits(grid: ScriptedGrid) -> Non
     state = grid.master.sweeps.state(job)
     assert state is not None
     assert len(state.running) == 8
-    assert not state.unasked
+    assert not state.running.not_cancelled
     await grid.wait(job)
     assert verdict(grid, job) == Cancelled("TERM by ann")
 
@@ -381,7 +380,7 @@ async def test_a_cancelled_sweep_gives_up_tasks_that_wait_for_another_attempt(tm
     job = await grid.submit(sweep(grid, *map(str, range(count + 1))))
     state = grid.master.sweeps.state(job)
     assert state is not None
-    await until(lambda: len(state.again) == count and len(grid.engine.orders) == count + 1)
+    await until(lambda: len(state.retrying) == count and len(grid.engine.orders) == count + 1)
     assert await grid.master.cancel(Cancel((job,), "KILL"), "ann") == 1
     await grid.wait(job)
     assert verdict(grid, job) == Cancelled("KILL by ann")
@@ -398,8 +397,8 @@ async def test_tasks_that_back_off_keep_no_other_task_from_beginning(tmp_path: P
     job = await grid.submit(sweep(grid, *map(str, range(30))))
     state = grid.master.sweeps.state(job)
     assert state is not None
-    await until(lambda: len(state.ended) == 10, lambda: (len(state.again), state.ended))
-    assert len(state.again) == 20
+    await until(lambda: len(state.ended) == 10, lambda: (len(state.retrying), state.ended))
+    assert len(state.retrying) == 20
     await grid.master.cancel(Cancel((job,), "KILL"), "ann")
     await grid.wait(job)
     await grid.end()
@@ -569,7 +568,7 @@ async def test_tasks_that_need_a_watchdog_of_their_own_do_not(grid: ScriptedGrid
 
 
 async def test_long_tasks_do_not(grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_state, "LONG_SECONDS", sweep_state.SHORTEST_SECONDS / 2)
+    monkeypatch.setattr(chunking, "LONG_SECONDS", estimates.SHORTEST_SECONDS / 2)
     await grid.wait(await grid.submit(sweep(grid, *map(str, range(50)))))
     assert len(grid.engine.orders) == 50
     # The first few went as batches of one: nobody knew.

@@ -1,0 +1,38 @@
+"""How long batches still take, by the runtime estimates of their sweeps."""
+
+from __future__ import annotations
+
+from sshgrid.scheduler.active_sweeps import ActiveSweeps
+from sshgrid.scheduler.batches import BatchSink
+from sshgrid.scheduler.sweep_state import SweepState
+from sshgrid.sweeps.chunking import LONG_SECONDS
+from sshgrid.sweeps.estimates import rest_seconds
+
+# A node has work for so long when its batch is extended or reduced: its next report, a step of the scheduler and the
+# way back must fit in, also when the master is busy.
+AHEAD_SECONDS = 1.5
+
+
+class BatchTimes:
+    """Estimates for the batches of these sweeps."""
+
+    def __init__(self, sweeps: ActiveSweeps) -> None:
+        self._sweeps = sweeps
+
+    def state(self, sink: BatchSink) -> SweepState | None:
+        """The sweep of a batch; None when it is over."""
+        return None if sink.sweep is None else self._sweeps.state(sink.sweep)
+
+    def task_seconds(self, sink: BatchSink) -> float | None:
+        """The expected seconds of one task of this batch; None when nothing is known."""
+        state = self.state(sink)
+        return None if state is None else state.seconds_on(sink.node)
+
+    def left_seconds(self, sink: BatchSink) -> float:
+        """The expected seconds until the last task of a batch ends."""
+        if not sink.rest:
+            return 0.0
+        takes = self.task_seconds(sink)
+        if takes is None:
+            return LONG_SECONDS
+        return (len(sink.rest) - 1) * takes + rest_seconds(takes, sink.ran_seconds)
