@@ -1,35 +1,35 @@
-"""What can go wrong, by who is at fault.
+"""The errors of sshgrid, by which side is at fault.
 
     SshgridError
       UsageError          the request is wrong: never retried
         InventoryError      file:line:column, all of a file's errors at once
-        UnknownLanguage     no such file type, or no toolchain for it anywhere: exit 127
-        FileMissing         what was to be run or read is not there: exit 127
+        UnknownLanguage     unknown file type, or no node has a toolchain for it: exit 127
+        FileMissing         a file to run or to read does not exist: exit 127
         NoSuchNode
-        NoSuchJob           also the answer for a job of somebody else
+        NoSuchJob           also the answer for a job of another user
         NoSuchUser
         NotAllowed
-        OverLimit           more than this user may have: exit 125
-      HostError           a machine, or the road to it; settled as HostLost
+        OverLimit           above a limit of this user: exit 125
+      HostError           a machine or the connection to it; settled as HostLost
         Unreachable         no TCP connection, no SSH banner, login timed out
-        LoginRefused        the key was not taken
-        HostKeyUnknown      never seen: `sshgrid node check NAME --accept-new`
-        HostKeyChanged      not the key we know: a human must look
+        LoginRefused        no key was accepted
+        HostKeyUnknown      not in known_hosts: `sshgrid node check NAME --accept-new`
+        HostKeyChanged      not the key in known_hosts: a person must decide
         Dropped             the connection ended while in use
-        NodeUnfit           it answers, but cannot work: disk full, no shell, workdir not ours ...
-      NoNodeLeft          nothing to run on: exit 125
-      MasterGone          client side: the master's door closed; the job lives on
+        NodeUnfit           it answers, but cannot run anything: disk full, no shell, foreign workdir ...
+      NoNodeLeft          no node can run the job: exit 125
+      MasterGone          client side: the connection to the master ended; the job continues
       StoreError          the queue cannot be trusted: the master stops
 
-Every error carries a `code` (stable, for --json), a message that names the thing and the place, a `hint` with the
-command that mends it (or ""), and the exit status of the command line.
+Every error has a `code` (stable, for --json), a message that says what is wrong and where, a `hint` with the command
+that solves it (or ""), and the exit status of the command line.
 """
 
 from __future__ import annotations
 
 
 class SshgridError(Exception):
-    """Base: `str(error)` is the sentence after ``error: ``; `hint` is the sentence after ``hint: ``."""
+    """Base class. `str(error)` is printed after ``error: ``, `hint` after ``hint: ``."""
 
     code = "error"
     exit_status = 125
@@ -68,7 +68,7 @@ class NoSuchJob(UsageError):
 
 
 def no_such_job(job: str) -> NoSuchJob:
-    """Also for a job of somebody else: in the same words, so that nobody learns that it is there."""
+    """The error for a missing job, and for a job of another user: the same, so that it does not reveal the job."""
     return NoSuchJob(f"no such job: {job}", "sshgrid ps --all")
 
 
@@ -83,7 +83,7 @@ class NoSuchUser(UsageError):
 
 
 class OverLimit(UsageError):
-    """More than this user may have; the message names the number and the limit."""
+    """A request above a limit of this user; the message names the number and the limit."""
 
     code = "over-limit"
     exit_status = 125
@@ -115,7 +115,7 @@ class LoginRefused(HostError):
 
 
 class HostKeyUnknown(HostError):
-    """`fingerprint` is for people to compare, `line` what known_hosts would have to hold."""
+    """`fingerprint` is for the user to compare; `line` is the line that known_hosts would need."""
 
     code = "host-key-unknown"
     fingerprint = ""
@@ -135,7 +135,7 @@ class NodeUnfit(HostError):
 
 
 class NeverBegan(NodeUnfit):
-    """The run's folder was claimed against it; a start that is still on its way meets that folder."""
+    """The run never began, and never can: its folder is taken, and a start that arrives late finds it."""
 
 
 class NoNodeLeft(SshgridError):
