@@ -89,7 +89,7 @@ class Shell:
         """Lines that a person types."""
         self._has_terminal = True
         with Poller(self._muted.connect_running, fetch_counts, REFRESH_SECONDS) as counts:
-            prompt = _prompt_session(self._session, self._commands.group, lambda: counts.trouble or counts.newest or "")
+            prompt = _prompt_session(self._session, self._commands.group, lambda: counts.problem or counts.newest or "")
             status = 0
             while True:
                 try:

@@ -1,9 +1,9 @@
-"""The thin way to a master: a blocking connection over its Unix socket, and the start of a master where there is none.
+"""A blocking connection to a master over its Unix socket.
 
-People wait for this module, so it imports nothing heavy. Refuses a socket or state folder that is not ours alone, and
-never leaves two masters for one inventory: whoever starts one holds the lock of `Places`.
+A socket or state folder that another user could have created is refused. Users wait for this module, so it imports
+nothing large.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import stat
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import TypeVar
 
@@ -28,11 +28,10 @@ from sshgrid.version import VERSION
 START_SECONDS = 20.0  # how long a master may take to answer
 READ_BYTES = 256 * 1024
 R = TypeVar("R", bound=Struct)
-Say = Callable[[str], None]
 
 
 class Connection:
-    """One conversation with a master. MasterGone when the master ends it."""
+    """A connection to a master. MasterGone when the master closes it."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -40,11 +39,11 @@ class Connection:
         self._inbox: deque[tuple[Message, bytes]] = deque()
         self._outbox: deque[memoryview] = deque()
         self._sending = False
-        self.welcome: Welcome | Failure = Failure("master-gone", "not greeted yet")
+        self.welcome: Welcome | Failure = Failure("master-gone", "no handshake yet")
 
     @classmethod
     def open(cls, path: str, timeout_seconds: float = START_SECONDS) -> Connection:
-        """Connect and greet. OSError when nobody listens, MasterGone when whoever listens does not answer."""
+        """Connect and exchange versions. OSError when nothing listens, MasterGone when no master answers."""
         _check_socket(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -61,7 +60,7 @@ class Connection:
 
     @classmethod
     def from_socket(cls, sock: socket.socket) -> Connection:
-        """Greeted over a socket that leads to a master. MasterGone when nobody answers as one."""
+        """A connection over this socket, after the handshake. MasterGone when no master answers."""
         connection = cls(sock)
         try:
             connection.handshake()
@@ -71,7 +70,7 @@ class Connection:
         return connection
 
     def handshake(self) -> None:
-        """MasterGone when nobody answers as a master; the error that it names when it refuses."""
+        """Exchange versions. MasterGone when no master answers; the error of the master when it refuses."""
         self._exchange_versions()
         if isinstance(self.welcome, Failure):
             raise to_error(self.welcome)
@@ -80,7 +79,7 @@ class Connection:
         self.send(Hello(VERSION))
         message, _ = self.receive()
         if not isinstance(message, Welcome | Failure):
-            raise MasterGone(f"what listens there is no sshgrid master (it said {type(message).__name__})")
+            raise MasterGone(f"the socket does not belong to an sshgrid master (received {type(message).__name__})")
         self.welcome = message
 
     def __enter__(self) -> Connection:
@@ -95,18 +94,19 @@ class Connection:
     def fileno(self) -> int:
         return self._sock.fileno()
 
-    # --- out
+    # --- sending
 
     def queue(self, message: Message, payload: bytes = b"") -> None:
-        """Put a message behind what is still to be sent; `flush` or `flush_some` sends it."""
+        """Add a message to the queue that `flush` or `flush_some` sends."""
         self._outbox.append(memoryview(encode(message, payload)))
 
     def send(self, message: Message, payload: bytes = b"") -> None:
+        """Send a message, after all queued ones."""
         self.queue(message, payload)
         self.flush()
 
     def flush(self) -> None:
-        """Everything queued, in one system call when it fits."""
+        """Send all queued messages, in one system call if they fit."""
         self._sending = True
         try:
             while self._outbox:
@@ -114,13 +114,13 @@ class Connection:
                 self._outbox.clear()
                 self._sock.sendall(b"".join(pieces))
         except OSError as error:
-            # A refusal ("your upload is too big") may wait to be read before the reset: it says more.
+            # The master may have sent an error ("your upload is too large") before it closed: that error says more.
             self._read_refusal(error)
         finally:
             self._sending = False
 
     def flush_some(self) -> bool:
-        """What fits without waiting; True when nothing is left. Safe in a signal handler: it never cuts into a send."""
+        """Send without waiting; True when the queue is empty. Safe in a signal handler: not during another send."""
         if self._sending:
             return False
         self._sending = True
@@ -145,16 +145,16 @@ class Connection:
             raise _gone(error) from error
         raise to_error(message) if isinstance(message, Failure) else _gone(error)
 
-    # --- in
+    # --- receiving
 
     def receive(self) -> tuple[Message, bytes]:
-        """The next message, whenever it comes."""
+        """Wait for the next message."""
         while not self._inbox:
             self.read_once()
         return self._inbox.popleft()
 
     def read_once(self) -> None:
-        """Wait for bytes, once."""
+        """Wait for bytes and read them once."""
         try:
             piece = self._sock.recv(READ_BYTES)
         except OSError as error:
@@ -164,33 +164,34 @@ class Connection:
         self._inbox.extend(self._decoder.feed(piece))
 
     def wait(self, deadline: float | None) -> bool:
-        """Until there is something to read (True), or the monotonic clock reaches `deadline` (False)."""
+        """Wait for bytes to read. False when the monotonic clock reaches `deadline` first."""
         import select
 
         left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         return bool(select.select([self._sock], [], [], left)[0])
 
     def buffered(self) -> Iterator[tuple[Message, bytes]]:
-        """What has been read and not yet looked at."""
+        """Yield the messages that have been read but not returned."""
         while self._inbox:
             yield self._inbox.popleft()
 
     def request(self, request: Request, reply: type[R]) -> R:
-        """One request, one reply; the error that a Failure carries is raised."""
+        """Send a request and return its reply. Raises the error that a Failure carries."""
         self.send(request)
         return self.reply(reply)
 
     def reply(self, expected: type[R]) -> R:
+        """Wait for the reply to an earlier request. Raises the error that a Failure carries."""
         message, _ = self.receive()
         if isinstance(message, Failure):
             raise to_error(message)
         if not isinstance(message, expected):
-            raise MasterGone(f"the master answered {type(message).__name__} instead of {expected.__name__}")
+            raise MasterGone(f"the master sent {type(message).__name__} instead of {expected.__name__}")
         return message
 
 
 def to_error(failure: Failure) -> SshgridError:
-    """The error the master raised, or its nearest base when this version does not know it."""
+    """The error that the master raised; SshgridError for a code that this version does not know."""
     known = {kind.code: kind for kind in _tree(SshgridError) if not issubclass(kind, errors.HostError)}
     error = known.get(failure.code, SshgridError)(failure.message, failure.hint)
     error.code, error.exit_status = failure.code, failure.exit_status
@@ -206,14 +207,14 @@ def _tree(kind: type[SshgridError]) -> Iterator[type[SshgridError]]:
 def _gone(error: OSError) -> MasterGone:
     if isinstance(error, TimeoutError):
         return MasterGone(f"the master does not answer (waited {START_SECONDS:.0f} s)", "sshgrid master logs")
-    return MasterGone(f"the connection to the master broke: {error.strerror or error}", "sshgrid master logs")
+    return MasterGone(f"the connection to the master failed: {error.strerror or error}", "sshgrid master logs")
 
 
 def _check_socket(path: str) -> None:
     folder = os.path.dirname(path)
     for place, is_kind in ((folder, stat.S_ISDIR), (path, stat.S_ISSOCK)):
-        if complaint := not_private(os.lstat(place), is_kind):
-            raise StoreError(f"{place} {complaint}", f"ls -ld {place}; move it away, or set SSHGRID_HOME")
+        if reason := not_private(os.lstat(place), is_kind):
+            raise StoreError(f"{place} {reason}", f"ls -ld {place}; move it away, or set SSHGRID_HOME")
 
 
 def _check_peer(sock: socket.socket, path: str) -> None:
@@ -222,4 +223,6 @@ def _check_peer(sock: socket.socket, path: str) -> None:
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)  # struct ucred: pid, uid, gid
     uid = int.from_bytes(credentials[4:8], sys.byteorder)
     if uid not in (os.getuid(), 0):
-        raise StoreError(f"{path}: a process of another user (uid {uid}) listens there", "sshgrid doctor")
+        raise StoreError(
+            f"{path}: the process that listens there belongs to another user (uid {uid})", "sshgrid doctor"
+        )

@@ -1,11 +1,11 @@
-"""`--with`: the files and folders that travel with a run, the names they get there, and small ones packed together.
+"""`--with`: the files and folders to send with a run, their names in the run's folder, and archives of small files.
 
-A folder is taken as git would take it: what its .gitignore files name stays here, and so does .git. Many small files
-become a few tar archives, which cost a node one step each instead of one a file; the same files give the same archives,
-so nothing is sent twice. Refuses, all at once, what is missing or unreadable, links that lead out of their folder,
-special files, and two files that would have one name.
+Files that the .gitignore files of a folder name are not sent, nor is .git. Many small files are packed into a few tar
+archives, which cost a node one step each instead of one step per file. The same files give the same archives, so that
+nothing is sent twice. Errors are reported together: missing or unreadable files, links out of their folder, special
+files, and two files with the same name.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from sshgrid.client.local_files import LocalFileOffer
     from sshgrid.model import SourceFile
 
-PACKED_BELOW_BYTES = 1 << 20  # larger files travel by themselves
-FEW = 4  # so many small files are not worth an archive
-LEAST_PACK_BYTES, MOST_PACK_BYTES = 1 << 20, 8 << 20
-_CUT_EVERY = 64  # names, on the average
-_SHOWN = 20
+PACKED_BELOW_BYTES = 1 << 20  # larger files are sent one by one
+MAX_UNPACKED = 4  # up to this many small files are sent without an archive
+MIN_PACK_BYTES, MAX_PACK_BYTES = 1 << 20, 8 << 20
+_CUT_EVERY = 64  # names, on average
+_MAX_SHOWN = 20  # errors
 
 
 class Data(NamedTuple):
-    """What `--with` means: everything to be uploaded, and the two lists of a Program."""
+    """The files of `--with`: what to upload, and the two lists of a Program."""
 
     sources: tuple[Source, ...] = ()
     files: tuple[SourceFile, ...] = ()
@@ -43,7 +43,7 @@ class Data(NamedTuple):
 
 
 class FoundFile(NamedTuple):
-    """A file that travels: its name in the run's folder, and where it is here."""
+    """A file to send: its name in the run's folder, and its path here."""
 
     name: str
     path: str
@@ -52,99 +52,99 @@ class FoundFile(NamedTuple):
 
 
 def read_data(paths: Sequence[str], offer: LocalFileOffer | None = None) -> Data:
-    """The files of `--with PATH...`. FileMissing when nothing is wrong but a missing path, else UsageError."""
+    """Read the files of `--with PATH...`. FileMissing when the only errors are missing paths, else UsageError."""
     if not paths:
         return Data()
     small, large = list[FoundFile](), list[Source]()
-    selection = Selection(offer)
+    selection = FileSelection(offer)
     for path in paths:
-        selection.take(path)
+        selection.add(path)
     chosen = selection.all()
-    selection.complain()  # before gigabytes are read
+    selection.raise_errors()  # before large files are read
     for found in chosen:
         if found.size < PACKED_BELOW_BYTES:
             small.append(found)
         else:
             large += selection.read(found)
-    packed = len(small) > FEW
+    packed = len(small) > MAX_UNPACKED
     packs = [each for group in groups(small) for each in selection.pack(group)] if packed else []
     large += [] if packed else [each for found in small for each in selection.read(found)]
-    selection.complain()
+    selection.raise_errors()
     return Data((*large, *packs), tuple(source.file for source in large), tuple(source.file for source in packs))
 
 
 # --- which files, under which names ----------------------------------------------------------------------------------
 
 
-class Selection:
-    """Files by name; what is wrong is collected and said together."""
+class FileSelection:
+    """Files by name; errors are collected and raised together."""
 
     def __init__(self, offer: LocalFileOffer | None = None) -> None:
-        self._hands = offer
+        self._offer = offer
         self._found: dict[str, FoundFile] = {}
-        self._wrong: list[str] = []
+        self._errors: list[str] = []
         self._only_missing = True
-        self._rules: list[tuple[str, GitIgnoreSpec]] = []  # of the folders that are being walked, outermost first
+        self._rules: list[tuple[str, GitIgnoreSpec]] = []  # of the folders on the current path, outermost first
 
-    def take(self, path: str) -> None:
-        """One `--with`: a file, or all of a folder."""
+    def add(self, path: str) -> None:
+        """Add one path of `--with`: a file, or all files of a folder."""
         try:
             found = files.status(path)
         except (FileNotFoundError, NotADirectoryError):
-            self._wrong.append(f"no such file or folder: {path} (--with)")
+            self._errors.append(f"no such file or folder: {path} (--with)")
             return
         except (OSError, UsageError, ValueError) as error:
-            self._complaint(path, error)
+            self._add_error(path, error)
             return
         name = name_of(path)
         if stat.S_ISDIR(found.st_mode):
-            self._take_folder(path, "" if name == "." else name, os.path.realpath(path), ())
+            self._add_folder(path, "" if name == "." else name, os.path.realpath(path), ())
         elif stat.S_ISREG(found.st_mode):
-            self._add(name, path, found)
+            self._add_file(name, path, found)
         else:
-            self._complaint(path, UsageError("is neither a file nor a folder"))
+            self._add_error(path, UsageError("is neither a file nor a folder"))
 
-    def _take_folder(self, folder: str, name: str, root: str, above: tuple[str, ...]) -> None:
-        """`root`: what links must not lead out of; `above`: the real folders that lead here."""
+    def _add_folder(self, folder: str, name: str, root: str, above: tuple[str, ...]) -> None:
+        """Links must not lead out of `root`; `above` are the real paths of the folders that contain this one."""
         here = os.path.realpath(folder)
         if here in above:
-            self._complaint(folder, UsageError("is a link that leads back into its own folder"))
+            self._add_error(folder, UsageError("is a link to a folder that contains it"))
             return
         try:
             names = sorted(files.listed(folder))
         except (OSError, UsageError) as error:
-            self._complaint(folder, error)
+            self._add_error(folder, error)
             return
         ruled = len(self._rules)
         if ".gitignore" in names:
-            self._learn_rules(folder, name)
+            self._read_rules(folder, name)
         for each in names:
             inner = f"{name}/{each}" if name else each
             if each != ".git":
-                self._take_member(os.path.join(folder, each), inner, root, (*above, here))
+                self._add_member(os.path.join(folder, each), inner, root, (*above, here))
         del self._rules[ruled:]
 
-    def _take_member(self, path: str, name: str, root: str, above: tuple[str, ...]) -> None:
+    def _add_member(self, path: str, name: str, root: str, above: tuple[str, ...]) -> None:
         try:
             found = files.own_status(path)
             link = stat.S_ISLNK(found.st_mode)
-            # git takes a link for a file, wherever it leads.
+            # git treats a link as a file, whatever it leads to.
             if self._is_ignored(name, folder=stat.S_ISDIR(found.st_mode)):
                 return
             if link:
                 _check_link(path, root)
                 found = files.status(path)
         except (OSError, UsageError) as error:
-            self._complaint(path, error)
+            self._add_error(path, error)
             return
         if stat.S_ISDIR(found.st_mode):
-            self._take_folder(path, name, root, above)
+            self._add_folder(path, name, root, above)
         elif stat.S_ISREG(found.st_mode):
-            self._add(name, path, found)
+            self._add_file(name, path, found)
         else:
-            self._complaint(path, UsageError("is a special file; only files and folders travel"))
+            self._add_error(path, UsageError("is a special file; only files and folders can be sent"))
 
-    def _learn_rules(self, folder: str, name: str) -> None:
+    def _read_rules(self, folder: str, name: str) -> None:
         from pathspec import GitIgnoreSpec
 
         path = os.path.join(folder, ".gitignore")
@@ -153,44 +153,44 @@ class Selection:
                 lines = stream.read().decode("utf-8", "surrogateescape").splitlines()
             self._rules.append((name, GitIgnoreSpec.from_lines(lines)))
         except (OSError, UsageError, ValueError) as error:
-            self._complaint(path, error)
+            self._add_error(path, error)
 
     def _is_ignored(self, name: str, *, folder: bool) -> bool:
-        """The innermost .gitignore that says anything about it decides."""
+        """The innermost .gitignore with a matching rule decides."""
         for base, rules in reversed(self._rules):
             below = name[len(base) + 1 :] if base else name
-            said = rules.check_file(f"{below}/" if folder else below).include
-            if said is not None:
-                return said
+            ignored = rules.check_file(f"{below}/" if folder else below).include
+            if ignored is not None:
+                return ignored
         return False
 
-    def _add(self, name: str, path: str, found: os.stat_result) -> None:
+    def _add_file(self, name: str, path: str, found: os.stat_result) -> None:
         from sshgrid.notation.filenames import check_name
 
         other = self._found.get(name)
         if other is not None:
             if os.path.realpath(other.path) != os.path.realpath(path):
-                self._wrong.append(f"{other.path} and {path} would both be {name} in the run's folder")
+                self._errors.append(f"{other.path} and {path} would both become {name} in the run's folder")
                 self._only_missing = False
             return
         try:
             check_name(name)
         except UsageError as error:
-            self._complaint(path, error)
+            self._add_error(path, error)
             return
         self._found[name] = FoundFile(name, path, found.st_size, bool(found.st_mode & 0o111))
 
     def all(self) -> list[FoundFile]:
-        """By name. What is a file here must be no folder there."""
+        """The files, sorted by name. Adds an error for a name that would be a file and a folder."""
         folders = {name[:place] for name in self._found for place, sign in enumerate(name) if sign == "/"}
         for name in sorted(folders & self._found.keys()):
-            self._complaint(self._found[name].path, UsageError(f"would be both a file and a folder, {name}"))
+            self._add_error(self._found[name].path, UsageError(f"would become both a file and a folder, {name}"))
         return [self._found[name] for name in sorted(self._found)]
 
-    # --- their bytes
+    # --- contents
 
     def read(self, found: FoundFile) -> Iterator[Source]:
-        """A file by itself; none when it cannot be read."""
+        """Yield the source of one file; nothing when it cannot be read."""
         try:
             with files.open_binary(found.path) as stream:
                 yield Source(
@@ -199,49 +199,49 @@ class Selection:
                     executable=found.executable,
                     path=found.path,
                     keep=0,
-                    offer=self._hands,
+                    offer=self._offer,
                 )
         except (OSError, UsageError) as error:
-            self._complaint(found.path, error)
+            self._add_error(found.path, error)
 
     def pack(self, group: Sequence[FoundFile]) -> Iterator[TarPack]:
-        """These files together; none when one cannot be read."""
+        """Yield an archive of these files; nothing when one of them cannot be read."""
         unreadable = False
         for found in group:
             try:
                 files.open_binary(found.path).close()
             except (OSError, UsageError) as error:
-                self._complaint(found.path, error)
+                self._add_error(found.path, error)
                 unreadable = True
         if not unreadable:
             yield TarPack(group)
 
-    # --- what is wrong
+    # --- errors
 
-    def _complaint(self, path: str, error: Exception) -> None:
+    def _add_error(self, path: str, error: Exception) -> None:
         self._only_missing = False
         match error:
             case OSError():
-                words = f"{path}: {error.strerror or error}"
+                message = f"{path}: {error.strerror or error}"
             case UsageError() if path in error.message:
-                words = error.message
+                message = error.message
             case _:
-                words = f"{path}: {error}"
-        self._wrong.append(f"{words} (--with)")
+                message = f"{path}: {error}"
+        self._errors.append(f"{message} (--with)")
 
-    def complain(self) -> None:
-        """Raises what is wrong, if anything is."""
-        if not self._wrong:
+    def raise_errors(self) -> None:
+        """Raise the collected errors, if there are any."""
+        if not self._errors:
             return
-        shown = [*self._wrong[:_SHOWN]]
-        if more := len(self._wrong) - len(shown):
+        shown = [*self._errors[:_MAX_SHOWN]]
+        if more := len(self._errors) - len(shown):
             shown.append(f"and {more} more")
         kind = FileMissing if self._only_missing else UsageError
-        raise kind("\n".join(shown), "" if files.confined() else "ls -l, and name what is there")
+        raise kind("\n".join(shown), "" if files.confined() else "ls -l")
 
 
 def name_of(path: str) -> str:
-    """Its name in the run's folder: as it was given when it lies below the current folder, else its last part."""
+    """The name of a path in the run's folder: the path itself below the current folder, else its last component."""
     name = os.path.normpath(path)
     if os.path.isabs(name) or name.split("/", 1)[0] == "..":
         return os.path.basename(os.path.abspath(path)) or "."
@@ -251,23 +251,26 @@ def name_of(path: str) -> str:
 def _check_link(path: str, root: str) -> None:
     target = os.path.realpath(path)
     if not os.path.exists(target):
-        raise UsageError("is a link that leads nowhere")
+        raise UsageError("is a link to a missing file")
     if target != root and not target.startswith(root.rstrip("/") + "/"):
-        raise UsageError(f"is a link out of its folder, to {target}")
+        raise UsageError(f"is a link to {target}, outside of its folder")
 
 
-# --- small files together --------------------------------------------------------------------------------------------
+# --- archives of small files -----------------------------------------------------------------------------------------
 
 
 def groups(found: Sequence[FoundFile]) -> Iterator[list[FoundFile]]:
-    """Neighbours, up to a few megabytes each. Where one group ends depends on the names nearby, not on how many came
-    before: a file more changes one group, and the others need not be sent again."""
+    """Groups of neighbouring files, up to MAX_PACK_BYTES each.
+
+    The end of a group depends on the names near it, not on the number of files before it: adding a file changes one
+    group, and the others need not be sent again.
+    """
     group, size = list[FoundFile](), 0
     for each in found:
         group.append(each)
         size += each.size + 1024
         cut = zlib.crc32(each.name.encode("utf-8", "surrogateescape")) % _CUT_EVERY == 0
-        if size >= MOST_PACK_BYTES or (cut and size >= LEAST_PACK_BYTES):
+        if size >= MAX_PACK_BYTES or (cut and size >= MIN_PACK_BYTES):
             yield group
             group, size = [], 0
     if group:
@@ -275,7 +278,7 @@ def groups(found: Sequence[FoundFile]) -> Iterator[list[FoundFile]]:
 
 
 class TarPack(Source):
-    """A tar archive that is made when it is wanted: only one is in memory at a time."""
+    """A tar archive that is created when it is sent, so that only one is in memory at a time."""
 
     def __init__(self, group: Sequence[FoundFile]) -> None:
         self._group = tuple(group)
@@ -283,14 +286,14 @@ class TarPack(Source):
         super().__init__(f"{group[0].name}{more}", io.BytesIO(_archive(group)), path="", keep=-1)
 
     def pieces(self) -> Iterator[bytes]:
-        """As of any Source: the master refuses them when a file has changed meanwhile."""
+        """Yield the archive, created again; the master detects when a file has changed meanwhile."""
         content = memoryview(_archive(self._group))
         for start in range(0, len(content), MAX_PAYLOAD):
             yield bytes(content[start : start + MAX_PAYLOAD])
 
 
 def _archive(group: Sequence[FoundFile]) -> bytes:
-    """The same bytes whenever, wherever and by whom it is made."""
+    """A tar archive of these files; the same files always give the same bytes."""
     import tarfile
 
     made = io.BytesIO()

@@ -1,9 +1,9 @@
-"""What a run brought back, from the master into a folder of the person who waits.
+"""Write the files that a run sends back into a folder of the user.
 
-The master holds it as a tar archive, made by a node that need not be trusted: only plain files come out of it, under
-names that were asked for, and nothing is ever written through a link. Refuses to replace anything but plain files.
+They arrive as a tar archive, made by a node that need not be trusted: only regular files are taken from it, under names
+that were requested, and nothing is written through a link. Only regular files are replaced.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -28,81 +28,81 @@ _PLAIN = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE})
 
 
 class NotFetched(SshgridError):
-    """Some of the files are not where they were wanted; the master still has them."""
+    """Some files could not be written; the master still has them."""
 
     code = "not-fetched"
 
 
 class FetchListener(Protocol):
-    """Who is told what happens."""
+    """Receives the name of each file that was written."""
 
     def fetched(self, name: str, size: int, replaced: bool) -> None: ...
 
 
-def unpack(job: JobLine, pieces: Iterator[bytes], into: str, told: FetchListener) -> None:
-    """Every file of the archive into the folder `into`, made when it is missing. NotFetched when some are not there."""
+def unpack(job: JobLine, pieces: Iterator[bytes], into: str, listener: FetchListener) -> None:
+    """Write all files of the archive to the folder `into`, which is created if missing. NotFetched when some failed."""
     again = f"sshgrid attach {job.id} --into DIR"
     try:
         folder = FetchFolder(into)
     except OSError as error:
         raise NotFetched(f"{into}: {error.strerror} (--into)", again) from error
-    wrong: list[str] = []
+    errors: list[str] = []
     count = 0
     with folder:
         try:
             with tarfile.open(fileobj=_PieceReader(pieces), mode="r|", encoding="utf-8") as archive:
                 for member in archive:
                     count += 1
-                    wrong += _take(archive, member, job, folder, told)
+                    errors += _extract(archive, member, job, folder, listener)
         except tarfile.TarError as error:
-            if _is_whole(job):
-                wrong.append(f"the files of job {job.id} are not whole: {error}")
+            if _is_complete(job):
+                errors.append(f"the archive of job {job.id} is damaged: {error}")
         except OSError as error:
-            raise NotFetched(f"{into}: {error.strerror}; the rest is still with the master", again) from error
-    if job.fetched and _is_whole(job) and not wrong and count < job.fetched.files:
-        wrong.append(f"{count} of {job.fetched.files} files of job {job.id} are there")
-    if wrong:
-        raise NotFetched("\n".join(wrong), again)
+            raise NotFetched(f"{into}: {error.strerror}; the master still has the other files", again) from error
+    if job.fetched and _is_complete(job) and not errors and count < job.fetched.files:
+        errors.append(f"only {count} of {job.fetched.files} files of job {job.id} were received")
+    if errors:
+        raise NotFetched("\n".join(errors), again)
 
 
-def _is_whole(job: JobLine) -> bool:
-    """Whether the archive should be; where it cannot, that was told already."""
+def _is_complete(job: JobLine) -> bool:
+    """Whether the master has all files of the job; if not, its warnings were printed."""
     return job.fetched is None or job.fetched.whole
 
 
-def _take(
-    archive: tarfile.TarFile, member: tarfile.TarInfo, job: JobLine, folder: FetchFolder, told: FetchListener
+def _extract(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, job: JobLine, folder: FetchFolder, listener: FetchListener
 ) -> list[str]:
-    """One member; what is wrong with it. OSError when the disk is full."""
+    """Write one member of the archive; returns error messages. OSError when the disk is full."""
     name = member.name.removeprefix("./")
     if fault := globs.fault(name):
-        return [f"{ascii(name)[:200]} {fault}: left out"]
+        return [f"{ascii(name)[:200]} {fault}: skipped"]
     if not any(globs.matches(glob, name) for glob in job.fetch):
-        return [f"{name} was not asked for: left out"]
+        return [f"{name} does not match --fetch: skipped"]
     try:
-        if member.type == tarfile.LNKTYPE:  # the same file under another name: it came before
+        if member.type == tarfile.LNKTYPE:  # a hard link to a file that came before
             size, replaced = folder.copy(member.linkname.removeprefix("./"), name)
         elif member.type in _PLAIN and (stream := archive.extractfile(member)) is not None:
             size = member.size
             replaced = folder.write(name, stream, executable=bool(member.mode & 0o111))
         else:
-            return [f"{name} is no plain file: left out"]
+            return [f"{name} is not a regular file: skipped"]
     except OSError as error:
         if error.errno in _DISK_IS_FULL:
             raise
-        return [f"{os.path.join(folder.path, name)}: {_words(error)}"]
-    told.fetched(os.path.normpath(os.path.join(folder.path, name)), size, replaced)
+        return [f"{os.path.join(folder.path, name)}: {_reason(error)}"]
+    listener.fetched(os.path.normpath(os.path.join(folder.path, name)), size, replaced)
     return []
 
 
-def _words(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return "a part of the path is a link or a file: nothing is written through it"
+        return "a part of the path is a link or a file, and links are not followed"
     return error.strerror or str(error)
 
 
 class _PieceReader(io.RawIOBase):
-    """Pieces as a file that tarfile can read."""
+    """An iterator of pieces as a file object for tarfile."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
@@ -121,7 +121,7 @@ class _PieceReader(io.RawIOBase):
 
 
 class FetchFolder:
-    """Where fetched files go. Every path is taken from it, a component at a time, so that no link leads out of it."""
+    """The folder for fetched files. Each path is opened component by component, so that no link leads out of it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -135,27 +135,27 @@ class FetchFolder:
         os.close(self._root)
 
     def write(self, name: str, stream: IO[bytes], *, executable: bool) -> bool:
-        """A whole file or none; whether it replaced one. OSError."""
+        """Write a file through a temporary one; returns whether it replaced a file. OSError."""
         with self._parent(name) as (folder, last):
-            replaces = _refuse_unless_plain(folder, last)
-            aside = f".sshgrid-{os.getpid()}.part"
+            replaces = _check_target(folder, last)
+            temporary = f".sshgrid-{os.getpid()}.part"
             mode = 0o777 if executable else 0o666
             try:
-                with os.fdopen(os.open(aside, _NEW, mode, dir_fd=folder), "wb", buffering=0) as file:
+                with os.fdopen(os.open(temporary, _NEW, mode, dir_fd=folder), "wb", buffering=0) as file:
                     while piece := stream.read(COPY_BYTES):
                         _write_all(file.fileno(), piece)
-                os.replace(aside, last, src_dir_fd=folder, dst_dir_fd=folder)
+                os.replace(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    os.unlink(aside, dir_fd=folder)
+                    os.unlink(temporary, dir_fd=folder)
                 raise
         self._written.add(name)
         return replaces
 
     def copy(self, source: str, name: str) -> tuple[int, bool]:
-        """A file that was written before, under another name: its size, and whether it replaced one. OSError."""
+        """Copy a file that was written before; returns its size and whether it replaced a file. OSError."""
         if source not in self._written:
-            raise FileNotFoundError(errno.ENOENT, f"the file that it is ({source!r}) did not come")
+            raise FileNotFoundError(errno.ENOENT, f"it is a link to {source!r}, which is missing")
         with self._parent(source) as (folder, last):
             descriptor = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
         with os.fdopen(descriptor, "rb") as stream:
@@ -164,7 +164,7 @@ class FetchFolder:
 
     @contextlib.contextmanager
     def _parent(self, name: str) -> Iterator[tuple[int, str]]:
-        """A descriptor of the folder that holds it, made when it is missing, and its name there."""
+        """A descriptor of the folder of a file, created if missing, and the file's name in it."""
         *above, last = name.split("/")
         at = os.dup(self._root)
         try:
@@ -182,14 +182,14 @@ class FetchFolder:
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def _refuse_unless_plain(folder: int, name: str) -> bool:
-    """Whether there is a file of this name. OSError when it is something else."""
+def _check_target(folder: int, name: str) -> bool:
+    """Whether a regular file has this name. OSError when something else has it."""
     try:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return False
     if not stat.S_ISREG(found.st_mode):
-        raise FileExistsError(errno.EEXIST, "is there, and is no plain file: not replaced")
+        raise FileExistsError(errno.EEXIST, "exists and is not a regular file: not replaced")
     return True
 
 

@@ -1,7 +1,7 @@
-"""Follow one job to its end: events to a screen, Ctrl-C and the terminal back to the master.
+"""Follow one job to its end: print events on a screen, and send Ctrl-C and terminal input to the master.
 
-A master that goes away is looked for again, and what was already printed is not printed twice. Refuses to guess: when
-the replayed output differs from what was printed, it says so and prints it from its first byte.
+When the master goes away, the client connects to the next one, and output that was already printed is skipped. When
+the replayed output differs from it, the screen reports that, and the output is printed again from its first byte.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from sshgrid.client.connection import Connection, to_error
+from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.errors import MasterGone, SshgridError
 from sshgrid.model import JobId, OnDisconnect
 from sshgrid.protocol.messages import (
@@ -35,81 +36,82 @@ from sshgrid.protocol.messages import (
 )
 from sshgrid.terminal.screen import Screen
 
-RECONNECT_SECONDS = 30.0
-POLL_SECONDS = 1.0  # how long a word that a signal handler could not send may have to wait
+RECONNECT_SECONDS = 30.0  # how long to try to reach the next master
+POLL_SECONDS = 1.0  # the longest delay of a message that a signal handler could not send
 
 
 class Detached(Exception):
-    """The person left (second Ctrl-C, or `~.`); the job goes on."""
+    """The user detached (second Ctrl-C, or `~.`); the job continues."""
 
 
 class _OutputDiffers(Exception):
-    """The replay does not begin with what was printed."""
+    """The replayed output does not start with the bytes that were printed."""
 
 
 class PrintedOutput:
-    """What of one stream is on the screen: enough to skip it in a replay, and to notice that the replay is another."""
+    """How much of one stream was printed, and its checksum: skips these bytes in a replay and detects other ones."""
 
     def __init__(self) -> None:
-        self._since_attempt = 0  # output starts again with this attempt
-        self._size, self._sum = 0, 0
-        self._skip, self._skipped_sum = 0, 0
+        self._since_attempt = 0  # the output was restarted with this attempt
+        self._size, self._checksum = 0, 0
+        self._skip, self._skipped_checksum = 0, 0
 
     def rewind(self) -> None:
-        """The master is going to say everything again."""
-        self._skip, self._skipped_sum = self._size, 0
+        """Prepare for a replay: the master sends the output from its first byte."""
+        self._skip, self._skipped_checksum = self._size, 0
 
     @property
     def missing(self) -> bool:
-        """Whether the replay has not yet said all that was printed."""
+        """Whether the replay ended before all printed bytes came again."""
         return self._skip > 0
 
     def restarted(self, attempt: int) -> bool:
-        """False when this restart is part of a replay."""
+        """Start again with this attempt. False when this restart is part of a replay."""
         if attempt <= self._since_attempt:
             return False
-        self._since_attempt, self._size, self._sum, self._skip = attempt, 0, 0, 0
+        self._since_attempt, self._size, self._checksum, self._skip = attempt, 0, 0, 0
         return True
 
     def forget(self) -> None:
-        self._size, self._sum, self._skip = 0, 0, 0
+        """Start again: nothing counts as printed."""
+        self._size, self._checksum, self._skip = 0, 0, 0
 
     def fresh(self, attempt: int, piece: bytes) -> bytes:
-        """The part of `piece` that is new. _OutputDiffers when the old part is not what was printed."""
+        """The bytes of `piece` that were not printed yet. _OutputDiffers when the others differ from what was."""
         if attempt < self._since_attempt:
             return b""
         old, new = piece[: self._skip], piece[self._skip :]
         if old:
             self._skip -= len(old)
-            self._skipped_sum = zlib.crc32(old, self._skipped_sum)
-            if self._skip == 0 and self._skipped_sum != self._sum:
+            self._skipped_checksum = zlib.crc32(old, self._skipped_checksum)
+            if self._skip == 0 and self._skipped_checksum != self._checksum:
                 raise _OutputDiffers
         self._size += len(new)
-        self._sum = zlib.crc32(new, self._sum)
+        self._checksum = zlib.crc32(new, self._checksum)
         return new
 
 
 class Keyboard:
-    """What an interactive run adds to following: nothing here, see sshgrid.client.interactive."""
+    """The input of a followed job: none here; an interactive run has sshgrid.client.interactive.TerminalInput."""
 
     def __init__(self) -> None:
-        self.descriptor = -1  # to be listened to; -1 = nothing to read (any more)
-        self.leave: Callable[[], None] = lambda: None  # the person wants out
+        self.descriptor = -1  # to read from; -1 = no input, or its end was reached
+        self.leave: Callable[[], None] = lambda: None  # the user wants to leave
 
     @contextmanager
     def raw(self) -> Iterator[None]:
-        """The terminal as the program wants it."""
+        """Set the terminal to raw mode while the job runs."""
         yield
 
     def begin(self, connection: Connection) -> None:
-        """A (new) connection watches."""
+        """Called for each new connection."""
 
-    def typed(self, connection: Connection) -> None:
-        """`descriptor` has something to read."""
+    def read_input(self, connection: Connection) -> None:
+        """Read from `descriptor`, which is ready, and queue the input."""
 
 
 class Follower:
-    """A conversation about one job that outlives masters: `reopen` gives a new connection to the (perhaps new) one."""
+    """Follows one job across masters: `reopen` returns a connection to the master that runs now."""
 
     def __init__(
         self,
@@ -119,34 +121,37 @@ class Follower:
         *,
         interrupt_cancels: bool = True,
         keyboard: Keyboard | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._connection, self._job, self._reopen = connection, job, reopen
         self._interrupt_cancels = interrupt_cancels
         self._keyboard = keyboard or Keyboard()
+        self._clock = clock
         self.interrupts = 0
 
-    # --- what is asked, and what is made of the answers
+    # --- for subclasses
 
     def _request(self) -> Request:
+        """The request that makes the master send the events."""
         raise NotImplementedError
 
     def _rewind(self) -> None:
-        """The next master is going to say everything again."""
+        """Called before the next master sends all events again."""
 
     def _event(self, message: Message, payload: bytes) -> None:
-        """Something that was said; what is not known is the answer to a Cancel."""
+        """Handle an event. Unknown messages, such as the reply to a Cancel, are ignored."""
         raise NotImplementedError
 
     def _check(self) -> None:
-        """The end has come: is everything there?"""
+        """Called at the end, to check that everything arrived."""
 
     def _start_again(self) -> None:
-        """What is said now is not what was said before."""
+        """Called when the replayed output differs from the output that was printed."""
 
     # ---
 
     def until_ended(self) -> JobLine:
-        """Everything the job says, to the screen. Detached: the person left. MasterGone: no master came back."""
+        """Follow the job to its end. Detached when the user leaves, MasterGone when no master comes back."""
         with self._interruptible():
             try:
                 self._begin()
@@ -160,14 +165,14 @@ class Follower:
                 except _OutputDiffers:
                     self._start_again()
                 except BrokenPipeError:
-                    # Nobody reads the output: as with a local program, that ends it.
+                    # The reader of stdout has closed it; as with a local program, that ends the job.
                     if self._interrupt_cancels:
                         self.cancel("TERM")
                     raise
 
     def _until_ended(self) -> JobLine:
-        """Ends by an exception when the master goes."""
-        for message, payload in conversation(self._connection, self._keyboard):
+        """Handle events until the job ends. MasterGone when the connection ends."""
+        for message, payload in exchange(self._connection, self._keyboard):
             match message:
                 case Ended(job=job):
                     self._check()
@@ -176,22 +181,22 @@ class Follower:
                     raise to_error(message)
                 case _:
                     self._event(message, payload)
-        raise AssertionError("a conversation ends by an exception")
+        raise AssertionError("exchange() ends by an exception")
 
     def cancel(self, signal_name: str) -> None:
-        """Also from a signal handler: queued when a send is under way."""
+        """Send a Cancel. Safe in a signal handler: during another send it is only queued."""
         self._connection.queue(Cancel((self._job,), signal_name))
         self._connection.flush_some()
 
     def leave(self) -> None:
-        """First cancel, then, asked again, leave the job alone."""
+        """Cancel the job; when called again, detach from it."""
         self.interrupts += 1
         if self.interrupts > 1 or not self._interrupt_cancels:
             raise Detached
         try:
             self.cancel("INT")
         except MasterGone:
-            return  # said again to the next connection
+            return  # _begin cancels over the next connection
 
     def _begin(self) -> None:
         self._connection.send(self._request())
@@ -207,7 +212,7 @@ class Follower:
             self._rewind()
             self._begin()
 
-        reconnect(self._reopen, begin, self._job, first)
+        reconnect(self._reopen, begin, self._job, first, self._clock)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -223,7 +228,7 @@ class Follower:
 
 
 class JobFollower(Follower):
-    """One followed job, on a screen."""
+    """Follows one job on a screen."""
 
     def __init__(
         self,
@@ -251,7 +256,7 @@ class JobFollower(Follower):
     def _event(self, message: Message, payload: bytes) -> None:
         match message:
             case Output(stream=stream, attempt=attempt):
-                if new := self._of(stream).fresh(attempt, payload):
+                if new := self._printed_of(stream).fresh(attempt, payload):
                     self._screen.output(stream, attempt, new)
             case Progress():
                 self._screen.progress(message)
@@ -260,56 +265,60 @@ class JobFollower(Follower):
             case Notice():
                 self._screen.notice(message)
             case Restarted(stream=stream, attempt=attempt):
-                if self._of(stream).restarted(attempt):
+                if self._printed_of(stream).restarted(attempt):
                     self._screen.restarted(message)
 
-    def _of(self, stream: str) -> PrintedOutput:
+    def _printed_of(self, stream: str) -> PrintedOutput:
         return self._printed.setdefault(stream, PrintedOutput())
 
     def _check(self) -> None:
         for stream, printed in self._printed.items():
             if printed.missing:
-                self._screen.notice(Notice(f"{stream} ended shorter than what was printed before"))
+                self._screen.notice(Notice(f"{stream} ended before all of the output that was already printed"))
 
     def _start_again(self) -> None:
         for stream, printed in self._printed.items():
             if stream != "compile":
                 printed.forget()
-        self._screen.notice(Notice("the output starts again: it is not the one that was printed before"))
-        self._reconnect(MasterGone("the output is asked for from its beginning"))
+        self._screen.notice(Notice("the output starts again: it differs from the output that was already printed"))
+        self._reconnect(MasterGone("the output is requested again from its first byte"))
 
 
-def conversation(connection: Connection, keyboard: Keyboard) -> Iterator[tuple[Message, bytes]]:
-    """Messages as they come, while what is typed or queued goes out. Ends by MasterGone."""
+def exchange(connection: Connection, keyboard: Keyboard) -> Iterator[tuple[Message, bytes]]:
+    """Yield messages as they arrive, and send queued messages and input meanwhile. Ends by MasterGone."""
     poll = select.poll()
     while True:
         yield from connection.buffered()
-        clear = connection.flush_some()
-        poll.register(connection.fileno(), select.POLLIN | (0 if clear else select.POLLOUT))
-        # Read the keyboard only when what was typed before has left: the master's pace is ours.
-        listening = keyboard.descriptor >= 0 and clear
+        all_sent = connection.flush_some()
+        poll.register(connection.fileno(), select.POLLIN | (0 if all_sent else select.POLLOUT))
+        # Read input only when earlier input has been sent: a slow master must slow the input down.
+        listening = keyboard.descriptor >= 0 and all_sent
         if listening:
             poll.register(keyboard.descriptor, select.POLLIN)
         ready = dict(poll.poll(POLL_SECONDS * 1000))
         if listening:
             poll.unregister(keyboard.descriptor)
             if keyboard.descriptor in ready:
-                keyboard.typed(connection)
+                keyboard.read_input(connection)
         if ready.get(connection.fileno(), 0) & ~select.POLLOUT:
             connection.read_once()
 
 
 def reconnect(
-    reopen: Callable[[], Connection], begin: Callable[[Connection], None], job: JobId, first: MasterGone
+    reopen: Callable[[], Connection],
+    begin: Callable[[Connection], None],
+    job: JobId,
+    first: MasterGone,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> None:
-    """To the master that comes after the one that went, with which the conversation begins anew."""
-    deadline, pause = time.monotonic() + RECONNECT_SECONDS, 0.05
+    """Connect to the next master and call `begin`. MasterGone after RECONNECT_SECONDS without a master."""
+    deadline, pause = clock.monotonic() + RECONNECT_SECONDS, 0.05
     while True:
         try:
             begin(reopen())
             return
         except MasterGone as error:
-            if time.monotonic() > deadline:
+            if clock.monotonic() > deadline:
                 raise _lost(job, error) from first
         except SshgridError as error:
             raise _lost(job, error) from first
@@ -318,11 +327,11 @@ def reconnect(
 
 
 def _lost(job: JobId, error: SshgridError) -> MasterGone:
-    return MasterGone(f"job {job} goes on, but its master is gone: {error}", f"sshgrid attach {job}")
+    return MasterGone(f"the master of job {job} is gone, and the job continues: {error}", f"sshgrid attach {job}")
 
 
 class JobReader:
-    """Requests about jobs, asked again of the next master when one goes: `wait` and `logs`."""
+    """Reads the end or the kept output of jobs, and continues with the next master when one goes away."""
 
     def __init__(self, connection: Connection, reopen: Callable[[], Connection]) -> None:
         self.connection = connection
@@ -335,15 +344,15 @@ class JobReader:
         self.connection.close()
 
     def ended(self, job: JobId, deadline: float | None) -> JobLine | None:
-        """The job as it ended; None when the deadline came first."""
+        """The job once it has ended; None when the deadline comes first (in seconds of the monotonic clock)."""
         request = Watch(job, output=False)
-        for message, _ in self._answers(lambda: request, job, deadline):
+        for message, _ in self._messages(lambda: request, job, deadline):
             if isinstance(message, Ended):
                 return message.job
         return None
 
     def logs(self, request: Logs, screen: Screen) -> JobLine:
-        """The kept output, each byte once."""
+        """Print kept output, each byte once, and return the job."""
         seen: dict[str, Seen] = {}
 
         def rest() -> Logs:
@@ -351,7 +360,7 @@ class JobReader:
                 request.job, request.attempt, request.follow, request.tail_lines, request.streams, tuple(seen.values())
             )
 
-        for message, payload in self._answers(rest, request.job, None):
+        for message, payload in self._messages(rest, request.job, None):
             match message:
                 case Output(stream=stream, attempt=attempt, size=size, offset=offset):
                     screen.output(stream, attempt, payload)
@@ -361,13 +370,13 @@ class JobReader:
                 case Ended(job=job):
                     return job
                 case _:
-                    pass  # progress of a job that goes on
-        raise AssertionError("without a deadline it ends by an event or an exception")
+                    pass  # progress of a running job
+        raise AssertionError("_messages() without a deadline ends by an event or an exception")
 
     def kept(self, job: JobId, attempt: int, stream: str) -> Iterator[bytes]:
-        """A kept stream of one attempt, each byte once, as fast as it is taken."""
+        """Yield a kept stream of one attempt, each byte once."""
         seen: list[Seen] = []
-        for message, payload in self._answers(
+        for message, payload in self._messages(
             lambda: Logs(job, attempt, streams=(stream,), seen=tuple(seen)), job, None
         ):
             match message:
@@ -379,16 +388,16 @@ class JobReader:
                 case _:
                     pass
 
-    def _answers(
+    def _messages(
         self, request: Callable[[], Request], job: JobId, deadline: float | None
     ) -> Iterator[tuple[Message, bytes]]:
-        """Until the deadline. Raises the error that a Failure carries."""
-        begun = False
+        """Yield messages until the deadline. Raises the error that a Failure carries."""
+        sent = False
         while True:
             try:
-                if not begun:
+                if not sent:
                     self.connection.send(request())
-                    begun = True
+                    sent = True
                 for message, payload in self.connection.buffered():
                     if isinstance(message, Failure):
                         raise to_error(message)
@@ -398,7 +407,7 @@ class JobReader:
                 self.connection.read_once()
             except MasterGone as error:
                 self._reconnect(request, job, error)
-                begun = True
+                sent = True
 
     def _reconnect(self, request: Callable[[], Request], job: JobId, first: MasterGone) -> None:
         self.connection.close()
@@ -411,5 +420,5 @@ class JobReader:
 
 
 def exit_status(job: JobLine) -> int:
-    """What the command exits with for this job."""
+    """The exit status of a command for this job."""
     return 125 if job.exit_status is None else job.exit_status

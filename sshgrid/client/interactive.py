@@ -1,6 +1,7 @@
-"""The keyboard of `run -I`: bytes of stdin to the run, in raw mode when it is a terminal, and the window's size.
+"""The input of `run -I`: stdin is sent to the program, in raw mode when it is a terminal, with the size of the window.
 
-In raw mode Ctrl-C is the program's. As in ssh, Enter `~` `.` leaves: first it cancels, again it detaches.
+In raw mode Ctrl-C goes to the program. As in ssh, Enter `~` `.` leaves: the first time it cancels the job, the second
+time it detaches.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ from sshgrid.client.connection import Connection
 from sshgrid.client.follow import Keyboard
 from sshgrid.protocol.messages import Input, Resize
 
-PIECE_BYTES = 64 * 1024
+READ_BYTES = 64 * 1024
 _ENTER = b"\r\n"
 
 
 class EscapeDetector:
-    """Finds `~.` at the beginning of a line; a byte at a time, since a terminal may send any split."""
+    """Finds `~.` at the start of a line, byte by byte, as a terminal may split its input anywhere."""
 
     def __init__(self) -> None:
         self._state = "line start"
 
     def read(self, piece: bytes) -> tuple[bytes, bool]:
-        """What goes to the program, and whether the person wants to leave. `~~` is one `~`."""
+        """The input for the program, and whether the user typed `~.`. `~~` is one `~`."""
         out = bytearray()
         for byte in piece:
             letter = bytes([byte])
@@ -44,14 +45,14 @@ class EscapeDetector:
         return bytes(out), False
 
 
-class Stdin(Keyboard):
-    """Descriptor 0, as a stream or as a terminal."""
+class TerminalInput(Keyboard):
+    """Reads descriptor 0, which is a stream or a terminal."""
 
     def __init__(self, *, terminal: bool) -> None:
         super().__init__()
         self.descriptor = 0
         self._terminal = terminal
-        self._typed = EscapeDetector()
+        self._escape = EscapeDetector()
         self._connection: Connection | None = None
 
     def begin(self, connection: Connection) -> None:
@@ -59,9 +60,9 @@ class Stdin(Keyboard):
         if self._terminal:
             self._send_size()
 
-    def typed(self, connection: Connection) -> None:
+    def read_input(self, connection: Connection) -> None:
         try:
-            piece = os.read(self.descriptor, PIECE_BYTES)
+            piece = os.read(self.descriptor, READ_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -70,9 +71,9 @@ class Stdin(Keyboard):
             self.descriptor = -1
             connection.queue(Input(0))
             return
-        wanted, leaves = self._typed.read(piece) if self._terminal else (piece, False)
-        if wanted:
-            connection.queue(Input(len(wanted)), wanted)
+        typed, leaves = self._escape.read(piece) if self._terminal else (piece, False)
+        if typed:
+            connection.queue(Input(len(typed)), typed)
         if leaves:
             self.leave()
 
@@ -84,7 +85,7 @@ class Stdin(Keyboard):
 
     @contextmanager
     def raw(self) -> Iterator[None]:
-        """The terminal as the program wants it; back as it was, however we leave."""
+        """Set the terminal to raw mode; restore it at the end, also after a signal."""
         if not self._terminal:
             yield
             return

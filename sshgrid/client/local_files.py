@@ -1,6 +1,6 @@
-"""Large files go to a master on this machine by name: it reads them by itself, once, whoever else names them.
+"""Offer large files by name to a master on this machine, which reads each of them once, for all of its clients.
 
-Nothing is refused here: what the master will not read is read by the client, and sent.
+A file that the master does not read is read and sent by the client.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ LARGE_BYTES = 8 << 20
 
 
 class LocalFileOffer:
-    """A context manager: the connection over which files are named lasts as long as it. `able`: any may be named."""
+    """Offers files over a connection that is closed at the end of the `with` block. `enabled` = False offers none."""
 
-    def __init__(self, session: Session, *, able: bool = True) -> None:
+    def __init__(self, session: Session, *, enabled: bool = True) -> None:
         self._session = session
         self._connection: Connection | None = None
-        self._able = able and session.gateway is None and not session.master
+        self._enabled = enabled and session.gateway is None and not session.master
 
     def __enter__(self) -> LocalFileOffer:
         return self
@@ -35,15 +35,15 @@ class LocalFileOffer:
             self._connection.close()
 
     def digest(self, path: str, stream: BinaryIO) -> str:
-        """The SHA-256 under which the master has kept this file; "" when it has not."""
+        """The SHA-256 under which the master has stored this file; "" when it has not read it."""
         found = os.fstat(stream.fileno())
-        if not self._able or not stat.S_ISREG(found.st_mode) or found.st_size < LARGE_BYTES:
+        if not self._enabled or not stat.S_ISREG(found.st_mode) or found.st_size < LARGE_BYTES:
             return ""
         try:
             if self._connection is None:
                 self._connection = self._session.connect()
             return self._connection.request(TakeFile.of(os.path.abspath(path), found), Taken).sha256
-        except (SshgridError, UnicodeEncodeError):  # a path that is not UTF-8 cannot be said
-            # Whatever is wrong with the file or the master will be said by the ordinary way.
-            self._able = False
+        except (SshgridError, UnicodeEncodeError):  # the path is not UTF-8
+            # The client sends the file itself, and reports errors of the file or the master then.
+            self._enabled = False
             return ""

@@ -1,19 +1,19 @@
-"""What a live view knows of the grid: asked of the master again and again, in a thread, over one connection.
+"""Live views of the grid: requests to the master, repeated in a thread over one connection.
 
-Whoever shows it never waits for a master that is slow, stopped or gone: it shows the last answer and what is wrong.
-Refuses to start a master, and to print anything.
+The user interface never waits for the master: it shows the newest reply and the current problem. Nothing here starts a
+master or prints.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from sshgrid.client.connection import Connection, to_error
+from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.errors import MasterGone, SshgridError
 from sshgrid.protocol.messages import (
     ClientLine,
@@ -32,7 +32,7 @@ from sshgrid.protocol.messages import (
 )
 
 ANSWER_SECONDS = 5.0
-MOST_JOBS = 500  # that are not over; there may be a hundred thousand
+MAX_JOBS = 500  # that have not ended; a queue may have 100,000
 T = TypeVar("T")
 
 
@@ -46,25 +46,27 @@ class Snapshot(msgspec.Struct, frozen=True):
     clients: tuple[ClientLine, ...] = ()
 
 
-def fetch_snapshot(connection: Connection) -> Snapshot:
-    """Everything that the monitor shows, with one wait."""
-    questions = (Status(), Nodes(history=True), Jobs(active_only=True, limit=MOST_JOBS), Clients())
+def fetch_snapshot(connection: Connection, clock: Clock = SYSTEM_CLOCK) -> Snapshot:
+    """Request everything that the monitor shows, in one round trip."""
+    requests = (Status(), Nodes(history=True), Jobs(active_only=True, limit=MAX_JOBS), Clients())
     status, nodes, jobs, clients = request_all(
-        connection, questions, (StatusReply, NodesReply, JobsReply, ClientsReply)
+        connection, requests, (StatusReply, NodesReply, JobsReply, ClientsReply), clock
     )
-    return Snapshot(time.time(), status, nodes.nodes, jobs.jobs, clients.clients)
+    return Snapshot(clock.wall(), status, nodes.nodes, jobs.jobs, clients.clients)
 
 
-def request_all(connection: Connection, questions: Sequence[Request], answers: Sequence[type[Any]]) -> list[Any]:
-    """All at once, and an answer of its kind to each. MasterGone when the master is silent for too long."""
-    for question in questions:
-        connection.queue(question)
+def request_all(
+    connection: Connection, requests: Sequence[Request], replies: Sequence[type[Any]], clock: Clock = SYSTEM_CLOCK
+) -> list[Any]:
+    """Send all requests at once and return their replies. MasterGone after ANSWER_SECONDS without a reply."""
+    for request in requests:
+        connection.queue(request)
     connection.flush()
-    deadline = time.monotonic() + ANSWER_SECONDS
-    return [_answer(connection, kind, deadline) for kind in answers]
+    deadline = clock.monotonic() + ANSWER_SECONDS
+    return [_reply(connection, kind, deadline) for kind in replies]
 
 
-def _answer(connection: Connection, kind: type[Any], deadline: float) -> Any:
+def _reply(connection: Connection, kind: type[Any], deadline: float) -> Any:
     while (found := next(connection.buffered(), None)) is None:
         if not connection.wait(deadline):
             raise MasterGone(f"the master does not answer (waited {ANSWER_SECONDS:.0f} s)")
@@ -78,47 +80,50 @@ def _answer(connection: Connection, kind: type[Any], deadline: float) -> Any:
 
 
 class Poller(Generic[T]):
-    """The newest answer of `ask`, and what is wrong when there is none. `changed` is called in the feed's thread."""
+    """Calls `fetch` again and again; `newest` is its last result, `problem` an error message, "" while it succeeds.
+
+    `changed` is called after each attempt, in the thread of the poller.
+    """
 
     def __init__(
         self,
         connect: Callable[[], Connection],
-        ask: Callable[[Connection], T],
+        fetch: Callable[[Connection], T],
         every_seconds: float,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        self._connect, self._ask, self._every, self._changed = connect, ask, every_seconds, changed
+        self._connect, self._fetch, self._every, self._changed = connect, fetch, every_seconds, changed
         self.newest: T | None = None
-        self.trouble = ""  # "" while the master answers
-        self._left = False
+        self.problem = ""
+        self._stopped = False
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="feed", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="poller", daemon=True)
 
     def __enter__(self) -> Poller[T]:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Without waiting: the thread may be waiting for a master that has stopped."""
-        self._left = True
+        """Stop, without waiting for the thread, which may be waiting for a master that does not answer."""
+        self._stopped = True
         self._wake.set()
 
-    def again(self) -> None:
-        """Ask now: something was changed."""
+    def refresh(self) -> None:
+        """Fetch now instead of after the interval."""
         self._wake.set()
 
     def _work(self) -> None:
         connection: Connection | None = None
-        while not self._left:
+        while not self._stopped:
             self._wake.clear()
             try:
                 connection = connection or self._connect()
-                self.newest, self.trouble = self._ask(connection), ""
+                self.newest, self.problem = self._fetch(connection), ""
             except (OSError, SshgridError) as error:
                 if connection is not None:
                     connection.close()
-                connection, self.trouble = None, str(error)
-            if not self._left:
+                connection, self.problem = None, str(error)
+            if not self._stopped:
                 self._changed()
                 self._wake.wait(self._every)
         if connection is not None:

@@ -1,9 +1,9 @@
-"""What a job takes along: the program's file or folder, and its standard input, named by their SHA-256.
+"""The files of a job: the program's file or folder, and its standard input, identified by their SHA-256.
 
-Small things are kept in memory, large ones are hashed where they are and read again when the master wants them. Refuses
-links and special files in a folder (a link may point anywhere), and names that are not UTF-8.
+Small files are kept in memory, large ones are hashed and read again when the master needs them. Links and special files
+in a folder (a link may lead anywhere) and names that are not UTF-8 raise UsageError.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from sshgrid.client.local_files import LocalFileOffer
     from sshgrid.terminal.bar import TransferBar
 
-SMALL_BYTES = 256 * 1024  # all that goes up in one piece without asking what the master has
-SHOWN_BYTES = 8 << 20  # of what is larger it is shown how far it has come
+SMALL_BYTES = 256 * 1024  # less than this in all is uploaded without asking what the master has
+PROGRESS_BYTES = 8 << 20  # the upload of a larger file is shown with a progress bar
 MAX_NAME_BYTES = 255
-_ASKED_AT_ONCE = 5000  # digests
+_DIGESTS_PER_REQUEST = 5000
 MAKEFILES = ("GNUmakefile", "makefile", "Makefile")  # the order in which make looks
 
 
 class Source:
-    """Bytes to be uploaded: in memory (`kept`) or in a file that is read again."""
+    """A file to upload: in memory (`kept`), or in a file that is read again for the upload."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Source:
         self.kept = b"".join(pieces) if size <= keep else None
 
     def pieces(self) -> Iterator[bytes]:
-        """At least one, each at most MAX_PAYLOAD. The master refuses them when the file changed in between."""
+        """Yield at least one piece of at most MAX_PAYLOAD bytes. The master detects a file that changed meanwhile."""
         if self.kept is not None:
             yield self.kept
         elif self._spooled is not None:
@@ -79,7 +79,7 @@ class Source:
 
 
 def _sha256(stream: BinaryIO) -> Any:
-    """An empty digest; of hashlib unless the stream is a small file, as importing that takes a while."""
+    """A new SHA-256; from hashlib, whose import is slow, only when the stream may be large."""
     try:
         found = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -99,7 +99,7 @@ def _read(stream: BinaryIO) -> Iterator[bytes]:
 def _spool(pieces: list[bytes]) -> BinaryIO:
     import tempfile
 
-    spooled = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the Source; it has no name to clean up
+    spooled = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the Source exists; the file has no name
     spooled.writelines(pieces)
     pieces.clear()
     return spooled
@@ -109,16 +109,16 @@ def _spool(pieces: list[bytes]) -> BinaryIO:
 
 
 class ProgramFiles:
-    """The files of a program. `language` is "" when the file's name or first line shall decide."""
+    """The files of a program. `language` is "" when the name or first line of the entry file determines it."""
 
     def __init__(self, entry: str, sources: Sequence[Source], language: str = "") -> None:
         self.entry, self.sources, self.language = entry, tuple(sources), language
 
 
 def read_program(path: str, lang: str, stdin: BinaryIO | None, main: str = "") -> ProgramFiles:
-    """FILE of the command line: a file, a folder, or "-". FileMissing (127), UsageError (2).
+    """Read FILE of the command line: a file, a folder, or "-". FileMissing, UsageError.
 
-    Of a folder `main` is the file that would be named if there were no others; "" = it has a Makefile.
+    `main` is the main file of a folder; "" for a folder with a Makefile.
     """
     if path == "-" and not main:
         return _from_stdin(lang, stdin)
@@ -127,13 +127,9 @@ def read_program(path: str, lang: str, stdin: BinaryIO | None, main: str = "") -
         if stat.S_ISDIR(found.st_mode):
             return _from_folder(path, main)
         if main:
-            raise UsageError(
-                f"--main names a file of a folder, and {path} is none", f"sshgrid run --main {main} FOLDER"
-            )
+            raise UsageError(f"--main needs a folder, and {path} is not one", f"sshgrid run --main {main} FOLDER")
         name = _name(os.path.basename(path), path)
-        regular = (
-            path if stat.S_ISREG(found.st_mode) else None
-        )  # of a FIFO, as `<(...)` makes, nothing is left to reread
+        regular = path if stat.S_ISREG(found.st_mode) else None  # a FIFO, as from `<(...)`, cannot be read again
         with files.open_binary(path) as stream:
             source = Source(name, stream, executable=bool(found.st_mode & 0o111) and regular is not None, path=regular)
     except FileNotFoundError:
@@ -155,19 +151,22 @@ def _similar(path: str) -> str:
 
 def _from_stdin(lang: str, stdin: BinaryIO | None) -> ProgramFiles:
     if stdin is None:
-        raise UsageError("the program is to come from standard input, which is closed", "sshgrid run FILE")
+        raise UsageError("cannot read the program from standard input, which is closed", "sshgrid run FILE")
     source = Source("stdin", stdin)
     extension = _extension(lang) if lang else ""
     head = next(source.pieces())[:256]
     if not lang and not head.startswith(b"#!"):
-        raise UsageError("which language is this? It has no file name and no #! line", "sshgrid run --lang python -")
+        raise UsageError(
+            "cannot determine the language: standard input has no file name and no #! line",
+            "sshgrid run --lang python -",
+        )
     file = source.file
     source.file = SourceFile(f"stdin{extension}", file.sha256, file.size, executable=head.startswith(b"#!"))
     return ProgramFiles(source.file.name, (source,))
 
 
 def _extension(lang: str) -> str:
-    """The usual one of a language of the built-in table, for compilers that look at it; "" for others."""
+    """The file name extension of a built-in language, which some compilers need; "" for others."""
     from sshgrid.toolchains import LANGUAGES
 
     globs = next((each.match for each in LANGUAGES if each.name == lang), ())
@@ -188,12 +187,12 @@ def _makefile_of(folder: str) -> str:
     entry = next((name for name in MAKEFILES if files.exists(os.path.join(folder, name))), "")
     if not entry:
         makefile = os.path.join(folder, "Makefile")
-        raise UsageError(f"{folder} is a folder without a Makefile", f"write {makefile}, or name its file: --main FILE")
+        raise UsageError(f"{folder} is a folder without a Makefile", f"create {makefile}, or use --main FILE")
     return entry
 
 
 def _main_of(folder: str, main: str) -> str:
-    """The file that `--main` names, as it is called in the folder: from there, or from here."""
+    """The name in `folder` of the file of --main, which is relative to `folder` or to the current folder."""
     inside = [os.path.normpath(main), os.path.relpath(main, folder)]
     for name in inside:
         path = os.path.join(folder, name)
@@ -208,22 +207,22 @@ def _walk(folder: str) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if name != ".git")
         for name in folders:
             if os.path.islink(os.path.join(at, name)):
-                raise _no_link(os.path.join(at, name))
+                raise _not_a_file(os.path.join(at, name))
         yield from (os.path.join(at, name) for name in sorted(names))
 
 
 def _member(folder: str, path: str, keep: int) -> Source:
     found = os.lstat(path)
     if not stat.S_ISREG(found.st_mode):
-        raise _no_link(path)
+        raise _not_a_file(path)
     name = _name(os.path.relpath(path, folder), path)
     with files.open_binary(path) as stream:
         return Source(name, stream, executable=bool(found.st_mode & 0o111), path=path, keep=keep)
 
 
-def _no_link(path: str) -> UsageError:
+def _not_a_file(path: str) -> UsageError:
     return UsageError(
-        f"{path} is a link or a special file; only files travel", f"put a copy in its place: ls -l {path}"
+        f"{path} is a link or a special file, which cannot be sent", f"replace it with a copy: ls -l {path}"
     )
 
 
@@ -241,18 +240,18 @@ def _name(name: str, path: str) -> str:
 
 
 def read_stdin(
-    choice: str, stdin: BinaryIO | None, say: Callable[[str], None], offer: LocalFileOffer | None = None
+    choice: str, stdin: BinaryIO | None, note: Callable[[str], None], offer: LocalFileOffer | None = None
 ) -> Source | None:
-    """`--stdin`: a file, "-" (ours, whatever it is), "none", or "" = ours when it is a pipe, a socket or a file.
+    """Read the input of --stdin: a file, "-" (our stdin), "none", or "" = our stdin if it is a pipe, socket or file.
 
-    A terminal or a device such as /dev/null means none: nothing that could be sent to its end.
+    With "", a terminal or a device such as /dev/null means none.
     """
     if choice == "none" or (not choice and not _has_end(stdin)):
         return None
     if choice in ("", "-"):
         if stdin is None:
             raise UsageError("standard input is closed", "--stdin none")
-        _say_when_slow(stdin, say)
+        _note_when_slow(stdin, note)
         return Source("stdin", stdin)
     try:
         with files.open_binary(choice) as stream:
@@ -274,8 +273,8 @@ def _has_end(stdin: BinaryIO | None) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
-def _say_when_slow(stdin: BinaryIO, say: Callable[[str], None]) -> None:
-    """An open pipe that nobody writes to looks like a hang: say what is waited for."""
+def _note_when_slow(stdin: BinaryIO, note: Callable[[str], None]) -> None:
+    """Print a note when nothing arrives for two seconds, as an open pipe without a writer looks like a hang."""
     import select
 
     try:
@@ -283,7 +282,7 @@ def _say_when_slow(stdin: BinaryIO, say: Callable[[str], None]) -> None:
     except (OSError, ValueError):
         return
     if not ready:
-        say("waiting for the end of standard input; `--stdin none` runs without it")
+        note("waiting for the end of standard input; `--stdin none` runs without it")
 
 
 def our_stdin() -> BinaryIO | None:
@@ -295,22 +294,22 @@ def our_stdin() -> BinaryIO | None:
 
 
 def upload(connection: Connection, sources: Sequence[Source], transfer: TransferBar | None = None) -> None:
-    """Give the master what it lacks. Small things are only queued: they leave together with the next request."""
+    """Upload what the master lacks. Small files are only queued, and sent together with the next request."""
     distinct = {source.file.sha256: source for source in sources}
-    wanted = set(distinct)
+    missing = set(distinct)
     large = sum(source.file.size for source in distinct.values()) > SMALL_BYTES
     if large:
-        wanted = _wanted(connection, tuple(distinct))
+        missing = _missing(connection, tuple(distinct))
     for digest in distinct:
-        if digest in wanted:
+        if digest in missing:
             _put(connection, distinct[digest], transfer, at_once=large)
     if transfer is not None:
         transfer.clear()
 
 
-def _wanted(connection: Connection, digests: tuple[str, ...]) -> set[str]:
-    """Those that the master lacks. Asked in parts: a line of the protocol holds only so many."""
-    parts = (digests[start : start + _ASKED_AT_ONCE] for start in range(0, len(digests), _ASKED_AT_ONCE))
+def _missing(connection: Connection, digests: tuple[str, ...]) -> set[str]:
+    """The digests that the master lacks; in several requests, as the size of a message is limited."""
+    parts = (digests[start : start + _DIGESTS_PER_REQUEST] for start in range(0, len(digests), _DIGESTS_PER_REQUEST))
     return {each for part in parts for each in connection.request(MissingBlobs(part), Blobs).sha256}
 
 
@@ -321,7 +320,7 @@ def _put(connection: Connection, source: Source, transfer: TransferBar | None, *
         connection.queue(PutBlob(digest, len(piece), last=sent >= size), piece)
         if at_once:
             connection.flush()
-        if transfer is not None and size >= SHOWN_BYTES:
+        if transfer is not None and size >= PROGRESS_BYTES:
             transfer.moved(f"sending {source.file.name} to the master", sent, size)
     if sent < size:
-        raise UsageError(f"{source.file.name} became shorter while it was uploaded", "run it again")
+        raise UsageError(f"{source.file.name} became shorter during the upload", "repeat the command")

@@ -26,58 +26,55 @@ if TYPE_CHECKING:
     from sshgrid.terminal.screen import Screen
 
 
-def run(session: Session, file: str, args: Sequence[str], wanted: Mapping[str, Any]) -> int:
-    """The command `run`; `wanted` has a value for each of its options."""
-    order = RunRequest(file, args, wanted)
-    program_files, stdin, data = order.read(session)
-    submission = order.submission(program_files, stdin, data)
+def run(session: Session, file: str, args: Sequence[str], options: Mapping[str, Any]) -> int:
+    """Run the command `run` and return its exit status; `options` has a value for each option."""
+    request = RunRequest(file, args, options)
+    program_files, stdin, data = request.read(session)
+    submission = request.submission(program_files, stdin, data)
     sources = [*program_files.sources, *([stdin] if stdin else []), *(data.sources if data else ())]
-    if wanted["dry_run"]:
-        return _explain(session, submission, sources)
-    if wanted["detach"]:
+    if options["dry_run"]:
+        return _print_placement(session, submission, sources)
+    if options["detach"]:
         return detached(session, submission, sources)
-    into = str(wanted["into"]) or "."
-    return _followed(session, submission, sources, show_node=bool(wanted["show_node"]), into=into)
-
-
-# --- run it ----------------------------------------------------------------------------------------------------------
+    into = str(options["into"]) or "."
+    return _submit_and_follow(session, submission, sources, show_node=bool(options["show_node"]), into=into)
 
 
 def detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
-    """Print the job's id and leave."""
+    """Submit the job, print its ID and return."""
     connection, job = submit(session, submission, sources)
     connection.close()
     session.show(lambda: {"schema": 1, "id": job}, lambda: f"{job}\n")
     return 0
 
 
-def _followed(
+def _submit_and_follow(
     session: Session, submission: Submission, sources: Sequence[Source], *, show_node: bool, into: str
 ) -> int:
-    typed = None
+    terminal_input = None
     if submission.interactive:
-        from sshgrid.client.interactive import Stdin
+        from sshgrid.client.interactive import TerminalInput
 
-        typed = Stdin(terminal=submission.terminal)
+        terminal_input = TerminalInput(terminal=submission.terminal)
     with postponed_interrupts() as interrupts:
         connection, job = submit(session, submission, sources)
     from sshgrid.client.follow import JobFollower, Keyboard
 
-    keyboard = typed or Keyboard()
+    keyboard = terminal_input or Keyboard()
     screen = make_screen(session, show_node=show_node, quiet=submission.terminal)
     screen.accepted(job)
-    follow = JobFollower(
+    follower = JobFollower(
         connection, job, screen, session.connect, on_disconnect=submission.on_disconnect, keyboard=keyboard
     )
-    follow.interrupts = len(interrupts)
-    keyboard.leave = follow.leave
+    follower.interrupts = len(interrupts)
+    keyboard.leave = follower.leave
     with keyboard.raw():
-        return until_ended(session, follow, screen, job, into)
+        return until_ended(session, follower, screen, job, into)
 
 
 @contextmanager
 def postponed_interrupts() -> Iterator[list[int]]:
-    """A first Ctrl-C while a job is handed over must reach the job; a second one leaves at once."""
+    """While a job is submitted, keep a first Ctrl-C for the job; a second one interrupts the command."""
     seen: list[int] = []
 
     def on_interrupt(number: int, _frame: FrameType | None) -> None:
@@ -93,7 +90,7 @@ def postponed_interrupts() -> Iterator[list[int]]:
 
 
 def make_screen(session: Session, *, show_node: bool = False, quiet: bool = False) -> Screen:
-    """Where a followed job is shown: JSON Lines, or the program's own bytes."""
+    """The screen for a job: JSON Lines with --json, else the output of the program."""
     from sshgrid.terminal.screen import JsonScreen, PlainScreen
 
     if session.json:
@@ -103,29 +100,29 @@ def make_screen(session: Session, *, show_node: bool = False, quiet: bool = Fals
     )
 
 
-def until_ended(session: Session, follow: JobFollower, screen: Screen, job: JobId, into: str = "") -> int:
-    """Follow a job to its end, or until the person leaves; the exit status of the command.
+def until_ended(session: Session, follower: JobFollower, screen: Screen, job: JobId, into: str = "") -> int:
+    """Follow a job until it ends or the user detaches; the exit status of the command.
 
-    `into`: the folder for what it brings back, "" = it is left with the master.
+    `into` is the folder for its fetched files; "" leaves them with the master.
     """
     from sshgrid.client.follow import Detached, exit_status
 
     failed = 0
     try:
-        line = follow.until_ended()
+        line = follower.until_ended()
         if line.fetch:
-            failed = _bring(session, screen, line, into)
-        screen.ended(line, interrupted=follow.interrupts > 0)
+            failed = _fetch(session, screen, line, into)
+        screen.ended(line, interrupted=follower.interrupts > 0)
     except Detached:
-        session.warn(f"job {job} goes on: sshgrid attach {job}")
+        session.warn(f"job {job} continues: sshgrid attach {job}")
         return INTERRUPTED
     except BrokenPipeError:
         return PIPE_CLOSED
-    return INTERRUPTED if follow.interrupts else exit_status(line) or failed
+    return INTERRUPTED if follower.interrupts else exit_status(line) or failed
 
 
-def _bring(session: Session, screen: Screen, line: JobLine, into: str) -> int:
-    """The files of a job that is done; the exit status when some are not where they were wanted."""
+def _fetch(session: Session, screen: Screen, line: JobLine, into: str) -> int:
+    """Fetch the files of an ended job; the exit status, not 0 when some are missing."""
     from sshgrid.client.fetch import unpack
     from sshgrid.client.follow import JobReader
     from sshgrid.client.session import report_error
@@ -137,24 +134,25 @@ def _bring(session: Session, screen: Screen, line: JobLine, into: str) -> int:
     if found is None or not found.files:
         return 0
     if not into:
-        session.note(f"{found.files} files of job {line.id} wait: sshgrid attach {line.id} --into DIR")
+        session.note(f"job {line.id} has {found.files} files to fetch: sshgrid attach {line.id} --into DIR")
         return 0
     try:
-        with JobReader(session.connect(), session.connect) as following:
-            unpack(line, following.kept(line.id, line.attempt, "files"), into, screen)
+        with JobReader(session.connect(), session.connect) as reader:
+            unpack(line, reader.kept(line.id, line.attempt, "files"), into, screen)
     except SshgridError as error:
         return report_error(session, error)
     return 0
 
 
 def is_sweep(connection: Connection, job: JobId) -> bool:
-    """Whether it has tasks. NoSuchJob."""
+    """Whether the job is a sweep. NoSuchJob."""
     from sshgrid.protocol.messages import Info, JobsReply
 
     return any(line.sweep for line in connection.request(Info(job), JobsReply).jobs)
 
 
-def _explain(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
+def _print_placement(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
+    """Print which node would get the job, for --dry-run. Returns 125 when no node can run it."""
     from sshgrid.client.program import upload
     from sshgrid.protocol.messages import Explain, ExplainReply
     from sshgrid.terminal import render

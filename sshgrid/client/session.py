@@ -24,7 +24,7 @@ FAILED = 125
 
 
 class GatewaySession(Protocol):
-    """How a child of the door reaches the master, and which commands are allowed there."""
+    """The session of a process behind the SSH gateway: its way to the master, and the commands it allows."""
 
     verbs: frozenset[str]
 
@@ -32,7 +32,7 @@ class GatewaySession(Protocol):
 
 
 class Session:
-    """One command's surroundings. Global options write into it, commands read it."""
+    """The settings of one command, from the global options and the environment."""
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self.environ = os.environ if environ is None else environ
@@ -44,26 +44,27 @@ class Session:
         self.verbose = 0
         self.no_input = False
         self.in_shell = False
-        self.muted = False  # the screen belongs to something else
-        self.accepted: list[JobId] = []  # jobs that were submitted; one list for all lines of a shell
+        self.muted = False  # print no messages: another part uses the screen
+        self.accepted: list[JobId] = []  # submitted jobs; one list for all lines of a shell
         self.master = self.environ.get("SSHGRID_MASTER", "")  # "" = the one of the inventory
-        self.gateway: GatewaySession | None = None  # we are a child of the door
+        self.gateway: GatewaySession | None = None  # set behind the SSH gateway
 
     def child(self) -> Session:
-        """For one line of the shell: the settings of the shell stay in force."""
+        """A copy for one line of the shell, which starts with the settings of the shell."""
         other = Session(self.environ)
         other.__dict__.update(self.__dict__)
         other.in_shell = True
         return other
 
-    # --- places and master
+    # --- the master
 
     def places(self, *, must_exist: bool = True) -> Places:
+        """The paths of the inventory and its state. InventoryError, UsageError."""
         from sshgrid import paths
         from sshgrid.errors import UsageError
 
         if self.gateway is not None or self.master:
-            raise UsageError("this is about files of the master's machine: do it there")
+            raise UsageError("this command changes files on the machine of the master: run it there")
         home = self.environ.get("HOME") or os.path.expanduser("~")
         found = paths.places(
             self.inventory, self.environ, _cwd(), home, state_flag=self.state_dir, must_exist=must_exist
@@ -73,6 +74,7 @@ class Session:
         return found
 
     def connect(self, *, start: bool = True) -> Connection:
+        """Connect to the master, which is started if it is missing and `start`. MasterGone."""
         from sshgrid.client.start import connect
 
         if self.gateway is not None:
@@ -80,13 +82,13 @@ class Session:
         if self.master:
             from sshgrid.client import remote
 
-            return remote.connect(self.master, self.environ, ask=not self.no_input)
-        return connect(self.places(), start=start, say=self.warn)
+            return remote.connect(self.master, self.environ, prompts=not self.no_input)
+        return connect(self.places(), start=start, warn=self.warn)
 
     def connect_running(self) -> Connection:
-        """A connection to the master as it is: none is started, and none is replaced because of its version.
+        """Connect to the running master; start none, and replace none of another version. MasterGone.
 
-        For what lives long and only looks on. Raises MasterGone when there is none.
+        For live views, which must not change the master.
         """
         from sshgrid.client.connection import to_error
         from sshgrid.client.start import find_any_version
@@ -103,33 +105,35 @@ class Session:
             raise to_error(connection.welcome)
         return connection
 
-    # --- talk
+    # --- printing
 
     @property
     def out(self) -> TextStyle:
-        return self._look(1)
+        """The style of text on stdout."""
+        return self._style(1)
 
     @property
     def err(self) -> TextStyle:
-        return self._look(2)
+        """The style of text on stderr."""
+        return self._style(2)
 
-    def _look(self, descriptor: int) -> TextStyle:
+    def _style(self, descriptor: int) -> TextStyle:
         from sshgrid.terminal.render import TextStyle
 
-        # Behind the door there may be a terminal that we cannot see.
+        # Behind the SSH gateway the user may have a terminal that this process does not see.
         return TextStyle.detect(descriptor, self.color, self.environ, escapes=self.gateway is not None)
 
     def shows_notes(self) -> bool:
-        """Whether a person wants to hear how things go, and not only what went wrong."""
+        """Whether to print notes (progress, hints) as well as errors."""
         return self.verbose > 0 or (self.err.terminal and not self.quiet and not self.json)
 
     def note(self, text: str) -> None:
-        """To stderr, for a person; nothing without a terminal or -v."""
+        """Print a note to stderr; only on a terminal or with -v."""
         if self.shows_notes():
             self.warn(text)
 
     def warn(self, text: str) -> None:
-        """To stderr, always."""
+        """Print a message to stderr."""
         from sshgrid.terminal.render import write_err
 
         if self.muted:
@@ -137,17 +141,17 @@ class Session:
         write_err(self.err.safe(text) + "\n")
 
     def show(self, value: Callable[[], object], text: Callable[[], str]) -> None:
-        """To stdout: `value` as one line of JSON with --json, else `text`."""
+        """Print a result to stdout: `value` as one line of JSON with --json, else `text`."""
         from sshgrid.terminal.render import to_json, write_out
 
         write_or_leave(write_out, to_json(value()) + "\n" if self.json else text())
 
     def confirm(self, question: str, otherwise: str) -> bool:
-        """Ask on the terminal; UsageError with the hint `otherwise` where nobody can be asked."""
+        """Prompt on the terminal. UsageError with the hint `otherwise` when no prompt is possible."""
         from sshgrid.errors import UsageError
 
         if self.no_input or sys.stdin is None or not sys.stdin.isatty() or not self.err.terminal:
-            raise UsageError(f"{question} Nobody is there to answer.", otherwise)
+            raise UsageError(f"{question} There is no terminal to answer on.", otherwise)
         import click
 
         return click.confirm(self.err.safe(question), err=True)
@@ -155,7 +159,7 @@ class Session:
     # --- jobs
 
     def jobs(self, connection: Connection, selector: str) -> tuple[JobId, ...]:
-        """The ids a selector names; a plain number needs no question to the master."""
+        """The IDs of the selected jobs; a plain number is not looked up."""
         from sshgrid.model import JobId
         from sshgrid.protocol.messages import Jobs, JobsReply
 
@@ -164,35 +168,36 @@ class Session:
         return tuple(job.id for job in connection.request(Jobs(selector), JobsReply).jobs)
 
     def one_job(self, connection: Connection, selector: str) -> JobId:
+        """The ID of the one selected job. NoSuchJob, UsageError."""
         from sshgrid.errors import NoSuchJob, UsageError
 
         found = self.jobs(connection, selector)
         if len(found) > 1:
-            raise UsageError(f"{selector} names {len(found)} jobs; one is wanted here", "sshgrid ps -a")
+            raise UsageError(f"{selector} selects {len(found)} jobs; expected one", "sshgrid ps -a")
         if not found:
             raise NoSuchJob(f"no such job: {selector}", "sshgrid ps -a")
         return found[0]
 
 
 def write_or_leave(write: Callable[[str], None], text: str) -> None:
-    """Whoever closed our stdout wants no more: leave as other tools do, without a word."""
+    """Write to stdout; exit silently with PIPE_CLOSED when its reader has closed it, as other tools do."""
     try:
         write(text)
     except BrokenPipeError:
         null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)  # so that the interpreter's last flush does not fail again
+        os.dup2(null, 1)  # so that the final flush of the interpreter does not fail again
         raise SystemExit(PIPE_CLOSED) from None
 
 
 def _cwd() -> str:
     try:
         return os.getcwd()
-    except OSError:  # the folder we are in was removed
+    except OSError:  # the current folder was removed
         return "/"
 
 
 def reporting_errors(session: Session, work: Callable[[], int]) -> int:
-    """The exit status of `work`; errors are printed, not raised."""
+    """Call `work` and return its exit status; errors are printed, not raised."""
     from sshgrid.errors import SshgridError
 
     try:
@@ -206,7 +211,7 @@ def reporting_errors(session: Session, work: Callable[[], int]) -> int:
 
 
 def report_error(session: Session, error: SshgridError) -> int:
-    """Say what went wrong, as text or JSON; the exit status."""
+    """Print an error as text or JSON; returns the exit status."""
     from sshgrid.terminal import render
 
     if session.json:
@@ -221,7 +226,7 @@ def report_error(session: Session, error: SshgridError) -> int:
 
 
 def _encodable(value: object) -> object:
-    """JSON is UTF-8; a file name in a message need not be."""
+    """A value that can be encoded as UTF-8: file names in messages may contain other bytes."""
     match value:
         case str():
             return value.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -46,7 +46,7 @@ class MonitorScreen:
     def __init__(self, session: Session) -> None:
         self._session = session.child()
         self._session.muted = True
-        self._feed = Poller(self._session.connect_running, fetch_snapshot, EVERY_SECONDS, self._news)
+        self._poller = Poller(self._session.connect_running, fetch_snapshot, EVERY_SECONDS, self._news)
         self._view = View()
         self._busy = False  # a thread does what was asked for
         self._waiting: list[Command] = []
@@ -62,12 +62,12 @@ class MonitorScreen:
 
     def run(self) -> None:
         """Until the person leaves."""
-        with self._feed:
+        with self._poller:
             self._app.run()
 
     def _draw(self, columns: int, lines: int) -> list[draw.Line]:
         self._size = (columns, lines)
-        return draw.frame(self._feed.newest, self._view, columns, lines, self._feed.trouble)
+        return draw.frame(self._poller.newest, self._view, columns, lines, self._poller.problem)
 
     # --- keys
 
@@ -80,7 +80,7 @@ class MonitorScreen:
         key = str(getattr(event.key_sequence[0].key, "value", event.key_sequence[0].key))
         page = self._view.page
         bottom = draw.page_bottom(page, *self._size) if page else 0
-        self._view, command = press(self._view, _NAMES.get(key, key), self._feed.newest, bottom)
+        self._view, command = press(self._view, _NAMES.get(key, key), self._poller.newest, bottom)
         if command is not None:
             self._do(command)
 
@@ -99,7 +99,7 @@ class MonitorScreen:
 
     def _work(self, command: Command, again: bool) -> None:
         """In a thread of its own."""
-        found = actions.done(self._session, command, self._feed.newest)
+        found = actions.done(self._session, command, self._poller.newest)
         self._in_the_loop(lambda: self._tell(command, found, again))
 
     def _tell(self, command: Command, found: Page | str, again: bool) -> None:
@@ -112,7 +112,7 @@ class MonitorScreen:
             self._view = self._view.but(page=found)
         else:
             self._view = self._view.but(said=found)
-            self._feed.again()
+            self._poller.refresh()
         if self._waiting:
             self._start(self._waiting.pop(0), again=False)
         self._app.invalidate()

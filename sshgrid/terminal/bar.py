@@ -94,7 +94,7 @@ class ProgressBar:
             render.write_err(self._look.safe(text(progress, bar=self._bar)) + "\n")
             self._drawn_at = now
 
-    def again(self) -> None:
+    def redraw(self) -> None:
         """After something else was shown, though not after each of many."""
         if self._shown and self._look.terminal and self._clock() - self._drawn_at > DRAW_SECONDS:
             self._draw()

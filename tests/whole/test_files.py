@@ -96,7 +96,7 @@ def test_bad_words_are_refused_before_anything_runs(grid: Grid) -> None:
         (2, ["--fetch", "/etc/passwd"], ["absolute"]),
         (2, ["--fetch", ""], ["is empty"]),
         (2, ["--into", "x"], ["--fetch"]),
-        (2, ["--fetch", "*", "--into", "file"], ["is no folder"]),
+        (2, ["--fetch", "*", "--into", "file"], ["is not a folder"]),
         (2, ["-d", "--fetch", "*", "--into", "x"], ["attach"]),
     ]:
         done = grid("run", *words, "hello.sh")

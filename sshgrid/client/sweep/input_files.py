@@ -1,9 +1,9 @@
-"""`sweep --stdin 'inputs/{name}.txt'`: the file that each task reads, sent once however many tasks share it.
+"""`sweep --stdin 'inputs/{name}.txt'`: the files that the tasks read, each sent once however many tasks share it.
 
-What is wrong is said together, before anything runs. Refuses what is missing or unreadable, folders and whatever else
-is no file: it must be there again when it is sent.
+All errors are reported together, before anything runs. Only regular files are accepted, as a file is read again when
+it is sent.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -20,35 +20,36 @@ from sshgrid.errors import UsageError
 from sshgrid.model import SourceFile, Sweep
 from sshgrid.sweeps import inputs
 
-_SHOWN = 5
+_MAX_SHOWN = 5
 
 
 class TaskInputs:
-    """What is to be sent: each file once, and the list that says whose it is."""
+    """The files to send, each once, and the list that assigns them to tasks."""
 
-    def __init__(self, files: Iterable[Source], listed: inputs.Inputs) -> None:
-        self._list = Source("inputs", io.BytesIO(inputs.encode(listed)))
+    def __init__(self, files: Iterable[Source], assignment: inputs.Inputs) -> None:
+        self._list = Source("inputs", io.BytesIO(inputs.encode(assignment)))
         self.sources = (*files, self._list)
 
     def added_to(self, sweep: Sweep) -> Sweep:
+        """The sweep with these inputs."""
         return msgspec.structs.replace(sweep, inputs=self._list.file)
 
 
-def read_inputs(planned: Plan, numbers: Sequence[int]) -> TaskInputs:
-    """The inputs of these tasks. UsageError with what is wrong with all of them."""
+def read_inputs(plan: Plan, numbers: Sequence[int]) -> TaskInputs:
+    """The inputs of these tasks. UsageError names everything that is wrong with any of them."""
     reading = _Reading()
-    given = {number: found for number in numbers if (found := reading.file(planned.stdin(number), number))}
-    reading.complain()
-    return TaskInputs(reading.sources.values(), inputs.collect(len(planned), given))
+    given = {number: found for number in numbers if (found := reading.file(plan.stdin(number), number))}
+    reading.raise_errors()
+    return TaskInputs(reading.sources.values(), inputs.collect(len(plan), given))
 
 
 class _Reading:
-    """Reads each path once, keeps each content once; what is wrong is collected."""
+    """Reads each path once and keeps each content once; collects errors."""
 
     def __init__(self) -> None:
         self.sources: dict[str, Source] = {}  # by digest
-        self._found: dict[str, SourceFile | None] = {}  # by path; None = something is wrong with it
-        self._wrong: list[str] = []
+        self._found: dict[str, SourceFile | None] = {}  # by path; None = it cannot be used
+        self._errors: list[str] = []
         self._keep = SMALL_BYTES
 
     def file(self, path: str, number: int) -> SourceFile | None:
@@ -60,24 +61,24 @@ class _Reading:
         try:
             source = self._source(path)
         except (OSError, UsageError, ValueError) as error:
-            words = error.strerror if isinstance(error, OSError) else str(error)
-            self._wrong.append(f"task {number}: {path or '(no name)'}: {words} (--stdin)")
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            self._errors.append(f"task {number}: {path or '(no name)'}: {reason} (--stdin)")
             return None
         return self.sources.setdefault(source.file.sha256, source).file
 
     def _source(self, path: str) -> Source:
         if not stat.S_ISREG(files.status(path).st_mode):
-            raise UsageError("is no file")
+            raise UsageError("is not a file")
         with files.open_binary(path) as stream:
             source = Source("stdin", stream, path=path, keep=self._keep)
         self._keep -= source.file.size if source.kept is not None else 0
         return source
 
-    def complain(self) -> None:
-        """Raises what is wrong, if anything is."""
-        if not self._wrong:
+    def raise_errors(self) -> None:
+        """UsageError when a file cannot be used."""
+        if not self._errors:
             return
-        shown = self._wrong[:_SHOWN]
-        if more := len(self._wrong) - len(shown):
+        shown = self._errors[:_MAX_SHOWN]
+        if more := len(self._errors) - len(shown):
             shown.append(f"and {more} more")
-        raise UsageError("\n".join(shown), "" if files.confined() else "make them, or leave out these values")
+        raise UsageError("\n".join(shown), "" if files.confined() else "create the files, or leave out these values")

@@ -1,7 +1,7 @@
-"""The words of `sweep` as a plan: which tasks there are, and what each is called, runs and writes into.
+"""The plan of a sweep: its tasks, and the arguments, standard input and folder of each.
 
-Everything that may be wrong with parameters is found here, before anything is sent. Refuses to read one stream twice,
-and files that no table could hold.
+All errors in parameters are found here, before anything is sent. Standard input can be used only once, and files of
+values are limited to the size that a table can have.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from sshgrid.sweeps.halt import max_fails, parse_halt
 from sshgrid.sweeps.parameters import Axis, Row, Table
 from sshgrid.sweeps.templates import Template, Word, folder_name, folders_clash
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
 class Plan:
-    """A table of parameters, and what becomes of each of its rows. `stdin`: the word of --stdin."""
+    """A table of parameters and the templates that each of its rows fills. `stdin` is the value of --stdin."""
 
     def __init__(self, file: str, args: Sequence[bytes], table: Table, named: Sequence[str], stdin: str) -> None:
         self.file, self.args, self.table = file, tuple(args), table
         self.names = table.names
-        self._stdin = _about("--stdin", lambda: Word(os.fsencode(stdin), self.names))
-        # A parameter that names a file of input is used, in whatever arguments it is not.
+        self._stdin = _naming("--stdin", lambda: Word(os.fsencode(stdin), self.names))
+        # A parameter that --stdin uses is not appended to the arguments.
         self.template = Template(self.args, self.names, set(named) - self._stdin.used)
-        # Two rows may be alike; then the folders of their results carry the tasks' numbers.
+        # When two rows are equal, the result folders are told apart by the number of the task.
         self.numbered = folders_clash(table)
 
     def __len__(self) -> int:
@@ -41,55 +41,55 @@ class Plan:
         return self.table.row(number)
 
     @property
-    def reads_its_own(self) -> bool:
-        """Whether each task has an input of its own."""
+    def has_task_stdin(self) -> bool:
+        """Whether the tasks read different files from standard input."""
         return self._stdin.varies
 
     def stdin(self, number: int) -> str:
-        """The file that a task reads, when it reads its own."""
+        """The file that a task reads, when tasks read different files."""
         return os.fsdecode(self._stdin.expand(self.values(number), number))
 
     def command(self, number: int) -> bytes:
-        """As a shell would take it: for --dry-run and the joblog."""
+        """The command line of a task, quoted for a shell; for --dry-run and the joblog."""
         words = self.template.expand(self.values(number), number)
         text = shlex.join([self.file, *map(os.fsdecode, words)])
-        return os.fsencode(f"{text} < {shlex.quote(self.stdin(number))}" if self.reads_its_own else text)
+        return os.fsencode(f"{text} < {shlex.quote(self.stdin(number))}" if self.has_task_stdin else text)
 
     def folder(self, number: int) -> str:
-        """The name of a task's own folder."""
+        """The name of a task's folder."""
         return folder_name(self.names, self.values(number), number if self.numbered else 0)
 
     def tag(self, number: int) -> bytes:
-        """What --tag puts in front of each line."""
+        """The prefix that --tag puts before each line."""
         return b" ".join(self.values(number)) + b"\t"
 
 
-def plan(file: str, words: Sequence[str], wanted: Mapping[str, Any]) -> Plan:
-    """UsageError, FileMissing for whatever is wrong with the parameters or their placeholders."""
-    args, inputs = parameters.split_inputs([os.fsencode(word) for word in words])
-    reader = _Reader(_stdin_is_taken(file, wanted))
-    axes = list(_option_axes(wanted, reader.read))
+def make_plan(file: str, argv: Sequence[str], options: Mapping[str, Any]) -> Plan:
+    """Read the parameters and check their placeholders. UsageError, FileMissing."""
+    args, inputs = parameters.split_inputs([os.fsencode(word) for word in argv])
+    reader = _ValueReader(_user_of_stdin(file, options))
+    axes = list(_option_axes(options, reader.read))
     if inputs:
         axes += parameters.parse_inputs(inputs, sum(len(axis.names) for axis in axes))
-    if wanted["zip"] and axes:
+    if options["zip"] and axes:
         axes = [parameters.zip_axes(axes)]
-    named = [os.fsdecode(word).partition("=")[0] for word in wanted["parameter"]]
-    return Plan(file, args, Table(tuple(axes)), named, str(wanted["stdin"]))
+    named = [os.fsdecode(word).partition("=")[0] for word in options["parameter"]]
+    return Plan(file, args, Table(tuple(axes)), named, str(options["stdin"]))
 
 
-def _option_axes(wanted: Mapping[str, Any], read: Callable[[str], bytes]) -> list[Axis]:
-    axes = [_parameter(word, read) for word in wanted["parameter"]]
-    for path in wanted["each_line"]:
+def _option_axes(options: Mapping[str, Any], read: Callable[[str], bytes]) -> list[Axis]:
+    axes = [_parameter(word, read) for word in options["parameter"]]
+    for path in options["each_line"]:
         position = sum(len(axis.names) for axis in axes) + 1
-        axes.append(_about(f"--each-line {path}", lambda: parameters.each_line(str(position), read(path))))  # noqa: B023
-    return axes + [parameters.csv_axis(path, read(path)) for path in wanted["csv"]]
+        axes.append(_naming(f"--each-line {path}", lambda: parameters.each_line(str(position), read(path))))  # noqa: B023
+    return axes + [parameters.csv_axis(path, read(path)) for path in options["csv"]]
 
 
 def _parameter(word: str, read: Callable[[str], bytes]) -> Axis:
-    return _about("-p", lambda: parameters.parse_parameter(os.fsencode(word), read))
+    return _naming("-p", lambda: parameters.parse_parameter(os.fsencode(word), read))
 
 
-def _about(option: str, make: Callable[[], Made]) -> Made:
+def _naming(option: str, make: Callable[[], T]) -> T:
     try:
         return make()
     except FileMissing:
@@ -98,11 +98,11 @@ def _about(option: str, make: Callable[[], Made]) -> Made:
         raise UsageError(f"{option}: {error.message}", error.hint) from error
 
 
-def halt(wanted: Mapping[str, Any]) -> Halt:
-    """Of --halt or --max-fails."""
-    text, most = wanted["halt"], wanted["max_fails"]
+def halt_of(options: Mapping[str, Any]) -> Halt:
+    """The value of --halt or --max-fails. UsageError."""
+    text, most = options["halt"], options["max_fails"]
     if text and most is not None:
-        raise UsageError("--max-fails N says the same as a --halt; give one of them", "--halt now,fail=3")
+        raise UsageError("--max-fails and --halt exclude each other", "--halt now,fail=3")
     if most is not None:
         return max_fails(most)
     try:
@@ -114,20 +114,20 @@ def halt(wanted: Mapping[str, Any]) -> Halt:
 # --- files of values -------------------------------------------------------------------------------------------------
 
 
-def _stdin_is_taken(file: str, wanted: Mapping[str, Any]) -> str:
+def _user_of_stdin(file: str, options: Mapping[str, Any]) -> str:
     if file == "-":
         return "the program"
-    return "--stdin" if wanted["stdin"] == "-" else ""
+    return "--stdin" if options["stdin"] == "-" else ""
 
 
-class _Reader:
-    """Reads files of values; `-` is standard input, once."""
+class _ValueReader:
+    """Reads files of values; `-` is standard input, which can be read only once."""
 
-    def __init__(self, stdin_taken: str) -> None:
-        self._taken = stdin_taken
+    def __init__(self, user_of_stdin: str) -> None:
+        self._user_of_stdin = user_of_stdin
 
     def read(self, path: str) -> bytes:
-        """FileMissing, UsageError when it cannot be read or is larger than a sweep's table may be."""
+        """The content of a file. FileMissing; UsageError when it cannot be read or is too large."""
         try:
             stream = self._stdin() if path == "-" else files.open_binary(path)
             with stream:
@@ -139,9 +139,9 @@ class _Reader:
         return content
 
     def _stdin(self) -> Any:
-        if self._taken:
-            raise UsageError(f"standard input is read by {self._taken} already", "put the values into a file")
-        self._taken = "another parameter"
+        if self._user_of_stdin:
+            raise UsageError(f"standard input is already read by {self._user_of_stdin}", "put the values into a file")
+        self._user_of_stdin = "another parameter"
         stdin = program.our_stdin()
         if stdin is None:
             raise UsageError("standard input is closed", "put the values into a file")
@@ -154,5 +154,5 @@ def _limited(read: Callable[[int], bytes], path: str) -> bytes:
         pieces.append(piece)
         size += len(piece)
         if size > parameters.MAX_TABLE_BYTES:
-            raise UsageError(f"{path} is larger than the table of a sweep may be", "hand over names of files instead")
+            raise UsageError(f"{path} is too large for the table of a sweep", "use file names as parameters instead")
     return b"".join(pieces)

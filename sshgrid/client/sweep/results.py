@@ -1,10 +1,10 @@
-"""The results folder of a sweep: a folder for each task with its `stdout`, `stderr` and `rc`, and `results.csv`.
+"""The results folder of a sweep: a folder for each task with `stdout`, `stderr` and `rc`, and `results.csv`.
 
-A task's files are written aside while they come, renamed once it has ended, and its row comes last: whoever is killed
-at any moment leaves only rows whose files are whole. Refuses a folder that already has results, unless it is to be
-gone on with, and one that somebody else writes.
+A task's output is written to temporary files, which are renamed once the task has ended; its row is written last. When
+the client is killed at any moment, each row therefore has complete files. A folder that already has results is used
+only to resume, and only by one process at a time.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
 from sshgrid.client import files
-from sshgrid.client.sweep.joblog import NO_STATUS, append, lock, read, unwritable
-from sshgrid.client.sweep.resume import NAME, ResumeFile, write_aside
+from sshgrid.client.sweep import record_files
+from sshgrid.client.sweep.joblog import NO_STATUS
+from sshgrid.client.sweep.record_files import unwritable
+from sshgrid.client.sweep.resume import NAME, ResumeFile
 from sshgrid.errors import UsageError
 from sshgrid.sweeps.templates import folder_name
 
@@ -25,21 +27,21 @@ if TYPE_CHECKING:
     from sshgrid.protocol.sweep_messages import TaskLine
 
 ROWS = "results.csv"
-BEFORE = ("task",)
-BEHIND = ("exit_code", "signal", "seconds", "cpu_seconds", "peak_memory_bytes", "node", "attempt")
+COLUMNS_BEFORE = ("task",)  # the parameters
+COLUMNS_AFTER = ("exit_code", "signal", "seconds", "cpu_seconds", "peak_memory_bytes", "node", "attempt")
 STREAMS = ("stdout", "stderr")
 PIECE_BYTES = 1 << 20
 _PART = ".part-"
 
 
 class ResultOutput:
-    """What one task has written, until it is known that this is all; afterwards to be read."""
+    """The output of one task: written while it arrives, read once the task has ended."""
 
     def __init__(self, out: BinaryIO, err: BinaryIO) -> None:
         self._files = {"stdout": out, "stderr": err}
 
     def write(self, stream: str, piece: bytes) -> None:
-        """What the compiler says goes where the program's errors go."""
+        """Add a piece; the output of the compiler is added to stderr."""
         self._files["stdout" if stream == "stdout" else "stderr"].write(piece)
 
     def flush(self) -> None:
@@ -47,7 +49,7 @@ class ResultOutput:
             file.flush()
 
     def pieces(self, stream: str) -> Iterator[bytes]:
-        """All of it, from its beginning."""
+        """All of a stream, from its first byte."""
         file = self._files[stream]
         file.seek(0)
         while piece := file.read(PIECE_BYTES):
@@ -55,25 +57,25 @@ class ResultOutput:
 
     def close(self) -> None:
         for file in self._files.values():
-            with contextlib.suppress(OSError):  # what could not be written before cannot be written now
+            with contextlib.suppress(OSError):  # buffered bytes that could not be written before cannot be written now
                 file.close()
 
 
-def passing_output() -> ResultOutput:
-    """Of a task whose output is not kept: in memory, or without a name when it is much."""
+def temporary_output() -> ResultOutput:
+    """For a task whose output is not kept: in memory, or in unnamed files when it is large."""
     import tempfile
 
     return ResultOutput(*(tempfile.SpooledTemporaryFile(PIECE_BYTES) for _ in STREAMS))  # type: ignore[arg-type]
 
 
 def header(names: Sequence[str]) -> tuple[str, ...]:
-    """The columns of results.csv. A parameter that is called as one of ours is `param_task` there."""
-    ours = {*BEFORE, *BEHIND}
-    return (*BEFORE, *(f"param_{name}" if name in ours else name for name in names), *BEHIND)
+    """The columns of results.csv. A parameter that has the name of another column, as `task`, becomes `param_task`."""
+    ours = {*COLUMNS_BEFORE, *COLUMNS_AFTER}
+    return (*COLUMNS_BEFORE, *(f"param_{name}" if name in ours else name for name in names), *COLUMNS_AFTER)
 
 
 def row(task: TaskLine, values: Sequence[bytes]) -> tuple[str, ...]:
-    """Of one task."""
+    """The row of one task."""
     return (
         str(task.number),
         *(value.decode("utf-8", "surrogateescape") for value in values),
@@ -92,19 +94,19 @@ def _status(task: TaskLine) -> int:
 
 
 def encoded(rows: Iterable[Sequence[str]]) -> bytes:
-    """As CSV; values that are no text as they were."""
+    """Rows as CSV; bytes that are not UTF-8 stay as they are."""
     return "".join(map(_record, rows)).encode("utf-8", "surrogateescape")
 
 
 def _record(fields: Sequence[str]) -> str:
     text = io.StringIO()
-    # So that a CR in a value is quoted as well: the reader takes it for the end of a row.
+    # With this terminator the writer quotes a CR in a value as well; a reader would take it for the end of a row.
     csv.writer(text, lineterminator="\r\n").writerow(fields)
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def whole_rows(content: bytes) -> bytes:
-    """Without the row that a kill has cut. A line end between quotes ends no row."""
+    """The content without an incomplete last row. A line end inside quotes does not end a row."""
     end, quotes, at = 0, 0, 0
     for text in content.splitlines(keepends=True):
         at += len(text)
@@ -115,24 +117,24 @@ def whole_rows(content: bytes) -> bytes:
 
 
 def parse(shown: str, content: bytes, names: Sequence[str]) -> list[list[str]]:
-    """The rows behind the header. UsageError when these are not the columns of this sweep."""
+    """The rows after the header. UsageError when the columns are not those of this sweep."""
     if not content:
         return []
     rows = list(csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""), strict=True))
     wanted = list(header(names))
     if rows[0] != wanted:
-        raise UsageError(f"{shown} has other columns than {','.join(wanted)}", "name another folder")
+        raise UsageError(f"{shown} does not have the columns {','.join(wanted)}", "use another folder")
     for at, each in enumerate(rows[1:], 2):
         if len(each) != len(wanted) or not each[0].isdigit() or not each[len(names) + 1].isdigit():
-            raise UsageError(f"{shown}: row {at} is not one of ours", "name another folder, or remove that row")
+            raise UsageError(f"{shown}: row {at} was not written by sshgrid", "use another folder, or remove that row")
     return rows[1:]
 
 
 class Results:
-    """An open results folder. `failed` says of each recorded task whether it failed."""
+    """An open results folder. `failed` tells for each recorded task whether it failed."""
 
     def __init__(self, path: str, names: Sequence[str], *, numbered: bool) -> None:
-        """UsageError when it cannot be made, is no folder, or another sweep writes there now."""
+        """UsageError when the folder cannot be used, or when another sweep writes to it."""
         self._path, self._names, self._numbered = path, tuple(names), numbered
         self._shown = os.path.join(path, ROWS)
         self._rows = -1
@@ -140,9 +142,9 @@ class Results:
         try:
             self._folder = files.open_folder(path)
         except OSError as error:
-            raise UsageError(f"{path}: {error.strerror} (--results)", "name a folder that can be written") from error
+            raise UsageError(f"{path}: {error.strerror} (--results)", "use a folder that can be written") from error
         try:
-            lock(self._folder, path)
+            record_files.lock(self._folder, path)
         except BaseException:
             os.close(self._folder)
             raise
@@ -155,7 +157,7 @@ class Results:
         self.close()
 
     def has_rows(self) -> bool:
-        """Whether results of tasks are recorded here."""
+        """Whether results of tasks are recorded in this folder."""
         try:
             descriptor = os.open(ROWS, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
         except FileNotFoundError:
@@ -163,13 +165,13 @@ class Results:
         except OSError as error:
             raise UsageError(f"{self._shown}: {error.strerror}", f"ls -l {self._shown}") from error
         try:
-            # The header alone is what a client leaves that was killed before its first task ended.
-            return read(descriptor).rstrip(b"\n").count(b"\n") > 0
+            # A client that was killed before its first task ended leaves a header without rows.
+            return record_files.read(descriptor).rstrip(b"\n").count(b"\n") > 0
         finally:
             os.close(descriptor)
 
     def begin(self, *, resume: bool = True, without_failed: bool = False) -> None:
-        """Take up the rows that are there, or drop them; from now on some may be added. Unwritable, UsageError."""
+        """Keep the recorded rows (with `resume`) or drop them, and open for more. Unwritable, UsageError."""
         try:
             self._remove_parts()
             self._open_rows(resume, without_failed)
@@ -184,24 +186,24 @@ class Results:
     def _open_rows(self, resume: bool, without_failed: bool) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         self._rows = os.open(ROWS, flags, 0o666, dir_fd=self._folder)
-        content = whole_rows(read(self._rows)) if resume else b""
+        content = whole_rows(record_files.read(self._rows)) if resume else b""
         rows = parse(self._shown, content, self._names)
-        status_at = len(self._names) + len(BEFORE)
+        status_at = len(self._names) + len(COLUMNS_BEFORE)
         if without_failed:
             rows = [each for each in rows if each[status_at] == "0"]
             content = encoded([header(self._names), *rows])
-            write_aside(self._folder, ROWS, content)
+            record_files.replace(self._folder, ROWS, content)
             os.close(self._rows)
             self._rows = os.open(ROWS, flags, 0o666, dir_fd=self._folder)
         self.failed = {int(each[0]): each[status_at] != "0" for each in rows}
         os.ftruncate(self._rows, len(content))
         if not content:
-            append(self._rows, encoded([header(self._names)]), self._shown)
+            record_files.append(self._rows, encoded([header(self._names)]), self._shown)
 
     # --- tasks
 
     def output(self, number: int) -> ResultOutput:
-        """Where a task's output goes while it comes; beginning again drops what was there. Unwritable."""
+        """Empty files for the output of a task. Unwritable."""
         try:
             return ResultOutput(*(self._open_part(number, stream) for stream in STREAMS))
         except OSError as error:
@@ -212,14 +214,14 @@ class Results:
         return os.fdopen(os.open(_part(number, stream), flags, 0o666, dir_fd=self._folder), "w+b")
 
     def add(self, task: TaskLine, values: Sequence[bytes], output: ResultOutput) -> None:
-        """Its files, and then its row. Unwritable: the row is not there."""
+        """Record a task: its files first, then its row. Unwritable: the row is not in the file."""
         name = folder_name(self._names, tuple(values), task.number if self._numbered else 0)
         try:
             output.flush()
             self._put(task.number, name, b"%d\n" % _status(task))
         except OSError as error:
             raise unwritable(os.path.join(self._path, name), error) from error
-        append(self._rows, encoded([row(task, values)]), self._shown)
+        record_files.append(self._rows, encoded([row(task, values)]), self._shown)
         self.failed[task.number] = _status(task) != 0
 
     def _put(self, number: int, name: str, status: bytes) -> None:
@@ -229,7 +231,7 @@ class Results:
         try:
             for stream in STREAMS:
                 os.replace(_part(number, stream), stream, src_dir_fd=self._folder, dst_dir_fd=at)
-            write_aside(at, "rc", status)
+            record_files.replace(at, "rc", status)
         finally:
             os.close(at)
 

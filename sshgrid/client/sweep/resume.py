@@ -1,7 +1,7 @@
-"""What a results folder (or the file beside a joblog) remembers of its sweep, so that --resume can go on with it.
+"""The state that --resume continues from: a file in the results folder, or beside the joblog.
 
-Written before the sweep is submitted, so that whoever is killed in between submits it again under the same key, which
-is the same sweep. Refuses what it does not understand and what belongs to another sweep.
+It is written before the sweep is submitted: a client that is killed in between submits again under the same key, which
+names the same sweep. A file that cannot be understood or belongs to another sweep raises UsageError.
 """
 
 from __future__ import annotations
@@ -10,34 +10,35 @@ import os
 
 import msgspec
 
+from sshgrid.client.sweep import record_files
 from sshgrid.errors import UsageError
 from sshgrid.model import JobId, Struct
 
 NAME = "sweep.json"
 SCHEMA = 1
-_MOST_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 
 
 class ResumeState(Struct, frozen=True):
-    """One sweep of one grid. `digest`: what it runs over which parameters; another one is another sweep."""
+    """One sweep of one grid. Sweeps with another `digest` (of the program and its parameters) are other sweeps."""
 
     schema: int
-    grid: str  # the inventory's path, or where the master is
-    key: str  # of its submission
+    grid: str  # the path of the inventory, or the address of the master
+    key: str  # of the submission
     digest: str
     tasks: int
-    chosen: str = ""  # of its submission: those that were recorded before are not among them
-    sweep: JobId | None = None  # None until the master has taken it
+    chosen: str = ""  # tasks of the submission; "" = all. Tasks that were recorded before are not among them
+    sweep: JobId | None = None  # None until the master has accepted it
 
 
 class ResumeFile:
-    """Where it is kept: one name in one folder, which is replaced whole."""
+    """One file name in one folder; `shown` is its path in messages."""
 
     def __init__(self, folder: int, name: str, shown: str) -> None:
         self._folder, self._name, self.shown = folder, name, shown
 
     def load(self) -> ResumeState | None:
-        """None when there is none. UsageError for what cannot be read."""
+        """The state, or None without a file. UsageError when the file cannot be read."""
         try:
             descriptor = os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
         except FileNotFoundError:
@@ -45,43 +46,34 @@ class ResumeFile:
         except OSError as error:
             raise UsageError(f"{self.shown}: {error.strerror}", f"ls -l {self.shown}") from error
         with os.fdopen(descriptor, "rb") as file:
-            content = file.read(_MOST_BYTES)
+            content = file.read(_MAX_BYTES)
         try:
-            kept = msgspec.json.decode(content, type=ResumeState)
+            state = msgspec.json.decode(content, type=ResumeState)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise UsageError(f"{self.shown} is not what sshgrid wrote: {error}", "name another folder") from error
-        if kept.schema != SCHEMA:
-            raise UsageError(f"{self.shown} was written by another version (schema {kept.schema})", "name another")
-        return kept
-
-    def load_of(self, digest: str) -> ResumeState | None:
-        """The one of this sweep, None when there is none. UsageError when another one is kept there."""
-        kept = self.load()
-        if kept is not None and kept.digest != digest:
+            raise UsageError(f"{self.shown} was not written by sshgrid: {error}", "use another folder") from error
+        if state.schema != SCHEMA:
             raise UsageError(
-                f"{self.shown} belongs to another sweep: the program, its arguments, flags or parameters were others",
-                "name another folder, or give the same FILE, ARGS and parameters as then",
+                f"{self.shown} was written by another version (schema {state.schema})", "use another folder"
             )
-        return kept
+        return state
 
-    def save(self, kept: ResumeState) -> None:
-        """Replaced as a whole. OSError."""
-        write_aside(self._folder, self._name, msgspec.json.format(msgspec.json.encode(kept)) + b"\n")
+    def load_for(self, digest: str) -> ResumeState | None:
+        """The state of the sweep with this digest, or None without a file. UsageError when it has another digest."""
+        state = self.load()
+        if state is not None and state.digest != digest:
+            raise UsageError(
+                f"{self.shown} belongs to another sweep: the program, its arguments, flags or parameters differ",
+                "use another folder, or repeat the FILE, ARGS and parameters of that sweep",
+            )
+        return state
 
-    def forget(self) -> None:
-        """There is nothing to go on with."""
+    def save(self, state: ResumeState) -> None:
+        """Replace the file as a whole. OSError."""
+        record_files.replace(self._folder, self._name, msgspec.json.format(msgspec.json.encode(state)) + b"\n")
+
+    def remove(self) -> None:
+        """Remove the file: there is nothing to resume."""
         try:
             os.unlink(self._name, dir_fd=self._folder)
         except FileNotFoundError:
             return
-
-
-def write_aside(folder: int, name: str, content: bytes) -> None:
-    """A file of this folder, whole or not at all. OSError."""
-    aside = f".{name}.new"
-    descriptor = os.open(
-        aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666, dir_fd=folder
-    )
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-    os.replace(aside, name, src_dir_fd=folder, dst_dir_fd=folder)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from sshgrid.client.sweep import joblog
-from sshgrid.client.sweep.joblog import HEADER, Joblog, Unwritable
-from sshgrid.client.sweep.results import ResultOutput, Results, passing_output
+from sshgrid.client.sweep.joblog import HEADER, Joblog
+from sshgrid.client.sweep.record_files import Unwritable
+from sshgrid.client.sweep.results import ResultOutput, Results, temporary_output
 from sshgrid.client.sweep.resume import SCHEMA, ResumeState
 from sshgrid.errors import UsageError
 from sshgrid.model import JobId
@@ -122,7 +123,7 @@ def test_rows_of_what_failed_are_taken_out_to_be_run_again(folder: Path) -> None
 
 
 def test_two_sweeps_do_not_write_one_folder(folder: Path, results: Results) -> None:
-    with pytest.raises(UsageError, match="another sshgrid writes"):
+    with pytest.raises(UsageError, match="another sshgrid is writing"):
         Results(str(folder), ("x",), numbered=False)
 
 
@@ -145,11 +146,11 @@ def test_a_tasks_folder_that_is_a_link_is_not_followed(folder: Path, results: Re
 
 
 def test_what_is_kept_comes_back_and_of_another_sweep_it_is_refused(folder: Path, results: Results) -> None:
-    assert results.resume_file.load_of("digest") is None
+    assert results.resume_file.load_for("digest") is None
     results.resume_file.save(KEPT)
-    assert results.resume_file.load_of("digest") == KEPT
+    assert results.resume_file.load_for("digest") == KEPT
     with pytest.raises(UsageError, match="belongs to another sweep"):
-        results.resume_file.load_of("another digest")
+        results.resume_file.load_for("another digest")
 
 
 @pytest.mark.parametrize(
@@ -186,14 +187,14 @@ def test_without_resume_a_joblog_begins_again(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_joblog_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_bytes(b"print(1)\n")
-    with pytest.raises(UsageError, match="no joblog"):
+    with pytest.raises(UsageError, match="not a joblog"):
         Joblog(str(tmp_path / "a.py"), resume=False)
     assert (tmp_path / "a.py").read_bytes() == b"print(1)\n"
 
 
 def test_two_sweeps_do_not_write_one_joblog(tmp_path: Path) -> None:
     log = Joblog(str(tmp_path / "log"), resume=False)
-    with pytest.raises(UsageError, match="another sshgrid writes"):
+    with pytest.raises(UsageError, match="another sshgrid is writing"):
         Joblog(str(tmp_path / "log"), resume=True)
     log.close()
 
@@ -231,7 +232,7 @@ def _write_until_full(path: str) -> int:
 
 
 def test_output_that_is_not_kept_is_the_same_bytes() -> None:
-    output = said(passing_output(), b"a" * 3_000_000, b"b")
+    output = said(temporary_output(), b"a" * 3_000_000, b"b")
     assert b"".join(output.pieces("stdout")) == b"a" * 3_000_000
     assert b"".join(output.pieces("stderr")) == b"b"
     output.close()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sshgrid.client.sweep import joblog, results
-from sshgrid.client.sweep.follow_sweep import tagged
+from sshgrid.client.sweep.screens import tagged
 from sshgrid.errors import UsageError
 from sshgrid.model import JobId
 from sshgrid.protocol.sweep_messages import SweepProgress, TaskLine
@@ -42,7 +42,7 @@ def test_every_command_can_be_told_again(command: bytes, number: int) -> None:
     content = joblog.HEADER + joblog.line(task(number), command)
     entries = joblog.parse("L", content)
     assert list(entries) == [number]
-    joblog.check_agrees("L", entries, lambda _: command, number)
+    joblog.check_commands("L", entries, lambda _: command, number)
 
 
 def test_of_a_task_that_ran_again_the_last_line_counts() -> None:
@@ -54,7 +54,7 @@ def test_of_a_task_that_ran_again_the_last_line_counts() -> None:
 @pytest.mark.parametrize(
     ("content", "place"),
     [
-        (b"import os\n", "L is no joblog"),
+        (b"import os\n", "L is not a joblog"),
         (joblog.HEADER + b"1\th2\t1.0\n", "L:2:"),
         (joblog.HEADER + joblog.line(task(), b"c") + b"x\n", "L:3:"),
         (joblog.HEADER + b"1\th\t1\t1\t0\t0\tzero\t0\tc\n", "L:2:"),
@@ -69,7 +69,7 @@ def test_what_is_no_joblog_is_refused_with_its_place(content: bytes, place: str)
 def test_a_log_of_other_commands_is_refused(now: bytes) -> None:
     entries = joblog.parse("L", joblog.HEADER + joblog.line(task(2), b"a.py 1"))
     with pytest.raises(UsageError, match=r"task 2 is `a\.py 1`"):
-        joblog.check_agrees("L", entries, lambda _: now, 2 if now else 1)
+        joblog.check_commands("L", entries, lambda _: now, 2 if now else 1)
 
 
 # --- results.csv ------------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_wherever_a_kill_cuts_the_file_whole_rows_stay(values: list[tuple[bytes,
 
 @pytest.mark.parametrize("content", [b"a,b\n", b"task\n"])
 def test_other_columns_are_refused(content: bytes) -> None:
-    with pytest.raises(UsageError, match="other columns"):
+    with pytest.raises(UsageError, match="does not have the columns"):
         results.parse("R", content, NAMES)
 
 

@@ -176,7 +176,7 @@ def test_an_error_of_the_master_is_said_with_its_hint_or_as_json(cli: Cli, fake:
         (("ps", "--bogus"), "error: no such option"),
         (("run", "--time-limit", "soon", "x.py"), "error: --time-limit: 'soon' is not a duration\nhint: "),
         (("run", "--memory", "lots", "x.py"), "error: --memory: 'lots' is not a size\nhint: "),
-        (("run", "--env", "1=2", "x.py"), "error: --env: not a variable's name: '1'\nhint: "),
+        (("run", "--env", "1=2", "x.py"), "error: --env: not a variable name: '1'\nhint: "),
         (("run", "--flags", "'", "x.py"), "error: --flags: No closing quotation\nhint: "),
         (("run", "-I", "-d", "x.py"), "error: -I ties the run to this terminal"),
         (("ps", "--state", "TIRED"), "error: --state: no such state: TIRED\nhint: "),

@@ -207,7 +207,7 @@ def test_with_main_a_folder_is_all_files_of_one_program(cli: Cli, fake: FakeMast
         ("src", "project", 127, "error: no such file in project: src (--main)"),
         ("../hello.py", "project", 127, "error: no such file in project: ../hello.py (--main)"),
         ("/etc/passwd", "project", 127, "error: no such file in project: /etc/passwd (--main)"),
-        ("a.c", "project/a.c", 2, "error: --main names a file of a folder, and project/a.c is none"),
+        ("a.c", "project/a.c", 2, "error: --main needs a folder, and project/a.c is not one"),
         ("a.c", "-", 127, "error: no such file: -"),
     ],
 )
@@ -407,7 +407,7 @@ def test_a_second_ctrl_c_leaves_the_job_and_prints_its_id(cli: Cli, fake: FakeMa
     fake.wait_for(messages.Cancel)
     interrupt(child)
     _, err = child.communicate(timeout=10)
-    assert (child.returncode, err) == (130, b"job 42 goes on: sshgrid attach 42\n")
+    assert (child.returncode, err) == (130, b"job 42 continues: sshgrid attach 42\n")
 
 
 def test_ctrl_c_reaches_the_job_while_nobody_reads_our_output(cli: Cli, fake: FakeMaster, program: str) -> None:
@@ -424,7 +424,7 @@ def test_ctrl_c_in_attach_leaves_the_job_alone(cli: Cli, fake: FakeMaster) -> No
     read_until(child, b"working\n")
     interrupt(child)
     _, err = child.communicate(timeout=10)
-    assert (child.returncode, err) == (130, b"job 7 goes on: sshgrid attach 7\n")
+    assert (child.returncode, err) == (130, b"job 7 continues: sshgrid attach 7\n")
     assert not fake.got(messages.Cancel)
 
 
@@ -486,7 +486,7 @@ def test_output_that_differs_after_a_lost_master_starts_again_and_is_said(
     fake.in_turn(messages.Watch, [output("stdout", b"some"), CLOSE], whole, whole)
     done = cli("run", program)
     assert done.stdout == b"someother words\n"
-    assert done.stderr == b"the output starts again: it is not the one that was printed before\n"
+    assert done.stderr == b"the output starts again: it differs from the output that was already printed\n"
 
 
 def test_a_restart_said_by_the_master_is_said_to_the_person_once(cli: Cli, fake: FakeMaster, program: str) -> None:

@@ -182,7 +182,7 @@ def test_all_wrong_inputs_are_said_together_before_anything_runs(cli: Cli, fake:
     assert done.returncode == 2
     words = "task {}: in/{}: No such file or directory (--stdin)"
     lines = done.stderr.decode().splitlines()
-    assert lines[0] == "error: task 3: in/2: is no file (--stdin)"
+    assert lines[0] == "error: task 3: in/2: is not a file (--stdin)"
     assert lines[1:6] == [*(words.format(2 * x - 1, x) for x in range(4, 8)), "and 2 more"]
     assert fake.asked == []
 
@@ -233,8 +233,8 @@ def test_values_may_come_through_a_pipe(cli: Cli, program: str) -> None:
         (["-d", "--dry-run", "-p", "x=1", "hello.py"], "--dry-run runs nothing"),
         (["--backup", "--on-host-loss", "fence", "-p", "x=1", "hello.py"], "--on-host-loss fence forbids that"),
         (["--backup", "--on-host-loss", "wait", "-p", "x=1", "hello.py"], "--on-host-loss wait forbids that"),
-        (["--stdin", "-", "--each-line", "-", "hello.py"], "standard input is read by --stdin already"),
-        (["--joblog", "hello.py", "-p", "x=1", "hello.py"], "hello.py is no joblog"),
+        (["--stdin", "-", "--each-line", "-", "hello.py"], "standard input is already read by --stdin"),
+        (["--joblog", "hello.py", "-p", "x=1", "hello.py"], "hello.py is not a joblog"),
         (["--joblog", "no/folder", "-p", "x=1", "hello.py"], "no/folder: No such file"),
         (["--results", "hello.py/x", "-p", "x=1", "hello.py"], "hello.py/x: Not a directory"),
         (["-p", "x=1", "missing.py"], "no such file: missing.py"),
@@ -343,7 +343,7 @@ def test_ctrl_c_ends_the_sweep_and_a_second_one_leaves_it(cli: Cli, fake: FakeMa
     wait_until(lambda: fake.got(messages.Cancel) == [messages.Cancel((JobId(42),), "INT")], lambda: fake.asked)
     interrupt(child)
     assert child.wait(10) == 130
-    assert b"sweep 42 goes on" in child.communicate()[1]
+    assert b"sweep 42 continues" in child.communicate()[1]
 
 
 def test_after_a_lost_master_each_task_is_shown_once(cli: Cli, fake: FakeMaster, program: str) -> None:
@@ -506,9 +506,9 @@ def test_the_folder_and_the_log_of_another_sweep_are_refused(cli: Cli, fake: Fak
     cli(*RECORDED)
     other = ["-p", "x=2..4", program]
     for words, message in (
-        (["--results", "R", "-p", "x=1..3", program], "R has results already"),
+        (["--results", "R", "-p", "x=1..3", program], "R already has results"),
         (["--results", "R", "--resume", *other], "belongs to another sweep"),
-        (["--joblog", "L", "--resume", *other], "is of another sweep: its task 1 is `hello.py 1`"),
+        (["--joblog", "L", "--resume", *other], "belongs to another sweep: its task 1 is `hello.py 1`"),
     ):
         done = cli("sweep", *words)
         assert (done.returncode, message in done.stderr.decode()) == (2, True), done.stderr
@@ -524,7 +524,7 @@ def test_a_full_disk_is_said_and_resume_fetches_the_rest(cli: Cli, fake: FakeMas
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
     )  # fmt: skip
     assert done.returncode == 125
-    assert b"the sweep goes on" in done.stderr
+    assert b"the sweep continues" in done.stderr
     assert b"--resume" in done.stderr
     assert fake.got(messages.Cancel) == []
     known(fake)

@@ -126,7 +126,7 @@ def test_a_master_that_dies_at_once_is_reported_with_its_own_words(cli: Cli) -> 
     assert log.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize(("killed", "comes"), [(start.START_KILLS - 1, True), (start.START_KILLS, False)])
+@pytest.mark.parametrize(("killed", "comes"), [(start.MAX_START_KILLS - 1, True), (start.MAX_START_KILLS, False)])
 def test_a_master_that_is_killed_while_it_starts_is_started_again(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, killed: int, comes: bool
 ) -> None:
@@ -164,20 +164,20 @@ def test_an_idle_master_of_another_version_is_replaced_and_that_is_said(
     said: list[str] = []
     with FakeMaster(cli.places, version="0.0.1") as old:
         old.on(messages.Status, status_reply(cli.places, "0.0.1", COMPLETED=9, PENDING=0))
-        with start.connect(cli.places, say=said.append) as link:
+        with start.connect(cli.places, warn=said.append) as link:
             assert link.welcome == messages.Welcome(VERSION, 4242)
         assert old.got(messages.Stop) == [messages.Stop()]
     starts[0].close()
-    assert said == [f"the master was another version, this is {VERSION}: a new one is started"]
+    assert said == [f"the master has another version, this is {VERSION}: starting a new master"]
 
 
 def test_a_busy_master_of_another_version_is_kept_and_that_is_said(cli: Cli) -> None:
     said: list[str] = []
     with FakeMaster(cli.places, version="0.0.1") as old:
         old.on(messages.Status, status_reply(cli.places, "0.0.1", RUNNING=1))
-        start.connect(cli.places, say=said.append).close()
+        start.connect(cli.places, warn=said.append).close()
         assert not old.got(messages.Stop)
-    assert said == [f"the master is version 0.0.1, this is {VERSION}; it is replaced when no job needs it"]
+    assert said == [f"the master has version 0.0.1, this is {VERSION}; it is replaced when it has no jobs"]
 
 
 def test_a_master_of_another_protocol_that_is_busy_is_an_error(cli: Cli) -> None:

@@ -13,7 +13,7 @@ import pytest
 ROOT = str(Path(__file__).parents[3])
 LOOK = """
 import json, sys
-from sshgrid.cli import files
+from sshgrid.client import files
 from sshgrid.errors import UsageError
 if sys.argv[1] == "confined":
     files.confine()
@@ -79,7 +79,7 @@ def test_at_home_it_is_the_system_that_says(folder: Path) -> None:
 
 WRITE = """
 import json, sys
-from sshgrid.cli import files
+from sshgrid.client import files
 from sshgrid.errors import UsageError
 if sys.argv[1] == "confined":
     files.confine()

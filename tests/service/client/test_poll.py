@@ -33,18 +33,18 @@ def test_a_picture_has_everything_with_one_wait(fake: FakeMaster, session: Sessi
     assert ([node.name for node in found.nodes], [job.id for job in found.jobs]) == (["h2"], [42])
     assert found.clients == (line,)
     assert fake.got(messages.Nodes) == [messages.Nodes(history=True)]
-    assert fake.got(messages.Jobs) == [messages.Jobs(active_only=True, limit=poll.MOST_JOBS)]
+    assert fake.got(messages.Jobs) == [messages.Jobs(active_only=True, limit=poll.MAX_JOBS)]
 
 
 def test_a_feed_says_what_is_wrong_keeps_what_it_knew_and_finds_the_next_master(cli: Cli, session: Session) -> None:
     with Poller(session.connect_running, ask_status, 0.02) as pid:
-        wait_until(lambda: "no master is running" in pid.trouble, lambda: pid.trouble)
+        wait_until(lambda: "no master is running" in pid.problem, lambda: pid.problem)
         with FakeMaster(cli.places):
-            wait_until(lambda: pid.newest == 4242 and not pid.trouble, lambda: (pid.newest, pid.trouble))
-        wait_until(lambda: "no master is running" in pid.trouble, lambda: pid.trouble)
+            wait_until(lambda: pid.newest == 4242 and not pid.problem, lambda: (pid.newest, pid.problem))
+        wait_until(lambda: "no master is running" in pid.problem, lambda: pid.problem)
         assert pid.newest == 4242
         with FakeMaster(cli.places):
-            wait_until(lambda: not pid.trouble, lambda: pid.trouble)
+            wait_until(lambda: not pid.problem, lambda: pid.problem)
 
 
 def ask_status(connection: Connection) -> int:

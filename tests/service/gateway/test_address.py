@@ -38,11 +38,11 @@ def test_a_file_of_nobody_s_is_not_believed(tmp_path: Path) -> None:
 
 
 def test_the_words_for_ssh_end_with_the_host_and_our_protocol() -> None:
-    words = remote.command("ssh://ana@grid.example:4300", ask=False)
+    words = remote.command("ssh://ana@grid.example:4300", prompts=False)
     assert words[:4] == ["ssh", "-T", "-p", "4300"]
     assert words[-5:] == ["-l", "ana", "--", "grid.example", "sshgrid-wire"]
     assert "BatchMode=yes" in words
-    asking = remote.command("ssh://[::1]/", ask=True)
+    asking = remote.command("ssh://[::1]/", prompts=True)
     assert asking[-3:] == ["--", "::1", "sshgrid-wire"]
     assert asking[3] == "4200"
     assert "BatchMode=yes" not in asking
@@ -70,5 +70,5 @@ def test_the_words_for_ssh_end_with_the_host_and_our_protocol() -> None:
     ],
 )
 def test_what_is_no_address_never_reaches_ssh(url: str) -> None:
-    with pytest.raises(UsageError, match="not a master's address"):
-        remote.command(url, ask=True)
+    with pytest.raises(UsageError, match="not the address of a master"):
+        remote.command(url, prompts=True)
