@@ -172,7 +172,10 @@ def svg(found: Mapping[str, Room]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" class="layout" viewBox="0 0 {WIDTH} {height}" role="img" '
         'aria-label="The folders of sshgrid, from the command line at the top to the ground, and what each imports">'
         f"<style>{STYLE}{','.join(rules)}{{stroke:var(--mark);stroke-width:2;opacity:1}}\n</style>"
-        f'<rect class="paper" width="{WIDTH}" height="{height}"/>' + "\n".join([*lines, *boxes]) + "</svg>\n"
+        f'<rect class="paper" width="{WIDTH}" height="{height}"/>'
+        f'<text class="f" x="6" y="{TOP - 4}">below a name: files · lines</text>'
+        + "\n".join([*lines, *boxes])
+        + "</svg>\n"
     )
 
 
