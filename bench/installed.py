@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("sshgrid", "pyproject.toml", "README.md")
+COPIED = ("sshgrid", "pyproject.toml", "README.md", "LICENSE")
 TIMEOUT_SECONDS = 300.0
 
 
