@@ -10,7 +10,7 @@ JOBS ?= 2
 help:
 	@echo 'make run    a first look: four languages on this machine'
 	@echo 'make test   every test (the lab of SSH hosts needs root; elsewhere its tests are skipped)'
-	@echo 'make lint   ruff, mypy, shellcheck'
+	@echo 'make lint   ruff, mypy, changelog fragments, shellcheck'
 	@echo 'make docs   the manual, into docs/_build/html'
 	@echo 'make man    the man pages, into docs/man'
 	@echo 'make recording  the session that the README shows, into docs/_static/demo.svg (needs root)'
@@ -34,6 +34,7 @@ lint: .venv/ready-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/check_changelog.py
 	shellcheck scripts/*.sh .ci/run tests/lab/*.sh
 	shellcheck --shell=sh sshgrid/remote/*.sh
 

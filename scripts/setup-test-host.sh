@@ -25,6 +25,7 @@ fish fish
 mksh mksh
 tmux tmux
 shellcheck shellcheck
+git git
 make make
 man man-db
 gcc gcc
