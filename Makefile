@@ -1,7 +1,7 @@
 # The same commands that CI runs. PYTHON=python3.12 chooses another Python, PYTEST="-k word -x" what is tested; all of it is
 # tested in two runs, as tests over the lab measure times and share hosts, and the others can run beside each other.
 .DELETE_ON_ERROR:
-.PHONY: help run test lint docs man recording bench chaos clean
+.PHONY: help run test lint docs man recording package bench chaos clean
 
 BIN := .venv/bin
 PYTEST ?=
@@ -14,6 +14,7 @@ help:
 	@echo 'make docs   the manual, into docs/_build/html'
 	@echo 'make man    the man pages, into docs/man'
 	@echo 'make recording  the session that the README shows, into docs/_static/demo.svg (needs root)'
+	@echo 'make package  wheel and source distribution: built, checked, installed and tried on each Python that is here'
 	@echo 'make bench  what things cost on this machine, beside others (needs root; BENCH=--short tries it)'
 	@echo 'make chaos a long torture run over the lab, with its checker (needs root; SEED=n replays one)'
 	@echo 'make clean  remove what the others made'
@@ -48,6 +49,9 @@ man: .venv/ready-docs
 recording: .venv/ready-test
 	scripts/setup-test-host.sh
 	$(BIN)/python scripts/record_demo.py
+
+package: .venv/ready
+	$(BIN)/python scripts/check_packages.py
 
 BENCH ?=
 bench: .venv/ready-test
