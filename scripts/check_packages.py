@@ -41,8 +41,9 @@ WHEEL = (
     *("sshgrid/remote/*.sh", "sshgrid-*.dist-info/METADATA", "sshgrid-*.dist-info/entry_points.txt"),
     "sshgrid-*.dist-info/licenses/LICENSE",
 )
+MAN_PAGES = "sshgrid-*.data/data/share/man/man1"
 # A wheel installs nothing else.
-WHEEL_ONLY = ("sshgrid/*", "sshgrid-*.dist-info/*", "sshgrid-*.data/data/share/man/man1/*")
+WHEEL_ONLY = ("sshgrid/*", "sshgrid-*.dist-info/*", f"{MAN_PAGES}/*")
 METADATA = ("License-Expression: MIT", "Requires-Python: >=3.11", "Project-URL: Source, ")
 # Files of the repository that a source distribution has no use for.
 NOT_IN_SDIST = (".gitignore",)
@@ -85,7 +86,9 @@ def check_sdist(names: Sequence[str], tracked: Sequence[str], readme: str) -> No
 
 def check_wheel(names: Sequence[str], tracked: Sequence[str], metadata: str) -> None:
     """Raise Wrong if the wheel lacks a file of the package or has one of another, or if its metadata lack a field."""
-    if lacking := missing(names, [*WHEEL, *(name for name in tracked if name.startswith("sshgrid/"))]):
+    package = [name for name in tracked if name.startswith("sshgrid/")]
+    pages = [f"{MAN_PAGES}/{Path(name).name}" for name in tracked if fnmatchcase(name, "docs/man/*.1")]
+    if lacking := missing(names, [*WHEEL, *package, *pages]):
         raise Wrong(f"the wheel lacks: {', '.join(lacking)}")
     if others := unexpected(names, WHEEL_ONLY):
         raise Wrong(f"the wheel must not contain: {', '.join(others)}")

@@ -67,9 +67,12 @@ def test_a_wheel_with_a_file_outside_of_the_package_is_refused(name: str) -> Non
         packages.check_wheel([*wheel_names(), name], TRACKED, METADATA)
 
 
-def test_a_wheel_may_contain_man_pages() -> None:
+def test_a_wheel_contains_the_man_pages_of_the_repository() -> None:
+    tracked = [*TRACKED, "docs/man/sshgrid-run.1"]
     page = "sshgrid-0.1.0.data/data/share/man/man1/sshgrid-run.1"
-    packages.check_wheel([*wheel_names(), page], TRACKED, METADATA)
+    packages.check_wheel([*wheel_names(), page], tracked, METADATA)
+    with pytest.raises(packages.Wrong, match=r"the wheel lacks: .*/man1/sshgrid-run\.1"):
+        packages.check_wheel(wheel_names(), tracked, METADATA)
 
 
 def test_a_wheel_without_a_licence_in_its_metadata_is_refused() -> None:
