@@ -31,8 +31,8 @@ SDIST = (
     *("pyproject.toml", "inventory.yaml", "PKG-INFO", ".ci/run", "changelog.d/README.md"),
     *("examples/primes.py", "examples/primes.c", "examples/Primes.cpp", "examples/Primes.java"),
     *("docs/index.md", "docs/adr/index.md", "docs/conf.py", "docs/_ext/sshgrid_docs.py"),
-    *("tests/conftest.py", "tests/pure/test_*.py", "tests/edge/test_*.py", "tests/service/test_*.py"),
-    *("tests/whole/test_*.py", "tests/lab/boot.sh", "bench/__main__.py"),
+    *("tests/conftest.py", "tests/pure/*test_*.py", "tests/edge/*test_*.py", "tests/service/*test_*.py"),
+    *("tests/whole/*test_*.py", "tests/lab/boot.sh", "bench/__main__.py"),
     *("scripts/venv.sh", "scripts/demo.sh", "scripts/setup-test-host.sh", "scripts/check_packages.py"),
     *("sshgrid/__init__.py", "sshgrid/py.typed", "sshgrid/*schema.sql", "sshgrid/remote/*.sh"),
 )
