@@ -215,8 +215,8 @@ def only(folder: Path, pattern: str) -> Path:
 
 def unpacked(sdist: Path, folder: Path) -> Path:
     """Unpack the source distribution into `folder`, return its top folder."""
-    with tarfile.open(sdist) as archive:
-        archive.extractall(folder, filter="data")
+    folder.mkdir()
+    run("tar", "-xzf", sdist, "-C", folder)
     return folder / sdist.name.removesuffix(".tar.gz")
 
 
