@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# The first process of a lab host: gives the host its own view of the machine, then starts the SSH server whenever the
-# lab writes `server` to its stdin (and answers `ok` and its pid; `hide` is the other word). It ends when the lab's end of that pipe is closed, and the kernel then ends
-# everything else on the host: nothing outlives the lab. bash, because as a first process it reaps orphans by itself.
+# The first process of a lab host: gives the host its own view of the machine, then answers words on its stdin. `server`
+# starts the SSH server and prints `ok` and its pid; `hide` removes tools and prints `ok`. It ends when the lab's end of
+# that pipe is closed, and the kernel then ends everything else on the host: nothing outlives the lab. It is bash because
+# bash reaps orphans as a first process must.
 # usage: boot.sh openssh|dropbear NAME DIRECTORY UID [SSHD OPTION...]
+# Beside DIRECTORY lies `etc`, the copy of /etc that the hosts of a lab share.
 set -euo pipefail
 kind=$1 name=$2 host=$3 uid=$4
 shift 4
@@ -37,12 +39,20 @@ home() { # a fresh home on the tmpfs at $1/home
   chown -R "$uid:$uid" "$1/home/grid"
 }
 
-boot_openssh() {
+# The lab's copy of /etc, and the host's own files over that copy. The kernel detaches what is mounted on a file of the
+# machine's /etc as soon as a package installation renames another file over it.
+own_etc() {
   local file
-  own_proc ""
-  for file in passwd shadow group hostname hosts; do
-    mount --bind "$host/etc/$file" "/etc/$file"
+  mount --bind "${host%/*}/etc" /etc
+  mount -o remount,bind,ro /etc
+  for file in "$host"/etc/*; do
+    mount --bind "$file" "/etc/${file##*/}"
   done
+}
+
+boot_openssh() {
+  own_proc ""
+  own_etc
   mount --bind "$host/disk" /var/tmp
   mount -t tmpfs -o mode=1777 tmpfs /tmp
   mount -t tmpfs -o mode=0755 tmpfs /home

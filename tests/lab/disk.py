@@ -1,11 +1,13 @@
 """What a host is made of on disk: its keys, accounts, shell start-up file, its /var/tmp, and the busybox system.
 
 All of it lies in one directory per host that only root may enter; boot.sh mounts the pieces where they belong. The
-directory is the host's disk: it stays when the power goes.
+directory is the host's disk: it stays when the power goes. The hosts of a lab share a read-only copy of the machine's
+/etc, so that nothing which happens to the machine's own accounts is seen on a host.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from contextlib import suppress
@@ -24,15 +26,32 @@ SHELLS = {
     "mksh": "/bin/mksh",
     "nologin": "/usr/sbin/nologin",
 }
+# Accounts come from these files alone: a directory service of the machine may know one of the same name or number.
+NAME_SERVICES = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
+SECRETS = ("shadow*", "gshadow*", "ssh_host_*", ".pwd.lock")
+
+
+def copy_etc(target: Path) -> None:
+    """Copy the machine's /etc without its secrets. LabError names each file that cannot be copied."""
+    try:
+        shutil.copytree("/etc", target, symlinks=True, ignore=shutil.ignore_patterns(*SECRETS))
+    except shutil.Error as error:
+        # A file that has vanished is a temporary one of a package installation.
+        if failed := [why for source, _, why in error.args[0] if os.path.lexists(source)]:
+            raise LabError(f"cannot copy /etc: {'; '.join(failed)}") from error
+    (target / "nsswitch.conf").write_text(NAME_SERVICES)
+    for name in ("passwd", "group", "shadow", "hostname", "hosts"):
+        (target / name).touch()
 
 
 class HostDirectory:
-    """The files behind one host; `shell` names are those of SHELLS."""
+    """The files behind one host; `shell` names are those of SHELLS. The lab's copy of /etc lies beside `path`."""
 
     def __init__(self, path: Path, name: str, authorized_key: str) -> None:
         self.path = path
         self._name = name
         self.disk = path / "disk"
+        self._etc = path.parent / "etc"
         self._small_disk = False
         for folder in (path, path / "etc", path / "proc", self.disk):
             folder.mkdir(mode=0o755)
@@ -40,8 +59,8 @@ class HostDirectory:
         self._write("authorized_keys", authorized_key)
         self._write("etc/hostname", f"{name}\n")
         self._write("etc/hosts", f"127.0.0.1 localhost {name}\n")
-        self._write("etc/group", _with_line("/etc/group", f"{ACCOUNT}:x:{UID}:"))
-        self._write("etc/shadow", _with_line("/etc/shadow", f"{ACCOUNT}:*:19000:0:99999:7:::"), mode=0o600)
+        self._write("etc/group", _with_line(self._etc / "group", f"{ACCOUNT}:x:{UID}:"))
+        self._shadow("*")
         self.new_host_key()
         self.defaults()
 
@@ -56,15 +75,15 @@ class HostDirectory:
         shell = SHELLS.get(name, name)
         if not Path(shell).exists():
             raise LabError(f"{shell} is not on this machine (scripts/setup-test-host.sh installs it)")
-        self._write("etc/passwd", _with_line("/etc/passwd", f"{ACCOUNT}:x:{UID}:{UID}::/home/{ACCOUNT}:{shell}"))
+        line = f"{ACCOUNT}:x:{UID}:{UID}::/home/{ACCOUNT}:{shell}"
+        self._write("etc/passwd", _with_line(self._etc / "passwd", line))
 
     def bashrc(self, text: str) -> None:
         self._write("bashrc", text)
 
     def password(self, password: str) -> None:
         """What the account's password is; the lab's own server takes none."""
-        line = f"{ACCOUNT}:{call('openssl', 'passwd', '-6', password).strip()}:19000:0:99999:7:::"
-        self._write("etc/shadow", _with_line("/etc/shadow", line), mode=0o600)
+        self._shadow(call("openssl", "passwd", "-6", password).strip())
 
     def hidden(self, tools: tuple[str, ...]) -> None:
         self._write("hidden", "".join(f"{tool}\n" for tool in tools))
@@ -115,6 +134,9 @@ class HostDirectory:
     def free(self) -> None:
         (self.disk / ".ballast").unlink(missing_ok=True)
 
+    def _shadow(self, password_hash: str) -> None:
+        self._write("etc/shadow", f"{ACCOUNT}:{password_hash}:19000:0:99999:7:::\n", mode=0o600)
+
     def _write(self, name: str, text: str, mode: int = 0o644) -> None:
         # In place: these files are bind-mounted, a replaced one would not be seen.
         path = self.path / name
@@ -148,7 +170,7 @@ class BusyboxDirectory(HostDirectory):
             (root / folder).mkdir(parents=True)
         self._write("etc/shells", "/bin/sh\n")
         self._write("etc/group", f"root:x:0:\n{ACCOUNT}:x:{UID}:\n")
-        self._write("etc/nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\n")
+        self._write("etc/nsswitch.conf", NAME_SERVICES)
         _copy_program("busybox", root / "bin", root)
         _copy_program("dropbear", root / "sbin", root)
         for applet in call("busybox", "--list").split():
@@ -169,8 +191,9 @@ def _copy_program(name: str, folder: Path, root: Path) -> None:
             shutil.copy2(word, target)
 
 
-def _with_line(path: str, line: str) -> str:
-    """The machine's accounts and the host's own; one of the same name gives way."""
-    name = line.partition(":")[0] + ":"
-    kept = [known for known in Path(path).read_text().splitlines() if not known.startswith(name)]
+def _with_line(known: Path, line: str) -> str:
+    """The lines of `known` and `line` itself; a known account of the same name or the same number is left out."""
+    name, _, number, *_ = line.split(":")
+    accounts = [account.split(":") for account in known.read_text().splitlines()]
+    kept = [":".join(fields) for fields in accounts if fields[0] != name and fields[2:3] != [number]]
     return "\n".join((*kept, line, ""))

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from tests.lab.disk import ACCOUNT, BusyboxDirectory, HostDirectory
+from tests.lab.disk import ACCOUNT, BusyboxDirectory, HostDirectory, copy_etc
 from tests.lab.host import BusyboxHost, LabHost
 from tests.lab.load import Ticker
 from tests.lab.machine import LabError, Process, call
@@ -108,6 +108,7 @@ class Lab:
 
     def _make_directory(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True)
+        copy_etc(self.directory / "etc")
         call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "sshgrid lab", "-f", str(self.identity_file))
 
     def _make_hosts(self) -> None:

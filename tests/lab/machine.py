@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-TOOLS = ("ip", "sshd", "ssh", "ssh-keygen", "unshare", "nsenter", "bash", "mount", "pivot_root")
+TOOLS = ("ip", "sshd", "ssh", "ssh-keygen", "unshare", "nsenter", "bash", "mount", "pivot_root", "nft")
 
 
 class LabError(Exception):

@@ -86,7 +86,7 @@ class Wire:
         call("ip", "link", "set", self.plug, "up" if up else "down")
 
     def filter(self, rule: str) -> None:
-        """Put one nftables rule before everything that comes in; "" takes it away. Needs nft only for a rule."""
+        """Put one nftables rule before everything that comes in; "" takes it away."""
         if not rule and not self._is_filtered:
             return
         table = f"table inet lab {{ chain in {{ type filter hook input priority 0; {rule}; }}; }}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -357,6 +358,45 @@ with Lab(1) as lab:
     witness.touch()
     with Lab(1):
         assert not witness.exists()
+
+
+# A machine that only this process sees: an /etc of its own, mounted in a mount namespace of its own.
+REPLACES_ACCOUNTS = """
+import os, subprocess, sys
+from pathlib import Path
+from tests.lab.hosts import Lab
+
+def login(lab):
+    done = subprocess.run(lab.ssh("h1", "id -un; id -gn; echo ~"), capture_output=True, text=True, check=False)
+    print(done.stdout.split(), done.stderr[-300:].split(), flush=True)
+
+with Lab(1) as lab:
+    login(lab)
+    for name, line in (("passwd", "grid:x:1999:1999::/nowhere:/bin/false"), ("group", "grid:x:1999:")):
+        old, new = Path("/etc", name), Path("/etc", name + ".new")
+        before = old.stat()
+        same_number = line.replace("grid", "other").replace("1999", "2001")
+        new.write_text(f"{line}\\n{same_number}\\n{old.read_text()}")
+        new.chmod(before.st_mode)
+        new.rename(old)
+        assert old.stat().st_ino != before.st_ino
+    login(lab)
+    lab["h1"].set_shell("dash")
+    login(lab)
+    lab["h1"].power_cycle()
+    login(lab)
+with Lab(1) as lab:
+    login(lab)
+"""
+
+
+def test_logins_work_after_the_accounts_of_the_machine_were_replaced(tmp_path: Path) -> None:
+    shutil.copytree("/etc", tmp_path / "etc", symlinks=True)
+    enter = f'mount --bind "{tmp_path}/etc" /etc && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", enter, "sh", sys.executable, "-c", REPLACES_ACCOUNTS]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["['grid', 'grid', '/home/grid'] []"] * 5
 
 
 def test_people_can_hold_a_lab_and_trouble_it_by_command() -> None:
