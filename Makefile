@@ -1,7 +1,7 @@
 # The same commands that CI runs. PYTHON=python3.12 chooses another Python, PYTEST="-k word -x" what is tested; all of it is
 # tested in two runs, as tests over the lab measure times and share hosts, and the others can run beside each other.
 .DELETE_ON_ERROR:
-.PHONY: help run test lint docs man recording package bench chaos clean
+.PHONY: help run test lint docs man recording package bench chaos clean tools
 
 BIN := .venv/bin
 PYTEST ?=
@@ -22,8 +22,11 @@ help:
 run: .venv/ready
 	@scripts/demo.sh
 
-test: .venv/ready-test
+# Debian packages: what the tests, the benchmarks and the torture run need of this machine.
+tools:
 	scripts/setup-test-host.sh
+
+test: tools .venv/ready-test
 ifeq ($(PYTEST),)
 	$(BIN)/python -m pytest -n $(JOBS) tests/pure tests/service tests/edge
 	$(BIN)/python -m pytest tests/lab tests/whole
@@ -46,19 +49,18 @@ docs: .venv/ready-docs
 man: .venv/ready-docs
 	$(BIN)/python scripts/build_man.py
 
-recording: .venv/ready-test
-	scripts/setup-test-host.sh
+recording: tools .venv/ready-test
 	$(BIN)/python scripts/record_demo.py
 
 package: .venv/ready
 	$(BIN)/python scripts/check_packages.py
 
 BENCH ?=
-bench: .venv/ready-test
+bench: tools .venv/ready-test
 	$(BIN)/python -m bench $(BENCH)
 
 SEED ?= 1
-chaos: .venv/ready-test
+chaos: tools .venv/ready-test
 	$(BIN)/python -m tests.chaos --seed $(SEED) --jobs 500 --hosts 4 --clients 3 --minutes 8
 
 clean:

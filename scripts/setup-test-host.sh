@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the tests need from Debian's packages: only what is missing, as root or with sudo.
+# Installs what the tests, the benchmarks and the torture run need from Debian's packages: only what is missing, as root or with sudo.
 # Ends with 1 and says what to type when it may not, or when something is still missing.
 set -eu
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -13,6 +13,7 @@ ip iproute2
 nft nftables
 unshare util-linux
 ps procps
+openssl openssl
 bwrap bubblewrap
 busybox busybox
 dropbear dropbear-bin
