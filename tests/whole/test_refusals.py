@@ -93,6 +93,7 @@ def test_no_such_node_is_125(grid: Grid) -> None:
 
 def test_a_version_that_no_node_has_is_127(grid: Grid) -> None:
     grid.write("X.java", "class X { public static void main(String[] a) {} }")
+    grid.until_proved("java")
     refused(grid("run", "--lang", "java>=99", "X.java"), 127, "java>=99")
 
 
