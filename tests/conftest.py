@@ -80,14 +80,6 @@ def lab_is_required() -> bool:
     return os.environ.get("CI") == "true" or os.environ.get("SSHGRID_REQUIRE_LAB") == "1"
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under pytest-xdist all lab tests go to one worker (with --dist loadgroup)."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if item.get_closest_marker("lab"):
-                item.add_marker(pytest.mark.xdist_group("lab"))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]

@@ -6,12 +6,13 @@ link of it is left; labs of other processes are left alone, those of dead proces
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -37,12 +38,13 @@ class Lab:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            _clear_dead_labs()
-            self._subnet = claim_subnet()
-            stack.callback(self._subnet.remove)
-            self.directory = ROOT / self._subnet.bridge
-            # The number is ours: what lies there is of a lab before the machine's last reboot.
-            _remove_directory(self.directory)
+            with _one_lab_at_a_time():
+                _clear_dead_labs()
+                self._subnet = claim_subnet()
+                stack.callback(self._subnet.remove)
+                self.directory = ROOT / self._subnet.bridge
+                # The number is ours: what lies there is of a lab before the machine's last reboot.
+                _remove_directory(self.directory)
             self._make_directory()
             stack.callback(_remove_directory, self.directory)
             self._make_hosts()
@@ -165,6 +167,15 @@ class Lab:
 
     def _owns(self, mount: str) -> bool:
         return f"{self.directory}/" in mount
+
+
+@contextmanager
+def _one_lab_at_a_time() -> Iterator[None]:
+    """Labs of other processes wait: one could remove the directory of a dead lab while another takes over its number."""
+    ROOT.mkdir(parents=True, exist_ok=True)
+    with (ROOT / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _clear_dead_labs() -> None:
