@@ -1,5 +1,6 @@
-# The same commands that CI runs. PYTHON=python3.12 chooses another Python, PYTEST="-k word -x" what is tested; all of it is
-# tested in two runs, as tests over the lab measure times and share hosts, and the others can run beside each other.
+# The same commands that CI runs. PYTHON=python3.12 chooses another Python, PYTEST="-k word -x" what is tested. All tests
+# are two runs of JOBS processes each: the second has a lab of SSH hosts in each process, and takes whole files, so that the
+# tests of a file share their master. Its files start in alphabetical order, with the longest among the first.
 .DELETE_ON_ERROR:
 .PHONY: help run test lint docs man recording package bench chaos clean tools
 
@@ -29,7 +30,7 @@ tools:
 test: tools .venv/ready-test
 ifeq ($(PYTEST),)
 	$(BIN)/python -m pytest -n $(JOBS) tests/pure tests/service tests/edge
-	$(BIN)/python -m pytest tests/lab tests/whole
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder tests/lab tests/whole
 else
 	$(BIN)/python -m pytest $(PYTEST)
 endif
