@@ -171,7 +171,7 @@ class Lab:
 
 @contextmanager
 def _one_lab_at_a_time() -> Iterator[None]:
-    """Labs of other processes wait: one could remove the directory of a dead lab while another takes over its number."""
+    """Wait for other labs: one could remove the directory of a dead lab while another claims its number."""
     ROOT.mkdir(parents=True, exist_ok=True)
     with (ROOT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
