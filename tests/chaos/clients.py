@@ -108,7 +108,7 @@ class Clients:
             if job is not None or self._over.is_set():
                 return label, job
             # Killed, or refused, before it was accepted. Should it be accepted after all, it is a job of its own.
-            time.sleep(PAUSE_SECONDS)
+            self._over.wait(PAUSE_SECONDS)
         self.troubles.append(f"{errand.job.name}: not accepted in {SENT_AGAIN} tries")
         return errand.job.name, None
 
@@ -134,7 +134,7 @@ class Clients:
             try:
                 found = [job["id"] for job in self._grid.jobs() if job["name"] == label]
             except (RuntimeError, TimeoutError):  # the master was killed while it answered
-                time.sleep(PAUSE_SECONDS)
+                self._over.wait(PAUSE_SECONDS)
                 continue
             return int(found[0]) if found else None
         return None

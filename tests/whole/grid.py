@@ -246,6 +246,12 @@ class Grid(Commands):
         text = f"defaults: {{toolchains: {json.dumps(LANGUAGES)}}}\n{extra}"
         self.inventory.write_text(self.lab.inventory_yaml(text, hosts=hosts, fields=fields))
 
+    def until_down(self, host: LabHost) -> None:
+        """End the host's SSH server and sessions, until the master knows: it does not have to find out by silence."""
+        host.stop_server()
+        host.reset_sessions()
+        until_value(self.nodes, lambda nodes: nodes[host.name]["state"] == "DOWN", f"{host.name} to be down")
+
     # --- after a test
 
     def check(self, seconds: float = 30.0, *, tests_too: bool = False) -> None:
@@ -312,8 +318,11 @@ def until(holds: Callable[[], object], what: str, seconds: float = 20.0, seen: C
 
 def until_value(value: Callable[[], T], good: Callable[[T], bool], what: str, seconds: float = 20.0) -> T:
     """The first value that is `good`."""
-    deadline = time.monotonic() + seconds
-    while not good(found := value()):
-        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}; saw {found}"
-        time.sleep(0.02)
-    return found
+    seen: list[T] = []
+
+    def holds() -> bool:
+        seen[:] = [value()]
+        return good(seen[0])
+
+    until(holds, what, seconds, lambda: seen[0])
+    return seen[0]

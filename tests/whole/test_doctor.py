@@ -49,9 +49,10 @@ def test_login_files_that_talk_and_a_path_of_the_login_shell_alone(grid: Grid, h
 
 def test_a_disk_without_room_and_a_host_that_is_away_are_ill(grid: Grid, hosts: Lab) -> None:
     host = hosts["h3"]
+    grid.until_down(host)
     host.small_disk(50 << 20)
+    grid.until_up("h3")
     try:
-        # The master may still hold on to the connection of before the reboot.
         ill = until_value(lambda: names(grid), lambda found: "node h3: space" in found, "h3 to be short of space")[
             "node h3: space"
         ]
@@ -61,8 +62,8 @@ def test_a_disk_without_room_and_a_host_that_is_away_are_ill(grid: Grid, hosts: 
         text = grid("doctor", "h3")
         assert text.code == 1
         assert "ILL" in text.text
+        grid.until_down(host)
         host.power_off()
-        until_value(grid.nodes, lambda nodes: nodes["h3"]["state"] == "DOWN", "h3 to be down")
         assert checks(grid, "h3", code=1)["node h3"]["hint"] == "sshgrid node check h3"
     finally:
         host.reset()

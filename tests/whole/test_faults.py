@@ -16,16 +16,12 @@ import pytest
 from tests.lab.host import LabHost
 from tests.lab.hosts import Lab
 from tests.whole.grid import Grid, open_gate, until, until_value
+from tests.whole.samples import halves, output_of_halves
 
 pytestmark = pytest.mark.lab
 
 IMPATIENT = "retry: {patience: [8s, 1m]}"
-HALVES = """import os, sys, time
-for n in range(100): print("first", n, flush=True)
-while not os.path.exists(sys.argv[1]): time.sleep(0.02)
-for n in range(100): print("second", n, flush=True)
-"""
-OUTPUT = b"".join(b"%s %d\n" % (word, n) for word in (b"first", b"second") for n in range(100))
+HALVES, OUTPUT = halves(100), output_of_halves(100)
 
 
 @pytest.fixture(scope="module", autouse=True)

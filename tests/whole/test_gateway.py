@@ -14,15 +14,15 @@ import pytest
 
 from tests.whole.gateway_clients import CLIENTS, Exchange, Gateway, remote, require
 from tests.whole.grid import Commands, until
+from tests.whole.samples import FOREVER
 
 HELLO = b"import sys\nprint('hello', sys.argv[1:])\nprint('oops', file=sys.stderr)\nsys.exit(3)\n"
 CAT = "import shutil, sys\nshutil.copyfileobj(sys.stdin.buffer, sys.stdout.buffer)\n"
-FOREVER = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.1)\n"
 SIZE = (
-    "import os, signal, time\n"
+    "import os, signal\n"
     "def say(*_): print('%dx%d' % os.get_terminal_size(0), flush=True)\n"
     "signal.signal(signal.SIGWINCH, say)\nsay()\n"
-    "while True: time.sleep(0.1)\n"
+    "while True: signal.pause()\n"
 )
 AWKWARD = bytes(range(256)) * 4000
 PING_SECONDS = 0.1
@@ -391,7 +391,7 @@ def test_40_clients_at_once_are_all_served_and_known(gateway: Gateway) -> None:
 
 
 def test_everything_that_matters_is_in_the_audit_log_which_is_private(gateway: Gateway) -> None:
-    job = gateway.run("openssh", "run -d --lang python -", b"import time; time.sleep(99)\n").out.decode().strip()
+    job = gateway.run("openssh", "run -d --lang python -", b"import signal; signal.pause()\n").out.decode().strip()
     assert gateway.run("openssh", f"kill {job}").code == 0
     for wanted in ("AddUser alice", "alice came in by key SHA256:", f"alice submitted job {job}: ", "alice left"):
         assert wanted in gateway.audit

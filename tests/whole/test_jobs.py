@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from tests.whole.grid import Grid, open_gate, programs, remains, until
+from tests.whole.samples import FOREVER, WAIT_FOR_GATE
 
 pytestmark = pytest.mark.lab
 
-FOREVER = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.1)\n"
 # Says when it has begun, and goes on when its file `go` is there (the account's home is the host's own).
-GATED = """import os, sys, time
+GATED = f"""import os, sys, time
 print("first", flush=True)
-while not os.path.exists(sys.argv[1]): time.sleep(0.02)
+{WAIT_FOR_GATE}
 print("second", flush=True)
 sys.exit(7)
 """
@@ -81,8 +81,8 @@ def test_kill_sends_a_signal_and_ends_the_job(grid: Grid, name: str, code: int) 
 def test_kill_with_another_signal_only_sends_it(grid: Grid) -> None:
     grid.write(
         "listen.py",
-        "import signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(9))\n"
-        "print('ready', flush=True)\nwhile True: time.sleep(0.1)\n",
+        "import signal, sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(9))\n"
+        "print('ready', flush=True)\nwhile True: signal.pause()\n",
     )
     with grid.start("run", "listen.py") as client:
         client.until_out(b"ready\n")
@@ -94,8 +94,8 @@ def test_kill_with_another_signal_only_sends_it(grid: Grid) -> None:
 def test_a_program_that_will_not_hear_is_ended_all_the_same(grid: Grid) -> None:
     grid.write(
         "deaf.py",
-        "import signal, time\nfor n in (1, 2, 15): signal.signal(n, signal.SIG_IGN)\n"
-        "print('deaf', flush=True)\nwhile True: time.sleep(0.1)\n",
+        "import signal\nfor n in (1, 2, 15): signal.signal(n, signal.SIG_IGN)\n"
+        "print('deaf', flush=True)\nwhile True: signal.pause()\n",
     )
     with grid.start("run", "deaf.py") as client:
         client.until_out(b"deaf\n")
@@ -141,8 +141,8 @@ def test_control_c_ends_the_job_and_is_130(grid: Grid) -> None:
 def test_a_second_control_c_detaches_and_prints_the_id(grid: Grid) -> None:
     grid.write(
         "slow.py",
-        "import signal, time\nsignal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))\n"
-        "print('begun', flush=True)\nwhile True: time.sleep(0.05)\n",
+        "import signal\nsignal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))\n"
+        "print('begun', flush=True)\nwhile True: signal.pause()\n",
     )
     with grid.start("run", "slow.py") as client:
         client.until_out(b"begun\n")
@@ -268,7 +268,7 @@ def test_an_interactive_run_has_the_terminal(grid: Grid) -> None:
 def test_control_c_on_an_interactive_terminal_is_the_programs(grid: Grid) -> None:
     grid.write(
         "heed.py",
-        "import time\nprint('ready', flush=True)\ntry:\n    time.sleep(99)\nexcept KeyboardInterrupt:\n"
+        "import signal\ntry:\n    print('ready', flush=True)\n    signal.pause()\nexcept KeyboardInterrupt:\n"
         "    print('interrupted', flush=True)\n    raise SystemExit(11)\n",
     )
     with Terminal(grid, "run", "-I", "heed.py") as terminal:
@@ -303,7 +303,7 @@ def test_a_waiting_person_at_a_terminal_sees_no_trace_in_the_output(grid: Grid) 
 def test_memory_that_is_too_much_is_137_and_said(grid: Grid) -> None:
     grid.write(
         "greedy.py",
-        "import time\nkeep = bytearray(300 << 20)\nfor n in range(0, len(keep), 4096): keep[n] = 1\ntime.sleep(30)\n",
+        "import signal\nkeep = bytearray(300 << 20)\nfor n in range(0, len(keep), 4096): keep[n] = 1\nsignal.pause()\n",
     )
     done = grid("run", "--memory", "100M", "greedy.py")
     assert done.code == 137
@@ -312,7 +312,7 @@ def test_memory_that_is_too_much_is_137_and_said(grid: Grid) -> None:
 
 def test_A37_a_secret_of_the_environment_is_nowhere_to_be_seen(grid: Grid) -> None:
     secret = "hunter2-" + os.urandom(8).hex()
-    grid.write("tell.py", "import os, time\nprint(os.environ['TOKEN'], flush=True)\ntime.sleep(99)\n")
+    grid.write("tell.py", "import os, signal\nprint(os.environ['TOKEN'], flush=True)\nsignal.pause()\n")
     environ = {**grid.environ, "TOKEN": secret}
     with (grid.folder / "out").open("wb") as out:
         client = subprocess.Popen(

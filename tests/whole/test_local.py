@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.whole.grid import LocalGrid, until
-
-FOREVER = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.1)\n"
+from tests.whole.samples import FOREVER
 
 
 @pytest.fixture

@@ -16,29 +16,18 @@ from tests.lab import machine
 from tests.lab.host import LabHost
 from tests.lab.hosts import Lab
 from tests.whole.grid import Grid, Running, open_gate, remains, until, until_value
+from tests.whole.samples import halves, output_of_halves
 
 pytestmark = pytest.mark.lab
 
 # Says what it has come to; the second half only when the file is there.
-HALVES = """import os, sys, time
-for n in range(100): print("first", n, flush=True)
-while not os.path.exists(sys.argv[1]): time.sleep(0.02)
-for n in range(100): print("second", n, flush=True)
-"""
-OUTPUT = b"".join(b"%s %d\n" % (word, n) for word in (b"first", b"second") for n in range(100))
+HALVES, OUTPUT = halves(100), output_of_halves(100)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def less_patience(module_grid: Grid) -> None:
     """Nobody has to wait ten seconds for a host to be given up here; a cut is still noticed first."""
     module_grid.write_inventory("retry: {patience: [8s, 1m]}")
-
-
-def seen_down(grid: Grid, host: LabHost) -> None:
-    """The host is going to restart: the master is to know that its connection is gone, not to find out later."""
-    host.stop_server()
-    host.reset_sessions()
-    until_value(grid.nodes, lambda nodes: nodes[host.name]["state"] == "DOWN", f"{host.name} to be down")
 
 
 def until_last_ran(grid: Grid) -> str:
@@ -214,7 +203,7 @@ def test_F1_F4_hosts_that_fall_silent_at_any_stage_give_their_jobs_away(grid: Gr
 def test_a_host_lost_while_its_toolchain_is_tested(grid: Grid, hosts: Lab) -> None:
     grid.until_up()
     host = hosts["h1"]
-    seen_down(grid, host)
+    grid.until_down(host)
     host.reset()
     grid.write("A.java", "class A { public static void main(String[] a) { System.out.print(a[0]); } }")
     with grid.start("run", "--on", "h1", "A.java", "fine") as client:
@@ -266,7 +255,7 @@ def test_one_dead_host_slows_nobody(grid: Grid, hosts: Lab) -> None:
 def test_F24_a_host_with_a_full_disk_is_passed_over(grid: Grid, hosts: Lab) -> None:
     host = hosts["h1"]
     grid.write("hello.py", "print('hello')")
-    seen_down(grid, host)
+    grid.until_down(host)
     host.small_disk(3 << 20)
     try:
         grid.until_up()
@@ -285,14 +274,14 @@ def test_F24_a_host_with_a_full_disk_is_passed_over(grid: Grid, hosts: Lab) -> N
         assert "disk full" in first["outcome"] or "no space" in first["outcome"]
         host.free_disk()
     finally:
-        seen_down(grid, host)
+        grid.until_down(host)
         host.reset()
 
 
 def test_F23_what_ends_on_a_full_disk_is_not_taken_for_whole(grid: Grid, hosts: Lab, gate: str) -> None:
     host = hosts["h1"]
     grid.write("hello.py", "print('hello')")
-    seen_down(grid, host)
+    grid.until_down(host)
     host.small_disk(3 << 20)
     try:
         grid.until_up()
@@ -308,7 +297,7 @@ def test_F23_what_ends_on_a_full_disk_is_not_taken_for_whole(grid: Grid, hosts: 
         host.free_disk()
         until(lambda: not remains(host), "h1 to be cleaned", 20, lambda: remains(host))
     finally:
-        seen_down(grid, host)
+        grid.until_down(host)
         host.reset()
 
 
@@ -332,7 +321,7 @@ def test_A41_a_workdir_that_is_not_ours_is_refused_and_named(grid: Grid, hosts: 
 def test_A21_a_changed_host_key_is_refused_until_a_person_acts(grid: Grid, hosts: Lab) -> None:
     host = hosts["h1"]
     known = hosts.known_hosts.read_text()
-    seen_down(grid, host)
+    grid.until_down(host)
     try:
         host.new_host_key()
         grid("node", "check", "h1")

@@ -11,16 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.whole.grid import Grid, open_gate, until, until_value
+from tests.whole.samples import halves, output_of_halves
 
 pytestmark = pytest.mark.lab
 
-LINES = """import os, sys, time
-for n in range(1000): print("first", n, flush=True)
-while not os.path.exists(sys.argv[1]): time.sleep(0.02)
-for n in range(1000): print("second", n, flush=True)
-sys.exit(0)
-"""
-OUTPUT = b"".join(b"%s %d\n" % (word, n) for word in (b"first", b"second") for n in range(1000))
+LINES, OUTPUT = halves(1000), output_of_halves(1000)
 
 
 def kill_master(grid: Grid) -> int:

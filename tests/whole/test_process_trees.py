@@ -14,10 +14,10 @@ from tests.whole.grid import Grid, programs, until
 pytestmark = pytest.mark.lab
 
 # So many children, then a word.
-MANY = """import os, sys, time
+MANY = """import os, signal, sys, time
 for _ in range(int(sys.argv[1])):
     if os.fork() == 0:
-        time.sleep(600)
+        signal.pause()
 print("all begun", flush=True)
 time.sleep(float(sys.argv[2]))
 """

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.whole.grid import Done, Grid
+from tests.whole.samples import FOREVER
 
 pytestmark = pytest.mark.lab
 
@@ -198,7 +199,7 @@ def test_a_java_compile_error_speaks_of_the_users_file(grid: Grid) -> None:
 
 
 def test_a_time_limit_is_124_and_leaves_nothing(grid: Grid) -> None:
-    grid.write("forever.py", "import time\nprint('begun', flush=True)\nwhile True: time.sleep(1)\n")
+    grid.write("forever.py", FOREVER)
     done = grid("run", "--time-limit", "1s", "forever.py")
     assert (done.code, done.out) == (124, b"begun\n")
     assert grid.last()["state"] == "TIMEOUT"
@@ -207,14 +208,14 @@ def test_a_time_limit_is_124_and_leaves_nothing(grid: Grid) -> None:
 def test_children_that_outlive_their_parent_do_not_outlive_the_run(grid: Grid) -> None:
     grid.write(
         "fork.py",
-        """import os, sys, time
+        """import os, signal, sys
 for kind in ("child", "session", "double"):
     if os.fork() == 0:
         if kind != "child": os.setsid()
         if kind == "double" and os.fork(): os._exit(0)
         if kind == "double":
             for number in (0, 1, 2): os.close(number)
-        while True: time.sleep(1)
+        while True: signal.pause()
 print("parent is done", flush=True)
 sys.exit(4)
 """,

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.whole.grid import ROOT, LocalGrid, until
+from tests.whole.samples import WAIT_FOR_GATE
 from tests.whole.tmux import Tmux
 
-WAITS = """import os, sys, time
+WAITS = f"""import os, sys, time
 print('begun', flush=True)
-while not os.path.exists(sys.argv[1]): time.sleep(0.05)
+{WAIT_FOR_GATE}
 print('ended')
 """
 TALKS = "import time\nfor n in range(10**9):\n    print('word', n, '\\x1b[31m', flush=True)\n    time.sleep(0.05)\n"

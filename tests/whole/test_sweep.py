@@ -163,11 +163,11 @@ def test_exit_codes_say_what_became_of_it(grid: Grid) -> None:
 
 
 def test_a_halt_ends_what_runs_and_what_was_left_can_be_run(grid: Grid) -> None:
-    grid.write("fail.py", "import os, sys, time\ntime.sleep(0 if sys.argv[1] == '1' else 30)\nsys.exit(1)")
+    grid.write("fail.py", "import signal, sys\nif sys.argv[1] != '1': signal.pause()\nsys.exit(1)")
     done = grid("sweep", "-j", "2", "--halt", "now,fail=1", "--results", "out", "-p", "x=1..8", "fail.py")
     assert done.code >= 1
     assert [row["task"] for row in rows(grid.folder / "out")] == ["1"]
-    grid.write("late.py", "import time; time.sleep(30)")
+    grid.write("late.py", "import signal; signal.pause()")
     done = grid("sweep", "--timeout", "1s", "-p", "x=1,2", "late.py")
     assert done.code == 2
     assert "error: task" in done.err

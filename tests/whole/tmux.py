@@ -9,12 +9,13 @@ import os
 import shlex
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.whole.grid import until, until_value
 
 SECONDS = 30.0
 
@@ -90,11 +91,7 @@ class Tmux:
 
     def until(self, holds: Callable[[str], object], what: str, seconds: float = SECONDS) -> str:
         """The first screen of which it is so."""
-        deadline = time.monotonic() + seconds
-        while not holds(screen := self.screen):
-            assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}; the screen is\n{screen}"
-            time.sleep(0.03)
-        return screen
+        return until_value(lambda: self.screen, lambda screen: bool(holds(screen)), f"{what} on the screen", seconds)
 
     def see(self, wanted: str, seconds: float = SECONDS) -> str:
         return self.until(lambda screen: wanted in screen, f"{wanted!r}", seconds)
@@ -104,9 +101,6 @@ class Tmux:
 
     def status(self, seconds: float = SECONDS) -> int:
         """How the program ended."""
-        deadline = time.monotonic() + seconds
         file = self._folder / "tmux.status"
-        while not file.exists():
-            assert time.monotonic() < deadline, f"still running; the screen is\n{self.screen}"
-            time.sleep(0.03)
+        until(file.exists, "the program to end", seconds, lambda: self.screen)
         return int(file.read_text())
