@@ -16,7 +16,8 @@ from pathlib import Path
 from bench.installed import Failed
 from bench.table import Row, rested, spread
 from sshgrid.engines import AttemptResult
-from sshgrid.engines.launch import RunSpec, make_batch
+from sshgrid.engines.batch_state import BatchState
+from sshgrid.engines.launch import BatchSpec, make_batch
 from sshgrid.model import Exited, Node
 from tests.edge.engine_hosts import Host
 from tests.lab.disk import ACCOUNT
@@ -32,20 +33,22 @@ LOOP = f"i=0; while [ $i -lt {TASKS} ]; do /bin/true; i=$((i + 1)); done"
 class _Tally:
     """Counts the tasks that ended well."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: BatchSpec) -> None:
+        self.state = BatchState({task.run: task for task in batch.tasks})
         self.well = 0
 
-    def kept(self, order: RunSpec, stream: str) -> int:
+    def kept(self, run: str, stream: str) -> int:
         return 0
 
-    async def output(self, order: RunSpec, stream: str, piece: bytes) -> None:
-        raise Failed(f"{order.run} said {piece!r} on {stream}")
+    async def output(self, run: str, stream: str, piece: bytes) -> None:
+        raise Failed(f"{run} printed {piece!r} on {stream}")
 
-    async def running(self, orders: Sequence[RunSpec]) -> None:
-        """No news here."""
+    async def running(self, runs: Sequence[str]) -> None:
+        """Starts are not counted."""
 
-    async def ended(self, ends: Sequence[tuple[RunSpec, AttemptResult]]) -> None:
-        self.well += sum(finish.outcome == Exited(0) for _, finish in ends)
+    async def ended(self, ends: Sequence[tuple[str, AttemptResult]]) -> None:
+        self.well += sum(result.outcome == Exited(0) for _, result in ends)
+        self.state.remove(run for run, _ in ends)
 
     async def uploaded(self, count: int, left: int = 0) -> None:
         """Once, and nothing to speak of."""
@@ -109,7 +112,7 @@ async def _batches(hosts: Sequence[Host], count: int) -> float:
     ]
     for host in hosts:
         await host.open()
-    tallies = [_Tally() for _ in hosts]
+    tallies = [_Tally(batch) for batch in batches]
     start = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for host, batch, tally in zip(hosts, batches, tallies, strict=True):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
+from sshgrid.engines.batch_state import BatchState
 from sshgrid.engines.launch import BatchSpec, RunSpec
 from sshgrid.model import Fetched, Outcome, Step, Struct, Usage
 
@@ -53,19 +54,23 @@ class Sink(Protocol):
 
 
 class BatchSink(Protocol):
-    """A Sink for the runs of a batch. Data passed to `output` and `ended` is stored when the call returns."""
+    """A Sink for the runs of a batch, by name. Data passed to `output` and `ended` is stored when the call returns."""
 
-    def kept(self, order: RunSpec, stream: str) -> int:
+    @property
+    def state(self) -> BatchState[Any]:
+        """The state of the batch, with the runs that have not ended."""
+
+    def kept(self, run: str, stream: str) -> int:
         """Return how many bytes of this run's stream are already stored."""
 
-    async def output(self, order: RunSpec, stream: str, piece: bytes) -> None:
+    async def output(self, run: str, stream: str, piece: bytes) -> None:
         """Append a piece of output to a stream of a run."""
 
-    async def running(self, orders: Sequence[RunSpec]) -> None:
+    async def running(self, runs: Sequence[str]) -> None:
         """Record that these runs have started. The call may come late, and not at all for a run that has ended."""
 
-    async def ended(self, ends: Sequence[tuple[RunSpec, AttemptResult]]) -> None:
-        """Record results, after all output of these runs was passed to `output`."""
+    async def ended(self, ends: Sequence[tuple[str, AttemptResult]]) -> None:
+        """Record results, after all output of these runs was passed to `output`, and remove the runs from the state."""
 
     async def uploaded(self, count: int, left: int = 0) -> None:
         """Count `count` more uploaded bytes; `left` bytes of a large upload remain."""
@@ -97,20 +102,19 @@ class Batches(Protocol):
     """Many runs of one program with one start."""
 
     async def run(self, batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
-        """Run all tasks; return when the sink has received the result of each.
+        """Run all tasks, which are in the sink's state; return when the sink has received the result of each.
 
         Of the HostErrors it raises only NeverBegan: the others are the results of the tasks.
         """
 
-    async def extend(self, batch: str, orders: Sequence[RunSpec], *, keep_warm: bool = False) -> bool:
-        """Add runs to a batch that is running; its sink receives their results.
+    async def extend(self, batch: str, orders: Sequence[RunSpec]) -> bool:
+        """Add runs, which have joined the state, to a batch that is running; its sink receives their results.
 
-        Return False when the batch takes no more: these runs never start. With `keep_warm`, the batch waits a moment
-        for more runs after the last one has ended.
+        Return False when the batch takes no more: these runs never start, and the caller removes them from the state.
         """
 
     async def revoke(self, batch: str, runs: Sequence[str]) -> list[str]:
-        """Prevent runs of a batch from starting. Return the names of those that had not started."""
+        """Prevent runs of a batch from starting. Return those that had not started; the caller removes them."""
 
 
 class Conversations(Protocol):

@@ -17,7 +17,7 @@ from sshgrid.engines import AttemptResult, BatchSink, run_outcome
 from sshgrid.engines.follow import LONGEST_PAUSE_SECONDS, OUTPUT_FILES, Poller, read_outcome
 from sshgrid.engines.host_wait import HostWait
 from sshgrid.engines.jobscript import tasks_script
-from sshgrid.engines.launch import BatchSpec, RunSpec, name_in_batch, needed_by, task_name
+from sshgrid.engines.launch import BatchSpec, RunSpec, name_in_batch, needed_by
 from sshgrid.engines.starter import START_GUARD_SECONDS, UPLOAD_TRIES, RunStarter
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.model import Exited, Fetched, HostLost, Outcome, Step
@@ -41,48 +41,41 @@ class DirectBatches:
 
     def __init__(self, starter: RunStarter) -> None:
         self._starter = starter
-        self._running: dict[str, _BatchTasks] = {}
+        self._running: dict[str, BatchRunSink] = {}
 
     async def run(self, batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
-        tasks = self._running[batch.run] = _BatchTasks(batch, sink, self._starter.clock)
-        # How many parts an earlier master has sent is not known here.
-        tasks.takes_more = not resume
-        tasks.keep_warm = batch.keep_warm and not resume
+        run_sink = self._running[batch.run] = BatchRunSink(batch.run, sink)
 
         def follower() -> BatchFollower:
-            return BatchFollower(batch, tasks, self._starter.wait(batch), self._starter.clock)
+            return BatchFollower(batch, run_sink, self._starter.wait(batch), self._starter.clock)
 
         try:
-            result = await self._starter.run(batch, tasks, follower, resume=resume)
+            result = await self._starter.run(batch, run_sink, follower, resume=resume)
         except HostError as error:
             log.info("%s on %s: %s", batch.run, self._starter.host.name, error.reason)
-            await tasks.end_rest(HostLost(error.reason))
+            await run_sink.end_rest(HostLost(error.reason))
             if isinstance(error, NeverBegan):  # a start may still be on its way
                 raise
         else:
-            await tasks.end_rest(result.outcome)
+            await run_sink.end_rest(result.outcome)
         finally:
             del self._running[batch.run]
 
-    async def extend(self, batch: str, orders: Sequence[RunSpec], *, keep_warm: bool = False) -> bool:
-        tasks = self._running.get(batch)
-        if tasks is None or not self._starter.was_sent(batch) or not tasks.takes_more:
+    async def extend(self, batch: str, orders: Sequence[RunSpec]) -> bool:
+        sink = self._running.get(batch)
+        if sink is None or not self._starter.was_sent(batch) or not sink.state.takes_more:
             return False
-        # Before they are sent: the node may report them before it has answered.
-        names = tasks.add(orders)
-        tasks.keep_warm = keep_warm
         try:
-            taken = await self._send_more(batch, tasks, orders)
+            taken = await self._send_more(batch, sink, orders)
         except HostError as error:
             log.info("%s on %s: no more tasks: %s", batch, self._starter.host.name, error.reason)
             taken = False
-        tasks.sent(names)
+        sink.state.joined(order.run for order in orders)
         if not taken:
-            tasks.takes_more = tasks.keep_warm = False
-            tasks.remove(names)
+            sink.state.close()
             await self._wake_follower(batch)
         elif batch not in self._running:
-            await tasks.end_lost("the batch ended")
+            await sink.end_lost("the batch ended")
         return taken
 
     async def _wake_follower(self, batch: str) -> None:
@@ -90,25 +83,25 @@ class DirectBatches:
         with contextlib.suppress(HostError):
             (await self._starter.host.connected(0)).wakeup(batch).set()
 
-    async def _send_more(self, batch: str, tasks: _BatchTasks, orders: Sequence[RunSpec]) -> bool:
-        tasks.parts += 1
-        host, objects = self._starter.host, needed_by(orders)
-        script = tasks_script(batch, orders, keep_warm=tasks.keep_warm)
+    async def _send_more(self, batch: str, sink: BatchRunSink, orders: Sequence[RunSpec]) -> bool:
+        state, host, objects = sink.state, self._starter.host, needed_by(orders)
+        state.parts += 1
+        script = tasks_script(batch, orders, keep_warm=state.keep_warm)
         for _ in range(UPLOAD_TRIES):
             link = await host.connected(0)
             not_after = host.uptime_now() + START_GUARD_SECONDS
             try:
-                started = await link.more(batch, tasks.parts, not_after, script, len(orders), objects)
+                started = await link.more(batch, state.parts, not_after, script, len(orders), objects)
             except Dropped as error:
                 # They may have arrived: as for a start, what the node reports decides.
                 log.info("%s on %s: no answer to more tasks: %s", batch, host.name, error.reason)
-                tasks.takes_more = False
+                state.takes_more = False
                 return True
             match started.word:
                 case "claimed":
                     return True
                 case "missing":
-                    await self._starter.upload(link, started.rest.split(), tasks)
+                    await self._starter.upload(link, started.rest.split(), sink)
                 case "already" | "late":
                     return False
                 case _:
@@ -121,115 +114,86 @@ class DirectBatches:
         names = {name_in_batch(run): run for run in runs}
         link = await self._starter.host.connected(0)
         revoked = await link.refuse_tasks(batch, [*names])
-        if tasks := self._running.get(batch):
-            tasks.remove(revoked)
         return [names[name] for name in revoked if name in names]
 
 
-class _BatchTasks:
-    """The tasks of a batch that have not ended, and the sink of the batch as a run."""
+class BatchRunSink:
+    """The sink of a batch as a run, and the way from the names in its ledger to the sink of its tasks."""
 
-    def __init__(self, batch: BatchSpec, sink: BatchSink, clock: Clock) -> None:
-        self.batch = batch
-        self._sink = sink
-        self._clock = clock
-        self._waiting = {task_name(order): order for order in batch.tasks}
-        self._begun: dict[str, float] = {}  # when that was told
-        self._sending: set[str] = set()
-        self.parts = 1  # in which its tasks were sent
-        self.takes_more = False
-        self.keep_warm = False  # the node waits a moment for more, and then the batch ends by itself
+    def __init__(self, batch: str, sink: BatchSink) -> None:
+        self.state = sink.state
         self.uploaded, self.compiled = sink.uploaded, sink.compiled
+        self._sink = sink
+        self._prefix = batch.partition("-")[0] + "-"
 
-    @property
-    def done(self) -> bool:
-        return not self._waiting
-
-    # --- as of any run
+    # --- the batch as a run
 
     def kept(self, stream: str) -> int:
         return 0
 
     async def output(self, stream: str, piece: bytes) -> None:
-        """What a compiler said, of which one task may tell."""
-        await self._sink.output(self.batch.tasks[0], stream, piece)
+        """Pass what a compiler printed to one task."""
+        if run := next(iter(self.state.rest), None):
+            await self._sink.output(run, stream, piece)
 
     async def step(self, step: Step) -> None:
-        """Of a batch alone it means nothing."""
+        """Ignore the steps of the batch: each task has its own."""
 
     def room(self) -> int:
-        return 0  # nothing is fetched: such runs are in no batch
+        return 0  # runs that fetch files are not batched
 
     async def again(self, stream: str) -> None:
-        raise AssertionError(f"a batch has no {stream} of its own")
+        raise AssertionError(f"a batch has no stream {stream}")
 
     async def fetched(self, fetched: Fetched) -> None:
-        raise AssertionError(f"a batch fetches nothing, and not {fetched}")
+        raise AssertionError(f"a batch fetches no files: {fetched}")
 
-    def add(self, orders: Iterable[RunSpec]) -> frozenset[str]:
-        """More tasks are on their way; whether they have arrived is not known before `sent`."""
-        more = {task_name(order): order for order in orders}
-        self._waiting |= more
-        self._sending |= more.keys()
-        return frozenset(more)
+    # --- its tasks
 
-    def sent(self, tasks: Iterable[str]) -> None:
-        self._sending.difference_update(tasks)
+    def run_of(self, task: str) -> str | None:
+        """Return the run of a task in the ledger; None when it has ended already."""
+        run = self._prefix + task
+        return run if run in self.state.rest else None
 
-    def remove(self, tasks: Iterable[str]) -> None:
-        """These will never begin, and somebody knows."""
-        for task in tasks:
-            self._waiting.pop(task, None)
+    def kept_of(self, run: str, stream: str) -> int:
+        return self._sink.kept(run, stream)
 
-    # --- of one task
+    async def output_of(self, run: str, stream: str, piece: bytes) -> None:
+        await self._sink.output(run, stream, piece)
 
-    def order(self, task: str) -> RunSpec | None:
-        """None when its end was told already."""
-        return self._waiting.get(task)
-
-    def kept_of(self, order: RunSpec, stream: str) -> int:
-        return self._sink.kept(order, stream)
-
-    async def output_of(self, order: RunSpec, stream: str, piece: bytes) -> None:
-        await self._sink.output(order, stream, piece)
-
-    async def running(self, tasks: Iterable[str]) -> None:
-        fresh = [task for task in tasks if task in self._waiting and task not in self._begun]
-        self._begun |= dict.fromkeys(fresh, self._clock.monotonic())
-        if fresh:
-            await self._sink.running([self._waiting[task] for task in fresh])
-
-    def long_running(self, since: float) -> list[RunSpec]:
-        """Those under way that had begun by then; not more than there are lanes."""
-        return [self._waiting[task] for task, begun in self._begun.items() if begun <= since and task in self._waiting]
+    async def begun(self, tasks: Iterable[str]) -> None:
+        if fresh := self.state.begin(self._prefix + task for task in tasks):
+            await self._sink.running(fresh)
 
     async def ended(self, ends: Mapping[str, AttemptResult]) -> None:
-        found = [(self._waiting[task], finish) for task, finish in ends.items() if task in self._waiting]
-        if found:
-            await self._sink.ended(found)
-        for task in ends:
-            self._waiting.pop(task, None)
-            self._begun.pop(task, None)
+        """Pass on the results of tasks, by name in the ledger."""
+        await self._end([(run, result) for task, result in ends.items() if (run := self.run_of(task))])
 
     async def end_rest(self, outcome: Outcome) -> None:
-        """The tasks that were never told to have ended end like this; of those on their way `extend` will know."""
-        await self.ended({task: AttemptResult(outcome) for task in self._waiting if task not in self._sending})
+        """End the tasks whose end was not reported. `extend` answers for those that are joining."""
+        await self._end([(run, AttemptResult(outcome)) for run in self.state.settled()])
 
     async def end_lost(self, why: str) -> None:
-        """The batch is over: who has begun was lost, the others never will."""
-        left = [task for task in self._waiting if task not in self._sending]
-        await self.ended({task: AttemptResult(HostLost(why if task in self._begun else NEVER_BEGAN)) for task in left})
+        """End the tasks of a batch that is over: those that have begun are lost, the others never begin."""
+        begun = self.state.begun_at
+        reasons = {run: why if run in begun else NEVER_BEGAN for run in self.state.settled()}
+        await self._end([(run, AttemptResult(HostLost(reason))) for run, reason in reasons.items()])
+
+    async def _end(self, ends: Sequence[tuple[str, AttemptResult]]) -> None:
+        if ends:
+            await self._sink.ended(ends)
 
 
 class BatchFollower:
     """Follows a batch from the first unread record of its ledger until every task has ended."""
 
-    def __init__(self, batch: BatchSpec, tasks: _BatchTasks, wait: HostWait, clock: Clock) -> None:
+    def __init__(self, batch: BatchSpec, sink: BatchRunSink, wait: HostWait, clock: Clock) -> None:
         self._batch = batch
-        self._tasks = tasks
+        self._sink = sink
+        self._state = sink.state
         self._wait = wait
         self._clock = clock
-        self._poller = Poller(batch, tasks, wait, clock)
+        self._poller = Poller(batch, sink, wait, clock)
         self._records = 0  # of the ledger that were read
         self._lane_seconds: dict[str, float] = {}  # CPU seconds that each lane has reported
         self._live_at = 0.0  # when output of running tasks was read last
@@ -240,7 +204,7 @@ class BatchFollower:
         return await self._poller.follow(self._look, self._connected, until_running=until_running, at_once=at_once)
 
     async def _connected(self) -> Link:
-        if self._tasks.done:  # a batch that only waits for more is not worth waiting for its host
+        if self._state.done:  # a batch that only waits for more is not worth waiting for its host
             return await self._wait.host.connected(0)
         return await self._wait.connected()
 
@@ -252,7 +216,7 @@ class BatchFollower:
             return None
         await self._poller.report_step(run)
         await self._take(link, look)
-        if self._tasks.done and not self._tasks.keep_warm:
+        if self._state.done and not self._state.keep_warm:
             return AttemptResult(Exited(0))
         await self._read_live_output(link)
         if look.records:
@@ -262,59 +226,59 @@ class BatchFollower:
         if look.records or (run.record is None and run.alive):
             return None
         if run.record is not None and not run_outcome.has_build(run.record):
-            outcome, self.compiler_output = await read_outcome(link, self._batch, self._tasks, run, run.record)
+            outcome, self.compiler_output = await read_outcome(link, self._batch, self._sink, run, run.record)
             return AttemptResult(outcome, run_outcome.usage(run.record))
-        await self._tasks.end_lost(run_outcome.lost_batch(run.why))
+        await self._sink.end_lost(run_outcome.lost_batch(run.why))
         return AttemptResult(Exited(0))
 
     async def _take(self, link: Link, look: BatchLook) -> None:
         """What is new in the ledger, in its order."""
         over = {end.task for end in look.ended}
-        await self._tasks.running(task for task in look.begun if task not in over)
+        await self._sink.begun(task for task in look.begun if task not in over)
         ends = {}
         seconds = dict(self._lane_seconds)
         for end in look.ended:
             ends[end.task] = AttemptResult(await self._task_outcome(link, end), run_outcome.usage(_own(end, seconds)))
-            if order := self._tasks.order(end.task):
+            if run := self._sink.run_of(end.task):
                 for stream, file in OUTPUT_FILES.items():
-                    await self._read_output(link, end, order, stream, file)
-        await self._tasks.ended(ends)
+                    await self._read_output(link, end, run, stream, file)
+        await self._sink.ended(ends)
         # Only what was told is behind us: after a lost connection the rest comes again.
         self._records += look.records
         self._lane_seconds = seconds
 
-    async def _read_output(self, link: Link, end: TaskEnd, order: RunSpec, stream: str, file: str) -> None:
+    async def _read_output(self, link: Link, end: TaskEnd, run: str, stream: str, file: str) -> None:
         if file[0] not in end.printed:
             return
-        at, here = self._tasks.kept_of(order, stream), end.small.get(file)
+        at, here = self._sink.kept_of(run, stream), end.small.get(file)
         if here is not None:
             if piece := here[at:]:
-                await self._tasks.output_of(order, stream, piece)
+                await self._sink.output_of(run, stream, piece)
             return
         while piece := await link.piece(self._batch.run, f"{end.task}.{file}", at, PIECE_BYTES):
-            await self._tasks.output_of(order, stream, piece)
+            await self._sink.output_of(run, stream, piece)
             at += len(piece)
         if not at:
             raise NodeUnfit(link.node.name, f"the output of {end.task} is no longer there")
 
     async def _read_live_output(self, link: Link) -> None:
-        """What tasks that run for long have printed so far: at most a piece of each output, and not at every look."""
+        """Read the output of tasks that have run for long: at most a piece of each stream, and not at every look."""
         now = self._clock.monotonic()
         if now - self._live_at < LONGEST_PAUSE_SECONDS:
             return
-        tasks = self._tasks.long_running(now - LIVE_AFTER_SECONDS)
-        if not tasks:
+        runs = self._state.begun_before(now - LIVE_AFTER_SECONDS)
+        if not runs:
             return
         self._live_at = now
-        files = {f"{task_name(task)}.{file}": (task, stream) for task in tasks for stream, file in OUTPUT_FILES.items()}
+        files = {f"{name_in_batch(run)}.{file}": (run, stream) for run in runs for stream, file in OUTPUT_FILES.items()}
         for file, size in (await link.sizes(self._batch.run, [*files])).items():
-            task, stream = files[file]
-            at = self._tasks.kept_of(task, stream)
+            run, stream = files[file]
+            at = self._sink.kept_of(run, stream)
             if size > at and (piece := await link.piece(self._batch.run, file, at, min(size - at, PIECE_BYTES))):
-                await self._tasks.output_of(task, stream, piece)
+                await self._sink.output_of(run, stream, piece)
 
     async def _task_outcome(self, link: Link, end: TaskEnd) -> Outcome:
-        outcome, _ = await read_outcome(link, self._batch, self._tasks, RunLook(why=end.why), end.record)
+        outcome, _ = await read_outcome(link, self._batch, self._sink, RunLook(why=end.why), end.record)
         return outcome
 
 

@@ -218,5 +218,5 @@ class Attempts:
             for running in self.running
             if running.superseded and not running.record.batch and running.follower
         }
-        idle = {sink.follower for sink in self.batches.all if not sink.rest and sink.follower}
+        idle = {sink.follower for sink in self.batches.all if sink.state.done and sink.follower}
         return self._removal.in_progress | superseded | idle

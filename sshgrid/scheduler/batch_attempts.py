@@ -64,9 +64,10 @@ class BatchAttempts:
     def ran_seconds(self, running: RunningAttempt) -> float | None:
         """How long the program of this task of a batch has run; None while it waits behind another one."""
         sink = self._batches.get((running.attempt.node, running.record.batch))
-        if sink and sink.is_first(running.run) and running.run not in sink.leaving | sink.joining:
-            return sink.ran_seconds
-        return None
+        if sink is None or not sink.state.is_first(running.run):
+            return None
+        state, run = sink.state, running.run
+        return None if run in state.leaving or run in state.joining else state.ran_seconds
 
     # --- start and follow
 
@@ -92,9 +93,9 @@ class BatchAttempts:
         name, node = begun[0][1].batch, begun[0][1].node
         jobs, batch = [job for job, _ in begun], [self._running.add(*each) for each in begun]
         spool = self._pool.shared.spool
-        sink = self._batches[node, name] = BatchSink(self._active_jobs, spool, batch, self._settlement.settle_all)
-        sink.takes_more = not resume
-        sink.keep_warm = keep_warm
+        sink = self._batches[node, name] = BatchSink(
+            self._active_jobs, spool, batch, self._settlement.settle_all, resumed=resume, keep_warm=keep_warm
+        )
         if managed := self._pool.nodes.get(node):
             managed.begun(name)
         follower = sink.follower = self._tasks.start(self._follow(sink, jobs, batch, resume), f"batch {name}")
@@ -119,7 +120,7 @@ class BatchAttempts:
             node.ended(sink.name)
             del self._batches[sink.node, sink.name]
         # Tasks that are on their way to the node are settled when the node has answered.
-        rest = [running for run, running in sink.rest.items() if run not in sink.joining]
+        rest = [sink.state.rest[run] for run in sink.state.settled()]
         self._settlement.settle_all([(running, lost) for running in rest])
         self._removal.start(node, sink.name, never_began=sink.never_began)
 
@@ -132,7 +133,7 @@ class BatchAttempts:
             await node.connected(max(patience(job, running) for job, running in zip(jobs, batch, strict=True)))
         specs = self._launching.batch_specs(jobs, batch, node, resume=resume)
         try:
-            whole = make_batch(specs, name=sink.name, keep_warm=sink.keep_warm)
+            whole = make_batch(specs, name=sink.name, keep_warm=sink.state.keep_warm)
             await _batches(node).run(whole, sink, resume=resume)
         except NeverBegan:
             sink.never_began = True
@@ -143,22 +144,22 @@ class BatchAttempts:
 
     def extend(self, sink: BatchSink, found: Sequence[tuple[Job, Attempt]], *, keep_warm: bool) -> None:
         """Append claimed tasks to a batch, in its slot. When the node takes no more, they return to the queue."""
-        sink.keep_warm = keep_warm
+        sink.state.keep_warm = keep_warm
         jobs, batch = [job for job, _ in found], [self._running.add(job, job.attempts[-1]) for job, _ in found]
-        sink.join(batch)
+        sink.state.join({running.run: running for running in batch})
         self._tasks.start(self._extend(sink, jobs, batch), f"extend {sink.name}")
 
     async def _extend(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[RunningAttempt]) -> None:
         node = self._pool.nodes.get(sink.node)
         sent = None if node is None else await result_or_blame(sink.name, node, self._send(sink, jobs, batch, node))
-        sink.joining.difference_update(running.run for running in batch)
+        sink.state.joined(running.run for running in batch)
         if isinstance(sent, AttemptResult):
-            sink.leave(running.run for running in batch)
+            sink.state.remove(running.run for running in batch)
             self._settlement.settle_all([(running, sent) for running in batch])
         elif not sent:
             self._give_back(sink, batch)
         elif self._batches.get((sink.node, sink.name)) is not sink:  # the batch ended while they were on their way
-            rest = [running for running in batch if running.run in sink.rest]
+            rest = [running for running in batch if running.run in sink.state.rest]
             self._settlement.settle_all([(running, NOT_REPORTED) for running in rest])
 
     async def _send(
@@ -166,12 +167,12 @@ class BatchAttempts:
     ) -> bool:
         async with self._active_jobs.bulk_lock:
             specs = self._launching.batch_specs(jobs, batch, node, resume=False)
-        return await _batches(node).extend(sink.name, specs, keep_warm=sink.keep_warm)
+        return await _batches(node).extend(sink.name, specs)
 
     def revoke(self, sink: BatchSink, runs: Sequence[str]) -> None:
         """Return those of these runs to the queue that have not started when the node receives the request."""
-        sink.takes_more = False  # the node would skip these runs if they were sent to the same batch again
-        sink.leaving.update(runs)
+        sink.state.takes_more = False  # the node would skip these runs if they were sent to the same batch again
+        sink.state.leaving.update(runs)
         self._tasks.start(self._revoke(sink, runs), f"revoke from {sink.name}")
 
     async def _revoke(self, sink: BatchSink, runs: Sequence[str]) -> None:
@@ -184,13 +185,13 @@ class BatchAttempts:
             log.info("%s: cannot revoke tasks of %s: %s", node.name, sink.name, error.reason)
             return
         finally:
-            sink.leaving.difference_update(runs)
-        self._give_back(sink, [running for run in revoked if (running := sink.rest.get(run))])
+            sink.state.leaving.difference_update(runs)
+        self._give_back(sink, [running for run in revoked if (running := sink.state.rest.get(run))])
 
     def _give_back(self, sink: BatchSink, batch: Sequence[RunningAttempt]) -> None:
         """Return tasks that never started to the queue; settle those that are cancelled or superseded."""
-        sink.takes_more = False
-        sink.leave(running.run for running in batch)
+        sink.state.takes_more = False
+        sink.state.remove(running.run for running in batch)
         over = [running for running in batch if self._is_over_unstarted(running)]
         self._settlement.settle_all([(running, AttemptResult(Cancelled())) for running in over])
         given = [running for running in batch if running not in over]
@@ -207,7 +208,7 @@ class BatchAttempts:
         if not await _batches(node).revoke(batch, [running.run]):
             return False
         if sink := self._batches.get((node.name, batch)):
-            sink.leave([running.run])
+            sink.state.remove([running.run])
         self._settlement.settle(running, AttemptResult(Cancelled()))
         return True
 

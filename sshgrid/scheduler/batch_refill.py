@@ -49,14 +49,14 @@ class BatchRefill:
         self._nearly_over = [sink for sink in batches.holding_slots if self._is_nearly_over(sink)]
 
     def _is_nearly_over(self, sink: BatchSink) -> bool:
-        if not sink.takes_more or sink.joining:
+        if not sink.state.takes_more or sink.state.joining:
             return False
-        if not sink.rest:
-            return sink.keep_warm
+        if not sink.state.rest:
+            return sink.state.keep_warm
         takes = self._times.task_seconds(sink)
         if takes is None or takes > LONG_SECONDS:
             return False
-        return len(sink.rest) == 1 or len(sink.rest) * takes < AHEAD_SECONDS
+        return len(sink.state.rest) == 1 or len(sink.state.rest) * takes < AHEAD_SECONDS
 
     def __len__(self) -> int:
         """How many batches are nearly over."""
@@ -66,7 +66,7 @@ class BatchRefill:
         """For each sweep the number of its slots whose batches are nearly over."""
         counts: Counter[JobId] = Counter()
         for sink in self._nearly_over:
-            if sink.sweep is not None and not sink.idle:
+            if sink.sweep is not None and not sink.state.idle:
                 counts[sink.sweep] += 1
         return counts
 
@@ -75,7 +75,7 @@ class BatchRefill:
         state = self._sweeps.state(job.id)
         if state is None or job.attempts or not state.may_start:
             return False
-        idle = [sink for sink in self._nearly_over if sink.idle and self._times.state(sink) is state]
+        idle = [sink for sink in self._nearly_over if sink.state.idle and self._times.state(sink) is state]
         if not idle:
             return False
         # An idle batch counts as no run of its user: the limit of a group may have been reached meanwhile.
@@ -90,7 +90,7 @@ class BatchRefill:
             return False
         nodes = self._views.could_follow(job)
         for sink in list(self._nearly_over):
-            is_own = self._times.state(sink) is state and not sink.idle
+            is_own = self._times.state(sink) is state and not sink.state.idle
             if is_own and sink.node in nodes and self._extend(sink, job, now):
                 return True
         return False
@@ -136,9 +136,9 @@ class BatchRefill:
     def release(self) -> None:
         """Release the slots that other jobs get next, and those of idle batches whose sweep has no more tasks."""
         for sink in self._batches.holding_slots:
-            if sink.idle and not (sink.sweep and self._sweeps.has_unstarted(sink.sweep)):
+            if sink.state.idle and not (sink.sweep and self._sweeps.has_unstarted(sink.sweep)):
                 self._batches.release(sink)
         for sink in self.promised:
             takes = self._times.task_seconds(sink)
-            if not sink.rest or (takes is not None and len(sink.rest) * takes < RELEASE_SECONDS):
+            if not sink.state.rest or (takes is not None and len(sink.state.rest) * takes < RELEASE_SECONDS):
                 self._batches.release(sink)

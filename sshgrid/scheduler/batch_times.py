@@ -30,9 +30,9 @@ class BatchTimes:
 
     def left_seconds(self, sink: BatchSink) -> float:
         """The expected seconds until the last task of a batch ends."""
-        if not sink.rest:
+        if not sink.state.rest:
             return 0.0
         takes = self.task_seconds(sink)
         if takes is None:
             return LONG_SECONDS
-        return (len(sink.rest) - 1) * takes + rest_seconds(takes, sink.ran_seconds)
+        return (len(sink.state.rest) - 1) * takes + rest_seconds(takes, sink.state.ran_seconds)

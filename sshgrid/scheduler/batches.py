@@ -1,20 +1,19 @@
 """Attempts that share a start: the tasks of a sweep that go to one slot of a node together.
 
-Each is settled as any other attempt, but many with one commit. Refuses to say of a task that it ran on a lost host
-unless the node has told so.
+Each is settled like any other attempt, but many with one commit. A task counts as run on a lost host only when the node
+has reported its start.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import msgspec
 
 from sshgrid.engines import AttemptResult
-from sshgrid.engines.launch import RunSpec
+from sshgrid.engines.batch_state import BatchState
 from sshgrid.model import AttemptRecord, Job, Step, sweep_of
 from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler.attempt_registry import RunningAttempt
@@ -24,89 +23,58 @@ Ends: TypeAlias = "Sequence[tuple[RunningAttempt, AttemptResult]]"
 
 
 class BatchSink:
-    """Brings the news of a batch to disk first and to the watchers second; knows what has not ended yet."""
+    """Receives what an engine reports of a batch: to disk first, to watchers second. Owns the state of the batch."""
 
     def __init__(
-        self, active_jobs: ActiveJobs, spool: Spool, batch: Sequence[RunningAttempt], settle: Callable[[Ends], None]
+        self,
+        active_jobs: ActiveJobs,
+        spool: Spool,
+        batch: Sequence[RunningAttempt],
+        settle: Callable[[Ends], None],
+        *,
+        resumed: bool = False,
+        keep_warm: bool = False,
     ) -> None:
         first = batch[0]
+        self.state = BatchState({running.run: running for running in batch}, resumed=resumed, keep_warm=keep_warm)
         self.name, self.node = first.record.batch, first.attempt.node
         self.sweep = sweep_of(first.attempt.job)
-        self.rest = {running.run: running for running in batch}
-        self.joining: set[str] = set()  # of these, what the node has not taken yet
-        self.leaving: set[str] = set()  # of these, what the node was asked to give back
-        self.released = False  # its slot was given away
-        self.takes_more = True
+        self.released = False  # its slot was given to another job before its end
         self.follower: asyncio.Task[None] | None = None
-        self.keep_warm = False  # when nothing of it is left, its node waits a moment for more
-        self.never_began = False  # its folder was claimed against it by somebody who looked for it
+        self.never_began = False  # its folder on the node was claimed so that it cannot begin
         self._first = first
         self._active_jobs = active_jobs
         self._spool = spool
         self._settle = settle
-        self._moved = time.monotonic()
-        self.has_begun = False
 
-    # --- what the scheduler asks
+    def kept(self, run: str, stream: str) -> int:
+        running = self.state.rest.get(run)
+        if running is None:  # it ended while its output was read: `output` ignores it
+            return 0
+        return self._spool.outputs.resume(running.attempt.job, running.attempt.number, stream)
 
-    @property
-    def idle(self) -> bool:
-        """It has done all, and its node waits for more."""
-        return self.keep_warm and not self.rest
+    async def output(self, run: str, stream: str, piece: bytes) -> None:
+        running = self.state.rest.get(run)
+        if running is not None and not running.superseded:
+            attempt = running.attempt
+            self._spool.outputs.append(attempt.job, attempt.number, stream, piece)
+            self._active_jobs.notifications.notify(attempt.job)
 
-    @property
-    def ran_seconds(self) -> float:
-        """For how long the task that runs does so, as far as is known."""
-        return time.monotonic() - self._moved
-
-    def is_first(self, run: str) -> bool:
-        """Whether it is this one that runs."""
-        return next(iter(self.rest), None) == run
-
-    def behind(self) -> list[str]:
-        """The runs that wait for the one that runs, but for those that are on their way there, or back."""
-        return [run for run in list(self.rest)[1:] if run not in self.joining and run not in self.leaving]
-
-    def join(self, batch: Iterable[RunningAttempt]) -> None:
-        """More runs for it, which the node has not taken yet."""
-        for running in batch:
-            self.rest[running.run] = running
-            self.joining.add(running.run)
-
-    def leave(self, runs: Iterable[str]) -> None:
-        """No more will be told of these."""
+    async def running(self, runs: Sequence[str]) -> None:
         for run in runs:
-            self.rest.pop(run, None)
-            self.joining.discard(run)
-            self.leaving.discard(run)
-
-    # --- what the engine tells
-
-    def kept(self, order: RunSpec, stream: str) -> int:
-        return self._spool.outputs.resume(order.attempt.job, order.attempt.number, stream)
-
-    async def output(self, order: RunSpec, stream: str, piece: bytes) -> None:
-        running = self.rest.get(order.run)
-        if running is None or not running.superseded:
-            self._spool.outputs.append(order.attempt.job, order.attempt.number, stream, piece)
-            self._active_jobs.notifications.notify(order.attempt.job)
-
-    async def running(self, orders: Sequence[RunSpec]) -> None:
-        self._moved, self.has_begun = time.monotonic(), True
-        for order in orders:
-            if running := self.rest.get(order.run):
+            if running := self.state.rest.get(run):
                 running.record = msgspec.structs.replace(running.record, step=Step.RUNNING)
 
-    async def ended(self, ends: Sequence[tuple[RunSpec, AttemptResult]]) -> None:
-        self._moved, self.has_begun = time.monotonic(), True
+    async def ended(self, ends: Sequence[tuple[str, AttemptResult]]) -> None:
+        self.state.note_progress()
         async with self._active_jobs.bulk_lock:
-            found = [(running, finish) for order, finish in ends if (running := self.rest.get(order.run))]
-            # Before others hear of it: they ask what is left.
-            self.leave(running.run for running, _ in found)
+            found = [(running, result) for run, result in ends if (running := self.state.rest.get(run))]
+            # Before they are settled: watchers of the settled jobs ask what is left.
+            self.state.remove(running.run for running, _ in found)
             self._settle(found)
 
     async def uploaded(self, count: int, left: int = 0) -> None:
-        """Of all tasks of the batch the first one pays."""
+        """Count the uploads of the batch for its first task."""
         record = self._first.record
         sent = record.uploaded_bytes + count
         self._first.record = msgspec.structs.replace(record, uploaded_bytes=sent, upload_left_bytes=left)

@@ -32,7 +32,7 @@ class Rebalancing:
         pause = math.inf
         for sink in self._batches.all:  # also released ones: their last task may take longer than expected
             state = self._times.state(sink)
-            if state is None or len(sink.rest) < 2:
+            if state is None or len(sink.state.rest) < 2:
                 continue
             pause = INTERVAL_SECONDS
             if runs := self._misplaced(state, sink, promised):
@@ -42,22 +42,22 @@ class Rebalancing:
     def _misplaced(self, state: SweepState, sink: BatchSink, promised: Mapping[BatchSink, bool]) -> list[str]:
         """The runs that wait in this batch and should not."""
         if state.stopped or self._is_longer_than_expected(sink):
-            return sink.behind()
+            return sink.state.behind()
         if promised.get(sink) and (takes := self._times.task_seconds(sink)):
-            return sink.behind()[int(AHEAD_SECONDS / takes) :]
+            return sink.state.behind()[int(AHEAD_SECONDS / takes) :]
         elsewhere = None if state.waiting else self._seconds_elsewhere(state, sink)
         if elsewhere is None or self._times.left_seconds(sink) - elsewhere < GAIN_SECONDS:
             return []
-        behind = sink.behind()
+        behind = sink.state.behind()
         return behind if self._is_overdue(sink) else behind[len(behind) // 2 :]
 
     def _is_longer_than_expected(self, sink: BatchSink) -> bool:
         """Whether the first task of a sweep has run for so long that none should wait behind it."""
-        return self._times.task_seconds(sink) is None and sink.has_begun and sink.ran_seconds > GAIN_SECONDS
+        return self._times.task_seconds(sink) is None and sink.state.has_begun and sink.state.ran_seconds > GAIN_SECONDS
 
     def _is_overdue(self, sink: BatchSink) -> bool:
         takes = self._times.task_seconds(sink)
-        return takes is not None and slot_in_use(takes, sink.ran_seconds) is None
+        return takes is not None and slot_in_use(takes, sink.state.ran_seconds) is None
 
     def _seconds_elsewhere(self, state: SweepState, sink: BatchSink) -> float | None:
         """Seconds until a task that starts now in a free slot ends there; None when there is no such slot."""

@@ -79,12 +79,14 @@ class SweepOutlooks:
         found: list[Slot | None] = []
         for sink in self._batches.holding_slots:
             takes = state.seconds_on(sink.node)
-            if not sink.rest and not self._views.is_up(sink.node):
+            if not sink.state.rest and not self._views.is_up(sink.node):
                 continue
             if self._times.state(sink) is state and takes is not None:
-                running = slot_in_use(takes, sink.ran_seconds)
-                behind = takes * (len(sink.rest) - 1)
-                found.append((running and Slot(takes, running.free_in_seconds + behind)) if sink.rest else Slot(takes))
+                running = slot_in_use(takes, sink.state.ran_seconds)
+                behind = takes * (len(sink.state.rest) - 1)
+                found.append(
+                    (running and Slot(takes, running.free_in_seconds + behind)) if sink.state.rest else Slot(takes)
+                )
         return found
 
     def _alone(self, state: SweepState) -> list[Slot | None]:

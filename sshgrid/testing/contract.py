@@ -21,6 +21,7 @@ import msgspec
 
 from sshgrid import toolchains
 from sshgrid.engines import AttemptResult, Batches, Engine, Keyboard
+from sshgrid.engines.batch_state import BatchState
 from sshgrid.engines.launch import BatchSpec, RunSpec, make_batch, place_in, run_name
 from sshgrid.errors import HostError
 from sshgrid.model import Attempt, Exited, Fetched, JobId, Outcome, Program, SourceFile, Step, Struct, Toolchain
@@ -105,27 +106,29 @@ class Notes:
 class BatchNotes:
     """A batch sink that keeps what it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: BatchSpec, *, resumed: bool = False) -> None:
+        self.state = BatchState({task.run: task for task in batch.tasks}, resumed=resumed)
         self.sinks: dict[str, Notes] = {}
         self.results: dict[str, AttemptResult] = {}
 
     def of(self, run: str) -> Notes:
         return self.sinks.setdefault(run, Notes())
 
-    def kept(self, order: RunSpec, stream: str) -> int:
-        return self.of(order.run).kept(stream)
+    def kept(self, run: str, stream: str) -> int:
+        return self.of(run).kept(stream)
 
-    async def output(self, order: RunSpec, stream: str, piece: bytes) -> None:
-        await self.of(order.run).output(stream, piece)
+    async def output(self, run: str, stream: str, piece: bytes) -> None:
+        await self.of(run).output(stream, piece)
 
-    async def running(self, orders: Sequence[RunSpec]) -> None:
-        for order in orders:
-            await self.of(order.run).step(Step.RUNNING)
+    async def running(self, runs: Sequence[str]) -> None:
+        for run in runs:
+            await self.of(run).step(Step.RUNNING)
 
-    async def ended(self, ends: Sequence[tuple[RunSpec, AttemptResult]]) -> None:
-        for order, result in ends:
-            assert order.run not in self.results, f"{order.run} ended twice"
-            self.results[order.run] = result
+    async def ended(self, ends: Sequence[tuple[str, AttemptResult]]) -> None:
+        for run, result in ends:
+            assert run not in self.results, f"{run} ended twice"
+            self.results[run] = result
+            self.state.remove([run])
 
     async def uploaded(self, count: int, left: int = 0) -> None:
         """The checks do not count what is uploaded for a batch."""
@@ -152,6 +155,20 @@ def batch_of(bench: Bench, script: Script, *args: bytes) -> BatchSpec:
 def batches(bench: Bench) -> Batches:
     assert bench.engine.batches is not None, "the engine has no batches"
     return bench.engine.batches
+
+
+async def extend(bench: Bench, batch: BatchSpec, notes: BatchNotes, more: RunSpec) -> bool:
+    notes.state.join({more.run: more})
+    taken = await batches(bench).extend(batch.run, [more])
+    if not taken:
+        notes.state.remove([more.run])
+    return taken
+
+
+async def revoke(bench: Bench, batch: BatchSpec, notes: BatchNotes, *runs: str) -> list[str]:
+    revoked = await batches(bench).revoke(batch.run, runs)
+    notes.state.remove(revoked)
+    return revoked
 
 
 async def finish_batch(bench: Bench, batch: BatchSpec, notes: BatchNotes, *, resume: bool = False) -> None:
@@ -446,7 +463,8 @@ async def leaves_nothing_of_what_is_discarded(bench: Bench) -> None:
 
 
 async def returns_the_result_of_each_task_of_a_batch(bench: Bench) -> None:
-    batch, notes = batch_of(bench, TASK, *(b"%d" % code for code in range(5))), BatchNotes()
+    batch = batch_of(bench, TASK, *(b"%d" % code for code in range(5)))
+    notes = BatchNotes(batch)
     await finish_batch(bench, batch, notes)
     assert [notes.results[task.run].outcome for task in batch.tasks] == [Exited(code) for code in range(5)]
     printed = [notes.of(task.run).streams["stdout"] for task in batch.tasks]
@@ -454,41 +472,44 @@ async def returns_the_result_of_each_task_of_a_batch(bench: Bench) -> None:
 
 
 async def extends_a_running_batch_and_revokes_tasks_that_have_not_begun(bench: Bench) -> None:
-    batch, notes = batch_of(bench, TASK, b"wait", b"0"), BatchNotes()
+    batch = batch_of(bench, TASK, b"wait", b"0")
+    notes = BatchNotes(batch)
     waiting, revoked = batch.tasks
     more = order(bench, TASK, b"3")
-    assert not await batches(bench).extend(batch.run, [more]), "extended before it was started"
+    assert not await extend(bench, batch, notes, more), "extended before it was started"
     running = asyncio.create_task(finish_batch(bench, batch, notes))
     await notes.of(waiting.run).until(b"task wait\n")
-    assert await batches(bench).extend(batch.run, [more])
-    assert await batches(bench).revoke(batch.run, [waiting.run, revoked.run]) == [revoked.run]
-    assert await batches(bench).revoke(batch.run, [revoked.run]) == []
+    assert await extend(bench, batch, notes, more)
+    assert await revoke(bench, batch, notes, waiting.run, revoked.run) == [revoked.run]
+    assert await revoke(bench, batch, notes, revoked.run) == []
     assert await bench.engine.runs.signal(place_in(batch.run, waiting.run), "TERM")
     await running
     assert {run: result.outcome for run, result in notes.results.items()} == {
         waiting.run: Exited(7),
         more.run: Exited(3),
     }
-    assert not await batches(bench).extend(batch.run, [order(bench, TASK, b"0")]), "extended after its end"
+    assert not await extend(bench, batch, notes, order(bench, TASK, b"0")), "extended after its end"
 
 
 async def finds_a_batch_again(bench: Bench) -> None:
-    batch, notes = batch_of(bench, TASK, b"wait"), BatchNotes()
+    batch = batch_of(bench, TASK, b"wait")
+    notes, again = BatchNotes(batch), BatchNotes(batch, resumed=True)
     watching = asyncio.create_task(batches(bench).run(batch, notes))
     await notes.of(batch.tasks[0].run).until(b"task wait\n")
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
-    running = asyncio.create_task(finish_batch(bench, batch, notes, resume=True))
+    running = asyncio.create_task(finish_batch(bench, batch, again, resume=True))
     await asyncio.sleep(0)
-    assert not await batches(bench).extend(batch.run, [order(bench, TASK, b"0")]), "extended after a restart"
+    assert not await extend(bench, batch, again, order(bench, TASK, b"0")), "extended after a restart"
     assert await bench.engine.runs.signal(place_in(batch.run, batch.tasks[0].run), "TERM")
     await running
-    assert notes.results[batch.tasks[0].run].outcome == Exited(7)
-    assert notes.of(batch.tasks[0].run).streams["stdout"] == b"task wait\n"
+    assert again.results[batch.tasks[0].run].outcome == Exited(7)
+    assert again.of(batch.tasks[0].run).streams["stdout"] == b"task wait\n"
 
 
 async def leaves_nothing_of_a_batch_that_is_discarded(bench: Bench) -> None:
-    batch, notes = batch_of(bench, TASK, b"wait", b"0"), BatchNotes()
+    batch = batch_of(bench, TASK, b"wait", b"0")
+    notes = BatchNotes(batch)
     watching = asyncio.create_task(batches(bench).run(batch, notes))
     await notes.of(batch.tasks[0].run).until(b"task wait\n")
     watching.cancel()

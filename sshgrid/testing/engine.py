@@ -11,9 +11,10 @@ import contextlib
 import io
 import tarfile
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from sshgrid.engines import AttemptResult, BatchSink, Keyboard, Sink
+from sshgrid.engines.batch_state import BatchState
 from sshgrid.engines.launch import BatchSpec, RunSpec
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.model import CompileFailed, Exited, Fetched, HostLost, Outcome, Step, ToolchainBroken
@@ -253,28 +254,25 @@ class ScriptedBatches:
         self.warm_seconds = 0.2  # how long they wait
         self._engine = engine
         self._ahead: dict[str, list[RunSpec]] = {}  # what has not begun, of the batches that are running
-        self._keep_warm: dict[str, bool] = {}
-        self._found_again: set[str] = set()  # batches of an earlier master, which take no more runs
+        self._states: dict[str, BatchState[Any]] = {}  # of the batches that are running
 
     async def run(self, batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
         self.runs[batch.run] = [order.run for order in batch.tasks]
         ahead = self._ahead[batch.run] = list(batch.tasks)
-        if resume:
-            self._found_again.add(batch.run)
-        self._keep_warm[batch.run] = batch.keep_warm and not resume
+        state = self._states[batch.run] = sink.state
         try:
-            while ahead or (self._keep_warm[batch.run] and await self._more(batch.run)):
+            while ahead or (state.keep_warm and await self._more(batch.run)):
                 order = ahead.pop(0)
                 try:
                     result = await self._engine.run(order, _TaskSink(sink, order), resume=resume)
                 except NeverBegan as error:
                     result = AttemptResult(HostLost(error.reason))
                 except HostError as error:
-                    await sink.ended([(rest, AttemptResult(HostLost(error.reason))) for rest in (order, *ahead)])
+                    await sink.ended([(rest.run, AttemptResult(HostLost(error.reason))) for rest in (order, *ahead)])
                     return
-                await sink.ended([(order, result)])
+                await sink.ended([(order.run, result)])
         finally:
-            del self._ahead[batch.run]
+            del self._ahead[batch.run], self._states[batch.run]
 
     async def _more(self, batch: str) -> bool:
         more = self.warm[batch] = asyncio.Event()
@@ -284,12 +282,12 @@ class ScriptedBatches:
         del self.warm[batch]
         return more.is_set()
 
-    async def extend(self, batch: str, orders: Sequence[RunSpec], *, keep_warm: bool = False) -> bool:
-        if batch not in self._ahead or batch in self._found_again:
+    async def extend(self, batch: str, orders: Sequence[RunSpec]) -> bool:
+        if batch not in self._ahead or not self._states[batch].takes_more:
             return False
         self.runs[batch] += [order.run for order in orders]
         self._ahead[batch] += orders
-        self._keep_warm[batch] = keep_warm
+        self._states[batch].joined(order.run for order in orders)
         if batch in self.warm:
             self.warm[batch].set()
         return True
@@ -311,14 +309,18 @@ class _TaskSink:
         self.uploaded, self.compiled = sink.uploaded, sink.compiled
 
     def kept(self, stream: str) -> int:
-        return self._sink.kept(self._order, stream)
+        return self._sink.kept(self._order.run, stream)
 
     async def output(self, stream: str, piece: bytes) -> None:
-        await self._sink.output(self._order, stream, piece)
+        await self._sink.output(self._order.run, stream, piece)
 
     async def step(self, step: Step) -> None:
         if step is Step.RUNNING:
-            await self._sink.running([self._order])
+            await self._begun()
+
+    async def _begun(self) -> None:
+        if fresh := self._sink.state.begin([self._order.run]):
+            await self._sink.running(fresh)
 
     def room(self) -> int:
         return 0

@@ -13,6 +13,7 @@ import pytest
 
 from sshgrid.engines import AttemptResult
 from sshgrid.engines.batch import NEVER_BEGAN
+from sshgrid.engines.batch_state import BatchState
 from sshgrid.engines.launch import BatchSpec, RunSpec, make_batch, place_in, task_name
 from sshgrid.errors import Dropped
 from sshgrid.model import (
@@ -34,9 +35,10 @@ from tests.lab.machine import argv_of
 
 
 class Told:
-    """A sink of a batch: what was told of each task, which may be told to have ended once."""
+    """A batch sink that keeps what it is given. A task ends once."""
 
     def __init__(self) -> None:
+        self.state = BatchState[RunSpec]({})
         self.sinks: dict[str, Kept] = {}
         self.finishes: dict[str, AttemptResult] = {}
         self.never_began: list[str] = []
@@ -44,17 +46,20 @@ class Told:
         self.builds: list[bool] = []
 
     def task(self, order: RunSpec) -> Kept:
-        return self.sinks.setdefault(order.run, Kept())
+        return self.of(order.run)
 
-    def kept(self, order: RunSpec, stream: str) -> int:
-        return self.task(order).kept(stream)
+    def of(self, run: str) -> Kept:
+        return self.sinks.setdefault(run, Kept())
 
-    async def output(self, order: RunSpec, stream: str, piece: bytes) -> None:
-        await self.task(order).output(stream, piece)
+    def kept(self, run: str, stream: str) -> int:
+        return self.of(run).kept(stream)
 
-    async def running(self, orders: Sequence[RunSpec]) -> None:
-        for order in orders:
-            await self.task(order).step(Step.RUNNING)
+    async def output(self, run: str, stream: str, piece: bytes) -> None:
+        await self.of(run).output(stream, piece)
+
+    async def running(self, runs: Sequence[str]) -> None:
+        for run in runs:
+            await self.of(run).step(Step.RUNNING)
 
     async def uploaded(self, count: int, left: int = 0) -> None:
         self.bytes += count
@@ -62,12 +67,13 @@ class Told:
     async def compiled(self, compiled: bool) -> None:
         self.builds.append(compiled)
 
-    async def ended(self, ends: Sequence[tuple[RunSpec, AttemptResult]]) -> None:
-        for order, finish in ends:
-            assert order.run not in self.finishes
-            self.finishes[order.run] = finish
+    async def ended(self, ends: Sequence[tuple[str, AttemptResult]]) -> None:
+        for run, finish in ends:
+            assert run not in self.finishes
+            self.finishes[run] = finish
+            self.state.remove([run])
             if finish.outcome == HostLost(NEVER_BEGAN):
-                self.never_began.append(order.run)
+                self.never_began.append(run)
 
     def outcomes(self, batch: BatchSpec) -> list[object]:
         return [self.finishes[order.run].outcome for order in batch.tasks]
@@ -93,8 +99,25 @@ def folder(host: Host, batch: BatchSpec) -> Path:
 
 
 async def run(host: Host, batch: BatchSpec, told: Told, *, resume: bool = False) -> None:
+    tasks = {task.run: task for task in batch.tasks}
+    told.state = BatchState(tasks, resumed=resume, keep_warm=batch.keep_warm)
     async with asyncio.timeout(60):
         await host.engine.batches.run(batch, told, resume=resume)
+
+
+async def extend(host: Host, batch: BatchSpec, told: Told, more: Sequence[RunSpec], *, keep_warm: bool = False) -> bool:
+    told.state.join({task.run: task for task in more})
+    told.state.keep_warm = keep_warm
+    taken = await host.engine.batches.extend(batch.run, more)
+    if not taken:
+        told.state.remove(task.run for task in more)
+    return taken
+
+
+async def revoke(host: Host, batch: BatchSpec, told: Told, *runs: str) -> list[str]:
+    revoked = await host.engine.batches.revoke(batch.run, runs)
+    told.state.remove(revoked)
+    return revoked
 
 
 async def test_1000_tasks_each_with_its_own_code_and_bytes(host: Host) -> None:
@@ -229,8 +252,8 @@ async def test_one_task_is_killed_and_one_refused(host: Host) -> None:
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "the first to run")
     runs = [order.run for order in batch.tasks]
-    assert await host.engine.batches.revoke(batch.run, [runs[2], runs[0]]) == [runs[2]]
-    assert await host.engine.batches.revoke(batch.run, [runs[2]]) == []
+    assert await revoke(host, batch, told, runs[2], runs[0]) == [runs[2]]
+    assert await revoke(host, batch, told, runs[2]) == []
     assert not await host.engine.runs.signal(place(batch, 3), "TERM")
     assert await host.engine.runs.signal(place(batch, 0), "TERM")
     await running
@@ -241,18 +264,18 @@ async def test_one_task_is_killed_and_one_refused(host: Host) -> None:
 async def test_more_tasks_join_a_batch_until_it_is_over(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 2)
     more = batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 50).tasks
-    assert not await host.engine.batches.extend(batch.run, more)
+    assert not await extend(host, batch, told, more)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: all(Step.RUNNING in told.task(order).steps for order in batch.tasks), "two to run")
-    assert await host.engine.batches.extend(batch.run, more[:20])
-    assert await host.engine.batches.revoke(batch.run, [more[3].run, batch.tasks[0].run]) == [more[3].run]
-    assert await host.engine.batches.extend(batch.run, more[20:])
+    assert await extend(host, batch, told, more[:20])
+    assert await revoke(host, batch, told, more[3].run, batch.tasks[0].run) == [more[3].run]
+    assert await extend(host, batch, told, more[20:])
     (Path(host.node.workdir) / "go").touch()
     await running
     assert set(told.finishes) == {order.run for order in (*batch.tasks, *more)} - {more[3].run}
     assert {finish.outcome for finish in told.finishes.values()} == {Exited(0)}
     assert told.task(more[49])["stdout"] == b"ready\n49\n"
-    assert not await host.engine.batches.extend(batch.run, more)
+    assert not await extend(host, batch, told, more)
 
 
 async def test_a_batch_that_lingers_takes_more_when_all_have_ended(host: Host) -> None:
@@ -260,10 +283,10 @@ async def test_a_batch_that_lingers_takes_more_when_all_have_ended(host: Host) -
     told, batch = Told(), make_batch(tasks[:1], 1, keep_warm=True)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: len(told.finishes) == 1, "the first to end")
-    assert await host.engine.batches.extend(batch.run, tasks[1:5], keep_warm=True)
+    assert await extend(host, batch, told, tasks[1:5], keep_warm=True)
     await until(lambda: len(told.finishes) == 5, "four more to end")
     assert not running.done()
-    assert await host.engine.batches.extend(batch.run, tasks[5:])
+    assert await extend(host, batch, told, tasks[5:])
     await running
     assert [told.finishes[order.run].outcome for order in tasks] == [Exited(0)] * 9
     assert told.task(tasks[8])["stdout"] == b"8\n"
@@ -278,13 +301,13 @@ async def test_more_tasks_run_although_their_lane_died_while_it_lingered(host: H
     lane = [pid for pid in processes if {"lane", batch.run} <= set(argv_of(pid))]
     for pid in lane:
         os.kill(pid, signal.SIGSTOP)  # so that it does not see them
-    assert await host.engine.batches.extend(batch.run, tasks[1:])
+    assert await extend(host, batch, told, tasks[1:])
     for pid in lane:
         os.kill(pid, signal.SIGKILL)
     await running
     assert len(told.finishes) == 4
     assert {finish.outcome for finish in told.finishes.values()} == {Exited(0)}
-    assert not await host.engine.batches.extend(batch.run, tasks[1:])
+    assert not await extend(host, batch, told, tasks[1:])
 
 
 async def test_a_batch_that_lingers_in_vain_ends_by_itself(host: Host) -> None:
@@ -294,7 +317,7 @@ async def test_a_batch_that_lingers_in_vain_ends_by_itself(host: Host) -> None:
     assert not (folder(host, batch) / "rc").is_symlink()
     await running
     assert (folder(host, batch) / "rc").is_symlink()
-    assert not await host.engine.batches.extend(batch.run, batch_of(host, b"true", 3).tasks[2:])
+    assert not await extend(host, batch, told, batch_of(host, b"true", 3).tasks[2:])
     assert told.outcomes(batch) == [Exited(3)] * 2
 
 
@@ -305,11 +328,11 @@ async def test_more_tasks_that_were_cut_off_end_once(host: Host) -> None:
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "it to run")
     assert host.link
-    extending = asyncio.create_task(host.engine.batches.extend(batch.run, more))
+    extending = asyncio.create_task(extend(host, batch, told, more))
     await asyncio.sleep(0)
     host.link._connection.abort()
     assert await extending
-    assert not await host.engine.batches.extend(batch.run, batch_of(host, b"sleep 0.5", 1).tasks)
+    assert not await extend(host, batch, told, batch_of(host, b"sleep 0.5", 1).tasks)
     await running
     ends = {told.finishes[order.run].outcome for order in more}
     assert ends in ({Exited(0)}, {HostLost(NEVER_BEGAN)})
@@ -327,6 +350,6 @@ async def test_more_tasks_that_nothing_was_sent_of_are_not_taken(host: Host, mon
         return host.link
 
     monkeypatch.setattr(host, "connected", connected)
-    assert not await host.engine.batches.extend(batch.run, batch_of(host, b"sleep 0.5", 3).tasks)
+    assert not await extend(host, batch, told, batch_of(host, b"sleep 0.5", 3).tasks)
     await running
     assert [*told.finishes] == [batch.tasks[0].run]

@@ -172,7 +172,7 @@ async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
     refused: list[str] = []
     grid.engine.batches.warm_seconds = 0.01
 
-    async def extend(batch: str, orders: Sequence[RunSpec], *, keep_warm: bool) -> bool:
+    async def extend(batch: str, orders: Sequence[RunSpec]) -> bool:
         refused.extend(order.run for order in orders)
         return False
 
