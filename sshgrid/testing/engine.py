@@ -280,7 +280,7 @@ class ScriptedBatches:
             async with asyncio.timeout(self.warm_seconds):
                 await more.wait()
         del self.warm[batch]
-        return more.is_set()
+        return bool(self._ahead[batch])
 
     async def extend(self, batch: str, orders: Sequence[RunSpec]) -> bool:
         if batch not in self._ahead or not self._states[batch].takes_more:
@@ -291,6 +291,13 @@ class ScriptedBatches:
         if batch in self.warm:
             self.warm[batch].set()
         return True
+
+    def close(self, batch: str) -> None:
+        """Let a batch end after its last run, without waiting for more."""
+        if batch in self._states:
+            self._states[batch].close()
+        if batch in self.warm:
+            self.warm[batch].set()
 
     async def revoke(self, batch: str, runs: Sequence[str]) -> list[str]:
         ahead = self._ahead.get(batch, [])

@@ -174,6 +174,7 @@ async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
 
     async def extend(batch: str, orders: Sequence[RunSpec]) -> bool:
         refused.extend(order.run for order in orders)
+        grid.engine.batches.close(batch)
         return False
 
     monkeypatch.setattr(grid.engine.batches, "extend", extend)
