@@ -4,14 +4,14 @@ from __future__ import annotations
 
 # Runs until a signal ends it.
 FOREVER = "import signal\nprint('begun', flush=True)\nwhile True: signal.pause()\n"
-# Part of a program that imports os, sys and time: goes on when the file of its first argument exists.
-WAIT_FOR_GATE = "while not os.path.exists(sys.argv[1]): time.sleep(0.02)"
+# Part of a program that imports os and time: goes on when the file `gate` exists.
+WAIT_FOR_GATE = "while not os.path.exists(gate): time.sleep(0.02)"
 
 
 def halves(lines: int) -> str:
     """A program that prints `lines` lines, waits for the file of its first argument, and prints as many again."""
     first, second = (f'for n in range({lines}): print("{word}", n, flush=True)\n' for word in ("first", "second"))
-    return f"import os, sys, time\n{first}{WAIT_FOR_GATE}\n{second}"
+    return f"import os, sys, time\ngate = sys.argv[1]\n{first}{WAIT_FOR_GATE}\n{second}"
 
 
 def output_of_halves(lines: int) -> bytes:

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.lab
 
 # Says when it has begun, and goes on when its file `go` is there (the account's home is the host's own).
 GATED = f"""import os, sys, time
+gate = sys.argv[1]
 print("first", flush=True)
 {WAIT_FOR_GATE}
 print("second", flush=True)

@@ -19,16 +19,17 @@ import pytest
 
 from tests.lab.machine import is_alive
 from tests.whole.grid import LocalGrid, until
+from tests.whole.samples import WAIT_FOR_GATE
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
 
 # Tells the ledger that it has begun, waits for its gate, and prints a word that no other run prints.
-GATED = """import os, sys, time, uuid
+GATED = f"""import os, sys, time, uuid
 ledger, gate, name = sys.argv[1:]
-word = f"{name} {uuid.uuid4()}"
+word = name + " " + str(uuid.uuid4())
 with open(ledger, "a") as file: file.write(word + "\\n")
 print("begun", flush=True)
-while not os.path.exists(gate): time.sleep(0.02)
+{WAIT_FOR_GATE}
 print(word, flush=True)
 """
 

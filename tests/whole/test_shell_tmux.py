@@ -13,6 +13,7 @@ from tests.whole.samples import WAIT_FOR_GATE
 from tests.whole.tmux import Tmux
 
 WAITS = f"""import os, sys, time
+gate = sys.argv[1]
 print('begun', flush=True)
 {WAIT_FOR_GATE}
 print('ended')

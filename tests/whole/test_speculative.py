@@ -16,6 +16,7 @@ import pytest
 from sshgrid.model import JobId, task_id
 from tests.lab.hosts import Lab
 from tests.whole.grid import Grid, open_gate, programs, until, until_value
+from tests.whole.samples import WAIT_FOR_GATE
 
 pytestmark = pytest.mark.lab
 
@@ -27,8 +28,8 @@ attempt = int(os.environ["SSHGRID_ATTEMPT"])
 print(x, "by attempt", attempt, flush=True)
 if x == {TASKS} and attempt == 1:
     subprocess.run(["sleep", "543"])
-while x == {TASKS} and not os.path.exists(gate):
-    time.sleep(0.02)
+if x == {TASKS}:
+    {WAIT_FOR_GATE}
 print(x * x)
 """
 # The same among many that end at once, so that it has others behind it in its batch.
