@@ -204,7 +204,12 @@ def test_with_verify_build_a_program_that_would_not_start_elsewhere_is_compiled_
 
 
 def test_with_verify_build_a_sound_build_is_taken_and_the_hello_is_said_once(grid: Grid, hosts: Lab) -> None:
-    before = compilations(hosts, "hello.c")  # each to prove its own compiler
+    before = until_value(
+        lambda: compilations(hosts, "hello.c"),
+        lambda found: {"h3", "h4"} <= set(found),
+        "h3 and h4 to have proved their own compilers",
+        60,
+    )
     for number in (1, 2):
         grid.write("sound.c", PROGRAM.replace("NUMBER", f"8{number}"))
         assert grid("run", "--verify-build", "--on", "h3", "sound.c", "x").out == f"x 8{number}\n".encode()

@@ -15,7 +15,8 @@ from tests.whole.samples import halves, output_of_halves
 
 pytestmark = pytest.mark.lab
 
-LINES, OUTPUT = halves(1000), output_of_halves(1000)
+LINES = halves(1000) + "sys.exit(0)\n"
+OUTPUT = output_of_halves(1000)
 
 
 def kill_master(grid: Grid) -> int:
