@@ -37,8 +37,10 @@ def job_text(job: JobId) -> str:
     return str(job) if job >= 0 else f"{-job >> 20}.{-job & MAX_TASKS}"
 
 
-# The outputs of an attempt; `files` is a tar archive of the files that `--fetch` named.
-STREAMS = ("stdout", "stderr", "compile", "files")
+# The outputs of an attempt: the program's, the compiler's, and a tar archive of the files that `--fetch` named.
+PROGRAM_STREAMS = ("stdout", "stderr")
+TEXT_STREAMS = (*PROGRAM_STREAMS, "compile")
+STREAMS = (*TEXT_STREAMS, "files")
 
 
 class Struct(msgspec.Struct, frozen=True, kw_only=False, forbid_unknown_fields=True):

@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-from sshgrid.model import Job, Phase, task_id
+from sshgrid.model import TEXT_STREAMS, Job, Phase, task_id
 from sshgrid.protocol.messages import Event
 from sshgrid.protocol.sweep_messages import SweepProgress, TaskEnded, TaskOutput, WatchSweep
 from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.reports.sweep_report import SweepInProgress, SweepReport
-from sshgrid.reports.watch import PIECE_BYTES, STREAMS, Notices
+from sshgrid.reports.watch import PIECE_BYTES, Notices
 from sshgrid.spool.spool import Spool
 from sshgrid.sweeps import parameters
 
@@ -55,7 +55,7 @@ class SweepWatcher:
         assert task.current is not None
         attempt = task.current.number
         sizes = self._spool.outputs.sizes(task.id, attempt)
-        for stream in STREAMS if self._output else ():
+        for stream in TEXT_STREAMS if self._output else ():
             offset = 0
             if not sizes[stream]:
                 continue

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Protocol, TypeAlias
 
-from sshgrid.model import Cancelled, Crashed, GaveUp, Job, JobId, Phase
+from sshgrid.model import TEXT_STREAMS, Cancelled, Crashed, GaveUp, Job, JobId, Phase
 from sshgrid.policy.placement import COUNTDOWN
 from sshgrid.protocol.messages import (
     MAX_PAYLOAD,
@@ -30,7 +30,6 @@ from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.reports.replay import Piece, Read, Shown, advance
 from sshgrid.spool.spool import Spool
 
-STREAMS = ("stdout", "stderr", "compile")
 PIECE_BYTES = MAX_PAYLOAD // 4
 LOOK_SECONDS = 1.0  # a watcher looks this often when it is not woken: what changes with time alone wakes nobody
 
@@ -93,7 +92,7 @@ class JobWatcher:
         self._spool = spool
         self._line = line
         self._notices = Notices(active_jobs, request.job)
-        self._shown = {stream: Shown() for stream in STREAMS if request.output}
+        self._shown = {stream: Shown() for stream in TEXT_STREAMS if request.output}
         self._reported: Event | None = None  # the last state, without its countdown
 
     def news(self, job: Job) -> Iterator[tuple[Event, bytes]]:

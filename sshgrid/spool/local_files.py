@@ -15,9 +15,9 @@ import signal
 import stat
 import sys
 import time
-from collections import OrderedDict
 
 from sshgrid.errors import UsageError
+from sshgrid.lru import LruCache
 from sshgrid.protocol.messages import TakeFile
 from sshgrid.spool.spool import Spool
 
@@ -31,14 +31,13 @@ class LocalFiles:
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
-        self._known: OrderedDict[TakeFile, str] = OrderedDict()
+        self._known = LruCache[TakeFile, str](KNOWN)
         self._taking: dict[TakeFile, asyncio.Task[str]] = {}
         self._leaving = False
 
     async def take(self, file: TakeFile) -> str:
         """Its SHA-256, under which the spool has it. UsageError, StoreError."""
         if (sha256 := self._known.get(file)) and self._spool.blobs.has(sha256):
-            self._known.move_to_end(file)
             return sha256
         if (taking := self._taking.get(file)) is None:
             taking = self._taking[file] = asyncio.create_task(self._take(file))
@@ -49,8 +48,6 @@ class LocalFiles:
         sha256, rests = await asyncio.to_thread(self._copy, file)
         if rests and time.time() - file.ctime_ns / 1e9 > SETTLED_SECONDS:
             self._known[file] = sha256
-            if len(self._known) > KNOWN:
-                self._known.popitem(last=False)
         return sha256
 
     def _copy(self, file: TakeFile) -> tuple[str, bool]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from sshgrid.errors import UsageError
+from sshgrid.lru import LruCache
 from sshgrid.model import STREAMS, JobId, sweep_of, task_number
 from sshgrid.spool import disk
 from sshgrid.spool.disk import blame_disk, write_all
@@ -26,42 +28,54 @@ _BLOCK = 65536
 OutputName = tuple[JobId, int, str]
 
 
+class OpenOutput(NamedTuple):
+    """An output that is open for appending."""
+
+    descriptor: int
+    size: int
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
 class Outputs:
     """The outputs of one master, in one folder. Methods block for the time of one disk access."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         disk.private_directory(directory, forbidden=0o077)
-        self._open: OrderedDict[OutputName, tuple[int, int]] = OrderedDict()  # -> (descriptor, size)
+        self._open = LruCache[OutputName, OpenOutput](MAX_OPEN, on_evict=lambda _, output: output.close())
         self._unsynced: set[OutputName] = set()
 
     def close(self) -> None:
-        while self._open:
-            os.close(self._open.popitem()[1][0])
+        for name in list(self._open):
+            self._close(name)
 
     def append(self, job: JobId, attempt: int, stream: str, piece: bytes) -> int:
         """Add to an output and give its new size. After a StoreError a first part may be kept: `size` says how much."""
         name = (job, attempt, stream)
         path = self._output(*name)
         with blame_disk(path):
-            descriptor, size = self._open.pop(name) if name in self._open else _open_output(path)
+            output = self._open.pop(name) or _open_output(path)
             try:
-                write_all(descriptor, piece)
+                write_all(output.descriptor, piece)
             except BaseException:
-                os.close(descriptor)
+                output.close()
                 raise
-            self._open[name] = (descriptor, size + len(piece))
+            size = output.size + len(piece)
+            self._open[name] = OpenOutput(output.descriptor, size)
             self._unsynced.add(name)
-            if len(self._open) > MAX_OPEN:
-                os.close(self._open.popitem(last=False)[1][0])
-        return size + len(piece)
+        return size
+
+    def _close(self, name: OutputName) -> None:
+        if output := self._open.pop(name):
+            output.close()
 
     def restart(self, job: JobId, attempt: int, stream: str) -> None:
         """Forget what is kept of an output: it begins anew."""
         name = (job, attempt, stream)
         path = self._output(*name)
-        if name in self._open:
-            os.close(self._open.pop(name)[0])
+        self._close(name)
         with blame_disk(path):
             path.unlink(missing_ok=True)
 
@@ -132,7 +146,7 @@ class Outputs:
         """Forget all output of a job."""
         folder = self._folder(job)
         for name in [name for name in self._open if job in (name[0], sweep_of(name[0]))]:
-            os.close(self._open.pop(name)[0])
+            self._close(name)
         self._unsynced = {name for name in self._unsynced if job not in (name[0], sweep_of(name[0]))}
         with blame_disk(folder):
             if folder.exists():
@@ -184,7 +198,7 @@ def _folder_of(job: JobId) -> str:
     return str(job) if sweep is None else f"{sweep}/t{task_number(job)}"
 
 
-def _open_output(path: Path) -> tuple[int, int]:
+def _open_output(path: Path) -> OpenOutput:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags, 0o600)
@@ -192,7 +206,7 @@ def _open_output(path: Path) -> tuple[int, int]:
         path.parent.parent.mkdir(mode=0o700, exist_ok=True)  # of the sweep, when this is a task
         path.parent.mkdir(mode=0o700)
         descriptor = os.open(path, flags, 0o600)
-    return descriptor, os.fstat(descriptor).st_size
+    return OpenOutput(descriptor, os.fstat(descriptor).st_size)
 
 
 def _start_of_last(descriptor: int, lines: int) -> int:

@@ -27,6 +27,13 @@ READ_BYTES = 256 * 1024
 MOST_LINE_BYTES = 4096
 # Some login files read one line of standard input: let it be this one.
 PADDING = b"# " + b"." * 60 + b"\n"
+_SAFE_WORD = re.compile(r"[A-Za-z0-9._/@:+,-]+")
+
+
+def check_words(node: str, workdir: str, *words: str) -> None:
+    """Check words that become part of a command line: login shells quote in different ways. Raises NodeUnfit."""
+    if not all(map(_SAFE_WORD.fullmatch, words)):
+        raise NodeUnfit(node, f"the working folder {workdir} has unusual characters")
 
 
 class RemoteShell:

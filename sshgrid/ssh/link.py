@@ -13,7 +13,6 @@ import hashlib
 import logging
 import math
 import os
-import re
 import secrets
 import shlex
 import time
@@ -25,7 +24,7 @@ import asyncssh
 
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Node, Sample
-from sshgrid.ssh.channels import ANSWER_SECONDS, CommandOutput, Conversation, RemoteShell, early_end
+from sshgrid.ssh.channels import ANSWER_SECONDS, CommandOutput, Conversation, RemoteShell, check_words, early_end
 from sshgrid.ssh.connect import Dialing, blame_in_use, dial, end
 from sshgrid.ssh.parsers import (
     BatchLook,
@@ -48,7 +47,6 @@ ASIDES = 2  # channels for people's questions; sshd allows ten in all
 PIECE_BYTES = 1024 * 1024
 LOOK_RECORDS = 512  # of a batch in one look
 SMALL_BLOCKS = 8  # of 512 bytes; outputs of tasks that are no larger come with the look
-_SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
 _LEARN = b'umask 077\n. "$LIB"\n'
 _LIBRARIES = {b"$LIB": "node.sh", b"${LIB%/*}/batch${LIB##*/node}": "batch.sh"}
 _LEARN_BATCHES = b"".join(b'. "%s"\n' % path for path in list(_LIBRARIES)[1:])
@@ -399,7 +397,7 @@ class Link:
         """Run a claimed interactive run on a channel of its own, on a pseudo-terminal if asked. Raises HostError."""
         nonce = secrets.token_hex(8)
         words = ("exec", "/bin/sh", self.library, "converse", self.facts.workdir, run, self.facts.boot_id, nonce)
-        self._check_safe(*words)
+        check_words(self.node.name, self.facts.workdir, *words)
         with blame_in_use(self.node):
             term_type = "xterm-256color" if terminal else None
             with early_end():
@@ -412,11 +410,6 @@ class Link:
                 process.close()
         if self.lost.done():
             raise Dropped(self.node.name, self.lost.result().reason)
-
-    def _check_safe(self, *words: str) -> None:
-        """What is part of a command line goes through login shells that quote in their own ways. Raises NodeUnfit."""
-        if not all(map(_SAFE_PATH.fullmatch, words)):
-            raise NodeUnfit(self.node.name, f"the working folder {self.facts.workdir} has unusual characters")
 
     # --- the end
 

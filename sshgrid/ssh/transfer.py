@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
 import secrets
 import shlex
 import tarfile
@@ -25,7 +24,7 @@ import asyncssh
 from sshgrid.errors import Dropped, HostError, NodeUnfit
 from sshgrid.model import Facts, Node
 from sshgrid.notation.globs import Listing, parse_listing
-from sshgrid.ssh.channels import READ_BYTES, CommandOutput, RemoteShell, create
+from sshgrid.ssh.channels import READ_BYTES, CommandOutput, RemoteShell, check_words, create
 from sshgrid.ssh.connect import Dialing, blame_in_use
 from sshgrid.ssh.openssh import OpensshTransfer, last_word
 from sshgrid.ssh.parsers import Found
@@ -42,7 +41,6 @@ LARGE_BYTES = 1024 * 1024  # larger files go through a channel of their own
 TRIES = 3  # of an upload that arrives otherwise than it was sent, on a connection that works
 AGAIN = ("", "corrupt")  # another upload has taken its place, or what had come before was wrong
 CARRIED_BYTES = 32 * 1024 * 1024  # worth a login of their own
-_SAFE_PATH = re.compile(r"[A-Za-z0-9._/@:+,-]+")
 _FILES = (resources.files("sshgrid") / "remote" / "files.sh").read_bytes()
 # Links that were chosen lead to files of the folder. GNU tar would take a backslash in a name for something else, and
 # busybox's may not read lists.
@@ -230,7 +228,7 @@ class Transfer:
         """From where an earlier try was cut: bytes of each step, and last what the node said, "" for nothing."""
         facts, nonce = self._road.facts, secrets.token_hex(8)
         words = ("/bin/sh", self._road.library, "receive", facts.workdir, sha256, facts.boot_id, str(size), nonce)
-        self._check_safe(*words)
+        check_words(self._node.name, self._road.facts.workdir, *words)
         with blame_in_use(self._node):
             way, at = await self._begin(f"exec {' '.join(words)}", nonce, size)
             if at:
@@ -294,7 +292,7 @@ class Transfer:
 
     async def _feed(self, command: str, pieces: Iterable[bytes]) -> int:
         """Bytes to the standard input of a command; how many they were."""
-        self._check_safe(self._road.facts.workdir)
+        check_words(self._node.name, self._road.facts.workdir, self._road.facts.workdir)
         process = await create(self._connection, f"exec /bin/sh -c '{command}'")
         sent = 0
         # Who no longer reads has no space left: `keep` will say so.
@@ -306,11 +304,6 @@ class Transfer:
             process.stdin.write_eof()
         await process.wait()
         return sent
-
-    def _check_safe(self, *words: str) -> None:
-        """What is part of a command line goes through login shells that quote in their own ways. Raises NodeUnfit."""
-        if not all(map(_SAFE_PATH.fullmatch, words)):
-            raise NodeUnfit(self._node.name, f"the working folder {self._road.facts.workdir} has unusual characters")
 
     # --- files of a run
 

@@ -21,6 +21,7 @@ from sshgrid.client.sweep.joblog import NO_STATUS
 from sshgrid.client.sweep.record_files import unwritable
 from sshgrid.client.sweep.resume import NAME, ResumeFile
 from sshgrid.errors import UsageError
+from sshgrid.model import PROGRAM_STREAMS
 from sshgrid.sweeps.templates import folder_name
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 ROWS = "results.csv"
 COLUMNS_BEFORE = ("task",)  # the parameters
 COLUMNS_AFTER = ("exit_code", "signal", "seconds", "cpu_seconds", "peak_memory_bytes", "node", "attempt")
-STREAMS = ("stdout", "stderr")
 PIECE_BYTES = 1 << 20
 _PART = ".part-"
 
@@ -65,7 +65,7 @@ def temporary_output() -> ResultOutput:
     """For a task whose output is not kept: in memory, or in unnamed files when it is large."""
     import tempfile
 
-    return ResultOutput(*(tempfile.SpooledTemporaryFile(PIECE_BYTES) for _ in STREAMS))  # type: ignore[arg-type]
+    return ResultOutput(*(tempfile.SpooledTemporaryFile(PIECE_BYTES) for _ in PROGRAM_STREAMS))  # type: ignore[arg-type]
 
 
 def header(names: Sequence[str]) -> tuple[str, ...]:
@@ -205,7 +205,7 @@ class Results:
     def output(self, number: int) -> ResultOutput:
         """Empty files for the output of a task. Unwritable."""
         try:
-            return ResultOutput(*(self._open_part(number, stream) for stream in STREAMS))
+            return ResultOutput(*(self._open_part(number, stream) for stream in PROGRAM_STREAMS))
         except OSError as error:
             raise unwritable(self._path, error) from error
 
@@ -229,7 +229,7 @@ class Results:
             os.mkdir(name, dir_fd=self._folder)
         at = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._folder)
         try:
-            for stream in STREAMS:
+            for stream in PROGRAM_STREAMS:
                 os.replace(_part(number, stream), stream, src_dir_fd=self._folder, dst_dir_fd=at)
             record_files.replace(at, "rc", status)
         finally:

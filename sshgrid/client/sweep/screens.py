@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from sshgrid.client.sweep.plan import Plan
-from sshgrid.client.sweep.results import STREAMS, ResultOutput
-from sshgrid.model import JobId
+from sshgrid.client.sweep.results import ResultOutput
+from sshgrid.model import PROGRAM_STREAMS, JobId
 from sshgrid.protocol.messages import JobLine, Notice
 from sshgrid.protocol.sweep_messages import SweepProgress, TaskLine
 from sshgrid.terminal import render
@@ -60,7 +60,7 @@ class PlainSweepScreen:
         self._sweep = job
 
     def task(self, task: TaskLine, output: ResultOutput) -> None:
-        for stream in STREAMS:
+        for stream in PROGRAM_STREAMS:
             pieces = output.pieces(stream)
             for piece in pieces if self._tag is None else tagged(pieces, self._tag(task.number)):
                 self._write(stream, piece)
@@ -117,7 +117,7 @@ class JsonSweepScreen:
         self._screen.accepted(job)
 
     def task(self, task: TaskLine, output: ResultOutput) -> None:
-        for stream in STREAMS:
+        for stream in PROGRAM_STREAMS:
             for piece in output.pieces(stream):
                 self._screen.line(
                     {"event": "output", "task": task.number, "stream": stream, **render.bytes_object(piece)}

@@ -339,27 +339,27 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_A23_an_archive_with_more_than_files_in_it_goes_nowhere(name: str) -> None:
-    with pytest.raises(ValueError, match="no plain file or folder"):
-        rewrite(archive(member("./exe"), HOSTILE[name]), io.BytesIO(), 1 << 20)
+    with pytest.raises(ValueError, match="not a plain file or folder"):
+        rewrite(archive(member("./exe"), HOSTILE[name]), io.BytesIO(), 1 << 20, 0.0)
 
 
 @pytest.mark.parametrize("junk", [b"", b"junk" * 1000, archive(member("a")).getvalue()[:600]])
 def test_A23_bytes_that_are_no_archive_go_nowhere(junk: bytes) -> None:
     clean = io.BytesIO()
     with pytest.raises((tarfile.TarError, ValueError, EOFError)):
-        rewrite(io.BytesIO(junk), clean, 1 << 20)
+        rewrite(io.BytesIO(junk), clean, 1 << 20, 0.0)
 
 
 def test_an_archive_with_more_than_is_allowed_goes_nowhere() -> None:
     with pytest.raises(ValueError, match="more than 5 bytes"):
-        rewrite(archive(member("a"), member("b"), content=b"xxx"), io.BytesIO(), 5)
+        rewrite(archive(member("a"), member("b"), content=b"xxx"), io.BytesIO(), 5, 0.0)
 
 
 def test_of_a_file_only_name_bytes_and_whether_it_is_executable_are_passed_on() -> None:
     plain, long = member("./notes"), "d" * 60 + "/" + "f" * 60 + "/é"
     plain.mode = 0o4644
     clean = io.BytesIO()
-    rewrite(archive(member("."), member("./exe"), plain, member(long)), clean, 1 << 20)
+    rewrite(archive(member("."), member("./exe"), plain, member(long)), clean, 1 << 20, 0.0)
     clean.seek(0)
     with tarfile.open(fileobj=clean) as tar:
         assert [(each.name, each.mode, each.uid, each.uname) for each in tar] == [
@@ -374,7 +374,7 @@ def test_of_a_file_only_name_bytes_and_whether_it_is_executable_are_passed_on() 
 
 def packed(*members: tarfile.TarInfo, content: bytes = b"#!/bin/sh\necho ran\n") -> bytes:
     clean = io.BytesIO()
-    rewrite(archive(*members, content=content), clean, 1 << 20)
+    rewrite(archive(*members, content=content), clean, 1 << 20, 0.0)
     return clean.getvalue()
 
 
