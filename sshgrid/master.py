@@ -137,7 +137,7 @@ class Master:
             return before.id  # it was accepted, even if the grid could not accept it now
         caps = self.accounts.caps(owner)
         waiting = 0 if caps.queued is None else self.active_jobs.queued_of(owner) + self.sweeps.unstarted(owner)
-        submission = quota.bounded(submission, caps, waiting)
+        submission = quota.apply_caps(submission, caps, waiting)
         submission = admission.complete(submission, self.inventory.languages, self.spool)
         await self._check_possible(submission)
         job = self.active_jobs.store.add(submission, owner, key, self._clock.wall())

@@ -93,13 +93,13 @@ class ManagedNode:
 
     def view(self) -> NodeView:
         now = time.monotonic()
-        room = self.quarantine.room(now)
+        slot_limit = self.quarantine.slot_limit(now)
         since = self._heard_at if self.sample else 0.0
         return NodeView(
             node=self.config,
-            room=room if self.up else None,
-            up=self.up and room != 0,
-            reason=self.reason or ("" if room != 0 else "quarantined after losing several runs"),
+            slot_limit=slot_limit if self.up else None,
+            up=self.up and slot_limit != 0,
+            reason=self.reason or ("" if slot_limit != 0 else "quarantined after losing several runs"),
             facts=self.facts,
             toolchains=self.toolchains,
             untested=self.untested,
@@ -140,7 +140,7 @@ class ManagedNode:
 
     def lost_a_run(self) -> None:
         """A program that ran here was lost with the node."""
-        self.quarantine = self.quarantine.lost(time.monotonic())
+        self.quarantine = self.quarantine.run_lost(time.monotonic())
 
     # --- the engine's Host
 
@@ -232,7 +232,7 @@ class ManagedNode:
             self._wake.set()
 
     async def _dial(self) -> Link | None:
-        self._breaker = self._breaker.dialling()
+        self._breaker = self._breaker.dial_started()
         try:
             link = await first_of_two(self._open, Link.close, lambda: bool(self.running))
         except HostError as error:

@@ -57,16 +57,16 @@ class Hidden(Struct, frozen=True):
     """It concerns a job of somebody else, which for this person is not there."""
 
 
-class Refused(Struct, frozen=True):
+class Denied(Struct, frozen=True):
     """It may not be done, and that may be said."""
 
     why: str
 
 
-Answer: TypeAlias = Allowed | Hidden | Refused
+Decision: TypeAlias = Allowed | Hidden | Denied
 
 
-def may(person: User, request: Request, owner: str | None = None) -> Answer:
+def authorize(person: User, request: Request, owner: str | None = None) -> Decision:
     """May this person ask this? `owner`: of the job that it concerns, None when it concerns none."""
     match request:
         case MissingBlobs() | PutBlob() | Submit() | Explain():
@@ -74,34 +74,34 @@ def may(person: User, request: Request, owner: str | None = None) -> Answer:
         case Jobs() | Nodes() | Toolchains() | Status() | Clients():
             return Allowed()
         case Watch() | Logs() | Info() | Input() | Resize() | Cancel() | Hold() | Remove():
-            return Allowed() if sees_all(person) or owner == person.name else Hidden()
+            return Allowed() if sees_all_jobs(person) or owner == person.name else Hidden()
         case WatchSweep() | ProgressOf() | Tasks() | Retry():
-            return Allowed() if sees_all(person) or owner == person.name else Hidden()
+            return Allowed() if sees_all_jobs(person) or owner == person.name else Hidden()
         case CheckNodes() | Diagnose() | Execute() | Reload() | Stop():
             return _admins(person)
         case Users() | AddUser() | RemoveUser() | DisableUser() | SetPassword() | AddKey() | RemoveKey() | SetCaps():
             return _admins(person)
         case Backup() | TakeFile():  # it writes, or reads, wherever the master's process may
-            return Allowed() if person.role is Role.OWNER else Refused("only who owns the master may do that")
+            return Allowed() if person.role is Role.OWNER else Denied("only who owns the master may do that")
         case _:
             assert_never(request)
 
 
-def _admins(person: User) -> Answer:
-    return Allowed() if sees_all(person) else Refused("only an admin may do that")
+def _admins(person: User) -> Decision:
+    return Allowed() if sees_all_jobs(person) else Denied("only an admin may do that")
 
 
-def sees_all(person: User) -> bool:
+def sees_all_jobs(person: User) -> bool:
     """Whether this person's lists hold everybody's jobs."""
     return person.role in (Role.OWNER, Role.ADMIN)
 
 
-def seen_by(person: User) -> str:
+def visible_owner(person: User) -> str:
     """Whose jobs this person's lists hold; "" = everybody's."""
-    return "" if sees_all(person) else person.name
+    return "" if sees_all_jobs(person) else person.name
 
 
-def concerned(request: Request) -> tuple[JobId, ...]:
+def requested_jobs(request: Request) -> tuple[JobId, ...]:
     """The jobs that a request names."""
     match request:
         case (

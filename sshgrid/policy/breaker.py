@@ -39,7 +39,7 @@ class Breaker(Struct, frozen=True):
     failures: int = 0  # in a row
     refusals: int = 0  # of those, by its login or its host key
     next_try: float = 0.0
-    under_way: bool = False  # the one dial of half-open
+    dial_pending: bool = False  # the one dial of half-open
 
     def state(self, now: float) -> BreakerState:
         if not self.failures:
@@ -49,23 +49,23 @@ class Breaker(Struct, frozen=True):
     def allows(self, now: float) -> bool:
         """May it be dialled now?"""
         state = self.state(now)
-        return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and not self.under_way)
+        return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and not self.dial_pending)
 
-    def dialling(self) -> Breaker:
-        return Breaker(self.failures, self.refusals, self.next_try, under_way=True)
+    def dial_started(self) -> Breaker:
+        return Breaker(self.failures, self.refusals, self.next_try, dial_pending=True)
 
-    def failed(self, now: float, cause: HostError, rng: Random, longest: float = DIAL_MAX_SECONDS) -> Breaker:
+    def failed(self, now: float, cause: HostError, rng: Random, max_pause_seconds: float = DIAL_MAX_SECONDS) -> Breaker:
         """`longest`: how long a silent node is left alone at most."""
         refused = isinstance(cause, LoginRefused | HostKeyUnknown | HostKeyChanged)
         failures, refusals = self.failures + 1, self.refusals + refused
-        pause = _pause(cause, failures, refusals, rng, longest)
+        pause = _pause(cause, failures, refusals, rng, max_pause_seconds)
         return Breaker(failures, refusals, now + pause)
 
     def succeeded(self) -> Breaker:
         return Breaker()
 
 
-def _pause(cause: HostError, failures: int, refusals: int, rng: Random, longest: float) -> float:
+def _pause(cause: HostError, failures: int, refusals: int, rng: Random, max_pause_seconds: float) -> float:
     match cause:
         case HostKeyChanged():
             return _longer(CHANGED_KEY_SECONDS, rng)
@@ -75,7 +75,7 @@ def _pause(cause: HostError, failures: int, refusals: int, rng: Random, longest:
             # Also when the failure itself is a closed port: that is how a penalised source sees sshd.
             return _longer(REFUSED_SECONDS[min(refusals, len(REFUSED_SECONDS)) - 1], rng)
         case _:
-            ceiling = min(longest, DIAL_FIRST_SECONDS * 2.0 ** min(failures - 1, 30))
+            ceiling = min(max_pause_seconds, DIAL_FIRST_SECONDS * 2.0 ** min(failures - 1, 30))
             return rng.uniform(0.0, ceiling)
 
 
@@ -91,7 +91,7 @@ class Quarantine(Struct, frozen=True):
     rounds: int = 0  # quarantines without a good run in between
     until: float = 0.0
 
-    def lost(self, now: float) -> Quarantine:
+    def run_lost(self, now: float) -> Quarantine:
         """A run was lost to this node while running. Not for a job that loses every node it touches."""
         if self.losses and now - self.losses[-1] < SAME_LOSS_SECONDS:
             return self
@@ -101,11 +101,11 @@ class Quarantine(Struct, frozen=True):
         pause = min(QUARANTINE_MAX_SECONDS, QUARANTINE_FIRST_SECONDS * 2.0 ** min(self.rounds, 30))
         return Quarantine(losses, self.rounds + 1, now + pause)
 
-    def proved(self) -> Quarantine:
+    def run_ended(self) -> Quarantine:
         """A run ended there as runs should, whatever its exit code."""
         return Quarantine() if self.rounds else self
 
-    def room(self, now: float) -> int | None:
+    def slot_limit(self, now: float) -> int | None:
         """How many runs it may have at once: None = no limit of ours, 0 in quarantine, 1 until it has proved itself."""
         if not self.rounds:
             return None

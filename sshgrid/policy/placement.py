@@ -23,7 +23,7 @@ COUNTDOWN = ", next try in "
 NEAR = 0.1  # busy share: nodes this close to the best count as equally idle
 
 # From hopeless to hopeful: a waiting job shows the most hopeful thing that is in its way.
-CODES = (
+PENDING_CODES = (
     *("BadConstraints", "NoToolchain", "NodeDown", "Backoff", "LoadTooHigh", "Resources", "UserLimit", "Priority"),
 )
 
@@ -38,7 +38,7 @@ class NodeView(Struct, frozen=True):
     toolchains: Mapping[str, Toolchain] = {}
     untested: frozenset[str] = frozenset()  # languages whose hello has not run yet
     sample: Sample | None = None
-    room: int | None = None  # a node that lost several runs takes no more than this
+    slot_limit: int | None = None  # a node that lost several runs takes no more than this
     running: int = 0  # slots in use
     started_since_sample: int = 0
     ended_since_sample: int = 0
@@ -47,8 +47,8 @@ class NodeView(Struct, frozen=True):
     user_limit: str = ""  # why the user whose job it is may have no more runs there
 
 
-Obstacle: TypeAlias = tuple[str, str]  # one of CODES, and a reason with its numbers
-Needs: TypeAlias = tuple[str, str, str, int | None, int, int]
+PendingReason: TypeAlias = tuple[str, str]  # one of CODES, and a reason with its numbers
+Requirements: TypeAlias = tuple[str, str, str, int | None, int, int]
 Policy: TypeAlias = Callable[[Sequence[NodeView], Random, int], NodeView]
 
 
@@ -62,7 +62,7 @@ def cores(view: NodeView) -> int:
 
 def slots(view: NodeView) -> int:
     """How many runs it takes at once; fewer than usual while it has to prove itself."""
-    return _all_slots(view) if view.room is None else min(view.room, _all_slots(view))
+    return _all_slots(view) if view.slot_limit is None else min(view.slot_limit, _all_slots(view))
 
 
 def _all_slots(view: NodeView) -> int:
@@ -97,20 +97,20 @@ def score(view: NodeView) -> float:
 # --- what rules a node out --------------------------------------------------------------------------------------------
 
 
-def wanted(views: Sequence[NodeView], submission: Submission) -> frozenset[str]:
+def selected_nodes(views: Sequence[NodeView], submission: Submission) -> frozenset[str]:
     """Names of the nodes that ``--on`` allows. UsageError as selectors.nodes."""
     if not submission.on:
         return frozenset(view.node.name for view in views)
     return frozenset(node.name for node in selectors.nodes(submission.on, [view.node for view in views]))
 
 
-def obstacle(
+def pending_reason(
     view: NodeView,
     submission: Submission,
     allowed: Collection[str],
     excluded: Collection[str] = (),
     languages: Sequence[Language] = (),
-) -> Obstacle | None:
+) -> PendingReason | None:
     """The first thing that keeps `submission` off this node now; None = it may start.
 
     `allowed` is what wanted() said, as a selector means something only among all nodes. `languages` adds the names of
@@ -128,7 +128,7 @@ def obstacle(
     )
 
 
-def _absent(view: NodeView) -> Obstacle | None:
+def _absent(view: NodeView) -> PendingReason | None:
     if view.node.drained:
         text = f"draining, {_runs(view.running)} left" if view.running else "drained"
         return "NodeDown", text
@@ -146,7 +146,7 @@ def _runs(count: int) -> str:
 
 def _barred(
     view: NodeView, submission: Submission, allowed: Collection[str], excluded: Collection[str]
-) -> Obstacle | None:
+) -> PendingReason | None:
     if view.node.name not in allowed:
         return "BadConstraints", f"not in --on {submission.on}"
     if view.node.name in excluded:
@@ -154,7 +154,7 @@ def _barred(
     return None
 
 
-def _toolchain(view: NodeView, submission: Submission, languages: Sequence[Language] = ()) -> Obstacle | None:
+def _toolchain(view: NodeView, submission: Submission, languages: Sequence[Language] = ()) -> PendingReason | None:
     program = submission.program
     language, constraint = program.language, program.version
     if view.node.toolchains is not None and language not in view.node.toolchains:
@@ -173,7 +173,7 @@ def _needs(language: str, languages: Sequence[Language]) -> str:
     return f" (looked for {', '.join(tools)})" if tools else ""
 
 
-def _full(view: NodeView, submission: Submission) -> Obstacle | None:
+def _full(view: NodeView, submission: Submission) -> PendingReason | None:
     limit, need = slots(view), submission.slots
     if need > _all_slots(view) and (view.facts or view.node.slots is not None):
         return "BadConstraints", f"{need} slots wanted, it has {_all_slots(view)}"
@@ -192,7 +192,7 @@ def free_gpus(view: NodeView) -> list[int]:
     return [number for number in range(gpus(view)) if number not in view.gpus_in_use]
 
 
-def _gpus(view: NodeView, submission: Submission) -> Obstacle | None:
+def _gpus(view: NodeView, submission: Submission) -> PendingReason | None:
     need, there = submission.gpus, gpus(view)
     if need > there and (view.facts or view.node.gpus is not None):
         return "BadConstraints", f"{need} GPUs wanted, it has {there or 'none'}"
@@ -201,7 +201,7 @@ def _gpus(view: NodeView, submission: Submission) -> Obstacle | None:
     return None
 
 
-def _loaded(view: NodeView) -> Obstacle | None:
+def _loaded(view: NodeView) -> PendingReason | None:
     limit = view.node.max_load
     if limit is None:
         return None
@@ -216,7 +216,7 @@ def _percent(share: float) -> str:
     return f"{share * 100:.0f} %"
 
 
-def _memory(view: NodeView, submission: Submission) -> Obstacle | None:
+def _memory(view: NodeView, submission: Submission) -> PendingReason | None:
     need = submission.program.limits.memory_bytes
     if need is None:
         return None
@@ -250,7 +250,7 @@ def pack(candidates: Sequence[NodeView], rng: Random, turn: int) -> NodeView:
 POLICIES: Mapping[str, Policy] = {"least-loaded": least_loaded, "round-robin": round_robin, "pack": pack}
 
 
-def needs(submission: Submission) -> Needs:
+def requirements(submission: Submission) -> Requirements:
     """All of a submission that this module looks at, as a key.
 
     Within one round nodes only fill up, so when no node took a job, none will take the next one with the same needs:
@@ -268,12 +268,14 @@ def eligible(views: Sequence[NodeView], submission: Submission, excluded: Collec
     to take the job sooner or later. Otherwise a grid of one node could never retry.
     """
     allowed = _wanted_or_none(views, submission)
-    if excluded and not others(views, submission, excluded):
+    if excluded and not has_untried_node(views, submission, excluded):
         excluded = ()
-    return [view for view in views if obstacle(view, submission, allowed, excluded) is None]
+    return [view for view in views if pending_reason(view, submission, allowed, excluded) is None]
 
 
-def could_follow(views: Sequence[NodeView], submission: Submission, excluded: Collection[str] = ()) -> frozenset[str]:
+def eligible_after_release(
+    views: Sequence[NodeView], submission: Submission, excluded: Collection[str] = ()
+) -> frozenset[str]:
     """The nodes where it could begin when one of their slots were free."""
     freed = [
         msgspec.structs.replace(view, running=view.running - 1, ended_since_sample=view.ended_since_sample + 1)
@@ -295,7 +297,7 @@ def place(
     return policy(candidates, rng, turn) if candidates else None
 
 
-def others(views: Sequence[NodeView], submission: Submission, excluded: Collection[str]) -> bool:
+def has_untried_node(views: Sequence[NodeView], submission: Submission, excluded: Collection[str]) -> bool:
     """Is there a working node, busy or not, that has not failed this job yet?"""
     allowed = _wanted_or_none(views, submission)
     return any(
@@ -307,7 +309,7 @@ def others(views: Sequence[NodeView], submission: Submission, excluded: Collecti
 def _wanted_or_none(views: Sequence[NodeView], submission: Submission) -> frozenset[str]:
     """As wanted(); nothing when the selector no longer names a node, which a changed inventory can bring about."""
     try:
-        return wanted(views, submission)
+        return selected_nodes(views, submission)
     except UsageError:
         return frozenset()
 
@@ -331,7 +333,7 @@ def pending_code(views: Sequence[NodeView], submission: Submission, excluded: Co
     found = _obstacles(views, submission, excluded)
     if len(found) < len(views):
         return "Priority"
-    return max((code for code, _ in found.values()), key=CODES.index, default="BadConstraints")
+    return max((code for code, _ in found.values()), key=PENDING_CODES.index, default="BadConstraints")
 
 
 def _obstacles(
@@ -339,23 +341,23 @@ def _obstacles(
     submission: Submission,
     excluded: Collection[str],
     languages: Sequence[Language] = (),
-) -> dict[str, Obstacle]:
+) -> dict[str, PendingReason]:
     allowed = _wanted_or_none(views, submission)
-    if excluded and not others(views, submission, excluded):
+    if excluded and not has_untried_node(views, submission, excluded):
         excluded = ()
-    found = ((view.node.name, obstacle(view, submission, allowed, excluded, languages)) for view in views)
+    found = ((view.node.name, pending_reason(view, submission, allowed, excluded, languages)) for view in views)
     return {name: reason for name, reason in found if reason is not None}
 
 
 def permanently_impossible(
     views: Sequence[NodeView], submission: Submission, languages: Sequence[Language] = ()
-) -> Obstacle | None:
+) -> PendingReason | None:
     """(code, message) when nothing in the grid could ever run it; None while any node might, or is not known yet.
 
     The code says how the submitter is told: NoToolchain is UnknownLanguage (exit 127), the others NoNodeLeft (125).
     """
     try:
-        allowed = wanted(views, submission)
+        allowed = selected_nodes(views, submission)
     except UsageError as error:
         return "BadConstraints", error.message
     views = [view for view in views if view.node.name in allowed]
@@ -383,7 +385,7 @@ def _found(views: Sequence[NodeView], submission: Submission) -> str:
     return f"; found {', '.join(sorted(versions - {''}))}" if any(versions) else ""
 
 
-def _unable(view: NodeView, submission: Submission, allowed: Collection[str]) -> Obstacle | None:
+def _unable(view: NodeView, submission: Submission, allowed: Collection[str]) -> PendingReason | None:
     """What will still rule this node out when it is up, idle and resumed; None = nothing that is known."""
     if view.node.name not in allowed:
         return "BadConstraints", f"not in --on {submission.on}"

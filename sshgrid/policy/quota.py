@@ -15,10 +15,10 @@ from sshgrid.model import Caps, Group, Limits, Submission
 from sshgrid.notation.quantities import format_duration
 from sshgrid.policy.placement import NodeView
 
-DEFAULT = Caps(queued=1000, running=None, wall_seconds=3600.0, output_bytes=64 << 20, upload_bytes=100 << 20)
+DEFAULT_CAPS = Caps(queued=1000, running=None, wall_seconds=3600.0, output_bytes=64 << 20, upload_bytes=100 << 20)
 
 
-def bounded(submission: Submission, caps: Caps, waiting: int) -> Submission:
+def apply_caps(submission: Submission, caps: Caps, waiting: int) -> Submission:
     """The submission with limits that keep to `caps`. OverLimit when it asks for more, or too many wait already."""
     if caps.queued is not None and waiting >= caps.queued:
         raise OverLimit(f"{waiting} of your jobs are waiting, and no more than {caps.queued} may", "sshgrid ps")
@@ -59,12 +59,12 @@ def _within(limits: Limits, caps: Caps) -> Limits:
     )
 
 
-def must_wait(running: int, caps: Caps) -> bool:
+def running_limit_reached(running: int, caps: Caps) -> bool:
     """Whether a user with so many running jobs may start no other one now."""
     return caps.running is not None and running >= caps.running
 
 
-def as_seen(views: Sequence[NodeView], groups: Sequence[Group], in_use: Sequence[str]) -> Sequence[NodeView]:
+def apply_group_limits(views: Sequence[NodeView], groups: Sequence[Group], in_use: Sequence[str]) -> Sequence[NodeView]:
     """The nodes as a user finds them who has runs on those `in_use` (a name a run): closed where a group is used up."""
     closed: dict[str, str] = {}
     for group in groups:

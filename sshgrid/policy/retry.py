@@ -62,13 +62,13 @@ def settle(
     job = _remember(job, msgspec.structs.replace(record, outcome=outcome, ended=now))
     match outcome:
         case Exited() | TimedOut() | OutOfMemory() | OutputLimit() | ProcessLimit() | Cancelled():
-            return done(_supersede(job, record.number, now), outcome, now)
+            return with_verdict(_supersede(job, record.number, now), outcome, now)
         case CompileFailed() | Crashed() | HostLost() | ToolchainBroken() if job.live:
             return job
         case CompileFailed() | Crashed():
-            return done(job, outcome, now)
+            return with_verdict(job, outcome, now)
         case HostLost() | ToolchainBroken() if job.cancel_requested:
-            return done(job, Cancelled(job.cancel_by), now)
+            return with_verdict(job, Cancelled(job.cancel_by), now)
         case HostLost():
             return _after_host_loss(job, policy, now, rng, others)
         case ToolchainBroken():
@@ -94,7 +94,7 @@ def _supersede(job: Job, winner: int, now: float) -> Job:
     return _remember(job, *(msgspec.structs.replace(record, **ends) for record in job.live))
 
 
-def done(job: Job, verdict: Verdict, now: float) -> Job:
+def with_verdict(job: Job, verdict: Verdict, now: float) -> Job:
     """The job with its verdict; called by name only for one that waits (cancelled in the queue, nothing can run it)."""
     return msgspec.structs.replace(job, phase=Phase.DONE, verdict=verdict, ended=now, held="")
 
@@ -102,11 +102,11 @@ def done(job: Job, verdict: Verdict, now: float) -> Job:
 def _after_host_loss(job: Job, policy: RetryPolicy, now: float, rng: Random, others: bool) -> Job:
     losses = _failures(job, HostLost)
     if job.submission.on_host_loss is OnHostLoss.FAIL:
-        return done(job, GaveUp(f"{_met(job)} (--on-host-loss fail)"), now)
+        return with_verdict(job, GaveUp(f"{_met(job)} (--on-host-loss fail)"), now)
     if job.submission.interactive:
-        return done(job, GaveUp(f"{_met(job)} (an interactive run is not retried)"), now)
+        return with_verdict(job, GaveUp(f"{_met(job)} (an interactive run is not retried)"), now)
     if len(losses) > _retries(job, policy):
-        return done(job, GaveUp(_retries_used_up(job)), now)
+        return with_verdict(job, GaveUp(_retries_used_up(job)), now)
     job = _again(job, policy, now, rng, others)
     # Only here, with retries left: whoever waits for a job without any is owed its end, not a pause.
     if (count := _nodes_lost_while_running(job)) >= POISON_NODES:
@@ -116,7 +116,7 @@ def _after_host_loss(job: Job, policy: RetryPolicy, now: float, rng: Random, oth
 
 def _after_broken_toolchain(job: Job, policy: RetryPolicy, now: float, rng: Random, others: bool) -> Job:
     if job.submission.interactive or len(_failures(job, ToolchainBroken)) >= TOOLCHAIN_TRIES:
-        return done(job, GaveUp(f"the {job.submission.program.language} toolchain failed: {_met(job)}"), now)
+        return with_verdict(job, GaveUp(f"the {job.submission.program.language} toolchain failed: {_met(job)}"), now)
     return _again(job, policy, now, rng, others)
 
 

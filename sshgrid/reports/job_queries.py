@@ -48,7 +48,7 @@ class _Moment:
         if not self._may_start(job.owner):
             return "UserLimit"
         views = self.views(job.owner)
-        key = id(views), placement.needs(job.submission), job.excluded
+        key = id(views), placement.requirements(job.submission), job.excluded
         if key not in self._codes:
             self._codes[key] = placement.pending_code(views, job.submission, job.excluded)
         return self._codes[key]

@@ -80,7 +80,7 @@ class BatchRefill:
             return False
         # An idle batch counts as no run of its user: the limit of a group may have been reached meanwhile.
         views = self._views.of_owner(job.owner)
-        nodes = placement.could_follow(views, job.submission, job.excluded)
+        nodes = placement.eligible_after_release(views, job.submission, job.excluded)
         return any(self._extend(sink, job, now) for sink in idle if sink.node in nodes)
 
     def extend_own(self, job: Job, now: float) -> bool:

@@ -38,7 +38,7 @@ MIN_PAUSE_SECONDS = 0.01
 # Samples of load and memory start no step of their own: check again after so long.
 SAMPLE_SECONDS = 1.0
 
-Kind: TypeAlias = tuple[placement.Needs, frozenset[str], bool, bool, str]
+Kind: TypeAlias = tuple[placement.Requirements, frozenset[str], bool, bool, str]
 
 
 class Scheduler:
@@ -100,7 +100,7 @@ class Scheduler:
         pauses = [LONGEST_PAUSE_SECONDS, *backoffs.values()]
         prospects: dict[Kind, Prospect] = {}
         stuck: set[Kind] = set()  # when one job of a kind finds no node, no other job of this kind is tried
-        for job in fair_share.order([job for job in waiting if job.id not in backoffs], self.shares.by_owner()):
+        for job in fair_share.start_order([job for job in waiting if job.id not in backoffs], self.shares.by_owner()):
             kind = self._kind(job)
             if kind not in prospects:
                 prospects[kind] = self._waiting.prospect(views.all, job.submission)
@@ -149,7 +149,13 @@ class Scheduler:
     def _kind(self, job: Job) -> Kind:
         """What decides where a job can start and whether it waits: equal for jobs that share their fate in one step."""
         owner = job.owner if self._limits.groups else ""
-        return placement.needs(job.submission), job.excluded, not job.attempts, job.submission.wait_for_nodes, owner
+        return (
+            placement.requirements(job.submission),
+            job.excluded,
+            not job.attempts,
+            job.submission.wait_for_nodes,
+            owner,
+        )
 
     def _start_on_node(self, job: Job, views: StepViews, outlooks: SweepOutlooks, now: float) -> bool:
         """Choose a node for a job and start it there; False when no node can take it now."""

@@ -91,7 +91,7 @@ class Settlement:
         record = msgspec.structs.replace(
             running.record, outcome=outcome, ended=now, usage=result.usage, why_compiled=self._why_compiled(running)
         )
-        others = isinstance(outcome, HostLost | ToolchainBroken) and placement.others(
+        others = isinstance(outcome, HostLost | ToolchainBroken) and placement.has_untried_node(
             self._pool.views(), job.submission, job.excluded | {attempt.node}
         )
         settled = retry.settle(job, record, outcome, self._pool.shared.retry, now, self._pool.shared.rng, others)
@@ -126,7 +126,7 @@ class Settlement:
         if isinstance(record.outcome, HostLost) and record.step is Step.RUNNING:
             node.lost_a_run()
         elif isinstance(record.outcome, Exited):
-            node.quarantine = node.quarantine.proved()
+            node.quarantine = node.quarantine.run_ended()
 
     def _why_compiled(self, running: RunningAttempt) -> str:
         """Why the node compiled the program although builds of other nodes may be used; "" when that is not so."""

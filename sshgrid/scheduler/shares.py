@@ -27,4 +27,4 @@ class Shares:
         running = self._active_jobs.slots_in_use().by_owner()
         owners = {job.owner for job in self._active_jobs.in_phase(Phase.QUEUED)} | running.keys()
         self._last_start = {owner: start for owner, start in self._last_start.items() if owner in owners}
-        return fair_share.turns(running, self._last_start, owners)
+        return fair_share.shares(running, self._last_start, owners)

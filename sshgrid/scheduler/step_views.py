@@ -16,7 +16,7 @@ class StepViews:
 
     def __init__(self, views: Sequence[NodeView], limits: UserLimits) -> None:
         self._limits = limits
-        self._could_follow: dict[tuple[placement.Needs, frozenset[str]], Collection[str]] = {}
+        self._could_follow: dict[tuple[placement.Requirements, frozenset[str]], Collection[str]] = {}
         self._end_seconds: dict[int, Sequence[tuple[float, str]]] = {}
         self.all: Sequence[NodeView] = ()
         self._by_name: Mapping[str, NodeView] = {}
@@ -44,9 +44,9 @@ class StepViews:
 
     def could_follow(self, job: Job) -> Collection[str]:
         """The nodes where the job could start if a slot of theirs were free."""
-        key = placement.needs(job.submission), job.excluded
+        key = placement.requirements(job.submission), job.excluded
         if key not in self._could_follow:
-            self._could_follow[key] = placement.could_follow(self.all, job.submission, job.excluded)
+            self._could_follow[key] = placement.eligible_after_release(self.all, job.submission, job.excluded)
         return self._could_follow[key]
 
     def end_seconds(self, state: SweepState) -> Sequence[tuple[float, str]]:

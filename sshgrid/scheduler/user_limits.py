@@ -23,17 +23,17 @@ class UserLimits:
 
     def is_full(self, owner: str, running: Mapping[str, int]) -> bool:
         """Whether this user may start no more; `running` has the number of slots of each user."""
-        return quota.must_wait(running.get(owner, 0), self.caps_of(owner))
+        return quota.running_limit_reached(running.get(owner, 0), self.caps_of(owner))
 
     def may_start(self, owner: str) -> bool:
         """Whether this user may have one more slot now."""
         caps = self.caps_of(owner)
         if caps.running is None:
             return True
-        return not quota.must_wait(self._active_jobs.slots_in_use().by_owner().get(owner, 0), caps)
+        return not quota.running_limit_reached(self._active_jobs.slots_in_use().by_owner().get(owner, 0), caps)
 
     def views_of(self, views: Sequence[NodeView], owner: str) -> Sequence[NodeView]:
         """The nodes as this user may use them: closed where the limit of a group is reached."""
         if not self.groups:
             return views
-        return quota.as_seen(views, self.groups, self._active_jobs.slots_in_use().nodes_of(owner))
+        return quota.apply_group_limits(views, self.groups, self._active_jobs.slots_in_use().nodes_of(owner))

@@ -148,15 +148,15 @@ class ClientSession:
         """Raise NoSuchJob or NotAllowed unless this user may ask this. `watched`: the job that `message` concerns."""
         if not isinstance(message, Request):
             return  # `_answer` refuses it
-        jobs = access.concerned(message) or (() if watched is None else (watched,))
+        jobs = access.requested_jobs(message) or (() if watched is None else (watched,))
         owners: list[str | None] = [None]
-        if jobs and not access.sees_all(self._user):
+        if jobs and not access.sees_all_jobs(self._user):
             owners = [self._grid.job_queries.owner(job) for job in jobs]
         for number, owner in enumerate(owners):
-            match access.may(self._user, message, owner):
+            match access.authorize(self._user, message, owner):
                 case access.Hidden():
                     raise no_such_job(job_text(jobs[number]))
-                case access.Refused(why):
+                case access.Denied(why):
                     audit.warning("%s was refused: %s", self._user.name, type(message).__name__)
                     raise NotAllowed(why)
 
@@ -187,7 +187,7 @@ class ClientSession:
             case Cancel():
                 return Done(await self._cancel(message))
             case Jobs():
-                return JobsReply(tuple(grid.job_queries.select(message, access.seen_by(self._user))))
+                return JobsReply(tuple(grid.job_queries.select(message, access.visible_owner(self._user))))
             case Info(job):
                 return JobsReply((grid.job_queries.info(job),))
             case Remove(jobs):
@@ -210,7 +210,7 @@ class ClientSession:
             case Status():
                 return self._status()
             case Clients():
-                name = access.seen_by(self._user)
+                name = access.visible_owner(self._user)
                 return ClientsReply(tuple(line for line in self._process.clients.lines() if name in ("", line.user)))
             case Reload():
                 return await self._reload()
@@ -258,7 +258,7 @@ class ClientSession:
     def _status(self) -> StatusReply:
         """The status of the whole grid; for a user without the paths of the host and the jobs of other users."""
         status = self._process.status()
-        if access.sees_all(self._user):
+        if access.sees_all_jobs(self._user):
             return status
         return msgspec.structs.replace(
             status,

@@ -45,7 +45,7 @@ class Uploads:
             return
         blob = self._incoming.get(sha256) or self._begin(sha256)
         try:
-            if not access.sees_all(self._user):
+            if not access.sees_all_jobs(self._user):
                 self._grid.accounts.add_upload(self._user.name, len(piece))
             blob.append(piece)
             if message.last:
@@ -87,5 +87,5 @@ class Uploads:
 
     def _foreign(self, digests: Iterable[str]) -> tuple[str, ...]:
         """The files that this user has neither uploaded here nor named in a job."""
-        unknown = set() if access.sees_all(self._user) else set(digests) - self._sizes.keys()
+        unknown = set() if access.sees_all_jobs(self._user) else set(digests) - self._sizes.keys()
         return tuple(unknown - self._grid.job_queries.files_of(self._user.name)) if unknown else ()

@@ -136,7 +136,7 @@ class Accounts:
         if request.role is Role.OWNER:
             raise UsageError("the role of a user is `user` or `admin`")
         keys = tuple(dict.fromkeys(credentials.public_key(line) for line in request.keys))
-        caps = Caps() if request.role is Role.ADMIN else quota.DEFAULT
+        caps = Caps() if request.role is Role.ADMIN else quota.DEFAULT_CAPS
         return self._keep(Account(request.name, request.role, self._clock.wall(), keys=keys, caps=caps))
 
     def _remove(self, account: Account) -> Done:

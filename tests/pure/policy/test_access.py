@@ -8,7 +8,7 @@ import pytest
 
 from sshgrid.model import Caps, JobId, Program, Role, Submission, User
 from sshgrid.policy import access
-from sshgrid.policy.access import Allowed, Hidden, Refused, may
+from sshgrid.policy.access import Allowed, Denied, Hidden, authorize
 from sshgrid.protocol import messages, sweep_messages, user_messages
 from sshgrid.protocol.messages import Request
 
@@ -73,35 +73,37 @@ def test_every_request_is_in_the_table_once() -> None:
 
 @pytest.mark.parametrize("request_", ANYBODY, ids=named)
 def test_what_everybody_may_ask(request_: Request) -> None:
-    assert [may(person, request_) for person in (OWNER, ADMIN, ANN)] == [Allowed()] * 3
+    assert [authorize(person, request_) for person in (OWNER, ADMIN, ANN)] == [Allowed()] * 3
 
 
 @pytest.mark.parametrize("request_", OF_THE_JOB, ids=named)
 def test_A31_a_job_of_somebody_else_is_not_there(request_: Request) -> None:
-    assert may(ANN, request_, "ann") == Allowed()
-    assert may(ANN, request_, "bob") == Hidden()
-    assert may(ANN, request_, None) == Hidden()
-    assert [may(person, request_, "bob") for person in (OWNER, ADMIN)] == [Allowed()] * 2
+    assert authorize(ANN, request_, "ann") == Allowed()
+    assert authorize(ANN, request_, "bob") == Hidden()
+    assert authorize(ANN, request_, None) == Hidden()
+    assert [authorize(person, request_, "bob") for person in (OWNER, ADMIN)] == [Allowed()] * 2
 
 
 @pytest.mark.parametrize("request_", ADMINS, ids=named)
 def test_what_only_admins_may_ask(request_: Request) -> None:
-    assert isinstance(may(ANN, request_), Refused)
-    assert [may(person, request_) for person in (OWNER, ADMIN)] == [Allowed()] * 2
+    assert isinstance(authorize(ANN, request_), Denied)
+    assert [authorize(person, request_) for person in (OWNER, ADMIN)] == [Allowed()] * 2
 
 
 @pytest.mark.parametrize("request_", OWNERS, ids=named)
 def test_what_writes_where_the_master_may_is_for_its_owner(request_: Request) -> None:
-    assert may(OWNER, request_) == Allowed()
-    assert all(isinstance(may(person, request_), Refused) for person in (ADMIN, ANN))
+    assert authorize(OWNER, request_) == Allowed()
+    assert all(isinstance(authorize(person, request_), Denied) for person in (ADMIN, ANN))
 
 
 def test_lists_hold_a_users_own_jobs_and_everybodys_for_admins() -> None:
-    assert [access.seen_by(person) for person in (OWNER, ADMIN, ANN)] == ["", "", "ann"]
+    assert [access.visible_owner(person) for person in (OWNER, ADMIN, ANN)] == ["", "", "ann"]
 
 
 def test_the_jobs_that_a_request_names() -> None:
-    named_jobs = {named(request): access.concerned(request) for request in (*ANYBODY, *OF_THE_JOB, *ADMINS, *OWNERS)}
+    named_jobs = {
+        named(request): access.requested_jobs(request) for request in (*ANYBODY, *OF_THE_JOB, *ADMINS, *OWNERS)
+    }
     naming = {kind for kind, jobs in named_jobs.items() if jobs == (JOB,)}
     assert naming == set(map(named, OF_THE_JOB)) - {"Input", "Resize"}
     assert all(jobs in ((), (JOB,)) for jobs in named_jobs.values())

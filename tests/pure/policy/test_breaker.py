@@ -38,7 +38,7 @@ def pauses(*causes: HostError, dice: Random) -> list[float]:
     """The pause after each failure, each dial made as soon as it was allowed."""
     breaker, now, found = Breaker(), 0.0, []
     for cause in causes:
-        breaker = breaker.dialling().failed(now, cause, dice)
+        breaker = breaker.dial_started().failed(now, cause, dice)
         found.append(breaker.next_try - now)
         now = breaker.next_try
     return found
@@ -69,13 +69,13 @@ def test_a_node_whose_runs_are_waited_for_is_not_left_alone_for_long_unless_it_r
 
 
 def test_half_open_lets_one_dial_through() -> None:
-    breaker = Breaker().failed(100.0, SILENT, Slowest()).dialling()
+    breaker = Breaker().failed(100.0, SILENT, Slowest()).dial_started()
     assert not breaker.allows(101.0)
     assert breaker.failed(101.0, SILENT, Slowest()).allows(103.0)
 
 
 def test_success_forgets_everything() -> None:
-    breaker = Breaker().failed(100.0, REFUSED, Slowest()).dialling().succeeded()
+    breaker = Breaker().failed(100.0, REFUSED, Slowest()).dial_started().succeeded()
     assert breaker == Breaker()
 
 
@@ -130,12 +130,12 @@ BOOT = 1000.0  # times of the tests count from here: nothing may hang on a clock
 def after(*losses: float) -> Quarantine:
     node = Quarantine()
     for at in losses:
-        node = node.lost(BOOT + at)
+        node = node.run_lost(BOOT + at)
     return node
 
 
 @pytest.mark.parametrize(
-    ("losses", "room"),
+    ("losses", "slot_limit"),
     [
         ((), None),
         ((0.0, 100.0), None),
@@ -147,22 +147,24 @@ def after(*losses: float) -> Quarantine:
         ((0.0, 1.0, 5.0, 6.0, 10.0), 0),  # three crashes
     ],
 )
-def test_F39_three_losses_in_ten_minutes_close_a_node_to_new_runs(losses: tuple[float, ...], room: int | None) -> None:
+def test_F39_three_losses_in_ten_minutes_close_a_node_to_new_runs(
+    losses: tuple[float, ...], slot_limit: int | None
+) -> None:
     last = losses[-1] if losses else 0.0
-    assert after(*losses).room(BOOT + last) == room
+    assert after(*losses).slot_limit(BOOT + last) == slot_limit
 
 
 def test_F39_after_the_quarantine_one_run_at_a_time_proves_the_node() -> None:
     node = after(0.0, 10.0, 20.0)
-    assert [node.room(BOOT + at) for at in (20.0, 49.9, 50.0)] == [0, 0, 1]
-    assert node.proved().room(BOOT + 50.0) is None
+    assert [node.slot_limit(BOOT + at) for at in (20.0, 49.9, 50.0)] == [0, 0, 1]
+    assert node.run_ended().slot_limit(BOOT + 50.0) is None
 
 
 def test_F39_a_node_that_fails_its_proof_waits_twice_as_long_up_to_half_an_hour() -> None:
     node, spans = after(0.0, 10.0, 20.0), [30.0]
     for _ in range(8):
         now = node.until
-        node = node.lost(now)
+        node = node.run_lost(now)
         spans.append(node.until - now)
     assert spans == [30.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1800.0, 1800.0, 1800.0]
 
@@ -170,12 +172,12 @@ def test_F39_a_node_that_fails_its_proof_waits_twice_as_long_up_to_half_an_hour(
 def test_F39_good_runs_between_the_losses_do_not_hide_a_flapping_node() -> None:
     node = Quarantine()
     for at in (0.0, 100.0, 200.0):
-        node = node.proved().lost(at)
-    assert node.room(200.0) == 0
+        node = node.run_ended().run_lost(at)
+    assert node.slot_limit(200.0) == 0
 
 
 @given(losses=st.lists(st.floats(0, 10_000), max_size=50).map(sorted))
 def test_F39_a_quarantine_never_lasts_longer_than_half_an_hour(losses: list[float]) -> None:
     node = after(*losses)
-    assert node.room(BOOT + 10_000.0 + 1800.0) in (None, 1)
+    assert node.slot_limit(BOOT + 10_000.0 + 1800.0) in (None, 1)
     assert len(node.losses) <= 3

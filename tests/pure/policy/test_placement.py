@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from sshgrid.model import Facts, Job, JobId, Language, Limits, Node, Program, Sample, Submission, Toolchain
 from sshgrid.policy import fair_share, placement
-from sshgrid.policy.fair_share import order
-from sshgrid.policy.placement import CODES, POLICIES, NodeView, explain, obstacle, place, score
+from sshgrid.policy.fair_share import start_order
+from sshgrid.policy.placement import PENDING_CODES, POLICIES, NodeView, explain, pending_reason, place, score
 
 GIB = 1 << 30
 JAVA = Toolchain("java", "17.0.15", {"java": "/usr/bin/java"}, "f")
@@ -69,7 +69,7 @@ def chosen(views: Sequence[NodeView], seeds: range = SEEDS, policy: str = "least
 
 
 def in_the_way(seen: NodeView, submission: Submission | None = None, excluded: frozenset[str] = frozenset()) -> str:
-    found = obstacle(seen, submission or java(), {"h1"}, excluded, (JAVA_ROW,))
+    found = pending_reason(seen, submission or java(), {"h1"}, excluded, (JAVA_ROW,))
     return ": ".join(found) if found else ""
 
 
@@ -145,7 +145,7 @@ def test_each_obstacle_is_named_with_its_numbers(seen: NodeView, expected: str) 
 
 def test_a_missing_toolchain_names_the_tools_that_were_looked_for() -> None:
     assert "javac" in in_the_way(view(toolchains={}))
-    assert obstacle(view(toolchains={}), java(), {"h1"}) == ("NoToolchain", "no java")
+    assert pending_reason(view(toolchains={}), java(), {"h1"}) == ("NoToolchain", "no java")
 
 
 def test_a_toolchain_of_the_wrong_version_does_not_count() -> None:
@@ -173,8 +173,8 @@ def wide(slots: int = 1, gpus: int = 0) -> Submission:
         (view(), wide(2), ""),
         (view(running=1), wide(2), "Resources: 1 of 2 slots busy, 2 wanted"),
         (view(), wide(3), "BadConstraints: 3 slots wanted, it has 2"),
-        (view(room=1), wide(2), "Resources: 0 of 1 slots busy, 2 wanted"),  # for a while only
-        (view(room=1, running=1), wide(), "Resources: 1 of 1 slots busy"),
+        (view(slot_limit=1), wide(2), "Resources: 0 of 1 slots busy, 2 wanted"),  # for a while only
+        (view(slot_limit=1, running=1), wide(), "Resources: 1 of 1 slots busy"),
         (view(), wide(gpus=1), "BadConstraints: 1 GPUs wanted, it has none"),
         (view(node=Node("h1", gpus=4)), wide(gpus=4), ""),
         (view(node=Node("h1", gpus=4), gpus_in_use=frozenset({0, 2})), wide(gpus=2), ""),
@@ -191,7 +191,7 @@ def test_slots_and_gpus_that_are_not_there_or_not_free(seen: NodeView, submissio
 
 
 def test_what_no_node_has_is_impossible_at_once() -> None:
-    grid = [view("h1"), view("h2", slots=8, room=1)]
+    grid = [view("h1"), view("h2", slots=8, slot_limit=1)]
     assert placement.permanently_impossible(grid, wide(8)) is None
     assert placement.permanently_impossible(grid, wide(9)) == (
         "BadConstraints",
@@ -257,7 +257,7 @@ def test_a_selector_that_lost_its_node_to_a_new_inventory_matches_nothing_and_ra
 )
 def test_a_waiting_job_shows_the_most_hopeful_thing_in_its_way(views: list[NodeView], code: str) -> None:
     assert placement.pending_code(views, java()) == code
-    assert code in CODES
+    assert code in PENDING_CODES
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ def test_a_node_that_failed_the_job_is_left_out_while_another_works_even_a_busy_
 )
 def test_a_node_that_failed_the_job_is_the_last_resort(other: NodeView) -> None:
     excluded, submission = frozenset({"h1"}), java(memory=GIB)
-    assert not placement.others([view("h1"), other], submission, excluded)
+    assert not placement.has_untried_node([view("h1"), other], submission, excluded)
     pick = place([view("h1"), other], submission, excluded, POLICIES["least-loaded"], Random(1), 0)
     assert pick is not None
     assert pick.node.name == "h1"
@@ -454,12 +454,12 @@ def test_every_policy_chooses_a_node_that_nothing_rules_out_and_one_whenever_the
 ) -> None:
     pick = place(views, java(), excluded, POLICIES[policy], Random(seed), turn)
     names = {seen.node.name for seen in views}
-    free = [seen for seen in views if obstacle(seen, java(), names, excluded) is None]
+    free = [seen for seen in views if pending_reason(seen, java(), names, excluded) is None]
     if pick is None:
         assert free == []
         return
     assert pick in views
-    assert obstacle(pick, java(), names) is None
+    assert pending_reason(pick, java(), names) is None
     assert pick.node.name not in excluded or free == []
 
 
@@ -502,7 +502,7 @@ def test_jobs_with_the_same_needs_get_the_same_answers(
     one = java(">=17", "h0,h1" if len(views) > 1 else "", GIB)
     program = msgspec.structs.replace(one.program, entry="Q.java", args=(b"1",), flags=("-g",))
     two = Submission(program, "Q.java 1", "task 2", on=one.on, priority=3, retries=0, interactive=True)
-    assert placement.needs(one) == placement.needs(two)
+    assert placement.requirements(one) == placement.requirements(two)
     assert explain(views, one, excluded) == explain(views, two, excluded)
     assert placement.permanently_impossible(views, one) == placement.permanently_impossible(views, two)
     assert placement.all_down(views, one) == placement.all_down(views, two)
@@ -514,7 +514,7 @@ def test_jobs_with_the_same_needs_get_the_same_answers(
     "other", [java(), java(">=21"), java(">=17", "h1"), java(">=17", memory=GIB), wide(2), wide(1, 1)]
 )
 def test_whatever_placement_looks_at_is_part_of_the_needs(other: Submission) -> None:
-    assert placement.needs(other) != placement.needs(java(">=17"))
+    assert placement.requirements(other) != placement.requirements(java(">=17"))
 
 
 @given(views=grids())
@@ -529,22 +529,22 @@ def test_what_is_impossible_has_no_eligible_node_and_what_has_one_is_not_all_dow
 
 def test_priority_goes_before_fair_share_and_fair_share_before_age() -> None:
     jobs = [job(1), job(2), job(3, "bob"), job(4, "bob", priority=1), job(5, "eve")]
-    assert [each.id for each in order(jobs, {"ana": 0})] == [4, 1, 5, 2, 3]
+    assert [each.id for each in start_order(jobs, {"ana": 0})] == [4, 1, 5, 2, 3]
 
 
 def test_who_already_runs_many_waits_until_the_others_have_as_many() -> None:
     jobs = [job(1), job(2), job(3, "bob"), job(4, "bob"), job(5, "bob")]
-    assert [each.id for each in order(jobs, {"ana": 2})] == [3, 4, 1, 5, 2]
+    assert [each.id for each in start_order(jobs, {"ana": 2})] == [3, 4, 1, 5, 2]
 
 
 def test_turns_handed_out_count_in_the_next_priority_as_well() -> None:
     jobs = [job(1, priority=1), job(2), job(3, "bob"), job(4, "bob"), job(5), job(6, "bob")]
-    assert [each.id for each in order(jobs, {"bob": 0})] == [1, 3, 2, 4, 5, 6]
+    assert [each.id for each in start_order(jobs, {"bob": 0})] == [1, 3, 2, 4, 5, 6]
 
 
 def test_one_users_ten_thousand_jobs_delay_anothers_one_job_by_one_slot() -> None:
     jobs = [job(number) for number in range(10_000)] + [job(10_000, "bob")]
-    ordered = order(jobs, {})
+    ordered = start_order(jobs, {})
     assert [each.owner for each in ordered].index("bob") == 1
     assert len(ordered) == 10_001
 
@@ -555,7 +555,7 @@ def test_ten_thousand_jobs_are_put_in_order_in_less_than_fifty_milliseconds() ->
     spent = []
     for _ in range(5):  # the best of five: other processes of this machine are not what is measured
         began = time.process_time()
-        order(shuffled, {})
+        start_order(shuffled, {})
         spent.append(time.process_time() - began)
     assert min(spent) < 0.050
 
@@ -569,7 +569,7 @@ def test_the_order_loses_nothing_and_each_turn_goes_to_who_has_fewest(
 ) -> None:
     jobs = [job(number, owner, priority) for number, (owner, priority) in enumerate(queue)]
     waiting, turns = list(jobs), Counter(running)
-    for each in order(jobs, running):
+    for each in start_order(jobs, running):
         top = [other for other in waiting if other.submission.priority == each.submission.priority]
         assert each.submission.priority == max(other.submission.priority for other in waiting)
         assert turns[each.owner] == min(turns[other.owner] for other in top)
@@ -597,8 +597,8 @@ class Slots:
         """Whose jobs start now."""
         owners = {each.owner for each in self.waiting} | set(self.running)
         served = {owner: turn for owner, turn in self.served.items() if owner in owners}
-        handed_out = fair_share.turns(Counter(self.running), served, owners)
-        started = order(self.waiting, handed_out)[: self.free]
+        handed_out = fair_share.shares(Counter(self.running), served, owners)
+        started = start_order(self.waiting, handed_out)[: self.free]
         for each in started:
             self.turn += 1
             self.served[each.owner] = self.turn

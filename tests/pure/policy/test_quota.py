@@ -21,10 +21,10 @@ def asked(limits: Limits | None = None, size: int = 1, stdin: int = 0) -> Submis
 
 
 def test_a_limit_that_was_not_asked_for_is_the_cap_and_a_smaller_one_stays() -> None:
-    assert quota.bounded(asked(), CAPS, 0).program.limits == Limits(60.0, None, 1000)
+    assert quota.apply_caps(asked(), CAPS, 0).program.limits == Limits(60.0, None, 1000)
     wish = Limits(5.0, 1 << 20, 10)
-    assert quota.bounded(asked(wish), CAPS, 1).program.limits == wish
-    assert quota.bounded(asked(), Caps(), 10_000) == asked()
+    assert quota.apply_caps(asked(wish), CAPS, 1).program.limits == wish
+    assert quota.apply_caps(asked(), Caps(), 10_000) == asked()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_A33_too_much_is_refused_with_the_number_and_the_limit(
     submission: Submission, waiting: int, words: tuple[str, ...]
 ) -> None:
     with pytest.raises(OverLimit) as refused:
-        quota.bounded(submission, CAPS, waiting)
+        quota.apply_caps(submission, CAPS, waiting)
     assert all(word in refused.value.message for word in words), refused.value.message
 
 
@@ -48,26 +48,26 @@ def test_what_travels_with_a_run_counts_and_what_comes_back_keeps_to_the_same_ca
     files = (SourceFile("d", "2" * 64, 60), SourceFile("p", "3" * 64, 40))
     program = msgspec.structs.replace(asked().program, data=files[:1], packs=files[1:])
     with pytest.raises(OverLimit, match="101"):
-        quota.bounded(Submission(program, "a.sh"), CAPS, 0)
+        quota.apply_caps(Submission(program, "a.sh"), CAPS, 0)
     fetching = msgspec.structs.replace(asked().program, fetch=("out",))
-    assert quota.bounded(Submission(fetching, "a.sh"), CAPS, 0).program.limits.fetch_bytes == 100
-    assert quota.bounded(asked(), CAPS, 0).program.limits.fetch_bytes is None
-    assert quota.bounded(Submission(fetching, "a.sh"), Caps(), 0).program.limits.fetch_bytes is None
+    assert quota.apply_caps(Submission(fetching, "a.sh"), CAPS, 0).program.limits.fetch_bytes == 100
+    assert quota.apply_caps(asked(), CAPS, 0).program.limits.fetch_bytes is None
+    assert quota.apply_caps(Submission(fetching, "a.sh"), Caps(), 0).program.limits.fetch_bytes is None
 
 
 def test_who_runs_as_much_as_allowed_has_to_wait() -> None:
-    assert [quota.must_wait(running, CAPS) for running in (0, 1, 2)] == [False, True, True]
-    assert not quota.must_wait(10_000, Caps())
+    assert [quota.running_limit_reached(running, CAPS) for running in (0, 1, 2)] == [False, True, True]
+    assert not quota.running_limit_reached(10_000, Caps())
 
 
 def test_a_limit_of_processes_survives_the_caps() -> None:
-    assert quota.bounded(asked(Limits(processes=7)), CAPS, 0).program.limits == Limits(60.0, None, 1000, 7)
+    assert quota.apply_caps(asked(Limits(processes=7)), CAPS, 0).program.limits == Limits(60.0, None, 1000, 7)
 
 
 def test_a_group_is_closed_for_who_has_used_it_up() -> None:
     views = [NodeView(Node(name)) for name in ("a", "b", "c")]
     groups = [Group("lab", frozenset({"a", "b"}), 2), Group("rest", frozenset({"c"}))]
-    assert quota.as_seen(views, groups, ["a", "c", "c", "c"]) is views
-    seen = quota.as_seen(views, groups, ["a", "b"])
+    assert quota.apply_group_limits(views, groups, ["a", "c", "c", "c"]) is views
+    seen = quota.apply_group_limits(views, groups, ["a", "b"])
     assert [bool(view.user_limit) for view in seen] == [True, True, False]
     assert seen[0].user_limit == "2 of this user's jobs run in lab, and no more than 2 may"
