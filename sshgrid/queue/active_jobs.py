@@ -26,7 +26,7 @@ class ActiveJobs:
 
     def __init__(self, store: Store, clock: Clock = SYSTEM_CLOCK) -> None:
         self.store = store
-        self.claims = Claims(self)
+        self.claims = Claims(store, self)
         self.notifications = Notifications()
         self.wake = asyncio.Event()
         # Held during work on hundreds of jobs at once, so that requests of clients get their turn in between.

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
 from sshgrid.model import Attempt, AttemptRecord, Job, JobId, Phase
+from sshgrid.queue.store import Store
 
-if TYPE_CHECKING:
-    from sshgrid.queue.active_jobs import ActiveJobs
+
+class JobMemory(Protocol):
+    """The jobs in memory, which follow the store."""
+
+    def keep(self, job: Job) -> None: ...
+    def reread(self, job_id: JobId) -> Job: ...
+    def drop_tasks(self, tasks: Sequence[JobId]) -> None: ...
 
 
 class Claims:
     """The claims of one master. What a call returned is durable."""
 
-    def __init__(self, active_jobs: ActiveJobs) -> None:
-        self._active_jobs = active_jobs
-        self._store = active_jobs.store
+    def __init__(self, store: Store, memory: JobMemory) -> None:
+        self._store = store
+        self._memory = memory
 
     def begin(self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()) -> tuple[Job, Attempt] | None:
         """Claim a node for a queued job; None when the store no longer lets it begin."""
@@ -37,16 +43,16 @@ class Claims:
         attempts = self._store.attempts.begin_tasks(tasks, record)
         begun = [msgspec.structs.replace(task, phase=Phase.RUNNING, attempts=(record,)) for task in tasks]
         for job in begun:
-            self._active_jobs.keep(job)
+            self._memory.keep(job)
         return list(zip(begun, attempts, strict=True))
 
     def undo_begin(self, tasks: Iterable[JobId]) -> list[JobId]:
         """Undo `begin_tasks`; returns the tasks that are as if never claimed. The others have ended meanwhile."""
         with self._store.transaction():
             undone = [task for task in tasks if self._store.attempts.undo_begin(task)]
-        self._active_jobs.drop_tasks(undone)
+        self._memory.drop_tasks(undone)
         return undone
 
     def _reread(self, job_id: JobId, attempt: Attempt | None) -> tuple[Job, Attempt] | None:
-        job = self._active_jobs.reread(job_id)
+        job = self._memory.reread(job_id)
         return None if attempt is None else (job, attempt)
