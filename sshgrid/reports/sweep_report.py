@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, TypeAlias
 
 from sshgrid.clock import Clock
@@ -29,10 +29,6 @@ class SweepInProgress(Protocol):
     @property
     def ended(self) -> list[int]:
         """Numbers of the tasks that have ended, in the order in which they ended; the list grows at its end."""
-
-    @property
-    def speculative(self) -> Collection[JobId]:
-        """Tasks that have two running attempts."""
 
     @property
     def compile_output_task(self) -> int:
@@ -112,7 +108,7 @@ class SweepReport:
             rate=rate,
             eta_seconds=(counts.waiting + counts.running) / rate if rate else None,
             slowest=self.task_line(self._active_jobs.current(slowest)) if slowest else None,
-            backups=len(state.speculative),
+            backups=counts.speculative,
         )
 
     def tasks(self, job: Job, wanted: tuple[str, ...]) -> tuple[TaskLine, ...]:

@@ -13,7 +13,7 @@ from sshgrid.clock import Clock
 from sshgrid.errors import UsageError
 from sshgrid.model import Cancelled, GaveUp, Job, JobId, Phase, job_text, sweep_of, task_id, task_number
 from sshgrid.queue.active_jobs import ActiveJobs
-from sshgrid.scheduler.sweep_state import SweepState
+from sshgrid.scheduler.sweep_state import SweepState, sweep_verdict
 from sshgrid.spool.blobs import Blobs
 from sshgrid.sweeps.halt import halts
 
@@ -66,21 +66,20 @@ class ActiveSweeps:
         return self._states.get(job.id) or self._read(job)
 
     def _read(self, job: Job) -> SweepState:
-        state = SweepState(job, self._blobs.read, self._weights, self._clock)
-        started = []
-        for task, phase, verdict in self._active_jobs.store.jobs.task_fates(job.id):
-            number = task_number(task)
-            started.append(number)
+        fates = self._active_jobs.store.jobs.task_fates(job.id)
+        started = frozenset(task_number(task) for task, _, _ in fates)
+        state = SweepState(job, started, self._blobs.read, self._weights, self._clock)
+        for task, phase, verdict in fates:
             if phase is Phase.DONE:
-                state.outcomes.add(number, verdict)
+                state.outcomes.add(task_number(task), verdict)
             elif phase is Phase.RUNNING:
                 state.running.add(self._active_jobs.current(task))
             else:
                 state.retrying[task] = self._active_jobs.current(task)
-        state.skip_started(started)
         if state.plan.backup and job.phase is not Phase.DONE:
             newest = [task_id(job.id, number) for number in state.ended[-LEARN_FROM_TASKS:]]
-            state.learn_runtimes(self._active_jobs.store.jobs.select(newest))
+            for ended in self._active_jobs.store.jobs.select(newest):
+                state.learn_runtime(ended)
         state.stopped = job.cancel_requested or job.phase is Phase.DONE
         return state
 
@@ -173,7 +172,7 @@ class ActiveSweeps:
     def _finish(self, state: SweepState) -> None:
         job = self._states.pop(state.job.id).job  # first: an end of a task must not finish it a second time
         self._cancel_retrying(state)
-        self._active_jobs.store.finish(job.id, state.verdict(), self._clock.wall())
+        self._active_jobs.store.finish(job.id, sweep_verdict(state), self._clock.wall())
         self._active_jobs.reread(job.id)
         state.finished.set()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from sshgrid.clock import Clock
 from sshgrid.model import (
@@ -29,9 +29,19 @@ MIN_ENDED_TO_SPECULATE = 3
 
 
 class SweepState:
-    """One sweep in progress. `read` returns a file by its digest, `weights` has the weight of each node."""
+    """One sweep in progress. Of its tasks those in `started` have started under an earlier master.
 
-    def __init__(self, job: Job, read: Callable[[str], bytes], weights: Mapping[str, float], clock: Clock) -> None:
+    `read` returns a file by its digest, `weights` has the weight of each node.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        started: Collection[int],
+        read: Callable[[str], bytes],
+        weights: Mapping[str, float],
+        clock: Clock,
+    ) -> None:
         self.job = job
         self.stopped = False  # no more tasks start
         self.finished = asyncio.Event()
@@ -41,7 +51,8 @@ class SweepState:
         self.runtimes = TaskRuntimes(weights)
         self._chosen = chosen_tasks(self.plan)
         self.tasks = sum(map(len, self._chosen))
-        self.unstarted = UnstartedTasks(self.numbers(), self.tasks)
+        unstarted = (number for number in self.numbers() if number not in started)
+        self.unstarted = UnstartedTasks(unstarted, self.tasks - len(started))
         self._task_jobs = TaskJobs(job, read)
         self._clock = clock
 
@@ -55,13 +66,6 @@ class SweepState:
         return (number for numbers in self._chosen for number in numbers)
 
     # --- which tasks start next
-
-    def skip_started(self, started: Collection[int]) -> None:
-        """Take these tasks out of those that have never started."""
-        numbers = frozenset(started)
-        self.unstarted = UnstartedTasks(
-            (number for number in self.numbers() if number not in numbers), self.tasks - len(numbers)
-        )
 
     def upcoming(self, count: int, nearly_free: int, now: float) -> Iterator[Job]:
         """The next tasks that may start, as jobs: `count` of them, and those that back off.
@@ -131,7 +135,7 @@ class SweepState:
             case Phase.DONE:
                 self.outcomes.add(task_number(task.id), task.verdict)
                 self.outcomes.note_moment(self._clock.monotonic())
-                self._learn_runtime(task)
+                self.learn_runtime(task)
 
     def put_back(self, tasks: Sequence[JobId]) -> None:
         """Return tasks that were claimed for a node and never started."""
@@ -139,12 +143,8 @@ class SweepState:
             self.running.remove(task)
         self.unstarted.put_back(map(task_number, tasks))
 
-    def learn_runtimes(self, tasks: Iterable[Job]) -> None:
-        """Learn from tasks that ended under an earlier master."""
-        for task in tasks:
-            self._learn_runtime(task)
-
-    def _learn_runtime(self, task: Job) -> None:
+    def learn_runtime(self, task: Job) -> None:
+        """Learn from a task that has ended what the next tasks take."""
         if task.current is not None and isinstance(task.verdict, Exited):
             self.runtimes.learn(task.current)
 
@@ -158,11 +158,6 @@ class SweepState:
     def ended(self) -> list[int]:
         """The numbers of the tasks that have ended, in the order of their ends."""
         return self.outcomes.numbers
-
-    @property
-    def speculative(self) -> Collection[JobId]:
-        """The tasks with two live attempts."""
-        return self.running.speculative
 
     @property
     def compile_output_task(self) -> int:
@@ -189,18 +184,26 @@ class SweepState:
         waiting = self.waiting
         left = waiting if self.stopped else 0
         behind = len(self.running) - self.running.slots  # in a batch, behind the task that runs
-        failed = self.outcomes.failed
-        return Counts(self.tasks, len(self.ended), failed, self.running.slots, waiting - left + behind, left)
+        return Counts(
+            tasks=self.tasks,
+            ended=len(self.ended),
+            failed=self.outcomes.failed,
+            running=self.running.slots,
+            speculative=len(self.running.speculative),
+            waiting=waiting - left + behind,
+            left=left,
+        )
 
     def rate(self) -> float:
         """Tasks that ended per second, lately."""
         return self.outcomes.rate(self._clock.monotonic())
 
-    def verdict(self) -> Verdict:
-        """The verdict of the sweep when it is over."""
-        if self.job.cancel_requested:
-            return Cancelled(self.job.cancel_by)
-        if self.outcomes.compile_failure:
-            return self.outcomes.compile_failure
-        counts = self.counts()
-        return SweepDone(counts.tasks, counts.failed, counts.left)
+
+def sweep_verdict(state: SweepState) -> Verdict:
+    """The verdict of a sweep that is over."""
+    if state.job.cancel_requested:
+        return Cancelled(state.job.cancel_by)
+    if state.outcomes.compile_failure:
+        return state.outcomes.compile_failure
+    counts = state.counts()
+    return SweepDone(counts.tasks, counts.failed, counts.left)

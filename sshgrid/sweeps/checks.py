@@ -1,4 +1,4 @@
-"""Checks of a sweep's description, and counts of its tasks."""
+"""Checks of a submitted sweep, and counts of its tasks."""
 
 from __future__ import annotations
 
@@ -19,30 +19,34 @@ from sshgrid.sweeps.templates import Template
 
 
 class Counts(Struct, frozen=True):
-    """Where the tasks of a sweep stand; together they are all tasks that it has."""
+    """The tasks of a sweep by what they do now: `tasks` is the sum of `ended`, `running`, `waiting` and `left`."""
 
     tasks: int
     ended: int
-    failed: int  # among those that ended
+    failed: int  # of those that ended
     running: int
+    speculative: int  # of those that run: with two live attempts
     waiting: int
-    left: int  # never to begin
+    left: int  # will never start
 
 
 def fits_batch(submission: Submission) -> bool:
-    """Whether tasks of this sweep may share one start: no process limit, as it takes a watchdog beside each task."""
+    """Whether tasks of this sweep may share one start. A limit of processes needs a watchdog for each task."""
     program = submission.program
     alone = submission.keep_children or submission.slots > 1 or submission.gpus
     return program.limits.processes is None and not alone and not program.fetch
 
 
 def is_success(verdict: Verdict | None) -> bool:
-    """Whether a task ended as it should."""
+    """Whether a task ended with exit code 0."""
     return isinstance(verdict, Exited) and verdict.code == 0
 
 
 def check(submission: Submission, read: Callable[[str], bytes]) -> None:
-    """UsageError unless this sweep can be run: its table is whole and fits its template. `read`: a file by digest."""
+    """Check that the table and the inputs of a sweep fit its template. Raises UsageError.
+
+    `read` returns a file by its digest. A submission that is not a sweep passes.
+    """
     plan = submission.sweep
     if plan is None:
         return
@@ -50,14 +54,14 @@ def check(submission: Submission, read: Callable[[str], bytes]) -> None:
         raise UsageError("a sweep cannot be interactive")
     table = parameters.decode(read(plan.table.sha256))
     if len(table) != plan.tasks or not 0 < plan.tasks <= MAX_TASKS:
-        raise UsageError(f"the table of this sweep has {len(table)} rows, and {plan.tasks} were announced")
+        raise UsageError(f"the table of this sweep has {len(table)} rows, but the sweep has {plan.tasks} tasks")
     if plan.backup and submission.on_host_loss is not OnHostLoss.RELAUNCH:
         raise UsageError(
             f"--backup runs a task twice at the same time, and --on-host-loss {submission.on_host_loss} forbids that",
             "leave out one of them",
         )
     if plan.at_once is not None and plan.at_once < 1:
-        raise UsageError("a sweep that may run no task at once never ends")
+        raise UsageError("a sweep must run at least one task at a time")
     Template(submission.program.args, table.names)
     chosen = chosen_tasks(plan)
     if plan.inputs:
@@ -66,11 +70,11 @@ def check(submission: Submission, read: Callable[[str], bytes]) -> None:
 
 def _check_inputs(plan: Sweep, chosen: Sequence[range], found: inputs.Inputs) -> None:
     if len(found) != plan.tasks:
-        raise UsageError(f"the inputs of this sweep are for {len(found)} tasks, and {plan.tasks} were announced")
+        raise UsageError(f"the inputs of this sweep are for {len(found)} tasks, but the sweep has {plan.tasks} tasks")
     if not found.has_all(chosen):
-        raise UsageError("a task of this sweep has no input, though others have")
+        raise UsageError("a task of this sweep has no input, but other tasks have one")
 
 
 def chosen_tasks(plan: Sweep) -> Sequence[range]:
-    """The numbers of those that are to be run."""
+    """The numbers of the tasks that run."""
     return parameters.parse_ranges(plan.chosen, plan.tasks) if plan.chosen else (range(1, plan.tasks + 1),)

@@ -1,8 +1,8 @@
-"""The parameters of a sweep: tables of values, how people write them, and the numbers of their tasks.
+"""The parameters of a sweep: tables of values, their notation on the command line, and the numbers of tasks.
 
-A table is never written out: each task's row is computed from its number. Values are bytes, as arguments of programs
-are; words come in as bytes too (`os.fsencode`). Refuses, with a UsageError that says how to mend it, whatever is empty,
-ragged, ambiguous, or larger than the limits below; opens no file itself.
+A table is never expanded: the row of each task is computed from its number. Values are bytes, as arguments of programs
+are; words of the command line are bytes too (`os.fsencode`). Values that are empty, ragged, ambiguous or larger than
+the limits below are usage errors with a hint. The caller reads files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sshgrid.notation.quantities import format_size
 MAX_TASKS = 2**20 - 1
 MAX_COLUMNS = 1000
 MAX_NAME_CHARACTERS = 100
-MAX_VALUE_BYTES = 128 * 1024 - 1  # Linux starts no program with a longer argument (MAX_ARG_STRLEN counts the NUL)
+MAX_VALUE_BYTES = 128 * 1024 - 1  # the longest argument of a program on Linux (MAX_ARG_STRLEN counts the NUL byte)
 MAX_TABLE_BYTES = 32 * 1024 * 1024
 
 Row: TypeAlias = tuple[bytes, ...]
@@ -49,12 +49,12 @@ class Table(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if not self.axes:
-            raise UsageError("there is no parameter", "give some: -p x=1..100, --csv FILE, or ::: a b c")
+            raise UsageError("a sweep needs a parameter", "-p x=1..100, --csv FILE, or ::: a b c")
         _check_names(self.names)
         _check_positions(self.names)
         if len(self) > MAX_TASKS:
             sizes = " x ".join(str(len(axis.rows)) for axis in self.axes)
-            raise UsageError(f"{sizes} tasks are more than the {MAX_TASKS} of a sweep", "split it, or use --zip")
+            raise UsageError(f"{sizes} tasks: a sweep can have {MAX_TASKS}", "split the sweep, or use --zip")
 
     def __len__(self) -> int:
         return prod(len(axis.rows) for axis in self.axes)
@@ -64,7 +64,7 @@ class Table(Struct, frozen=True):
         return tuple(chain.from_iterable(axis.names for axis in self.axes))
 
     def row(self, number: int) -> Row:
-        """The values of task `number`, in the order of `names`. UsageError when there is no such task."""
+        """The values of task `number`, in the order of `names`. Raises UsageError when there is no such task."""
         rest, chosen = number - 1, []
         for axis in reversed(self.axes):
             rest, at = divmod(rest, len(axis.rows))
@@ -76,23 +76,23 @@ class Table(Struct, frozen=True):
 
 def _check_names(names: Sequence[str]) -> None:
     if not names or len(names) > MAX_COLUMNS:
-        raise UsageError(f"{len(names)} parameters, where 1 to {MAX_COLUMNS} are possible")
+        raise UsageError(f"{len(names)} parameters: a sweep can have 1 to {MAX_COLUMNS}")
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise UsageError(f"the parameter {name!r} is given {count} times", "give each parameter a name of its own")
+        raise UsageError(f"the parameter {name!r} is given {count} times", "use a different name for each parameter")
     for name in names:
-        # A name must be one placeholder, and only one: {#}, {x.} and {x/} have a meaning already.
+        # The placeholder of a name must be unambiguous: {#}, {x.} and {x/} have other meanings.
         if not 0 < len(name) <= MAX_NAME_CHARACTERS or not name.isprintable() or name == "#" or name[-1] in "./":
-            raise UsageError(f"{name!r} cannot be the name of a parameter", "take letters, digits, _ and -")
+            raise UsageError(f"{name!r} cannot be the name of a parameter", "use letters, digits, _ and -")
         if set("{}") & set(name):
-            raise UsageError(f"{name!r} has a brace, as placeholders do", "take letters, digits, _ and -")
+            raise UsageError(f"{name!r} contains a brace, as placeholders do", "use letters, digits, _ and -")
 
 
 def _check_positions(names: Sequence[str]) -> None:
     for position, name in enumerate(names, 1):
         if _POSITION.fullmatch(name) and name != str(position):
             raise UsageError(
-                f"a number cannot name a parameter: {{{name}}} is the value of column {name}",
+                f"a number cannot be the name of a parameter: {{{name}}} is the value of column {name}",
                 "give each column a name; the first line of a --csv file holds the names",
             )
 
@@ -100,41 +100,41 @@ def _check_positions(names: Sequence[str]) -> None:
 def _check_rows(names: Sequence[str], rows: Sequence[Row]) -> None:
     title = ", ".join(names)
     if not rows or len(rows) > MAX_TASKS:
-        raise UsageError(f"{title}: {len(rows)} rows of values, where 1 to {MAX_TASKS} are possible")
+        raise UsageError(f"{title}: {len(rows)} rows of values: a sweep can have 1 to {MAX_TASKS}")
     for number, row in enumerate(rows, 1):
         if len(row) != len(names):
             raise UsageError(f"{title}: row {number} has {len(row)} values for {len(names)} parameters")
         for value in row:
             if b"\0" in value:
-                raise UsageError(f"{title}: row {number} has a NUL byte, which no argument of a program can hold")
+                raise UsageError(f"{title}: row {number} has a NUL byte, which an argument of a program cannot contain")
             if len(value) > MAX_VALUE_BYTES:
                 size = f"{format_size(len(value))}; an argument of a program may have {format_size(MAX_VALUE_BYTES)}"
-                raise UsageError(f"{title}: a value in row {number} has {size}", "hand it over in a file")
+                raise UsageError(f"{title}: a value in row {number} has {size}", "pass the value in a file")
 
 
 def encode(table: Table) -> bytes:
-    """For `decode`. UsageError when it would be more than MAX_TABLE_BYTES."""
+    """Encode a table for `decode`. Raises UsageError when it takes more than MAX_TABLE_BYTES."""
     packed = msgspec.msgpack.encode(table)
     _check_size(packed)
     return packed
 
 
 def decode(packed: bytes) -> Table:
-    """The table of `encode`, checked as a new one is. UsageError for anything else."""
+    """Decode and check a table of `encode`. Raises UsageError for anything else."""
     _check_size(packed)
     try:
         return msgspec.msgpack.decode(packed, type=Table)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"this is no table of parameters: {error}") from error
+        raise UsageError(f"this is not a table of parameters: {error}") from error
 
 
 def _check_size(packed: bytes) -> None:
     if len(packed) > MAX_TABLE_BYTES:
-        sizes = f"{format_size(len(packed))} of values are more than the {format_size(MAX_TABLE_BYTES)} of a sweep"
-        raise UsageError(sizes, "hand over names of files instead, or split the sweep")
+        sizes = f"{format_size(len(packed))} of values: a sweep can have {format_size(MAX_TABLE_BYTES)}"
+        raise UsageError(sizes, "use names of files as values, or split the sweep")
 
 
-# --- how people write values ------------------------------------------------------------------------------------------
+# --- values on the command line ---------------------------------------------------------------------------------------
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*", re.ASCII)
 _NUMBER = r"-?[0-9]{1,15}(?:\.[0-9]{1,9})?"
@@ -151,7 +151,7 @@ def parse_parameter(word: bytes, read: Callable[[str], bytes]) -> Axis:
     if not spec:
         raise UsageError(f"the parameter {name!r} has no values", _FORMS)
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} cannot be the name of a parameter", "take letters, digits, _ and -, a letter first")
+        raise UsageError(f"{name!r} cannot be the name of a parameter", "use letters, digits, _ and -, a letter first")
     if spec.startswith(b"@"):
         return _axis_of_file(name, spec[1:].decode("utf-8", "surrogateescape"), read)
     values = chain.from_iterable(_values(part, name) for part in spec.split(b","))
@@ -176,10 +176,10 @@ def _too_many(name: str) -> UsageError:
 
 
 def _values(part: bytes, name: str) -> Iterable[bytes]:
-    """Of one part between commas: a range's numbers, or the part itself."""
+    """The values of one part between commas: the numbers of a range, or the part itself."""
     text = _shown(part)
     if not part:
-        hint = f"write the values one a line into a file, where an empty line is an empty value: {name}=@FILE"
+        hint = f"write the values to a file, one in each line, where an empty line is an empty value: {name}=@FILE"
         raise UsageError(f"{name} has an empty value", hint)
     if found := _RANGE.fullmatch(text):
         return _numbers(found[1], found[2], found[3], name)
@@ -189,7 +189,10 @@ def _values(part: bytes, name: str) -> Iterable[bytes]:
 
 
 def _numbers(first: str, last: str, step: str | None, name: str) -> Iterator[bytes]:
-    """As seq(1) prints them, with the decimals of `first` or `step`, whichever is finer; zeros in front as in bash."""
+    """The numbers of a range as seq(1) prints them, with leading zeros as in bash.
+
+    They have as many decimals as `first` or `step`, whichever has more.
+    """
     finest = max(_decimals(text) for text in (first, last, step or "1"))
     start, end = _scaled(first, finest), _scaled(last, finest)
     stride = _scaled(step, finest) if step else (10**finest if start <= end else -(10**finest))
@@ -203,7 +206,7 @@ def _numbers(first: str, last: str, step: str | None, name: str) -> Iterator[byt
 
 def _check_stride(start: int, end: int, stride: int, bounds: str, step: str, name: str) -> None:
     if stride == 0:
-        raise UsageError(f"{name}: a step of 0 never arrives", f"write {name}={bounds}:1")
+        raise UsageError(f"{name}: a step of 0 never reaches the end", f"write {name}={bounds}:1")
     if start != end and (start < end) != (stride > 0):
         other = step.removeprefix("-") if step.startswith("-") else f"-{step}"
         raise UsageError(f"{name}: the step {step} leads away from {bounds}", f"write {name}={bounds}:{other}")
@@ -218,7 +221,7 @@ def _decimals(text: str) -> int:
 
 
 def _scaled(text: str, places: int) -> int:
-    """`text` times 10 to the `places`, exactly: sums of binary fractions would give 0.30000000000000004."""
+    """`text` times 10 ** `places`, exactly: a sum of binary fractions gives 0.30000000000000004."""
     whole, _, fraction = text.partition(".")
     return int(whole + fraction.ljust(places, "0"))
 
@@ -238,9 +241,9 @@ def _decimal(scaled: int, places: int, width: int) -> bytes:
 
 
 def each_line(name: str, data: bytes) -> Axis:
-    """One value a line, as GNU parallel reads them: the last newline may be missing, and empty lines are values.
+    """One value in each line, as GNU parallel reads them: the last newline is optional, and empty lines are values.
 
-    Unlike it, drops a byte order mark, and the CRs of a file whose every line ends in CR LF.
+    Unlike GNU parallel, drop a byte order mark, and the CRs of a file whose lines all end in CR LF.
     """
     lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     last = lines.pop()
@@ -249,29 +252,31 @@ def each_line(name: str, data: bytes) -> Axis:
     if last:
         lines.append(last)
     if not lines:
-        raise UsageError(f"{name}: there are no lines of values", "write one value a line")
+        raise UsageError(f"{name}: the file has no lines", "write one value in each line")
     return Axis((name,), tuple((line,) for line in lines))
 
 
 def zip_axes(axes: Sequence[Axis]) -> Axis:
-    """All of them advance together, as one axis. UsageError unless they are of one length."""
+    """One axis of which all the given ones are columns. Raises UsageError unless they have the same length."""
     if len({len(axis.rows) for axis in axes}) > 1:
         counts = ", ".join(f"{' '.join(axis.names)} has {len(axis.rows)}" for axis in axes)
-        raise UsageError(f"linked parameters need the same number of values: {counts}", "give each as many values")
+        raise UsageError(
+            f"linked parameters need the same number of values: {counts}", "give each the same number of values"
+        )
     names = tuple(chain.from_iterable(axis.names for axis in axes))
     rows = zip(*(axis.rows for axis in axes), strict=True)
     return Axis(names, tuple(tuple(chain.from_iterable(row)) for row in rows))
 
 
 def csv_axis(name: str, data: bytes) -> Axis:
-    """The columns of a CSV file, named by its first line; `name` is the file's, for errors. Blank lines are no rows."""
+    """The columns of a CSV file, named by its first line; blank lines are ignored. `name` names the file in errors."""
     lines = _csv_lines(name, data)
     at, header = next(lines, (1, []))
     names = tuple(title.strip() for title in header)
     _check_header(names, f"{name}:{at}")
     rows = tuple(_csv_row(fields, names, f"{name}:{at}") for at, fields in lines)
     if not rows:
-        raise UsageError(f"{name} has no rows of values", "the first line holds the names, each further one a task")
+        raise UsageError(f"{name} has no rows of values", "the first line holds the names, each other line a task")
     return Axis(names, rows)
 
 
@@ -295,7 +300,7 @@ def _csv_lines(name: str, data: bytes) -> Iterator[tuple[int, list[str]]]:
 
 def _check_header(names: Sequence[str], place: str) -> None:
     if not any(names):
-        raise UsageError(f"{place}: no names of parameters", "the first line holds the names: x,y")
+        raise UsageError(f"{place}: no names of parameters", "write the names in the first line: x,y")
     if "" in names:
         raise UsageError(f"{place}: column {names.index('') + 1} has no name", "give each column a name")
     try:
@@ -303,14 +308,14 @@ def _check_header(names: Sequence[str], place: str) -> None:
     except UsageError as error:
         raise UsageError(f"{place}: {error.message}", error.hint) from error
     if number := next((name for name in names if _POSITION.fullmatch(name)), ""):
-        hint = f"write the names into the first line; {{{number}}} is the value of column {number}"
-        raise UsageError(f"{place}: {number} cannot name a parameter", hint)
+        hint = f"write the names in the first line; {{{number}}} is the value of column {number}"
+        raise UsageError(f"{place}: {number} cannot be the name of a parameter", hint)
 
 
 def _csv_row(fields: Sequence[str], names: Sequence[str], place: str) -> Row:
     if len(fields) != len(names):
         counts = f"this row has {len(fields)} values, the first line {len(names)} names"
-        raise UsageError(f"{place}: {counts}", "put a value that has a comma into double quotes")
+        raise UsageError(f"{place}: {counts}", "put a value that contains a comma in double quotes")
     return tuple(field.encode("utf-8", "surrogateescape") for field in fields)
 
 
@@ -320,16 +325,16 @@ _SEPARATORS = (b":::", b":::+", b"::::", b"::::+")
 
 
 def split_inputs(words: Sequence[bytes]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-    """The program's own arguments, and what `parse_inputs` reads: from the first ``:::`` on."""
+    """The arguments of the program, and the words for `parse_inputs`, from the first ``:::`` on."""
     at = next((at for at, word in enumerate(words) if word in _SEPARATORS), len(words))
     return tuple(words[:at]), tuple(words[at:])
 
 
 def parse_inputs(words: Sequence[bytes], before: int = 0) -> tuple[Axis, ...]:
-    """``::: a b ::: x y`` as GNU parallel means it, ``:::+ 1 2`` linked with the source in front of it.
+    """The axes of ``::: a b ::: x y``, with ``:::+ 1 2`` linked with the source before it, as in GNU parallel.
 
-    The columns are named by their position, counted after `before` others. Unlike parallel, which drops what is left
-    over, linked sources must be of one length.
+    The columns are named by their position, counted after `before` other columns. Linked sources must have the same
+    length; GNU parallel drops the rest of the longer one.
     """
     groups: list[list[Axis]] = []
     for count, (separator, values) in enumerate(_sources(words)):
@@ -341,7 +346,7 @@ def parse_inputs(words: Sequence[bytes], before: int = 0) -> tuple[Axis, ...]:
         elif groups:
             groups[-1].append(axis)
         else:
-            raise UsageError(":::+ has no ::: in front to be linked with", "write ::: a b :::+ 1 2")
+            raise UsageError(":::+ has no ::: before it to be linked with", "write ::: a b :::+ 1 2")
     return tuple(zip_axes(group) for group in groups)
 
 
@@ -349,7 +354,7 @@ def _sources(words: Sequence[bytes]) -> Iterator[tuple[bytes, Sequence[bytes]]]:
     starts = [at for at, word in enumerate(words) if word in _SEPARATORS]
     for start, end in zip(starts, [*starts[1:], len(words)], strict=True):
         if words[start].startswith(b"::::"):
-            raise UsageError(f"{_shown(words[start])} is not known here", "for values in a file write -p NAME=@FILE")
+            raise UsageError(f"{_shown(words[start])} is not supported", "for values in a file write -p NAME=@FILE")
         yield words[start], words[start + 1 : end]
 
 
@@ -363,7 +368,7 @@ _TASKS = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", re.ASCII)
 
 
 def spell_ranges(numbers: Iterable[int]) -> str:
-    """``1-3,7``: for `parse_ranges`; "" for none."""
+    """The notation of `parse_ranges`, such as ``1-3,7``; "" for no numbers."""
     runs: list[list[int]] = []
     for number in sorted(set(numbers)):
         if runs and number == runs[-1][1] + 1:
@@ -374,7 +379,7 @@ def spell_ranges(numbers: Iterable[int]) -> str:
 
 
 def parse_ranges(text: str, most: int) -> tuple[range, ...]:
-    """The tasks of ``1-3,7``, ascending, apart and each once; all of them from 1 to `most`, else UsageError."""
+    """The tasks of ``1-3,7`` as ascending ranges, each task once. Raises UsageError for one outside 1 to `most`."""
     merged: list[range] = []
     for span in sorted((_span(part.strip(), most) for part in text.split(",") if text), key=lambda span: span.start):
         if merged and span.start <= merged[-1].stop:
@@ -387,7 +392,7 @@ def parse_ranges(text: str, most: int) -> tuple[range, ...]:
 def _span(part: str, most: int) -> range:
     found = _TASKS.fullmatch(part)
     if found is None:
-        raise UsageError(f"{part!r} is no number of a task", "write for example: 1-3,7")
+        raise UsageError(f"{part!r} is not a task number", "write for example: 1-3,7")
     first, last = int(found[1]), int(found[2] or found[1])
     if first > last:
         raise UsageError(f"the range {part} runs backwards", f"write {last}-{first}")

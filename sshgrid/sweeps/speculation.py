@@ -1,12 +1,12 @@
-"""Which task at the end of a sweep gets a second attempt, where, and whether it is worth it.
+"""Which running task of a sweep gets a speculative attempt, and on which node.
 
 As the backup tasks of MapReduce (Dean and Ghemawat, "MapReduce: Simplified Data Processing on Large Clusters", OSDI
-2004, section 3.6): when nothing waits any more, what still runs may run once more elsewhere, and the first to end
-counts. Whom to choose is the answer of LATE (Zaharia et al., "Improving MapReduce Performance in Heterogeneous
-Environments", OSDI 2008): the task with the longest time to its end, and only on a node that is not slow itself. A
-program shows no progress, so what is expected of it is what its siblings took (`pace`).
+2004, section 3.6): when no task waits, the tasks that still run may run a second time elsewhere, and the first result
+counts. The choice follows LATE (Zaharia et al., "Improving MapReduce Performance in Heterogeneous Environments", OSDI
+2008): the task with the longest time to its end, on a node that is not slow itself. A program reports no progress, so
+its expected runtime is what the other tasks took (sweeps.estimates).
 
-Pure. Refuses a node that failed the task, or where it is.
+Pure. A node that failed the task, or where it runs, is never chosen.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from sshgrid.model import JobId, Struct
 from sshgrid.sweeps.estimates import rest_seconds
 
 START_SECONDS = 0.5  # what an attempt takes beside its program
-CLEARLY = 1.5  # times as long as there: only then a task is worth a second attempt
+CLEARLY = 1.5  # a task must take so many times as long as its speculative attempt
 
 
 class UnderWay(Struct, frozen=True):
-    """A task that runs, and has no backup."""
+    """A task that runs and has had no speculative attempt."""
 
     task: JobId
     node: str
-    takes_seconds: float  # what is expected of a task on its node
+    takes_seconds: float  # expected on its node
     ran_seconds: float
     barred: frozenset[str] = frozenset()  # nodes that failed it
 
@@ -35,11 +35,11 @@ class UnderWay(Struct, frozen=True):
 
 
 class FreeSlot(Struct, frozen=True):
-    """A node that would take one more run now."""
+    """A node that can take one more run now."""
 
     node: str
-    takes_seconds: float  # what is expected of a task that has a core for itself there
-    crowding: float = 1.0  # times as long, as its cores are busy
+    takes_seconds: float  # expected when the task has a core for itself
+    crowding: float = 1.0  # so many times as long, because cores are busy
 
     @property
     def ends_in_seconds(self) -> float:
@@ -47,17 +47,17 @@ class FreeSlot(Struct, frozen=True):
 
 
 class SpeculationChoice(Struct, frozen=True):
-    """A backup that is worth it."""
+    """A speculative attempt that is worth its slot."""
 
     task: JobId
     node: str
 
 
-def choose(running: Sequence[UnderWay], places: Sequence[FreeSlot]) -> SpeculationChoice | None:
-    """The next backup; None while none is worth it."""
+def choose(running: Sequence[UnderWay], slots: Sequence[FreeSlot]) -> SpeculationChoice | None:
+    """The speculative attempt to start next; None when none is worth a slot."""
     for task in sorted(running, key=lambda task: task.rest_seconds, reverse=True):
-        others = [place for place in places if place.node != task.node and place.node not in task.barred]
-        best = min(others, key=lambda place: place.ends_in_seconds, default=None)
+        others = [slot for slot in slots if slot.node != task.node and slot.node not in task.barred]
+        best = min(others, key=lambda slot: slot.ends_in_seconds, default=None)
         if best and best.ends_in_seconds * CLEARLY < task.rest_seconds:
             return SpeculationChoice(task.task, best.node)
     return None

@@ -1,9 +1,8 @@
-"""What each task of a sweep is made of: its arguments and the file that it reads, both written with placeholders, and
-the name of its results folder.
+"""The placeholders of a sweep: in the arguments of a task, in the name of its input file; and its results folder.
 
-A template is compiled once against the names of a table's columns; `expand` is what each task pays. Braces follow GNU
-parallel: what cannot be a placeholder stays as typed. Refuses a placeholder that looks like a name or position but is
-none, and never looks into the values: braces in them are just bytes.
+A template is compiled once with the names of the columns, and expanded for each task. Braces follow GNU parallel: text
+that cannot be a placeholder stays as it is. A placeholder that looks like a name or a position but does not exist is a
+usage error. Braces in values have no meaning.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from sshgrid.errors import UsageError
 from sshgrid.sweeps.parameters import Row, Table
 
 _Change: TypeAlias = Callable[[bytes], bytes]
-_Piece: TypeAlias = Callable[[Row, int], Sequence[bytes]]  # the arguments that one written argument becomes
-_Part: TypeAlias = Callable[[Row, int], bytes]  # what one placeholder inside an argument becomes
+_Piece: TypeAlias = Callable[[Row, int], Sequence[bytes]]  # the arguments of a task for one argument of the template
+_Part: TypeAlias = Callable[[Row, int], bytes]  # the text of a task for one placeholder
 
 
 class Template:
-    """The arguments of a program: `expand` fills in one task's values.
+    """The arguments of a program with placeholders; `expand` inserts the values of one task.
 
-    Without any placeholder the values are appended, in the order of their columns. UsageError for an unknown
-    placeholder, and when one of `required` (columns that somebody named on the command line) is in no argument though
-    others are.
+    Without any placeholder the values are appended, in the order of their columns. Raises UsageError for an unknown
+    placeholder, and when arguments contain some columns but not all of `required`, the columns that the command line
+    names.
     """
 
     __slots__ = ("_pieces", "used")
@@ -49,7 +48,10 @@ class Template:
 
 
 class Word:
-    """One word, such as the name of a file. `varies`: whether it has any placeholder. UsageError for an unknown one."""
+    """One word, such as the name of a file. Raises UsageError for an unknown placeholder.
+
+    `varies` says whether the word has any placeholder.
+    """
 
     __slots__ = ("_piece", "used", "varies")
 
@@ -69,7 +71,7 @@ def _check_used(used: Collection[int], names: Sequence[str], required: Collectio
     for at, name in enumerate(names):
         if name in required and at not in used:
             hint = f"write {{{name}}} where its value belongs, {{}} for all values, or leave out the parameter"
-            raise UsageError(f"the parameter {name!r} is in no argument of the program, though others are", hint)
+            raise UsageError(f"the parameter {name!r} is in no argument of the program, but others are", hint)
 
 
 # --- compiling --------------------------------------------------------------------------------------------------------
@@ -81,7 +83,7 @@ _LIKE_A_NAME = re.compile(r"[\w-]+")
 
 
 class _Compiler:
-    """Turns written arguments into pieces; `found` and `used` tell which placeholders there were."""
+    """Compiles arguments to pieces; `found` is set by any placeholder, `used` has the columns of all of them."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
@@ -97,7 +99,7 @@ class _Compiler:
         return self.joined(arg)
 
     def joined(self, arg: bytes) -> _Piece:
-        """What stays one word, whatever its values are."""
+        """The piece of an argument that stays one argument, whatever its values are."""
         fixed: list[bytes] = [b""]
         parts: list[_Part] = []
         end = 0
@@ -118,7 +120,7 @@ class _Compiler:
         self.used.update(columns)
 
     def _part(self, key: str, change: _Change | None) -> _Part | None:
-        """None for braces that are no placeholder."""
+        """The part of a placeholder; None for braces that are not a placeholder."""
         if key == "#" and change is None:
             self._mark(())
             return lambda row, number: b"%d" % number
@@ -156,9 +158,9 @@ def _unknown(key: str, names: Sequence[str]) -> UsageError:
     meant = f"; did you mean {{{close[0]}}}?" if close else ""
     listed = " ".join(f"{{{name}}}" for name in names[:20] if not _POSITION.fullmatch(name))
     positions = "{1}" if len(names) == 1 else f"{{1}} to {{{len(names)}}}"
-    there = f"there is {listed} {positions} {{}} {{#}}".replace("  ", " ")
-    itself = f"to hand over {{{key}}} itself, make it a value: -p brace={{{key}}}"
-    return UsageError(f"no parameter belongs to the placeholder {{{key}}}{meant}", f"{there}; {itself}")
+    known = f"the placeholders are {listed} {positions} {{}} {{#}}".replace("  ", " ")
+    literal = f"to pass {{{key}}} itself, make it a value: -p brace={{{key}}}"
+    return UsageError(f"unknown placeholder {{{key}}}{meant}", f"{known}; {literal}")
 
 
 def _piece(fixed: Sequence[bytes], parts: Sequence[_Part]) -> _Piece:
@@ -191,7 +193,7 @@ def _one(at: int, change: _Change | None) -> _Part:
     return lambda row, number: change(row[at])
 
 
-# --- what {.} {/} {//} {/.} do to a value: the same as in GNU parallel, odd paths included ----------------------------
+# --- {.} {/} {//} {/.} change a value as in GNU parallel, also for unusual paths ----------------------------
 
 
 def _without_extension(value: bytes) -> bytes:
@@ -204,7 +206,7 @@ def _basename(value: bytes) -> bytes:
 
 
 def _dirname(value: bytes) -> bytes:
-    """As dirname(1): ``x/y/`` is in ``x``, a name alone in ``.``."""
+    """As dirname(1): ``x`` for ``x/y/``, ``.`` for a name without a folder."""
     folder, name = _folder(value)
     return folder if name else _folder(folder)[0]
 
@@ -239,14 +241,14 @@ _DIGEST_DIGITS = 24
 
 
 def folder_name(names: Sequence[str], row: Row, number: int = 0) -> str:
-    """``x=1,y=b``: one name of at most MAX_FOLDER_BYTES for each row; `number` (when not 0) is appended as ``#17``.
+    """The results folder of a row, such as ``x=1,y=b``; `number` (when not 0) is appended as ``#17``.
 
-    All but letters, digits and ``._-+`` is written like ``%2F``. A long name is cut and ends in ``~`` and a digest of
-    the whole, so it still belongs to one row.
+    A name has at most MAX_FOLDER_BYTES, and each row has its own. Bytes other than letters, digits and ``._-+`` are
+    written like ``%2F``. A long name is cut and ends in ``~`` and a digest of the whole name.
     """
     pairs = (f"{_escaped(name.encode())}={_escaped(value)}" for name, value in zip(names, row, strict=True))
     whole = ",".join(pairs)
-    if whole[0] in ".-":  # hidden, or taken for an option
+    if whole[0] in ".-":  # a hidden folder, or an option of a command
         whole = f"%{ord(whole[0]):02X}{whole[1:]}"
     if len(whole) > MAX_FOLDER_BYTES - _MAX_NUMBER:
         whole = _cut(whole)
@@ -265,8 +267,8 @@ def _cut(whole: str) -> str:
 
 
 def folders_clash(table: Table) -> bool:
-    """Whether two tasks of `table` would write one folder, were upper and lower case the same.
+    """Whether two tasks have the same folder when upper and lower case are the same; then use numbers in the names.
 
-    Then give `folder_name` the tasks' numbers. A name holds each column apart, so no product is needed to tell.
+    A name contains each column separately, so each axis can be checked by itself.
     """
     return any(len({tuple(map(bytes.lower, row)) for row in axis.rows}) < len(axis.rows) for axis in table.axes)

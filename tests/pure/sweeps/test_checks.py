@@ -1,4 +1,4 @@
-"""Which sweeps may share starts, and which each task of its own."""
+"""Which sweeps have tasks that may share a start."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ PROGRAM = Program("sh", "p.sh", (FILE,))
     ],
     ids=["plain", "limits", "files", "packs", "process limit", "fetch"],
 )
-def test_what_a_program_needs(program: dict[str, object], fits: bool) -> None:
+def test_tasks_share_a_start_unless_the_program_needs_its_own(program: dict[str, object], fits: bool) -> None:
     assert fits_batch(Submission(msgspec.structs.replace(PROGRAM, **program), "p.sh")) is fits
 
 
 @pytest.mark.parametrize("alone", [{"keep_children": True}, {"slots": 2}, {"gpus": 1}], ids=str)
-def test_what_takes_more_than_a_slot_or_outlives_its_run_starts_alone(alone: dict[str, object]) -> None:
+def test_tasks_with_several_slots_gpus_or_kept_children_start_alone(alone: dict[str, object]) -> None:
     assert not fits_batch(msgspec.structs.replace(Submission(PROGRAM, "p.sh"), **alone))

@@ -28,7 +28,7 @@ from sshgrid.sweeps.halt import halts, max_fails, parse_halt
         ("30%", Halt("soon", "fail", None, 30.0)),
     ],
 )
-def test_halt_is_read_as_gnu_parallel_does(text: str, expected: Halt) -> None:
+def test_halt_conditions_are_parsed_as_in_gnu_parallel(text: str, expected: Halt) -> None:
     assert parse_halt(text) == expected
 
 
@@ -49,7 +49,7 @@ def test_halt_is_read_as_gnu_parallel_does(text: str, expected: Halt) -> None:
         ),
     ],
 )
-def test_a_halt_that_says_nothing_is_refused(text: str) -> None:
+def test_an_invalid_halt_condition_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_halt(text)
     assert caught.value.hint
@@ -91,7 +91,7 @@ def test_one_failure_more_than_the_maximum_cancels_the_rest() -> None:
 
 
 @given(st.integers(1, 1000), st.floats(0.01, 100), st.data())
-def test_once_halted_more_of_the_same_never_unhalts(total: int, percent: float, data: st.DataObject) -> None:
+def test_a_met_condition_stays_met_with_more_failures(total: int, percent: float, data: st.DataObject) -> None:
     halt = Halt("soon", "fail", None, percent)
     failed = data.draw(st.integers(0, total - 1))
     assert not halts(halt, failed, failed, total) or halts(halt, failed + 1, failed + 1, total) == "soon"

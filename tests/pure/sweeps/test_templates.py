@@ -57,11 +57,11 @@ def test_a_placeholder_becomes_its_value(arg: str, expected: str) -> None:
     "literal",
     ['{"a": 1}', "{ x }", "{", "}", "{x", "x}", "{a,b}", "{1..3}", "{%}", "{= $_ =}", "{#.}", "{..}", "$"],
 )
-def test_braces_that_cannot_be_a_placeholder_stay_as_typed(literal: str) -> None:
+def test_braces_that_cannot_be_a_placeholder_stay_as_they_are(literal: str) -> None:
     assert expanded(literal, "{x}") == [literal, "7"]
 
 
-def test_all_values_alone_become_arguments_of_their_own_and_one_argument_inside_of_one() -> None:
+def test_all_values_become_one_argument_each_alone_and_one_argument_inside_another() -> None:
     assert expanded("{}") == ["7", "d/a.tar.gz", "%b {x}", "\\xff"]
     assert expanded("{/}") == ["7", "a.tar.gz", "%b {x}", "\\xff"]
     assert expanded("<{}>") == ["<7 d/a.tar.gz %b {x} \\xff>"]
@@ -94,7 +94,7 @@ PATHS = [
 
 
 @pytest.mark.parametrize("expected", PATHS, ids=[path[0] for path in PATHS])
-def test_the_parts_of_a_path_are_those_of_gnu_parallel(expected: tuple[str, ...]) -> None:
+def test_parts_of_paths_are_as_in_gnu_parallel(expected: tuple[str, ...]) -> None:
     template = Template([b"{f}", b"{f.}", b"{f/}", b"{f//}", b"{f/.}"], ("f",))
     assert template.expand((expected[0].encode(),), 1) == tuple(part.encode() for part in expected)
 
@@ -112,16 +112,14 @@ def test_the_parts_of_a_path_are_those_of_gnu_parallel(expected: tuple[str, ...]
         ("a{-}", "{-}", "-p brace={-}"),
     ],
 )
-def test_what_looks_like_a_placeholder_and_is_none_is_refused_naming_those_there_are(
-    arg: str, words: str, hint: str
-) -> None:
+def test_an_unknown_placeholder_is_a_usage_error_that_lists_the_known_ones(arg: str, words: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
         expanded(arg)
     assert words in caught.value.message
     assert hint in caught.value.hint
 
 
-def test_a_parameter_of_the_command_line_must_be_in_some_argument_if_another_is() -> None:
+def test_a_named_parameter_must_be_in_an_argument_when_another_one_is() -> None:
     with pytest.raises(UsageError, match="'y' is in no argument") as caught:
         Template([b"{x}"], ("x", "y", "z"), required={"x", "y"})
     assert "{y}" in caught.value.hint
@@ -140,12 +138,12 @@ def test_a_parameter_of_the_command_line_must_be_in_some_argument_if_another_is(
         (b"{#}", b"7", ""),
     ],
 )
-def test_a_word_with_placeholders_stays_one_word(word: bytes, made: bytes, used: str) -> None:
+def test_a_word_with_placeholders_expands_to_one_word(word: bytes, made: bytes, used: str) -> None:
     found = Word(word, ("x", "y"))
     assert (found.expand((b"a/b.c", b"2"), 7), found.used, found.varies) == (made, frozenset(used), True)
 
 
-def test_a_word_without_placeholders_is_the_same_for_all() -> None:
+def test_a_word_without_placeholders_is_the_same_for_all_tasks() -> None:
     found = Word(b"a{1,2}{ }", ("x",))
     assert (found.expand((b"v",), 1), found.used, found.varies) == (b"a{1,2}{ }", frozenset(), False)
     with pytest.raises(UsageError, match=re.escape("{y}")):
@@ -153,7 +151,7 @@ def test_a_word_without_placeholders_is_the_same_for_all() -> None:
 
 
 @given(st.lists(values, min_size=1, max_size=4), st.binary(max_size=12))
-def test_values_and_other_text_arrive_byte_for_byte(row: list[bytes], text: bytes) -> None:
+def test_values_and_other_text_are_kept_byte_for_byte(row: list[bytes], text: bytes) -> None:
     text = text.replace(b"{", b"").replace(b"}", b"")
     names = [f"n{at}" for at in range(len(row))]
     args = [text, *(text + b"{" + name.encode() + b"}" + text for name in names)]
@@ -200,7 +198,7 @@ tricky = st.text("aA,=%~#2C", max_size=6).map(str.encode) | st.binary(max_size=4
 @given(st.lists(st.tuples(tricky, tricky), min_size=2, max_size=2, unique=True))
 @example([(b"v" * 500 + b"a", b""), (b"v" * 500 + b"b", b"")])
 @example([(b"1,y=2", b""), (b"1", b"2,y=")])
-def test_two_rows_never_share_a_folder(rows: list[tuple[bytes, bytes]]) -> None:
+def test_two_rows_have_different_folders(rows: list[tuple[bytes, bytes]]) -> None:
     one, other = (folder_name(("x", "y"), row) for row in rows)
     assert one != other
 
@@ -225,5 +223,5 @@ def test_folders_that_do_not_clash_differ_in_more_than_their_case(
     ("rows", "expected"),
     [([b"a", b"b"], False), ([b"a", b"a"], True), ([b"a", b"A"], True), ([b"\xe9", b"\xc9"], False)],
 )
-def test_rows_clash_when_they_are_the_same_but_for_case(rows: list[bytes], expected: bool) -> None:
+def test_rows_clash_when_they_differ_only_in_case(rows: list[bytes], expected: bool) -> None:
     assert folders_clash(Table((Axis(("x",), tuple((value,) for value in rows)),))) is expected

@@ -45,7 +45,7 @@ async def test_a_queued_job_is_cancelled_at_once(grids: Grids) -> None:
     assert grid.engine.ran_on == []
 
 
-async def test_a_job_that_waits_for_its_next_attempt_is_cancelled_at_once(grids: Grids) -> None:
+async def test_a_job_that_backs_off_is_cancelled_at_once(grids: Grids) -> None:
     grid = await grids(Dropped("n1", "reset"), nodes=("n1",))
     grid.master.pool.shared.retry = RetryPolicy(backoff_seconds=3600.0, backoff_max_seconds=3600.0)
     job = await grid.submit()
@@ -68,7 +68,7 @@ async def test_a_job_that_is_uploading_is_cancelled_and_never_starts(grids: Grid
     assert (grid.engine.ran_on, grid.engine.refused) == ([], set())
 
 
-async def test_a_running_job_is_cancelled_and_nothing_of_it_is_left(grids: Grids) -> None:
+async def test_a_running_job_is_cancelled_and_removed_from_its_node(grids: Grids) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     await grid.begun(job)
@@ -79,7 +79,7 @@ async def test_a_running_job_is_cancelled_and_nothing_of_it_is_left(grids: Grids
     assert signals(grid) == ["TERM"]
 
 
-async def test_a_job_that_is_over_is_not_cancelled_any_more(grids: Grids) -> None:
+async def test_cancelling_a_job_that_has_ended_does_nothing(grids: Grids) -> None:
     grid = await grids(Exited(3))
     line = await grid.run()
     assert await grid.master.cancel(Cancel((line.id,), "KILL")) == 0
@@ -90,7 +90,7 @@ async def test_a_job_that_is_over_is_not_cancelled_any_more(grids: Grids) -> Non
     ("asked", "sent", "status"),
     [("INT", ["INT", "TERM", "KILL"], 130), ("TERM", ["TERM", "KILL"], 143), ("KILL", ["KILL"], 137)],
 )
-async def test_a_deaf_program_is_asked_with_growing_force(
+async def test_a_program_that_ignores_signals_gets_stronger_ones(
     grids: Grids, asked: str, sent: list[str], status: int
 ) -> None:
     grid = await grids(deaf)
@@ -101,7 +101,7 @@ async def test_a_deaf_program_is_asked_with_growing_force(
     assert (line.state, line.exit_status, signals(grid)) == ("CANCELLED", status, sent)
 
 
-async def test_a_second_stronger_word_does_not_wait_for_the_first(
+async def test_a_second_cancel_with_a_stronger_signal_does_not_wait_for_the_first(
     grids: Grids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(termination.ESCALATION, "INT", (("INT", 3600.0),))
@@ -115,7 +115,7 @@ async def test_a_second_stronger_word_does_not_wait_for_the_first(
     assert signals(grid) == ["INT", "KILL"]
 
 
-async def test_a_program_that_ends_well_after_a_cancel_is_cancelled_all_the_same(grids: Grids) -> None:
+async def test_a_program_that_exits_with_0_after_a_cancel_is_cancelled(grids: Grids) -> None:
     async def polite(stage: Stage) -> Outcome:
         await stage.signal()
         return Exited(0)
@@ -127,7 +127,7 @@ async def test_a_program_that_ends_well_after_a_cancel_is_cancelled_all_the_same
     assert (await grid.wait(job)).state == "CANCELLED"
 
 
-async def test_another_signal_is_only_sent(grids: Grids) -> None:
+async def test_a_signal_that_ends_nothing_is_only_sent(grids: Grids) -> None:
     async def counts(stage: Stage) -> Outcome:
         while (name := await stage.signal()) != "TERM":
             await stage.say(name.encode() + b"\n")
@@ -144,7 +144,7 @@ async def test_another_signal_is_only_sent(grids: Grids) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "NOPE", "9", "TERM; rm -rf /", "int", "SIGTERM", "../x", "RTMIN+1"])
-async def test_A8_what_is_no_name_of_a_signal_is_refused(grids: Grids, name: str) -> None:
+async def test_A8_an_invalid_signal_name_is_a_usage_error(grids: Grids, name: str) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     await grid.begun(job)
@@ -173,7 +173,7 @@ async def test_a_cancel_reaches_a_silent_node_when_it_answers_again(
     assert tries == ["TERM"] * 3
 
 
-async def test_a_cancelled_job_whose_host_is_lost_is_not_run_again(grids: Grids) -> None:
+async def test_a_cancelled_job_is_not_retried_when_its_host_is_lost(grids: Grids) -> None:
     grid = await grids(deaf)
     job = await grid.submit()
     await grid.begun(job)
@@ -194,7 +194,7 @@ async def test_the_folder_of_a_finished_run_is_removed(grids: Grids) -> None:
     assert grid.engine.stages == {}
 
 
-async def test_F3_a_run_on_a_lost_node_is_cleaned_when_the_node_is_back(grids: Grids) -> None:
+async def test_F3_a_run_on_a_lost_node_is_removed_when_the_node_is_back(grids: Grids) -> None:
     grid = await grids(deaf, Exited(0))
     job = await grid.submit()
     stage = await grid.begun(job)
@@ -204,7 +204,7 @@ async def test_F3_a_run_on_a_lost_node_is_cleaned_when_the_node_is_back(grids: G
     await until(lambda: stage.order.run in grid.node("n1").leftovers, lambda: grid.node("n1").leftovers)
 
 
-async def test_a_master_does_not_wait_long_for_a_node_that_does_not_let_itself_be_cleaned(
+async def test_a_master_that_leaves_does_not_wait_long_for_a_removal(
     grids: Grids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attempts, "LEAVE_SECONDS", 0.02)
@@ -222,7 +222,7 @@ async def test_a_master_does_not_wait_long_for_a_node_that_does_not_let_itself_b
 # --- what an attempt says about itself --------------------------------------------------------------------------------
 
 
-async def test_an_attempt_says_what_it_does_and_what_it_used(grids: Grids) -> None:
+async def test_an_attempt_reports_its_steps_and_what_it_used(grids: Grids) -> None:
     gate = asyncio.Event()
 
     async def steps(stage: Stage) -> Outcome:
@@ -258,7 +258,7 @@ async def echo(stage: Stage) -> Outcome:
     return Exited(5)
 
 
-async def test_an_interactive_run_hears_the_keyboard_and_the_window(grids: Grids) -> None:
+async def test_an_interactive_run_receives_input_and_window_sizes(grids: Grids) -> None:
     grid = await grids(echo)
     job = await grid.submit(grid.submission(interactive=True, terminal=True))
     await grid.begun(job)
@@ -269,7 +269,7 @@ async def test_an_interactive_run_hears_the_keyboard_and_the_window(grids: Grids
     assert grid.kept(job) == b"b'hi'\n(100, 30)\n"
 
 
-async def test_what_was_typed_before_a_run_begins_is_heard_and_forgotten_with_it(grids: Grids) -> None:
+async def test_input_before_the_start_is_kept_and_dropped_with_the_job(grids: Grids) -> None:
     grid = await grids(echo, down=("n1", "n2", "n3"))
     jobs = [await grid.submit(grid.submission(interactive=True, wait_for_nodes=True)) for _ in range(2)]
     for job in jobs:
@@ -282,13 +282,13 @@ async def test_what_was_typed_before_a_run_begins_is_heard_and_forgotten_with_it
     assert len(grid.master.attempts.keyboards) == 0
 
 
-async def test_an_interactive_run_is_never_tried_again(grids: Grids) -> None:
+async def test_an_interactive_run_is_not_retried(grids: Grids) -> None:
     grid = await grids(Dropped("n1", "reset"))
     line = await grid.run(grid.submission(interactive=True))
     assert (line.exit_status, grid.engine.ran_on) == (125, ["n1"])
 
 
-async def test_an_interactive_run_is_not_begun_again_by_the_next_master(grids: Grids) -> None:
+async def test_the_next_master_does_not_start_an_interactive_run_again(grids: Grids) -> None:
     grid = await grids(echo)
     job = await grid.submit(grid.submission(interactive=True))
     stage = await grid.begun(job)
@@ -300,7 +300,7 @@ async def test_an_interactive_run_is_not_begun_again_by_the_next_master(grids: G
     assert grid.engine.ran_on == ["n1"]
 
 
-async def test_words_for_a_job_that_reads_no_keyboard_are_dropped(grids: Grids) -> None:
+async def test_input_for_a_job_that_is_not_interactive_is_dropped(grids: Grids) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     await grid.begun(job)
@@ -312,7 +312,7 @@ async def test_words_for_a_job_that_reads_no_keyboard_are_dropped(grids: Grids) 
 
 
 @pytest.mark.parametrize("size", [(-1, 24), (80, -24), (1 << 40, 24), (0, 1 << 16)])
-async def test_a_window_of_impossible_size_is_refused(grids: Grids, size: tuple[int, int]) -> None:
+async def test_an_impossible_window_size_is_a_usage_error(grids: Grids, size: tuple[int, int]) -> None:
     grid = await grids(echo)
     job = await grid.submit(grid.submission(interactive=True, terminal=True))
     stage = await grid.begun(job)

@@ -62,7 +62,7 @@ async def waits_in_a_batch(grid: ScriptedGrid, job: JobId) -> None:
     )
 
 
-async def test_the_next_tasks_wait_where_they_will_run(grid: ScriptedGrid, gate: Gate) -> None:
+async def test_the_next_tasks_wait_in_the_batch_where_they_will_run(grid: ScriptedGrid, gate: Gate) -> None:
     words = ["go"] * 10 + ["wait"] + ["go"] * 30
     job = await grid.submit(sweep(grid, *words, at_once=1))
     await waits_in_a_batch(grid, job)
@@ -73,7 +73,9 @@ async def test_the_next_tasks_wait_where_they_will_run(grid: ScriptedGrid, gate:
     assert numbers == list(range(1, 42))
 
 
-async def test_anothers_job_comes_before_what_is_not_yet_there(grid: ScriptedGrid, gate: Gate) -> None:
+async def test_a_job_of_another_user_starts_before_tasks_that_are_not_in_the_batch_yet(
+    grid: ScriptedGrid, gate: Gate
+) -> None:
     grid.node("h2").go()
     words = ["go"] * 8 + ["wait"] + ["go"] * 600
     job = await grid.submit(sweep(grid, *words))
@@ -89,7 +91,7 @@ async def test_anothers_job_comes_before_what_is_not_yet_there(grid: ScriptedGri
     assert verdict(grid, job) == SweepDone(609, 0)
 
 
-async def test_who_waits_behind_a_long_task_goes_where_a_slot_is_free(grid: ScriptedGrid, gate: Gate) -> None:
+async def test_tasks_behind_a_long_task_are_revoked_for_a_free_slot(grid: ScriptedGrid, gate: Gate) -> None:
     grid.node("h2").go()
     job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
     await waits_in_a_batch(grid, job)
@@ -103,7 +105,7 @@ async def test_who_waits_behind_a_long_task_goes_where_a_slot_is_free(grid: Scri
     assert {order.attempt.number for order in grid.engine.orders} == {1}
 
 
-async def test_also_of_a_batch_whose_slot_was_given_away(grid: ScriptedGrid, gate: Gate) -> None:
+async def test_tasks_of_a_released_batch_are_revoked_too(grid: ScriptedGrid, gate: Gate) -> None:
     grid.node("h2").go()
     job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
     await waits_in_a_batch(grid, job)
@@ -115,7 +117,7 @@ async def test_also_of_a_batch_whose_slot_was_given_away(grid: ScriptedGrid, gat
     assert verdict(grid, job) == SweepDone(33, 0)
 
 
-async def test_what_waits_behind_does_not_begin_when_the_sweep_halts(grid: ScriptedGrid, gate: Gate) -> None:
+async def test_tasks_that_wait_in_a_batch_do_not_start_when_the_sweep_halts(grid: ScriptedGrid, gate: Gate) -> None:
     grid.node("h2").go()
     words = [*["go"] * 12, "wait", *["go"] * 20, "f1", *["go"] * 500]
     job = await grid.submit(sweep(grid, *words, halt=Halt("soon", count=1)))
@@ -133,7 +135,7 @@ async def test_what_waits_behind_does_not_begin_when_the_sweep_halts(grid: Scrip
     assert len(grid.engine.orders) < 34
 
 
-async def test_a_slow_node_gets_nothing_that_the_others_end_before_it(
+async def test_a_slow_node_gets_no_task_that_faster_nodes_would_end_earlier(
     grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
@@ -142,7 +144,7 @@ async def test_a_slow_node_gets_nothing_that_the_others_end_before_it(
     assert grid.engine.ran_on == ["h1"] * 3
 
 
-async def test_a_task_that_a_fast_node_has_failed_goes_to_a_slow_one(
+async def test_a_task_that_failed_on_a_fast_node_runs_on_a_slow_one(
     grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
@@ -153,7 +155,7 @@ async def test_a_task_that_a_fast_node_has_failed_goes_to_a_slow_one(
     assert verdict(grid, job) == SweepDone(1, 0)
 
 
-async def test_a_slow_node_is_not_spared_for_fast_ones_that_are_closed_to_the_user(
+async def test_a_slow_node_is_used_when_the_fast_ones_are_closed_to_the_user(
     grid: ScriptedGrid, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
@@ -166,9 +168,7 @@ async def test_a_slow_node_is_not_spared_for_fast_ones_that_are_closed_to_the_us
     assert grid.engine.ran_on == ["h1", "h2"]
 
 
-async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
-    grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_tasks_that_a_batch_refuses_start_elsewhere(grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     refused: list[str] = []
     grid.engine.batches.warm_seconds = 0.01
 
@@ -186,7 +186,7 @@ async def test_tasks_that_a_batch_does_not_take_begin_elsewhere(
     assert {len(task.attempts) for task in grid.store.jobs.tasks(job)} == {1}
 
 
-async def test_a_batch_that_has_done_all_is_gone_on_with_where_it_is(grid: ScriptedGrid) -> None:
+async def test_an_idle_batch_is_extended(grid: ScriptedGrid) -> None:
     grid.engine.batches.warm_seconds = 1e6
     job = await grid.submit(sweep(grid, *["go"] * 300))
     await grid.wait(job)
@@ -197,7 +197,7 @@ async def test_a_batch_that_has_done_all_is_gone_on_with_where_it_is(grid: Scrip
     assert len(first) > 60
 
 
-async def test_nobody_waits_for_a_batch_whose_sweep_has_nothing_left(grid: ScriptedGrid) -> None:
+async def test_an_idle_batch_is_released_when_its_sweep_has_no_more_tasks(grid: ScriptedGrid) -> None:
     grid.engine.batches.warm_seconds = 1e6
     first = await grid.submit(sweep(grid, *["go"] * 40))
     await grid.wait(first)
@@ -208,7 +208,7 @@ async def test_nobody_waits_for_a_batch_whose_sweep_has_nothing_left(grid: Scrip
     assert grid.job(alone).verdict == Exited(0)
 
 
-async def test_the_slot_of_a_batch_that_waits_for_more_goes_to_whose_turn_it_is(grid: ScriptedGrid) -> None:
+async def test_a_job_of_another_user_gets_a_slot_beside_a_batch_that_is_kept_warm(grid: ScriptedGrid) -> None:
     grid.engine.batches.warm_seconds = 1e6
     job = await grid.submit(sweep(grid, *["wait"] * 3, at_once=1))
     await until(lambda: len(grid.engine.orders) == 1)
@@ -219,7 +219,7 @@ async def test_the_slot_of_a_batch_that_waits_for_more_goes_to_whose_turn_it_is(
     assert grid.job(job).phase is not Phase.DONE
 
 
-async def test_a_batch_that_goes_on_passes_no_limit_of_a_group(grid: ScriptedGrid) -> None:
+async def test_extending_a_batch_exceeds_no_limit_of_a_group(grid: ScriptedGrid) -> None:
     grid.engine.batches.warm_seconds = 1e6
     first, second = Gate(), Gate()
     grid.engine.coming[:2] = [first, second]
@@ -238,7 +238,7 @@ async def test_a_batch_that_goes_on_passes_no_limit_of_a_group(grid: ScriptedGri
     assert verdict(grid, job) == SweepDone(21, 0)
 
 
-async def test_a_batch_that_goes_on_is_a_turn_of_its_owner(grid: ScriptedGrid) -> None:
+async def test_extending_a_batch_counts_for_the_share_of_its_owner(grid: ScriptedGrid) -> None:
     async def takes_a_while(stage: Stage) -> Exited:
         await asyncio.sleep(0.2)
         return Exited(0)
@@ -258,7 +258,7 @@ async def test_a_batch_that_goes_on_is_a_turn_of_its_owner(grid: ScriptedGrid) -
     await grid.wait(sweep_of_ann)
 
 
-async def test_a_node_that_goes_while_a_batch_waits_for_more_keeps_nobody_waiting(
+async def test_an_idle_batch_on_a_lost_node_delays_no_task(
     grid: ScriptedGrid, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
@@ -277,7 +277,7 @@ async def test_a_node_that_goes_while_a_batch_waits_for_more_keeps_nobody_waitin
     assert verdict(grid, job) == SweepDone(6, 0)
 
 
-async def test_who_leaves_removes_a_batch_that_waits_for_more(grid: ScriptedGrid) -> None:
+async def test_a_master_that_leaves_removes_idle_batches(grid: ScriptedGrid) -> None:
     job = await grid.submit(sweep(grid, *["go"] * 3))
     await grid.wait(job)
     await grid.end()
@@ -285,7 +285,7 @@ async def test_who_leaves_removes_a_batch_that_waits_for_more(grid: ScriptedGrid
     await grid.begin()
 
 
-async def test_a_next_master_finds_what_waits_behind(grid: ScriptedGrid, gate: Gate) -> None:
+async def test_the_next_master_resumes_tasks_that_wait_in_a_batch(grid: ScriptedGrid, gate: Gate) -> None:
     job = await grid.submit(sweep(grid, *["go"] * 10, "wait", *["go"] * 30, at_once=1))
     await waits_in_a_batch(grid, job)
     await grid.end()

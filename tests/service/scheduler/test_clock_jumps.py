@@ -34,7 +34,9 @@ def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
 
 
 @pytest.mark.parametrize("hours", [-1, 1])
-async def test_F37_a_jump_makes_no_node_silent_and_moves_no_uptime(grids: Grids, wall: Wall, hours: int) -> None:
+async def test_F37_a_jump_of_the_wall_clock_makes_no_node_silent_and_changes_no_uptime(
+    grids: Grids, wall: Wall, hours: int
+) -> None:
     grid = await grids()
     node = await until(lambda: grid.node("n1") if grid.node("n1").facts else None)
     uptime = node.uptime_now()
@@ -49,7 +51,7 @@ class Slowest(Random):
         return b
 
 
-async def test_F37_a_clock_that_goes_back_makes_no_backoff_longer_than_the_policy_does(
+async def test_F37_a_wall_clock_set_back_makes_no_backoff_longer_than_the_policy_allows(
     grids: Grids, wall: Wall
 ) -> None:
     async def loses_its_host(stage: Stage) -> Outcome:

@@ -17,7 +17,7 @@ async def loses_its_host(stage: Stage) -> Outcome:
     raise Dropped(stage.node, "reset")
 
 
-async def test_F39_a_node_that_has_lost_three_runs_gets_no_more_and_says_so(
+async def test_F39_a_node_that_has_lost_three_runs_is_quarantined(
     grids: Grids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(breaker, "SAME_LOSS_SECONDS", 0.0)  # losses at one moment count as one

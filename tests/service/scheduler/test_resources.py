@@ -28,7 +28,7 @@ def running(grid: ScriptedGrid) -> int:
     return len(grid.active_jobs.in_phase(Phase.RUNNING))
 
 
-async def test_a_run_takes_as_many_slots_as_it_asked_for(grid: ScriptedGrid) -> None:
+async def test_a_run_takes_as_many_slots_as_it_requested(grid: ScriptedGrid) -> None:
     wide = await grid.submit(grid.submission(slots=3))
     await grid.begun(wide)
     assert grid.node("h1").view().running == 3
@@ -56,7 +56,7 @@ async def test_gpus_are_given_to_one_run_at_a_time(grid: ScriptedGrid) -> None:
     assert grid.engine.orders[-1].gpus == (0,)
 
 
-async def test_a_new_master_knows_what_runs_have(grid: ScriptedGrid) -> None:
+async def test_a_new_master_knows_the_slots_and_gpus_of_running_jobs(grid: ScriptedGrid) -> None:
     wide = await grid.submit(grid.submission(slots=2, gpus=2))
     await grid.begun(wide)
     await grid.end()
@@ -66,7 +66,7 @@ async def test_a_new_master_knows_what_runs_have(grid: ScriptedGrid) -> None:
     assert (view.running, view.gpus_in_use) == (2, frozenset({0, 1}))
 
 
-async def test_more_than_any_node_has_is_refused(grid: ScriptedGrid) -> None:
+async def test_more_slots_or_gpus_than_any_node_has_are_refused(grid: ScriptedGrid) -> None:
     with pytest.raises(NoNodeLeft, match="5 slots wanted, it has 4"):
         await grid.submit(grid.submission(slots=5))
     with pytest.raises(NoNodeLeft, match="4 GPUs wanted, it has 3"):

@@ -155,7 +155,7 @@ async def nothing_is_left(grid: ScriptedGrid, task: JobId, attempts: int = 2) ->
 # --- who wins ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_backup_that_ends_first_is_the_result_and_the_original_is_killed(
+async def test_a_speculative_attempt_that_ends_first_is_the_result_and_the_original_is_killed(
     grid: ScriptedGrid, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -171,7 +171,9 @@ async def test_a_backup_that_ends_first_is_the_result_and_the_original_is_killed
     assert DROPPED not in caplog.text
 
 
-async def test_an_original_that_ends_first_is_the_result_and_the_backup_is_killed(grid: ScriptedGrid) -> None:
+async def test_an_original_that_ends_first_is_the_result_and_the_speculative_attempt_is_killed(
+    grid: ScriptedGrid,
+) -> None:
     original, backup = Gated("original"), Gated("backup")
     sweep_id, task = await straggling(grid, original, backup)
     await until(lambda: grid.kept(task, 2))
@@ -184,7 +186,7 @@ async def test_an_original_that_ends_first_is_the_result_and_the_backup_is_kille
 
 
 @pytest.mark.parametrize("first", [0, 1])
-async def test_of_two_that_end_at_the_same_moment_one_counts(grid: ScriptedGrid, first: int) -> None:
+async def test_one_result_counts_when_both_attempts_end_at_the_same_moment(grid: ScriptedGrid, first: int) -> None:
     pair = (Gated("original", Exited(1)), Gated("backup", Exited(2)))
     sweep_id, task = await straggling(grid, *pair)
     await until(lambda: grid.kept(task, 1) and grid.kept(task, 2))
@@ -202,7 +204,7 @@ async def test_of_two_that_end_at_the_same_moment_one_counts(grid: ScriptedGrid,
 
 
 @pytest.mark.parametrize("outcome", [Dropped("h2", "reset"), CompileFailed(1)], ids=repr)
-async def test_a_backup_without_a_result_is_recorded_and_the_original_goes_on(
+async def test_a_speculative_attempt_without_a_result_is_recorded_and_the_original_continues(
     grid: ScriptedGrid, outcome: Outcome
 ) -> None:
     original = Gated("original", Exited(5))
@@ -217,7 +219,7 @@ async def test_a_backup_without_a_result_is_recorded_and_the_original_goes_on(
     await nothing_is_left(grid, task)
 
 
-async def test_a_backup_goes_on_alone_when_the_original_is_lost(grid: ScriptedGrid) -> None:
+async def test_a_speculative_attempt_continues_when_the_original_is_lost(grid: ScriptedGrid) -> None:
     backup = Gated("backup")
     sweep_id, task = await straggling(grid, Gated("original"), backup)
     grid.node("h1").go()
@@ -232,7 +234,7 @@ async def test_a_backup_goes_on_alone_when_the_original_is_lost(grid: ScriptedGr
     assert len(grid.engine.orders) == 5
 
 
-async def test_a_third_attempt_is_begun_when_both_are_lost(grid: ScriptedGrid) -> None:
+async def test_a_third_attempt_starts_when_both_are_lost(grid: ScriptedGrid) -> None:
     lost = Gated("backup", HostLost("reset"))
     sweep_id, task = await straggling(grid, Gated("original"), lost)
     grid.engine.coming.insert(0, after(b"third\n", Exited(0)))
@@ -249,7 +251,7 @@ async def test_a_third_attempt_is_begun_when_both_are_lost(grid: ScriptedGrid) -
 
 
 @pytest.mark.parametrize("winner", [1, 2])
-async def test_a_new_master_finds_both_and_takes_the_first(grid: ScriptedGrid, winner: int) -> None:
+async def test_a_new_master_resumes_both_attempts_and_takes_the_first_result(grid: ScriptedGrid, winner: int) -> None:
     pair = (Gated("original"), Gated("backup"))
     sweep_id, task = await straggling(grid, *pair)
     await grid.end()
@@ -263,7 +265,7 @@ async def test_a_new_master_finds_both_and_takes_the_first(grid: ScriptedGrid, w
     assert len(grid.engine.orders) == 5
 
 
-async def test_a_backup_that_was_claimed_by_a_master_which_died_before_its_start_is_lost(grid: ScriptedGrid) -> None:
+async def test_a_speculative_attempt_that_was_claimed_but_never_started_is_lost(grid: ScriptedGrid) -> None:
     original = Gated("original")
     grid.engine.coming[:0] = [SHORT, SHORT, SHORT, original]
     sweep_id = await grid.submit(sweep(grid, backup=False))
@@ -280,7 +282,7 @@ async def test_a_backup_that_was_claimed_by_a_master_which_died_before_its_start
     assert (tasks[4].attempt, output) == (1, b"original\n")
 
 
-async def test_a_new_master_remembers_what_the_siblings_took(grid: ScriptedGrid) -> None:
+async def test_a_new_master_learns_the_runtimes_of_ended_tasks(grid: ScriptedGrid) -> None:
     original = Gated("original")
     grid.engine.coming[:0] = [SHORT, SHORT, SHORT, original]
     sweep_id = await grid.submit(sweep(grid))
@@ -302,7 +304,7 @@ async def until_killed(stage: Stage) -> Outcome:
 
 
 @pytest.mark.parametrize("whole", [True, False])
-async def test_whoever_ends_a_task_ends_both_of_its_attempts(grid: ScriptedGrid, whole: bool) -> None:
+async def test_a_cancel_ends_both_attempts_of_a_task(grid: ScriptedGrid, whole: bool) -> None:
     sweep_id, task = await straggling(grid, until_killed, until_killed)
     await grid.master.cancel(Cancel((sweep_id if whole else task,), "TERM"), "ann")
     tasks, _ = await told(grid, sweep_id)
@@ -327,7 +329,7 @@ async def test_a_halted_sweep_ends_both_attempts(grid: ScriptedGrid) -> None:
     await nothing_is_left(grid, task_id(sweep_id, 5))
 
 
-async def test_what_is_retried_begins_with_a_new_number(grid: ScriptedGrid) -> None:
+async def test_a_retried_task_starts_with_a_new_attempt_number(grid: ScriptedGrid) -> None:
     sweep_id, _ = await straggling(grid, Gated("original"), after(b"backup\n", Exited(3)))
     await told(grid, sweep_id)
     grid.engine.coming[:0] = [after(b"again\n", Exited(0))]
@@ -364,7 +366,9 @@ async def test_a_superseded_attempt_on_a_silent_node_is_ended_when_the_node_is_b
 
 
 @pytest.mark.parametrize("plan", [{"backup": False}, {"at_once": 1}, {"tasks": 3}], ids=repr)
-async def test_one_that_may_have_none_gets_none(grid: ScriptedGrid, plan: dict[str, object]) -> None:
+async def test_a_task_that_may_not_run_twice_gets_no_speculative_attempt(
+    grid: ScriptedGrid, plan: dict[str, object]
+) -> None:
     """Not asked for; it would be one more at once than was asked for; too few siblings."""
     original = Gated("original")
     asked = sweep(grid, **plan)  # type: ignore[arg-type] # its own keywords
@@ -391,7 +395,7 @@ async def test_a_user_at_the_limit_of_running_jobs_gets_no_speculative_attempt(g
     await told(grid, sweep_id)
 
 
-async def test_a_backup_is_a_slot_of_its_user(grid: ScriptedGrid) -> None:
+async def test_a_speculative_attempt_counts_as_a_slot_of_its_user(grid: ScriptedGrid) -> None:
     original, backup = Gated("original"), Gated("backup")
     sweep_id, _ = await straggling(grid, original, backup)
     assert grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 2
@@ -403,7 +407,7 @@ async def test_a_backup_is_a_slot_of_its_user(grid: ScriptedGrid) -> None:
     assert grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 0
 
 
-async def test_a_node_that_is_drained_gets_no_backup_and_its_own_tasks_may_have_one(tmp_path: Path) -> None:
+async def test_a_drained_node_gets_no_speculative_attempt_and_its_tasks_can_have_one_elsewhere(tmp_path: Path) -> None:
     drained = Node("h2", host="127.0.0.1", slots=4, drained=True)
     grid = await ScriptedGrid(tmp_path, inventory("h1", drained, Node("h3", host="127.0.0.1", slots=1))).begin()
     original = Gated("original")
@@ -419,7 +423,9 @@ async def test_a_node_that_is_drained_gets_no_backup_and_its_own_tasks_may_have_
 
 
 @pytest.mark.parametrize("wish", [OnHostLoss.FENCE, OnHostLoss.FAIL, OnHostLoss.WAIT])
-async def test_whoever_wants_one_run_alone_is_refused_a_backup(grid: ScriptedGrid, wish: OnHostLoss) -> None:
+async def test_backup_and_on_host_loss_that_allows_one_run_exclude_each_other(
+    grid: ScriptedGrid, wish: OnHostLoss
+) -> None:
     with pytest.raises(UsageError, match=f"--on-host-loss {wish}"):
         await grid.submit(msgspec.structs.replace(sweep(grid), on_host_loss=wish))
 
@@ -438,7 +444,7 @@ async def stuck_in_a_batch(grid: ScriptedGrid) -> tuple[JobId, JobId]:
     return sweep_id, stuck.attempt.job
 
 
-async def test_a_straggler_in_a_batch_gets_a_backup_and_the_rest_goes_on(
+async def test_a_late_task_of_a_batch_gets_a_speculative_attempt_and_the_rest_continues(
     small: ScriptedGrid, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -452,7 +458,7 @@ async def test_a_straggler_in_a_batch_gets_a_backup_and_the_rest_goes_on(
     assert DROPPED not in caplog.text
 
 
-async def test_a_new_master_ends_what_was_superseded_in_a_batch_that_goes_on(small: ScriptedGrid) -> None:
+async def test_a_new_master_ends_a_superseded_task_of_a_batch_that_continues(small: ScriptedGrid) -> None:
     sweep_id, stuck = await stuck_in_a_batch(small)
     await small.end()
     with Store.open(small.folder / "queue.db") as store:

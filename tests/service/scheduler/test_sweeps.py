@@ -176,7 +176,7 @@ async def test_a_new_master_a_retry_and_the_removal_of_others_keep_the_inputs(re
         ({}, "1", "has no input"),
     ],
 )
-async def test_a_task_without_an_input_is_refused_where_others_have_one(
+async def test_a_task_without_an_input_is_refused_when_others_have_one(
     reading: ScriptedGrid, given: dict[int, bytes], chosen: str, words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
@@ -184,7 +184,7 @@ async def test_a_task_without_an_input_is_refused_where_others_have_one(
     await reading.wait(await reading.submit(with_inputs(reading, sweep(reading, "a", "b", chosen="1"), {1: b"a"})))
 
 
-async def test_inputs_that_were_not_uploaded_or_are_for_other_tasks_are_refused(reading: ScriptedGrid) -> None:
+async def test_missing_inputs_and_inputs_for_other_tasks_are_refused(reading: ScriptedGrid) -> None:
     asked = with_inputs(reading, sweep(reading, "a"), {1: b"mine"})
     reading.spool.blobs.path(sha256(b"mine").hexdigest()).unlink()
     with pytest.raises(UsageError, match="1 files of this job were not uploaded"):
@@ -193,7 +193,7 @@ async def test_inputs_that_were_not_uploaded_or_are_for_other_tasks_are_refused(
     assert asked.sweep is not None
     assert longer is not None
     wrong = msgspec.structs.replace(asked.sweep, inputs=longer.inputs)
-    with pytest.raises(UsageError, match="for 2 tasks, and 1 were announced"):
+    with pytest.raises(UsageError, match="for 2 tasks, but the sweep has 1 tasks"):
         await reading.submit(msgspec.structs.replace(asked, sweep=wrong))
 
 
@@ -210,7 +210,7 @@ async def test_the_exit_status_is_the_number_of_failed_tasks(grid: ScriptedGrid,
     assert (ended.job.exit_status, ended.job.state) == (status, "FAILED")
 
 
-async def test_no_more_run_at_once_than_was_asked_for(grid: ScriptedGrid) -> None:
+async def test_no_more_tasks_run_at_once_than_requested(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_until_killed] * 3
     job = await grid.submit(sweep(grid, *map(str, range(20)), at_once=3))
     await until(lambda: len(grid.active_jobs.in_phase(Phase.RUNNING)) == 3)
@@ -223,7 +223,7 @@ async def test_no_more_run_at_once_than_was_asked_for(grid: ScriptedGrid) -> Non
     assert (await grid.wait(job)).state == "CANCELLED"
 
 
-async def test_kept_order_is_the_order_of_the_numbers(grid: ScriptedGrid) -> None:
+async def test_keep_order_reports_tasks_in_the_order_of_their_numbers(grid: ScriptedGrid) -> None:
     release = asyncio.Event()
 
     async def last(stage: Stage) -> Exited:
@@ -241,7 +241,7 @@ async def test_kept_order_is_the_order_of_the_numbers(grid: ScriptedGrid) -> Non
     assert tasks[-1].number == 1
 
 
-async def test_what_a_watcher_has_is_not_told_again(grid: ScriptedGrid) -> None:
+async def test_tasks_that_a_watcher_has_are_not_sent_again(grid: ScriptedGrid) -> None:
     job = await grid.submit(sweep(grid, *map(str, range(1, 9))))
     await grid.wait(job)
     tasks, output, _ = await watch(grid, job, have="1-3,7", keep_order=True)
@@ -257,13 +257,13 @@ async def test_only_the_chosen_tasks_run(grid: ScriptedGrid) -> None:
     assert verdict(grid, job) == SweepDone(3, 0)
 
 
-async def test_halting_soon_begins_nothing_more(grid: ScriptedGrid) -> None:
+async def test_halt_soon_starts_no_more_tasks(grid: ScriptedGrid) -> None:
     job = await grid.submit(sweep(grid, "f1", *["ok"] * 30, at_once=1, halt=Halt("soon", "fail", 1)))
     await grid.wait(job)
     assert verdict(grid, job) == SweepDone(31, 1, 30)
 
 
-async def test_halting_now_ends_what_runs(grid: ScriptedGrid) -> None:
+async def test_halt_now_ends_the_running_tasks(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_until_killed, _until_killed]
     job = await grid.submit(sweep(grid, "a", "b", "f1", *["ok"] * 30, at_once=3, halt=Halt("now", "fail", 1)))
     tasks, _, ended = await watch(grid, job, keep_order=False)
@@ -273,7 +273,7 @@ async def test_halting_now_ends_what_runs(grid: ScriptedGrid) -> None:
     assert len(tasks) <= 5
 
 
-async def test_what_a_halt_has_ended_does_not_wait_again(grid: ScriptedGrid) -> None:
+async def test_a_task_that_a_halt_has_ended_is_not_retried(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_until_killed] * 3
     job = await grid.submit(sweep(grid, "a", "b", "c", halt=Halt("now", count=1)))
     await until(lambda: len(grid.engine.orders) == 3)
@@ -291,7 +291,7 @@ async def test_what_a_halt_has_ended_does_not_wait_again(grid: ScriptedGrid) -> 
     assert grid.active_jobs.idle
 
 
-async def test_a_halt_ends_hundreds_that_were_lost_with_it(tmp_path: Path) -> None:
+async def test_a_halt_ends_hundreds_of_tasks_that_were_lost_together(tmp_path: Path) -> None:
     grid = ScriptedGrid(tmp_path, inventory(Node("h1", host="127.0.0.1", slots=250)), *[_until_killed] * 250)
     await grid.begin()
     job = await grid.submit(sweep(grid, *map(str, range(250)), halt=Halt("now", count=1)))
@@ -304,7 +304,7 @@ async def test_a_halt_ends_hundreds_that_were_lost_with_it(tmp_path: Path) -> No
     await grid.end()
 
 
-async def test_what_does_not_compile_ends_the_sweep_at_once(grid: ScriptedGrid) -> None:
+async def test_a_failed_compilation_ends_the_sweep_at_once(grid: ScriptedGrid) -> None:
     async def no(stage: Stage) -> CompileFailed:
         await stage.say(b"hello.c:1: error\n", "compile")
         return CompileFailed(1)
@@ -322,7 +322,7 @@ async def test_what_does_not_compile_ends_the_sweep_at_once(grid: ScriptedGrid) 
     assert len(grid.engine.orders) <= 9
 
 
-async def test_a_cancelled_sweep_ends_its_tasks_and_begins_none(grid: ScriptedGrid) -> None:
+async def test_a_cancelled_sweep_ends_its_tasks_and_starts_none(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_until_killed] * 50
     job = await grid.submit(sweep(grid, *map(str, range(50))))
     await until(lambda: len(grid.engine.orders) == 8)
@@ -333,7 +333,7 @@ async def test_a_cancelled_sweep_ends_its_tasks_and_begins_none(grid: ScriptedGr
     assert all(task.verdict == Cancelled("TERM by ann") for task in grid.store.jobs.tasks(job))
 
 
-async def test_a_kill_ends_all_tasks_with_few_commits(grid: ScriptedGrid) -> None:
+async def test_a_cancel_of_all_tasks_takes_few_commits(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_until_killed] * 8
     job = await grid.submit(sweep(grid, *map(str, range(8))))
     await until(lambda: len(grid.engine.orders) == 8)
@@ -350,7 +350,7 @@ async def test_a_kill_ends_all_tasks_with_few_commits(grid: ScriptedGrid) -> Non
     assert verdict(grid, job) == Cancelled("TERM by ann")
 
 
-async def test_a_single_task_can_be_ended_and_looked_at(grid: ScriptedGrid) -> None:
+async def test_a_single_task_can_be_cancelled_and_shown(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_until_killed]
     job = await grid.submit(sweep(grid, "a", "b"))
     task = task_id(job, 1)
@@ -372,7 +372,7 @@ async def test_a_task_of_a_lost_host_runs_again(grid: ScriptedGrid) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 300])
-async def test_a_cancelled_sweep_gives_up_tasks_that_wait_for_another_attempt(tmp_path: Path, count: int) -> None:
+async def test_a_cancelled_sweep_cancels_tasks_that_wait_for_another_attempt(tmp_path: Path, count: int) -> None:
     never = RetryPolicy(backoff_seconds=1e6, backoff_max_seconds=1e6)
     grid = ScriptedGrid(tmp_path, inventory("h1", retry=never))
     grid.engine.plays(*[NodeUnfit("h1", "gone")] * count, _until_killed)
@@ -390,7 +390,7 @@ async def test_a_cancelled_sweep_gives_up_tasks_that_wait_for_another_attempt(tm
     await grid.end()
 
 
-async def test_tasks_that_back_off_keep_no_other_task_from_beginning(tmp_path: Path) -> None:
+async def test_tasks_that_back_off_do_not_delay_other_tasks(tmp_path: Path) -> None:
     grid = ScriptedGrid(tmp_path, inventory("h1", retry=RetryPolicy(backoff_seconds=1e6, backoff_max_seconds=1e6)))
     grid.engine.plays(*[NodeUnfit("h1", "gone")] * 20)
     await grid.begin()
@@ -404,7 +404,7 @@ async def test_tasks_that_back_off_keep_no_other_task_from_beginning(tmp_path: P
     await grid.end()
 
 
-async def test_a_sweep_that_has_begun_waits_until_a_node_can_run_it_again(grid: ScriptedGrid) -> None:
+async def test_a_started_sweep_waits_until_a_node_can_run_it_again(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_until_killed] * 8
     job = await grid.submit(sweep(grid, *map(str, range(10))))
     await until(lambda: len(grid.engine.orders) == 8)
@@ -422,7 +422,7 @@ async def test_a_sweep_that_has_begun_waits_until_a_node_can_run_it_again(grid: 
     assert verdict(grid, job) == SweepDone(10, 8)
 
 
-async def test_a_held_sweep_begins_nothing_until_it_is_let_go(grid: ScriptedGrid) -> None:
+async def test_a_held_sweep_starts_no_task_until_it_is_released(grid: ScriptedGrid) -> None:
     grid.master.pause()
     job = await grid.submit(sweep(grid, *map(str, range(20))))
     await grid.master.hold([job], release=False)
@@ -436,7 +436,7 @@ async def test_a_held_sweep_begins_nothing_until_it_is_let_go(grid: ScriptedGrid
     assert verdict(grid, job) == SweepDone(20, 0)
 
 
-async def test_a_new_master_goes_on_where_the_earlier_one_was(grid: ScriptedGrid) -> None:
+async def test_a_new_master_continues_a_sweep(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_says_its_words] * 5 + [_until_killed] * 8
     job = await grid.submit(alone(sweep(grid, *map(str, range(1, 41)))))
     await until(lambda: len(grid.active_jobs.in_phase(Phase.RUNNING)) == 8 and len(grid.engine.orders) == 13)
@@ -453,7 +453,7 @@ async def test_a_new_master_goes_on_where_the_earlier_one_was(grid: ScriptedGrid
     assert len(begun) == len(set(begun)) == 40
 
 
-async def test_a_master_that_comes_after_the_last_task_finishes_the_sweep(grid: ScriptedGrid) -> None:
+async def test_a_new_master_finishes_a_sweep_whose_last_task_has_ended(grid: ScriptedGrid) -> None:
     job = await grid.submit(sweep(grid, "a", "b"))
     await grid.wait(job)
     await grid.end()
@@ -466,7 +466,7 @@ async def test_a_master_that_comes_after_the_last_task_finishes_the_sweep(grid: 
     assert len(grid.engine.orders) == 2
 
 
-async def test_retry_runs_what_failed_once_more(grid: ScriptedGrid) -> None:
+async def test_retry_runs_failed_tasks_once_more(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [Exited(1), Exited(1)]
     job = await grid.submit(sweep(grid, *map(str, range(6)), at_once=1))
     await grid.wait(job)
@@ -479,7 +479,7 @@ async def test_retry_runs_what_failed_once_more(grid: ScriptedGrid) -> None:
     assert await grid.master.retry([job], failed=True) == 0
 
 
-async def test_retry_of_a_cancelled_sweep_runs_what_was_left(grid: ScriptedGrid) -> None:
+async def test_retry_of_a_cancelled_sweep_runs_the_tasks_that_were_left(grid: ScriptedGrid) -> None:
     grid.engine.coming[:0] = [_until_killed] * 8
     job = await grid.submit(sweep(grid, *map(str, range(20))))
     await until(lambda: len(grid.engine.orders) == 8)
@@ -510,7 +510,9 @@ async def test_progress_counts_every_task_once(grid: ScriptedGrid) -> None:
     assert (final.ended, final.failed, final.running, final.waiting) == (200, 0, 0, 0)
 
 
-async def test_a_removed_sweep_leaves_nothing(grid: ScriptedGrid, caplog: pytest.LogCaptureFixture) -> None:
+async def test_removing_a_sweep_removes_its_tasks_and_outputs(
+    grid: ScriptedGrid, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
     job = await grid.submit(sweep(grid, "a", "b"))
     await grid.wait(job)
@@ -524,13 +526,13 @@ async def test_a_removed_sweep_leaves_nothing(grid: ScriptedGrid, caplog: pytest
 @pytest.mark.parametrize(
     ("values", "plan", "args", "words"),
     [
-        (("a",), {"tasks": 2}, (), "2 were announced"),
-        (("a", "b"), {"at_once": 0}, (), "no task at once"),
+        (("a",), {"tasks": 2}, (), "has 2 tasks"),
+        (("a", "b"), {"at_once": 0}, (), "at least one task at a time"),
         (("a", "b"), {}, (b"{y}",), "y"),
         (("a", "b"), {"chosen": "3"}, (), "3"),
     ],
 )
-async def test_a_sweep_that_cannot_be_run_is_refused(
+async def test_an_invalid_sweep_is_a_usage_error(
     grid: ScriptedGrid, values: tuple[str, ...], plan: dict[str, object], args: tuple[bytes, ...], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
@@ -561,13 +563,13 @@ async def test_short_tasks_share_a_start(grid: ScriptedGrid) -> None:
     await until(lambda: {order.run for order in grid.engine.orders} <= set(grid.engine.discarded))
 
 
-async def test_tasks_that_need_a_watchdog_of_their_own_do_not(grid: ScriptedGrid) -> None:
+async def test_tasks_with_a_process_limit_do_not_share_a_start(grid: ScriptedGrid) -> None:
     await grid.wait(await grid.submit(alone(sweep(grid, *map(str, range(50))))))
     assert len(grid.engine.orders) == 50
     assert grid.engine.batches.runs == {}
 
 
-async def test_long_tasks_do_not(grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_long_tasks_do_not_share_a_start(grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunking, "LONG_SECONDS", estimates.SHORTEST_SECONDS / 2)
     await grid.wait(await grid.submit(sweep(grid, *map(str, range(50)))))
     assert len(grid.engine.orders) == 50
@@ -587,7 +589,7 @@ async def in_a_batch(grid: ScriptedGrid) -> tuple[JobId, list[str]]:
     return job, batch
 
 
-async def test_who_follows_a_task_of_a_batch_is_told_while_it_runs(grid: ScriptedGrid) -> None:
+async def test_a_watcher_of_a_task_in_a_batch_gets_output_while_it_runs(grid: ScriptedGrid) -> None:
     follows, heard = asyncio.Event(), asyncio.Event()
 
     async def speaks_and_waits(stage: Stage) -> Exited:
@@ -611,7 +613,7 @@ async def test_who_follows_a_task_of_a_batch_is_told_while_it_runs(grid: Scripte
     await grid.wait(job)
 
 
-async def test_a_new_master_goes_on_with_a_batch(grid: ScriptedGrid) -> None:
+async def test_a_new_master_continues_a_batch(grid: ScriptedGrid) -> None:
     job, batch = await in_a_batch(grid)
     await grid.end()
     grid.engine.batches.runs.clear()
@@ -624,7 +626,7 @@ async def test_a_new_master_goes_on_with_a_batch(grid: ScriptedGrid) -> None:
     assert [task.number for task in tasks if task.exit_status] == [61]
 
 
-async def test_what_a_lost_host_left_of_a_batch_runs_elsewhere(grid: ScriptedGrid) -> None:
+async def test_the_rest_of_a_batch_on_a_lost_host_runs_elsewhere(grid: ScriptedGrid) -> None:
     job, _ = await in_a_batch(grid)
     lost = grid.engine.ran_on[-1]
     grid.node(lost).go()
@@ -647,7 +649,7 @@ async def test_a_cancelled_sweep_ends_its_batch(grid: ScriptedGrid) -> None:
     await until(lambda: set(batch) <= set(grid.engine.discarded))
 
 
-async def test_the_folder_of_a_batch_that_never_began_stays_against_a_late_start(
+async def test_the_folder_of_a_batch_that_never_started_is_kept_against_a_late_start(
     grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[BatchSpec] = []
@@ -681,7 +683,7 @@ async def test_a_batch_is_one_slot_of_its_owner(grid: ScriptedGrid) -> None:
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-async def test_a_sweep_whose_parameters_are_lost_keeps_no_master_from_working(grid: ScriptedGrid, lost: int) -> None:
+async def test_a_sweep_with_lost_parameters_ends_and_other_jobs_run(grid: ScriptedGrid, lost: int) -> None:
     count = 20
     given = dict.fromkeys(range(1, count + 1), b"x")
     asked = with_inputs(grid, sweep(grid, *map(str, range(count)), at_once=1), given)
@@ -696,7 +698,7 @@ async def test_a_sweep_whose_parameters_are_lost_keeps_no_master_from_working(gr
     assert (await grid.run()).state == "COMPLETED"
 
 
-async def test_a_master_whose_memory_has_left_the_queue_stops_and_the_next_one_goes_on(
+async def test_a_master_whose_memory_differs_from_the_queue_stops_and_the_next_one_continues(
     grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fails(_: JobId) -> None:
