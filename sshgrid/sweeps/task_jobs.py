@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Callable
 from functools import cached_property
+from os import fsdecode
 
 import msgspec
 
@@ -44,7 +44,7 @@ class TaskJobs:
         changed = msgspec.structs.replace(
             submission,
             program=program,
-            command=shlex.join((submission.program.entry, *map(os.fsdecode, args))).encode(errors="replace").decode(),
+            command=shlex.join((submission.program.entry, *map(fsdecode, args))).encode(errors="replace").decode(),
             sweep=None,
             wait_for_nodes=True,
         )
