@@ -25,7 +25,7 @@ from tests.lab import machine
 from tests.lab.hosts import Lab
 
 HOSTS = 4
-PARTS = (*single.PARTS, "batch", "door", "monitor", "crowd", "many", *sweeps.PARTS, "backlog")
+PARTS = (*single.PARTS, "batch", "gateway", "monitor", "crowd", "many", *sweeps.PARTS, "backlog")
 
 
 def main() -> int:
@@ -67,8 +67,8 @@ def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) ->
         yield from batch.rows(lab, home / "batch")
     if "monitor" in wanted:
         yield from monitor.rows(command, home / "monitor")
-    if "door" in wanted:
-        yield from GatewayBench(lab, command, home / "door", arguments.repeats).rows()
+    if "gateway" in wanted:
+        yield from GatewayBench(lab, command, home / "gateway", arguments.repeats).rows()
     if "crowd" in wanted:
         yield from crowd.rows(lab, command, home / "crowd")
     if "many" in wanted:

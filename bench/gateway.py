@@ -1,4 +1,4 @@
-"""What a command through the door costs, against `ssh host true` to an ordinary sshd, and what a crowd there finds.
+"""What a command through the gateway costs, against `ssh host true` to an ordinary sshd, and what a crowd there finds.
 
 Both sides are the system's own `ssh`, cold, with a key. Refuses the figures of a crowd of which one was refused, or was
 told what another one's program said.
@@ -29,7 +29,7 @@ JOBS = 20
 
 
 class GatewayBench:
-    """A grid over the lab's hosts with a door on loopback, and one user."""
+    """A grid over the lab's hosts with an SSH gateway on loopback, and one user."""
 
     def __init__(self, lab: Lab, command: Path, home: Path, repeats: int) -> None:
         self._lab = lab
@@ -48,15 +48,15 @@ class GatewayBench:
             self._grid.wait_for_toolchains(set(TOOLCHAINS))
             for name in self._lab.hosts:
                 self._grid.seconds("run", "--on", name, str(self._hello), expected=b"hello\n")
-            yield self._against_ssh("version through the door / ssh host true", "version")
-            yield self._against_ssh("warm run through the door / ssh host true", "run --stdin none hello.sh", MOST)
+            yield self._against_ssh("version through the gateway / ssh host true", "version")
+            yield self._against_ssh("warm run through the gateway / ssh host true", "run --stdin none hello.sh", MOST)
             yield from asyncio.run(self._crowd())
 
     def _open(self) -> None:
         self._grid.seconds("master", "start", "--listen", "127.0.0.1", "--ssh-port", "0")
         self._grid.seconds("user", "add", USER, "--key", f"{self._key}.pub")
         status = self._grid.json("master", "status")
-        self._port = int(status["door"].rpartition(":")[2])
+        self._port = int(status["gateway"].rpartition(":")[2])
         folder = Path(status["state_dir"]) / "users" / USER
         folder.mkdir(mode=0o700, exist_ok=True)
         self._hello = folder / "hello.sh"
@@ -85,7 +85,7 @@ class GatewayBench:
         jobs = CLIENTS * JOBS
         return [
             Row(
-                f"{CLIENTS} clients at once through the door, {JOBS} runs each: none refused, none mixed up",
+                f"{CLIENTS} clients at once through the gateway, {JOBS} runs each: none refused, none mixed up",
                 f"{jobs / lasted:.0f}/s",
                 "",
                 note=f"{jobs} runs in {lasted:.1f} s",

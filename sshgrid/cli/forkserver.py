@@ -1,8 +1,9 @@
 """`python -m sshgrid.cli.forkserver DESCRIPTOR`: imports the command line once and forks a worker process per request.
 
-A child is in a session of its own, in its user's folder, with four descriptors, a small environment, no way to gain
-rights and bounds on what it may use; then it is the ordinary command line, which asks the master over a socket that the
-master hands to it. Refuses verbs that are not in the table, and never learns where the master's own socket is.
+A worker process is in a session of its own, in its user's folder, with four descriptors, a small environment, no way to
+gain rights and limits on its resources. Then it is the ordinary command line, with the verbs that users of the SSH
+gateway have; it asks the master over connections that the master passes to it, and never learns where the master's
+socket is.
 """
 # os.path, not pathlib (see per-file-ignores), as in all of the client.
 
@@ -32,12 +33,12 @@ from sshgrid.gateway import worker_messages
 from sshgrid.gateway.worker_messages import WorkerExited, WorkerRequest, WorkerSignal
 from sshgrid.model import Role
 
-_ASK, _FIRST_STREAM = 3, 0  # descriptors of a child: its streams, then where it asks for connections
+_MASTER, _FIRST_STREAM = 3, 0  # descriptors of a worker: its streams, then where it asks for connections to the master
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-MOST_SECONDS_OF_CPU = 3600
-MOST_MEMORY = 2 << 30
-MOST_FILE = 256 << 20
-MOST_OPEN = 256
+MAX_CPU_SECONDS = 3600
+MAX_MEMORY_BYTES = 2 << 30
+MAX_FILE_BYTES = 256 << 20
+MAX_OPEN_FILES = 256
 
 USERS_VERBS = frozenset(
     """
@@ -47,33 +48,33 @@ USERS_VERBS = frozenset(
 ADMINS_VERBS = USERS_VERBS | {"user"}
 
 
-class Gatewayway:
-    """A child's way to the master: each connection is handed over when it is asked for."""
+class GatewayWorker:
+    """The connections of a worker process to the master, and the verbs that its user has."""
 
     def __init__(self, role: Role) -> None:
         self.verbs = USERS_VERBS if role is Role.USER else ADMINS_VERBS
 
     def connect(self) -> Connection:
-        """A greeted connection as the user whom the door let in. MasterGone when the master is gone."""
-        with socket.socket(fileno=os.dup(_ASK)) as asking:
+        """A greeted connection as the user who has logged in. Raises MasterGone."""
+        with socket.socket(fileno=os.dup(_MASTER)) as master:
             try:
-                asking.send(b"connection")
-                _, descriptors, _, _ = socket.recv_fds(asking, 16, 1)
+                master.send(b"connection")
+                _, descriptors, _, _ = socket.recv_fds(master, 16, 1)
             except OSError as error:
                 raise MasterGone(f"the master is gone: {error.strerror}") from error
         if not descriptors:
-            raise MasterGone("the master hands over no connection", "log in again")
+            raise MasterGone("the master gives no further connection", "log in again")
         return Connection.from_socket(socket.socket(fileno=descriptors[0]))
 
 
-def main(words: list[str]) -> None:
-    """Until the master closes its end."""
+def main(args: list[str]) -> None:
+    """Serve until the master closes its end of the socket whose descriptor is given."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    talk = socket.socket(fileno=int(words[0]))
+    master = socket.socket(fileno=int(args[0]))
     _import_everything()
     gc.collect()
     gc.freeze()
-    Forkserver(talk).run()
+    Forkserver(master).run()
 
 
 def _import_everything() -> None:
@@ -95,18 +96,19 @@ def _import_everything() -> None:
 
 
 class Forkserver:
-    """Forks and reaps."""
+    """Forks and reaps worker processes."""
 
-    def __init__(self, talk: socket.socket) -> None:
-        self._talk = talk
-        self._children: dict[int, int] = {}  # process -> number of its order
+    def __init__(self, master: socket.socket) -> None:
+        self._master = master
+        self._workers: dict[int, int] = {}  # process -> number of its request
         self._woken, self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> None:
+        """Serve until the master closes its end; then end all workers."""
         signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         poll = select.poll()
-        poll.register(self._talk, select.POLLIN)
+        poll.register(self._master, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
         while True:
             ready = {descriptor for descriptor, _ in poll.poll()}
@@ -114,140 +116,141 @@ class Forkserver:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._woken, 4096)
                 self._reap()
-            if self._talk.fileno() in ready and not self._hear():
+            if self._master.fileno() in ready and not self._receive():
                 self._end_all()
                 return
 
-    def _hear(self) -> bool:
-        """One packet; False when the master is gone."""
-        packet, ancillary, _, _ = self._talk.recvmsg(worker_messages.MAX_PACKET, socket.CMSG_SPACE(4 * 8))
+    def _receive(self) -> bool:
+        """Act on one packet; False when the master has closed its end."""
+        packet, ancillary, _, _ = self._master.recvmsg(worker_messages.MAX_PACKET, socket.CMSG_SPACE(4 * 8))
         if not packet:
             return False
         descriptors = array.array("i")
         for _, _, piece in ancillary:
             descriptors.frombytes(piece[: len(piece) - len(piece) % descriptors.itemsize])
-        said = worker_messages.decode(packet)
-        if isinstance(said, WorkerRequest):
-            self._fork(said, list(descriptors))
-        elif isinstance(said, WorkerSignal):
-            self._signal(said)
+        message = worker_messages.decode(packet)
+        if isinstance(message, WorkerRequest):
+            self._fork(message, list(descriptors))
+        elif isinstance(message, WorkerSignal):
+            self._signal(message)
         return True
 
-    def _fork(self, asked: WorkerRequest, descriptors: list[int]) -> None:
+    def _fork(self, request: WorkerRequest, descriptors: list[int]) -> None:
         try:
-            child = os.fork()
-        except OSError as error:  # no processes left: this one must live on
-            _say(descriptors[-1], f"error: no process can be started: {error.strerror}\n")
-            self._tell(WorkerExited(asked.number, 125))
+            pid = os.fork()
+        except OSError as error:  # the limit of processes is reached: later requests may succeed
+            _print(descriptors[-1], f"error: no process can be started: {error.strerror}\n")
+            self._report(WorkerExited(request.number, 125))
         else:
-            if child == 0:
-                _live(asked, descriptors)
-            self._children[child] = asked.number
+            if pid == 0:
+                _run_worker(request, descriptors)
+            self._workers[pid] = request.number
         for descriptor in descriptors:
             os.close(descriptor)
 
-    def _tell(self, ended: WorkerExited) -> None:
+    def _report(self, exited: WorkerExited) -> None:
         with contextlib.suppress(OSError):
-            self._talk.send(worker_messages.encode(ended))
+            self._master.send(worker_messages.encode(exited))
 
     def _reap(self) -> None:
-        while self._children:
-            child, status = os.waitpid(-1, os.WNOHANG)
-            if child == 0:
+        while self._workers:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
                 return
-            self._tell(WorkerExited(self._children.pop(child), os.waitstatus_to_exitcode(status)))
+            self._report(WorkerExited(self._workers.pop(pid), os.waitstatus_to_exitcode(status)))
 
-    def _signal(self, said: WorkerSignal) -> None:
-        for child, number in self._children.items():
-            if number == said.number:  # not reaped yet: its number can be nobody else's
-                _kill(child, said.signal)
+    def _signal(self, message: WorkerSignal) -> None:
+        for pid, number in self._workers.items():
+            if number == message.number:  # not reaped yet, so the process number cannot belong to another process
+                _kill(pid, message.signal)
 
     def _end_all(self) -> None:
-        for child in self._children:
-            _kill(child, signal.SIGHUP)
+        for pid in self._workers:
+            _kill(pid, signal.SIGHUP)
 
 
-def _say(descriptor: int, words: str) -> None:
+def _print(descriptor: int, text: str) -> None:
     with contextlib.suppress(OSError):
-        os.write(descriptor, words.encode())
+        os.write(descriptor, text.encode())
 
 
-def _kill(child: int, number: int) -> None:
+def _kill(pid: int, number: int) -> None:
+    """Send a signal to the process and to its process group."""
     with contextlib.suppress(OSError):
-        os.kill(child, number)
+        os.kill(pid, number)
     with contextlib.suppress(OSError):
-        os.killpg(child, number)
+        os.killpg(pid, number)
 
 
-# --- in the child -----------------------------------------------------------------------------------------------------
+# --- in the worker process --------------------------------------------------------------------------------------------
 
 
-def _live(asked: WorkerRequest, descriptors: list[int]) -> NoReturn:
-    """What a child does from its first breath; it never returns."""
+def _run_worker(request: WorkerRequest, descriptors: list[int]) -> NoReturn:
+    """All that a worker process does; it never returns."""
     status = 125
     try:
-        _settle(asked, descriptors)
-        status = _serve(asked)
-    except BaseException as error:  # noqa: BLE001 - nothing may return into the loop of the parent
-        _say(2, f"error: internal error: {type(error).__name__}: {error}\n")
+        _isolate(request, descriptors)
+        status = _run_command(request)
+    except BaseException as error:  # noqa: BLE001 - nothing may return into the loop of the forkserver
+        _print(2, f"error: internal error: {type(error).__name__}: {error}\n")
     finally:
         leave(status)
         os._exit(125)
 
 
-def _settle(asked: WorkerRequest, descriptors: list[int]) -> None:
-    """Its own session, descriptors, folder, environment and bounds."""
+def _isolate(request: WorkerRequest, descriptors: list[int]) -> None:
+    """Set up the session, descriptors, folder, environment and resource limits of the worker."""
     os.setsid()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    asking, *streams = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 64) for descriptor in descriptors]
-    for target, descriptor in enumerate((*(streams * 3)[:3], asking), _FIRST_STREAM):
-        os.dup2(descriptor, target, inheritable=target != _ASK)
-    os.closerange(_ASK + 1, 4096)
-    if asked.terminal:
+    master, *streams = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 64) for descriptor in descriptors]
+    for target, descriptor in enumerate((*(streams * 3)[:3], master), _FIRST_STREAM):
+        os.dup2(descriptor, target, inheritable=target != _MASTER)
+    os.closerange(_MASTER + 1, 4096)
+    if request.terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.umask(0o077)
-    os.chdir(asked.folder)
+    os.chdir(request.folder)
     os.environ.clear()
     os.environ.update({"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/", "TMPDIR": "."})
-    os.environ.update(asked.environ)
-    _bound()
+    os.environ.update(request.environ)
+    _limit_resources()
     files.confine()
 
 
-def _bound() -> None:
-    for what, most in (
-        (resource.RLIMIT_CPU, MOST_SECONDS_OF_CPU),
-        (resource.RLIMIT_AS, MOST_MEMORY),
-        (resource.RLIMIT_FSIZE, MOST_FILE),
-        (resource.RLIMIT_NOFILE, MOST_OPEN),
+def _limit_resources() -> None:
+    for resource_number, most in (
+        (resource.RLIMIT_CPU, MAX_CPU_SECONDS),
+        (resource.RLIMIT_AS, MAX_MEMORY_BYTES),
+        (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
+        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ):
-        _, hard = resource.getrlimit(what)
-        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (least, least))
+        _, hard = resource.getrlimit(resource_number)
+        limit = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(resource_number, (limit, limit))
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGHUP)  # without the zygote nobody would learn how we end
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGHUP)  # only the forkserver can report the end of a worker
 
 
-def _serve(asked: WorkerRequest) -> int:
+def _run_command(request: WorkerRequest) -> int:
     from sshgrid.cli import fast_run
     from sshgrid.cli.verbs import invoke
 
     session = Session(dict(os.environ))
-    session.gateway = Gatewayway(asked.role)
+    session.gateway = GatewayWorker(request.role)
     try:
-        words = ["shell"] if asked.shell else _words(asked.command)
+        args = ["shell"] if request.shell else _split(request.command)
     except UsageError as error:
         return report_error(session, error)
-    if parsed := fast_run.parse(words):
+    if parsed := fast_run.parse(args):
         return fast_run.run(parsed, session)
-    return invoke(words, session)
+    return invoke(args, session)
 
 
-def _words(command: bytes) -> list[str]:
-    """As a shell would split it; nothing else of a shell is understood. UsageError."""
+def _split(command: bytes) -> list[str]:
+    """The words of a command line, with the quotes of a shell and nothing else of a shell. Raises UsageError."""
     try:
         words = shlex.split(os.fsdecode(command))
     except ValueError as error:
@@ -255,7 +258,7 @@ def _words(command: bytes) -> list[str]:
     if words[:1] == ["sshgrid"]:
         words = words[1:]
     if words[:1] == ["scp"]:
-        raise UsageError("the old protocol of scp is not served", "sftp, or scp of OpenSSH 9 without -O")
+        raise UsageError("the old protocol of scp is not supported", "sftp, or scp of OpenSSH 9 without -O")
     return ["--help"] if words in ([], ["help"]) else words
 
 

@@ -35,8 +35,10 @@ def master() -> None:
 @master.command()
 @click.option("--foreground", is_flag=True, help="Stay here, log to stderr.")
 @click.option("--state-dir", metavar="D", help="Where the queue, the outputs and the socket are kept.")
-@click.option("--listen", metavar="ADDR|none", help="Open the SSH door there, now and at later starts; 0.0.0.0: all.")
-@click.option("--ssh-port", metavar="N", type=click.IntRange(0, 65535), help="The door's port (4200).")
+@click.option(
+    "--listen", metavar="ADDR|none", help="Address of the SSH gateway, now and at later starts; 0.0.0.0: all."
+)
+@click.option("--ssh-port", metavar="N", type=click.IntRange(0, 65535), help="Port of the SSH gateway (4200).")
 @click.option("--idle-exit", metavar="D|never", default=IDLE_EXIT, help=f"Leave after this idle time ({IDLE_EXIT}).")
 @pass_session
 def start(
@@ -58,8 +60,8 @@ def start(
         from sshgrid.paths import private_dir
 
         private_dir(places.state_dir)
-        gateway = address.chosen(listen, ssh_port, places.state_dir)
-        _refuse_deaf(places, gateway)
+        gateway = address.choose(listen, ssh_port, places.state_dir)
+        _check_same_gateway(places, gateway)
     if foreground:
         from sshgrid.daemon import server
 
@@ -123,8 +125,8 @@ def status(session: Session) -> int:
     return 0
 
 
-def _refuse_deaf(places: Places, gateway: GatewayAddress | None) -> None:
-    """A master that runs does not open another door than it has."""
+def _check_same_gateway(places: Places, gateway: GatewayAddress | None) -> None:
+    """Raise UsageError when a master runs whose SSH gateway listens at another port."""
     from sshgrid.client.start import find_any_version
 
     connection = find_any_version(places)
@@ -135,7 +137,10 @@ def _refuse_deaf(places: Places, gateway: GatewayAddress | None) -> None:
     wanted = f":{gateway.port}" if gateway else ""
     if has.endswith(wanted) if wanted else not has:
         return
-    raise UsageError("the master runs already, with another door; the new one is remembered", "sshgrid master stop")
+    raise UsageError(
+        "the master runs already, with another SSH gateway address; the new one is used at the next start",
+        "sshgrid master stop",
+    )
 
 
 class _NotRunning(MasterGone):
@@ -179,8 +184,8 @@ def _status_text(session: Session, reply: StatusReply) -> str:
         ("uptime", format_duration(reply.uptime_seconds)),
         ("nodes", str(reply.nodes)),
         ("jobs", jobs or "none"),
-        ("door", reply.gateway),
-        ("door key", reply.gateway_key),
+        ("gateway", reply.gateway),
+        ("gateway key", reply.gateway_key),
         ("clients", str(reply.clients)),
         ("memory", format_size(reply.memory_bytes)),
         ("cpu", format_duration(reply.cpu_seconds)),

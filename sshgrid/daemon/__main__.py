@@ -35,7 +35,7 @@ def _serve(inventory: str, state_dir: str, idle_exit: str) -> int:
     places = paths.places(inventory, os.environ, os.getcwd(), home, state_flag=state_dir)
     with _quick_imports():
         from sshgrid.daemon import server
-    return server.run(places, idle_seconds(idle_exit), address.remembered(state_dir))
+    return server.run(places, idle_seconds(idle_exit), address.load(state_dir))
 
 
 @contextmanager

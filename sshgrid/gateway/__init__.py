@@ -1,1 +1,1 @@
-"""The SSH gateway: an SSH server through which users reach the master."""
+"""SSH gateway: an SSH server that authenticates users and gives them commands, files and the protocol over channels."""

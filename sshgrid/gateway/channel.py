@@ -1,7 +1,7 @@
-"""One channel of the door: a child of the master on pipes or on a terminal of its own, or our protocol without a child.
+"""One channel of an SSH connection: a worker process on pipes or on a terminal, or the protocol without a worker.
 
-Bytes go through as they are, both ways at the pace of whoever is slower, so a client that does not read costs what the
-pipes and the SSH window hold. Refuses commands that are too long, and more channels than a user may have.
+Bytes are passed on unchanged in both directions, at the pace of the slower side, so a client that does not read costs
+what the pipes and the SSH window hold. A command that is too long is refused, as is one more than MOST_WORKERS.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from sshgrid.protocol.streams import ServeClient
 
 log = logging.getLogger(__name__)
 
-WIRE = "sshgrid-wire"
+PROTOCOL_COMMAND = "sshgrid-wire"  # as a command or a subsystem: the channel carries the protocol
 PIECE_BYTES = 64 * 1024
-MOST_CONNECTIONS = 16  # to the master, of one child at a time
-MOST_CHILDREN = 256
+MOST_CONNECTIONS = 16  # to the master, of one worker at a time
+MOST_WORKERS = 256
 GRACE_SECONDS = 2.0
 _ENVIRONMENT = re.compile(r"TERM|LANG|LC_[A-Z]+")
 _VALUE = re.compile(r"[A-Za-z0-9@._:+-]{1,64}")
@@ -42,32 +42,34 @@ Pump: TypeAlias = Callable[[], Coroutine[None, None, None]]
 Process = asyncssh.SSHServerProcess[bytes]
 
 
-class ChannelSlot(Protocol):
-    """The door, as much of it as a channel needs."""
+class ChannelHost(Protocol):
+    """What a channel needs of the gateway."""
 
     serve_client: ServeClient
-    children: Workers
+    workers: Workers
 
     def folder(self, name: str) -> Path: ...
 
 
 class Channel:
-    """From the request to the exit status."""
+    """Serves one channel, from its request to its exit status."""
 
-    def __init__(self, gateway: ChannelSlot, process: Process, person: User, address: str) -> None:
+    def __init__(self, gateway: ChannelHost, process: Process, user: User, address: str) -> None:
         self._gateway = gateway
         self._process = process
-        self._person = person
+        self._user = user
         self._address = address
-        self._talks: set[asyncio.Task[None]] = set()
-        self._open: list[int] = []  # descriptors that are ours to close
+        self._sessions: set[asyncio.Task[None]] = set()  # connections of the worker to the master
+        self._open: list[int] = []  # descriptors to close here
 
     async def serve(self) -> None:
         """Never raises for what the client does."""
         process = self._process
         try:
-            if WIRE in (process.command, process.subsystem):
-                await self._talk(process.stdin, process.stdout)
+            if PROTOCOL_COMMAND in (process.command, process.subsystem):
+                await self._gateway.serve_client(
+                    _ChannelReader(process.stdin), process.stdout, self._user, self._address
+                )
                 process.exit(0)
             elif process.subsystem is not None:
                 self._refuse(f"no such subsystem: {process.subsystem[:80]}")
@@ -76,71 +78,65 @@ class Channel:
         except WorkerFailed as error:
             self._refuse(error.message)
         except (asyncssh.Error, OSError) as error:
-            log.debug("a channel of %s ended: %s", self._person.name, error)
+            log.debug("a channel of %s ended: %s", self._user.name, error)
         finally:
-            await self._tidy_up()
+            await self._close_all()
             process.close()
 
-    def _refuse(self, words: str) -> None:
-        self._process.stderr.write(f"error: {words}\n".encode("utf-8", "backslashreplace"))
+    def _refuse(self, reason: str) -> None:
+        self._process.stderr.write(f"error: {reason}\n".encode("utf-8", "backslashreplace"))
         self._process.exit(2)
 
     async def _serve_command(self, command: bytes) -> None:
         if len(command) > worker_messages.MAX_COMMAND_BYTES:
-            self._refuse(
-                f"a command of {len(command):,} bytes, and no more than {worker_messages.MAX_COMMAND_BYTES:,} are taken"
-            )
+            most = worker_messages.MAX_COMMAND_BYTES
+            self._refuse(f"the command has {len(command):,} bytes; the limit is {most:,}")
         elif b"\0" in command:
             self._refuse("a command cannot hold a NUL byte")
-        elif len(self._gateway.children) >= MOST_CHILDREN:
+        elif len(self._gateway.workers) >= MOST_WORKERS:
             self._refuse("too many commands run at once; try again")
         else:
-            await self._run(command)
+            await self._run_worker(command)
 
-    async def _tidy_up(self) -> None:
-        for task in self._talks:
+    async def _close_all(self) -> None:
+        for task in self._sessions:
             task.cancel()
-        await asyncio.gather(*self._talks, return_exceptions=True)
+        await asyncio.gather(*self._sessions, return_exceptions=True)
         for descriptor in self._open:
             os.close(descriptor)
         self._open.clear()
 
-    # --- our own protocol
+    # --- the worker process
 
-    async def _talk(self, reader: asyncssh.SSHReader[bytes], writer: asyncssh.SSHWriter[bytes]) -> None:
-        await self._gateway.serve_client(_Words(reader), writer, self._person, self._address)
-
-    # --- a child
-
-    async def _run(self, command: bytes) -> None:
+    async def _run_worker(self, command: bytes) -> None:
         process = self._process
-        asking, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        asking.setblocking(False)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # asks for connections to the master
+        ours.setblocking(False)
         loop = asyncio.get_running_loop()
-        with asking, theirs:
+        with ours, theirs:
             streams, pumps = self._terminal() if process.term_type is not None else self._pipes()
-            asked = WorkerRequest(
+            request = WorkerRequest(
                 0,
                 command,
-                self._person.name,
-                self._person.role,
-                str(self._gateway.folder(self._person.name)),
+                self._user.name,
+                self._user.role,
+                str(self._gateway.folder(self._user.name)),
                 self._environment(),
                 terminal=process.term_type is not None,
                 shell=process.command is None,
             )
-            child = self._gateway.children.make(asked, [theirs.fileno(), *streams])
+            worker = self._gateway.workers.start(request, [theirs.fileno(), *streams])
             self._close(*streams)
             theirs.close()
-            self._hear_signals(child)
-            loop.add_reader(asking, self._hand_over, asking)
+            self._forward_signals(worker)
+            loop.add_reader(ours, self._connect_worker, ours)
             try:
-                await self._until_ended(child, pumps)
+                await self._wait(worker, pumps)
             finally:
-                loop.remove_reader(asking)
+                loop.remove_reader(ours)
 
-    async def _until_ended(self, child: Worker, pumps: list[Pump]) -> None:
-        """Both streams to their end, then the status; a client that goes takes its child along."""
+    async def _wait(self, worker: Worker, pumps: list[Pump]) -> None:
+        """Pump both output streams to their end, then send the status. The worker ends when the client is gone."""
         feeding, *showing = [asyncio.create_task(pump()) for pump in pumps]
         gone = asyncio.create_task(self._process.wait_closed())
         shown = asyncio.create_task(_all(showing))
@@ -148,14 +144,14 @@ class Channel:
             await asyncio.wait({shown, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not gone.done():
                 shown.result()
-                self._leave(await child.ended)
+                self._send_status(await worker.ended)
         finally:
             for task in (feeding, gone, shown, *showing):
                 task.cancel()
             await asyncio.gather(feeding, gone, shown, return_exceptions=True)
-            await _end(child)
+            await _end(worker)
 
-    def _leave(self, status: int) -> None:
+    def _send_status(self, status: int) -> None:
         if status >= 0:
             self._process.exit(status)
             return
@@ -163,7 +159,7 @@ class Channel:
             self._process.exit_with_signal(signal.Signals(-status).name.removeprefix("SIG"))
 
     def _environment(self) -> dict[str, str]:
-        """A few words about the terminal and the language, and nothing else of what the client says."""
+        """The type of the terminal and the language; other variables of the client are ignored."""
         found = {"TERM": self._process.term_type} if self._process.term_type else {}
         for name, value in self._process.env.items():
             if _ENVIRONMENT.fullmatch(str(name)):
@@ -173,7 +169,7 @@ class Channel:
     # --- streams
 
     def _pipes(self) -> tuple[list[int], list[Pump]]:
-        """Descriptors for the child, and what moves bytes between ours and the channel."""
+        """Descriptors for the worker, and the pumps between our ends and the channel."""
         (in_theirs, in_ours), (out_ours, out_theirs), (err_ours, err_theirs) = os.pipe(), os.pipe(), os.pipe()
         self._open += [in_theirs, in_ours, out_ours, out_theirs, err_ours, err_theirs]
         process = self._process
@@ -198,7 +194,7 @@ class Channel:
         columns, rows, *_ = self._process.term_size
         _resize(ours, columns, rows)
         process = self._process
-        # asyncssh would queue a new size behind input that the child does not read.
+        # asyncssh would queue a new size after input that the worker does not read.
         vars(process)["terminal_size_changed"] = lambda columns, rows, *_: _resize(ours, columns, rows)
         return [theirs], [lambda: _feed(process, ours), lambda: _show(ours, process.stdout)]
 
@@ -208,53 +204,53 @@ class Channel:
                 self._open.remove(descriptor)
                 os.close(descriptor)
 
-    def _hear_signals(self, child: Worker) -> None:
-        def heard(name: str) -> None:
+    def _forward_signals(self, worker: Worker) -> None:
+        def signal_received(name: str) -> None:
             if name in _SIGNALS:
-                child.signal(signal.Signals[f"SIG{name}"])
+                worker.signal(signal.Signals[f"SIG{name}"])
 
-        def broken(_milliseconds: int) -> bool:
-            heard("INT")
+        def break_received(_milliseconds: int) -> bool:
+            signal_received("INT")
             return True
 
-        vars(self._process).update(signal_received=heard, break_received=broken)
+        vars(self._process).update(signal_received=signal_received, break_received=break_received)
 
-    # --- a child's connections
+    # --- the worker's connections to the master
 
-    def _hand_over(self, asking: socket.socket) -> None:
-        """It asks for a connection: one end for the child, behind the other a session of the user."""
+    def _connect_worker(self, sock: socket.socket) -> None:
+        """Answer a worker that asks for a connection: one end for it, and a session of the user behind the other."""
         loop = asyncio.get_running_loop()
         try:
-            if not asking.recv(64):
-                raise ConnectionError("it has ended")
+            if not sock.recv(64):
+                raise ConnectionError("the worker has ended")
         except BlockingIOError:
             return
         except OSError:
-            loop.remove_reader(asking)
+            loop.remove_reader(sock)
             return
-        if len(self._talks) >= MOST_CONNECTIONS:
+        if len(self._sessions) >= MOST_CONNECTIONS:
             with contextlib.suppress(OSError):
-                asking.send(b"no")
+                sock.send(b"no")
             return
         ours, theirs = socket.socketpair()
         with theirs, contextlib.suppress(OSError):
-            socket.send_fds(asking, [b"connection"], [theirs.fileno()])
-        task = loop.create_task(self._serve_connection(ours))
-        self._talks.add(task)
-        task.add_done_callback(self._talks.discard)
+            socket.send_fds(sock, [b"connection"], [theirs.fileno()])
+        task = loop.create_task(self._serve_session(ours))
+        self._sessions.add(task)
+        task.add_done_callback(self._sessions.discard)
 
-    async def _serve_connection(self, sock: socket.socket) -> None:
+    async def _serve_session(self, sock: socket.socket) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock)
         try:
-            await self._gateway.serve_client(reader, writer, self._person, self._address)
+            await self._gateway.serve_client(reader, writer, self._user, self._address)
         except (ConnectionError, asyncio.IncompleteReadError) as error:
-            log.debug("a child left: %s", error)
+            log.debug("a worker process closed its connection: %s", error)
         finally:
             writer.close()
 
 
-class _Words:
-    """What a client says over its channel. A connection that breaks is said as that of any stream."""
+class _ChannelReader:
+    """The bytes that a client sends on its channel. A broken SSH connection is raised as ConnectionResetError."""
 
     def __init__(self, reader: asyncssh.SSHReader[bytes]) -> None:
         self._reader = reader
@@ -264,7 +260,7 @@ class _Words:
             try:
                 return await self._reader.read(n)
             except (asyncssh.BreakReceived, asyncssh.SignalReceived, asyncssh.TerminalSizeChanged):
-                continue  # of a terminal's keys there is no use here
+                continue  # the protocol has messages of its own for these
             except asyncssh.Error as error:
                 raise ConnectionResetError(str(error)) from error
 
@@ -273,13 +269,13 @@ async def _all(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks)
 
 
-async def _end(child: Worker) -> None:
-    """However it takes it: HUP as when a terminal goes, then KILL."""
-    if child.ended.done():
+async def _end(worker: Worker) -> None:
+    """End the worker with HUP, as when a terminal is closed, and with KILL after GRACE_SECONDS."""
+    if worker.ended.done():
         return
-    child.signal(signal.SIGHUP)
-    await asyncio.wait([child.ended], timeout=GRACE_SECONDS)
-    child.signal(signal.SIGKILL)
+    worker.signal(signal.SIGHUP)
+    await asyncio.wait([worker.ended], timeout=GRACE_SECONDS)
+    worker.signal(signal.SIGKILL)
 
 
 def _resize(terminal: int, columns: int, rows: int) -> None:
@@ -289,7 +285,7 @@ def _resize(terminal: int, columns: int, rows: int) -> None:
 
 
 async def _feed(process: Process, target: int) -> None:
-    """What the client types, to its end."""
+    """Write what the client sends to `target`, to its end."""
     with contextlib.suppress(asyncssh.Error, OSError):
         while piece := await _next_piece(process):
             await _write(target, piece)
@@ -304,6 +300,7 @@ async def _next_piece(process: Process) -> bytes:
 
 
 async def _show(source: int, target: asyncssh.SSHWriter[bytes]) -> None:
+    """Send what the worker prints to the client, to its end."""
     while piece := await _read(source):
         target.write(piece)
         await target.drain()
@@ -334,6 +331,7 @@ async def _write(target: int, piece: bytes) -> None:
 
 @contextlib.contextmanager
 def _ready(descriptor: int, watch: Callable[..., object], forget: Callable[[int], object]) -> Iterator[asyncio.Event]:
+    """An event that is set while the descriptor is ready."""
     event = asyncio.Event()
     watch(descriptor, event.set)
     try:

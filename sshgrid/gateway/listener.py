@@ -1,11 +1,10 @@
-"""What the door is made of: its listening socket, its host key, and the algorithms that it takes.
+"""The listening socket of the SSH gateway, its host key, and the algorithms that it accepts.
 
-Refuses a host key that others can read, and every algorithm that is no longer thought to be good.
+Only algorithms that are considered secure today are offered. A host key that other users can read is an error.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import resource
@@ -18,8 +17,13 @@ from asyncssh.kex import get_kex_algs
 
 from sshgrid.errors import StoreError
 
-# No finite fields: a stranger could have us compute with them for ever. What the client likes best is taken; ours comes
-# first because dropbear sends its guess at once, and asyncssh and dropbear judge a guess differently otherwise.
+KEY_FILE = "gateway_host_key"
+OLD_KEY_FILE = "door_host_key"  # its name before the SSH gateway was called so
+MOST_OPEN_FILES = 65_536
+
+# No finite fields: a client without a login could make the server compute with them without end. The algorithm that the
+# client prefers is used; curve25519 is first because dropbear sends a guess at once, which asyncssh and dropbear judge
+# differently when another one is first.
 KEX = (
     "curve25519-sha256",
     "curve25519-sha256@libssh.org",
@@ -47,7 +51,7 @@ SIGNATURES = (
 
 
 def algorithms() -> dict[str, Sequence[str]]:
-    """As asyncssh names its options."""
+    """The algorithms by the names of asyncssh's options."""
     return {
         "kex_algs": [name for name in KEX if name.encode() in get_kex_algs()],
         "encryption_algs": CIPHERS,
@@ -57,59 +61,49 @@ def algorithms() -> dict[str, Sequence[str]]:
     }
 
 
-def host_key(path: Path) -> asyncssh.SSHKey:
-    """Made when it is missing; refused when others can read it."""
+def load_host_key(state: Path) -> asyncssh.SSHKey:
+    """The host key in the state folder; a new one when there is none. Raises StoreError when others can read it."""
+    path = state / KEY_FILE
+    if not path.exists() and not path.is_symlink():
+        with contextlib.suppress(FileNotFoundError):
+            (state / OLD_KEY_FILE).rename(path)  # a new key would look like another server to every client
     if not path.exists():
-        made = asyncssh.generate_private_key("ssh-ed25519", comment="sshgrid")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(made.export_private_key())
-            os.fsync(descriptor)
+        _create_host_key(path)
     found = path.lstat()
     if found.st_mode & 0o077 or found.st_uid != os.getuid():
-        raise StoreError(f"{path}: the door's host key can be read by others", f"chmod 600 {path}")
+        raise StoreError(f"{path}: the host key of the SSH gateway can be read by others", f"chmod 600 {path}")
     try:
         return asyncssh.read_private_key(path)
     except (asyncssh.KeyImportError, OSError) as error:
         raise StoreError(
-            f"{path}: not a host key: {error}", "move it away; a new one is made, and clients must be told"
+            f"{path}: not a host key: {error}",
+            "move it away: the next start creates a new key, which clients must accept",
         ) from error
 
 
+def _create_host_key(path: Path) -> None:
+    key = asyncssh.generate_private_key("ssh-ed25519", comment="sshgrid")
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key.export_private_key())
+        os.fsync(descriptor)
+
+
 def listen(address: str, port: int) -> socket.socket:
-    """A listening socket; port 0 is any that is free. StoreError."""
+    """A listening socket; port 0 is any free port. Raises StoreError."""
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        made = socket.create_server((address, port), family=family, backlog=512)
+        listener = socket.create_server((address, port), family=family, backlog=512)
     except (OSError, OverflowError) as error:
-        raise StoreError(f"the door cannot listen at {address} port {port}: {error}", "--listen, --ssh-port") from error
-    made.setblocking(False)
-    return made
+        message = f"the SSH gateway cannot listen at {address} port {port}: {error}"
+        raise StoreError(message, "--listen, --ssh-port") from error
+    listener.setblocking(False)
+    return listener
 
 
-def raise_open_files() -> None:
-    """A command through the door takes eight descriptors, and the usual 1024 would not be enough for all."""
+def raise_open_files_limit() -> None:
+    """Raise the soft limit of open files: a command takes eight descriptors, and the usual 1024 are too few."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    most = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
     if soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
-def hang_up(sock: socket.socket) -> None:
-    """The other end notices; whoever holds the socket here too."""
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-async def speaks(sock: socket.socket, seconds: float) -> bool:
-    """Whether something comes within this time; it is not taken."""
-    loop, heard = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(sock, heard.set)
-    try:
-        async with asyncio.timeout(seconds):
-            await heard.wait()
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(sock)
-    return True

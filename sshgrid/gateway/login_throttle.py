@@ -1,7 +1,7 @@
-"""How long somebody who guessed wrong has to wait before the next guess is looked at.
+"""How long the next password of an address or a user has to wait after wrong ones.
 
-Pure: times are passed in. The same for users that exist and for others, and for each address. Refuses to grow: only so
-many are remembered, the oldest go first.
+Pure: times are passed in, in seconds of a clock that only grows. Names that do not exist are treated as those that do.
+Only MOST_REMEMBERED addresses and users are remembered; the oldest are dropped first.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ MOST_REMEMBERED = 10_000
 
 
 class LoginThrottle:
-    """Failures of addresses and of users."""
+    """The failed logins of addresses and of users."""
 
     def __init__(self) -> None:
-        self._failures: dict[str, tuple[int, float]] = {}  # what -> (how many in a row, the last one)
+        self._failures: dict[str, tuple[int, float]] = {}  # key -> (failures in a row, time of the last one)
 
     def wait_seconds(self, address: str, user: str, now: float) -> float:
-        """From now until the next guess of this address at this user is looked at."""
-        return max(self._rest(key, now) for key in _keys(address, user))
+        """How long the next password for this user from this address has to wait."""
+        return max(self._remaining(key, now) for key in _keys(address, user))
 
     def failed(self, address: str, user: str, now: float) -> None:
+        """Count a wrong password."""
         for key in _keys(address, user):
             count, last = self._failures.pop(key, (0, now))
             count = 0 if now - last > FORGOTTEN_AFTER_SECONDS else count
@@ -31,10 +32,10 @@ class LoginThrottle:
             del self._failures[next(iter(self._failures))]
 
     def succeeded(self, user: str) -> None:
-        """The user is who it says; what others try from the same address still counts."""
+        """Forget the failures of this user, and keep those of the address."""
         self._failures.pop(_user_key(user), None)
 
-    def _rest(self, key: str, now: float) -> float:
+    def _remaining(self, key: str, now: float) -> float:
         count, last = self._failures.get(key, (0, 0.0))
         if count == 0 or now - last > FORGOTTEN_AFTER_SECONDS:
             return 0.0

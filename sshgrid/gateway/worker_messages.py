@@ -1,6 +1,6 @@
-"""What the master and the process that makes children of the door say to each other, a message a packet.
+"""The messages between the master and the forkserver, one to a packet, as MessagePack.
 
-Pure nouns, as MessagePack: a command line is bytes. Refuses packets longer than MAX_PACKET.
+A command line is bytes. A packet is at most MAX_PACKET bytes long.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ MAX_COMMAND_BYTES = 64 * 1024
 
 
 class WorkerRequest(Struct, frozen=True, tag=True):
-    """Make a child: descriptors for its questions and its three streams come with this packet."""
+    """Start a worker process. Its descriptors come with this packet: the socket on which it asks for connections to the
+    master, then its terminal, or its three streams."""
 
-    number: int
+    number: int  # given by `Workers.start`
     command: bytes
     user: str
     role: Role
@@ -29,14 +30,14 @@ class WorkerRequest(Struct, frozen=True, tag=True):
 
 
 class WorkerSignal(Struct, frozen=True, tag=True):
-    """Send this to a child and what belongs to it; nothing when it has ended."""
+    """Send a signal to a worker process and its process group; ignored when the worker has ended."""
 
     number: int
     signal: int
 
 
 class WorkerExited(Struct, frozen=True, tag=True):
-    """A child has ended, with a status as os.waitstatus_to_exitcode gives it."""
+    """A worker process has ended. `status` is as os.waitstatus_to_exitcode returns it."""
 
     number: int
     status: int
@@ -49,5 +50,5 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def decode(packet: bytes) -> Packet:
-    """Raises msgspec.MsgspecError for what no such process said."""
+    """Raises msgspec.MsgspecError when the packet is not one of these messages."""
     return _decoder.decode(packet)

@@ -1,4 +1,4 @@
-"""Four SSH clients that are not ours, each as its user has it, and all asked the same way."""
+"""A grid with an SSH gateway, and four SSH clients of other projects, called in the same way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = 60.0
 
 
 class Address(NamedTuple):
-    """A door, as a client must know it."""
+    """What a client must know of an SSH gateway."""
 
     port: int
     host_key: str
@@ -52,7 +52,7 @@ class Key:
 
 
 class Gateway:
-    """A grid of this machine alone, with a door on loopback, and the keys of those who come."""
+    """A grid of this machine alone, with an SSH gateway on loopback, and the keys of its users."""
 
     def __init__(self, folder: Path) -> None:
         self.grid = LocalGrid(folder)
@@ -60,12 +60,12 @@ class Gateway:
         done = self.grid("master", "start", "--listen", "127.0.0.1", "--ssh-port", "0")
         assert done.code == 0, done
         status = self.grid("--json", "master", "status").json
-        self.address = Address(int(status["door"].rpartition(":")[2]), status["door_key"])
+        self.address = Address(int(status["gateway"].rpartition(":")[2]), status["gateway_key"])
         self.keys = {name: Key(folder, name) for name in ("alice", "bob", "stranger")}
         for name in ("alice", "bob"):
-            self.let_in(name)
+            self.add_user(name)
 
-    def let_in(self, name: str) -> None:
+    def add_user(self, name: str) -> None:
         done = self.grid("user", "add", name, "--key", str(self.keys[name].public))
         assert done.code == 0, done
 
@@ -87,7 +87,7 @@ class Gateway:
         return time.perf_counter() - began
 
     def clients(self) -> tuple[ClientLine, ...]:
-        """Whom the master knows to be here."""
+        """The clients that the master counts as connected."""
         with Connection.open(str(self.grid.state_dir / "master.sock")) as connection:
             return connection.request(Clients(), ClientsReply).clients
 
@@ -163,7 +163,7 @@ class Gateway:
 
 @contextmanager
 def _typing(stdin: bytes, on_terminal: bool) -> Iterator[dict[str, Any]]:
-    """Where a client reads from: dropbear's gives a terminal only to who sits at one."""
+    """The standard input of a client: dropbear's asks for a terminal only when it has one."""
     if not on_terminal:
         yield {"input": stdin}
         return
@@ -176,7 +176,7 @@ def _typing(stdin: bytes, on_terminal: bool) -> Iterator[dict[str, Any]]:
 
 
 class Exchange:
-    """What a channel says, read while it is written to."""
+    """Reads the output of a channel while it writes to it."""
 
     def __init__(self, channel: paramiko.Channel) -> None:
         self.channel = channel
@@ -230,7 +230,7 @@ def require(client: str) -> None:
 
 
 def remote(gateway: Gateway, folder: Path, name: str = "alice") -> Commands:
-    """The command line of somebody elsewhere, whose `ssh` knows the key and the host."""
+    """The command line on another machine, whose `ssh` has the key of this user and knows the host."""
     commands = Commands(folder)
     wrapper = commands.home / "bin" / "ssh"
     wrapper.parent.mkdir()
