@@ -1,9 +1,9 @@
-"""`python -m sshgrid.daemon INVENTORY STATE_DIR [IDLE_EXIT]`: the master as `run` starts it when there is none.
+"""`python -m sshgrid.daemon INVENTORY STATE_DIR [IDLE_EXIT]`: the master that a command starts when none is running.
 
-The same as `sshgrid master start --foreground`, without the command line, and with what makes it be there sooner: a
-person waits for it. Refuses nothing itself; what is wrong is printed as the command line would print it.
+The same as `sshgrid master start --foreground`, but without the command line and with a quicker start, as a command
+waits for it. An error is printed as the command line prints it.
 """
-# os.path, not pathlib (see per-file-ignores): a person waits for this start.
+# os.path, not pathlib (see per-file-ignores): a command waits for this start.
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from sshgrid.daemon import IDLE_EXIT, idle_seconds
 
 
-def main(words: Sequence[str]) -> int:
-    """The exit status. What was wrong is on stderr, where whoever started this looks for it."""
+def main(args: Sequence[str]) -> int:
+    """Serve until stopped; return the exit status. An error is on stderr, where the starting command reads it."""
     from sshgrid.errors import SshgridError
 
-    inventory, state_dir, *rest = words
+    inventory, state_dir, *rest = args
     try:
         return _serve(inventory, state_dir, rest[0] if rest else IDLE_EXIT)
     except SshgridError as error:
@@ -40,11 +40,11 @@ def _serve(inventory: str, state_dir: str, idle_exit: str) -> int:
 
 @contextmanager
 def _quick_imports() -> Iterator[None]:
-    """A hundred thousand objects are made and none of them is garbage; and no compiler is started on the way."""
+    """Import without garbage collection, as almost nothing is garbage, and without starting a compiler."""
     import ctypes.util
     import gc
 
-    # asyncssh asks for liboqs. What ldconfig does not know would be searched for with gcc and ld, each time in vain.
+    # asyncssh looks for liboqs. find_library runs gcc and ld for a library that ldconfig does not list.
     search = ctypes.util.find_library
     ctypes.util.find_library = getattr(ctypes.util, "_findSoname_ldconfig", search)
     gc.disable()

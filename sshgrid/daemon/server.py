@@ -1,7 +1,7 @@
-"""The master as a process: its lock, its Unix socket, and the inventory file that it follows.
+"""The master as a process: its lock, its Unix socket, its SSH gateway, and the inventory file that it follows.
 
-Every connection is a client of its own; as many as there are may ask at once. The socket is for its owner alone (mode
-0600, and the peer's user is checked). Refuses to start beside another master of the same state folder.
+Every connection is a session of its own, and any number of them may ask at once. The socket is for its owner alone: its
+mode is 0600, and the user of the peer is checked. A state folder has at most one master.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import socket
 import stat
 import struct
 import sys
-import time
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
-from sshgrid.errors import InventoryError, StoreError
+from sshgrid.clock import SYSTEM_CLOCK, Clock
+from sshgrid.daemon.inventory_file import InventoryFile
+from sshgrid.errors import StoreError
 from sshgrid.gateway.address import GatewayAddress
-from sshgrid.inventory import cache
 from sshgrid.master import Master
 from sshgrid.model import Phase, Role, User
 from sshgrid.nodes import NodePool
@@ -45,14 +45,17 @@ if TYPE_CHECKING:
     from sshgrid.gateway.server import Gateway
 
 log = logging.getLogger(__name__)
-audit = logging.getLogger("sshgrid.audit")
 
 INVENTORY_LOOK_SECONDS = 0.5
 READ_LIMIT = 256 * 1024
 
 
-def run(places: Places, idle_exit_seconds: float | None, front: GatewayAddress | None = None) -> int:
-    """Serve until stopped; the exit status of the process. Raises StoreError, InventoryError before it serves."""
+def run(places: Places, idle_exit_seconds: float | None, gateway: GatewayAddress | None = None) -> int:
+    """Serve until stopped; return the exit status of the process.
+
+    `idle_exit_seconds`: stop after this time without work and without clients; None: never. Raises StoreError or
+    InventoryError when the master cannot start.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
     os.umask(0o077)
@@ -60,15 +63,15 @@ def run(places: Places, idle_exit_seconds: float | None, front: GatewayAddress |
     private_directory(state, forbidden=0o077)
     lock = _lock(state / "master.lock")
     try:
-        _open_audit(state / "audit.log")
-        asyncio.run(_serve(places, idle_exit_seconds, front))
+        _open_audit_log(state / "audit.log")
+        asyncio.run(_serve(places, idle_exit_seconds, gateway))
     finally:
         os.close(lock)
     return 0
 
 
 def _lock(path: Path) -> int:
-    """Held for as long as the process lives, however it ends."""
+    """Take the lock of the state folder; the kernel releases it when the process ends. Raises StoreError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,54 +83,73 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _open_audit(path: Path) -> None:
-    """Who came, was refused, submitted and ended what: also in a file of its own, which only grows."""
+def _open_audit_log(path: Path) -> None:
+    """Write logins, refusals, submissions and kills also to a file of their own, which only grows."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.getLogger("sshgrid.audit").addHandler(handler)
 
 
-async def _serve(places: Places, idle_exit_seconds: float | None, front: GatewayAddress | None) -> None:
-    server = Server(places, idle_exit_seconds, front)
+async def _serve(places: Places, idle_exit_seconds: float | None, gateway: GatewayAddress | None) -> None:
+    daemon = Daemon(places, idle_exit_seconds, gateway)
     try:
-        await server.run()
+        await daemon.run()
     finally:
-        await server.close()
+        await daemon.close()
 
 
-class Server:
-    """One master and its door for local clients."""
+class IdleTimer:
+    """Measures how long a master has had no work. `seconds`: how long it may be idle; None: without end."""
 
-    def __init__(self, places: Places, idle_exit_seconds: float | None, front: GatewayAddress | None = None) -> None:
+    def __init__(self, seconds: float | None, clock: Clock) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._last_use = clock.monotonic()
+
+    def restart(self) -> None:
+        self._last_use = self._clock.monotonic()
+
+    @property
+    def has_expired(self) -> bool:
+        return self.seconds is not None and self._clock.monotonic() - self._last_use > self.seconds
+
+
+class Daemon:
+    """One master, its Unix socket and its SSH gateway."""
+
+    def __init__(
+        self,
+        places: Places,
+        idle_exit_seconds: float | None,
+        gateway_address: GatewayAddress | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self.places = places
-        self.started = time.time()
-        self.inventory_error = ""
-        self._idle_exit = None if front else idle_exit_seconds  # who has a door waits for those who may come
-        self._front = front
+        self._clock = clock
+        self._started = clock.wall()
+        # A master with a gateway does not leave: its users could not start another one.
+        self._idle = IdleTimer(None if gateway_address else idle_exit_seconds, clock)
+        self._gateway_address = gateway_address
         self._gateway: Gateway | None = None
-        self._last_use = time.monotonic()
         self._sessions: set[asyncio.Task[None]] = set()
         self._leave = asyncio.Event()
         self._draining = False
-        self._reloading = asyncio.Lock()
         state = Path(places.state_dir)
-        self._cache = state / "inventory.json"
-        self._seen = self._stamp()
-        inventory = cache.load(Path(places.inventory), self._cache)
+        self._inventory_file = InventoryFile(Path(places.inventory), state / "inventory.json")
         rng = Random()
         spool = Spool(state / "spool")
         store = Store.open(state / "queue.db")
         active_jobs = ActiveJobs(store)
         how = dialing(places.config_dir, os.environ)
         pool = NodePool(store.grid, spool, how, rng, active_jobs.nodes_changed)
-        self.master = Master(pool, active_jobs, inventory, rng)
-        self.clients = ConnectedClients(active_jobs.is_over)
+        self.master = Master(pool, active_jobs, self._inventory_file.inventory, rng, clock)
+        self.clients = ConnectedClients(active_jobs.is_over, clock)
 
     # --- life
 
     async def run(self) -> None:
-        """Until told to leave, or idle for long enough."""
+        """Serve until `leave`, a signal, or the idle time is over. Raises StoreError."""
         loop = asyncio.get_running_loop()
         hush_abandoned_transfers(loop)
         read_in_smaller_pieces()
@@ -137,7 +159,7 @@ class Server:
         await self._open_gateway()
         log.info("sshgrid %s serves %s at %s", VERSION, self.places.inventory, self.places.socket)
         working = asyncio.create_task(self.master.run(), name="master")
-        watching = asyncio.create_task(self._watch_inventory(), name="inventory")
+        watching = asyncio.create_task(self._watch(), name="inventory")
         leaving = asyncio.create_task(self._leave.wait(), name="leave")
         try:
             done, _ = await asyncio.wait({working, watching, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -154,12 +176,13 @@ class Server:
             await asyncio.gather(working, watching, leaving, *self._sessions, return_exceptions=True)
 
     async def _open_gateway(self) -> None:
-        if self._front is None:
+        if self._gateway_address is None:
             return
-        from sshgrid.gateway.server import Gateway  # only where there is one: it takes a while to import
+        from sshgrid.gateway.server import Gateway  # here: the import takes a while, and most masters have no gateway
 
-        self._gateway = Gateway(self.master.accounts, self._serve_client, Path(self.places.state_dir))
-        await self._gateway.open(self._front.listen, self._front.port)
+        state = Path(self.places.state_dir)
+        self._gateway = Gateway(self.master.accounts, self._serve_client, state, clock=self._clock)
+        await self._gateway.open(self._gateway_address.listen, self._gateway_address.port)
         if any(node.connection == "local" for node in self.master.inventory.nodes):
             log.warning("a node with `connection: local` runs users' programs as the owner of this master")
 
@@ -171,15 +194,15 @@ class Server:
                 raise StoreError(f"{path}: is in the place of the master's socket", "move it away")
             path.unlink()
         listener = await asyncio.start_unix_server(self._accept, path, limit=READ_LIMIT)
-        path.chmod(0o600)  # the folder lets nobody in meanwhile
+        path.chmod(0o600)  # until now the mode of the folder has kept others out
         return listener
 
     async def close(self) -> None:
         await self.master.close()
-        log.info("left")
+        log.info("the master has stopped")
 
     def leave(self, drain: bool) -> None:
-        """Stop serving: at once, and runs go on; with `drain` once they have ended, while nothing new starts."""
+        """Stop at once, while runs continue on their nodes; with `drain` start nothing new and stop when they end."""
         if drain:
             self._draining = True
             self.master.pause()
@@ -195,17 +218,17 @@ class Server:
         try:
             user = _peer(writer.get_extra_info("socket"))
             if user is None:
-                writer.write(encode(Failure("not-allowed", "this master serves its owner only", "", 1)))
+                writer.write(encode(Failure("not-allowed", "this master serves only its owner", "", 1)))
                 await writer.drain()
             else:
                 await self._serve_client(reader, writer, User(user, Role.OWNER), "local")
         except (ConnectionError, asyncio.IncompleteReadError) as error:
-            log.debug("a client left: %s", error)
-        except asyncio.CancelledError:  # the master leaves; asyncio would log this as an error of ours
+            log.debug("a client has left: %s", error)
+        except asyncio.CancelledError:  # the master leaves; asyncio would log this as an error
             pass
         finally:
             self._sessions.discard(task)
-            self._last_use = time.monotonic()
+            self._idle.restart()
             writer.close()
 
     async def _serve_client(self, reader: ByteReader, writer: ByteWriter, user: User, address: str) -> None:
@@ -214,7 +237,7 @@ class Server:
 
     def status(self) -> StatusReply:
         """What `master status` shows."""
-        import psutil  # only for those who ask: a cold start is waited for
+        import psutil  # here: the import would delay every start of a master
 
         master, process = self.master, psutil.Process()
         cpu = process.cpu_times()
@@ -225,7 +248,7 @@ class Server:
             state_dir=self.places.state_dir,
             inventory=self.places.inventory,
             inventory_error=self.inventory_error,
-            uptime_seconds=time.time() - self.started,
+            uptime_seconds=self._clock.wall() - self._started,
             nodes=len(master.pool.nodes),
             jobs_by_state=master.job_queries.counts(),
             clients=len(self._sessions),
@@ -238,57 +261,40 @@ class Server:
 
     # --- the inventory file, and idleness
 
-    async def _watch_inventory(self) -> None:
+    @property
+    def inventory_error(self) -> str:
+        """What is wrong with the inventory file; "" when the master uses it as it is."""
+        return self._inventory_file.error
+
+    async def reload(self) -> None:
+        """Read the inventory file now."""
+        await self._inventory_file.reload(self.master.follow)
+
+    async def reload_if_changed(self) -> None:
+        """Read the inventory file when it has changed, so that a request is answered by the newest one."""
+        await self._inventory_file.reload_if_changed(self.master.follow)
+
+    async def _watch(self) -> None:
         while True:
             await asyncio.sleep(INVENTORY_LOOK_SECONDS)
             await self.reload_if_changed()
-            async with self._reloading:
-                await self.master.drop_removed_nodes()
-            self._leave_when_idle()
+            await self._inventory_file.while_not_reading(self.master.drop_removed_nodes)
+            self._leave_when_done()
 
-    async def reload_if_changed(self) -> None:
-        """Whoever asks now is answered by the file as it is now, even when it was written this very moment."""
-        if self._stamp() != self._seen:
-            await self.reload()
-
-    async def reload(self) -> None:
-        """Take up the file as it is now. A broken one changes nothing and is said in `inventory_error`."""
-        async with self._reloading:  # two at once would mix their lists of nodes
-            await self._take_up()
-
-    async def _take_up(self) -> None:
-        self._seen = self._stamp()
-        try:
-            inventory = cache.load(Path(self.places.inventory), self._cache)
-        except InventoryError as error:
-            self.inventory_error = error.message
-            log.warning("the inventory has errors and is not taken up:\n%s", error.message)
-            return
-        self.inventory_error = ""
-        if inventory != self.master.inventory:
-            log.info("inventory taken up: %d nodes", len(inventory.nodes))
-            audit.info("the inventory has changed: %d nodes", len(inventory.nodes))
-            await self.master.follow(inventory)
-
-    def _stamp(self) -> tuple[int, int, int]:
-        try:
-            found = Path(self.places.inventory).stat()
-        except OSError:
-            return (0, 0, 0)
-        return (found.st_mtime_ns, found.st_size, found.st_ino)
-
-    def _leave_when_idle(self) -> None:
-        if self._sessions or not self.master.active_jobs.idle:
-            self._last_use = time.monotonic()
-        if self._draining and not self.master.active_jobs.in_phase(Phase.RUNNING):
+    def _leave_when_done(self) -> None:
+        """Leave when the master is drained, or has been idle for too long."""
+        active_jobs = self.master.active_jobs
+        if self._sessions or not active_jobs.idle:
+            self._idle.restart()
+        if self._draining and not active_jobs.in_phase(Phase.RUNNING):
             self._leave.set()
-        if self._idle_exit is not None and time.monotonic() - self._last_use > self._idle_exit:
-            log.info("idle for %.0f s", self._idle_exit)
+        if self._idle.has_expired:
+            log.info("idle for %.0f s", self._idle.seconds)
             self._leave.set()
 
 
 def _peer(peer: socket.socket) -> str | None:
-    """The name of the user at the other end; None for anybody but the owner of this process (and root)."""
+    """The name of the user at the other end; None for a user other than the owner of this process and root."""
     import pwd
 
     _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))

@@ -1,4 +1,4 @@
-"""The master as a process: its lock, its socket, its inventory file, and what its death costs (nothing)."""
+"""The master as a process: its lock, its socket, its inventory file, and runs that survive its death."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from tests.service.conftest import ROOT
 from tests.service.talk import Talk
 
 NODE = "{{connection: local, slots: 4, toolchains: [sh], workdir: {workdir}}}"
-# Says that it began, waits for the file that ends it, says that it ended.
+# Prints "begun", waits for a file, prints "ended".
 WAITS = b"""echo begun | tee -a "$1"
 while [ ! -e "$2" ]; do sleep 0.05; done
 echo ended
@@ -45,14 +46,14 @@ exit 7
 
 
 class Home:
-    """A place for one master after another: an inventory with a local node, a state folder, and the processes."""
+    """An inventory with a local node, a state folder, and the masters that a test starts there, one after another."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.state = folder / "state"
         self.inventory = folder / "inventory.yaml"
         self.log = folder / "log"
-        self.children: list[subprocess.Popen[bytes]] = []
+        self.masters: list[subprocess.Popen[bytes]] = []
         self.write_nodes("here")
 
     def write_nodes(self, *names: str, text: str = "") -> None:
@@ -76,18 +77,18 @@ class Home:
     def spawn(self, idle_exit: str = "never") -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "sshgrid.daemon", str(self.inventory), str(self.state), idle_exit]
         with self.log.open("ab") as log:
-            child = subprocess.Popen(
+            master = subprocess.Popen(
                 command, cwd=self.folder, env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        self.children.append(child)
-        return child
+        self.masters.append(master)
+        return master
 
     async def start(self, idle_exit: str = "never") -> subprocess.Popen[bytes]:
-        """A master that answers."""
-        child = self.spawn(idle_exit)
-        await until(lambda: self.answers() or child.poll() is not None, self.said)
-        assert child.poll() is None, self.said()
-        return child
+        """Start a master and wait until it answers."""
+        master = self.spawn(idle_exit)
+        await until(lambda: self.answers() or master.poll() is not None, self.output)
+        assert master.poll() is None, self.output()
+        return master
 
     def answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -98,32 +99,33 @@ class Home:
             return True
 
     async def fails(self) -> str:
-        """What a master says that does not start; its status must be 125."""
-        child = self.spawn()
-        await ended(child)
-        assert child.returncode == 125, (child.returncode, self.said())
-        return self.said()
+        """Start a master that must fail with status 125; return what it prints."""
+        master = self.spawn()
+        await ended(master)
+        assert master.returncode == 125, (master.returncode, self.output())
+        return self.output()
 
-    def said(self) -> str:
+    def output(self) -> str:
+        """What all masters have printed."""
         return self.log.read_text() if self.log.exists() else ""
 
     async def talk(self) -> Talk:
         return await Talk.open(self.places.socket)
 
     def runs(self) -> list[str]:
-        """What is on the node."""
+        """The folders of runs on the node."""
         return [run.name for run in (self.folder / "work" / "runs").glob("*")]
 
     async def close(self) -> None:
         try:
-            if any(child.poll() is None for child in self.children):
-                await until(lambda: self.runs() == [], lambda: (self.runs(), self.said()))
+            if any(master.poll() is None for master in self.masters):
+                await until(lambda: self.runs() == [], lambda: (self.runs(), self.output()))
         finally:
-            for child in self.children:
-                if child.poll() is None:
-                    child.terminate()
-                    await ended(child)
-        assert "Traceback" not in self.said(), self.said()
+            for master in self.masters:
+                if master.poll() is None:
+                    master.terminate()
+                    await ended(master)
+        assert "Traceback" not in self.output(), self.output()
 
 
 @pytest.fixture
@@ -133,20 +135,21 @@ async def home(tmp_path: Path) -> AsyncIterator[Home]:
     await home.close()
 
 
-async def ended(child: subprocess.Popen[bytes]) -> int:
-    await until(lambda: child.poll() is not None, lambda: "still running")
-    return child.returncode
+async def ended(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the end of a process; return its exit status."""
+    await until(lambda: process.poll() is not None, lambda: "still running")
+    return process.returncode
 
 
 def begun(home: Home) -> list[str]:
-    """How often the waiting program has begun."""
+    """A line for each time that the waiting program has begun."""
     file = home.folder / "begun"
     return file.read_text().splitlines() if file.exists() else []
 
 
 async def submit_waiting(home: Home, talk: Talk, key: str = "k") -> JobId:
     job = await talk.submit(WAITS, key, os.fsencode(home.folder / "begun"), os.fsencode(home.folder / "end"))
-    await until(lambda: begun(home), home.said)
+    await until(lambda: begun(home), home.output)
     return job
 
 
@@ -166,7 +169,7 @@ async def test_a_program_runs_and_its_output_is_exact(home: Home) -> None:
         assert (line.state, line.exit_status, line.node) == ("FAILED", 3, "here")
 
 
-async def test_5_MiB_of_output_come_through_the_node_and_the_socket_exactly(home: Home) -> None:
+async def test_5_MiB_of_output_pass_the_node_and_the_socket_byte_for_byte(home: Home) -> None:
     await home.start()
     content = bytes(range(256)) * 20480
     async with await home.talk() as talk:
@@ -178,7 +181,7 @@ async def test_5_MiB_of_output_come_through_the_node_and_the_socket_exactly(home
         assert streams["stderr"] == content
 
 
-async def test_many_clients_at_once_get_each_its_own(home: Home) -> None:
+async def test_many_clients_at_once_get_their_own_output(home: Home) -> None:
     await home.start()
 
     async def client(number: int) -> None:
@@ -197,9 +200,7 @@ async def test_many_clients_at_once_get_each_its_own(home: Home) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-async def test_F10_the_death_of_a_master_loses_nothing_and_the_next_one_goes_on(
-    home: Home, number: signal.Signals
-) -> None:
+async def test_F10_the_next_master_continues_the_runs_of_a_dead_one(home: Home, number: signal.Signals) -> None:
     master = await home.start()
     async with await home.talk() as talk:
         job = await submit_waiting(home, talk)
@@ -223,14 +224,14 @@ async def test_F10_the_death_of_a_master_loses_nothing_and_the_next_one_goes_on(
     assert begun(home) == ["begun"]
 
 
-async def test_F13_a_run_that_ends_while_no_master_lives_is_taken_once(home: Home) -> None:
+async def test_F13_a_run_that_ends_without_a_master_is_settled_once(home: Home) -> None:
     master = await home.start()
     async with await home.talk() as talk:
         job = await submit_waiting(home, talk)
     master.kill()
     await ended(master)
     let_end(home)
-    await until(lambda: any_rc(home), home.said)
+    await until(lambda: any_rc(home), home.output)
     await home.start()
     async with await home.talk() as talk:
         streams, line = await talk.watch(job)
@@ -238,11 +239,11 @@ async def test_F13_a_run_that_ends_while_no_master_lives_is_taken_once(home: Hom
 
 
 def any_rc(home: Home) -> bool:
-    """The record is a link that leads nowhere."""
+    """Whether a run on the node has its record, which is a symbolic link without a target."""
     return any(os.path.lexists(run / "rc") for run in (home.folder / "work" / "runs").glob("*"))
 
 
-async def test_a_master_that_leaves_cleans_up_after_what_has_just_ended(home: Home) -> None:
+async def test_a_stopped_master_removes_the_run_that_has_just_ended(home: Home) -> None:
     master = await home.start()
     async with await home.talk() as talk:
         await talk.watch(await talk.submit(b"exit 0\n", "k"))
@@ -251,14 +252,14 @@ async def test_a_master_that_leaves_cleans_up_after_what_has_just_ended(home: Ho
     assert home.runs() == []
 
 
-async def test_two_masters_in_one_state_folder_are_refused(home: Home) -> None:
+async def test_a_second_master_in_one_state_folder_is_refused(home: Home) -> None:
     await home.start()
     assert "error: another master already works in" in await home.fails()
     async with await home.talk() as talk:
         await talk.request(Status(), StatusReply)
 
 
-async def test_an_idle_master_leaves_and_one_at_work_does_not(home: Home) -> None:
+async def test_an_idle_master_leaves_and_a_busy_one_does_not(home: Home) -> None:
     master = await home.start("300ms")
     async with await home.talk() as talk:
         job = await submit_waiting(home, talk)
@@ -270,16 +271,16 @@ async def test_an_idle_master_leaves_and_one_at_work_does_not(home: Home) -> Non
         return looks > 400 or master.poll() is not None
 
     await until(looked)
-    assert master.poll() is None, home.said()
+    assert master.poll() is None, home.output()
     let_end(home)
     assert await ended(master) == 0
-    assert "idle for" in home.said()
+    assert "idle for" in home.output()
     await home.start()
     async with await home.talk() as talk:
         assert (await talk.watch(job))[1].exit_status == 7
 
 
-async def test_stop_leaves_at_once_and_its_runs_go_on(home: Home) -> None:
+async def test_after_stop_the_runs_continue_on_their_nodes(home: Home) -> None:
     master = await home.start()
     async with await home.talk() as talk:
         job = await submit_waiting(home, talk)
@@ -292,7 +293,7 @@ async def test_stop_leaves_at_once_and_its_runs_go_on(home: Home) -> None:
         assert (line.state, line.exit_status) == ("CANCELLED", 137)
 
 
-async def test_a_draining_master_ends_what_runs_and_starts_nothing(home: Home) -> None:
+async def test_a_draining_master_waits_for_its_runs_and_starts_no_others(home: Home) -> None:
     master = await home.start()
     async with await home.talk() as talk:
         job = await submit_waiting(home, talk)
@@ -315,15 +316,16 @@ async def nodes_of(talk: Talk) -> dict[str, str]:
 
 
 async def becomes(talk: Talk, look: Callable[[StatusReply, dict[str, str]], bool]) -> StatusReply:
-    async with asyncio.timeout(15):
-        while True:
-            status = await talk.request(Status(), StatusReply)
-            if look(status, await nodes_of(talk)):
-                return status
-            await asyncio.sleep(0.02)
+    """Ask until the status and the states of the nodes are as wanted."""
+    deadline = time.monotonic() + 15
+    while True:
+        status, nodes = await talk.request(Status(), StatusReply), await nodes_of(talk)
+        if look(status, nodes):
+            return status
+        assert time.monotonic() < deadline, (status, nodes)
 
 
-async def test_a_changed_inventory_is_taken_up_without_a_restart(home: Home) -> None:
+async def test_a_changed_inventory_is_used_without_a_restart(home: Home) -> None:
     await home.start()
     async with await home.talk() as talk:
         home.write_nodes("here", "there")
@@ -334,7 +336,7 @@ async def test_a_changed_inventory_is_taken_up_without_a_restart(home: Home) -> 
         assert (streams["stdout"], line.exit_status) == (b"there\n", 0)
 
 
-async def test_a_removed_node_ends_its_run_before_it_goes(home: Home) -> None:
+async def test_a_removed_node_is_dropped_when_its_run_has_ended(home: Home) -> None:
     await home.start()
     async with await home.talk() as talk:
         job = await submit_waiting(home, talk)
@@ -346,7 +348,7 @@ async def test_a_removed_node_ends_its_run_before_it_goes(home: Home) -> None:
         await becomes(talk, lambda _, nodes: set(nodes) == {"there"})
 
 
-async def test_a_broken_inventory_changes_nothing_and_is_said(home: Home) -> None:
+async def test_an_inventory_with_errors_changes_nothing_and_is_reported(home: Home) -> None:
     await home.start()
     async with await home.talk() as talk:
         home.write_nodes("here", text="nonsense: 1")
@@ -362,7 +364,7 @@ async def test_a_broken_inventory_changes_nothing_and_is_said(home: Home) -> Non
         await talk.request(Reload(), Done)
 
 
-async def test_a_master_does_not_start_with_a_broken_inventory(home: Home) -> None:
+async def test_a_master_does_not_start_with_an_invalid_inventory(home: Home) -> None:
     home.write_nodes("here", text="nonsense: 1")
     assert "error: " in await home.fails()
 
@@ -370,7 +372,7 @@ async def test_a_master_does_not_start_with_a_broken_inventory(home: Home) -> No
 # --- the socket -------------------------------------------------------------------------------------------------------
 
 
-async def test_A40_socket_and_state_are_for_their_owner_only(home: Home) -> None:
+async def test_A40_only_the_owner_can_open_socket_and_state(home: Home) -> None:
     await home.start()
     modes = {
         path.name: stat.S_IMODE(path.lstat().st_mode)
@@ -383,13 +385,13 @@ async def test_A40_socket_and_state_are_for_their_owner_only(home: Home) -> None
 async def test_A40_a_state_folder_that_others_can_enter_is_refused(home: Home, mode: int) -> None:
     home.state.mkdir()
     home.state.chmod(mode)
-    said = await home.fails()
-    assert f"{home.state}: can be" in said
-    assert "by others" in said
-    assert "hint: chmod 700" in said
+    output = await home.fails()
+    assert f"{home.state}: can be" in output
+    assert "by others" in output
+    assert "hint: chmod 700" in output
 
 
-async def test_a_socket_of_a_dead_master_is_no_obstacle(home: Home) -> None:
+async def test_the_socket_of_a_dead_master_is_replaced(home: Home) -> None:
     master = await home.start()
     master.kill()
     await ended(master)
@@ -397,7 +399,7 @@ async def test_a_socket_of_a_dead_master_is_no_obstacle(home: Home) -> None:
     await home.start()
 
 
-async def test_something_else_in_the_place_of_the_socket_is_not_removed(home: Home) -> None:
+async def test_a_file_in_the_place_of_the_socket_is_not_removed(home: Home) -> None:
     home.state.mkdir(mode=0o700)
     thing = Path(home.places.socket)
     thing.write_text("precious")
@@ -406,7 +408,7 @@ async def test_something_else_in_the_place_of_the_socket_is_not_removed(home: Ho
     thing.unlink()
 
 
-async def test_A33_hostile_bytes_leave_no_traceback_and_hurt_nobody(home: Home) -> None:
+async def test_A33_bytes_that_are_not_the_protocol_leave_no_traceback(home: Home) -> None:
     await home.start()
     for words in (b"junk\n", b'{"x":' + b"[" * 100_000 + b"\n", b'{"type":"hello","version":"\x80"}\n', bytes(70_000)):
         talk = await Talk.open(home.places.socket, protocol=None)
@@ -419,7 +421,7 @@ async def test_A33_hostile_bytes_leave_no_traceback_and_hurt_nobody(home: Home) 
         await talk.request(Status(), StatusReply)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can start a process of another user")
 def test_a_process_of_another_user_is_not_served(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         folder = tmp_path / "open"
@@ -430,11 +432,11 @@ def test_a_process_of_another_user_is_not_served(tmp_path: Path) -> None:
 
 
 def _peer_of(listener: socket.socket, path: Path, user: int) -> str | None:
-    """Who a connection from a process of this user belongs to."""
+    """The user that the master finds behind a connection from a process of `user`."""
     ours, theirs = os.pipe()
     descriptor = os.open(path.parent, os.O_PATH)
     child = os.fork()
-    if child == 0:  # the folder is reached by its descriptor: the way to it may be closed to this user
+    if child == 0:  # the folder is opened by its descriptor: this user may not have access to the folders above it
         path.chmod(0o666)
         os.fchdir(descriptor)
         os.setuid(user)
@@ -456,7 +458,7 @@ def _peer_of(listener: socket.socket, path: Path, user: int) -> str | None:
 # --- a queue that cannot be trusted -----------------------------------------------------------------------------------
 
 
-async def test_a_damaged_queue_is_said_and_nothing_is_served(home: Home) -> None:
+async def test_a_master_does_not_start_with_a_damaged_queue(home: Home) -> None:
     master = await home.start()
     async with await home.talk() as talk:
         await talk.watch(await talk.submit(b"exit 0\n", "k"))
@@ -467,13 +469,13 @@ async def test_a_damaged_queue_is_said_and_nothing_is_served(home: Home) -> None
     with queue.open("r+b") as file:
         file.seek(100)
         file.write(b"\xff" * 8000)
-    said = await home.fails()
-    assert f"error: {queue}: damaged" in said
-    assert "hint: " in said
+    output = await home.fails()
+    assert f"error: {queue}: damaged" in output
+    assert "hint: " in output
     assert not Path(home.places.socket).exists()
 
 
-async def test_a_file_that_is_no_queue_is_said(home: Home) -> None:
+async def test_a_master_does_not_start_with_a_file_that_is_not_a_queue(home: Home) -> None:
     home.state.mkdir(mode=0o700)
     queue = home.state / "queue.db"
     queue.write_bytes(b"not a database, but long enough to look at" * 40)
@@ -481,7 +483,7 @@ async def test_a_file_that_is_no_queue_is_said(home: Home) -> None:
     assert "not a queue of sshgrid" in await home.fails()
 
 
-async def test_a_queue_that_vanishes_under_the_master_stops_it_loudly(home: Home) -> None:
+async def test_a_master_stops_with_an_error_when_its_queue_is_removed(home: Home) -> None:
     master = await home.start()
     async with await home.talk() as talk:
         job = await submit_waiting(home, talk)
@@ -490,7 +492,7 @@ async def test_a_queue_that_vanishes_under_the_master_stops_it_loudly(home: Home
         queue.rename(kept)
         let_end(home)
         assert await ended(master) == 125
-        assert "was removed or replaced while in use" in home.said()
+        assert "was removed or replaced while in use" in home.output()
     for ending in ("-wal", "-shm"):
         side = home.state / f"queue.db{ending}"
         if side.exists():
