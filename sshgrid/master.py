@@ -110,7 +110,7 @@ class Master:
     async def drop_removed_nodes(self) -> None:
         """Drop nodes that the inventory no longer has and whose last run has ended."""
         names = {node.name for node in self.inventory.nodes}
-        if any(managed.name not in names and not managed.running for managed in self.pool.nodes.values()):
+        if any(managed.name not in names and not managed.slots.running for managed in self.pool.nodes.values()):
             await self.follow(self.inventory)
 
     def pause(self) -> None:

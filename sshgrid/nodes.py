@@ -1,7 +1,6 @@
-"""The nodes of the inventory, and what they share.
+"""The nodes of the inventory. A changed inventory adds nodes, dials changed ones again, and drops removed ones.
 
-Takes up a changed inventory: new nodes join, changed ones dial anew, removed ones leave once their runs have. What one
-node does is in node/managed_node.py. Refuses to decide where jobs go.
+What one node does is in node/managed_node.py. Which node a job gets is decided by the scheduler.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from random import Random
 import msgspec
 
 from sshgrid import toolchains
+from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.model import Language, Node, RetryPolicy
 from sshgrid.node.build_check import BuildCheck
 from sshgrid.node.managed_node import ManagedNode
@@ -23,16 +23,24 @@ from sshgrid.ssh.connect import Dialing
 
 
 class NodePool:
-    """All nodes of the inventory."""
+    """All nodes of the inventory. `changed` is called when placement may decide differently."""
 
-    def __init__(self, grid: str, spool: Spool, dialing: Dialing, rng: Random, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        grid: str,
+        spool: Spool,
+        dialing: Dialing,
+        rng: Random,
+        changed: Callable[[], None],
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self.nodes: dict[str, ManagedNode] = {}
-        self.shared = Shared(grid, spool, dialing, rng, self.nodes, changed)
+        self.shared = Shared(grid, spool, dialing, rng, self.nodes, changed, clock)
         self.shared.builds.verify = BuildCheck(self.nodes).check
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def follow(self, nodes: Iterable[Node], languages: Sequence[Language], retry: RetryPolicy) -> None:
-        """Take up an inventory: new nodes join, changed ones dial anew, removed ones leave once their runs have."""
+        """Use this inventory from now on. A removed node leaves when its runs have ended; until then it is drained."""
         self.shared.retry = retry
         rows_changed = tuple(languages) != tuple(self.shared.languages)
         self.shared.languages = languages
@@ -42,32 +50,32 @@ class NodePool:
             node = wanted.get(name)
             if node is None:
                 managed.config = msgspec.structs.replace(managed.config, drained=True)
-                if not managed.running:
+                if not managed.slots.running:
                     await self._drop(name)
-            elif _same_road(managed.config, node) and not rows_changed:
+            elif _keeps_connection(managed.config, node) and not rows_changed:
                 managed.config = node
             else:
-                await self._redial(name, node)
+                await self._reconnect(name, node)
         for name, node in wanted.items():
             if name not in self.nodes:
-                self._join(ManagedNode(node, self.shared))
+                self.nodes[name] = self._make_node(node)
+                self._keep(self.nodes[name])
         self.shared.changed()
 
-    async def _redial(self, name: str, node: Node) -> None:
-        """Same member, as runs may be on it; another connection."""
+    def _make_node(self, node: Node) -> ManagedNode:
+        return ManagedNode(node, self.shared)
+
+    async def _reconnect(self, name: str, node: Node) -> None:
+        """Replace the connection of a node, and keep its runs."""
         managed = self.nodes[name]
         managed.config = node
         await self._end_task(name)
-        managed.tried = False
+        managed.connection.tried = False
         self._keep(managed)
-
-    def _join(self, node: ManagedNode) -> None:
-        self.nodes[node.name] = node
-        self._keep(node)
 
     def _keep(self, node: ManagedNode) -> None:
         task = asyncio.create_task(node.keep(), name=f"node {node.name}")
-        task.add_done_callback(node.broken)
+        task.add_done_callback(node.ended)
         self._tasks[node.name] = task
 
     async def _drop(self, name: str) -> None:
@@ -81,30 +89,32 @@ class NodePool:
             await asyncio.gather(task, return_exceptions=True)
 
     def undecided(self, language: str) -> bool:
-        """Is there a node that is still being dialled, or asked for this toolchain?"""
-        return any(node.undecided or (node.up and language in node.untested) for node in self.nodes.values())
+        """Return whether a node is still being dialled, or has still to check this toolchain."""
+        return any(node.undecided or (node.up and language in node.toolchains.untested) for node in self.nodes.values())
 
     def want(self, language: str) -> None:
+        """Check this toolchain on all nodes before all others."""
         for node in self.nodes.values():
-            node.want(language)
+            node.toolchains.want(language)
 
     def views(self) -> list[NodeView]:
+        """Return all nodes as placement sees them now."""
         return [node.view() for node in self.nodes.values()]
 
     def renewed(self, views: Sequence[NodeView], name: str) -> list[NodeView]:
-        """These, with that of one node as it is now."""
+        """Return these views, with a new view of one node."""
         return [self.nodes[name].view() if view.node.name == name else view for view in views]
 
     async def close(self) -> None:
         await asyncio.gather(*(self._end_task(name) for name in list(self._tasks)))
 
 
-def _same_road(old: Node, new: Node) -> bool:
-    """May the connection stay? Slots, tags, weight and the like change nothing about it."""
+def _keeps_connection(old: Node, new: Node) -> bool:
+    """Return whether a changed node can keep its connection: slots, tags, weight and the like do not concern it."""
 
-    def road(node: Node) -> Node:
+    def connection_part(node: Node) -> Node:
         return msgspec.structs.replace(
             node, slots=None, weight=1.0, tags=frozenset(), max_load=None, drained=False, shared_builds=True
         )
 
-    return road(old) == road(new)
+    return connection_part(old) == connection_part(new)

@@ -1,8 +1,8 @@
-"""May a build of one node be taken by another? `--verify-build`: a hello that the one has made must run on the other.
+"""The check of `--verify-build`: a smoke test that one node has built must run on another before that takes its builds.
 
-It is a build like the one in question: made on that node by the same toolchain, brought here in the same way, never
-compiled here. What came of it counts for these two nodes until one of them restarts or its tools change. Refuses when
-it cannot be tried: a compiler that runs once more costs little.
+The smoke test is built on the first node with the same toolchain and copied to the other node as any build is. The
+result counts for these two nodes until one of them restarts or its tools change. When the check cannot be made, the
+build is not taken: compiling once more costs little.
 """
 
 from __future__ import annotations
@@ -10,73 +10,87 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import NamedTuple, Protocol
 
 from sshgrid.engines.hosts import BuildNode
 from sshgrid.errors import HostError
+from sshgrid.model import Facts
+from sshgrid.node.smoke_test import SmokeTest
 
-if TYPE_CHECKING:
-    from sshgrid.node.managed_node import ManagedNode
 
-# Language and the kind of its tools, then each node with its boot: who made it, who takes it.
-Pair: TypeAlias = tuple[str, str, str, str, str, str]
+class CheckedNode(Protocol):
+    """What the check needs of a node."""
+
+    name: str
+    facts: Facts | None
+
+    def toolchain_kind(self, language: str) -> str: ...
+
+    async def run_smoke_test(self, language: str, maker: str) -> SmokeTest: ...
+
+
+class Pair(NamedTuple):
+    """What a result counts for: a language, the kind of its tools, and both nodes with their boot identifiers."""
+
+    language: str
+    kind: str
+    maker: str
+    maker_boot: str
+    taker: str
+    taker_boot: str
 
 
 class BuildCheck:
-    """What is known of the nodes of a grid, and what is being tried."""
+    """The checks of a pool: their results, and those in progress."""
 
-    def __init__(self, nodes: Mapping[str, ManagedNode]) -> None:
-        self._members = nodes
-        self._tries: dict[Pair, asyncio.Task[str]] = {}
-        # Part of what a hello is known by: one that the taker had to make itself lies on it, too, and must not be found
-        # there by another try, or another master, and be taken for the maker's.
+    def __init__(self, nodes: Mapping[str, CheckedNode]) -> None:
+        self._nodes = nodes
+        self._checks: dict[Pair, asyncio.Task[str]] = {}
+        # Part of the build key of a smoke test. The taker may have had to compile one itself: a later check, or that of
+        # another master, must not find it there and take it for the maker's.
         self._mark = secrets.token_hex(8)
 
     async def check(self, language: str, maker: BuildNode, taker: BuildNode) -> str:
-        """ "" or why `taker` must not take what `maker` has built. Raises HostError when `taker` itself is lost."""
-        one, other = self._members.get(maker.name), self._members.get(taker.name)
+        """Return why `taker` must not take builds of `maker`, or "". Raises HostError when `taker` itself is lost."""
+        one, other = self._nodes.get(maker.name), self._nodes.get(taker.name)
         if one is None or other is None:
-            return f"{maker.name}, which has built it, is no longer in the inventory"
-        pair = _pair(language, one, other)
-        if pair not in self._tries:
-            self._tries[pair] = asyncio.create_task(self._try(pair, one, other), name=f"hello of {one.name}")
-        # Who waits may be cancelled; the others who wait for the same have their answer all the same.
-        return await asyncio.shield(self._tries[pair])
+            return f"{maker.name}, which built it, is no longer in the inventory"
+        pair = Pair(language, other.toolchain_kind(language), one.name, _boot(one), other.name, _boot(other))
+        if pair not in self._checks:
+            check = self._check(pair, one, other)
+            self._checks[pair] = asyncio.create_task(check, name=f"smoke test of {one.name} on {other.name}")
+        # One caller may be cancelled while others wait for the same check.
+        return await asyncio.shield(self._checks[pair])
 
-    async def _try(self, pair: Pair, one: ManagedNode, other: ManagedNode) -> str:
-        problem, lasting = "", False
+    async def _check(self, pair: Pair, one: CheckedNode, other: CheckedNode) -> str:
+        problem, is_final = "", False
         try:
-            problem, lasting = await _hello_of(pair, one, other, self._mark)
+            problem, is_final = await _smoke_test(
+                pair.language, f"{one.name} {pair.maker_boot} {self._mark}", one, other
+            )
         finally:
-            if not lasting:
-                del self._tries[pair]
+            if not is_final:
+                del self._checks[pair]
                 self._mark = secrets.token_hex(8)
         return problem
 
 
-async def _hello_of(pair: Pair, one: ManagedNode, other: ManagedNode, mark: str) -> tuple[str, bool]:
-    """What is wrong with it, and whether that is known now."""
-    language = pair[0]
-    origin = f"{one.name} {pair[3]} {mark}"
+async def _smoke_test(language: str, origin: str, one: CheckedNode, other: CheckedNode) -> tuple[str, bool]:
+    """Build the smoke test on one node and run it on the other. Return the problem, and whether it is the final one."""
     try:
-        made = await one.say_hello(language, origin)
+        made = await one.run_smoke_test(language, origin)
     except HostError as error:
-        return f"{one.name}, which has built it, does not answer: {error.reason}", False
+        return f"{one.name}, which built it, does not answer: {error.reason}", False
+    test = f"the {language} smoke test of {one.name}, which built it,"
     if made.problem:
-        return f"the {language} hello of {one.name}, which has built it, does not run there: {made.problem}", True
-    taken = await other.say_hello(language, origin)
+        return f"{test} fails there: {made.problem}", True
+    taken = await other.run_smoke_test(language, origin)
     if taken.compiled:
-        return f"the {language} hello of {one.name}, which has built it, could not be brought to {other.name}", True
+        return f"{test} could not be copied to {other.name}", True
     if taken.problem:
-        return f"the {language} hello of {one.name}, which has built it, does not run on {other.name}", True
+        return f"{test} fails on {other.name}", True
     return "", True
 
 
-def _pair(language: str, one: ManagedNode, other: ManagedNode) -> Pair:
-    toolchain = other.toolchains.get(language)
-    kind = toolchain.kind if toolchain else ""
-    return (language, kind, one.name, _boot(one), other.name, _boot(other))
-
-
-def _boot(node: ManagedNode) -> str:
+def _boot(node: CheckedNode) -> str:
     return node.facts.boot_id if node.facts else ""

@@ -1,15 +1,17 @@
 """What all nodes of one grid share: settings of the inventory, limits on dials, the build cache and the spool.
 
-The node pool changes it; a node only reads it, and so never knows the pool.
+The node pool changes it, and a node only reads it: a node does not depend on the pool.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from random import Random
 from typing import Protocol
 
+from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.engines.build_cache import BuildCache
 from sshgrid.errors import UnknownLanguage
 from sshgrid.model import Language, Node, RetryPolicy
@@ -31,20 +33,19 @@ class DialLimits:
         self._servers: dict[str, asyncio.Semaphore] = {}
 
     def server(self, node: Node) -> asyncio.Semaphore:
-        """The semaphore to hold while `node` is dialled: several nodes may be one server, or stand behind one."""
+        """Return the semaphore to hold while `node` is dialled. Nodes of one server or jump host have the same."""
         address = dial_address(node, self._dialing)
         return self._servers.setdefault(address, asyncio.Semaphore(DIALS_PER_SERVER))
 
 
 class Activity(Protocol):
-    """What one node must know of another."""
+    """What nodes of one pool need to know about each other."""
 
     @property
     def up(self) -> bool: ...
+
     @property
-    def running(self) -> Collection[str]: ...  # names of runs
-    @property
-    def claims(self) -> Collection[str]: ...  # names of run folders
+    def needed_runs(self) -> set[str]: ...  # names of runs and run folders
 
 
 class Shared:
@@ -58,8 +59,10 @@ class Shared:
         rng: Random,
         nodes: Mapping[str, Activity],
         changed: Callable[[], None],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.grid = grid
+        self.clock = clock
         self.spool = spool
         self.builds = BuildCache(spool)
         self.dialing = dialing
@@ -71,9 +74,11 @@ class Shared:
         self.languages: Sequence[Language] = ()
         self.tools: tuple[str, ...] = ()  # names of commands that a node is searched for
         self.test_runs: set[str] = set()  # names of the runs that test toolchains now
+        # Attempt numbers of such runs: a folder of an earlier master may still be there.
+        self.test_numbers = count(int(clock.wall() * 1000))
 
     def language(self, name: str) -> Language:
-        """The row of this language. Raises UnknownLanguage."""
+        """Return the row of this language. Raises UnknownLanguage."""
         row = next((row for row in self.languages if row.name == name), None)
         if row is None:
             raise UnknownLanguage(f"unknown language {name!r}", "sshgrid toolchains")
@@ -85,5 +90,5 @@ class Shared:
         return not any(node.up for node in self._nodes.values())
 
     def known_runs(self) -> set[str]:
-        """The names of all runs and run folders that some node still needs."""
-        return self.test_runs.union(*({*node.running, *node.claims} for node in self._nodes.values()))
+        """Return the names of all runs and run folders that a node still needs."""
+        return self.test_runs.union(*(node.needed_runs for node in self._nodes.values()))

@@ -1,184 +1,166 @@
-"""Is a toolchain really there? Only a hello that was built and ran on the node says so.
+"""The toolchain checks of one node: which languages work there, which do not, and which are still to be checked.
 
-A proof travels through the same engine as any program: upload, build, run, collect. It is written down on the node as
-one line, which counts while the tools are the same. Refuses to draw a conclusion from a failing connection.
+A toolchain counts only after its smoke test has run on the node. The result is recorded on the node as one line, which
+counts as long as the tools and the row of the language table are the same.
 """
 
 from __future__ import annotations
 
-import time
+import asyncio
+import hashlib
+import logging
 from collections.abc import Callable, Iterable, Mapping
-from itertools import count
 
 import msgspec
 
 from sshgrid import toolchains
-from sshgrid.engines import Engine
-from sshgrid.engines.launch import RunSpec, run_name
-from sshgrid.errors import NodeUnfit, UsageError
-from sshgrid.model import (
-    STREAMS,
-    Attempt,
-    Exited,
-    Facts,
-    Fetched,
-    HostLost,
-    JobId,
-    Language,
-    Limits,
-    Outcome,
-    Program,
-    Recipe,
-    Step,
-    Struct,
-    Toolchain,
-)
-from sshgrid.spool.spool import Spool
+from sshgrid.engines import Runs
+from sshgrid.errors import SshgridError
+from sshgrid.model import Language, Toolchain
+from sshgrid.node.shared import Shared
+from sshgrid.node.smoke_test import CheckRecord, SmokeTest, SmokeTester
+from sshgrid.ssh.link import Link
 
-LIMITS = Limits(wall_seconds=60.0)
-KEPT_BYTES = 16 * 1024
-PROOF_JOB = JobId(0)  # no job of the queue has this number
-# Unique over restarts, as a run folder of an earlier master may still be there.
-_numbers = count(int(time.time()) * 1000)
+log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 3.0  # after the node has come up: then toolchains that no job asked for are checked
+RETRY_SECONDS = 30.0  # after a check that a failing connection has ended
 
 
-class CheckRecord(Struct, frozen=True):
-    """`problem` "" = the hello ran."""
+class NodeToolchains:
+    """The toolchains of one node. `is_idle` says whether the node has no runs; `changed` is called after a check."""
 
-    language: str
-    fingerprint: str
-    version: str
-    problem: str
+    def __init__(
+        self, name: str, shared: Shared, runs: Runs, is_idle: Callable[[], bool], changed: Callable[[], None]
+    ) -> None:
+        self.working: Mapping[str, Toolchain] = {}  # by language; replaced, never changed: views hold it
+        self.problems: dict[str, str] = {}  # by language: why its toolchain does not work
+        self.untested: frozenset[str] = frozenset()
+        self._name = name
+        self._shared = shared
+        self._smoke_tests = SmokeTester(shared, runs)
+        self._is_idle = is_idle
+        self._changed = changed
+        self._wanted: list[str] = []  # in the order of the requests
+        self._requested = asyncio.Event()
 
-    def line(self) -> str:
-        return "\t".join(
-            " ".join(field.split()) for field in (self.language, self.fingerprint, self.version, self.problem)
-        )
+    def want(self, language: str) -> None:
+        """Check this toolchain before all others, as a job waits for it."""
+        if language in self.untested and language not in self._wanted:
+            self._wanted.append(language)
+            self._requested.set()
+
+    # --- what is known
+
+    def learn(self, link: Link) -> None:
+        """Start from the records that the node has kept: sort the languages into working, problems and untested."""
+        records = check_records(link.found.proofs)
+        self.working, self.problems, self.untested = {}, {}, frozenset()
+        for row in self._shared.languages:
+            candidate = _candidate(row, link)
+            if candidate is None:
+                continue
+            record = records.get(row.name)
+            if record is None or record.fingerprint != candidate.fingerprint:
+                self.untested |= {row.name}
+            else:
+                self._apply(candidate, record)
+
+    def _apply(self, candidate: Toolchain, record: CheckRecord) -> None:
+        self.untested -= {candidate.language}
+        if record.problem:
+            self.problems[candidate.language] = record.problem
+        else:
+            found = msgspec.structs.replace(candidate, version=record.version)
+            self.working = {**self.working, candidate.language: found}
+
+    # --- checks
+
+    async def check_all(self, link: Link) -> None:
+        """Check untested toolchains one after the other until the connection is lost, wanted ones first."""
+        clock = self._shared.clock
+        quiet_at = clock.monotonic() + QUIET_SECONDS
+        while not link.lost.done():
+            self._requested.clear()
+            language = self._next(quiet_at)
+            if language is None:
+                # With nothing left to check, only a request wakes this task: there may be a thousand of them.
+                more = self._common()
+                await self._wait_for_request(max(quiet_at, clock.monotonic() + QUIET_SECONDS) if more else None)
+                continue
+            try:
+                await self._check(link, language)
+            except SshgridError as error:  # also a full disk here, or a language that has just left the inventory
+                log.info("cannot check %s on %s yet: %s", language, self._name, error)
+                quiet_at = clock.monotonic() + RETRY_SECONDS
+
+    def _next(self, quiet_at: float) -> str | None:
+        """Return a wanted language; else, on an idle node after `quiet_at`, one of the common languages."""
+        while self._wanted:
+            language = self._wanted.pop(0)
+            if language in self.untested:
+                return language
+        common = self._common()
+        return min(common) if common and self._shared.clock.monotonic() >= quiet_at and self._is_idle() else None
+
+    def _common(self) -> set[str]:
+        return {row.name for row in self._shared.languages if row.default} & self.untested
+
+    async def _wait_for_request(self, until: float | None) -> None:
+        seconds = None if until is None else max(0.0, until - self._shared.clock.monotonic())
+        try:
+            async with asyncio.timeout(seconds):
+                await self._requested.wait()
+        except TimeoutError:
+            pass
+
+    async def _check(self, link: Link, language: str) -> None:
+        row = self._shared.language(language)
+        candidate = _candidate(row, link)
+        assert candidate is not None
+        record = await self._smoke_tests.check(row, candidate, link.facts)
+        self._apply(candidate, record)
+        self._changed()
+        await link.prove(_file_name(language), record_line(record))
+
+    async def run_smoke_test(self, language: str, maker: str, link: Link) -> SmokeTest:
+        """Run the smoke test that the node `maker` builds. Raises HostError when this node does not answer."""
+        row, found = self._shared.language(language), self.working.get(language)
+        if found is None:
+            return SmokeTest(f"{self._name} no longer has {language}")
+        return await self._smoke_tests.run_build_of(maker, row, found, link.facts)
+
+
+def record_line(record: CheckRecord) -> str:
+    """Return the line that the node keeps of a check."""
+    fields = (record.language, record.fingerprint, record.version, record.problem)
+    return "\t".join(" ".join(field.split()) for field in fields)
 
 
 def check_records(lines: Iterable[str]) -> dict[str, CheckRecord]:
-    """The proofs that a node has kept, by language; lines of another form are none."""
+    """Parse the lines that a node has kept, by language. Ignores lines of another form."""
     fields = (line.split("\t") for line in lines)
     return {parts[0]: CheckRecord(*parts) for parts in fields if len(parts) == 4}
 
 
-class SmokeTest(Struct, frozen=True):
-    """`problem` "" = it ran, and `compiled` on this node."""
-
-    problem: str
-    compiled: bool = False
-
-
-class _Memory:
-    """A sink that keeps the first bytes of a short run."""
-
-    def __init__(self) -> None:
-        self.streams: dict[str, bytes] = dict.fromkeys(STREAMS, b"")
-        self.was_compiled = False
-
-    def kept(self, stream: str) -> int:
-        return 0
-
-    async def output(self, stream: str, piece: bytes) -> None:
-        self.streams[stream] = (self.streams[stream] + piece)[:KEPT_BYTES]
-
-    async def step(self, step: Step) -> None:
-        """Nobody watches a proof."""
-
-    async def uploaded(self, count: int, left: int = 0) -> None:
-        """Nobody watches a proof."""
-
-    def room(self) -> int:
-        return 0
-
-    async def again(self, stream: str) -> None:
-        """Nothing is fetched."""
-
-    async def fetched(self, fetched: Fetched) -> None:
-        """Nothing is fetched."""
-
-    async def compiled(self, compiled: bool) -> None:
-        self.was_compiled = compiled
+def _candidate(row: Language, link: Link) -> Toolchain | None:
+    """Return the toolchain that the node's tools make; None when tools are missing or the inventory rules it out."""
+    allowed = link.node.toolchains
+    commands = toolchains.resolve(row, link.found.tools)
+    if commands is None or (allowed is not None and row.name not in allowed):
+        return None
+    signatures = link.found.signatures
+    # An inode is one file of one node; size and time are the same wherever the same package is installed.
+    kinds = {path: signature.partition(" ")[2] for path, signature in signatures.items()}
+    fingerprint, kind = (_fingerprint(row, commands, each) for each in (signatures, kinds))
+    return Toolchain(row.name, "", commands, fingerprint, kind)
 
 
-class ToolchainChecker:
-    """Tests toolchains of one node."""
-
-    def __init__(self, grid: str, spool: Spool, engine: Engine, known_runs: set[str]) -> None:
-        self._grid = grid
-        self._spool = spool
-        self._engine = engine
-        self._known_runs = known_runs  # nobody may take these for strays
-
-    async def prove(self, row: Language, candidate: Toolchain, facts: Facts) -> CheckRecord:
-        """Raises HostError when the node does not answer: then nothing is known."""
-        version = ""
-        if row.version:
-            recipe, program = _version_recipe(row, candidate), Program(row.name, "", (), limits=LIMITS)
-            outcome, memory = await self._run(recipe, program)
-            said = _all(memory.streams)
-            version = toolchains.version_in(said)
-            if not row.hello and outcome != Exited(0):
-                return self._refuted(row, candidate, f"{row.version[0]} failed: {_words(said)}")
-        # Another node's hello would prove nothing of this one's compiler.
-        toolchain = msgspec.structs.replace(candidate, version=version)
-        problem = (await self._say_hello(row, toolchain, facts, _never_taken)).problem if row.hello else ""
-        return CheckRecord(row.name, candidate.fingerprint, version, problem)
-
-    def _refuted(self, row: Language, candidate: Toolchain, problem: str) -> CheckRecord:
-        return CheckRecord(row.name, candidate.fingerprint, "", problem)
-
-    async def say_hello_of(self, maker: str, row: Language, toolchain: Toolchain, facts: Facts) -> SmokeTest:
-        """The hello that `maker` gives away: made here when this is where it is made. Raises HostError."""
-        return await self._say_hello(row, toolchain, facts, lambda recipe: toolchains.given_away(recipe, maker))
-
-    async def _say_hello(
-        self, row: Language, toolchain: Toolchain, facts: Facts, change: Callable[[Recipe], Recipe]
-    ) -> SmokeTest:
-        hello = toolchains.hello(row)
-        if hello is None:
-            return SmokeTest(f"there is no hello in {row.name}")
-        program, source = hello
-        self._spool.blobs.keep(source)
-        program = msgspec.structs.replace(program, limits=LIMITS)
-        try:
-            recipe = change(toolchains.recipe(row, toolchain, program, source, facts))
-        except UsageError as error:  # a row of the user's that makes no command
-            return SmokeTest(error.message)
-        outcome, memory = await self._run(recipe, program)
-        # Only standard output must be exact: a JVM, for one, may have something to say beside it.
-        if outcome == Exited(0) and memory.streams["stdout"].split() == [b"hello"]:
-            return SmokeTest("", memory.was_compiled)
-        return SmokeTest(f"its hello did not run: {_words(_all(memory.streams)) or outcome}", memory.was_compiled)
-
-    async def _run(self, recipe: Recipe, program: Program) -> tuple[Outcome, _Memory]:
-        attempt = Attempt(PROOF_JOB, next(_numbers), "")
-        order = RunSpec(attempt, run_name(self._grid, attempt), program, recipe)
-        memory = _Memory()
-        self._known_runs.add(order.run)
-        try:
-            finish = await self._engine.runs.run(order, memory)
-            await self._engine.runs.discard(order.run)
-        finally:
-            self._known_runs.discard(order.run)
-        if isinstance(finish.outcome, HostLost):
-            raise NodeUnfit("", finish.outcome.reason)
-        return finish.outcome, memory
+def _fingerprint(row: Language, commands: Mapping[str, str], signatures: Mapping[str, str]) -> str:
+    """Return a digest that changes when the row of the table or one of its tools changes."""
+    tools = sorted((name, path, signatures.get(path, "")) for name, path in commands.items())
+    return hashlib.sha256(msgspec.json.encode((row, tools))).hexdigest()[:24]
 
 
-def _never_taken(recipe: Recipe) -> Recipe:
-    return msgspec.structs.replace(recipe, shared=False)
-
-
-def _version_recipe(row: Language, candidate: Toolchain) -> Recipe:
-    words = [candidate.commands.get(row.version[0], row.version[0]), *row.version[1:]]
-    key = f"version-{candidate.fingerprint}"
-    return Recipe(key, (), (), tuple(word.encode() for word in words))
-
-
-def _all(said: Mapping[str, bytes]) -> bytes:
-    return b"".join(said[stream] for stream in STREAMS)
-
-
-def _words(said: bytes) -> str:
-    return " ".join(said[:200].decode("utf-8", "replace").split())
+def _file_name(language: str) -> str:
+    return hashlib.sha256(language.encode()).hexdigest()[:16]

@@ -50,13 +50,13 @@ class NodeQueries:
 
     def toolchains(self, selector: str) -> tuple[ToolchainLine, ...]:
         """The languages of the inventory, and what the selected nodes have for each."""
-        selected = self._selected(selector)
+        selected = [(node.name, node.toolchains) for node in self._selected(selector)]
         return tuple(
             ToolchainLine(
                 row.name,
                 row.match,
-                tuple((node.name, node.toolchains[row.name]) for node in selected if row.name in node.toolchains),
-                tuple(NodeReason(node.name, node.problems[row.name]) for node in selected if row.name in node.problems),
+                tuple((name, found) for name, each in selected if (found := each.working.get(row.name))),
+                tuple(NodeReason(name, why) for name, each in selected if (why := each.problems.get(row.name))),
             )
             for row in self._inventory().languages
         )
@@ -65,21 +65,21 @@ class NodeQueries:
         """Dial the selected nodes now; return them when each has answered or failed."""
         selected = self._selected(selector)
         for node in selected:
-            node.dial_now()
+            node.connection.dial_now()
         patience = max((node.config.connect_timeout_seconds + DIAL_SECONDS for node in selected), default=0)
         deadline = self._clock.monotonic() + patience
-        while any(not node.tried for node in selected) and self._clock.monotonic() < deadline:
+        while any(not node.connection.tried for node in selected) and self._clock.monotonic() < deadline:
             await self._notifications.changed(None, LOOK_SECONDS)
         return self.select(Nodes(selector))
 
     async def execute(self, request: Execute) -> ExecuteReply:
         """Run a command on all selected nodes at once. Raises UsageError."""
-        fanout.refuse_unfit(request)
-        return await fanout.execute(await self._dialled(request.selector), request)
+        fanout.check_request(request)
+        return await fanout.execute(await self._dialled(request.selector), request, self._clock)
 
     async def diagnose(self, selector: str) -> tuple[NodeFindings, ...]:
         """Look for settings that break runs on the selected nodes; the finding of a node that is down is why."""
-        return await fanout.diagnose(await self._dialled(selector))
+        return await fanout.diagnose(await self._dialled(selector), self._clock)
 
     async def _dialled(self, selector: str) -> list[ManagedNode]:
         names = [line.name for line in await self.check(selector)]
@@ -87,5 +87,5 @@ class NodeQueries:
 
 
 def _line(node: ManagedNode, history: bool) -> NodeLine:
-    seen = node.last_seen if node.facts else None
-    return node_line(node.view(), seen, node.busy_minute if history else ())
+    seen = node.liveness.last_seen if node.facts else None
+    return node_line(node.view(), seen, node.load.busy_minute if history else ())

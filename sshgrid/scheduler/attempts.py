@@ -15,7 +15,8 @@ from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.engines import AttemptResult
 from sshgrid.errors import NeverBegan, SshgridError
 from sshgrid.model import Attempt, Cancelled, Fetched, HostLost, Job, Step, job_text, sweep_of
-from sshgrid.node.managed_node import ManagedNode, Share
+from sshgrid.node.managed_node import ManagedNode
+from sshgrid.node.slots import Share
 from sshgrid.nodes import NodePool
 from sshgrid.policy import retry, states
 from sshgrid.queue.active_jobs import ActiveJobs
@@ -135,7 +136,7 @@ class Attempts:
         job, record = begun
         running = self.running.add(job, record)
         if node := self._pool.nodes.get(record.node):
-            node.begun(running.run, Share(job.submission.slots, record.gpus))
+            node.slots.begin(running.run, Share(job.submission.slots, record.gpus))
         running.follower = self._tasks.start(self._follow(job, running, resume), f"attempt {running.attempt}")
         self._active_jobs.notifications.notify(job.id)
         if resume:
@@ -167,7 +168,7 @@ class Attempts:
         try:
             result = await self._result(job, running, node, resume)
         finally:
-            node.ended(running.run)
+            node.slots.end(running.run)
         self.settlement.settle(running, result)
         self._removal.start(node, running.run, never_began=running.refused or running.never_began)
 

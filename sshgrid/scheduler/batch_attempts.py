@@ -97,7 +97,7 @@ class BatchAttempts:
             self._active_jobs, spool, batch, self._settlement.settle_all, resumed=resume, keep_warm=keep_warm
         )
         if managed := self._pool.nodes.get(node):
-            managed.begun(name)
+            managed.slots.begin(name)
         follower = sink.follower = self._tasks.start(self._follow(sink, jobs, batch, resume), f"batch {name}")
         for job, running in zip(jobs, batch, strict=True):
             running.follower = follower
@@ -117,7 +117,7 @@ class BatchAttempts:
         try:
             lost = await result_or_blame(sink.name, node, self._run(sink, jobs, batch, node, resume))
         finally:
-            node.ended(sink.name)
+            node.slots.end(sink.name)
             del self._batches[sink.node, sink.name]
         # Tasks that are on their way to the node are settled when the node has answered.
         rest = [sink.state.rest[run] for run in sink.state.settled()]
@@ -216,7 +216,7 @@ class BatchAttempts:
         """Release the slot early: the last task of the batch is about to finish."""
         sink.released = True
         if node := self._pool.nodes.get(sink.node):
-            node.let_go(sink.name)
+            node.slots.release(sink.name)
         self._active_jobs.wake.set()
 
 

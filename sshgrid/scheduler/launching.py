@@ -52,7 +52,7 @@ class Launching:
     def _spec(self, job: Job, running: RunningAttempt, node: ManagedNode, source: bytes, resume: bool) -> RunSpec:
         program = job.submission.program
         row = self._pool.shared.language(program.language)
-        found = node.toolchains.get(program.language)
+        found = node.toolchains.working.get(program.language)
         if found is None and resume:
             found = admission.stand_in(row)  # the run is under way: the node's present toolchains do not matter
         if found is None or node.facts is None:

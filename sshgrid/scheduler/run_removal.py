@@ -31,11 +31,11 @@ class RunRemoval:
             removal.add_done_callback(self.in_progress.discard)
 
     async def _remove(self, node: ManagedNode, run: str, pause: float) -> None:
-        node.claims.add(run)
+        node.cleanup.claims.add(run)
         await asyncio.sleep(pause)
-        node.claims.discard(run)
+        node.cleanup.claims.discard(run)
         try:
             await node.engine.runs.discard(run)
         except HostError as error:
             log.info("%s: cannot clean %s yet: %s", node.name, run, error.reason)
-            node.leftovers.add(run)
+            node.cleanup.leftovers.add(run)

@@ -33,6 +33,7 @@ from sshgrid.model import (
     Submission,
     Toolchain,
 )
+from sshgrid.node.connection import NodeConnection
 from sshgrid.node.managed_node import ManagedNode
 from sshgrid.nodes import NodePool
 from sshgrid.protocol.messages import Event, JobLine, Logs, Watch
@@ -63,54 +64,63 @@ async def until(look: Callable[[], T | None], seen: Callable[[], object] = lambd
 # --- nodes ------------------------------------------------------------------------------------------------------------
 
 
-class ScriptedNode(ManagedNode):
-    """A node that is up or not as the test says, has what the test says, and costs no connection."""
+class ScriptedConnection(NodeConnection):
+    """A connection that is up while `alive`. Its link cannot be used: scripted engines do not need one."""
 
-    def __init__(self, config: Node, pool: ScriptedPool) -> None:
-        super().__init__(config, pool.shared)
-        self.engine = pool.engine
-        self.alive = config.name not in pool.down
-        self._languages = tuple(row.name for row in pool.shared.languages)
+    alive = False
 
     @property
     def up(self) -> bool:
         return self.alive
 
+    async def connected(self, patience_seconds: float) -> Link:
+        while not self.alive:
+            if self._liveness.silent_seconds() >= patience_seconds:
+                raise Dropped(self._name, "no answer")
+            await asyncio.sleep(0.002)
+        return cast("Link", None)
+
+
+class ScriptedNode(ManagedNode):
+    """A node that is up or down, and has toolchains, as the test says."""
+
+    def __init__(self, config: Node, pool: ScriptedPool) -> None:
+        super().__init__(config, pool.shared, lambda *_, **__: pool.engine)
+        self.connection: ScriptedConnection = ScriptedConnection(
+            self.name, pool.shared, self.liveness, self._open_link, self._has_runs
+        )
+        self.connection.alive = config.name not in pool.down
+        self._languages = tuple(row.name for row in pool.shared.languages)
+
     async def keep(self) -> None:
         self._settle_down()
         await asyncio.get_running_loop().create_future()
 
-    async def connected(self, patience_seconds: float) -> Link:
-        """Waits as a real member does; there is no link to give."""
-        while not self.alive:
-            if self.silent_seconds() >= patience_seconds:
-                raise Dropped(self.name, "no answer")
-            await asyncio.sleep(0.002)
-        return cast("Link", None)
-
     def _settle_down(self) -> None:
-        """As after a dial: what a node is and has is not known before it was up once."""
-        self.tried = True
-        if self.alive and self.facts is None:
+        """Set what a dial finds out: before a node was up for the first time its facts are not known."""
+        connection = self.connection
+        connection.tried = True
+        if connection.alive and self.facts is None:
             self.facts = FACTS
             self.has(*self._languages)
-        self.reason = "" if self.alive else self.reason or "no route to host"
-        self.sample = Sample(time.time(), 1000.0, 0.0, 0.0, 4 << 30) if self.alive else None
-        self.heard(1000.0)
-        self._tell()
+        connection.reason = "" if connection.alive else connection.reason or "no route to host"
+        self.load.sample = Sample(self._shared.clock.wall(), 1000.0, 0.0, 0.0, 4 << 30) if connection.alive else None
+        self.liveness.seen(1000.0)
+        connection.announce()
 
     def has(self, *languages: str) -> None:
-        """These toolchains and no others."""
+        """Give the node these toolchains and no others."""
         self._languages = languages
-        self.toolchains = {name: Toolchain(name, "1.0", _commands(name), f"{name}-1") for name in languages}
+        self.toolchains.working = {name: Toolchain(name, "1.0", _commands(name), f"{name}-1") for name in languages}
 
     def come(self) -> None:
-        self.alive = True
+        """Bring the node up."""
+        self.connection.alive = True
         self._settle_down()
 
     def go(self, reason: str = "connection lost") -> None:
-        """Down, and what runs there is not heard of."""
-        self.alive, self.reason = False, reason
+        """Bring the node down."""
+        self.connection.alive, self.connection.reason = False, reason
         self._settle_down()
 
 
@@ -121,15 +131,22 @@ def _commands(language: str) -> dict[str, str]:
 
 
 class ScriptedPool(NodePool):
-    """A real roster whose members are scripted."""
+    """A real pool of scripted nodes."""
 
-    def __init__(self, grid: str, spool: Spool, engine: ScriptedEngine, changed: Callable[[], None]) -> None:
-        super().__init__(grid, spool, Dialing(), Random(1), changed)
+    def __init__(
+        self,
+        grid: str,
+        spool: Spool,
+        engine: ScriptedEngine,
+        changed: Callable[[], None],
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        super().__init__(grid, spool, Dialing(), Random(1), changed, clock)
         self.engine = engine
         self.down: set[str] = set()
 
-    def _join(self, node: ManagedNode) -> None:
-        super()._join(ScriptedNode(node.config, self))
+    def _make_node(self, node: Node) -> ManagedNode:
+        return ScriptedNode(node, self)
 
 
 # --- a grid -----------------------------------------------------------------------------------------------------------
@@ -163,7 +180,7 @@ class ScriptedGrid:
         self.spool = Spool(self.folder / "spool")
         self.store = Store.open(self.folder / "queue.db")
         self.active_jobs = ActiveJobs(self.store, self.clock)
-        self.pool = ScriptedPool(self.store.grid, self.spool, self.engine, self.active_jobs.nodes_changed)
+        self.pool = ScriptedPool(self.store.grid, self.spool, self.engine, self.active_jobs.nodes_changed, self.clock)
         self.pool.down = self.down
         self.master = Master(self.pool, self.active_jobs, self.inventory, Random(1), self.clock)
         self._working = asyncio.create_task(self.master.run(), name="master")

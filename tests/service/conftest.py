@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from sshgrid import paths
+from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.model import Node, RetryPolicy
 from sshgrid.paths import Places
 from sshgrid.testing import Play, ScriptedGrid, inventory
@@ -115,8 +116,9 @@ class Grids:
         nodes: tuple[str | Node, ...] = ("n1", "n2", "n3"),
         down: tuple[str, ...] = (),
         retry: RetryPolicy | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> ScriptedGrid:
-        grid = ScriptedGrid(self.folder, inventory(*nodes, retry=retry), *plays, down=down)
+        grid = ScriptedGrid(self.folder, inventory(*nodes, retry=retry), *plays, down=down, clock=clock)
         self.made.append(grid)
         return await grid.begin()
 

@@ -76,7 +76,7 @@ def direct(folder: Path) -> MakeBench:
             node = Node("here", connection="local", slots=4, workdir=str(folder / "work"))
             try:
                 await pool.follow([node], (), RetryPolicy())
-                await until(lambda: pool.nodes["here"].up, lambda: pool.nodes["here"].reason)
+                await until(lambda: pool.nodes["here"].up, lambda: pool.nodes["here"].connection.reason)
                 yield DirectBench(folder, pool)
             finally:
                 await pool.close()

@@ -1,4 +1,4 @@
-"""A hello of one node on another, before a build is taken: what is asked of whom, and what is remembered."""
+"""The check of `--verify-build` between two nodes: which smoke tests it asks for, and which results it keeps."""
 
 from __future__ import annotations
 
@@ -7,52 +7,55 @@ from typing import cast
 
 import pytest
 
+from sshgrid.engines.hosts import BuildNode
 from sshgrid.errors import Dropped
-from sshgrid.model import Facts, Toolchain
+from sshgrid.model import Facts
 from sshgrid.node.build_check import BuildCheck
-from sshgrid.node.managed_node import ManagedNode
-from sshgrid.node.toolchain_check import SmokeTest
+from sshgrid.node.smoke_test import SmokeTest
 
 BUILT, TAKEN = SmokeTest("", compiled=True), SmokeTest("")
 
 
-class Speaker:
-    """A node that says hello, as far as this is asked of it."""
+class CheckedPeer:
+    """A node whose smoke tests have the given results, one after the other."""
 
-    def __init__(self, name: str, *says: SmokeTest | Dropped) -> None:
+    def __init__(self, name: str, *results: SmokeTest | Dropped) -> None:
         self.name = name
-        self.says = list(says)
+        self.results = list(results)
         self.asked: list[tuple[str, str]] = []
         self.was_asked = asyncio.Event()
-        self.toolchains = {"c": Toolchain("c", "12", {}, "f", "kind")}
+        self.facts: Facts | None = None
         self.boot("boot-1")
-        self.may_speak = asyncio.Event()
-        self.may_speak.set()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     def boot(self, number: str) -> None:
         self.facts = Facts("Linux", "x86_64", "glibc", 1, 0, number, 0, "/w", "session")
 
-    async def say_hello(self, language: str, maker: str) -> SmokeTest:
+    def toolchain_kind(self, language: str) -> str:
+        return f"kind of {language}"
+
+    async def run_smoke_test(self, language: str, maker: str) -> SmokeTest:
         self.asked.append((language, maker))
         self.was_asked.set()
-        await self.may_speak.wait()
-        said = self.says.pop(0)
-        if isinstance(said, Dropped):
-            raise said
-        return said
+        await self.may_answer.wait()
+        result = self.results.pop(0)
+        if isinstance(result, Dropped):
+            raise result
+        return result
 
 
 class Pair:
-    def __init__(self, one: Speaker, two: Speaker) -> None:
+    def __init__(self, one: CheckedPeer, two: CheckedPeer) -> None:
         self.one, self.two = one, two
-        self.verification = BuildCheck({each.name: cast(ManagedNode, each) for each in (one, two)})
+        self.verification = BuildCheck({each.name: each for each in (one, two)})
 
     async def check(self) -> str:
-        return await self.verification.check("c", cast(ManagedNode, self.one), cast(ManagedNode, self.two))
+        return await self.verification.check("c", cast(BuildNode, self.one), cast(BuildNode, self.two))
 
 
-async def test_the_hello_that_one_node_has_made_runs_on_the_other_and_that_is_remembered() -> None:
-    pair = Pair(Speaker("h1", BUILT), Speaker("h2", TAKEN))
+async def test_smoke_test_of_one_node_runs_on_the_other_and_the_result_is_kept() -> None:
+    pair = Pair(CheckedPeer("h1", BUILT), CheckedPeer("h2", TAKEN))
     assert [await pair.check(), await pair.check()] == ["", ""]
     assert pair.one.asked == pair.two.asked
     ((language, origin),) = pair.one.asked
@@ -62,13 +65,13 @@ async def test_the_hello_that_one_node_has_made_runs_on_the_other_and_that_is_re
 @pytest.mark.parametrize(
     ("one", "two", "words"),
     [
-        (BUILT, SmokeTest("Illegal instruction"), "the c hello of h1, which has built it, does not run on h2"),
-        (BUILT, BUILT, "could not be brought to h2"),
-        (SmokeTest("gcc crashed"), TAKEN, "does not run there: gcc crashed"),
+        (BUILT, SmokeTest("Illegal instruction"), "the c smoke test of h1, which built it, fails on h2"),
+        (BUILT, BUILT, "could not be copied to h2"),
+        (SmokeTest("gcc crashed"), TAKEN, "fails there: gcc crashed"),
     ],
 )
-async def test_what_speaks_against_it_is_said_and_remembered(one: SmokeTest, two: SmokeTest, words: str) -> None:
-    pair = Pair(Speaker("h1", one), Speaker("h2", two))
+async def test_problem_is_returned_and_kept(one: SmokeTest, two: SmokeTest, words: str) -> None:
+    pair = Pair(CheckedPeer("h1", one), CheckedPeer("h2", two))
     first = await pair.check()
     assert words in first
     assert await pair.check() == first
@@ -76,51 +79,50 @@ async def test_what_speaks_against_it_is_said_and_remembered(one: SmokeTest, two
 
 
 @pytest.mark.parametrize("which", ["one", "two"])
-async def test_after_a_restart_of_either_it_is_tried_again(which: str) -> None:
-    pair = Pair(Speaker("h1", BUILT, BUILT), Speaker("h2", SmokeTest("broken"), TAKEN))
+async def test_restart_of_either_node_repeats_the_check(which: str) -> None:
+    pair = Pair(CheckedPeer("h1", BUILT, BUILT), CheckedPeer("h2", SmokeTest("broken"), TAKEN))
     assert await pair.check()
     getattr(pair, which).boot("boot-2")
     assert await pair.check() == ""
 
 
-async def test_a_maker_that_does_not_answer_has_not_said_anything() -> None:
-    pair = Pair(Speaker("h1", Dropped("h1", "no answer for 10 s"), BUILT), Speaker("h2", TAKEN))
-    assert await pair.check() == "h1, which has built it, does not answer: no answer for 10 s"
+async def test_maker_without_an_answer_is_asked_again_by_the_next_check() -> None:
+    pair = Pair(CheckedPeer("h1", Dropped("h1", "no answer for 10 s"), BUILT), CheckedPeer("h2", TAKEN))
+    assert await pair.check() == "h1, which built it, does not answer: no answer for 10 s"
     assert await pair.check() == ""
 
 
-async def test_a_lost_taker_is_the_taker_s_fault() -> None:
-    pair = Pair(Speaker("h1", BUILT, BUILT), Speaker("h2", Dropped("h2", "no answer"), TAKEN))
+async def test_lost_taker_raises_an_error_that_names_it() -> None:
+    pair = Pair(CheckedPeer("h1", BUILT, BUILT), CheckedPeer("h2", Dropped("h2", "no answer"), TAKEN))
     with pytest.raises(Dropped, match="no answer") as caught:
         await pair.check()
     assert caught.value.node == "h2"
     assert await pair.check() == ""
 
 
-async def test_what_the_taker_made_itself_is_not_found_by_another_try_or_another_master() -> None:
+async def test_build_of_the_taker_is_not_found_by_a_later_check_or_another_master() -> None:
     lost = Dropped("h2", "cut after it had compiled")
-    pair = Pair(Speaker("h1", BUILT, BUILT, BUILT), Speaker("h2", lost, BUILT, TAKEN))
+    pair = Pair(CheckedPeer("h1", BUILT, BUILT, BUILT), CheckedPeer("h2", lost, BUILT, TAKEN))
     with pytest.raises(Dropped):
         await pair.check()
-    assert "could not be brought" in await pair.check()
+    assert "could not be copied" in await pair.check()
     pair.verification = Pair(pair.one, pair.two).verification
     assert await pair.check() == ""
     assert len({origin for _, origin in pair.two.asked}) == 3
 
 
-async def test_a_node_that_left_the_inventory_is_not_asked() -> None:
-    pair = Pair(Speaker("h1"), Speaker("h2"))
-    gone = BuildCheck({"h2": cast(ManagedNode, pair.two)})
-    said = await gone.check("c", cast(ManagedNode, pair.one), cast(ManagedNode, pair.two))
-    assert said == "h1, which has built it, is no longer in the inventory"
+async def test_node_that_left_the_inventory_is_not_asked() -> None:
+    pair = Pair(CheckedPeer("h1"), CheckedPeer("h2"))
+    pair.verification = BuildCheck({"h2": pair.two})
+    assert await pair.check() == "h1, which built it, is no longer in the inventory"
 
 
-async def test_who_waits_for_the_same_waits_for_one_try_and_may_go() -> None:
-    pair = Pair(Speaker("h1", BUILT), Speaker("h2", TAKEN))
-    pair.one.may_speak.clear()
+async def test_concurrent_waiters_share_one_check_and_can_be_cancelled() -> None:
+    pair = Pair(CheckedPeer("h1", BUILT), CheckedPeer("h2", TAKEN))
+    pair.one.may_answer.clear()
     first, second = asyncio.create_task(pair.check()), asyncio.create_task(pair.check())
     await pair.one.was_asked.wait()
     first.cancel()
-    pair.one.may_speak.set()
+    pair.one.may_answer.set()
     assert await second == ""
     assert len(pair.one.asked) == 1

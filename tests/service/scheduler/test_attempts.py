@@ -201,7 +201,7 @@ async def test_F3_a_run_on_a_lost_node_is_removed_when_the_node_is_back(grids: G
     grid.engine.lose("n1")
     line = await grid.wait(job)
     assert [attempt.node for attempt in line.attempts] == ["n1", "n2"]
-    await until(lambda: stage.order.run in grid.node("n1").leftovers, lambda: grid.node("n1").leftovers)
+    await until(lambda: stage.order.run in grid.node("n1").cleanup.leftovers, lambda: grid.node("n1").cleanup.leftovers)
 
 
 async def test_a_master_that_leaves_does_not_wait_long_for_a_removal(

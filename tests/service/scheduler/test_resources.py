@@ -61,7 +61,7 @@ async def test_a_new_master_knows_the_slots_and_gpus_of_running_jobs(grid: Scrip
     await grid.begun(wide)
     await grid.end()
     await grid.begin()
-    await until(lambda: running(grid) == 1 and grid.node("h1").running)
+    await until(lambda: running(grid) == 1 and grid.node("h1").slots.running)
     view = grid.node("h1").view()
     assert (view.running, view.gpus_in_use) == (2, frozenset({0, 1}))
 

@@ -149,7 +149,7 @@ async def nothing_is_left(grid: ScriptedGrid, task: JobId, attempts: int = 2) ->
     """Each run of the task was removed from its node, and has no slot there."""
     runs = {run_name(grid.store.grid, Attempt(task, number, "")) for number in range(1, attempts + 1)}
     await until(lambda: runs <= set(grid.engine.discarded), lambda: (runs, grid.engine.discarded))
-    assert not [node.running for node in grid.pool.nodes.values() if node.running]
+    assert not [node.name for node in grid.pool.nodes.values() if node.slots.running]
 
 
 # --- who wins ---------------------------------------------------------------------------------------------------------
@@ -454,7 +454,7 @@ async def test_a_late_task_of_a_batch_gets_a_speculative_attempt_and_the_rest_co
     assert sorted(tasks) == list(range(1, 72))
     assert small.job(sweep_id).verdict == SweepDone(71, 0)
     assert (outcomes(small, stuck), output) == ([Superseded(2), Exited(0)], b"")
-    await until(lambda: not [node.running for node in small.pool.nodes.values() if node.running])
+    await until(lambda: not [node.name for node in small.pool.nodes.values() if node.slots.running])
     assert DROPPED not in caplog.text
 
 
@@ -473,4 +473,4 @@ async def test_a_new_master_ends_a_superseded_task_of_a_batch_that_continues(sma
     assert sorted(tasks) == list(range(1, 72))
     assert (tasks[task_number(stuck)].attempt, output) == (2, b"")
     assert small.engine.signals == [(run_name(small.store.grid, Attempt(stuck, 1, "h1")), "KILL")]
-    await until(lambda: not [node.running for node in small.pool.nodes.values() if node.running])
+    await until(lambda: not [node.name for node in small.pool.nodes.values() if node.slots.running])

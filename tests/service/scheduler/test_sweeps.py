@@ -666,7 +666,7 @@ async def test_the_folder_of_a_batch_that_never_started_is_kept_against_a_late_s
     await grid.wait(job)
     assert verdict(grid, job) == SweepDone(100, 0)
     (batch,) = lost
-    assert batch.run in grid.node(batch.attempt.node).claims
+    assert batch.run in grid.node(batch.attempt.node).cleanup.claims
     assert batch.run not in grid.engine.discarded
 
 
