@@ -1,9 +1,9 @@
-"""Where things are: the inventory, and for each inventory its state folder, socket, lock and log.
+"""Finds the inventory, and the state folder, socket, lock and log of each inventory. Paths are strings.
 
-Nothing is created here. Refuses an `./inventory.yaml` that others can write (it says which hosts get our programs), and
-gives socket paths that fit into the 108 bytes a Unix socket has. Paths are strings.
+Nothing is created here. An `./inventory.yaml` that other users can write is not used, as it names the hosts that get
+the user's programs. Socket paths fit into the 108 bytes that a Unix socket allows.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ MAX_SOCKET_BYTES = 100
 
 
 class Places(Struct, frozen=True):
-    """Absolute paths. `lock` is held by whoever starts a master while it starts: the master itself must not take it."""
+    """Absolute paths. `lock` is held by a client while it starts a master; the master itself must not take it."""
 
     inventory: str
-    inventory_source: str  # "-i" | "environment" | "current folder" | "config" | "default" (not there yet)
-    state_dir: str  # 0700, of this inventory only
+    inventory_source: str  # "-i" | "environment" | "current folder" | "config" | "default" (does not exist yet)
+    state_dir: str  # mode 0700, for this inventory only
     state_source: str
     socket: str
     lock: str
     log: str
     config_dir: str
-    notes: tuple[str, ...] = ()  # what was found and not taken
+    notes: tuple[str, ...] = ()  # why a file was not used
 
 
 def places(
@@ -43,7 +43,7 @@ def places(
     state_flag: str | None = None,
     must_exist: bool = True,
 ) -> Places:
-    """Find the inventory and what belongs to it. InventoryError when there is none and one `must_exist`."""
+    """Find the inventory and the paths that belong to it. InventoryError when it does not exist but `must_exist`."""
     config_dir = _config_dir(environ, home)
     inventory, source, notes = _inventory(inventory_flag, environ, cwd, config_dir)
     if must_exist and not os.path.exists(inventory):
@@ -65,22 +65,20 @@ def places(
 
 
 def private_dir(path: str) -> None:
-    """Make `path` ours alone, or StoreError: another's folder there could feed us another's socket."""
+    """Create a folder that only this user can use. StoreError: another user could replace the socket in it."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         found = os.lstat(path)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}", "sshgrid doctor") from error
-    if complaint := not_private(found, stat.S_ISDIR):
-        raise StoreError(
-            f"{path} {complaint}", f"ls -ld {path}; move it away, or set SSHGRID_HOME to a folder of yours"
-        )
+    if reason := not_private(found, stat.S_ISDIR):
+        raise StoreError(f"{path} {reason}", f"ls -ld {path}; move it away, or set SSHGRID_HOME to a folder of yours")
 
 
 def not_private(found: os.stat_result, is_kind: Callable[[int], bool]) -> str:
-    """Why this entry cannot be trusted, "" when it can; `is_kind` as in stat.S_ISDIR."""
+    """Why other users could change this entry, "" if they cannot; `is_kind` is a function such as stat.S_ISDIR."""
     if not is_kind(found.st_mode):
-        return "is not what it should be (a link, or something else in its place)"
+        return "has the wrong type (a link, or another kind of file)"
     if found.st_uid != os.getuid():
         return f"belongs to another user (uid {found.st_uid})"
     if stat.S_ISDIR(found.st_mode) and found.st_mode & 0o022:
@@ -103,10 +101,10 @@ def _inventory(
         return os.path.join(cwd, os.path.expanduser(named)), "environment", ()
     here, notes = os.path.join(cwd, INVENTORY), tuple[str, ...]()
     if os.path.exists(here):
-        danger = _others_can_write(cwd) or _others_can_write(here)
-        if not danger:
+        reason = _others_can_write(cwd) or _others_can_write(here)
+        if not reason:
             return here, "current folder", ()
-        notes = (f"./{INVENTORY} is not taken: {danger}; name it with -i to take it all the same",)
+        notes = (f"./{INVENTORY} is not used: {reason}; to use it anyway, name it with -i",)
     config = os.path.join(config_dir, INVENTORY)
     return config, "config" if os.path.exists(config) else "default", notes
 
@@ -120,7 +118,7 @@ def _others_can_write(path: str) -> str:
 
 def _no_inventory(path: str, source: str, notes: tuple[str, ...]) -> InventoryError:
     if source == "default":
-        looked = f"no inventory: neither ./{INVENTORY} nor {path} is there"
+        looked = f"no inventory: neither ./{INVENTORY} nor {path} exists"
         return InventoryError("\n".join((looked, *notes)), "sshgrid node add NAME [USER@]HOST")
     named = "SSHGRID_INVENTORY" if source == "environment" else source
     return InventoryError(
@@ -145,5 +143,5 @@ def _socket(state_dir: str, environ: Mapping[str, str]) -> str:
     if len(os.fsencode(plain)) <= MAX_SOCKET_BYTES:
         return plain
     mark = sha256(os.fsencode(state_dir)).hexdigest()[:16]
-    runtime = environ.get("XDG_RUNTIME_DIR") or "/tmp"  # the folder below it is checked by private_dir
+    runtime = environ.get("XDG_RUNTIME_DIR") or "/tmp"  # private_dir checks the folder in it
     return os.path.join(runtime, f"sshgrid-{os.getuid()}", f"{mark}.sock")

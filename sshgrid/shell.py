@@ -1,8 +1,8 @@
-"""The prompt: the same commands without the word `sshgrid`, with completion, history and a live line at the bottom.
+"""The shell: the same commands without the word `sshgrid`, with completion, history and a live line at the bottom.
 
-Every line goes through the command line's own `invoke`; the few words that only make sense here (`edit`, `watch`,
-`unwatch`, a last `&`) come on top. Without a terminal the lines are read from standard input, without a prompt. Ctrl-C
-ends what is followed, Ctrl-D leaves. Refuses to end a job because its shell ends.
+Every line is run by `invoke` of the command line; `edit`, `watch`, `unwatch` and a final `&` exist only here. Without a
+terminal, lines are read from standard input without a prompt. Ctrl-C cancels the job that is followed, Ctrl-D leaves.
+Jobs continue when the shell ends.
 """
 # os.path, not pathlib (see per-file-ignores), as in all of the client.
 
@@ -26,30 +26,30 @@ if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
 
 REFRESH_SECONDS = 1.0
-MOST_ASKED_FOR = 1000  # jobs of ours, when we leave
-_LEAVE = frozenset({"exit", "quit"})
-_ABSENT = frozenset({"DOWN", "UNKNOWN"})
-HERE = {
-    "run ... &": "Run it in the background: its output appears above the prompt.",
+MAX_CHECKED_JOBS = 1000  # newest jobs of this shell that are checked on exit
+_EXIT_WORDS = frozenset({"exit", "quit"})
+_DOWN_STATES = frozenset({"DOWN", "UNKNOWN"})
+SHELL_COMMANDS = {
+    "run ... &": "Run a program in the background; its output appears above the prompt.",
     "watch ID": "Show the output of a job above the prompt.",
-    "unwatch [ID]": "Show it no more; the job goes on.",
-    "edit FILE": "Write a small program; `run` without a file runs it.",
-    "exit": "Leave; jobs go on.",
+    "unwatch [ID]": "Stop showing the output; the job continues.",
+    "edit FILE": "Edit a small program; `run` without a file runs it.",
+    "exit": "Leave the shell; jobs continue.",
 }
 
 
 class CommandLine(Protocol):
-    """The command line as the shell needs it: its commands, and one call of one of them."""
+    """The command line: its commands, and a function that runs one of them."""
 
     @property
     def group(self) -> click.Group: ...
-    def invoke(self, words: Sequence[str], session: Session) -> int: ...
+    def invoke(self, argv: Sequence[str], session: Session) -> int: ...
 
 
 def repl(session: Session, commands: CommandLine) -> int:
-    """Until Ctrl-D, `exit` or the end of the input; the exit status of the last command."""
+    """Run lines until Ctrl-D, `exit` or the end of the input; returns the exit status of the last command."""
     if session.in_shell:
-        raise UsageError("this is the shell already")
+        raise UsageError("this is already the shell")
     shell = Shell(session, commands)
     if sys.stdin is None or not sys.stdin.isatty() or not session.err.terminal:
         return shell.read(sys.stdin or ())
@@ -57,7 +57,7 @@ def repl(session: Session, commands: CommandLine) -> int:
 
 
 class Shell:
-    """One shell: what it remembers from line to line."""
+    """The state of one shell between its lines."""
 
     def __init__(self, session: Session, commands: CommandLine) -> None:
         self._session = session
@@ -65,10 +65,10 @@ class Shell:
         self._muted = session.child()
         self._muted.muted = True
         self._background = Background(self._muted.connect)
-        self._buffer = ""  # the file that was edited last
-        self._asked = False  # whether to leave although jobs run
+        self._buffer = ""  # the file that was last edited
+        self._confirmed = False  # the last line asked to leave while jobs run
         self._has_terminal = False
-        self._words: dict[str, Callable[[Sequence[str]], int]] = {
+        self._commands_here: dict[str, Callable[[Sequence[str]], int]] = {
             "help": self._help,
             "watch": self._watch,
             "unwatch": self._unwatch,
@@ -76,7 +76,7 @@ class Shell:
         }
 
     def read(self, lines: Iterable[str]) -> int:
-        """Lines of a file or pipe."""
+        """Run the lines of a file or pipe; returns the last exit status."""
         status = 0
         for line in lines:
             found = self.run_line(line)
@@ -86,7 +86,7 @@ class Shell:
         return status
 
     def prompt(self) -> int:
-        """Lines that a person types."""
+        """Run the lines that a user types; returns the last exit status."""
         self._has_terminal = True
         with Poller(self._muted.connect_running, fetch_counts, REFRESH_SECONDS) as counts:
             prompt = _prompt_session(self._session, self._commands.group, lambda: counts.problem or counts.newest or "")
@@ -96,7 +96,7 @@ class Shell:
                     with self._background.shown_above():
                         line = prompt.prompt(f"[{status}] sshgrid> " if status else "sshgrid> ")
                 except KeyboardInterrupt:
-                    continue  # the line is gone, as in any shell
+                    continue  # Ctrl-C discards the line, as in any shell
                 except EOFError:
                     line = "exit"
                 found = self.run_line(line)
@@ -106,85 +106,85 @@ class Shell:
                     return status
 
     def run_line(self, line: str) -> int | None:
-        """The exit status of one line; None when it asks to leave."""
+        """Run one line and return its exit status; None for `exit`."""
         try:
-            words = shlex.split(line, comments=True)
+            argv = shlex.split(line, comments=True)
         except ValueError as error:
-            return report_error(self._session, UsageError(f"the quotes do not match: {error}"))
-        if words[:1] == ["sshgrid"]:
-            words = words[1:]
-        if not words:
+            return report_error(self._session, UsageError(f"unbalanced quotes: {error}"))
+        if argv[:1] == ["sshgrid"]:
+            argv = argv[1:]
+        if not argv:
             return 0
-        if words[0] in _LEAVE:
+        if argv[0] in _EXIT_WORDS:
             return None
-        self._asked = False
-        return reporting_errors(self._session, lambda: self._run(words))
+        self._confirmed = False
+        return reporting_errors(self._session, lambda: self._run(argv))
 
-    def _run(self, words: list[str]) -> int:
-        if (word := self._words.get(words[0])) is not None:
-            return word(words[1:])
-        if words[0] == "run":
-            return self._run_program(words)
-        if words[-1] == "&":
-            raise UsageError(f"{words[0]} has no background; only run has", "run FILE &")
-        return self._invoke(words)
+    def _run(self, argv: list[str]) -> int:
+        if (command := self._commands_here.get(argv[0])) is not None:
+            return command(argv[1:])
+        if argv[0] == "run":
+            return self._run_program(argv)
+        if argv[-1] == "&":
+            raise UsageError(f"{argv[0]} cannot run in the background; only run can", "run FILE &")
+        return self._invoke(argv)
 
-    def _invoke(self, words: Sequence[str]) -> int:
-        return self._commands.invoke(words, self._session.child())
+    def _invoke(self, argv: Sequence[str]) -> int:
+        return self._commands.invoke(argv, self._session.child())
 
-    def _run_program(self, words: list[str]) -> int:
-        in_background = words[-1] == "&"
+    def _run_program(self, argv: list[str]) -> int:
+        in_background = argv[-1] == "&"
         if in_background:
-            words = ["run", "-d", *words[1:-1]]
-        if self._buffer and _names_no_file(self._commands.group, words[1:]):
-            words.append(self._buffer)
+            argv = ["run", "-d", *argv[1:-1]]
+        if self._buffer and _lacks_file(self._commands.group, argv[1:]):
+            argv.append(self._buffer)
         before = len(self._session.accepted)
-        status = self._invoke(words)
+        status = self._invoke(argv)
         if in_background:
             for job in self._session.accepted[before:]:
                 self._background.watch(job)
         return status
 
-    # --- words of the shell alone
+    # --- commands of the shell only
 
-    def _help(self, words: Sequence[str]) -> int:
+    def _help(self, args: Sequence[str]) -> int:
         from sshgrid.terminal import render
 
-        if words:
-            return self._invoke([*words, "--help"])
+        if args:
+            return self._invoke([*args, "--help"])
         status = self._invoke(["--help"])
-        rows = ((f"  {word}", about) for word, about in HERE.items())
+        rows = ((f"  {command}", text) for command, text in SHELL_COMMANDS.items())
         render.write_out("\nOnly in the shell:\n" + render.table(("", ""), rows, self._session.out, with_header=False))
         return status
 
-    def _watch(self, words: Sequence[str]) -> int:
-        if len(words) != 1:
+    def _watch(self, args: Sequence[str]) -> int:
+        if len(args) != 1:
             raise UsageError("watch takes one job", "watch last")
         if not self._has_terminal:
-            raise UsageError("watch needs a terminal", f"attach {words[0]}")
+            raise UsageError("watch needs a terminal", f"attach {args[0]}")
         with self._session.connect() as connection:
-            job = self._session.one_job(connection, words[0])
+            job = self._session.one_job(connection, args[0])
         self._background.watch(job)
         return 0
 
-    def _unwatch(self, words: Sequence[str]) -> int:
-        wanted = [job for job in self._background.jobs if not words or str(job) in words]
-        if not wanted:
+    def _unwatch(self, args: Sequence[str]) -> int:
+        jobs = [job for job in self._background.jobs if not args or str(job) in args]
+        if not jobs:
             raise UsageError("no such job is watched", "watch ID")
-        for job in wanted:
+        for job in jobs:
             self._background.unwatch(job)
         return 0
 
-    def _edit(self, words: Sequence[str]) -> int:
+    def _edit(self, args: Sequence[str]) -> int:
         from sshgrid.prompt.editor import edit
 
-        path = words[0] if words else self._buffer
-        if len(words) > 1 or not path:
+        path = args[0] if args else self._buffer
+        if len(args) > 1 or not path:
             raise UsageError("edit takes one file", "edit hello.py")
         if not self._has_terminal:
             raise UsageError("edit needs a terminal")
         if not edit(path, self._session.warn):
-            self._session.warn(f"{path} is as it was")
+            self._session.warn(f"{path}: not changed")
             return 1
         self._buffer = path
         return 0
@@ -192,16 +192,16 @@ class Shell:
     # --- leaving
 
     def _may_leave(self) -> bool:
-        running = [] if self._asked else self._own_running()
+        running = [] if self._confirmed else self._own_running()
         if not running:
             return True
-        self._asked = True
-        self._session.warn(f"still running: {' '.join(running)}; they go on without this shell. Leave again to leave.")
+        self._confirmed = True
+        self._session.warn(f"still running: {' '.join(running)}; jobs continue without this shell. Repeat to leave.")
         return False
 
     def _own_running(self) -> list[str]:
-        """Jobs of this shell that are not over; none when nobody can say."""
-        own = ",".join(map(str, self._session.accepted[-MOST_ASKED_FOR:]))
+        """The jobs of this shell that have not ended; none when the master does not answer."""
+        own = ",".join(map(str, self._session.accepted[-MAX_CHECKED_JOBS:]))
         if not own:
             return []
         try:
@@ -212,14 +212,14 @@ class Shell:
         return [str(job.id) for job in found.jobs]
 
 
-def _names_no_file(group: click.Group, words: Sequence[str]) -> bool:
-    """Are these the words of a `run` that does not say what?"""
+def _lacks_file(group: click.Group, argv: Sequence[str]) -> bool:
+    """Whether these arguments of `run` do not contain a FILE."""
     import click
 
     run = group.get_command(click.Context(group), "run")
     assert run is not None
     try:
-        with run.make_context("run", list(words), resilient_parsing=True) as context:
+        with run.make_context("run", list(argv), resilient_parsing=True) as context:
             return not context.params.get("file")
     except click.ClickException:
         return False
@@ -235,20 +235,20 @@ def _prompt_session(session: Session, group: click.Group, toolbar: Callable[[], 
 
     from sshgrid.prompt.completion import command_completer
 
-    at_home = session.gateway is None and not session.master
+    local = session.gateway is None and not session.master
     return PromptSession(
-        history=FileHistory(_history_file(session)) if at_home else InMemoryHistory(),
+        history=FileHistory(_history_file(session)) if local else InMemoryHistory(),
         auto_suggest=AutoSuggestFromHistory(),
         completer=command_completer(group, session),
         complete_while_typing=False,
-        complete_in_thread=True,  # the master may be slow to say which jobs there are
+        complete_in_thread=True,  # the master may be slow to list jobs
         bottom_toolbar=toolbar,
         refresh_interval=REFRESH_SECONDS,
     )
 
 
 def _history_file(session: Session) -> str:
-    """Ours alone: command lines may name what is nobody's business."""
+    """The path of the history, a private file: command lines may contain secrets."""
     places = session.places(must_exist=False)
     os.makedirs(places.config_dir, mode=0o700, exist_ok=True)
     path = os.path.join(places.config_dir, "history")
@@ -260,7 +260,7 @@ def _history_file(session: Session) -> str:
 
 
 def fetch_counts(connection: Connection) -> str:
-    """What the bottom line says while the master answers."""
+    """The text of the bottom line."""
     status, nodes = request_all(connection, [Status(), Nodes()], [StatusReply, NodesReply])
     return counts_text(status, nodes)
 
@@ -268,7 +268,7 @@ def fetch_counts(connection: Connection) -> str:
 def counts_text(status: StatusReply, nodes: NodesReply) -> str:
     """`jobs: 3 running, 12 pending   nodes: 4 of 5 up`"""
     running = status.jobs_by_state.get("RUNNING", 0) + status.jobs_by_state.get("DISCONNECTED", 0)
-    up = sum(line.state not in _ABSENT for line in nodes.nodes)
+    up = sum(line.state not in _DOWN_STATES for line in nodes.nodes)
     pending = status.jobs_by_state.get("PENDING", 0)
     problem = "   the inventory has errors" if status.inventory_error else ""
     return f"jobs: {running} running, {pending} pending   nodes: {up} of {len(nodes.nodes)} up{problem}"

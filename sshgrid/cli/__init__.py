@@ -3,7 +3,7 @@
 `main` is the entry point of the `sshgrid` command. The commands are in sshgrid.cli.verbs; `run` with its usual options
 takes a shorter path through sshgrid.cli.fast_run, without click. A traceback is shown only with -vv.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ FAILED = 125
 
 def main() -> None:
     """The `sshgrid` command."""
-    # What an import makes is no garbage: looking through it ten times costs 3 ms of those that people wait for.
+    # Imports create no garbage; without this the collector would run ten times, which takes 3 ms.
     gc.set_threshold(50_000)
-    sys.excepthook = _say_bug
+    sys.excepthook = _print_bug
     stdout_closed = sys.stdout is None
     _open_standard_descriptors()
     from sshgrid.client.session import Session, report_error
@@ -34,22 +34,22 @@ def main() -> None:
         from sshgrid.errors import SshgridError
 
         leave(report_error(session, SshgridError("standard output is closed", "sshgrid ... >/dev/null")))
-    leave(_status(sys.argv[1:], session))
+    leave(_run(sys.argv[1:], session))
 
 
-def _status(words: Sequence[str], session: Session) -> int:
+def _run(argv: Sequence[str], session: Session) -> int:
     from sshgrid.cli import fast_run
 
     _import_msgspec()
-    if parsed := fast_run.parse(words):
+    if parsed := fast_run.parse(argv):
         return fast_run.run(parsed, session)
     from sshgrid.cli.verbs import invoke
 
-    return invoke(words, session)
+    return invoke(argv, session)
 
 
 def _import_msgspec() -> None:
-    """Without typing_extensions, as where that is not installed: it costs 8 ms and brings nothing that is used here."""
+    """Import msgspec without typing_extensions, which is optional, takes 8 ms and is not needed here."""
     name = "typing_extensions"
     if name in sys.modules:
         return
@@ -61,14 +61,14 @@ def _import_msgspec() -> None:
 
 
 def _open_standard_descriptors() -> None:
-    """A closed 0, 1 or 2 would be given to the next thing opened, and output would go into the master's socket."""
+    """Open closed descriptors below 3, so that output never goes to a socket that got such a number."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
 
 
 def leave(status: int) -> None:
-    """Flush and go, without the 5 ms an interpreter takes to tidy up what the system tidies up anyway."""
+    """Flush the output and exit without the cleanup of the interpreter, which takes 5 ms."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             try:
@@ -78,10 +78,12 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
-def _say_bug(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+def _print_bug(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
     from sshgrid.terminal import render
 
     if "-vv" in sys.argv or sys.argv.count("-v") > 1:
         sys.__excepthook__(kind, error, at)
-    render.write_err(f"error: internal error: {kind.__name__}: {error}\nhint: the same command with -vv shows where\n")
+    render.write_err(
+        f"error: internal error: {kind.__name__}: {error}\nhint: repeat the command with -vv to see the traceback\n"
+    )
     os._exit(FAILED)

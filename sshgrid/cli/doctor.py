@@ -1,8 +1,8 @@
-"""`doctor`: every setting with its source, and what is wrong on this machine and on the nodes, each with its remedy.
+"""`doctor`: all settings with their sources, and the problems of this machine and the nodes, each with a hint.
 
-Refuses to mend anything by itself.
+`doctor` changes nothing.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from sshgrid.protocol.messages import NodeFindings, NodeLine
 
 
-class Value(Struct, frozen=True):
-    """One setting, and where its value came from."""
+class Setting(Struct, frozen=True):
+    """One setting and the source of its value."""
 
     name: str
     value: str
     source: str
 
 
-LEAST_FREE_BYTES = 100 << 20  # below it an upload or an output may stop the master at any moment
+MIN_FREE_BYTES = 100 << 20  # with less free space, an upload or output may stop the master
 
 
 class Check(Struct, frozen=True):
-    """One thing that `doctor` looked at; `hint` is what mends it."""
+    """The result of one check; `hint` is a command that fixes the problem."""
 
     name: str
     ok: bool
@@ -48,9 +48,9 @@ class Check(Struct, frozen=True):
 @click.argument("selector", metavar="[SEL]", default="", shell_complete=complete_nodes)
 @pass_session
 def doctor(session: Session, selector: str) -> int:
-    """Show every setting with its source, then look: inventory, state folder, master, each node. Exit 1 when ill.
+    """Show all settings and their sources, then check inventory, state folder, master and nodes.
 
-    With SEL only these nodes, and everything that was looked at there; without it, of each node what is ill.
+    With SEL, check only these nodes and show every check. Exits with 1 if a check fails.
     """
     places = session.places(must_exist=False)
     values = [] if selector else list(_values(session, places))
@@ -61,19 +61,19 @@ def doctor(session: Session, selector: str) -> int:
     return 0 if all(check.ok for check in checks) else 1
 
 
-def _values(session: Session, places: Places) -> Iterator[Value]:
+def _values(session: Session, places: Places) -> Iterator[Setting]:
     from sshgrid.paths import PACKAGE_DIR
     from sshgrid.version import VERSION
 
-    yield Value("version", VERSION, PACKAGE_DIR)
-    yield Value("python", sys.version.split()[0], sys.executable)
-    yield Value("inventory", places.inventory, places.inventory_source)
-    yield Value("state_dir", places.state_dir, places.state_source)
-    yield Value("socket", places.socket, places.state_source)
-    yield Value("log", places.log, places.state_source)
-    yield Value("config_dir", places.config_dir, _config_source(session))
-    yield Value("color", session.color, _color_source(session))
-    yield Value("ssh_agent", session.environ.get("SSH_AUTH_SOCK", "none"), "SSH_AUTH_SOCK")
+    yield Setting("version", VERSION, PACKAGE_DIR)
+    yield Setting("python", sys.version.split()[0], sys.executable)
+    yield Setting("inventory", places.inventory, places.inventory_source)
+    yield Setting("state_dir", places.state_dir, places.state_source)
+    yield Setting("socket", places.socket, places.state_source)
+    yield Setting("log", places.log, places.state_source)
+    yield Setting("config_dir", places.config_dir, _config_source(session))
+    yield Setting("color", session.color, _color_source(session))
+    yield Setting("ssh_agent", session.environ.get("SSH_AUTH_SOCK", "none"), "SSH_AUTH_SOCK")
 
 
 def _config_source(session: Session) -> str:
@@ -108,11 +108,11 @@ def _check_state(places: Places) -> Check:
         private_dir(os.path.dirname(places.socket))
     except SshgridError as error:
         return Check("state_dir", False, error.message, error.hint)
-    return Check("state_dir", True, "ours alone")
+    return Check("state_dir", True, "private")
 
 
 def _check_disk(places: Places) -> Check:
-    """A queue that cannot be written stops the master."""
+    """The free space of the state folder: the master stops when it cannot write its queue."""
     import psutil
 
     from sshgrid.notation.quantities import format_size
@@ -121,14 +121,17 @@ def _check_disk(places: Places) -> Check:
         free = psutil.disk_usage(places.state_dir).free
     except OSError as error:
         return Check("disk", False, f"{places.state_dir}: {error.strerror}", "sshgrid master start")
-    enough = free >= LEAST_FREE_BYTES
+    enough = free >= MIN_FREE_BYTES
     return Check(
-        "disk", enough, f"{format_size(free)} free", "" if enough else f"make room where {places.state_dir} is"
+        "disk",
+        enough,
+        f"{format_size(free)} free",
+        "" if enough else f"free some space on the disk of {places.state_dir}",
     )
 
 
 def _check_master(session: Session, selector: str, *, whole: bool) -> Iterator[Check]:
-    """The master, then for each node how it is and what was found there: all of it, or only what is ill."""
+    """Check the master and the nodes; `whole`: yield all checks of a node, not only those that failed."""
     from sshgrid.protocol.messages import CheckNodes, Diagnose, DiagnoseReply, NodesReply, Status, StatusReply
 
     try:
@@ -147,7 +150,7 @@ def _check_master(session: Session, selector: str, *, whole: bool) -> Iterator[C
 
 def _node_findings(line: NodeLine, found: Sequence[NodeFindings], *, whole: bool) -> Iterator[Check]:
     if line.state in ("DOWN", "UNKNOWN"):
-        return  # why has been said
+        return  # the check of the node reports the reason
     for node in found:
         for each in node.findings if node.node == line.name else ():
             if whole or not each.ok:
@@ -155,12 +158,12 @@ def _node_findings(line: NodeLine, found: Sequence[NodeFindings], *, whole: bool
 
 
 def _check_node(line: NodeLine) -> Check:
-    ill = line.state in ("DOWN", "UNKNOWN")
+    down = line.state in ("DOWN", "UNKNOWN")
     detail = line.reason or ",".join(line.toolchains) or str(line.state)
-    return Check(f"node {line.name}", not ill, detail, f"sshgrid node check {line.name}" if ill else "")
+    return Check(f"node {line.name}", not down, detail, f"sshgrid node check {line.name}" if down else "")
 
 
-def _doctor_object(values: list[Value], checks: list[Check]) -> dict[str, object]:
+def _doctor_object(values: list[Setting], checks: list[Check]) -> dict[str, object]:
     import msgspec
 
     return {
@@ -171,10 +174,10 @@ def _doctor_object(values: list[Value], checks: list[Check]) -> dict[str, object
     }
 
 
-def _doctor_text(session: Session, values: list[Value], checks: list[Check]) -> str:
+def _doctor_text(session: Session, values: list[Setting], checks: list[Check]) -> str:
     from sshgrid.terminal.render import table
 
     look = session.out
     text = table(("SETTING", "VALUE", "FROM"), ((each.name, each.value, each.source) for each in values), look) + "\n"
-    rows = [(each.name, "ok" if each.ok else "ILL", each.detail, each.hint) for each in checks]
+    rows = [(each.name, "ok" if each.ok else "FAILED", each.detail, each.hint) for each in checks]
     return text * bool(values) + table(("CHECK", "RESULT", "DETAIL", "HINT"), rows, look)

@@ -2,11 +2,9 @@
 
 Large modules (pydantic, yaml) are imported inside the functions. A file that would not be valid is not written.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import click
 
@@ -15,26 +13,20 @@ from sshgrid.client.inventory_change import load
 from sshgrid.client.session import Session
 from sshgrid.errors import InventoryError, UsageError
 
-if TYPE_CHECKING:
-    pass
-
-
-# --- inventory -------------------------------------------------------------------------------------------------------
-
 
 @click.group("inventory", cls=Verbs)
 def inventory_group() -> None:
-    """Check and show inventory.yaml."""
+    """Show, check and edit the inventory file."""
 
 
 @inventory_group.command()
 @pass_session
 def check(session: Session) -> int:
-    """Read the inventory and say everything that is wrong with it. Exit 1 when something is."""
+    """Read the inventory and print all of its errors. Exits with 1 if there are any."""
     try:
         found = load(session.places())
     except InventoryError as error:
-        error.exit_status = 1  # that was the question; elsewhere it is why nothing could be done
+        error.exit_status = 1  # the result of the check; for other commands it is a failure (125)
         raise
     session.show(
         lambda: {"schema": 1, "path": found.path, "valid": True, "nodes": len(found.nodes), "digest": found.digest},
@@ -46,7 +38,7 @@ def check(session: Session) -> int:
 @inventory_group.command("show")
 @pass_session
 def show_inventory(session: Session) -> int:
-    """Print what is in force: ranges expanded, defaults merged."""
+    """Print the inventory with expanded ranges and merged defaults."""
     from sshgrid import inventory
 
     found = load(session.places())
@@ -57,7 +49,7 @@ def show_inventory(session: Session) -> int:
 @inventory_group.command()
 @pass_session
 def path(session: Session) -> int:
-    """Print which file is used."""
+    """Print the path of the inventory."""
     places = session.places(must_exist=False)
     session.show(
         lambda: {"schema": 1, "path": places.inventory, "source": places.inventory_source},
@@ -69,7 +61,7 @@ def path(session: Session) -> int:
 @inventory_group.command()
 @pass_session
 def schema(session: Session) -> int:
-    """Print the JSON Schema of the file, for editors."""
+    """Print the JSON Schema of the inventory, for editors."""
     import json
 
     from sshgrid import inventory
@@ -82,9 +74,9 @@ def schema(session: Session) -> int:
 @inventory_group.command()
 @pass_session
 def edit(session: Session) -> int:
-    """Open the file in $VISUAL or $EDITOR; it is replaced once what you left is valid.
+    """Edit the inventory in $VISUAL or $EDITOR; it is replaced if the new text is valid.
 
-    With errors you are asked whether to go on editing. When the file was changed meanwhile, yours is kept beside it.
+    After errors you can edit again. If the inventory changed meanwhile, your text is saved beside it.
     """
     from sshgrid.cli import inventory_edit
 
@@ -92,19 +84,20 @@ def edit(session: Session) -> int:
 
 
 @inventory_group.command("import")
-@click.option("--ansible", metavar="F", help="An inventory of Ansible's, INI or YAML: groups become tags.")
+@click.option("--ansible", metavar="F", help="Import from an inventory of Ansible, INI or YAML: groups become tags.")
 @click.option(
-    "--ssh-config", metavar="[PATTERN]", is_flag=False, flag_value="*", help="The Host aliases that PATTERN fits (all)."
+    "--ssh-config",
+    metavar="[PATTERN]",
+    is_flag=False,
+    flag_value="*",
+    help="Import the Host aliases that match PATTERN (default: all).",
 )
-@click.option("--dry-run", is_flag=True, help="Only print the lines that would be added.")
+@click.option("--dry-run", is_flag=True, help="Print the lines that would be added, and change nothing.")
 @pass_session
-def take(session: Session, ansible: str | None, ssh_config: str | None, dry_run: bool) -> int:
-    """Add the hosts of another tool's file, and say what of it has no place here."""
+def import_hosts(session: Session, ansible: str | None, ssh_config: str | None, dry_run: bool) -> int:
+    """Add hosts from the configuration of another tool, and print what cannot be imported."""
     from sshgrid.cli import inventory_edit
 
     if (ansible is None) == (ssh_config is None):
-        raise UsageError("say what to import: one of --ansible F and --ssh-config", "sshgrid inventory import --help")
-    return inventory_edit.take(session, ansible, ssh_config, dry_run=dry_run)
-
-
-# --- what all edits share --------------------------------------------------------------------------------------------
+        raise UsageError("expected one of --ansible F and --ssh-config", "sshgrid inventory import --help")
+    return inventory_edit.import_hosts(session, ansible, ssh_config, dry_run=dry_run)

@@ -1,8 +1,8 @@
-"""`inventory edit` and `inventory import`: the file in a person's editor, and nodes out of other tools' files.
+"""`inventory edit` and `inventory import`: edit the file in an editor, and add nodes from the files of other tools.
 
-Refuses to replace a file that changed meanwhile; what the person wrote is then kept beside it.
+A file that changed meanwhile is not replaced; the user's text is then saved beside it.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ MAX_INCLUDES = 100
 
 
 def edit(session: Session) -> int:
-    """The file in $VISUAL or $EDITOR; it is replaced when it is valid and nobody else has changed it."""
+    """Edit the inventory in $VISUAL or $EDITOR; replace it if the text is valid and the file is unchanged."""
     from sshgrid.inventory import edit as inventory_edit
     from sshgrid.inventory import read_file
 
     if session.no_input:
-        raise UsageError("an editor asks, and --no-input forbids that", "sshgrid node add NAME HOST")
+        raise UsageError("an editor needs input, and --no-input forbids it", "sshgrid node add NAME HOST")
     places = session.places(must_exist=False)
     path = Path(places.inventory)
     before = read_file(path) if path.exists() else None
@@ -46,17 +46,17 @@ def edit(session: Session) -> int:
         try:
             inventory_edit.replace(path, before, after)
         except UsageError as error:
-            raise _kept(error, path, after) from error
+            raise _with_saved_text(error, path, after) from error
         reload_master(session, places)
     session.show(
         lambda: {"schema": 1, "path": places.inventory, "changed": changed},
-        lambda: f"{places.inventory}: {'changed' if changed else 'nothing changed'}\n",
+        lambda: f"{places.inventory}: {'changed' if changed else 'unchanged'}\n",
     )
     return 0
 
 
 def _edited_text(session: Session, places: Places, before: bytes) -> bytes:
-    """What the person left in the editor, once it is valid; or what they began with."""
+    """The edited text once it is valid, or the text before. InventoryError when the user stops editing."""
     from sshgrid import inventory
 
     with tempfile.TemporaryDirectory(prefix="sshgrid-") as folder:
@@ -70,50 +70,50 @@ def _edited_text(session: Session, places: Places, before: bytes) -> bytes:
             try:
                 inventory.parse(after, places.inventory)
             except InventoryError as error:
-                if not _again(session, error):
-                    raise _kept(error, Path(places.inventory), after) from error
+                if not _edit_again(session, error):
+                    raise _with_saved_text(error, Path(places.inventory), after) from error
             else:
                 return after
 
 
-def _again(session: Session, error: InventoryError) -> bool:
+def _edit_again(session: Session, error: InventoryError) -> bool:
     session.warn(error.message)
     try:
         return session.confirm("Edit it again?", "")
-    except UsageError:  # nobody is there
+    except UsageError:  # no prompt is possible
         return False
 
 
 def _open_editor(session: Session, copy: Path) -> None:
     editor = session.environ.get("VISUAL") or session.environ.get("EDITOR") or "vi"
-    words = shlex.split(editor)
+    argv = shlex.split(editor)
     try:
-        status = subprocess.run([*words, str(copy)], check=False).returncode
+        status = subprocess.run([*argv, str(copy)], check=False).returncode
     except OSError as error:
-        raise UsageError(f"{words[0]}: {error.strerror}", "EDITOR=nano sshgrid inventory edit") from error
+        raise UsageError(f"{argv[0]}: {error.strerror}", "EDITOR=nano sshgrid inventory edit") from error
     if status != 0:
-        raise UsageError(f"{editor} ended with {status}; nothing was changed")
+        raise UsageError(f"{editor} ended with status {status}; the inventory was not changed")
 
 
-def _kept(error: UsageError, path: Path, text: bytes) -> UsageError:
-    """The same error, after the person's text was put where it can be found."""
+def _with_saved_text(error: UsageError, path: Path, text: bytes) -> UsageError:
+    """The same error, with the path under which the user's text was saved."""
     descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".edited", dir=path.parent)
     with os.fdopen(descriptor, "wb") as file:
         file.write(text)
-    return type(error)(f"{error.message}\nwhat you wrote is in {name}", f"diff {path} {name}")
+    return type(error)(f"{error.message}\nyour text is saved in {name}", f"diff {path} {name}")
 
 
 # --- import ----------------------------------------------------------------------------------------------------------
 
 
-def take(session: Session, ansible: str | None, ssh_config: str | None, *, dry_run: bool) -> int:
-    """Entries for what the other file names, after the last node; or only shown, with `dry_run`."""
+def import_hosts(session: Session, ansible: str | None, ssh_config: str | None, *, dry_run: bool) -> int:
+    """Add the hosts of another tool's file after the last node; with `dry_run` only print the lines."""
     from sshgrid.inventory import edit as inventory_edit
 
     found = _from_ansible(ansible) if ansible is not None else _from_ssh_config(session, ssh_config or "*")
     if not found.nodes:
         what = f": {'; '.join(found.notes)}" if found.notes else ""
-        raise UsageError(f"there is no host to import{what}", "sshgrid node add NAME HOST")
+        raise UsageError(f"no host to import{what}", "sshgrid node add NAME HOST")
     places = session.places(must_exist=False)
     if dry_run:
         path = Path(places.inventory)
@@ -150,10 +150,10 @@ def _from_ansible(name: str) -> Imported:
     if path.is_dir() or os.access(path, os.X_OK):
         kind = "a folder" if path.is_dir() else "a program"
         hint = f"ansible-inventory -i {shlex.quote(name)} --list --yaml >hosts.yaml"
-        raise UsageError(f"{name} is {kind}, which Ansible alone understands", hint)
+        raise UsageError(f"{name} is {kind}, which only Ansible can read", hint)
     found = foreign.from_ansible(_foreign_text(path), path.name)
     beside = [folder for folder in ("group_vars", "host_vars") if (path.parent / folder).is_dir()]
-    found.notes += [f"{folder}/ beside it was not read" for folder in beside]
+    found.notes += [f"the folder {folder}/ was not read" for folder in beside]
     return found
 
 
@@ -174,7 +174,7 @@ def _from_ssh_config(session: Session, pattern: str) -> Imported:
 
 
 def _with_includes(first: Path) -> Iterator[str]:
-    """The texts of the file and of those it includes; what is not there is passed over, as ssh does."""
+    """Yield the text of the file and of the files it includes; missing ones are skipped, as ssh does."""
     from sshgrid.inventory import foreign
 
     waiting, seen = [first], set[Path]()
@@ -185,6 +185,6 @@ def _with_includes(first: Path) -> Iterator[str]:
         seen.add(path)
         text = _foreign_text(path)
         yield text
-        named = [word for key, words in foreign.ssh_config_lines(text) if key == "include" for word in words]
-        for word in named:
-            waiting += map(Path, sorted(glob.glob(str(Path("~/.ssh").expanduser() / Path(word).expanduser()))))
+        patterns = [value for key, values in foreign.ssh_config_lines(text) if key == "include" for value in values]
+        for pattern in patterns:
+            waiting += map(Path, sorted(glob.glob(str(Path("~/.ssh").expanduser() / Path(pattern).expanduser()))))

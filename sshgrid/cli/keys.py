@@ -1,9 +1,9 @@
-"""Whom a person trusts, and who trusts them: host keys are confirmed here, and the user's own key is let in.
+"""Host keys, which the user confirms, and the installation of the user's own key on a node.
 
-A password is read from the terminal (or, where there is none, as the first line of standard input), used once and
-forgotten. Refuses to take one as an argument, from the environment or from a file of its own.
+A password is read from the terminal (or, without one, from the first line of standard input), used once and dropped. It
+is never read from an argument, the environment or a file.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from sshgrid.model import Node
     from sshgrid.ssh.connect import Dialing
 
-MAX_JUMPS = 8  # each host on the way has a key
+MAX_JUMPS = 8  # hosts on the way to a node, each with a key
 
 
-# --- theirs ----------------------------------------------------------------------------------------------------------
+# --- host keys -------------------------------------------------------------------------------------------------------
 
 
 def accept(session: Session, nodes: Iterable[Node]) -> None:
-    """Write down each key that is not known yet, on the way to these nodes and of themselves."""
+    """Add each unknown host key of these nodes, and of the jump hosts on the way, to known_hosts."""
     from sshgrid.ssh.connect import dialing, unknown_host_key
 
     how = dialing(session.places().config_dir, os.environ)
@@ -39,16 +39,16 @@ def accept(session: Session, nodes: Iterable[Node]) -> None:
 
 
 def confirm(session: Session, node: Node, fingerprint: str, line: str, *, ask: bool) -> None:
-    """Show the key, ask whether it is that machine's, and write it down. HostKeyUnknown when it is not."""
+    """Show a host key, ask for confirmation, and add it to known_hosts. HostKeyUnknown when the user declines."""
     session.warn(f"{node.name}: host key {fingerprint} of {line.split()[0]}")
-    if ask and not session.confirm("Is this the key of that machine?", "the same with --accept-new"):
+    if ask and not session.confirm("Is this the key of that machine?", "repeat the command with --accept-new"):
         raise HostKeyUnknown(node.name, f"unknown host key {fingerprint}, and you did not confirm it")
     config_dir = session.places(must_exist=False).config_dir
     remember_key(os.path.expanduser(node.known_hosts or os.path.join(config_dir, "known_hosts")), line)
 
 
 def remember_key(known_hosts: str, line: str) -> None:
-    """Append one line, durably; the file is ours alone (0600)."""
+    """Append one line durably; a new file is private (0600)."""
     os.makedirs(os.path.dirname(known_hosts), mode=0o700, exist_ok=True)
     descriptor = os.open(known_hosts, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -60,18 +60,18 @@ def remember_key(known_hosts: str, line: str) -> None:
         os.close(descriptor)
 
 
-# --- ours ------------------------------------------------------------------------------------------------------------
+# --- the key of the user ---------------------------------------------------------------------------------------------
 
 
 def copy(session: Session, node: Node, how: Dialing, passwords: list[str]) -> None:
-    """The user's public key into the account there. A password that was asked for stays in `passwords` only."""
+    """Install the user's public key on a node. An entered password is kept only in `passwords`."""
     from sshgrid.ssh import probe
 
     key = probe.public_key(node, how)
     if not passwords:
-        passwords.append(_asked_password(session, f"Password of {_account(node)}: "))
+        passwords.append(_read_password(session, f"Password of {_account(node)}: "))
     added = probe.install_key(node, how, passwords[0], key)
-    session.note(f"{node.name}: your {key.split()[0]} key {'may log in now' if added else 'was there already'}")
+    session.note(f"{node.name}: your {key.split()[0]} key {'is installed' if added else 'was already installed'}")
 
 
 def _account(node: Node) -> str:
@@ -79,15 +79,17 @@ def _account(node: Node) -> str:
     return f"{node.user}@{place}" if node.user else place
 
 
-def _asked_password(session: Session, question: str) -> str:
+def _read_password(session: Session, question: str) -> str:
     if sys.stdin is not None and sys.stdin.isatty():
         if session.no_input:
-            raise UsageError("--copy-key asks for a password, and --no-input forbids that")
+            raise UsageError("--copy-key asks for a password, and --no-input forbids it")
         import getpass
 
         password = getpass.getpass(session.err.safe(question))
     else:
         password = sys.stdin.readline().rstrip("\r\n") if sys.stdin is not None else ""
     if not password:
-        raise UsageError("--copy-key needs a password once, and there is none", "type it at a terminal")
+        raise UsageError(
+            "--copy-key needs the password of the account once, and none was given", "enter it at a terminal"
+        )
     return password

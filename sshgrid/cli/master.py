@@ -1,8 +1,8 @@
-"""`master start|stop|status|logs` and `completion`: the process behind the socket, and words for the shell.
+"""`master start|stop|status|logs|backup` and `completion`.
 
-Refuses to start a second master for one inventory.
+An inventory has one master: `start` does nothing when it runs.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -24,22 +24,29 @@ if TYPE_CHECKING:
     from sshgrid.paths import Places
     from sshgrid.protocol.messages import StatusReply
 
-LOG_LOOK_SECONDS = 0.2
+LOG_POLL_SECONDS = 0.2  # of logs --follow
 
 
 @click.group(cls=Verbs)
 def master() -> None:
-    """One master per inventory; `run` starts it when it is missing, and it leaves when it has been idle."""
+    """Start, stop and inspect the master.
+
+    Each inventory has one master. `run` starts it if it is missing, and it exits when it has been idle.
+    """
 
 
 @master.command()
-@click.option("--foreground", is_flag=True, help="Stay here, log to stderr.")
-@click.option("--state-dir", metavar="D", help="Where the queue, the outputs and the socket are kept.")
+@click.option("--foreground", is_flag=True, help="Run in the foreground and log to stderr.")
+@click.option("--state-dir", metavar="D", help="Folder for the queue, the outputs and the socket.")
 @click.option(
-    "--listen", metavar="ADDR|none", help="Address of the SSH gateway, now and at later starts; 0.0.0.0: all."
+    "--listen",
+    metavar="ADDR|none",
+    help="Open the SSH gateway at this address, now and at later starts; 0.0.0.0 for all.",
 )
-@click.option("--ssh-port", metavar="N", type=click.IntRange(0, 65535), help="Port of the SSH gateway (4200).")
-@click.option("--idle-exit", metavar="D|never", default=IDLE_EXIT, help=f"Leave after this idle time ({IDLE_EXIT}).")
+@click.option("--ssh-port", metavar="N", type=click.IntRange(0, 65535), help="Port of the SSH gateway (default: 4200).")
+@click.option(
+    "--idle-exit", metavar="D|never", default=IDLE_EXIT, help=f"Exit after this idle time (default: {IDLE_EXIT})."
+)
 @pass_session
 def start(
     session: Session,
@@ -49,7 +56,7 @@ def start(
     ssh_port: int | None,
     idle_exit: str,
 ) -> int:
-    """Start the master of this inventory, unless it runs. With --listen users come in with `ssh -p 4200 NAME@ADDR`."""
+    """Start the master of this inventory, unless it runs. With --listen, users connect with `ssh -p 4200 NAME@ADDR`."""
     from sshgrid.client.start import start_master_if_missing
     from sshgrid.gateway import address
 
@@ -73,10 +80,10 @@ def start(
 
 
 @master.command()
-@click.option("--drain", is_flag=True, help="Let running jobs end first; start no others.")
+@click.option("--drain", is_flag=True, help="Wait until running jobs have ended; start no others.")
 @pass_session
 def stop(session: Session, drain: bool) -> int:
-    """Stop the master. Running jobs go on, and the next master takes them up again."""
+    """Stop the master. Running jobs continue, and the next master follows them."""
     from sshgrid.client.connection import START_SECONDS
     from sshgrid.client.start import find_any_version, wait_until_left
     from sshgrid.protocol.messages import Done, Stop
@@ -97,10 +104,10 @@ def stop(session: Session, drain: bool) -> int:
 @click.argument("file", metavar="FILE")
 @pass_session
 def backup(session: Session, file: str) -> int:
-    """Copy the queue to FILE while everything goes on.
+    """Copy the queue to FILE while the master runs.
 
-    To restore: stop the master, remove queue.db, queue.db-wal and queue.db-shm from its state folder, and copy FILE
-    there as queue.db. Programs and output lie beside it, in spool.
+    To restore: stop the master, remove queue.db, queue.db-wal and queue.db-shm from its state folder, and copy FILE to
+    queue.db there. Programs and outputs are not in FILE but in the folder spool beside it.
     """
     from sshgrid.protocol.messages import Backup, Done
 
@@ -114,7 +121,7 @@ def backup(session: Session, file: str) -> int:
 @master.command()
 @pass_session
 def status(session: Session) -> int:
-    """Say whether the master runs (exit 1 when not), and what it holds."""
+    """Show whether the master runs (exit status 1 if not), its jobs and its use of memory and CPU."""
     from sshgrid.client.start import find_any_version
 
     connection = find_any_version(session.places())
@@ -194,11 +201,11 @@ def _status_text(session: Session, reply: StatusReply) -> str:
 
 
 @master.command("logs")
-@click.option("-f", "--follow", is_flag=True, help="Go on as it grows.")
-@click.option("--tail", metavar="N", type=click.IntRange(0), default=100, help="The last N lines (100).")
+@click.option("-f", "--follow", is_flag=True, help="Continue to print new lines.")
+@click.option("--tail", metavar="N", type=click.IntRange(0), default=100, help="Print the last N lines (default: 100).")
 @pass_session
 def master_logs(session: Session, follow: bool, tail: int) -> int:
-    """Print the master's log."""
+    """Print the log of the master."""
     from sshgrid.client.session import write_or_leave
     from sshgrid.terminal.render import write_out
 
@@ -219,21 +226,21 @@ def _log_pieces(text: str, tail: int, more: object) -> Iterator[str]:
         if piece:
             yield piece
         else:
-            time.sleep(LOG_LOOK_SECONDS)
+            time.sleep(LOG_POLL_SECONDS)
 
 
 @click.command(cls=Verb)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, /, shell: str) -> int:
-    """Print what the shell must evaluate: source <(sshgrid completion bash)"""
+    """Print a completion script for a shell: source <(sshgrid completion bash)"""
     from click.shell_completion import get_completion_class
 
     from sshgrid.cli.base import session_of
 
     kind = get_completion_class(shell)
     if kind is None:
-        raise UsageError(f"no completion for {shell}")
+        raise UsageError(f"no completion script for {shell}")
     script = kind(ctx.find_root().command, {}, "sshgrid", "_SSHGRID_COMPLETE").source()
     session_of(ctx).show(lambda: {"schema": 1, "script": script}, lambda: script)
     return 0

@@ -1,6 +1,6 @@
-"""`node`: nodes of the inventory added, removed, drained, checked, and commands run on them.
+"""`node`: add, remove, drain and check nodes of the inventory, and run commands on them.
 
-Everything heavy (pydantic, yaml) is imported inside the functions. Refuses to trust a host key that nobody confirmed.
+Large modules (pydantic, yaml) are imported inside the functions. A host key is trusted only after the user confirms it.
 """
 
 from __future__ import annotations
@@ -29,42 +29,46 @@ if TYPE_CHECKING:
 
 @click.group("node", cls=Verbs)
 def node_group() -> None:
-    """Edit the nodes of the inventory; every comment in it stays."""
+    """Add, remove, check and drain nodes. Comments in the inventory stay."""
 
 
 @node_group.command()
 @click.argument("name")
 @click.argument("address", metavar="[[USER@]HOST[:PORT]]", required=False)
-@click.option("--ssh-config", metavar="ALIAS", help="A Host of your ssh_config.")
-@click.option("--tag", metavar="T", multiple=True, help="For --on @T; may be given often.")
-@click.option("--slots", metavar="N", type=click.IntRange(1), help="Runs at a time; as many as it has cores.")
-@click.option("--identity-file", metavar="FILE", help="The private key to log in with; your usual ones.")
-@click.option("--local", is_flag=True, help="This machine itself, without sshd.")
-@click.option("--accept-new", is_flag=True, help="Trust the key of a host never seen before, without asking.")
-@click.option("--copy-key", is_flag=True, help="Let your public key in there; asks that account's password once.")
-@click.option("--no-check", is_flag=True, help="Write the entry without connecting.")
+@click.option("--ssh-config", metavar="ALIAS", help="Host alias of your ssh_config.")
+@click.option("--tag", metavar="T", multiple=True, help="Tag for --on @T; can be repeated.")
+@click.option(
+    "--slots", metavar="N", type=click.IntRange(1), help="Number of simultaneous runs (default: number of cores)."
+)
+@click.option("--identity-file", metavar="FILE", help="Private key to log in with (default: your usual ones).")
+@click.option("--local", is_flag=True, help="Add this machine, without sshd.")
+@click.option("--accept-new", is_flag=True, help="Accept an unknown host key without asking.")
+@click.option(
+    "--copy-key", is_flag=True, help="Install your public key there; asks for the password of the account once."
+)
+@click.option("--no-check", is_flag=True, help="Add the node without connecting to it.")
 @pass_session
-def add(session: Session, /, name: str, address: str | None, **words: Any) -> int:
-    """Connect to a machine, see whether it can work, and write it into the inventory.
+def add(session: Session, /, name: str, address: str | None, **options: Any) -> int:
+    """Connect to a machine, check that it can run jobs, and add it to the inventory.
 
-    An unknown host key is shown, and asked about once. Nothing is written when the machine cannot be a node.
+    An unknown host key is shown for confirmation. If the check fails, the inventory is not changed.
     """
     from sshgrid.cli import node_add
 
-    trust = node_add.Trust(words.pop("accept_new"), words.pop("copy_key"))
-    check = not words.pop("no_check")
-    written = node_add.node_fields(address, **words)
-    if check:
-        node_add.prove(session, name, written, trust)
+    trust = node_add.Trust(options.pop("accept_new"), options.pop("copy_key"))
+    checks = not options.pop("no_check")
+    written = node_add.node_fields(address, **options)
+    if checks:
+        node_add.check(session, name, written, trust)
     lines = node_add.write(session, name, written)
-    return node_add.show(session, lines, check_nodes_now(session, name) if check else ())
+    return node_add.show(session, lines, check_nodes_now(session, name) if checks else ())
 
 
 @node_group.command("rm")
 @click.argument("selector", metavar="SEL", shell_complete=complete_nodes)
 @pass_session
 def remove(session: Session, selector: str) -> int:
-    """Take nodes out of the inventory; what runs there may end."""
+    """Remove nodes from the inventory. Jobs that run there continue to their end."""
     from sshgrid.inventory import edit as inventory_edit
 
     names = select_names(session, selector)
@@ -76,7 +80,7 @@ def remove(session: Session, selector: str) -> int:
 @click.argument("selector", metavar="SEL", shell_complete=complete_nodes)
 @pass_session
 def drain(session: Session, selector: str) -> int:
-    """Start nothing more on these nodes; what runs there may end."""
+    """Start no more jobs on these nodes. Jobs that run there continue to their end."""
     return set_drained(session, selector, drained=True)
 
 
@@ -84,20 +88,20 @@ def drain(session: Session, selector: str) -> int:
 @click.argument("selector", metavar="SEL", shell_complete=complete_nodes)
 @pass_session
 def resume(session: Session, selector: str) -> int:
-    """Undo `drain`."""
+    """Start jobs on drained nodes again."""
     return set_drained(session, selector, drained=False)
 
 
 @node_group.command("check")
 @click.argument("selector", metavar="SEL", default="", shell_complete=complete_nodes)
-@click.option("--accept-new", is_flag=True, help="Trust the keys of hosts never seen before, without asking.")
+@click.option("--accept-new", is_flag=True, help="Accept unknown host keys without asking.")
 @pass_session
 def check_nodes(session: Session, selector: str, accept_new: bool) -> int:
-    """Connect to nodes now, and say what each one is and has. Exit 1 when one does not work."""
-    return _checked(session, selector, accept_new=accept_new)
+    """Connect to nodes and show their state and toolchains. Exits with 1 if one does not work."""
+    return _check(session, selector, accept_new=accept_new)
 
 
-def _checked(session: Session, selector: str, *, accept_new: bool) -> int:
+def _check(session: Session, selector: str, *, accept_new: bool) -> int:
     from sshgrid.cli import keys
     from sshgrid.cli.query import show_nodes
 
@@ -107,15 +111,17 @@ def _checked(session: Session, selector: str, *, accept_new: bool) -> int:
         keys.accept(session, select_nodes(session, ",".join(unknown)))
         lines = check_nodes_now(session, selector)
     show_nodes(session, list(lines))
-    ill = [line for line in lines if line.state in ("DOWN", "UNKNOWN")]
-    if ill and not session.json:
-        accept = " --accept-new" if UNKNOWN_HOST_KEY in ill[0].reason else ""
-        raise NodeFailed(f"{ill[0].name} does not work: {ill[0].reason}", f"sshgrid node check {ill[0].name}{accept}")
-    return int(bool(ill))
+    failed = [line for line in lines if line.state in ("DOWN", "UNKNOWN")]
+    if failed and not session.json:
+        accept = " --accept-new" if UNKNOWN_HOST_KEY in failed[0].reason else ""
+        raise NodeFailed(
+            f"{failed[0].name} does not work: {failed[0].reason}", f"sshgrid node check {failed[0].name}{accept}"
+        )
+    return int(bool(failed))
 
 
 def check_nodes_now(session: Session, selector: str) -> tuple[NodeLine, ...]:
-    """The master's view of these nodes, once it has dialled them anew."""
+    """The state of these nodes after the master has connected to them again."""
     from sshgrid.protocol.messages import CheckNodes, NodesReply
 
     with session.connect() as connection:
@@ -124,15 +130,17 @@ def check_nodes_now(session: Session, selector: str) -> tuple[NodeLine, ...]:
 
 @node_group.command("exec")
 @click.argument("selector", metavar="SEL", shell_complete=complete_nodes)
-@click.argument("words", metavar="-- CMD..", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--time-limit", metavar="D", type=DURATION, default="60s", help="End it after this time (60s).")
+@click.argument("argv", metavar="-- CMD..", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option(
+    "--time-limit", metavar="D", type=DURATION, default="60s", help="Stop the command after this time (default: 60s)."
+)
 @pass_session
-def execute(session: Session, selector: str, words: tuple[str, ...], time_limit: float) -> int:
-    """Run a command on nodes at once, and show what they said, alike answers once.
+def execute(session: Session, selector: str, argv: tuple[str, ...], time_limit: float) -> int:
+    """Run a command on several nodes and print equal outputs once.
 
-    CMD is a program and its arguments, not a line for a shell: `-- sh -c 'a | b'` is one. Its standard input is empty.
-    Exit 0 when it ended with 0 on every node, else 1.
+    CMD is a program and its arguments, not a line for a shell; for a pipe, use `-- sh -c 'a | b'`. Its standard input
+    is empty. Exits with 0 if the command exits with 0 on every node, else with 1.
     """
-    from sshgrid.cli import node_exec as execution
+    from sshgrid.cli import node_exec
 
-    return execution.execute(session, selector, words, time_limit)
+    return node_exec.execute(session, selector, argv, time_limit)

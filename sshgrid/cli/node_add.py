@@ -1,8 +1,8 @@
-"""`node add`: a machine is tried first and written down last, and what was written is shown.
+"""`node add`: check a machine, add it to the inventory, and print the new entry.
 
-Refuses to write an entry for a machine that cannot be a node, unless `--no-check` says that nobody is to look.
+A machine that cannot run jobs is not added, unless `--no-check` skips the check.
 """
-# os.path, not pathlib (see per-file-ignores): the command line is waited for, and pathlib costs 5 ms.
+# os.path, not pathlib (see per-file-ignores): users wait for the command line, and pathlib costs 5 ms.
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _ADDRESS = re.compile(
 
 
 class Trust(Struct, frozen=True):
-    """What may be done so that a machine lets us in."""
+    """What `node add` may do to log in."""
 
-    accept_new: bool = False  # its host key, without asking
-    copy_key: bool = False  # our key into its authorized_keys
+    accept_new: bool = False  # accept an unknown host key without asking
+    copy_key: bool = False  # install the user's key in authorized_keys
 
 
-# --- the words -------------------------------------------------------------------------------------------------------
+# --- the entry -------------------------------------------------------------------------------------------------------
 
 
 def node_fields(
@@ -45,11 +45,9 @@ def node_fields(
     *,
     local: bool,
 ) -> dict[str, object]:
-    """What is to stand in the file. UsageError when the words say no machine, or two."""
+    """The fields of the entry. UsageError when the options name no machine, or two."""
     if sum((address is not None, ssh_config is not None, local)) != 1:
-        raise UsageError(
-            "say where the node is: one of HOST, --ssh-config ALIAS and --local", "sshgrid node add n1 HOST"
-        )
+        raise UsageError("expected one of HOST, --ssh-config ALIAS and --local", "sshgrid node add n1 HOST")
     fields: dict[str, object] = {}
     if local:
         fields["connection"] = "local"
@@ -58,7 +56,7 @@ def node_fields(
     elif address is not None:
         fields |= parse_address(address)
     if identity_file is not None:
-        fields["identity_file"] = _lasting(identity_file)
+        fields["identity_file"] = _absolute(identity_file)
     if slots is not None:
         fields["slots"] = slots
     if tag:
@@ -66,13 +64,13 @@ def node_fields(
     return fields
 
 
-def _lasting(path: str) -> str:
-    """The master does not stand in the folder of this command."""
+def _absolute(path: str) -> str:
+    """An absolute path, as the master runs in another folder."""
     return path if path.startswith("~") else os.path.abspath(path)
 
 
 def parse_address(text: str) -> dict[str, object]:
-    """[USER@]HOST[:PORT]; an IPv6 address stands in brackets when a port follows."""
+    """Parse [USER@]HOST[:PORT]; an IPv6 address needs brackets when a port follows. UsageError."""
     if text.count(":") > 1 and "[" not in text:
         user, _, host = text.rpartition("@")
         return {"host": host, "user": user} if user else {"host": host}
@@ -87,27 +85,27 @@ def parse_address(text: str) -> dict[str, object]:
     return fields
 
 
-# --- the machine -----------------------------------------------------------------------------------------------------
+# --- the check -----------------------------------------------------------------------------------------------------
 
 
-def prove(session: Session, name: str, fields: Mapping[str, object], trust: Trust) -> None:
-    """Each machine of the entry answers, is trusted, lets us in and can work; or a HostError says what is wrong."""
+def check(session: Session, name: str, fields: Mapping[str, object], trust: Trust) -> None:
+    """Check that each machine of the entry can be reached and can run jobs. HostError."""
     from sshgrid.ssh.connect import dialing
 
     places = session.places(must_exist=False)
     how = dialing(places.config_dir, os.environ)
     try:
-        passwords: list[str] = []  # one for all machines of a range, kept for no longer than this call
-        for node in _nodes_to_be(places, name, fields):
-            _prove_one(session, node, how, trust, passwords)
+        passwords: list[str] = []  # one for all machines of a range; dropped at the end of this call
+        for node in _new_nodes(places, name, fields):
+            _check_node(session, node, how, trust, passwords)
     except HostError as error:
         error.exit_status = 1
-        error.hint = error.hint or "the same with --no-check writes it all the same"
+        error.hint = error.hint or "repeat the command with --no-check to add the node anyway"
         raise
 
 
-def _nodes_to_be(places: Places, name: str, fields: Mapping[str, object]) -> list[Node]:
-    """The nodes as they would be: what the file's `defaults` say counts for them too. UsageError for a known name."""
+def _new_nodes(places: Places, name: str, fields: Mapping[str, object]) -> list[Node]:
+    """The nodes of the new entry, with the defaults of the inventory. UsageError for a name that exists."""
     from pathlib import Path
 
     from sshgrid import inventory
@@ -121,7 +119,7 @@ def _nodes_to_be(places: Places, name: str, fields: Mapping[str, object]) -> lis
     return [node for node in found.nodes if node.name in names]
 
 
-def _prove_one(session: Session, node: Node, how: Dialing, trust: Trust, passwords: list[str]) -> None:
+def _check_node(session: Session, node: Node, how: Dialing, trust: Trust, passwords: list[str]) -> None:
     from sshgrid.cli import keys
     from sshgrid.ssh import probe
 
@@ -131,22 +129,22 @@ def _prove_one(session: Session, node: Node, how: Dialing, trust: Trust, passwor
             probe.first_contact(node, how)
             return
         except HostKeyUnknown as error:
-            if not trust.accept_new and not _can_ask(session):
-                error.hint = "compare it with the machine's own, then say the same with --accept-new"
+            if not trust.accept_new and not _can_prompt(session):
+                error.hint = "compare it with the key of the machine, then repeat the command with --accept-new"
                 raise
             keys.confirm(session, node, error.fingerprint, error.line, ask=not trust.accept_new)
         except LoginRefused as error:
             if copied:
-                error.reason += "; your public key is in its authorized_keys, but sshd does not take it from there"
-                raise LoginRefused(node.name, error.reason, "ask whoever runs that machine") from error
+                error.reason += "; your public key is in authorized_keys there, but sshd does not accept it"
+                raise LoginRefused(node.name, error.reason, "ask the administrator of that machine") from error
             if not trust.copy_key:
-                error.hint = error.hint or "the same with --copy-key lets your key in"
+                error.hint = error.hint or "repeat the command with --copy-key to install your key"
                 raise
             keys.copy(session, node, how, passwords)
             copied = True
 
 
-def _can_ask(session: Session) -> bool:
+def _can_prompt(session: Session) -> bool:
     return not session.no_input and session.err.terminal
 
 
@@ -154,7 +152,7 @@ def _can_ask(session: Session) -> bool:
 
 
 def write(session: Session, name: str, fields: Mapping[str, object]) -> list[str]:
-    """The entry into the file; the lines that came into it."""
+    """Add the entry to the inventory; returns the new lines."""
     from sshgrid.client.inventory_change import edit_inventory
     from sshgrid.inventory import edit as inventory_edit
 
@@ -162,7 +160,7 @@ def write(session: Session, name: str, fields: Mapping[str, object]) -> list[str
 
 
 def show(session: Session, lines: Sequence[str], nodes: Sequence[NodeLine]) -> int:
-    """What was written, and the nodes as the master now has them. NodeIll when one of them does not work."""
+    """Print the new lines and the state of the nodes. NodeFailed when one of them does not work."""
     from sshgrid.terminal import render
 
     places = session.places()
@@ -175,17 +173,17 @@ def show(session: Session, lines: Sequence[str], nodes: Sequence[NodeLine]) -> i
         },
         lambda: written_text(places.inventory, lines) + ("\n" + _table(session, nodes) if nodes else ""),
     )
-    ill = [node for node in nodes if node.state in ("DOWN", "UNKNOWN")]
-    if ill and not session.json:
+    failed = [node for node in nodes if node.state in ("DOWN", "UNKNOWN")]
+    if failed and not session.json:
         from sshgrid.client.inventory_change import NodeFailed
 
-        what = f"{ill[0].name} is in the inventory now, but does not work: {ill[0].reason}"
-        raise NodeFailed(what, f"sshgrid node check {ill[0].name}")
-    return int(bool(ill))
+        what = f"{failed[0].name} was added to the inventory, but does not work: {failed[0].reason}"
+        raise NodeFailed(what, f"sshgrid node check {failed[0].name}")
+    return int(bool(failed))
 
 
 def written_text(path: str, lines: Sequence[str]) -> str:
-    """What a command has put into the file, for people."""
+    """The text that reports new lines in the inventory."""
     return f"written to {path}:\n" + "".join(f"{line}\n" for line in lines)
 
 

@@ -1,6 +1,6 @@
-"""`node exec`: one command on many nodes, and what they said, alike outputs once (as `clush -b` shows them).
+"""`node exec`: run one command on many nodes, and print equal outputs once, as `clush -b` does.
 
-Refuses to call it a success when one node failed, said nothing of how it ended, or could not be reached.
+The exit status is 0 only when the command ended with status 0 on every node.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _RULE = "-" * 15
 
 
 class CommandFailed(SshgridError):
-    """The command did not end with 0 on every node."""
+    """The command did not end with status 0 on every node."""
 
     code = "command-failed"
     exit_status = 1
 
 
-def execute(session: Session, selector: str, words: Sequence[str], limit_seconds: float) -> int:
-    """Ask the master, show the answers. CommandFailed names each node where it did not end with 0."""
+def execute(session: Session, selector: str, argv: Sequence[str], limit_seconds: float) -> int:
+    """Run the command and print its output. CommandFailed names each node where it did not end with status 0."""
     from sshgrid.protocol.messages import Execute, ExecuteReply
 
-    request = Execute(selector, tuple(map(os.fsencode, words)), limit_seconds)
+    request = Execute(selector, tuple(map(os.fsencode, argv)), limit_seconds)
     with session.connect() as connection:
         reply = connection.request(request, ExecuteReply)
     if session.json:
-        session.show(lambda: _object(words, reply), str)
+        session.show(lambda: _object(argv, reply), str)
         return int(any(line.status != 0 for line in reply.lines))
     write_or_leave(_write, _text(reply))
     notes = _notes(reply.lines)
@@ -52,7 +52,7 @@ def _write(text: str) -> None:
 
 
 def grouped(lines: Iterable[ExecuteLine]) -> list[list[ExecuteLine]]:
-    """Lines of alike output and status together, the largest group first, then in the order of the inventory."""
+    """Group lines with equal output and status, the largest group first, then in the order of the inventory."""
     groups: dict[tuple[int, int | None], list[ExecuteLine]] = {}
     for line in lines:
         groups.setdefault((line.output, line.status), []).append(line)
@@ -80,23 +80,23 @@ def _names(lines: Iterable[ExecuteLine]) -> str:
 
 
 def _notes(lines: Iterable[ExecuteLine]) -> list[tuple[int | None, str]]:
-    """What is to be said of nodes besides their output: (status, sentence), alike ones once."""
-    said: dict[tuple[int | None, str], list[ExecuteLine]] = {}
+    """Messages about nodes besides their output: (status, text), equal ones once."""
+    groups: dict[tuple[int | None, str], list[ExecuteLine]] = {}
     for line in lines:
         ended = f"exit {line.status}" if line.status else ""
-        cut = "there was more output than is shown" if line.more else ""
-        if words := "; ".join(filter(None, (ended, line.reason, cut))):
-            said.setdefault((line.status, words), []).append(line)
-    return [(status, f"{_names(group)}: {words}") for (status, words), group in said.items()]
+        cut = "the output was cut" if line.more else ""
+        if text := "; ".join(filter(None, (ended, line.reason, cut))):
+            groups.setdefault((line.status, text), []).append(line)
+    return [(status, f"{_names(group)}: {text}") for (status, text), group in groups.items()]
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 
-def _object(words: Sequence[str], reply: ExecuteReply) -> dict[str, object]:
+def _object(argv: Sequence[str], reply: ExecuteReply) -> dict[str, object]:
     return {
         "schema": 1,
-        "command": [word.encode("utf-8", "replace").decode() for word in words],
+        "command": [each.encode("utf-8", "replace").decode() for each in argv],
         "nodes": [_node_object(line, reply.outputs[line.output]) for line in reply.lines],
         "groups": [_group_object(group) for group in grouped(reply.lines)],
         "ok": all(line.status == 0 for line in reply.lines),

@@ -20,7 +20,7 @@ else:
 
 
 class Parsed(_ParamType):
-    """An option's value through a function that raises our UsageError."""
+    """A type of values that a function parses, which raises UsageError."""
 
     def __init__(self, name: str, parse: Callable[[str], object]) -> None:
         self.name = name

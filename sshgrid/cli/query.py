@@ -1,7 +1,7 @@
-"""`ps`, `info`, `kill`, `rm`, `hold`, `release`, `nodes`, `toolchains`, `version`: one question to the master each.
+"""`ps`, `info`, `kill`, `rm`, `hold`, `release`, `nodes`, `toolchains`, `version`: one request to the master each.
 
-Answers go to stdout as a table, or as one JSON value with --json. Refuses to count what was already done as a success:
-`kill` of an ended job exits 1.
+Results go to stdout as a table, or as one JSON value with --json. A command that changes nothing exits with 1, such as
+`kill` of an ended job.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from sshgrid.model import JobId
     from sshgrid.protocol.messages import NodeLine, Request, ToolchainLine
 
-WATCH_SECONDS = 1.0
+WATCH_SECONDS = 1.0  # between two prints of --watch
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 
 
 class NothingDone(SshgridError):
-    """What was asked for was so already, or is not possible now."""
+    """The request changed nothing: it is already done, or not possible in this state."""
 
     code = "nothing-done"
     exit_status = 1
@@ -40,22 +40,22 @@ class NothingDone(SshgridError):
 
 
 @click.command(cls=Verb)
-@click.option("-a", "--all", "everything", is_flag=True, help="Also those that are done.")
-@click.option("--user", metavar="U", default="", shell_complete=complete_users, help="Of this user.")
-@click.option("--state", metavar="S", default="", help="In these states: RUNNING,FAILED ...")
-@click.option("--since", metavar="D", type=DURATION, help="Submitted within this time; also those that are done.")
-@click.option("--watch", is_flag=True, help="Again every second.")
-@click.option("--no-header", is_flag=True, help="No first line.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Include ended jobs.")
+@click.option("--user", metavar="U", default="", shell_complete=complete_users, help="Only jobs of this user.")
+@click.option("--state", metavar="S", default="", help="Only jobs in these states: RUNNING,FAILED ...")
+@click.option("--since", metavar="D", type=DURATION, help="Only jobs submitted within this time, including ended ones.")
+@click.option("--watch", is_flag=True, help="Print again every second.")
+@click.option("--no-header", is_flag=True, help="Print no header.")
 @pass_session
 def ps(
     session: Session, everything: bool, user: str, state: str, since: float | None, watch: bool, no_header: bool
 ) -> int:
-    """List jobs, the oldest first."""
+    """List jobs that wait or run, the oldest first."""
     from sshgrid.protocol.messages import Jobs, JobsReply
     from sshgrid.terminal import render
 
-    states = tuple(word.strip().upper() for word in state.split(",") if word.strip())
-    unknown = [word for word in states if word not in render.STATE_COLOURS and word != "PENDING"]
+    states = tuple(each.strip().upper() for each in state.split(",") if each.strip())
+    unknown = [each for each in states if each not in render.STATE_COLOURS and each != "PENDING"]
     if unknown:
         raise UsageError(f"--state: no such state: {unknown[0]}", "--state PENDING,RUNNING,FAILED")
     query = Jobs("", user, states, since, active_only=not (everything or states or since is not None))
@@ -73,25 +73,25 @@ def ps(
             ),
         )
 
-    return _shown(session, show, watch=watch)
+    return _print_or_watch(session, show, watch=watch)
 
 
 @click.command(cls=Verb)
-@click.option("--watch", is_flag=True, help="Again every second.")
-@click.option("--sort", type=click.Choice(["cpu", "load", "name"]), help="Busiest first, or by name.")
+@click.option("--watch", is_flag=True, help="Print again every second.")
+@click.option("--sort", type=click.Choice(["cpu", "load", "name"]), help="Sort by load, the busiest first, or by name.")
 @pass_session
 def nodes(session: Session, watch: bool, sort: str | None) -> int:
-    """List nodes."""
+    """List nodes, their load and their toolchains."""
     from sshgrid.protocol.messages import Nodes, NodesReply
 
     def show(connection: Connection) -> None:
         show_nodes(session, sorted_nodes(connection.request(Nodes(), NodesReply).nodes, sort))
 
-    return _shown(session, show, watch=watch)
+    return _print_or_watch(session, show, watch=watch)
 
 
 def sorted_nodes(lines: tuple[NodeLine, ...], sort: str | None) -> list[NodeLine]:
-    """The unknown goes last; without `sort` in the order of the inventory."""
+    """The nodes, sorted; without `sort` in the order of the inventory. Unknown values come last."""
     if sort == "name":
         return sorted(lines, key=lambda line: line.name)
     if sort is None:
@@ -105,7 +105,7 @@ def sorted_nodes(lines: tuple[NodeLine, ...], sort: str | None) -> list[NodeLine
 
 
 def show_nodes(session: Session, lines: list[NodeLine]) -> None:
-    """The table of nodes, or their JSON."""
+    """Print nodes as a table or JSON."""
     from sshgrid.terminal import render
 
     session.show(
@@ -114,7 +114,8 @@ def show_nodes(session: Session, lines: list[NodeLine]) -> None:
     )
 
 
-def _shown(session: Session, show: Callable[[Connection], None], *, watch: bool) -> int:
+def _print_or_watch(session: Session, show: Callable[[Connection], None], *, watch: bool) -> int:
+    """Print once, or again every WATCH_SECONDS until the user interrupts."""
     from sshgrid.terminal.render import write_out
 
     with session.connect() as connection:
@@ -134,7 +135,7 @@ def _shown(session: Session, show: Callable[[Connection], None], *, watch: bool)
 @click.argument("job", metavar="ID", shell_complete=complete_jobs)
 @pass_session
 def info(session: Session, job: str) -> int:
-    """Show a job's attempts, times and use; while it waits, what rules out each node."""
+    """Show the attempts, times and resources of a job; while it waits, why each node does not take it."""
     from sshgrid.errors import NoSuchJob
     from sshgrid.protocol.messages import Info, JobsReply
     from sshgrid.terminal import render
@@ -152,58 +153,64 @@ def info(session: Session, job: str) -> int:
 
 @click.command(cls=Verb)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
-@click.option("--signal", "signal_name", metavar="S", default="TERM", help="INT, TERM, KILL end it; others are sent.")
+@click.option(
+    "--signal",
+    "signal_name",
+    metavar="S",
+    default="TERM",
+    help="Signal: INT, TERM and KILL cancel the job, others are only sent.",
+)
 @pass_session
 def kill(session: Session, selector: str, signal_name: str) -> int:
-    """End jobs, waiting or running. INT grows to TERM after 5 s and to KILL after 10 s."""
+    """Cancel waiting or running jobs. INT is followed by TERM after 5 s and by KILL after 10 s."""
     from sshgrid.protocol.messages import Cancel
 
-    name = signal_word(signal_name)
+    name = parse_signal(signal_name)
     return change(session, selector, lambda jobs: Cancel(jobs, name), "has already ended")
 
 
-def signal_word(text: str) -> str:
-    """TERM for TERM, SIGTERM, term and 15."""
+def parse_signal(text: str) -> str:
+    """The name of a signal: TERM for TERM, SIGTERM, term and 15. UsageError."""
     if text.isdigit() and int(text) in {int(each) for each in signal.Signals}:
         return signal.Signals(int(text)).name.removeprefix("SIG")
-    word = text.upper().removeprefix("SIG")
-    if f"SIG{word}" not in signal.Signals.__members__:
+    name = text.upper().removeprefix("SIG")
+    if f"SIG{name}" not in signal.Signals.__members__:
         raise UsageError(f"--signal: no such signal: {text}", "--signal KILL")
-    return word
+    return name
 
 
 @click.command(cls=Verb)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @pass_session
 def rm(session: Session, selector: str) -> int:
-    """Forget jobs that are done, and their output."""
+    """Remove ended jobs and their output."""
     from sshgrid.protocol.messages import Remove
 
-    return change(session, selector, Remove, "is not done")
+    return change(session, selector, Remove, "has not ended")
 
 
 @click.command(cls=Verb)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @pass_session
 def hold(session: Session, selector: str) -> int:
-    """Keep waiting jobs from starting until `release`."""
+    """Keep waiting jobs from starting until they are released."""
     from sshgrid.protocol.messages import Hold
 
-    return change(session, selector, Hold, "does not wait")
+    return change(session, selector, Hold, "is not waiting")
 
 
 @click.command(cls=Verb)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @pass_session
 def release(session: Session, selector: str) -> int:
-    """Let held jobs start."""
+    """Release held jobs, so that they can start."""
     from sshgrid.protocol.messages import Hold
 
     return change(session, selector, lambda jobs: Hold(jobs, release=True), "is not held")
 
 
 def change(session: Session, selector: str, request: Callable[[tuple[JobId, ...]], Request], when_nothing: str) -> int:
-    """Ask it for the selected jobs. NothingDone when it concerned none of them."""
+    """Send a request that changes the selected jobs. NothingDone when it changed none of them."""
     from sshgrid.protocol.messages import Done
 
     with session.connect() as connection:
@@ -221,10 +228,10 @@ def change(session: Session, selector: str, request: Callable[[tuple[JobId, ...]
 
 
 @click.command(cls=Verb)
-@click.option("--on", metavar="SEL", default="", shell_complete=complete_nodes, help="Only these nodes.")
+@click.option("--on", metavar="SEL", default="", shell_complete=complete_nodes, help="Only on these nodes.")
 @pass_session
 def toolchains(session: Session, on: str) -> int:
-    """List languages, their files, and the version each node has."""
+    """List languages, their files, and the version that each node has."""
     from sshgrid.protocol.messages import Toolchains, ToolchainsReply
     from sshgrid.terminal import render
 

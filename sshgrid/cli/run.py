@@ -1,7 +1,7 @@
 """`run`, `attach`, `logs`, `wait`: the commands that follow a job and exit with its status.
 
-stdout and stderr are the program's. Refuses to invent an exit code: it is the one that the master took from the run's
-record.
+stdout and stderr carry the program's output. The exit status is the one that the master read from the record of
+the run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TIMED_OUT = 124
 
 
 class _RunVerb(Verb):
-    """Options before FILE are ours, everything after it is the program's, `--help` too."""
+    """Options before FILE belong to sshgrid, everything after it to the program, including `--help`."""
 
     allow_interspersed_args = False
 
@@ -41,7 +41,7 @@ class _RunVerb(Verb):
 def run(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any) -> int:
     """Run FILE (a source file, an executable, a folder with a Makefile, or - for standard input) with ARGS.
 
-    What the program prints comes out here, and its exit code is the exit code.
+    Prints the output of the program and exits with its exit code.
     """
     return run_job.run(session_of(ctx), file, args, wanted)
 
@@ -51,10 +51,10 @@ def run(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any) 
 
 @click.command(cls=Verb)
 @click.argument("job", metavar="ID", shell_complete=complete_jobs)
-@click.option("--into", metavar="DIR", default="", help="Put the files there that `run --fetch` asked for.")
+@click.option("--into", metavar="DIR", default="", help="Folder for the files that `run --fetch` requested.")
 @pass_session
 def attach(session: Session, job: str, into: str) -> int:
-    """Show a job's output from its beginning until it ends. Ctrl-C leaves it running."""
+    """Print the output of a job from its start until the job ends. Ctrl-C leaves the job running."""
     from sshgrid.client.follow import JobFollower
 
     connection = session.connect()
@@ -64,29 +64,35 @@ def attach(session: Session, job: str, into: str) -> int:
 
         return run_sweep.attach(session, connection, found)
     screen = run_job.make_screen(session)
-    follow = JobFollower(connection, found, screen, session.connect, interrupt_cancels=False)
-    return run_job.until_ended(session, follow, screen, found, into)
+    follower = JobFollower(connection, found, screen, session.connect, interrupt_cancels=False)
+    return run_job.until_ended(session, follower, screen, found, into)
 
 
 @click.command(cls=Verb)
 @click.argument("job", metavar="ID", shell_complete=complete_jobs)
-@click.option("-f", "--follow", is_flag=True, help="Until the job is done.")
-@click.option("--tail", metavar="N", type=click.IntRange(0), help="Only the last N lines.")
-@click.option("--stdout", "only", flag_value="stdout", help="Only its stdout.")
-@click.option("--stderr", "only", flag_value="stderr", help="Only its stderr, and the compiler's words.")
-@click.option("--attempt", metavar="N", type=click.IntRange(1), default=None, help="Of this attempt, not the newest.")
+@click.option("-f", "--follow", is_flag=True, help="Continue until the job has ended.")
+@click.option("--tail", metavar="N", type=click.IntRange(0), help="Print only the last N lines.")
+@click.option("--stdout", "only", flag_value="stdout", help="Print only stdout.")
+@click.option("--stderr", "only", flag_value="stderr", help="Print only stderr and compiler messages.")
+@click.option(
+    "--attempt",
+    metavar="N",
+    type=click.IntRange(1),
+    default=None,
+    help="Print the output of attempt N (default: the newest).",
+)
 @pass_session
 def logs(session: Session, job: str, follow: bool, tail: int | None, only: str | None, attempt: int | None) -> int:
-    """Print what a job wrote, stdout to stdout and stderr to stderr."""
+    """Print the kept output of a job, stdout to stdout and stderr to stderr."""
     from sshgrid.client.follow import JobReader
     from sshgrid.protocol.messages import Logs
 
     streams = {"stdout": ("stdout",), "stderr": ("compile", "stderr")}.get(only or "", ("compile", "stdout", "stderr"))
-    with JobReader(session.connect(), session.connect) as following:
-        found = session.one_job(following.connection, job)
+    with JobReader(session.connect(), session.connect) as reader:
+        found = session.one_job(reader.connection, job)
         request = Logs(found, attempt or 0, follow, tail, streams)
         try:
-            line = following.logs(request, run_job.make_screen(session))
+            line = reader.logs(request, run_job.make_screen(session))
             if session.json:
                 run_job.make_screen(session).ended(line, interrupted=False)
         except BrokenPipeError:
@@ -96,21 +102,24 @@ def logs(session: Session, job: str, follow: bool, tail: int | None, only: str |
 
 @click.command(cls=Verb)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
-@click.option("--timeout", metavar="D", type=DURATION, help="Give up waiting after this time (exit 124).")
+@click.option("--timeout", metavar="D", type=DURATION, help="Stop waiting after this time (exit status 124).")
 @pass_session
 def wait(session: Session, selector: str, timeout: float | None) -> int:
-    """Wait for jobs; of one job the exit status is its own, of several 0 when all are, else 1."""
+    """Wait until jobs have ended.
+
+    Exits with the status of a single job; for several jobs with 0 if all of theirs are 0, else with 1.
+    """
     from sshgrid.client.follow import JobReader, exit_status
     from sshgrid.terminal import render
 
     deadline = None if timeout is None else time.monotonic() + timeout
-    with JobReader(session.connect(), session.connect) as following:
-        wanted = session.jobs(following.connection, selector)
+    with JobReader(session.connect(), session.connect) as reader:
+        jobs = session.jobs(reader.connection, selector)
         ended: list[JobLine] = []
-        for job in wanted:
-            line = following.ended(job, deadline)
+        for job in jobs:
+            line = reader.ended(job, deadline)
             if line is None:
-                raise _StillRunning(f"job {job} is not done", f"sshgrid info {job}")
+                raise _StillRunning(f"job {job} has not ended", f"sshgrid info {job}")
             ended.append(line)
     if session.json:
         session.show(lambda: {"schema": 1, "jobs": [render.job_object(line) for line in ended]}, str)

@@ -1,6 +1,6 @@
-"""`sweep`, `progress`, `retry`: one program over many parameters, and what may be asked about it afterwards.
+"""`sweep`, `progress`, `retry`: one program over many parameters.
 
-Thin: what `sweep` does is in sshgrid.client.sweep.run_sweep. Refuses nothing itself.
+The work of `sweep` is in sshgrid.client.sweep.run_sweep.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sshgrid.client.session import Session
 
 
 class _SweepVerb(Verb):
-    """Options that we know are ours wherever they stand before `:::` or `--`; all else belongs to the program."""
+    """Known options are taken anywhere before `:::` or `--`; everything else belongs to the program."""
 
     ignore_unknown_options = True
 
@@ -37,12 +37,12 @@ class _SweepVerb(Verb):
 @run_options("sweep")
 @click.pass_context
 def sweep(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any) -> int:
-    """Run FILE once for each combination of parameters, on all able nodes.
+    """Run FILE once for each combination of parameters, on all nodes that can run it.
 
-    Options of ours may also stand behind FILE; after a -- everything is the program's.
+    Options may also follow FILE; after a -- everything belongs to the program.
 
-    ARGS may hold {NAME}, {}, {1}, {#}, {.}, {/}; without any, the values are appended. What a task prints comes out
-    when it has ended. Exits with the number of tasks that failed, 101 for more than 100.
+    ARGS may contain {NAME}, {}, {1}, {#}, {.}, {/}; without any of them the values are appended. The output of a task
+    is printed once the task has ended. Exits with the number of failed tasks, 101 for more than 100.
     """
     from sshgrid.client.sweep import run_sweep
 
@@ -53,7 +53,7 @@ def sweep(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any
 @click.argument("job", metavar="ID", shell_complete=complete_jobs)
 @pass_session
 def progress(session: Session, job: str) -> int:
-    """Say how far a sweep has come."""
+    """Show the progress of a sweep."""
     from sshgrid.protocol.sweep_messages import ProgressOf, SweepProgress
     from sshgrid.terminal import bar, render
 
@@ -65,12 +65,12 @@ def progress(session: Session, job: str) -> int:
 
 @click.command(cls=Verb)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
-@click.option("--failed", is_flag=True, help="Only what did not succeed.")
+@click.option("--failed", is_flag=True, help="Only failed jobs or tasks.")
 @pass_session
 def retry(session: Session, selector: str, failed: bool) -> int:
-    """Run jobs that are done once more; of a sweep its tasks."""
+    """Run ended jobs, or tasks of a sweep, again."""
     from sshgrid.cli.query import change
     from sshgrid.protocol.sweep_messages import Retry
 
-    when_nothing = "has no task that failed, or is no failed job" if failed else "is not done"
+    when_nothing = "is not a failed job or a sweep with failed tasks" if failed else "has not ended"
     return change(session, selector, lambda jobs: Retry(jobs, failed), when_nothing)

@@ -1,6 +1,6 @@
-"""`user`: who may come in through the door, with which keys and password, and how much each may have.
+"""`user`: the users of the SSH gateway, their keys, passwords and limits.
 
-A password is asked for on the terminal or read from standard input. Refuses one as an argument: those are seen by all.
+A password is read from the terminal or from standard input, never from an argument, which other users could see.
 """
 
 from __future__ import annotations
@@ -39,25 +39,28 @@ MAX_PASSWORD_LINE = 4096
 
 @click.group("user", cls=Verbs)
 def user_group() -> None:
-    """Users of the door. The door is opened by `sshgrid master start --listen ADDRESS --ssh-port 4200`."""
+    """Manage the users of the SSH gateway.
+
+    `sshgrid master start --listen ADDRESS --ssh-port 4200` opens the gateway.
+    """
 
 
 @user_group.command()
 @click.argument("name")
-@click.option("--admin", is_flag=True, help="May see and end everybody's jobs, and change users.")
-@click.option("--key", "key_file", metavar="FILE", help="A public key to log in with (.pub), or several.")
+@click.option("--admin", is_flag=True, help="Allow to see and cancel the jobs of all users, and to manage users.")
+@click.option("--key", "key_file", metavar="FILE", help="File with public keys to log in with (.pub).")
 @pass_session
 def add(session: Session, name: str, admin: bool, key_file: str | None) -> int:
-    """Let NAME in."""
+    """Create the user NAME."""
     lines = _key_lines(key_file) if key_file else ()
-    return _changed(session, AddUser(name, Role.ADMIN if admin else Role.USER, lines))
+    return _change_user(session, AddUser(name, Role.ADMIN if admin else Role.USER, lines))
 
 
 @user_group.command()
 @click.argument("name", shell_complete=complete_users)
 @pass_session
 def rm(session: Session, name: str) -> int:
-    """Let NAME in no more: open sessions and waiting jobs end, what runs goes on."""
+    """Remove the user NAME. Sessions end and waiting jobs are cancelled; running jobs continue."""
     from sshgrid.protocol.messages import Done
 
     with session.connect() as connection:
@@ -91,14 +94,14 @@ def _row(line: UserLine) -> tuple[str, ...]:
 def _caps_text(caps: Caps) -> str:
     from sshgrid.notation.quantities import format_duration, format_size
 
-    words = [
+    limits = [
         "" if caps.running is None else f"jobs {caps.running}",
         "" if caps.queued is None else f"queued {caps.queued}",
         "" if caps.wall_seconds is None else f"time {format_duration(caps.wall_seconds)}",
         "" if caps.output_bytes is None else f"output {format_size(caps.output_bytes)}",
         "" if caps.upload_bytes is None else f"upload {format_size(caps.upload_bytes)}",
     ]
-    return ", ".join(filter(None, words)) or "none"
+    return ", ".join(filter(None, limits)) or "none"
 
 
 def _user_object(line: UserLine) -> dict[str, object]:
@@ -108,7 +111,7 @@ def _user_object(line: UserLine) -> dict[str, object]:
     return value | {"schema": 1, "created": iso(line.created)}
 
 
-def _changed(session: Session, request: UsersQuestion) -> int:
+def _change_user(session: Session, request: UsersQuestion) -> int:
     with session.connect() as connection:
         (line,) = connection.request(request, UsersReply).users
     session.show(lambda: _user_object(line), str)
@@ -117,25 +120,25 @@ def _changed(session: Session, request: UsersQuestion) -> int:
 
 @user_group.command()
 @click.argument("name", shell_complete=complete_users)
-@click.option("--password-stdin", is_flag=True, help="Read it from standard input instead of asking.")
-@click.option("--remove", is_flag=True, help="Take the password away: keys alone.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("--remove", is_flag=True, help="Remove the password, so that only keys can log in.")
 @pass_session
 def passwd(session: Session, name: str, password_stdin: bool, remove: bool) -> int:
     """Set the password of NAME."""
-    password = "" if remove else _read_password() if password_stdin else _ask_password(session, name)
-    return _changed(session, SetPassword(name, password))
+    password = "" if remove else _read_password() if password_stdin else _prompt_password(session, name)
+    return _change_user(session, SetPassword(name, password))
 
 
 def _read_password() -> str:
     line = "" if sys.stdin is None else sys.stdin.readline(MAX_PASSWORD_LINE)
     if not line.strip():
-        raise UsageError("no password came on standard input")
+        raise UsageError("standard input contains no password")
     return line.rstrip("\r\n")
 
 
-def _ask_password(session: Session, name: str) -> str:
+def _prompt_password(session: Session, name: str) -> str:
     if session.no_input or sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError("Nobody is there to be asked for a password.", "--password-stdin")
+        raise UsageError("there is no terminal to ask for a password", "--password-stdin")
     return str(click.prompt(f"New password for {name}", hide_input=True, confirmation_prompt=True, err=True))
 
 
@@ -143,16 +146,16 @@ def _ask_password(session: Session, name: str) -> str:
 @click.argument("name", shell_complete=complete_users)
 @pass_session
 def disable(session: Session, name: str) -> int:
-    """Lock NAME out; open sessions end."""
-    return _changed(session, DisableUser(name))
+    """Disable the account NAME. Its sessions end."""
+    return _change_user(session, DisableUser(name))
 
 
 @user_group.command()
 @click.argument("name", shell_complete=complete_users)
 @pass_session
 def enable(session: Session, name: str) -> int:
-    """Let NAME in again."""
-    return _changed(session, DisableUser(name, disabled=False))
+    """Enable the account NAME again."""
+    return _change_user(session, DisableUser(name, disabled=False))
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
@@ -160,7 +163,7 @@ def enable(session: Session, name: str) -> int:
 
 @user_group.group("key", cls=Verbs)
 def key_group() -> None:
-    """Public keys of a user."""
+    """Manage the public keys of a user."""
 
 
 @key_group.command("add")
@@ -168,7 +171,7 @@ def key_group() -> None:
 @click.argument("file")
 @pass_session
 def add_key(session: Session, name: str, file: str) -> int:
-    """Let NAME log in with the public key in FILE (`-` is standard input)."""
+    """Add the public keys in FILE to the user NAME (`-` is standard input)."""
     with session.connect() as connection:
         replies = [connection.request(AddKey(name, line), UsersReply) for line in _key_lines(file)]
     session.show(lambda: _user_object(replies[-1].users[0]), str)
@@ -200,12 +203,12 @@ def list_keys(session: Session, name: str) -> int:
 @click.argument("fingerprint")
 @pass_session
 def remove_key(session: Session, name: str, fingerprint: str) -> int:
-    """Take a key of NAME away: its FINGERPRINT, or a beginning of it."""
-    return _changed(session, RemoveKey(name, fingerprint))
+    """Remove the key of NAME with this FINGERPRINT, or with a fingerprint that starts so."""
+    return _change_user(session, RemoveKey(name, fingerprint))
 
 
 def _key_lines(path: str) -> tuple[str, ...]:
-    """The lines of a file of public keys; whether they are any good is the master's to say."""
+    """The lines of a file of public keys, which the master checks. FileMissing, UsageError."""
     from sshgrid.client import files
 
     try:
@@ -216,15 +219,15 @@ def _key_lines(path: str) -> tuple[str, ...]:
                 text = file.read(MAX_KEY_FILE).decode("utf-8", "replace")
     except FileNotFoundError:
         raise FileMissing(
-            f"no such file: {path}", "ssh-keygen -t ed25519; then give the file that ends in .pub"
+            f"no such file: {path}", "ssh-keygen -t ed25519; then use the file that ends in .pub"
         ) from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    if "PRIVATE KEY" in text:  # it must not leave this machine, not even to be refused
-        raise UsageError(f"{path} is a private key: keep it", f"{path}.pub")
+    if "PRIVATE KEY" in text:  # a private key must not be sent
+        raise UsageError(f"{path} is a private key; use the public key", f"{path}.pub")
     lines = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#"))
     if not lines:
-        raise UsageError(f"{path}: there is no public key in it", "give the file that ends in .pub")
+        raise UsageError(f"{path} contains no public key", "use the file that ends in .pub")
     return lines
 
 
@@ -248,19 +251,29 @@ def _or_none(parse: str) -> Parsed:
 
 @user_group.command()
 @click.argument("name", shell_complete=complete_users)
-@click.option("--jobs", "running", metavar="N|none", type=_or_none("number"), help="Jobs that run; others wait.")
-@click.option("--queued", metavar="N|none", type=_or_none("number"), help="Jobs that wait; others are refused.")
-@click.option("--time", "wall_seconds", metavar="D|none", type=_or_none("duration"), help="Of one run.")
-@click.option("--output", "output_bytes", metavar="SIZE|none", type=_or_none("size"), help="Of one run.")
 @click.option(
-    "--upload", "upload_bytes", metavar="SIZE|none", type=_or_none("size"), help="Of one job, and of the user's folder."
+    "--jobs", "running", metavar="N|none", type=_or_none("number"), help="Number of running jobs; others wait."
+)
+@click.option(
+    "--queued", metavar="N|none", type=_or_none("number"), help="Number of waiting jobs; others are rejected."
+)
+@click.option("--time", "wall_seconds", metavar="D|none", type=_or_none("duration"), help="Time limit of one run.")
+@click.option(
+    "--output", "output_bytes", metavar="SIZE|none", type=_or_none("size"), help="Size limit for the output of one run."
+)
+@click.option(
+    "--upload",
+    "upload_bytes",
+    metavar="SIZE|none",
+    type=_or_none("size"),
+    help="Size limit for the files of one job, and for the user's folder.",
 )
 @pass_session
-def limit(session: Session, /, name: str, **wanted: Any) -> int:
-    """Say how much NAME may have; without options show it."""
+def limit(session: Session, /, name: str, **limits: Any) -> int:
+    """Set limits for the user NAME; without options, show them."""
     from sshgrid.errors import NoSuchUser
 
-    changes = {key: None if value == "none" else value for key, value in wanted.items() if value is not None}
+    changes = {key: None if value == "none" else value for key, value in limits.items() if value is not None}
     with session.connect() as connection:
         found = [line for line in connection.request(Users(), UsersReply).users if line.name == name]
         if not found:

@@ -1,7 +1,6 @@
-"""The verbs, as click knows them, and one call of one of them.
+"""The commands, as click knows them, and one call of the command line.
 
-Thin: a verb's module is imported when the verb is called, and none of them imports the master's libraries. Refuses to
-raise: whatever is wrong with a command's words is reporting_errors.
+The module of a command is imported when the command is called. Errors in arguments are printed, not raised.
 """
 
 from __future__ import annotations
@@ -20,43 +19,43 @@ from sshgrid.client.session import INTERRUPTED, Session, reporting_errors
 if TYPE_CHECKING:
     from sshgrid.errors import UsageError
 
-# verb -> (module, name in it, one line for `sshgrid --help`, which so need not import the module)
+# command -> (module, name in it, summary for `sshgrid --help`, which does not import the module)
 VERBS = {
-    "run": ("cli.run", "run", "Run a program on the able and least busy node."),
+    "run": ("cli.run", "run", "Run a program on the least busy node that can run it."),
     "sweep": ("cli.sweep", "sweep", "Run a program over many parameters."),
-    "ps": ("cli.query", "ps", "Jobs that wait or run."),
-    "info": ("cli.query", "info", "Everything about one job; for a waiting one, why."),
-    "logs": ("cli.run", "logs", "The kept output of a job."),
-    "attach": ("cli.run", "attach", "Follow a job; exits with its status."),
-    "wait": ("cli.run", "wait", "Wait until jobs are done."),
-    "kill": ("cli.query", "kill", "End jobs."),
-    "progress": ("cli.sweep", "progress", "How far a sweep has come."),
-    "retry": ("cli.sweep", "retry", "Run jobs that are done once more; of a sweep its tasks."),
-    "rm": ("cli.query", "rm", "Forget jobs that are done, and their output."),
+    "ps": ("cli.query", "ps", "List jobs that wait or run."),
+    "info": ("cli.query", "info", "Show all about a job; while it waits, why."),
+    "logs": ("cli.run", "logs", "Show the kept output of a job."),
+    "attach": ("cli.run", "attach", "Follow a job and exit with its status."),
+    "wait": ("cli.run", "wait", "Wait until jobs have ended."),
+    "kill": ("cli.query", "kill", "Cancel waiting or running jobs."),
+    "progress": ("cli.sweep", "progress", "Show the progress of a sweep."),
+    "retry": ("cli.sweep", "retry", "Run ended jobs, or tasks of a sweep, again."),
+    "rm": ("cli.query", "rm", "Remove ended jobs and their output."),
     "hold": ("cli.query", "hold", "Keep waiting jobs from starting."),
-    "release": ("cli.query", "release", "Let held jobs go."),
-    "nodes": ("cli.query", "nodes", "The nodes, how busy they are and what they have."),
+    "release": ("cli.query", "release", "Release held jobs."),
+    "nodes": ("cli.query", "nodes", "List nodes, their load and their toolchains."),
     "node": ("cli.node", "node_group", "Add, remove, check and drain nodes."),
-    "toolchains": ("cli.query", "toolchains", "The languages known, and which nodes have them."),
-    "inventory": ("cli.inventory", "inventory_group", "The file that says which machines there are."),
-    "user": ("cli.user", "user_group", "Who may come in through the door, and how much each may have."),
-    "master": ("cli.master", "master", "The process that holds the queue and the connections."),
-    "doctor": ("cli.doctor", "doctor", "What is set, from where, and what is wrong."),
-    "monitor": ("cli.verbs", "monitor", "Nodes, jobs and clients on the whole screen, live."),
-    "shell": ("cli.verbs", "shell", "A prompt that takes these commands."),
-    "completion": ("cli.master", "completion", "Completion for bash, zsh or fish."),
-    "version": ("cli.query", "version", "The version of this sshgrid."),
+    "toolchains": ("cli.query", "toolchains", "List languages and the nodes that have them."),
+    "inventory": ("cli.inventory", "inventory_group", "Show, check and edit the inventory file."),
+    "user": ("cli.user", "user_group", "Manage the users of the SSH gateway."),
+    "master": ("cli.master", "master", "Start, stop and inspect the master."),
+    "doctor": ("cli.doctor", "doctor", "Show settings and find problems."),
+    "monitor": ("cli.verbs", "monitor", "Show nodes, jobs and clients live, on the full screen."),
+    "shell": ("cli.verbs", "shell", "Start a shell for these commands."),
+    "completion": ("cli.master", "completion", "Print a completion script for bash, zsh or fish."),
+    "version": ("cli.query", "version", "Print the version."),
 }
 
 
-class _Verbs(click.Group):
-    """Verbs that are imported when they are needed."""
+class _LazyVerbs(click.Group):
+    """Imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [verb for verb in VERBS if _is_open(ctx, verb)]
+        return [verb for verb in VERBS if _is_allowed(ctx, verb)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS or not _is_open(ctx, cmd_name):
+        if cmd_name not in VERBS or not _is_allowed(ctx, cmd_name):
             return None
         module, name, _ = VERBS[cmd_name]
         found: click.Command = getattr(import_module(f"sshgrid.{module}"), name)
@@ -73,15 +72,15 @@ class _Verbs(click.Group):
             from sshgrid.errors import UsageError
 
             raise UsageError(f"no such command: {args[0]}", _nearest(args[0]))
-        if args and args[0] in VERBS and not _is_open(ctx, args[0]):
+        if args and args[0] in VERBS and not _is_allowed(ctx, args[0]):
             from sshgrid.errors import NotAllowed
 
-            raise NotAllowed(f"{args[0]} is not for those who come through the door", "help")
+            raise NotAllowed(f"{args[0]} is not available through the SSH gateway", "help")
         return super().resolve_command(ctx, args)
 
 
-def _is_open(ctx: click.Context, verb: str) -> bool:
-    """Whether this verb is for whoever types it: through the door not all are."""
+def _is_allowed(ctx: click.Context, verb: str) -> bool:
+    """Whether this session may run the command: not all commands are available through the SSH gateway."""
     session = ctx.find_object(Session)
     return session is None or session.gateway is None or verb in session.gateway.verbs
 
@@ -103,14 +102,19 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_LazyVerbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option(
-    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="The version."
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Print the version and exit.",
 )
 def cli() -> None:
-    """Any machine that you can ssh into becomes part of one computer.
+    """Make one computer of all machines that you can reach with ssh.
 
-    `sshgrid run FILE [ARGS]` runs a program on the able and least busy node, and exits with its exit code.
+    `sshgrid run FILE [ARGS]` runs a program on the least busy node that can run it, and exits with its exit code.
     """
 
 
@@ -120,7 +124,7 @@ cli.params += global_options(hidden=False)
 @click.command()
 @click.pass_context
 def shell(ctx: click.Context, /) -> int:
-    """A prompt with completion, history and a live view of jobs and nodes."""
+    """Start a shell for these commands, with completion, history and a live count of jobs and nodes."""
     from sshgrid.cli.base import session_of
     from sshgrid.shell import repl
 
@@ -128,42 +132,42 @@ def shell(ctx: click.Context, /) -> int:
 
 
 @click.command(cls=Verb)
-@click.option("--once", is_flag=True, help="Print it once, as text; with --json as one value.")
+@click.option("--once", is_flag=True, help="Print the screen once as text, or as JSON with --json.")
 @click.pass_context
 def monitor(ctx: click.Context, /, once: bool) -> int:
-    """Nodes, jobs and clients on the whole screen, live; `?` there shows its keys."""
-    from sshgrid import monitor as live
+    """Show nodes, jobs and clients live, on the full screen; press ? for its keys."""
+    from sshgrid import monitor as monitoring
     from sshgrid.cli.base import session_of
 
     session = session_of(ctx)
-    return live.print_once(session) if once or session.json else live.run_live(session)
+    return monitoring.print_once(session) if once or session.json else monitoring.run_live(session)
 
 
 class _CommandLine:
-    """What the shell is given: this command line."""
+    """The command line as the shell calls it."""
 
     group = cli
 
-    def invoke(self, words: Sequence[str], session: Session) -> int:
-        return invoke(words, session)
+    def invoke(self, argv: Sequence[str], session: Session) -> int:
+        return invoke(argv, session)
 
 
 # --- one call of the command line ------------------------------------------------------------------------------------
 
 
-def invoke(words: Sequence[str], session: Session) -> int:
-    """Run one command; errors are printed, not raised. The exit status."""
-    return reporting_errors(session, lambda: _invoke(words, session))
+def invoke(argv: Sequence[str], session: Session) -> int:
+    """Run one command and return its exit status; errors are printed, not raised."""
+    return reporting_errors(session, lambda: _invoke(argv, session))
 
 
-def _invoke(words: Sequence[str], session: Session) -> int:
+def _invoke(argv: Sequence[str], session: Session) -> int:
     try:
-        return int(cli.main(list(words), prog_name="sshgrid", standalone_mode=False, obj=session) or 0)
+        return int(cli.main(list(argv), prog_name="sshgrid", standalone_mode=False, obj=session) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return 2
     except click.ClickException as error:
-        session.json |= "--json" in words  # nothing was parsed: it may stand behind the mistake
+        session.json |= "--json" in argv  # the error may come before --json was parsed
         raise _usage_error(error) from error
     except click.Abort:
         return INTERRUPTED

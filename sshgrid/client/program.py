@@ -321,6 +321,6 @@ def _put(connection: Connection, source: Source, transfer: TransferBar | None, *
         if at_once:
             connection.flush()
         if transfer is not None and size >= PROGRESS_BYTES:
-            transfer.moved(f"sending {source.file.name} to the master", sent, size)
+            transfer.update(f"sending {source.file.name} to the master", sent, size)
     if sent < size:
         raise UsageError(f"{source.file.name} became shorter during the upload", "repeat the command")

@@ -1,7 +1,7 @@
-"""`sshgrid monitor`: nodes, jobs and clients on the whole screen, or once as text.
+"""`sshgrid monitor`: nodes, jobs and clients live on the full screen, or printed once as text.
 
-The screen's contents are values (view, draw) and its keys and colours are prompt_toolkit's (screen). Refuses a screen
-where there is no terminal.
+The content of the screen is made of values (view, draw); its keys and colours are those of prompt_toolkit (screen). The
+full screen needs a terminal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def print_once(session: Session) -> int:
-    """One snapshot to stdout: text, or one value with --json."""
+    """Print one snapshot to stdout, as text or with --json as one value."""
     from sshgrid.monitor.draw import plain
 
     with session.connect() as connection:
@@ -28,7 +28,7 @@ def print_once(session: Session) -> int:
 
 
 def run_live(session: Session) -> int:
-    """Until the person leaves. Starts the master when there is none; later only waits for one."""
+    """Show the monitor until the user leaves. Starts the master once; later the monitor waits for one."""
     from sshgrid.monitor.screen import MonitorScreen
 
     if sys.stdin is None or not sys.stdin.isatty() or not session.out.terminal:
@@ -39,7 +39,7 @@ def run_live(session: Session) -> int:
 
 
 def as_object(snapshot: Snapshot) -> dict[str, object]:
-    """For --json."""
+    """The snapshot for --json."""
     from sshgrid.terminal import render
 
     status = snapshot.status

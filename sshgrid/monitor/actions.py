@@ -1,6 +1,6 @@
-"""What the monitor's keys ask for, done: a job killed, a node drained, a page of words fetched.
+"""The actions of the monitor's keys: cancel a job, drain a node, fetch a page of text.
 
-Each is one short conversation with the master. Refuses to print: what is to be told is returned.
+Each is one short exchange with the master. Nothing is printed; the result is returned.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ LOG_LINES = 500
 LOG_BYTES = 256 * 1024
 
 
-def done(session: Session, command: Command, snapshot: Snapshot | None) -> Page | str:
-    """A page to be read, or a word about what was done."""
+def perform(session: Session, command: Command, snapshot: Snapshot | None) -> Page | str:
+    """A page to show, or a message about the result."""
     try:
-        return _done(session, command, snapshot)
+        return _perform(session, command, snapshot)
     except SshgridError as error:
         return error.message
     except OSError as error:
         return str(error.strerror or error)
 
 
-def _done(session: Session, command: Command, snapshot: Snapshot | None) -> Page | str:
+def _perform(session: Session, command: Command, snapshot: Snapshot | None) -> Page | str:
     subject = command.subject
-    match command.deed:
+    match command.action:
         case Action.HELP:
-            return Page(command, "the monitor's keys", tuple(HELP.splitlines()))
+            return Page(command, "keys of the monitor", tuple(HELP.splitlines()))
         case Action.NODE:
             return _node_page(command, snapshot)
         case Action.JOB:
@@ -53,14 +53,14 @@ def _done(session: Session, command: Command, snapshot: Snapshot | None) -> Page
             return Page(command, f"output of job {subject}", lines, None)
         case Action.KILL:
             with session.connect_running() as connection:
-                ending: Done = request_all(connection, [Cancel((JobId(int(subject)),), "TERM")], [Done])[0]
-            return f"job {subject} is being ended" if ending.count else f"job {subject} has already ended"
+                cancelled: Done = request_all(connection, [Cancel((JobId(int(subject)),), "TERM")], [Done])[0]
+            return f"job {subject} is being cancelled" if cancelled.count else f"job {subject} has already ended"
         case Action.DRAIN | Action.RESUME:
-            return _drained(session, subject, command.deed is Action.DRAIN)
+            return _drained(session, subject, command.action is Action.DRAIN)
         case Action.LEAVE:
             return ""
         case _:
-            assert_never(command.deed)
+            assert_never(command.action)
 
 
 def _drained(session: Session, node: str, drained: bool) -> str:
@@ -71,7 +71,7 @@ def _drained(session: Session, node: str, drained: bool) -> str:
 
 
 def read_output(connection: Connection, job: JobId) -> tuple[str, ...]:
-    """The last lines of what a job has written so far, and how it ended."""
+    """The last lines of the output of a job, and its state once it has ended."""
     kept = bytearray()
     connection.send(Logs(job, tail_lines=LOG_LINES, streams=("compile", "stdout", "stderr")))
     for message, payload in _events(connection):
@@ -83,21 +83,21 @@ def read_output(connection: Connection, job: JobId) -> tuple[str, ...]:
             return (*kept.decode("utf-8", "replace").replace("\r\n", "\n").split("\n"), *end)
         elif isinstance(message, Failure):
             raise to_error(message)
-    raise AssertionError("a conversation ends by an answer or an exception")
+    raise AssertionError("_events() ends by an exception")
 
 
 def _events(connection: Connection) -> Iterator[tuple[object, bytes]]:
     while True:
         yield from connection.buffered()
         if not connection.wait(time.monotonic() + ANSWER_SECONDS):
-            raise MasterGone("the master does not answer")
+            raise MasterGone(f"the master does not answer (waited {ANSWER_SECONDS:.0f} s)")
         connection.read_once()
 
 
 def _node_page(command: Command, snapshot: Snapshot | None) -> Page | str:
     node = next((line for line in snapshot.nodes if line.name == command.subject), None) if snapshot else None
     if node is None:
-        return f"{command.subject} is gone"
+        return f"{command.subject} is no longer in the inventory"
     return Page(command, f"node {node.name}", tuple(render.pairs(_about(node), render.TextStyle()).splitlines()))
 
 

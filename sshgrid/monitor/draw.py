@@ -1,7 +1,7 @@
-"""The screen of the monitor as lines of styled words: what is known of the grid and what a person looks at.
+"""The screen of the monitor as lines of styled text, made from a snapshot of the grid and a view.
 
-Pure: the same snapshot and view give the same lines. Words of others (names, reasons, output) have their control
-characters escaped. Refuses to lay anything out in less than 80x24, and says so instead.
+Pure functions: the same snapshot and view give the same lines. Control characters in text from others (names, reasons,
+output) are escaped. A terminal smaller than 80x24 gets a message instead.
 """
 
 from __future__ import annotations
@@ -10,40 +10,40 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, TypeAlias
 
 from sshgrid.client.poll import Snapshot
-from sshgrid.monitor.view import SORTS, Action, Command, Page, Pane, Row, Selection, View, chosen, rows
+from sshgrid.monitor.view import SORTS, Action, Command, ListPosition, Page, Pane, Row, View, chosen, rows
 from sshgrid.notation.quantities import format_duration, format_size
 from sshgrid.protocol.messages import ClientLine, JobLine, NodeLine
 from sshgrid.terminal import render
 
-LEAST_COLUMNS, LEAST_ROWS = 80, 24
-UNCUT = 1 << 20  # columns of a pipe
+MIN_COLUMNS, MIN_ROWS = 80, 24
+UNLIMITED = 1 << 20  # columns of a pipe
 Part: TypeAlias = tuple[str, str]  # (style, words)
 Line: TypeAlias = tuple[Part, ...]
 
 _LEVELS = "▁▂▃▄▅▆▇█"
-_AWAY = frozenset({"DOWN", "UNKNOWN"})
+_DOWN_STATES = frozenset({"DOWN", "UNKNOWN"})
 _KEYS = "Tab pane  / filter  s sort  Enter info  l logs  d drain  x kill  ? help  q quit"
-_EMPTY = {Pane.NODES: "no nodes", Pane.JOBS: "no job waits or runs", Pane.CLIENTS: "nobody is connected"}
+_EMPTY = {Pane.NODES: "no nodes", Pane.JOBS: "no jobs wait or run", Pane.CLIENTS: "no clients are connected"}
 
 
 class Column(NamedTuple):
-    """One of a pane's; the last one takes what is left."""
+    """A column of a pane; the last one takes the remaining width."""
 
     title: str
     width: int
     right: bool = False
 
 
-# --- words and cells --------------------------------------------------------------------------------------------------
+# --- text and cells ---------------------------------------------------------------------------------------------------
 
 
 def clean(text: str) -> str:
-    """Others' words, in one line and without a character that a terminal would act upon."""
+    """Text from others in one line, with escaped control characters."""
     return render.escape(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def width(text: str) -> int:
-    """How many cells it takes."""
+    """The number of cells that the text takes."""
     if text.isascii():
         return len(text)
     from prompt_toolkit.utils import get_cwidth
@@ -52,7 +52,7 @@ def width(text: str) -> int:
 
 
 def fit(text: str, cells: int, *, right: bool = False) -> str:
-    """Exactly so many cells: padded, or cut with an ellipsis."""
+    """The text in exactly this many cells: padded, or cut with an ellipsis."""
     wide = width(text)
     if wide <= cells:
         return " " * (cells - wide) + text if right else text + " " * (cells - wide)
@@ -76,7 +76,7 @@ def bar(share: float | None, cells: int) -> str:
 
 
 def sparkline(percents: Sequence[int], cells: int, samples: int = 60) -> str:
-    """The last minute, its newest end at the right; each cell is the mean of what falls into it."""
+    """The last minute, newest at the right; each cell shows the mean of its samples."""
     each = max(samples / cells, 1.0)
     drawn = ""
     for cell in range(cells):
@@ -103,7 +103,7 @@ def as_many_as_fit(words: Sequence[str], cells: int) -> str:
 
 
 def _columns(pane: Pane, lines: Sequence[Row], total: int) -> list[Column]:
-    room = 120 if total >= UNCUT else total
+    room = 120 if total >= UNLIMITED else total
     wide, very_wide = room >= 120, room >= 160
     match pane:
         case Pane.NODES:
@@ -144,15 +144,15 @@ def _columns(pane: Pane, lines: Sequence[Row], total: int) -> list[Column]:
 
 
 def _name_width(names: Iterable[str], least: int, total: int) -> int:
-    """As long as the longest name where there is room for it."""
+    """The width of the longest name, if there is room for it."""
     most = least if total < 100 else least + (total - 80) // 8
     return min(max([least, *(width(clean(name)) for name in names)]), most)
 
 
 def _node_cells(node: NodeLine, columns: Sequence[Column], room: int) -> list[str]:
     state = str(node.state)
-    if node.state in _AWAY and (node.reason or node.next_try_seconds is not None):
-        return [clean(node.name), state, _why_away(node)]
+    if node.state in _DOWN_STATES and (node.reason or node.next_try_seconds is not None):
+        return [clean(node.name), state, _why_down(node)]
     return [
         clean(node.name),
         state,
@@ -165,7 +165,7 @@ def _node_cells(node: NodeLine, columns: Sequence[Column], room: int) -> list[st
     ]
 
 
-def _why_away(node: NodeLine) -> str:
+def _why_down(node: NodeLine) -> str:
     again = node.next_try_seconds
     when = "" if again is None else "next try now" if again < 1 else f"next try in {format_duration(round(again))}"
     return clean(", ".join(filter(None, (when, node.reason))))
@@ -177,14 +177,14 @@ def _job_cells(job: JobLine, columns: Sequence[Column], room: int) -> list[str]:
 
 
 def _client_cells(client: ClientLine, columns: Sequence[Column], room: int) -> list[str]:
-    gone = "" if client.connections else "has left"
+    status = "" if client.connections else "gone"
     return [
         clean(client.user),
         clean(client.address),
         render.local_time(client.since),
         str(client.programs),
         str(client.running),
-        gone,
+        status,
     ]
 
 
@@ -196,11 +196,11 @@ _CELLS: dict[Pane, Callable[..., list[str]]] = {
 
 
 def _row(cells: Sequence[str], columns: Sequence[Column], total: int) -> str:
-    """Cells beside each other; the last of them, whichever it is, goes to the edge."""
+    """Join the cells of a row; the last one takes the remaining width."""
     text = ""
     for cell, column in zip(cells[:-1], columns, strict=False):
         text += fit(cell, column.width, right=column.right) + " "
-    return text + (cells[-1] if total >= UNCUT else fit(cells[-1], max(total - width(text), 0)))
+    return text + (cells[-1] if total >= UNLIMITED else fit(cells[-1], max(total - width(text), 0)))
 
 
 def _painted(text: str, line: Row) -> Line:
@@ -211,12 +211,12 @@ def _painted(text: str, line: Row) -> Line:
 
 
 def pane_lines(snapshot: Snapshot, view: View | None, pane: Pane, total: int, height: int) -> list[Line]:
-    """A header and so many lines; without a view nothing is chosen."""
-    looking = view or View()
-    lines = rows(snapshot, looking, pane)
+    """The header and up to `height` lines of a pane; without a view no line is selected."""
+    shown = view or View()
+    lines = rows(snapshot, shown, pane)
     here = view is not None and view.pane is pane
-    place = looking.places[pane]
-    index = chosen(lines, place)
+    position = shown.positions[pane]
+    index = chosen(lines, position)
     top = max(0, min(index - height // 2, len(lines) - height))
     columns = _columns(pane, lines, total)
     cells_of, room = _CELLS[pane], total - 1 - sum(column.width + 1 for column in columns[:-1])
@@ -227,36 +227,36 @@ def pane_lines(snapshot: Snapshot, view: View | None, pane: Pane, total: int, he
         text = _row(cells_of(line, columns, room), columns, total - 1)
         drawn.append((("chosen", f">{text}"),) if here and number == index else (("", " "), *_painted(text, line)))
     if not lines:
-        drawn.append((("dim", f" {_nothing(pane, place)}"),))
+        drawn.append((("dim", f" {_empty_text(pane, position)}"),))
     return drawn
 
 
-def _nothing(pane: Pane, place: Selection) -> str:
-    return f"nothing here has {clean(place.filter)!r} in it" if place.filter else _EMPTY[pane]
+def _empty_text(pane: Pane, position: ListPosition) -> str:
+    return f"no line contains {clean(position.filter)!r}" if position.filter else _EMPTY[pane]
 
 
-# --- above and below them ---------------------------------------------------------------------------------------------
+# --- header and footer ------------------------------------------------------------------------------------------------
 
 
-def head(snapshot: Snapshot, trouble: str, total: int) -> list[Line]:
-    """Who is asked, whether it answers, and the sums."""
+def head(snapshot: Snapshot, problem: str, total: int) -> list[Line]:
+    """The header: version, time or problem, and totals."""
     status = snapshot.status
-    up = sum(line.state not in _AWAY for line in snapshot.nodes)
+    up = sum(line.state not in _DOWN_STATES for line in snapshot.nodes)
     running = sum(status.jobs_by_state.get(state, 0) for state in ("RUNNING", "DISCONNECTED"))
     pending = status.jobs_by_state.get("PENDING", 0)
-    slots = sum(line.slots or 0 for line in snapshot.nodes if line.state not in _AWAY)
+    slots = sum(line.slots or 0 for line in snapshot.nodes if line.state not in _DOWN_STATES)
     taken = sum(line.running for line in snapshot.nodes)
     title = f"sshgrid {clean(status.version)}  up {format_duration(round(status.uptime_seconds))}  "
-    news: Part = ("dim", render.local_time(snapshot.at))
-    if trouble:
-        news = ("alarm", f"looking for the master: {clean(trouble)}")
+    note: Part = ("dim", render.local_time(snapshot.at))
+    if problem:
+        note = ("alarm", f"reconnecting: {clean(problem)}")
     elif status.inventory_error:
-        news = ("alarm", "the inventory has errors: sshgrid inventory check")
+        note = ("alarm", "the inventory has errors: sshgrid inventory check")
     sums = (
         f"nodes {up} of {len(snapshot.nodes)} up   slots {taken} of {slots}   "
         f"jobs {running} running, {pending} pending   {status.ended_last_minute} ended/min"
     )
-    return [(("title", title), (news[0], _cut(news[1], total - len(title)))), (("", _cut(sums, total)),)]
+    return [(("title", title), (note[0], _cut(note[1], total - len(title)))), (("", _cut(sums, total)),)]
 
 
 def _cut(text: str, total: int) -> str:
@@ -264,20 +264,25 @@ def _cut(text: str, total: int) -> str:
 
 
 def foot(snapshot: Snapshot, view: View, total: int) -> list[Line]:
-    """What was said or is asked, and the keys."""
-    place = view.place
-    if view.asking is not None:
-        return [(("alarm", _cut(f"{question(view.asking)} [y/N] ", total)),), _keys("y yes  any other key no", total)]
+    """The footer: a message, a question or a summary, and the keys."""
+    position = view.position
+    if view.confirming is not None:
+        return [
+            (("alarm", _cut(f"{question(view.confirming)} [y/N] ", total)),),
+            _keys("y yes  any other key no", total),
+        ]
     if view.typing:
-        return [(("title", _cut(f"/{clean(place.filter)}_", total)),), _keys("Enter keep  Esc clear", total)]
+        return [(("title", _cut(f"/{clean(position.filter)}_", total)),), _keys("Enter keep  Esc clear", total)]
     words = [f"{len(rows(snapshot, view, view.pane))} of {len(getattr(snapshot, view.pane.value))} {view.pane.value}"]
-    words.append(f"by {SORTS[view.pane][place.sort][0]}")
-    if place.filter:
-        words.append(f"with {clean(place.filter)!r} (Esc clears)")
+    words.append(f"by {SORTS[view.pane][position.sort][0]}")
+    if position.filter:
+        words.append(f"with {clean(position.filter)!r} (Esc clears)")
     waiting = snapshot.status.jobs_by_state.get("PENDING", 0) - sum(job.state == "PENDING" for job in snapshot.jobs)
     if view.pane is Pane.JOBS and waiting > 0:
         words.append(f"{waiting} more wait")
-    said: Line = (("title", _cut(clean(view.said), total)),) if view.said else (("dim", _cut("  ".join(words), total)),)
+    said: Line = (
+        (("title", _cut(clean(view.message), total)),) if view.message else (("dim", _cut("  ".join(words), total)),)
+    )
     return [said, _keys(_KEYS, total)]
 
 
@@ -286,37 +291,37 @@ def _keys(text: str, total: int) -> Line:
 
 
 def question(command: Command) -> str:
-    """What is asked before it is done."""
-    match command.deed:
+    """The question that confirms a command."""
+    match command.action:
         case Action.KILL:
             return f"kill job {command.subject}?"
         case Action.DRAIN:
-            return f"start nothing more on {clean(command.subject)}?"
+            return f"drain {clean(command.subject)} (start no more jobs)?"
         case Action.RESUME:
-            return f"let {clean(command.subject)} take jobs again?"
-    return f"{command.deed.value} {clean(command.subject)}?"
+            return f"start jobs on {clean(command.subject)} again?"
+    return f"{command.action.value} {clean(command.subject)}?"
 
 
 # --- the whole screen -------------------------------------------------------------------------------------------------
 
 
-def frame(snapshot: Snapshot | None, view: View, columns: int, lines: int, trouble: str = "") -> list[Line]:
-    """Exactly so many lines, none longer than so many columns."""
-    if columns < LEAST_COLUMNS or lines < LEAST_ROWS:
-        words = f"the monitor needs {LEAST_COLUMNS}x{LEAST_ROWS}, this is {columns}x{lines} (q leaves)"
-        drawn: list[Line] = [((("alarm", piece)),) for piece in wrap(words, columns)]
+def frame(snapshot: Snapshot | None, view: View, columns: int, lines: int, problem: str = "") -> list[Line]:
+    """The screen: exactly this many lines, none longer than `columns`."""
+    if columns < MIN_COLUMNS or lines < MIN_ROWS:
+        text = f"the monitor needs {MIN_COLUMNS}x{MIN_ROWS}, the terminal has {columns}x{lines} (q quits)"
+        drawn: list[Line] = [((("alarm", piece)),) for piece in wrap(text, columns)]
     elif view.page is not None:
-        drawn = page_lines(view.page, columns, lines, trouble)
+        drawn = page_lines(view.page, columns, lines, problem)
     elif snapshot is None:
-        drawn = [(("alarm", _cut(f"looking for the master: {clean(trouble)}", columns)),)]
+        drawn = [(("alarm", _cut(f"reconnecting: {clean(problem)}", columns)),)]
     else:
-        drawn = _panes(snapshot, view, columns, lines, trouble)
+        drawn = _panes(snapshot, view, columns, lines, problem)
     return drawn[:lines] + [()] * (lines - len(drawn))
 
 
-def _panes(snapshot: Snapshot, view: View, columns: int, lines: int, trouble: str) -> list[Line]:
-    above, below = head(snapshot, trouble, columns), foot(snapshot, view, columns)
-    heights = share(lines - len(above) - len(below) - len(Pane), snapshot)
+def _panes(snapshot: Snapshot, view: View, columns: int, lines: int, problem: str) -> list[Line]:
+    above, below = head(snapshot, problem, columns), foot(snapshot, view, columns)
+    heights = heights_of(lines - len(above) - len(below) - len(Pane), snapshot)
     drawn = above
     for pane in Pane:
         body = pane_lines(snapshot, view, pane, columns, heights[pane])[: heights[pane] + 1]
@@ -324,29 +329,29 @@ def _panes(snapshot: Snapshot, view: View, columns: int, lines: int, trouble: st
     return drawn + below
 
 
-def share(room: int, snapshot: Snapshot) -> dict[Pane, int]:
-    """How many lines each pane gets: clients a few, nodes half of the rest, or more where jobs need less."""
+def heights_of(room: int, snapshot: Snapshot) -> dict[Pane, int]:
+    """The height of each pane: a few lines for clients, half of the rest for nodes, or more when jobs need less."""
     clients = min(max(len(snapshot.clients), 1), max(2, room // 5))
     rest = room - clients
     nodes = min(max(len(snapshot.nodes), 1), max(rest // 2, rest - max(len(snapshot.jobs), 2)))
     return {Pane.NODES: nodes, Pane.JOBS: rest - nodes, Pane.CLIENTS: clients}
 
 
-def page_lines(page: Page, columns: int, lines: int, trouble: str = "") -> list[Line]:
-    """A title, as much of the words as there is room for, and how to leave."""
+def page_lines(page: Page, columns: int, lines: int, problem: str = "") -> list[Line]:
+    """The lines of a page: a title, the visible part of the text, and the keys."""
     room = lines - 2
     drawn = _wrapped(page, columns)
     bottom = page_bottom(page, columns, lines)
     top = bottom if page.top is None else min(page.top, bottom)
     shown: list[Line] = [(("", piece),) for piece in drawn[top : top + room]]
     where = f"  {top + 1} to {min(top + room, len(drawn))} of {len(drawn)}" if bottom else ""
-    lost = f"  looking for the master: {clean(trouble)}" if trouble else ""
-    keys = _keys(f"arrows PgUp PgDn Home End  q back{lost}", columns)
+    status = f"  reconnecting: {clean(problem)}" if problem else ""
+    keys = _keys(f"arrows PgUp PgDn Home End  q back{status}", columns)
     return [(("header-here", fit(clean(page.title) + where, columns)),), *shown, *[()] * (room - len(shown)), keys]
 
 
 def page_bottom(page: Page, columns: int, lines: int) -> int:
-    """The last line that can stand at the top of the screen."""
+    """The greatest index of a line that can be at the top of the page."""
     return max(0, len(_wrapped(page, columns)) - (lines - 2))
 
 
@@ -355,7 +360,7 @@ def _wrapped(page: Page, columns: int) -> list[str]:
 
 
 def wrap(text: str, cells: int) -> list[str]:
-    """Pieces of at most so many cells."""
+    """The text in pieces of at most this many cells."""
     if width(text) <= cells:
         return [text]
     pieces, piece, used = [], "", 0
@@ -369,28 +374,28 @@ def wrap(text: str, cells: int) -> list[str]:
 
 
 def plain(snapshot: Snapshot, columns: int) -> str:
-    """Everything, as text without colours or keys; `columns` 0 = never cut."""
-    total = columns or UNCUT
+    """The whole snapshot as text without colours and keys; `columns` 0 = lines are not cut."""
+    total = columns or UNLIMITED
     lines = head(snapshot, "", total)
     for pane in Pane:
-        lines += [(), *pane_lines(snapshot, None, pane, total, UNCUT)]
+        lines += [(), *pane_lines(snapshot, None, pane, total, UNLIMITED)]
     return "".join("".join(words for _, words in line).rstrip() + "\n" for line in lines)
 
 
 HELP = """\
-up, down, PgUp, PgDn, Home, End   choose a line (also j and k)
-Tab, Shift-Tab                    the next pane: nodes, jobs, clients
-/                                 show only lines with these letters in them; Esc shows all again
-s                                 sort by the next column that makes sense
-Enter                             all about this job or node; of a client, its jobs
-l                                 the output of this job, to its end and on
-d                                 drain this node, or let it take jobs again (asks)
-x                                 kill this job (asks)
-?, h                              this page
-q, Ctrl-C                         leave
+up, down, PgUp, PgDn, Home, End   select a line (also j and k)
+Tab, Shift-Tab                    go to the next pane: nodes, jobs, clients
+/                                 show only lines that contain a text; Esc shows all lines
+s                                 sort by the next column
+Enter                             show details of the job or node, or the jobs of the client
+l                                 show the output of the job, and follow it
+d                                 drain the node, or resume it (asks for confirmation)
+x                                 kill the job (asks for confirmation)
+?, h                              show this page
+q, Ctrl-C                         quit
 
-CPU      the busy share of all of a node's cores, now and over the last minute
-FREE     memory that programs can still have
-SLOTS    runs that it has, of those it takes at once
-REASON   why a job waits; info (Enter) says it node by node
+CPU      use of all cores of the node, now and over the last minute
+FREE     memory that is available to programs
+SLOTS    runs on the node, of those that it takes at once
+REASON   why a job waits; Enter shows the reason for each node
 """

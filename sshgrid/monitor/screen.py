@@ -1,7 +1,6 @@
-"""The monitor on a terminal: prompt_toolkit's keys in, the lines of draw out, again whenever there is news.
+"""The monitor on a terminal: keys from prompt_toolkit, the lines of draw, drawn again after each change.
 
-Everything that waits (for the master) waits in other threads. Refuses to lay out or decide anything: that is draw's
-and view's.
+Requests to the master run in other threads. Layout and decisions are in draw and view.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from sshgrid.monitor import actions, draw
 from sshgrid.monitor.view import Action, Command, Page, View, press
 
 EVERY_SECONDS = 2.0
-_AGAIN = frozenset({Action.JOB, Action.LOGS, Action.NODE})  # pages that are asked for again while they are read
+_LIVE_PAGES = frozenset({Action.JOB, Action.LOGS, Action.NODE})  # fetched again while they are shown
 _NAMES = {"c-m": "enter", "c-i": "tab", "c-h": "backspace"}
 _STYLE = Style.from_dict(
     {
@@ -41,16 +40,16 @@ _STYLE = Style.from_dict(
 
 
 class MonitorScreen:
-    """One monitor, for one terminal."""
+    """The monitor on one terminal."""
 
     def __init__(self, session: Session) -> None:
         self._session = session.child()
         self._session.muted = True
-        self._poller = Poller(self._session.connect_running, fetch_snapshot, EVERY_SECONDS, self._news)
+        self._poller = Poller(self._session.connect_running, fetch_snapshot, EVERY_SECONDS, self._changed)
         self._view = View()
-        self._busy = False  # a thread does what was asked for
-        self._waiting: list[Command] = []
-        self._size = (draw.LEAST_COLUMNS, draw.LEAST_ROWS)
+        self._busy = False  # a thread performs a command
+        self._queued: list[Command] = []
+        self._size = (draw.MIN_COLUMNS, draw.MIN_ROWS)
         self._app: Application[None] = Application(
             layout=Layout(Window(_Canvas(self._draw), always_hide_cursor=True)),
             key_bindings=self._keys(),
@@ -61,7 +60,7 @@ class MonitorScreen:
         self._app.ttimeoutlen = 0.05  # after Esc
 
     def run(self) -> None:
-        """Until the person leaves."""
+        """Show the monitor until the user leaves."""
         with self._poller:
             self._app.run()
 
@@ -85,48 +84,48 @@ class MonitorScreen:
             self._do(command)
 
     def _do(self, command: Command) -> None:
-        """One after the other: a kill is not lost because a page is still on its way."""
-        if command.deed is Action.LEAVE:
+        """Perform commands one after the other: a kill waits while a page is being fetched."""
+        if command.action is Action.LEAVE:
             self._app.exit()
         elif self._busy:
-            self._waiting.append(command)
+            self._queued.append(command)
         else:
-            self._start(command, again=False)
+            self._start(command, refresh=False)
 
-    def _start(self, command: Command, *, again: bool) -> None:
+    def _start(self, command: Command, *, refresh: bool) -> None:
         self._busy = True
-        threading.Thread(target=self._work, args=(command, again), name=command.deed.value, daemon=True).start()
+        threading.Thread(target=self._work, args=(command, refresh), name=command.action.value, daemon=True).start()
 
-    def _work(self, command: Command, again: bool) -> None:
-        """In a thread of its own."""
-        found = actions.done(self._session, command, self._poller.newest)
-        self._in_the_loop(lambda: self._tell(command, found, again))
+    def _work(self, command: Command, refresh: bool) -> None:
+        """Runs in a thread."""
+        result = actions.perform(self._session, command, self._poller.newest)
+        self._in_the_loop(lambda: self._show(command, result, refresh))
 
-    def _tell(self, command: Command, found: Page | str, again: bool) -> None:
+    def _show(self, command: Command, result: Page | str, refresh: bool) -> None:
         self._busy = False
         page = self._view.page
-        if again:
-            if isinstance(found, Page) and page is not None and page.command == command:
-                self._view = self._view.but(page=Page(command, found.title, found.lines, page.top))
-        elif isinstance(found, Page):
-            self._view = self._view.but(page=found)
+        if refresh:
+            if isinstance(result, Page) and page is not None and page.command == command:
+                self._view = self._view.with_changes(page=Page(command, result.title, result.lines, page.top))
+        elif isinstance(result, Page):
+            self._view = self._view.with_changes(page=result)
         else:
-            self._view = self._view.but(said=found)
+            self._view = self._view.with_changes(message=result)
             self._poller.refresh()
-        if self._waiting:
-            self._start(self._waiting.pop(0), again=False)
+        if self._queued:
+            self._start(self._queued.pop(0), refresh=False)
         self._app.invalidate()
 
-    # --- news
+    # --- updates
 
-    def _news(self) -> None:
-        """In the feed's thread."""
+    def _changed(self) -> None:
+        """Runs in the thread of the poller."""
         self._in_the_loop(self._redraw)
 
     def _redraw(self) -> None:
         page = self._view.page
-        if page is not None and page.command.deed in _AGAIN and not self._busy:
-            self._start(page.command, again=True)
+        if page is not None and page.command.action in _LIVE_PAGES and not self._busy:
+            self._start(page.command, refresh=True)
         self._app.invalidate()
 
     def _in_the_loop(self, work: Callable[[], None]) -> None:
@@ -134,19 +133,19 @@ class MonitorScreen:
         if loop is not None:
             try:
                 loop.call_soon_threadsafe(work)
-            except RuntimeError:  # it has just been closed: the person left
+            except RuntimeError:  # the loop was just closed: the user left
                 return
 
 
 class _Canvas(UIControl):
-    """Lines in the size of the window."""
+    """Lines drawn for the size of the window."""
 
     def __init__(self, lines: Callable[[int, int], Sequence[draw.Line]]) -> None:
         self._lines = lines
 
     def create_content(self, width: int, height: int) -> UIContent:
         drawn = [
-            [(f"class:{style}" if style else "", words) for style, words in line] for line in self._lines(width, height)
+            [(f"class:{style}" if style else "", text) for style, text in line] for line in self._lines(width, height)
         ]
         return UIContent(get_line=lambda index: list(drawn[index]), line_count=len(drawn), show_cursor=False)
 

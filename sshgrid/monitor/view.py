@@ -1,7 +1,6 @@
-"""What a person looks at in the monitor, and what a key changes in it: values in, values out.
+"""The state of the monitor's screen, and how a key changes it.
 
-A key gives the next view and, where something is to be done or asked of the master, a command. Refuses to do anything
-itself.
+Pure functions: a key gives the next view and, if something is to be done, a command for sshgrid.monitor.actions.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _DRAINED = (NodeState.DRAINING, NodeState.DRAINED)
 
 
 class Pane(enum.StrEnum):
-    """One of the lists."""
+    """A list on the screen."""
 
     NODES = "nodes"
     JOBS = "jobs"
@@ -30,7 +29,7 @@ class Pane(enum.StrEnum):
 
 
 class Action(enum.StrEnum):
-    """What a key can ask for."""
+    """What a key can start."""
 
     LEAVE = "leave"
     HELP = "help"
@@ -43,23 +42,23 @@ class Action(enum.StrEnum):
 
 
 class Command(msgspec.Struct, frozen=True):
-    """Something to be done, to a job or a node."""
+    """An action on a job or a node."""
 
-    deed: Action
+    action: Action
     subject: str = ""
 
 
-class Selection(msgspec.Struct, frozen=True):
-    """Where the person is in a list. The line is known by its key, so that it stays chosen while others come and go."""
+class ListPosition(msgspec.Struct, frozen=True):
+    """The selected line of a list, by its key, so that it stays selected while other lines come and go."""
 
     key: str = ""
-    index: int = 0  # where it was, for when it is gone
+    index: int = 0  # used when the line is gone
     sort: int = 0
     filter: str = ""
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Words over the whole screen. `top` None: its end, also when it grows."""
+    """Text on the whole screen. `top` None: show its end, also when it grows."""
 
     command: Command
     title: str
@@ -68,24 +67,24 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True):
-    """Everything that the keys have chosen."""
+    """Everything that keys have changed."""
 
     pane: Pane = Pane.NODES
-    places: dict[Pane, Selection] = msgspec.field(default_factory=lambda: {pane: Selection() for pane in Pane})
-    typing: bool = False  # the filter of the pane
-    asking: Command | None = None  # y or n?
+    positions: dict[Pane, ListPosition] = msgspec.field(default_factory=lambda: {pane: ListPosition() for pane in Pane})
+    typing: bool = False  # keys go into the filter of the pane
+    confirming: Command | None = None  # waits for y or n
     page: Page | None = None
-    said: str = ""  # the last word about what was asked for
+    message: str = ""  # the result of the last command
 
     @property
-    def place(self) -> Selection:
-        return self.places[self.pane]
+    def position(self) -> ListPosition:
+        return self.positions[self.pane]
 
-    def with_place(self, **changes: object) -> View:
-        places = {**self.places, self.pane: msgspec.structs.replace(self.place, **changes)}
-        return msgspec.structs.replace(self, places=places)
+    def with_position(self, **changes: object) -> View:
+        positions = {**self.positions, self.pane: msgspec.structs.replace(self.position, **changes)}
+        return msgspec.structs.replace(self, positions=positions)
 
-    def but(self, **changes: object) -> View:
+    def with_changes(self, **changes: object) -> View:
         return msgspec.structs.replace(self, **changes)
 
 
@@ -96,7 +95,7 @@ def _unknown_last(value: float | None) -> float:
     return 1.0 if value is None else -value
 
 
-# pane -> (what it is sorted by, the key of a line); the first is how the master says it
+# pane -> (name of the order, sort key); the first keeps the order of the master
 SORTS: dict[Pane, tuple[tuple[str, Callable[..., object]], ...]] = {
     Pane.NODES: (
         ("inventory", lambda node: 0),
@@ -124,15 +123,15 @@ SORTS: dict[Pane, tuple[tuple[str, Callable[..., object]], ...]] = {
 
 def rows(snapshot: Snapshot, view: View, pane: Pane) -> list[Row]:
     """The lines of a pane: filtered, and sorted as chosen."""
-    place = view.places[pane]
-    wanted = place.filter.lower()
+    position = view.positions[pane]
+    wanted = position.filter.lower()
     lines: Sequence[Row] = getattr(snapshot, pane.value)
-    found = [line for line in lines if not wanted or wanted in _words(line)]
-    return sorted(found, key=SORTS[pane][place.sort][1])  # type: ignore[arg-type]
+    found = [line for line in lines if not wanted or wanted in _searched_text(line)]
+    return sorted(found, key=SORTS[pane][position.sort][1])  # type: ignore[arg-type]
 
 
-def _words(line: Row) -> str:
-    """What a filter looks into."""
+def _searched_text(line: Row) -> str:
+    """The text that a filter searches."""
     match line:
         case NodeLine():
             tags = (f"@{tag}" for tag in line.tags)
@@ -146,7 +145,7 @@ def _words(line: Row) -> str:
 
 
 def key_of(line: Row) -> str:
-    """By what a line is known."""
+    """The key that identifies a line."""
     match line:
         case NodeLine():
             return line.name
@@ -156,12 +155,12 @@ def key_of(line: Row) -> str:
             return f"{line.user} {line.address}"
 
 
-def chosen(lines: Sequence[Row], place: Selection) -> int:
-    """The index of the chosen line; where it was when it is gone."""
+def chosen(lines: Sequence[Row], position: ListPosition) -> int:
+    """The index of the selected line; when the line is gone, the index where it was."""
     for index, line in enumerate(lines):
-        if key_of(line) == place.key:
+        if key_of(line) == position.key:
             return index
-    return max(0, min(place.index, len(lines) - 1))
+    return max(0, min(position.index, len(lines) - 1))
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
@@ -174,13 +173,15 @@ Pressed: TypeAlias = tuple[View, Command | None]
 
 
 def press(view: View, key: str, snapshot: Snapshot | None, bottom: int = 0) -> Pressed:
-    """What a key does: "enter", "up" or the letter itself. `bottom`: the last line that a page can have at its top."""
-    view = view.but(said="")
+    """The next view after a key ("enter", "up", or a letter), and a command. `bottom` is the greatest top of a page."""
+    view = view.with_changes(message="")
     if view.page is not None:
         return _on_page(view, view.page, key, bottom), None
-    if view.asking is not None:
-        sure = key in ("y", "Y")
-        return view.but(asking=None, said="" if sure else "left as it is"), view.asking if sure else None
+    if view.confirming is not None:
+        confirmed = key in ("y", "Y")
+        return view.with_changes(
+            confirming=None, message="" if confirmed else "nothing changed"
+        ), view.confirming if confirmed else None
     if view.typing:
         return _typed(view, key), None
     if snapshot is None:
@@ -190,26 +191,26 @@ def press(view: View, key: str, snapshot: Snapshot | None, bottom: int = 0) -> P
 
 def _on_page(view: View, page: Page, key: str, bottom: int) -> View:
     if key in _BACK:
-        return view.but(page=None)
+        return view.with_changes(page=None)
     if key == "end":
-        return view.but(page=msgspec.structs.replace(page, top=None))
+        return view.with_changes(page=msgspec.structs.replace(page, top=None))
     if key in _MOVES:
         here = bottom if page.top is None else page.top
         top = max(0, min(here + _MOVES[key], bottom))
-        return view.but(page=msgspec.structs.replace(page, top=top))
+        return view.with_changes(page=msgspec.structs.replace(page, top=top))
     return view
 
 
 def _typed(view: View, key: str) -> View:
-    text = view.place.filter
+    text = view.position.filter
     match key:
         case "enter" | "tab":
-            return view.but(typing=False)
+            return view.with_changes(typing=False)
         case "escape" | "c-c":
-            return view.with_place(filter="").but(typing=False)
+            return view.with_position(filter="").with_changes(typing=False)
         case "backspace":
-            return view.with_place(filter=text[:-1])
-    return view.with_place(filter=text + key) if len(key) == 1 and key.isprintable() else view
+            return view.with_position(filter=text[:-1])
+    return view.with_position(filter=text + key) if len(key) == 1 and key.isprintable() else view
 
 
 def _on_lists(view: View, key: str, snapshot: Snapshot) -> Pressed:
@@ -221,46 +222,46 @@ def _on_lists(view: View, key: str, snapshot: Snapshot) -> Pressed:
         case "?" | "h":
             return view, Command(Action.HELP)
         case "tab":
-            return view.but(pane=panes[(here + 1) % len(panes)]), None
+            return view.with_changes(pane=panes[(here + 1) % len(panes)]), None
         case "s-tab":
-            return view.but(pane=panes[here - 1]), None
+            return view.with_changes(pane=panes[here - 1]), None
         case "/":
-            return view.but(typing=True), None
+            return view.with_changes(typing=True), None
         case "escape":
-            return view.with_place(filter=""), None
+            return view.with_position(filter=""), None
         case "s":
-            return view.with_place(sort=(view.place.sort + 1) % len(SORTS[view.pane])), None
+            return view.with_position(sort=(view.position.sort + 1) % len(SORTS[view.pane])), None
     return _on_a_line(view, key, rows(snapshot, view, view.pane))
 
 
 def _on_a_line(view: View, key: str, lines: Sequence[Row]) -> Pressed:
     if not lines:
         return view, None
-    index = chosen(lines, view.place)
+    index = chosen(lines, view.position)
     if key in _MOVES:
         index = max(0, min(index + _MOVES[key], len(lines) - 1))
-        return view.with_place(key=key_of(lines[index]), index=index), None
+        return view.with_position(key=key_of(lines[index]), index=index), None
     line = lines[index]
-    view = view.with_place(key=key_of(line), index=index)
+    view = view.with_position(key=key_of(line), index=index)
     match line, key:
         case NodeLine(), "enter":
             return view, Command(Action.NODE, line.name)
         case NodeLine(), "d":
-            deed = Action.RESUME if line.state in _DRAINED else Action.DRAIN
-            return view.but(asking=Command(deed, line.name)), None
+            action = Action.RESUME if line.state in _DRAINED else Action.DRAIN
+            return view.with_changes(confirming=Command(action, line.name)), None
         case JobLine(), "enter":
             return view, Command(Action.JOB, str(line.id))
         case JobLine(), "l":
             return view, Command(Action.LOGS, str(line.id))
         case JobLine(), "x":
-            return view.but(asking=Command(Action.KILL, str(line.id))), None
+            return view.with_changes(confirming=Command(Action.KILL, str(line.id))), None
         case ClientLine(), "enter":
-            return view.but(pane=Pane.JOBS).with_place(filter=line.user), None
-    return view.but(said=_NOT_HERE.get(key, "")), None
+            return view.with_changes(pane=Pane.JOBS).with_position(filter=line.user), None
+    return view.with_changes(message=_NOT_HERE.get(key, "")), None
 
 
 _NOT_HERE = {
-    "d": "d drains a node: Tab goes to the nodes",
-    "l": "l shows the output of a job: Tab goes to the jobs",
-    "x": "x kills a job: Tab goes to the jobs",
+    "d": "d drains a node; Tab goes to the nodes",
+    "l": "l shows the output of a job; Tab goes to the jobs",
+    "x": "x kills a job; Tab goes to the jobs",
 }

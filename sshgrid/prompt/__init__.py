@@ -1,1 +1,1 @@
-"""Parts of the shell: what runs behind the prompt, what completes a line, and the editor of small programs."""
+"""Parts of the shell: jobs in the background, completion, and the editor for small programs."""

@@ -1,7 +1,7 @@
-"""Jobs that are followed beside the prompt: each whole line of their output appears above it, behind the job's number.
+"""Jobs that are followed beside the prompt: complete lines of their output appear above it, after the job's number.
 
-While a command of the person's own runs nothing is shown, and nothing is read either: the output waits where it is
-kept. Refuses to let control characters through, as they would act upon the line that is being typed.
+While another command runs, nothing is printed or read: the output stays where it is kept. Control characters are
+escaped, as they would change the line that the user is typing.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from sshgrid.protocol.messages import JobLine, Logs, Notice, Progress, Restarted
 from sshgrid.terminal import render
 from sshgrid.terminal.render import escape
 
-BREATH_SECONDS = 0.1  # after each piece, so that a torrent cannot pile up in front of a slow terminal
-LONGEST_LINE = 16 * 1024
+PAUSE_SECONDS = 0.1  # after each piece, so that fast output does not pile up before a slow terminal
+MAX_LINE_BYTES = 16 * 1024
 
 
 class Background:
-    """What is followed. `connect` must say nothing."""
+    """Follows jobs in threads. `connect` must not print."""
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self._connect = connect
         self._prompting = threading.Condition()
         self._is_prompting = False
-        self._followed: dict[JobId, _Above] = {}
+        self._followed: dict[JobId, _AbovePrompt] = {}
 
     @property
     def jobs(self) -> tuple[JobId, ...]:
         return tuple(self._followed)
 
     def watch(self, job: JobId) -> None:
-        """From its first byte to its end; once is enough."""
+        """Show all output of a job, unless it is already shown."""
         if job not in self._followed:
-            self._followed[job] = screen = _Above(job, self._say)
+            self._followed[job] = screen = _AbovePrompt(job, self._print)
             threading.Thread(target=self._follow, args=(job, screen), name=f"job {job}", daemon=True).start()
 
     def unwatch(self, job: JobId) -> None:
-        """Nothing more of it is shown."""
+        """Stop showing the output of a job."""
         if screen := self._followed.pop(job, None):
-            screen.left = True
+            screen.unwatched = True
 
     @contextmanager
     def shown_above(self) -> Iterator[None]:
-        """While a prompt is open: what is printed goes above it."""
+        """While the prompt is open, print above it."""
         from prompt_toolkit.patch_stdout import patch_stdout
 
         with patch_stdout():
@@ -62,79 +62,79 @@ class Background:
                 with self._prompting:
                     self._is_prompting = False
 
-    def _say(self, text: str) -> None:
-        """As soon as there is a prompt to stand above."""
+    def _print(self, text: str) -> None:
+        """Print once the prompt is open."""
         with self._prompting:
             self._prompting.wait_for(lambda: self._is_prompting)
             sys.stdout.write(text)
             sys.stdout.flush()
 
-    def _follow(self, job: JobId, screen: _Above) -> None:
+    def _follow(self, job: JobId, screen: _AbovePrompt) -> None:
         request = Logs(job, follow=True, streams=("compile", "stdout", "stderr"))
         try:
             with JobReader(self._connect(), self._connect) as following:
                 screen.ended(following.logs(request, screen), interrupted=False)
-        except _Left:
+        except _Unwatched:
             return
         except (OSError, SshgridError) as error:
-            self._say(f"[{job}] {escape(str(error))}\n")
+            self._print(f"[{job}] {escape(str(error))}\n")
         self._followed.pop(job, None)
 
 
-class _Left(Exception):
-    """The person does not want to see it any more."""
+class _Unwatched(Exception):
+    """The user stopped watching the job."""
 
 
-class _Above:
-    """A Screen whose lines begin with the number of their job."""
+class _AbovePrompt:
+    """A Screen that prefixes each line with the number of the job."""
 
-    def __init__(self, job: JobId, say: Callable[[str], None]) -> None:
-        self._job, self._say = job, say
-        self._begun: dict[str, bytearray] = {}  # lines without an end yet
-        self._breath = threading.Event()
-        self.left = False
+    def __init__(self, job: JobId, print_text: Callable[[str], None]) -> None:
+        self._job, self._print = job, print_text
+        self._partial: dict[str, bytearray] = {}  # lines without an end, by stream
+        self._pause = threading.Event()
+        self.unwatched = False
 
     def output(self, stream: str, attempt: int, piece: bytes) -> None:
-        begun = self._begun.setdefault(stream, bytearray())
-        begun += piece
-        *whole, rest = bytes(begun).split(b"\n")
-        if len(rest) > LONGEST_LINE:
+        partial = self._partial.setdefault(stream, bytearray())
+        partial += piece
+        *whole, rest = bytes(partial).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
             whole, rest = [*whole, rest], b""
-        self._begun[stream] = bytearray(rest)
+        self._partial[stream] = bytearray(rest)
         self._show(whole)
 
     def _show(self, lines: list[bytes]) -> None:
-        if self.left:
-            raise _Left
+        if self.unwatched:
+            raise _Unwatched
         if lines:
-            words = (escape(line.decode("utf-8", "replace").removesuffix("\r")) for line in lines)
-            self._say("".join(f"{self._job}: {each}\n" for each in words))
-            self._breath.wait(BREATH_SECONDS)
+            texts = (escape(line.decode("utf-8", "replace").removesuffix("\r")) for line in lines)
+            self._print("".join(f"{self._job}: {each}\n" for each in texts))
+            self._pause.wait(PAUSE_SECONDS)
 
     def restarted(self, event: Restarted) -> None:
-        self._begun.pop(event.stream, None)
-        self._say(f"[{self._job}] {event.stream} starts again: attempt {event.attempt}\n")
+        self._partial.pop(event.stream, None)
+        self._print(f"[{self._job}] {event.stream} restarts: attempt {event.attempt}\n")
 
     def ended(self, job: JobLine, interrupted: bool) -> None:
-        self._show([bytes(rest) for rest in self._begun.values() if rest])
-        if self.left:
-            raise _Left
+        self._show([bytes(rest) for rest in self._partial.values() if rest])
+        if self.unwatched:
+            raise _Unwatched
         reason = f": {escape(job.reason)}" if job.reason else ""
-        self._say(f"[{job.id}] {job.state} {render.exit_text(job)}{reason}\n")
+        self._print(f"[{job.id}] {job.state} {render.exit_text(job)}{reason}\n")
         if job.fetched and job.fetched.files:
-            self._say(f"[{job.id}] {job.fetched.files} files wait: attach {job.id} --into DIR\n")
+            self._print(f"[{job.id}] {job.fetched.files} files to fetch: attach {job.id} --into DIR\n")
 
     def fetched(self, name: str, size: int, replaced: bool) -> None:
-        """They are left with the master: nobody has said that this is the moment to write them."""
+        """Print nothing: files stay with the master."""
 
     def accepted(self, job: int) -> None:
-        """Its number was printed when it was submitted."""
+        """Print nothing: the number was printed on submission."""
 
     def progress(self, event: Progress) -> None:
-        """The bottom line says how many run."""
+        """Print nothing: the bottom line counts running jobs."""
 
     def waiting(self, event: Waiting) -> None:
-        """As above."""
+        """Print nothing: the bottom line counts waiting jobs."""
 
     def notice(self, event: Notice) -> None:
-        self._say(f"[{self._job}] {escape(event.text)}\n")
+        self._print(f"[{self._job}] {escape(event.text)}\n")

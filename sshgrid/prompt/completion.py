@@ -1,6 +1,6 @@
-"""Completion at the prompt: click's own, the words of the shell alone, and files.
+"""Completion at the prompt: that of click, the commands of the shell, and file names.
 
-Refuses to say what went wrong in it: whoever presses Tab sees nothing, and types on.
+Errors are not reported; Tab then offers nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
 
-# word of the shell -> the command whose words follow it; "" = files
-_AS = {"watch": "info", "unwatch": "info", "help": "help", "edit": "", "exit": "exit"}
+# command of the shell -> the command whose arguments complete like its own; "" = files
+_COMPLETED_AS = {"watch": "info", "unwatch": "info", "help": "help", "edit": "", "exit": "exit"}
 
 
 def command_completer(group: Group, session: Session) -> Completer:
-    """Verbs, flags, jobs, nodes, tags and languages through click's own completion; files where click knows nothing."""
+    """Complete commands, options, jobs, nodes, tags and languages with click, and file names otherwise."""
     from click.shell_completion import ShellComplete
     from prompt_toolkit.completion import Completer, Completion, PathCompleter
     from prompt_toolkit.document import Document
@@ -36,10 +36,10 @@ def command_completer(group: Group, session: Session) -> Completer:
         def get_completions(self, document: Document, event: CompleteEvent) -> Iterator[Completion]:
             words, incomplete = split_line(document.text_before_cursor)
             if not words:
-                for word in _AS:
+                for word in _COMPLETED_AS:
                     if word.startswith(incomplete) and not incomplete.startswith("-"):
-                        yield Completion(word, -len(incomplete), display_meta="of the shell")
-            asked = [_AS.get(words[0], words[0]), *words[1:]] if words else []
+                        yield Completion(word, -len(incomplete), display_meta="shell command")
+            asked = [_COMPLETED_AS.get(words[0], words[0]), *words[1:]] if words else []
             items = click_completion.get_completions(asked, incomplete) if asked[:1] != [""] else []
             plain = [item for item in items if item.type == "plain"]
             for item in plain:
@@ -51,7 +51,7 @@ def command_completer(group: Group, session: Session) -> Completer:
 
 
 def split_line(text: str) -> tuple[list[str], str]:
-    """The finished words of a line and the one under the cursor; an open quote counts as closed."""
+    """The complete words of a line and the one at the cursor; an open quote counts as closed."""
     for closing in ("", "'", '"'):
         try:
             words = shlex.split(text + closing)

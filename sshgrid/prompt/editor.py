@@ -1,4 +1,4 @@
-"""A small program written at the prompt: lines in a buffer, saved into a file. Refuses to be anybody's main editor."""
+"""An editor for small programs: lines in a buffer, saved to a file."""
 # os.path, not pathlib (see per-file-ignores), as in all of the client.
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from sshgrid.errors import UsageError
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
-LARGEST_BYTES = 256 * 1024
-_KEYS = "Alt-Enter or Ctrl-S saves, Ctrl-C leaves it as it was"
+MAX_BYTES = 256 * 1024
+_KEYS = "Alt-Enter or Ctrl-S saves, Ctrl-C discards changes"
 
 
-def edit(path: str, say: Callable[[str], None]) -> bool:
-    """Let a person change this file, or make it; False when they left it as it was. Raises UsageError.
+def edit(path: str, warn: Callable[[str], None]) -> bool:
+    """Edit a file, which may be new. False when the user discards the changes. UsageError.
 
-    What cannot be saved is said, and stays on the screen to be saved again.
+    When the text cannot be saved, a warning is printed and the editor stays open.
     """
     from prompt_toolkit import PromptSession
 
@@ -41,7 +41,7 @@ def edit(path: str, say: Callable[[str], None]) -> bool:
             files.replace(path, (text if text.endswith("\n") else f"{text}\n").encode())
             return True
         except OSError as error:
-            say(f"{path} is not saved: {error.strerror or error}")
+            warn(f"{path}: not saved: {error.strerror or error}")
 
 
 def _bindings(indent: str) -> KeyBindings:
@@ -63,11 +63,11 @@ def _bindings(indent: str) -> KeyBindings:
 def _read(path: str) -> str:
     try:
         with files.open_binary(path) as file:
-            text = file.read(LARGEST_BYTES + 1).decode()
+            text = file.read(MAX_BYTES + 1).decode()
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or 'is no text'}") from error
-    if len(text) > LARGEST_BYTES:
-        raise UsageError(f"{path}: is too large to be edited here")
+        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or 'is not a text file'}") from error
+    if len(text) > MAX_BYTES:
+        raise UsageError(f"{path}: is too large for this editor")
     return text

@@ -1,1 +1,1 @@
-"""Rendering for terminals: tables, bars, escapes."""
+"""Printing to terminals and pipes: tables, progress bars, styles and escaped text."""

@@ -1,6 +1,6 @@
-"""How far a sweep has come, in words: one line that replaces itself on a terminal, now and then a plain one elsewhere.
+"""Progress bars on stderr: a line that is redrawn on a terminal, and a new line now and then elsewhere.
 
-Only ever on stderr. Refuses to stand in the middle of a program's line: it begins one of its own.
+When the output of a program ends within a line, the bar starts on a new one.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _CLEAR_LINE = "\r\x1b[K"
 
 
 def text(progress: SweepProgress, *, bar: bool = False) -> str:
-    """One line of it."""
+    """The progress of a sweep in one line."""
     over = progress.ended + progress.left
     parts = [f"{progress.ended} of {progress.tasks} done"]
     parts += [f"{progress.failed} failed"] if progress.failed else []
-    parts += [f"{progress.left} not begun"] if progress.left else []
+    parts += [f"{progress.left} not started"] if progress.left else []
     if over < progress.tasks:
         twice = f" ({progress.backups} with a backup)" if progress.backups else ""
         parts += [f"{progress.running} running{twice}", f"{progress.rate:.1f}/s"]
@@ -42,7 +42,7 @@ def _slowest(progress: SweepProgress) -> str:
 
 
 def transfer_text(what: str, sent: int, total: int) -> str:
-    """How far a large file, or many, has come."""
+    """The progress of an upload in one line."""
     return f"{what} {_graphic(sent, total)}{format_size(sent)} of {format_size(total)}"
 
 
@@ -52,13 +52,14 @@ def _graphic(over: int, total: int) -> str:
 
 
 class TransferBar:
-    """What goes to the master, in a line on a terminal that vanishes; nothing where it is not `shown`."""
+    """The progress of an upload, in a line that is cleared at the end; only with `shown` and on a terminal."""
 
     def __init__(self, look: render.TextStyle, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._look, self._shown, self._clock = look, shown and look.terminal, clock
         self._drawn_at: float | None = None
 
-    def moved(self, what: str, sent: int, total: int) -> None:
+    def update(self, what: str, sent: int, total: int) -> None:
+        """Draw the line, at most every DRAW_SECONDS."""
         if not self._shown or (self._drawn_at is not None and self._clock() - self._drawn_at < DRAW_SECONDS):
             return
         line = self._look.safe(transfer_text(what, sent, total))[: (self._look.columns or 80) - 1]
@@ -72,7 +73,7 @@ class TransferBar:
 
 
 class ProgressBar:
-    """Draws it. `shown`: at all; `clear` before anything else goes to the same terminal."""
+    """The progress of a sweep. Call `clear` before printing anything else to the same terminal."""
 
     def __init__(
         self, look: render.TextStyle, *, shown: bool, bar: bool, clock: Callable[[], float] = time.monotonic
@@ -81,7 +82,7 @@ class ProgressBar:
         self._newest: SweepProgress | None = None
         self._drawn_at = clock()
         self._dirty = False
-        self.in_line = False  # the last byte on the terminal was no line end
+        self.in_line = False  # the last byte on the terminal was not a newline
 
     def progress(self, progress: SweepProgress) -> None:
         self._newest = progress
@@ -95,7 +96,7 @@ class ProgressBar:
             self._drawn_at = now
 
     def redraw(self) -> None:
-        """After something else was shown, though not after each of many."""
+        """Draw the line again after other output, at most every DRAW_SECONDS."""
         if self._shown and self._look.terminal and self._clock() - self._drawn_at > DRAW_SECONDS:
             self._draw()
 
@@ -113,7 +114,7 @@ class ProgressBar:
             self._dirty = False
 
     def end(self) -> None:
-        """The last word where lines are plain; on a terminal nothing is left of it."""
+        """Clear the line on a terminal; elsewhere print the final state."""
         self.clear()
         if self._shown and not self._look.terminal and self._newest is not None:
             render.write_err(self._look.safe(text(self._newest, bar=self._bar)) + "\n")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def info_text(look: TextStyle, job: JobLine) -> str:
-    """What `info` prints."""
+    """The text that `info` prints for a job."""
     from sshgrid.model import job_text
     from sshgrid.notation.quantities import format_duration
     from sshgrid.terminal import render

@@ -43,12 +43,12 @@ STATE_COLOURS = {
 
 
 class TextStyle(msgspec.Struct, frozen=True):
-    """How a stream wants its text."""
+    """How text is printed on a stream."""
 
     colour: bool = False
     terminal: bool = False
-    columns: int = 0  # 0 = never cut
-    escapes: bool = False  # others' words are escaped, terminal or not
+    columns: int = 0  # 0 = lines are not cut
+    escapes: bool = False  # escape control characters even without a terminal
 
     @classmethod
     def detect(cls, descriptor: int, colour: str, environ: Mapping[str, str], *, escapes: bool = False) -> TextStyle:
@@ -79,7 +79,7 @@ def _columns(descriptor: int) -> int:
 
 
 def escape(text: str) -> str:
-    """Control characters as \\x1b and the like; newlines and tabs stay."""
+    """The text with control characters as \\x1b and the like; newlines and tabs stay."""
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() or letter in "\n\t" else _escaped(letter) for letter in text)
@@ -100,7 +100,7 @@ def table(
     right: frozenset[str] = frozenset(),
     with_header: bool = True,
 ) -> str:
-    """Lines with two spaces between columns; on a terminal the last column is cut at its edge."""
+    """Rows with two spaces between columns; on a terminal, lines are cut at its width."""
     cells = [[look.safe(cell).replace("\n", " ") for cell in row] for row in rows]
     if with_header:
         cells.insert(0, list(header))
@@ -123,7 +123,7 @@ def _line(
 
 
 def _painted(line: str, row: Sequence[str], look: TextStyle) -> str:
-    """Colour after cutting: the escape codes have no width, and a cut must not lose the one that ends the colour."""
+    """Add colour after cutting: escape codes have no width, and a cut must not remove the one that ends the colour."""
     if not look.colour:
         return line
     for cell in row:
@@ -141,7 +141,7 @@ NODE_RIGHT = frozenset({"CPU", "LOAD", "MEMORY", "RUNNING"})
 
 
 def job_row(job: JobLine) -> tuple[str, ...]:
-    """A job's line of `ps`."""
+    """The cells of a job in `ps`."""
     return (
         job_text(job.id),
         job.user,
@@ -156,26 +156,26 @@ def job_row(job: JobLine) -> tuple[str, ...]:
 
 
 def sweep_text(sweep: SweepProgress) -> str:
-    """How far a sweep has come, in a line."""
+    """The progress of a sweep in one line, for `info`."""
     parts = [f"{sweep.ended} of {sweep.tasks} done", f"{sweep.failed} failed", f"{sweep.running} running"]
     if sweep.waiting:
         parts.append(f"{sweep.waiting} waiting")
     if sweep.left:
-        parts.append(f"{sweep.left} not begun")
+        parts.append(f"{sweep.left} not started")
     if sweep.eta_seconds is not None and sweep.waiting + sweep.running:
         parts.append(f"about {format_duration(round(sweep.eta_seconds))} left")
     return ", ".join(parts)
 
 
 def exit_text(job: JobLine) -> str:
-    """Slurm's code:signal, "-" while there is none."""
+    """The exit as code:signal, as in Slurm; "-" before the end."""
     if job.exit_code is None and job.signal is None:
         return "-"
     return f"{job.exit_code or 0}:{job.signal or 0}" if not job.signal else f"0:{job.signal}"
 
 
 def attempt_row(attempt: AttemptLine) -> tuple[str, ...]:
-    """An attempt's line of `info`."""
+    """The cells of an attempt in `info`."""
     ended = time.time() if attempt.ended is None else attempt.ended
     return (
         f"{attempt.number} (speculative)" if attempt.speculative else str(attempt.number),
@@ -192,7 +192,7 @@ def attempt_row(attempt: AttemptLine) -> tuple[str, ...]:
 
 
 def node_row(node: NodeLine) -> tuple[str, ...]:
-    """A node's line of `nodes`."""
+    """The cells of a node in `nodes`."""
     reason = node.reason
     if node.next_try_seconds is not None:
         reason = f"{reason}, next try in {format_duration(max(node.next_try_seconds, 0.0))}".lstrip(", ")
@@ -209,7 +209,7 @@ def node_row(node: NodeLine) -> tuple[str, ...]:
 
 
 def pairs(rows: Iterable[tuple[str, str]], look: TextStyle) -> str:
-    """`label  value` lines."""
+    """Lines of `label  value`; empty values are left out."""
     known = [(label, look.safe(value)) for label, value in rows if value]
     width = max((len(label) for label, _ in known), default=0)
     return "".join(f"{look.paint(label.ljust(width), 'dim')}  {value}\n" for label, value in known)
@@ -219,7 +219,7 @@ def pairs(rows: Iterable[tuple[str, str]], look: TextStyle) -> str:
 
 
 def to_json(value: object) -> str:
-    """One line."""
+    """JSON in one line."""
     return msgspec.json.encode(value).decode("utf-8")
 
 
@@ -232,12 +232,12 @@ def iso(at: float | None) -> str | None:
 
 
 def local_time(at: float | None) -> str:
-    """The time as a clock on this wall shows it; "" for none."""
+    """The local time; "" for None."""
     return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def bytes_object(piece: bytes) -> dict[str, object]:
-    """A program's output for --json: as text, or as base64 where it is none."""
+    """A program's output for --json: as text, or as base64 if it is not UTF-8."""
     try:
         return {"text": piece.decode("utf-8")}
     except UnicodeDecodeError:
@@ -247,7 +247,7 @@ def bytes_object(piece: bytes) -> dict[str, object]:
 
 
 def job_object(job: JobLine, *, full: bool = True) -> dict[str, object]:
-    """A job for --json; `full` adds attempts, and why it waits while it does."""
+    """A job for --json; `full` adds its attempts, and why it waits."""
     value: dict[str, object] = msgspec.to_builtins(job)
     value |= {"schema": SCHEMA, "submitted": iso(job.submitted), "started": iso(job.started)}
     del value["attempts"], value["why"]
@@ -270,7 +270,7 @@ def _attempt_object(attempt: AttemptLine) -> dict[str, object]:
 
 
 def why_objects(why: Iterable[NodeReason]) -> list[dict[str, object]]:
-    """What rules each node out, for --json."""
+    """Why each node does not take a job, for --json."""
     return [{"schema": SCHEMA, "node": each.node, "reason": each.reason} for each in why]
 
 
@@ -289,7 +289,7 @@ def task_object(sweep: JobId, task: TaskLine) -> dict[str, object]:
 
 
 def progress_object(progress: SweepProgress) -> dict[str, object]:
-    """How far a sweep has come, for --json."""
+    """The progress of a sweep, for --json."""
     value: dict[str, object] = msgspec.to_builtins(progress)
     del value["type"]
     slowest = progress.slowest
@@ -313,19 +313,19 @@ def error_object(error: SshgridError) -> dict[str, object]:
 
 
 def error_text(error: SshgridError, look: TextStyle) -> str:
-    """`error: ...` and, where something mends it, `hint: ...`."""
+    """The lines `error: ...` and, if there is a hint, `hint: ...`."""
     text = f"{look.paint('error:', 'red')} {look.safe(error.message)}\n"
     return text + (f"{look.paint('hint:', 'cyan')} {look.safe(error.hint)}\n" if error.hint else "")
 
 
 def write_out(text: str) -> None:
-    """To stdout, at once; bytes that are no text (a file name) as they were."""
+    """Write to stdout and flush; bytes of file names that are not UTF-8 stay as they are."""
     sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
     sys.stdout.buffer.flush()
 
 
 def write_err(text: str) -> None:
-    """To stderr; a closed stderr is no reason to fail."""
+    """Write to stderr and flush; errors are ignored."""
     if sys.stderr is None:
         return
     try:

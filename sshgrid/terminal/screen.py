@@ -21,7 +21,7 @@ _TRANSIENT_STEPS = frozenset({"uploading", "compiling", "fetching"})
 
 
 class Screen(Protocol):
-    """What following a job tells; each method is one kind of news."""
+    """Receives the events of a followed job."""
 
     def accepted(self, job: int) -> None: ...
     def output(self, stream: str, attempt: int, piece: bytes) -> None: ...
@@ -34,7 +34,7 @@ class Screen(Protocol):
 
 
 def write_all(descriptor: int, piece: bytes) -> None:
-    """Every byte, also to a descriptor that somebody made non-blocking."""
+    """Write all bytes, even if the descriptor is non-blocking."""
     rest = memoryview(piece)
     while rest:
         try:
@@ -44,7 +44,7 @@ def write_all(descriptor: int, piece: bytes) -> None:
 
 
 class PlainScreen:
-    """Program bytes raw; `talks` adds what a waiting person wants to know, in one line that vanishes."""
+    """Prints the program's bytes; `notes` adds progress on stderr, in a line that is cleared on a terminal."""
 
     def __init__(
         self,
@@ -60,21 +60,21 @@ class PlainScreen:
         self._transient = notes and err.terminal
         self._dirty = False
         self._node = ""
-        self._compiler_spoke = False
+        self._compiler_printed = False
 
     def accepted(self, job: int) -> None:
-        """A person sees it when it matters: on detaching."""
+        """Print nothing: the ID is printed when the user detaches."""
 
     def output(self, stream: str, attempt: int, piece: bytes) -> None:
         self._clear()
-        self._compiler_spoke |= stream == "compile"
+        self._compiler_printed |= stream == "compile"
         if stream == "stdout":
             write_all(1, piece)
             return
         try:
             write_all(2, piece)
         except OSError:
-            return  # a closed stderr is no reason to lose stdout
+            return  # stdout must still be printed when stderr is closed
 
     def progress(self, event: Progress) -> None:
         if self._show_node and event.node and event.node != self._node:
@@ -84,22 +84,22 @@ class PlainScreen:
             return
         tries = f" (attempt {event.attempt} of {event.attempts_allowed})" if event.attempt > 1 else ""
         if event.total_bytes:
-            self._sending(f"uploading to {event.node}{tries}", event)
+            self._upload_status(f"uploading to {event.node}{tries}", event)
         elif event.step in _TRANSIENT_STEPS:
-            self._passing(f"{event.step} on {event.node}{tries}")
+            self._status(f"{event.step} on {event.node}{tries}")
         else:
             self._clear()
 
     def waiting(self, event: Waiting) -> None:
         if not self._notes:
             return
-        self._passing(f"waiting: {event.reason}" + "".join(f"; {each.node}: {each.reason}" for each in event.why[:3]))
+        self._status(f"waiting: {event.reason}" + "".join(f"; {each.node}: {each.reason}" for each in event.why[:3]))
 
     def notice(self, event: Notice) -> None:
         self._line(event.text)
 
     def restarted(self, event: Restarted) -> None:
-        self._line(f"{event.stream} starts again: attempt {event.attempt} says something else than the one before")
+        self._line(f"{event.stream} restarts: the output of attempt {event.attempt} differs from the one before")
 
     def fetched(self, name: str, size: int, replaced: bool) -> None:
         if not self._quiet:
@@ -109,7 +109,7 @@ class PlainScreen:
         self._clear()
         if interrupted:
             return
-        if job.state in _FAULT_STATES or (job.state == "COMPILE_ERROR" and not self._compiler_spoke):
+        if job.state in _FAULT_STATES or (job.state == "COMPILE_ERROR" and not self._compiler_printed):
             self._warn(f"{self._err.paint('error:', 'red')} job {job_text(job.id)}: {job.reason or job.state}")
             self._warn(f"{self._err.paint('hint:', 'cyan')} sshgrid info {job_text(job.id)}")
 
@@ -117,14 +117,14 @@ class PlainScreen:
         self._clear()
         self._warn(self._err.safe(text))
 
-    def _sending(self, what: str, event: Progress) -> None:
-        """A line that is drawn again and again: only where it can vanish."""
+    def _upload_status(self, what: str, event: Progress) -> None:
+        """Show upload progress, only where the line can be replaced."""
         if self._transient:
             from sshgrid.terminal.bar import transfer_text
 
-            self._passing(transfer_text(what, event.sent_bytes, event.total_bytes))
+            self._status(transfer_text(what, event.sent_bytes, event.total_bytes))
 
-    def _passing(self, text: str) -> None:
+    def _status(self, text: str) -> None:
         if not self._transient:
             self._warn(text)
             return
@@ -139,7 +139,7 @@ class PlainScreen:
 
 
 class JsonScreen:
-    """JSON Lines: one object an event, the job's own object last."""
+    """Prints JSON Lines: one object for each event, the object of the job last."""
 
     def accepted(self, job: int) -> None:
         self.line({"event": "accepted", "id": job})
@@ -168,5 +168,5 @@ class JsonScreen:
         self.line(render.job_object(job))
 
     def line(self, value: dict[str, object]) -> None:
-        """One object on a line of its own."""
+        """Print one object as a line."""
         write_all(1, render.to_json({"schema": render.SCHEMA, **value}).encode() + b"\n")

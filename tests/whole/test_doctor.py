@@ -61,7 +61,7 @@ def test_a_disk_without_room_and_a_host_that_is_away_are_ill(grid: Grid, hosts: 
         assert "df /var/tmp/sshgrid-2001" in ill["hint"]
         text = grid("doctor", "h3")
         assert text.code == 1
-        assert "ILL" in text.text
+        assert "FAILED" in text.text
         grid.until_down(host)
         host.power_off()
         assert checks(grid, "h3", code=1)["node h3"]["hint"] == "sshgrid node check h3"

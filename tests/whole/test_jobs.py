@@ -153,7 +153,7 @@ def test_a_second_control_c_detaches_and_prints_the_id(grid: Grid) -> None:
         done = client.done()
     job = grid.last()
     assert done.code == 130
-    assert f"job {job['id']} goes on" in done.err
+    assert f"job {job['id']} continues" in done.err
     assert f"sshgrid attach {job['id']}" in done.err
     grid("kill", "--signal", "KILL", "last")
     assert grid("wait", "last").code == 137

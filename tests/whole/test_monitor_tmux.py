@@ -49,9 +49,9 @@ def test_jobs_are_seen_read_and_killed(here: LocalGrid) -> None:
         tmux.press("n")
         tmux.see("left as it is")
         tmux.press("x", "y")
-        tmux.see(f"job {job} is being ended")
+        tmux.see(f"job {job} is being cancelled")
         here.until_state(job, "CANCELLED")
-        tmux.see("no job waits or runs")
+        tmux.see("no jobs wait or run")
         tmux.press("q")
         assert tmux.status() == 0
 
@@ -62,7 +62,7 @@ def test_a_node_is_drained_and_resumed(here: LocalGrid) -> None:
         tmux.press("Enter")
         tmux.see("toolchains")
         tmux.press("Escape", "d")
-        tmux.see("start nothing more on here? [y/N]")
+        tmux.see("drain here (start no more jobs)? [y/N]")
         tmux.press("y")
         tmux.see("DRAINED")
         assert here.nodes()["here"]["state"] == "DRAINED"
@@ -70,7 +70,7 @@ def test_a_node_is_drained_and_resumed(here: LocalGrid) -> None:
         tmux.see("IDLE")
         assert here.nodes()["here"]["state"] == "IDLE"
         tmux.press("?")
-        tmux.see("the monitor's keys")
+        tmux.see("keys of the monitor")
         tmux.press("q", "C-c")
         assert tmux.status() == 0
 
@@ -86,7 +86,7 @@ def test_the_window_changes_its_size(here: LocalGrid) -> None:
         tmux.resize(120, 30)
         tmux.see("LAST MINUTE")
         tmux.type("/nothing")
-        tmux.see("nothing here has 'nothing' in it")
+        tmux.see("no line contains 'nothing'")
         tmux.press("Escape")
         tmux.see(">here")
 
@@ -95,10 +95,10 @@ def test_the_master_goes_and_comes_back(here: LocalGrid) -> None:
     with monitor(here) as tmux:
         tmux.see(">here")
         here.stop()
-        tmux.see("looking for the master")
+        tmux.see("reconnecting")
         assert ">here" in tmux.screen  # what was known stays
         here("master", "start")
-        tmux.see_no_more("looking for the master")
+        tmux.see_no_more("reconnecting")
         tmux.see("IDLE")
         tmux.press("q")
         assert tmux.status() == 0

@@ -122,7 +122,7 @@ def test_copy_key_installs_the_key_once_with_a_password_that_stays_nowhere(
     assert "h3" not in alone.inventory.read_text()
     done = alone("-v", "node", "add", "h3", place, "--copy-key", stdin=f"{PASSWORD}\n".encode())
     assert done.code == 0, done
-    assert "your ssh-ed25519 key may log in now" in done.err
+    assert "your ssh-ed25519 key is installed" in done.err
     public = lab.identity_file.with_suffix(".pub").read_text().strip()
     assert authorized(host) == [public]
     listed = host.run(["stat", "-c", "%a %U", "/home/grid/.ssh", "/home/grid/.ssh/authorized_keys"]).stdout
@@ -148,7 +148,7 @@ def test_copy_key_asks_at_the_terminal_and_shows_nothing_of_the_answer(alone: Gr
 def test_copy_key_without_anybody_to_ask_says_so(alone: Grid, with_password: LabHost) -> None:
     done = alone("node", "add", "h3", f"grid@{with_password.address}:{PORT}", "--accept-new", "--copy-key")
     assert done.code == 2
-    assert "needs a password once" in done.err
+    assert "needs the password of the account once" in done.err
     assert "h3" not in alone.inventory.read_text()
     with_password.power_off()  # its home comes back with the key in it
     until(lambda: not with_password.is_on, "h3 to be off")

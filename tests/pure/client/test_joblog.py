@@ -132,7 +132,7 @@ def test_a_frame_of_progress_counts_the_backups() -> None:
 
 
 def test_at_the_end_nothing_is_said_of_rates() -> None:
-    assert text(SweepProgress(3, 9, 7, 1, 0, 0, 2, 2.5, 0.0)) == "7 of 9 done, 1 failed, 2 not begun"  # type: ignore[arg-type]
+    assert text(SweepProgress(3, 9, 7, 1, 0, 0, 2, 2.5, 0.0)) == "7 of 9 done, 1 failed, 2 not started"  # type: ignore[arg-type]
 
 
 def test_of_a_large_file_it_is_shown_how_much_has_come() -> None:

@@ -150,7 +150,7 @@ def test_A34_nothing_that_a_terminal_would_act_upon_is_drawn() -> None:
 @pytest.mark.parametrize("size", [(79, 24), (80, 23), (20, 5)])
 def test_a_window_that_is_too_small_is_told_how_big_it_must_be(size: tuple[int, int]) -> None:
     said = "".join(screen(View(), *size).split("\n"))
-    assert said == f"the monitor needs 80x24, this is {size[0]}x{size[1]} (q leaves)"
+    assert said == f"the monitor needs 80x24, the terminal has {size[0]}x{size[1]} (q quits)"
 
 
 def test_once_nothing_is_cut_without_a_terminal() -> None:
@@ -164,7 +164,7 @@ def test_once_nothing_is_cut_without_a_terminal() -> None:
 
 def test_panes_share_the_room() -> None:
     for nodes, jobs, room, wanted in ((50, 99, 17, (7, 8, 2)), (50, 0, 17, (13, 2, 2)), (1, 99, 17, (1, 14, 2))):
-        assert tuple(draw.share(room, snapshot(nodes, jobs)).values()) == wanted
+        assert tuple(draw.heights_of(room, snapshot(nodes, jobs)).values()) == wanted
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_what_is_asked_is_shown_and_a_key_that_is_not_y_leaves_it() -> None:
     view, _ = after("tab", "x")
     assert "kill job 7? [y/N]" in screen(view)
     view, command = after("n", view=view)
-    assert (view.asking, view.said, command) == (None, "left as it is", None)
+    assert (view.confirming, view.message, command) == (None, "nothing changed", None)
 
 
 def test_a_chosen_line_stays_chosen_while_others_come_and_go() -> None:

@@ -101,7 +101,7 @@ def test_import_of_ansible_adds_lines_and_says_what_has_no_place(cli: Cli) -> No
     assert done.stdout.decode() == f"written to {path.resolve()}:\n" + "".join(f"{line}\n" for line in LINES)
     assert done.stderr.decode().splitlines() == [
         "not imported: ansible_host_key_checking has no place in an inventory: web1, web2",
-        "not imported: group_vars/ beside it was not read",
+        "not imported: the folder group_vars/ was not read",
     ]
     again = cli("--json", "inventory", "import", "--ansible", "hosts")
     assert again.returncode == 2

@@ -178,7 +178,7 @@ def test_an_error_of_the_master_is_said_with_its_hint_or_as_json(cli: Cli, fake:
         (("run", "--memory", "lots", "x.py"), "error: --memory: 'lots' is not a size\nhint: "),
         (("run", "--env", "1=2", "x.py"), "error: --env: not a variable name: '1'\nhint: "),
         (("run", "--flags", "'", "x.py"), "error: --flags: No closing quotation\nhint: "),
-        (("run", "-I", "-d", "x.py"), "error: -I ties the run to this terminal"),
+        (("run", "-I", "-d", "x.py"), "error: -I uses this terminal as standard input"),
         (("ps", "--state", "TIRED"), "error: --state: no such state: TIRED\nhint: "),
         (("kill", "7", "--signal", "HUPP"), "error: --signal: no such signal: HUPP\nhint: "),
     ],
@@ -283,7 +283,7 @@ def test_doctor_says_each_value_with_its_source_and_looks_at_each_node(cli: Cli,
     disk = next(check for check in value["checks"] if check["name"] == "disk")
     assert disk["ok"]
     assert disk["detail"].endswith(" free")
-    assert "ILL     no route to host" in cli("doctor").stdout.decode()
+    assert "FAILED  no route to host" in cli("doctor").stdout.decode()
 
 
 def test_the_version_is_that_of_the_package(cli: Cli) -> None:

@@ -328,7 +328,7 @@ def test_on_a_terminal_how_far_an_upload_is_is_a_line_that_vanishes(monkeypatch:
     clock = iter([0.0, 0.01, 0.5, 0.5])
     transfer = TransferBar(render.TextStyle(terminal=True, columns=80), shown=True, clock=lambda: next(clock))
     for sent in (1, 2, 3):
-        transfer.moved("sending big", sent << 20, 4 << 20)
+        transfer.update("sending big", sent << 20, 4 << 20)
     transfer.clear()
     assert [text.rpartition(" of ")[0][-2:] for text in written] == ["1M", "3M", ""]
 
@@ -495,7 +495,7 @@ def test_a_restart_said_by_the_master_is_said_to_the_person_once(cli: Cli, fake:
     fake.in_turn(messages.Watch, [*first, CLOSE], [*first[:2], *rest])
     done = cli("run", program)
     assert done.stdout == b"aaaabbcc"
-    assert done.stderr.count(b"starts again") == 1
+    assert done.stderr.count(b"restarts") == 1
 
 
 def test_a_job_is_submitted_once_when_the_master_leaves_before_it_answers(
@@ -548,7 +548,7 @@ def test_wait_of_one_job_exits_as_it_did_and_of_several_with_0_or_1(cli: Cli, fa
 def test_wait_gives_up_with_124(cli: Cli, fake: FakeMaster) -> None:
     fake.on(messages.Watch)
     done = cli("wait", "--timeout", "50ms", "7")
-    assert (done.returncode, done.stderr) == (124, b"error: job 7 is not done\nhint: sshgrid info 7\n")
+    assert (done.returncode, done.stderr) == (124, b"error: job 7 has not ended\nhint: sshgrid info 7\n")
 
 
 # --- interactive -----------------------------------------------------------------------------------------------------

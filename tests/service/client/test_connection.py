@@ -56,7 +56,7 @@ def test_A41_a_link_in_place_of_the_state_folder_is_refused(cli: Cli, tmp_path: 
     state = Path(cli.places.state_dir)
     state.parent.mkdir(parents=True)
     state.symlink_to(elsewhere)
-    with pytest.raises(StoreError, match="is not what it should be"):
+    with pytest.raises(StoreError, match="has the wrong type"):
         start.connect(cli.places)
 
 

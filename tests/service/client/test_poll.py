@@ -73,18 +73,18 @@ def test_a_master_that_falls_silent_is_not_waited_for(
 
 def test_what_the_keys_of_the_monitor_ask_for_is_done(fake: FakeMaster, session: Session) -> None:
     snapshot = None
-    assert actions.done(session, Command(Action.KILL, "7"), snapshot) == "job 7 is being ended"
+    assert actions.perform(session, Command(Action.KILL, "7"), snapshot) == "job 7 is being cancelled"
     assert fake.got(messages.Cancel) == [messages.Cancel((JobId(7),), "TERM")]
     fake.on(messages.Cancel, messages.Failure("no-such-job", "no such job: 7"))
-    assert actions.done(session, Command(Action.KILL, "7"), snapshot) == "no such job: 7"
+    assert actions.perform(session, Command(Action.KILL, "7"), snapshot) == "no such job: 7"
     fake.on(messages.Logs, output("stdout", b"one\ntw"), output("stderr", b"o\xff"), messages.Ended(job_line(7)))
-    page = actions.done(session, Command(Action.LOGS, "7"), snapshot)
+    page = actions.perform(session, Command(Action.LOGS, "7"), snapshot)
     assert isinstance(page, Page)
     assert page.lines == ("one", "two\ufffd", "", "[COMPLETED]")
-    page = actions.done(session, Command(Action.JOB, "7"), snapshot)
+    page = actions.perform(session, Command(Action.JOB, "7"), snapshot)
     assert isinstance(page, Page)
     assert any("Primes.java 1000" in line for line in page.lines)
-    assert actions.done(session, Command(Action.NODE, "gone"), Snapshot(0.0, status_of(session))) == "gone is gone"
+    assert actions.perform(session, Command(Action.NODE, "gone"), Snapshot(0.0, status_of(session))) == "gone is no longer in the inventory"
 
 
 def status_of(session: Session) -> messages.StatusReply:

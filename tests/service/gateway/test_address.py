@@ -48,7 +48,7 @@ def test_a_file_without_an_address_or_a_link_is_an_error(tmp_path: Path) -> None
     path.unlink()
     (tmp_path / "elsewhere").write_text('{"listen": "0.0.0.0"}')
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreError, match="not what it should be"):
+    with pytest.raises(StoreError, match="has the wrong type"):
         address.load(str(tmp_path))
 
 

@@ -147,7 +147,7 @@ def test_without_a_terminal_lines_are_read_from_stdin(cli: Cli, fake: FakeMaster
     fake.on(messages.Watch, messages.Ended(job_line(exit_status=7)))
     done = cli("shell", stdin=b"version\n# a comment\n\nwait 'open\nsshgrid attach 42\nexit\nversion\n")
     assert (done.returncode, done.stdout.count(b"sshgrid 0.")) == (7, 1)
-    assert done.stderr == b"error: the quotes do not match: No closing quotation\n"
+    assert done.stderr == b"error: unbalanced quotes: No closing quotation\n"
 
 
 @pytest.mark.parametrize(
