@@ -84,7 +84,10 @@ def test_what_the_keys_of_the_monitor_ask_for_is_done(fake: FakeMaster, session:
     page = actions.perform(session, Command(Action.JOB, "7"), snapshot)
     assert isinstance(page, Page)
     assert any("Primes.java 1000" in line for line in page.lines)
-    assert actions.perform(session, Command(Action.NODE, "gone"), Snapshot(0.0, status_of(session))) == "gone is no longer in the inventory"
+    assert (
+        actions.perform(session, Command(Action.NODE, "gone"), Snapshot(0.0, status_of(session)))
+        == "gone is no longer in the inventory"
+    )
 
 
 def status_of(session: Session) -> messages.StatusReply:
