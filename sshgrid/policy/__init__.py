@@ -1,1 +1,1 @@
-"""Pure decisions: placement, fair share, quota, access, retry, states."""
+"""Pure decisions about jobs: placement, fair share, quota, access, circuit breakers, retry and states."""

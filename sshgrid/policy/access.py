@@ -1,7 +1,7 @@
-"""Who may ask what: every decision about it is `may`, a function of the person, the request and a job's owner.
+"""Which user may send which request: `authorize` decides it from the user, the request and the owner of its job.
 
-A user sees and touches the user's own jobs only; an admin all jobs, and the other users; who owns the master's process
-everything. Refuses to say of somebody else's job that it is there: it is answered as a job that never was.
+A user has access to the user's own jobs, an admin also to all other jobs and to the accounts, and the owner of the
+master's process to everything. A job of another user is answered like a job that does not exist.
 """
 
 from __future__ import annotations
@@ -50,55 +50,55 @@ from sshgrid.protocol.user_messages import (
 
 
 class Allowed(Struct, frozen=True):
-    """It may be done; what lists show is narrowed by `seen_by`."""
+    """The request is carried out. A list holds only the jobs of `visible_owner`."""
 
 
 class Hidden(Struct, frozen=True):
-    """It concerns a job of somebody else, which for this person is not there."""
+    """The request names a job of another user: it is answered with NoSuchJob."""
 
 
 class Denied(Struct, frozen=True):
-    """It may not be done, and that may be said."""
+    """The request is answered with NotAllowed."""
 
-    why: str
+    reason: str
 
 
 Decision: TypeAlias = Allowed | Hidden | Denied
 
 
-def authorize(person: User, request: Request, owner: str | None = None) -> Decision:
-    """May this person ask this? `owner`: of the job that it concerns, None when it concerns none."""
+def authorize(user: User, request: Request, owner: str | None = None) -> Decision:
+    """Decide about a request of this user. `owner` owns the job that the request names; None = it names no job."""
     match request:
         case MissingBlobs() | PutBlob() | Submit() | Explain():
             return Allowed()
         case Jobs() | Nodes() | Toolchains() | Status() | Clients():
             return Allowed()
         case Watch() | Logs() | Info() | Input() | Resize() | Cancel() | Hold() | Remove():
-            return Allowed() if sees_all_jobs(person) or owner == person.name else Hidden()
+            return Allowed() if sees_all_jobs(user) or owner == user.name else Hidden()
         case WatchSweep() | ProgressOf() | Tasks() | Retry():
-            return Allowed() if sees_all_jobs(person) or owner == person.name else Hidden()
+            return Allowed() if sees_all_jobs(user) or owner == user.name else Hidden()
         case CheckNodes() | Diagnose() | Execute() | Reload() | Stop():
-            return _admins(person)
+            return _admin_only(user)
         case Users() | AddUser() | RemoveUser() | DisableUser() | SetPassword() | AddKey() | RemoveKey() | SetCaps():
-            return _admins(person)
-        case Backup() | TakeFile():  # it writes, or reads, wherever the master's process may
-            return Allowed() if person.role is Role.OWNER else Denied("only who owns the master may do that")
+            return _admin_only(user)
+        case Backup() | TakeFile():  # they write and read files with the rights of the master's process
+            return Allowed() if user.role is Role.OWNER else Denied("only the owner of the master may do that")
         case _:
             assert_never(request)
 
 
-def _admins(person: User) -> Decision:
-    return Allowed() if sees_all_jobs(person) else Denied("only an admin may do that")
+def _admin_only(user: User) -> Decision:
+    return Allowed() if sees_all_jobs(user) else Denied("only an admin may do that")
 
 
-def sees_all_jobs(person: User) -> bool:
-    """Whether this person's lists hold everybody's jobs."""
-    return person.role in (Role.OWNER, Role.ADMIN)
+def sees_all_jobs(user: User) -> bool:
+    """Whether this user has access to the jobs of all users."""
+    return user.role in (Role.OWNER, Role.ADMIN)
 
 
-def visible_owner(person: User) -> str:
-    """Whose jobs this person's lists hold; "" = everybody's."""
-    return "" if sees_all_jobs(person) else person.name
+def visible_owner(user: User) -> str:
+    """The only owner whose jobs this user sees; "" = all owners."""
+    return "" if sees_all_jobs(user) else user.name
 
 
 def requested_jobs(request: Request) -> tuple[JobId, ...]:

@@ -1,7 +1,7 @@
-"""When a node may be dialled again after a failure, and when it may be given new runs again after losing some.
+"""Two circuit breakers of a node: `Breaker` decides when it is dialled again, `Quarantine` when it gets new runs again.
 
-Two small circuit breakers as values: each event gives the next value, the time and the dice are passed in. Refuses to
-forget a refused login for less than a minute, because sshd punishes those who insist (PerSourcePenalties).
+Both are values: each event returns the next value, and the time and the random numbers are arguments. After a refused
+login the pause is at least a minute, because sshd punishes a source that retries sooner (PerSourcePenalties).
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from sshgrid.model import Struct
 
 DIAL_FIRST_SECONDS = 1.0
 DIAL_MAX_SECONDS = 30.0
-REFUSED_SECONDS = (60.0, 300.0)  # first refusal, every further one
-CHANGED_KEY_SECONDS = 300.0  # only a person can mend it; looking seldom costs nothing
-UNFIT_SECONDS = (15.0, 60.0, 300.0)  # no shell, disk full: it answers, so asking each second helps nobody
+REFUSED_SECONDS = (60.0, 300.0)  # after the first refusal, after each further one
+CHANGED_KEY_SECONDS = 300.0  # only a user can solve it, so there is no hurry
+UNFIT_SECONDS = (15.0, 60.0, 300.0)  # no shell, disk full: such a problem lasts for minutes
 
 LOSSES = 3
 LOSS_WINDOW_SECONDS = 600.0
-SAME_LOSS_SECONDS = 5.0  # one crash ends many runs: what ends together was lost once
+SAME_LOSS_SECONDS = 5.0  # one crash ends many runs: losses this close together count once
 QUARANTINE_FIRST_SECONDS = 30.0
 QUARANTINE_MAX_SECONDS = 1800.0
 
 
 class BreakerState(enum.StrEnum):
-    """What may be done with a node that failed."""
+    """Whether a node may be dialled."""
 
-    CLOSED = "closed"  # it works, as far as we know
-    OPEN = "open"  # leave it alone until next_try
-    HALF_OPEN = "half-open"  # one dial will tell
+    CLOSED = "closed"  # yes: it has not failed
+    OPEN = "open"  # not before next_try
+    HALF_OPEN = "half-open"  # once: the result closes or opens the breaker
 
 
 class Breaker(Struct, frozen=True):
-    """Dials of one node. Ask allows(), say dialling(), then succeeded() or failed()."""
+    """The dials of one node. Call allows(), then dial_started(), then succeeded() or failed()."""
 
     failures: int = 0  # in a row
-    refusals: int = 0  # of those, by its login or its host key
+    refusals: int = 0  # those of the failures that were a refused login or a wrong host key
     next_try: float = 0.0
-    dial_pending: bool = False  # the one dial of half-open
+    dial_pending: bool = False  # the one dial that half-open allows has started
 
     def state(self, now: float) -> BreakerState:
         if not self.failures:
@@ -47,7 +47,7 @@ class Breaker(Struct, frozen=True):
         return BreakerState.OPEN if now < self.next_try else BreakerState.HALF_OPEN
 
     def allows(self, now: float) -> bool:
-        """May it be dialled now?"""
+        """Whether the node may be dialled now."""
         state = self.state(now)
         return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and not self.dial_pending)
 
@@ -55,7 +55,7 @@ class Breaker(Struct, frozen=True):
         return Breaker(self.failures, self.refusals, self.next_try, dial_pending=True)
 
     def failed(self, now: float, cause: HostError, rng: Random, max_pause_seconds: float = DIAL_MAX_SECONDS) -> Breaker:
-        """`longest`: how long a silent node is left alone at most."""
+        """The breaker after a failed dial. `max_pause_seconds` limits the pause of an unreachable node."""
         refused = isinstance(cause, LoginRefused | HostKeyUnknown | HostKeyChanged)
         failures, refusals = self.failures + 1, self.refusals + refused
         pause = _pause(cause, failures, refusals, rng, max_pause_seconds)
@@ -68,31 +68,31 @@ class Breaker(Struct, frozen=True):
 def _pause(cause: HostError, failures: int, refusals: int, rng: Random, max_pause_seconds: float) -> float:
     match cause:
         case HostKeyChanged():
-            return _longer(CHANGED_KEY_SECONDS, rng)
+            return _lengthen(CHANGED_KEY_SECONDS, rng)
         case NodeUnfit():
-            return _longer(UNFIT_SECONDS[min(failures, len(UNFIT_SECONDS)) - 1], rng)
+            return _lengthen(UNFIT_SECONDS[min(failures, len(UNFIT_SECONDS)) - 1], rng)
         case _ if refusals:
-            # Also when the failure itself is a closed port: that is how a penalised source sees sshd.
-            return _longer(REFUSED_SECONDS[min(refusals, len(REFUSED_SECONDS)) - 1], rng)
+            # An unreachable port counts too: sshd drops connections of a source that it penalises.
+            return _lengthen(REFUSED_SECONDS[min(refusals, len(REFUSED_SECONDS)) - 1], rng)
         case _:
             ceiling = min(max_pause_seconds, DIAL_FIRST_SECONDS * 2.0 ** min(failures - 1, 30))
             return rng.uniform(0.0, ceiling)
 
 
-def _longer(seconds: float, rng: Random) -> float:
-    """Spread upwards only: the pause is a promise to sshd."""
+def _lengthen(seconds: float, rng: Random) -> float:
+    """Add up to 10 percent: many masters must not dial in step, and none may dial too early."""
     return seconds * rng.uniform(1.0, 1.1)
 
 
 class Quarantine(Struct, frozen=True):
-    """Runs lost by one node: after three losses in ten minutes no new run for a while, then one to prove itself."""
+    """The lost runs of one node: three losses in ten minutes stop new runs for a while; then it gets one as a probe."""
 
     losses: tuple[float, ...] = ()  # times, oldest first
-    rounds: int = 0  # quarantines without a good run in between
+    rounds: int = 0  # quarantines since the last run that ended normally
     until: float = 0.0
 
     def run_lost(self, now: float) -> Quarantine:
-        """A run was lost to this node while running. Not for a job that loses every node it touches."""
+        """The value after the node lost a run. Do not call it for a job that has lost several nodes: see retry."""
         if self.losses and now - self.losses[-1] < SAME_LOSS_SECONDS:
             return self
         losses = (*(at for at in self.losses if now - at <= LOSS_WINDOW_SECONDS), now)[-LOSSES:]
@@ -102,11 +102,11 @@ class Quarantine(Struct, frozen=True):
         return Quarantine(losses, self.rounds + 1, now + pause)
 
     def run_ended(self) -> Quarantine:
-        """A run ended there as runs should, whatever its exit code."""
+        """The value after a run ended on the node, with any exit code."""
         return Quarantine() if self.rounds else self
 
     def slot_limit(self, now: float) -> int | None:
-        """How many runs it may have at once: None = no limit of ours, 0 in quarantine, 1 until it has proved itself."""
+        """The most slots that may be in use: 0 in quarantine, 1 after it until a run ends, None = not limited."""
         if not self.rounds:
             return None
         return 0 if now < self.until else 1

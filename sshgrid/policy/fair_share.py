@@ -8,27 +8,34 @@ from collections.abc import Collection, Mapping, Sequence
 from sshgrid.model import Job
 
 
-def start_order(jobs: Sequence[Job], running_by_owner: Mapping[str, float]) -> list[Job]:
-    """Priority, then fair share (fewest running first, counting the turns handed out here), then age."""
-    shares = dict(running_by_owner)
+def start_order(jobs: Sequence[Job], share_by_owner: Mapping[str, float]) -> list[Job]:
+    """The jobs in the order in which they start: by priority, then by the owner's share, then by age.
+
+    Each job placed in the order counts for its owner as if it were running.
+    """
+    shares = dict(share_by_owner)
     levels: dict[int, list[Job]] = {}
     for job in jobs:
         levels.setdefault(job.submission.priority, []).append(job)
     return [job for priority in sorted(levels, reverse=True) for job in _fair(levels[priority], shares)]
 
 
-def shares(running: Mapping[str, int], served: Mapping[str, int], owners: Collection[str]) -> dict[str, float]:
-    """What each owner runs; among equals, whose last turn (the number in `served`) is longest ago comes first.
+def shares(running: Mapping[str, int], last_start: Mapping[str, int], owners: Collection[str]) -> dict[str, float]:
+    """The share of each owner: the slots in use, plus a fraction that grows with the number of the last start.
 
-    Without that, the owner of the oldest jobs would take every turn of a grid with a single slot.
+    The fraction orders owners with equal slots: on a grid with a single slot, the owner of the oldest jobs would
+    otherwise be first every time.
     """
-    recent = sorted(served, key=served.__getitem__)
-    rank = {owner: place / (len(recent) + 1) for place, owner in enumerate(recent, 1)}
-    return {owner: running.get(owner, 0) + rank.get(owner, 0.0) for owner in owners}
+    recent = sorted(last_start, key=last_start.__getitem__)
+    fraction = {owner: place / (len(recent) + 1) for place, owner in enumerate(recent, 1)}
+    return {owner: running.get(owner, 0) + fraction.get(owner, 0.0) for owner in owners}
 
 
 def _fair(jobs: Sequence[Job], shares: dict[str, float]) -> list[Job]:
-    """Each turn goes to the owner with the fewest; a heap of owners makes 10,000 jobs a matter of milliseconds."""
+    """Take the next job of the owner with the smallest share each time; adds to `shares`.
+
+    A heap of owners orders 10,000 jobs in milliseconds.
+    """
     queues: dict[str, list[Job]] = {}
     for job in sorted(jobs, key=_age, reverse=True):  # newest first: pop() then takes the oldest
         queues.setdefault(job.owner, []).append(job)
@@ -36,12 +43,12 @@ def _fair(jobs: Sequence[Job], shares: dict[str, float]) -> list[Job]:
     heapq.heapify(heap)
     ordered = []
     while heap:
-        count, _, owner = heap[0]
+        share, _, owner = heap[0]
         queue = queues[owner]
         ordered.append(queue.pop())
-        shares[owner] = count + 1
+        shares[owner] = share + 1
         if queue:
-            heapq.heapreplace(heap, (count + 1, _age(queue[-1]), owner))
+            heapq.heapreplace(heap, (share + 1, _age(queue[-1]), owner))
         else:
             heapq.heappop(heap)
     return ordered

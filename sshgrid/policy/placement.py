@@ -1,7 +1,7 @@
-"""Which node takes a job next, why the others do not, and in which order waiting jobs get their turn.
+"""Placement: on which node a job starts, and for what reason it cannot start on the other nodes.
 
-Every answer is a function of the views, the submission and the dice passed in. Refuses to guess: a node whose load is
-not known counts as full, and a node that may still turn out to be able is never declared unable.
+Every function depends only on its arguments: the views of the nodes, the submission and the random generator. A node
+whose load is not known counts as fully loaded. A node that was not probed yet counts as one that may run the job later.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from sshgrid.notation.quantities import format_duration, format_size
 from sshgrid.protocol.messages import NodeReason
 
 COUNTDOWN = ", next try in "
-NEAR = 0.1  # busy share: nodes this close to the best count as equally idle
+NEAR_BEST = 0.1  # nodes whose score is this close to the best count as equally idle
 
-# From hopeless to hopeful: a waiting job shows the most hopeful thing that is in its way.
+# From permanent to temporary. A pending job shows the last of these that any node gives as the reason.
 PENDING_CODES = (
     *("BadConstraints", "NoToolchain", "NodeDown", "Backoff", "LoadTooHigh", "Resources", "UserLimit", "Priority"),
 )
 
 
 class NodeView(Struct, frozen=True):
-    """All that placement may know about a node at one moment."""
+    """What placement knows about a node at one moment."""
 
     node: Node
     up: bool = False
     reason: str = ""  # why it is not up
-    facts: Facts | None = None  # None = never probed
+    facts: Facts | None = None  # None = not probed yet
     toolchains: Mapping[str, Toolchain] = {}
-    untested: frozenset[str] = frozenset()  # languages whose hello has not run yet
+    untested: frozenset[str] = frozenset()  # languages whose smoke test has not run yet
     sample: Sample | None = None
-    slot_limit: int | None = None  # a node that lost several runs takes no more than this
+    slot_limit: int | None = None  # the most slots in use, after the node lost several runs; None = no limit
     running: int = 0  # slots in use
     started_since_sample: int = 0
     ended_since_sample: int = 0
     next_try_seconds: float | None = None  # until the next dial, when it is not up
     gpus_in_use: frozenset[int] = frozenset()
-    user_limit: str = ""  # why the user whose job it is may have no more runs there
+    user_limit: str = ""  # why the owner of the job may start no more runs here; "" = no limit reached
 
 
-PendingReason: TypeAlias = tuple[str, str]  # one of CODES, and a reason with its numbers
+PendingReason: TypeAlias = tuple[str, str]  # one of CODES, and a text with the numbers
 Requirements: TypeAlias = tuple[str, str, str, int | None, int, int]
 Policy: TypeAlias = Callable[[Sequence[NodeView], Random, int], NodeView]
 
@@ -56,12 +56,12 @@ Policy: TypeAlias = Callable[[Sequence[NodeView], Random, int], NodeView]
 
 
 def cores(view: NodeView) -> int:
-    """How many cores it has; 1 as long as nobody knows."""
+    """The number of cores of the node; 1 while it is not known."""
     return max(1, view.facts.cores) if view.facts else 1
 
 
 def slots(view: NodeView) -> int:
-    """How many runs it takes at once; fewer than usual while it has to prove itself."""
+    """The number of slots that may be in use, with `slot_limit` applied."""
     return _all_slots(view) if view.slot_limit is None else min(view.slot_limit, _all_slots(view))
 
 
@@ -70,10 +70,10 @@ def _all_slots(view: NodeView) -> int:
 
 
 def busy_cores(view: NodeView) -> float | None:
-    """Cores in use as far as can be told now; None = nobody knows.
+    """An estimate of the cores in use now; None = not known.
 
-    A sample is a second old, so what started or ended since is added: without it a burst of starts would all go to the
-    node that looked idle. A load above the number of cores is a queue that CPU use, capped at the cores, cannot show.
+    A sample may be a second old, so the runs that started or ended since are added: otherwise a burst of starts would
+    all go to the node that was idle. CPU use cannot exceed the number of cores; when the load does, the load counts.
     """
     if view.sample is None:
         return None
@@ -86,7 +86,7 @@ def busy_cores(view: NodeView) -> float | None:
 
 
 def score(view: NodeView) -> float:
-    """Busy share of the node after weighing, lower is better; an unknown load is a full node, so at least 1.0."""
+    """The busy share of the node, divided by its weight: lower is better. At least 1.0 while the load is not known."""
     capacity = cores(view) * view.node.weight
     busy = busy_cores(view)
     if busy is None:
@@ -94,11 +94,11 @@ def score(view: NodeView) -> float:
     return busy / capacity
 
 
-# --- what rules a node out --------------------------------------------------------------------------------------------
+# --- reasons not to start on a node -----------------------------------------------------------------------------------
 
 
 def selected_nodes(views: Sequence[NodeView], submission: Submission) -> frozenset[str]:
-    """Names of the nodes that ``--on`` allows. UsageError as selectors.nodes."""
+    """The names of the nodes that ``--on`` selects. Raises UsageError as selectors.nodes does."""
     if not submission.on:
         return frozenset(view.node.name for view in views)
     return frozenset(node.name for node in selectors.nodes(submission.on, [view.node for view in views]))
@@ -111,24 +111,24 @@ def pending_reason(
     excluded: Collection[str] = (),
     languages: Sequence[Language] = (),
 ) -> PendingReason | None:
-    """The first thing that keeps `submission` off this node now; None = it may start.
+    """The first reason why `submission` cannot start on this node now; None = it can start.
 
-    `allowed` is what wanted() said, as a selector means something only among all nodes. `languages` adds the names of
-    the tools to the reason.
+    `allowed` is the result of selected_nodes(), which needs all nodes. With `languages` the reason names the tools of
+    a missing toolchain.
     """
     return (
-        _absent(view)
-        or _barred(view, submission, allowed, excluded)
-        or _toolchain(view, submission, languages)
-        or _full(view, submission)
-        or _gpus(view, submission)
-        or _loaded(view)
-        or _memory(view, submission)
+        _down_reason(view)
+        or _constraint_reason(view, submission, allowed, excluded)
+        or _toolchain_reason(view, submission, languages)
+        or _slot_reason(view, submission)
+        or _gpu_reason(view, submission)
+        or _load_reason(view)
+        or _memory_reason(view, submission)
         or (("UserLimit", view.user_limit) if view.user_limit else None)
     )
 
 
-def _absent(view: NodeView) -> PendingReason | None:
+def _down_reason(view: NodeView) -> PendingReason | None:
     if view.node.drained:
         text = f"draining, {_runs(view.running)} left" if view.running else "drained"
         return "NodeDown", text
@@ -144,70 +144,75 @@ def _runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 
 
-def _barred(
+def _constraint_reason(
     view: NodeView, submission: Submission, allowed: Collection[str], excluded: Collection[str]
 ) -> PendingReason | None:
     if view.node.name not in allowed:
         return "BadConstraints", f"not in --on {submission.on}"
     if view.node.name in excluded:
-        return "Backoff", "failed this job before, so others go first"
+        return "Backoff", "an earlier attempt failed here; other nodes are tried first"
     return None
 
 
-def _toolchain(view: NodeView, submission: Submission, languages: Sequence[Language] = ()) -> PendingReason | None:
+def _toolchain_reason(
+    view: NodeView, submission: Submission, languages: Sequence[Language] = ()
+) -> PendingReason | None:
     program = submission.program
     language, constraint = program.language, program.version
     if view.node.toolchains is not None and language not in view.node.toolchains:
-        return "NoToolchain", f"the inventory does not list {language} for it"
+        return "NoToolchain", f"the inventory does not list {language} for this node"
     found = view.toolchains.get(language)
     if found is None:
-        still = view.facts is None or language in view.untested
-        return "NoToolchain", f"still testing {language}" if still else f"no {language}{_needs(language, languages)}"
+        untested = view.facts is None or language in view.untested
+        return (
+            "NoToolchain",
+            f"still testing {language}" if untested else f"no {language}{_tools_text(language, languages)}",
+        )
     if constraint and not toolchains.satisfies(found.version, constraint):
-        return "NoToolchain", f"{language} {found.version or 'of unknown version'}, wanted {constraint}"
+        return "NoToolchain", f"{language} {found.version or 'of unknown version'}, {constraint} required"
     return None
 
 
-def _needs(language: str, languages: Sequence[Language]) -> str:
+def _tools_text(language: str, languages: Sequence[Language]) -> str:
     tools = [tool for row in languages if row.name == language for tool in toolchains.tools((row,))]
     return f" (looked for {', '.join(tools)})" if tools else ""
 
 
-def _full(view: NodeView, submission: Submission) -> PendingReason | None:
+def _slot_reason(view: NodeView, submission: Submission) -> PendingReason | None:
     limit, need = slots(view), submission.slots
     if need > _all_slots(view) and (view.facts or view.node.slots is not None):
-        return "BadConstraints", f"{need} slots wanted, it has {_all_slots(view)}"
+        return "BadConstraints", f"{need} slots needed, the node has {_all_slots(view)}"
     if view.running + need > limit:
-        return "Resources", f"{view.running} of {limit} slots busy" + (f", {need} wanted" if need > 1 else "")
+        return "Resources", f"{view.running} of {limit} slots busy" + (f", {need} needed" if need > 1 else "")
     return None
 
 
 def gpus(view: NodeView) -> int:
-    """How many GPUs it has."""
+    """The number of GPUs of the node; 0 while it is not known."""
     return view.node.gpus if view.node.gpus is not None else view.facts.gpus if view.facts else 0
 
 
 def free_gpus(view: NodeView) -> list[int]:
-    """The numbers of those that no run has."""
+    """The numbers of the GPUs that no run uses."""
     return [number for number in range(gpus(view)) if number not in view.gpus_in_use]
 
 
-def _gpus(view: NodeView, submission: Submission) -> PendingReason | None:
-    need, there = submission.gpus, gpus(view)
-    if need > there and (view.facts or view.node.gpus is not None):
-        return "BadConstraints", f"{need} GPUs wanted, it has {there or 'none'}"
+def _gpu_reason(view: NodeView, submission: Submission) -> PendingReason | None:
+    need, present = submission.gpus, gpus(view)
+    if need > present and (view.facts or view.node.gpus is not None):
+        return "BadConstraints", f"{need} GPUs needed, the node has {present or 'none'}"
     if need and need > len(free_gpus(view)):
-        return "Resources", f"{len(view.gpus_in_use)} of {there} GPUs busy, {need} wanted"
+        return "Resources", f"{len(view.gpus_in_use)} of {present} GPUs busy, {need} needed"
     return None
 
 
-def _loaded(view: NodeView) -> PendingReason | None:
+def _load_reason(view: NodeView) -> PendingReason | None:
     limit = view.node.max_load
     if limit is None:
         return None
     busy = busy_cores(view)
     if busy is None:
-        return ("LoadTooHigh", f"load not known yet, so 100 % > {_percent(limit)}") if limit < 1.0 else None
+        return ("LoadTooHigh", f"load not known yet, counts as 100 % > {_percent(limit)}") if limit < 1.0 else None
     share = busy / cores(view)
     return ("LoadTooHigh", f"{_percent(share)} > {_percent(limit)}") if share > limit else None
 
@@ -216,34 +221,37 @@ def _percent(share: float) -> str:
     return f"{share * 100:.0f} %"
 
 
-def _memory(view: NodeView, submission: Submission) -> PendingReason | None:
+def _memory_reason(view: NodeView, submission: Submission) -> PendingReason | None:
     need = submission.program.limits.memory_bytes
     if need is None:
         return None
     if view.facts and need > view.facts.memory_bytes:
-        return "BadConstraints", f"{format_size(need)} of memory wanted, it has {format_size(view.facts.memory_bytes)}"
+        return (
+            "BadConstraints",
+            f"{format_size(need)} of memory needed, the node has {format_size(view.facts.memory_bytes)}",
+        )
     if view.sample and need > view.sample.memory_free_bytes:
-        return "Resources", f"{format_size(need)} of memory wanted, {format_size(view.sample.memory_free_bytes)} free"
+        return "Resources", f"{format_size(need)} of memory needed, {format_size(view.sample.memory_free_bytes)} free"
     return None
 
 
-# --- choosing ---------------------------------------------------------------------------------------------------------
+# --- the choice of a node ---------------------------------------------------------------------------------------------
 
 
-def least_loaded(candidates: Sequence[NodeView], rng: Random, turn: int) -> NodeView:
-    """Any of those about as idle as the idlest: many choosing the very same best node is how herds form."""
+def least_loaded(candidates: Sequence[NodeView], rng: Random, starts: int) -> NodeView:
+    """A random one of the nodes whose score is close to the best, so that many starts spread over them."""
     scores = [score(view) for view in candidates]
     best = min(scores)
-    return rng.choice([view for view, busy in zip(candidates, scores, strict=True) if busy <= best + NEAR])
+    return rng.choice([view for view, busy in zip(candidates, scores, strict=True) if busy <= best + NEAR_BEST])
 
 
-def round_robin(candidates: Sequence[NodeView], rng: Random, turn: int) -> NodeView:
-    """One after the other by name, whatever their load."""
-    return sorted(candidates, key=lambda view: view.node.name)[turn % len(candidates)]
+def round_robin(candidates: Sequence[NodeView], rng: Random, starts: int) -> NodeView:
+    """One node after the other, by name, regardless of load."""
+    return sorted(candidates, key=lambda view: view.node.name)[starts % len(candidates)]
 
 
-def pack(candidates: Sequence[NodeView], rng: Random, turn: int) -> NodeView:
-    """The fullest that still has a slot free, so that whole nodes stay empty."""
+def pack(candidates: Sequence[NodeView], rng: Random, starts: int) -> NodeView:
+    """The node with the largest share of slots in use, so that other nodes stay empty."""
     return min(candidates, key=lambda view: (-view.running / slots(view), view.node.name))
 
 
@@ -251,10 +259,10 @@ POLICIES: Mapping[str, Policy] = {"least-loaded": least_loaded, "round-robin": r
 
 
 def requirements(submission: Submission) -> Requirements:
-    """All of a submission that this module looks at, as a key.
+    """The parts of a submission that placement depends on, as a key.
 
-    Within one round nodes only fill up, so when no node took a job, none will take the next one with the same needs:
-    10,000 waiting tasks of a sweep are one question, not 10,000.
+    Within one scheduling step nodes only fill up. When no node can take a job, none can take the next one with the same
+    requirements: 10,000 waiting tasks of a sweep need one decision, not 10,000.
     """
     program = submission.program
     memory = program.limits.memory_bytes
@@ -262,12 +270,12 @@ def requirements(submission: Submission) -> Requirements:
 
 
 def eligible(views: Sequence[NodeView], submission: Submission, excluded: Collection[str] = ()) -> list[NodeView]:
-    """The nodes that may start it now.
+    """The nodes on which the submission can start now.
 
-    A node that failed this job is not banned, it is the last resort: it counts again when no other node is in a state
-    to take the job sooner or later. Otherwise a grid of one node could never retry.
+    A node in `excluded`, which failed this job, is eligible again when no other working node could ever run the job.
+    Otherwise a grid of one node could never retry.
     """
-    allowed = _wanted_or_none(views, submission)
+    allowed = _selected_or_none(views, submission)
     if excluded and not has_untried_node(views, submission, excluded):
         excluded = ()
     return [view for view in views if pending_reason(view, submission, allowed, excluded) is None]
@@ -276,7 +284,7 @@ def eligible(views: Sequence[NodeView], submission: Submission, excluded: Collec
 def eligible_after_release(
     views: Sequence[NodeView], submission: Submission, excluded: Collection[str] = ()
 ) -> frozenset[str]:
-    """The nodes where it could begin when one of their slots were free."""
+    """The names of the nodes on which the submission could start if one more slot were free there."""
     freed = [
         msgspec.structs.replace(view, running=view.running - 1, ended_since_sample=view.ended_since_sample + 1)
         for view in views
@@ -290,31 +298,33 @@ def place(
     excluded: Collection[str],
     policy: Policy,
     rng: Random,
-    turn: int,
+    starts: int,
 ) -> NodeView | None:
-    """The node to start it on now; None = it has to wait."""
+    """The node on which the submission starts now; None = it must wait. `starts` counts all starts so far."""
     candidates = eligible(views, submission, excluded)
-    return policy(candidates, rng, turn) if candidates else None
+    return policy(candidates, rng, starts) if candidates else None
 
 
 def has_untried_node(views: Sequence[NodeView], submission: Submission, excluded: Collection[str]) -> bool:
-    """Is there a working node, busy or not, that has not failed this job yet?"""
-    allowed = _wanted_or_none(views, submission)
+    """Whether a working node, busy or not, could run the submission and is not in `excluded`."""
+    allowed = _selected_or_none(views, submission)
     return any(
-        _absent(view) is None and view.node.name not in excluded and not _unable(view, submission, allowed)
+        _down_reason(view) is None
+        and view.node.name not in excluded
+        and not _permanent_reason(view, submission, allowed)
         for view in views
     )
 
 
-def _wanted_or_none(views: Sequence[NodeView], submission: Submission) -> frozenset[str]:
-    """As wanted(); nothing when the selector no longer names a node, which a changed inventory can bring about."""
+def _selected_or_none(views: Sequence[NodeView], submission: Submission) -> frozenset[str]:
+    """As selected_nodes(), but empty when the selector names no node, as it may after a change of the inventory."""
     try:
         return selected_nodes(views, submission)
     except UsageError:
         return frozenset()
 
 
-# --- saying why -------------------------------------------------------------------------------------------------------
+# --- the texts --------------------------------------------------------------------------------------------------------
 
 
 def explain(
@@ -323,26 +333,26 @@ def explain(
     excluded: Collection[str] = (),
     languages: Sequence[Language] = (),
 ) -> tuple[NodeReason, ...]:
-    """For each node that is ruled out, what rules it out: ``Resources: 2 of 2 slots busy``."""
-    found = _obstacles(views, submission, excluded, languages)
+    """The reason of each node on which the submission cannot start now: ``Resources: 2 of 2 slots busy``."""
+    found = _pending_reasons(views, submission, excluded, languages)
     return tuple(NodeReason(name, f"{code}: {text}") for name, (code, text) in found.items())
 
 
 def pending_code(views: Sequence[NodeView], submission: Submission, excluded: Collection[str] = ()) -> str:
-    """One word for `ps`: what is in the way on the most hopeful node; Priority when others merely come first."""
-    found = _obstacles(views, submission, excluded)
+    """The code that `ps` shows: the most temporary of all reasons; Priority when some node could start it now."""
+    found = _pending_reasons(views, submission, excluded)
     if len(found) < len(views):
         return "Priority"
     return max((code for code, _ in found.values()), key=PENDING_CODES.index, default="BadConstraints")
 
 
-def _obstacles(
+def _pending_reasons(
     views: Sequence[NodeView],
     submission: Submission,
     excluded: Collection[str],
     languages: Sequence[Language] = (),
 ) -> dict[str, PendingReason]:
-    allowed = _wanted_or_none(views, submission)
+    allowed = _selected_or_none(views, submission)
     if excluded and not has_untried_node(views, submission, excluded):
         excluded = ()
     found = ((view.node.name, pending_reason(view, submission, allowed, excluded, languages)) for view in views)
@@ -352,66 +362,69 @@ def _obstacles(
 def permanently_impossible(
     views: Sequence[NodeView], submission: Submission, languages: Sequence[Language] = ()
 ) -> PendingReason | None:
-    """(code, message) when nothing in the grid could ever run it; None while any node might, or is not known yet.
+    """Code and message when no node can ever run the submission; None when some node can, or may.
 
-    The code says how the submitter is told: NoToolchain is UnknownLanguage (exit 127), the others NoNodeLeft (125).
+    The code decides the error of the submission: UnknownLanguage (exit 127) for NoToolchain, else NoNodeLeft (125).
     """
     try:
         allowed = selected_nodes(views, submission)
     except UsageError as error:
         return "BadConstraints", error.message
     views = [view for view in views if view.node.name in allowed]
-    reasons = [_unable(view, submission, allowed) for view in views]
+    reasons = [_permanent_reason(view, submission, allowed) for view in views]
     if not reasons:
-        return "BadConstraints", f"--on {submission.on} matches no node" if submission.on else "the grid has no nodes"
+        return (
+            "BadConstraints",
+            f"--on {submission.on} matches no node" if submission.on else "the inventory has no nodes",
+        )
     known = [reason for reason in reasons if reason is not None]
     if len(known) < len(reasons):
         return None
     code, text = max(known, key=lambda reason: reason[0] == "BadConstraints")
     where = f"no node of --on {submission.on}" if submission.on else "no node"
     if code == "NoToolchain":
-        return code, f"{where} has a toolchain for {_language(submission, languages)}{_found(views, submission)}"
+        return (
+            code,
+            f"{where} has a toolchain for {_language_text(submission, languages)}{_versions_text(views, submission)}",
+        )
     return code, f"{where} is large enough: {text}"
 
 
-def _language(submission: Submission, languages: Sequence[Language]) -> str:
+def _language_text(submission: Submission, languages: Sequence[Language]) -> str:
     program = submission.program
-    return f"{program.language}{program.version}{_needs(program.language, languages)}"
+    return f"{program.language}{program.version}{_tools_text(program.language, languages)}"
 
 
-def _found(views: Sequence[NodeView], submission: Submission) -> str:
+def _versions_text(views: Sequence[NodeView], submission: Submission) -> str:
     language = submission.program.language
     versions = {view.toolchains[language].version for view in views if language in view.toolchains}
     return f"; found {', '.join(sorted(versions - {''}))}" if any(versions) else ""
 
 
-def _unable(view: NodeView, submission: Submission, allowed: Collection[str]) -> PendingReason | None:
-    """What will still rule this node out when it is up, idle and resumed; None = nothing that is known."""
+def _permanent_reason(view: NodeView, submission: Submission, allowed: Collection[str]) -> PendingReason | None:
+    """The reason that remains when the node is up, idle and resumed; None = there is none, as far as is known."""
     if view.node.name not in allowed:
         return "BadConstraints", f"not in --on {submission.on}"
-    missing = _toolchain(view, submission)
-    if missing and not _may_appear(view, submission.program.language):
+    missing = _toolchain_reason(view, submission)
+    if missing and not _may_be_found_later(view, submission.program.language):
         return missing
-    large = (_full(view, submission), _gpus(view, submission), _memory(view, submission))
+    large = (_slot_reason(view, submission), _gpu_reason(view, submission), _memory_reason(view, submission))
     return next((found for found in large if found and found[0] == "BadConstraints"), None)
 
 
-def _may_appear(view: NodeView, language: str) -> bool:
-    """A missing toolchain of a node that was not asked yet may turn out to be there."""
+def _may_be_found_later(view: NodeView, language: str) -> bool:
+    """Whether the missing toolchain may still be found: the node was not probed yet, or not tested."""
     if view.node.toolchains is not None and language not in view.node.toolchains:
         return False
     return view.facts is None or language in view.untested
 
 
 def all_down(views: Sequence[NodeView], submission: Submission) -> bool:
-    """True when every node that might run it is down: who waits at a terminal should not wait for ever.
+    """Whether all nodes that could run the submission are down, so that a waiting user gets an error.
 
-    Drained nodes give no hope, as only a person brings them back; when nothing but drained nodes is left the answer is
-    False, as that person chose to let jobs wait.
+    Drained nodes do not count, because only a user resumes them. False when there are only drained nodes: the user who
+    drained them has chosen to let jobs wait.
     """
-    allowed = _wanted_or_none(views, submission)
-    hopeful = [view for view in views if not view.node.drained and not _unable(view, submission, allowed)]
-    return bool(hopeful) and not any(view.up for view in hopeful)
-
-
-# --- whose turn it is -------------------------------------------------------------------------------------------------
+    allowed = _selected_or_none(views, submission)
+    candidates = [view for view in views if not view.node.drained and not _permanent_reason(view, submission, allowed)]
+    return bool(candidates) and not any(view.up for view in candidates)

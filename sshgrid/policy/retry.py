@@ -1,7 +1,7 @@
-"""What the end of an attempt means for its job, and the words and numbers by which a job's fate is told.
+"""What happens to a job when one of its attempts has ended: it is done, or it is queued for another attempt.
 
-A failing program is a result, a failing host is a reason to go elsewhere, a failing toolchain is tried on one other
-node: three classes with budgets of their own. Refuses news of an attempt that is not live.
+A failing program is a result. A failing host leads to retries on other nodes, a failing toolchain to one retry; these
+two are counted separately. The outcome of an attempt that is not live changes nothing.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from sshgrid.model import (
     Verdict,
 )
 
-POISON_NODES = 3  # so many different nodes lost while it ran: the job is the likelier cause
+POISON_NODES = 3  # when a job has lost this many nodes while running, the job is the likely cause
 TOOLCHAIN_TRIES = 2
 
 
-# --- deciding ---------------------------------------------------------------------------------------------------------
+# --- settlement -------------------------------------------------------------------------------------------------------
 
 
 def settle(
@@ -48,18 +48,18 @@ def settle(
     policy: RetryPolicy,
     now: float,
     rng: Random,
-    others: bool = True,
+    has_untried_node: bool = True,
 ) -> Job:
-    """The job after this attempt ended so: done, or queued for the next attempt. Unchanged = stale news.
+    """The job after an attempt with this outcome: done, queued again, or unchanged when the attempt is not live.
 
-    Of two attempts side by side the first result wins, and the other is superseded. One that ends without a result says
-    nothing about the other, which goes on: a backup must not make anything worse.
-    `others`: is there a working node that has not failed this job (placement.others)? Then the next attempt may start
-    at once; if not, it waits a backoff and all nodes are its candidates again.
+    Of two parallel attempts the first result wins, and the other attempt is superseded. An attempt that ends without a
+    result leaves the job to the other one, so that a speculative attempt never makes a job fail.
+    `has_untried_node` is the result of placement.has_untried_node. If it is true, the first retry starts at once; if
+    not, the retry waits for a backoff and may use all nodes again.
     """
-    if _stale(job, record):
+    if _is_stale(job, record):
         return job
-    job = _remember(job, msgspec.structs.replace(record, outcome=outcome, ended=now))
+    job = _with_records(job, msgspec.structs.replace(record, outcome=outcome, ended=now))
     match outcome:
         case Exited() | TimedOut() | OutOfMemory() | OutputLimit() | ProcessLimit() | Cancelled():
             return with_verdict(_supersede(job, record.number, now), outcome, now)
@@ -70,70 +70,72 @@ def settle(
         case HostLost() | ToolchainBroken() if job.cancel_requested:
             return with_verdict(job, Cancelled(job.cancel_by), now)
         case HostLost():
-            return _after_host_loss(job, policy, now, rng, others)
+            return _after_host_loss(job, policy, now, rng, has_untried_node)
         case ToolchainBroken():
-            return _after_broken_toolchain(job, policy, now, rng, others)
+            return _after_broken_toolchain(job, policy, now, rng, has_untried_node)
         case _:
             assert_never(outcome)
 
 
-def _stale(job: Job, record: AttemptRecord) -> bool:
+def _is_stale(job: Job, record: AttemptRecord) -> bool:
     if job.phase is Phase.DONE:
         return True
     return bool(job.attempts) and record.number not in [live.number for live in job.live]
 
 
-def _remember(job: Job, *records: AttemptRecord) -> Job:
+def _with_records(job: Job, *records: AttemptRecord) -> Job:
     newer = {record.number: record for record in (*job.attempts, *records)}
     return msgspec.structs.replace(job, attempts=tuple(newer[number] for number in sorted(newer)))
 
 
 def _supersede(job: Job, winner: int, now: float) -> Job:
-    """Whatever else is live is not any more."""
+    """Mark all live attempts as superseded by `winner`."""
     ends = {"outcome": Superseded(winner), "ended": now}
-    return _remember(job, *(msgspec.structs.replace(record, **ends) for record in job.live))
+    return _with_records(job, *(msgspec.structs.replace(record, **ends) for record in job.live))
 
 
 def with_verdict(job: Job, verdict: Verdict, now: float) -> Job:
-    """The job with its verdict; called by name only for one that waits (cancelled in the queue, nothing can run it)."""
+    """The job as done. Call it directly only for a queued job: one that is cancelled, or that no node can run."""
     return msgspec.structs.replace(job, phase=Phase.DONE, verdict=verdict, ended=now, held="")
 
 
-def _after_host_loss(job: Job, policy: RetryPolicy, now: float, rng: Random, others: bool) -> Job:
+def _after_host_loss(job: Job, policy: RetryPolicy, now: float, rng: Random, has_untried_node: bool) -> Job:
     losses = _failures(job, HostLost)
     if job.submission.on_host_loss is OnHostLoss.FAIL:
-        return with_verdict(job, GaveUp(f"{_met(job)} (--on-host-loss fail)"), now)
+        return with_verdict(job, GaveUp(f"{_failures_text(job)} (--on-host-loss fail)"), now)
     if job.submission.interactive:
-        return with_verdict(job, GaveUp(f"{_met(job)} (an interactive run is not retried)"), now)
+        return with_verdict(job, GaveUp(f"{_failures_text(job)} (an interactive run is not retried)"), now)
     if len(losses) > _retries(job, policy):
         return with_verdict(job, GaveUp(_retries_used_up(job)), now)
-    job = _again(job, policy, now, rng, others)
-    # Only here, with retries left: whoever waits for a job without any is owed its end, not a pause.
+    job = _requeued(job, policy, now, rng, has_untried_node)
+    # Hold the job only while retries are left: a job without retries is done, and must not wait for a release.
     if (count := _nodes_lost_while_running(job)) >= POISON_NODES:
-        return msgspec.structs.replace(job, held=f"lost {count} nodes while running: {_met(job)}")
+        return msgspec.structs.replace(job, held=f"lost {count} nodes while running: {_failures_text(job)}")
     return job
 
 
-def _after_broken_toolchain(job: Job, policy: RetryPolicy, now: float, rng: Random, others: bool) -> Job:
+def _after_broken_toolchain(job: Job, policy: RetryPolicy, now: float, rng: Random, has_untried_node: bool) -> Job:
     if job.submission.interactive or len(_failures(job, ToolchainBroken)) >= TOOLCHAIN_TRIES:
-        return with_verdict(job, GaveUp(f"the {job.submission.program.language} toolchain failed: {_met(job)}"), now)
-    return _again(job, policy, now, rng, others)
+        return with_verdict(
+            job, GaveUp(f"the {job.submission.program.language} toolchain failed: {_failures_text(job)}"), now
+        )
+    return _requeued(job, policy, now, rng, has_untried_node)
 
 
-def _again(job: Job, policy: RetryPolicy, now: float, rng: Random, others: bool) -> Job:
-    """Queued once more. The first failure moves on at once, so one dead host slows nobody."""
+def _requeued(job: Job, policy: RetryPolicy, now: float, rng: Random, has_untried_node: bool) -> Job:
+    """The job in the queue again. The first retry needs no backoff when another node can run it."""
     failures = len(_failures(job, HostLost, ToolchainBroken))
-    free = failures == 1 and others
+    at_once = failures == 1 and has_untried_node
     return msgspec.structs.replace(
         job,
         phase=Phase.QUEUED,
-        excluded=job.excluded | _last_nodes(job) if others else frozenset(),
-        not_before=now if free else now + backoff(policy, failures, rng),
+        excluded=job.excluded | _last_nodes(job) if has_untried_node else frozenset(),
+        not_before=now if at_once else now + backoff(policy, failures, rng),
     )
 
 
 def _last_nodes(job: Job) -> set[str]:
-    """Where the last try was: on two nodes when it had a backup."""
+    """The node of the last attempt, and that of the attempt beside it when it is speculative."""
     return {record.node for record in job.attempts[-1 - job.attempts[-1].speculative :]}
 
 
@@ -147,14 +149,14 @@ def backoff(policy: RetryPolicy, failures: int, rng: Random) -> float:
 
 
 def patience(policy: RetryPolicy, elapsed_seconds: float) -> float:
-    """How long a silent host is waited for: as long as the work at stake took, within the policy's bounds."""
+    """Seconds to wait for a silent host: the time that the lost work took so far, within the policy's bounds."""
     return min(max(elapsed_seconds, policy.patience_min_seconds), policy.patience_max_seconds)
 
 
 def attempts_allowed(job: Job, policy: RetryPolicy) -> int:
-    """The 3 of "attempt 2 of 3". A broken toolchain has a budget of its own, so a try it took does not count here.
+    """The 3 of "attempt 2 of 3": the retries plus the attempts that do not count as retries.
 
-    Nor does a backup: with the attempt beside it it is one try.
+    These are attempts before a requested retry, those that ended with a broken toolchain, and speculative ones.
     """
     if job.submission.interactive or job.submission.on_host_loss is OnHostLoss.FAIL:
         return 1
@@ -167,8 +169,8 @@ def _retries(job: Job, policy: RetryPolicy) -> int:
 
 
 def _failures(job: Job, *kinds: type[HostLost] | type[ToolchainBroken]) -> list[AttemptRecord]:
-    tries = (record for record in job.attempts if record.number > job.forgiven and not record.speculative)
-    return [record for record in tries if isinstance(record.outcome, kinds)]
+    counted = (record for record in job.attempts if record.number > job.forgiven and not record.speculative)
+    return [record for record in counted if isinstance(record.outcome, kinds)]
 
 
 def _nodes_lost_while_running(job: Job) -> int:
@@ -176,20 +178,21 @@ def _nodes_lost_while_running(job: Job) -> int:
 
 
 def _retries_used_up(job: Job) -> str:
-    tries = len(job.attempts)
-    text = f"{tries} attempts failed: {_met(job)}" if tries > 1 else f"the only attempt failed: {_met(job)}"
+    count = len(job.attempts)
+    text = (
+        f"{count} attempts failed: {_failures_text(job)}"
+        if count > 1
+        else f"the only attempt failed: {_failures_text(job)}"
+    )
     if _nodes_lost_while_running(job) >= POISON_NODES:
-        text += "; so many nodes lost while it ran may be this program's doing"
+        text += f"; the program may be the cause, as {_nodes_lost_while_running(job)} nodes were lost while it ran"
     return text
 
 
-def _met(job: Job) -> str:
-    """What each failed attempt met, for the person who reads the reason."""
+def _failures_text(job: Job) -> str:
+    """The reason of each failed attempt."""
     return "; ".join(
         f"attempt {record.number} on {record.node}: {record.outcome.reason}"
         for record in job.attempts
         if isinstance(record.outcome, HostLost | ToolchainBroken)
     )
-
-
-# --- telling ----------------------------------------------------------------------------------------------------------

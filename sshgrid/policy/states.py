@@ -26,14 +26,12 @@ from sshgrid.model import (
 )
 from sshgrid.notation.quantities import format_duration, format_size
 
-MOST_FAILED = 101  # as GNU parallel: 1 to 100 = so many tasks failed, 101 = more
-
-
+MOST_FAILED = 101  # as in GNU parallel: an exit status of 1 to 100 is the number of failed tasks, 101 = more
 HELD_BY_USER = "HeldByUser"
 
 
 def state(job: Job, disconnected: bool = False) -> str:
-    """Slurm's word for where a job is or how it ended."""
+    """The state of a job, in Slurm's words. `disconnected` = the host of the running attempt is silent."""
     match job.phase:
         case Phase.QUEUED:
             return "PENDING"
@@ -66,7 +64,7 @@ def _ended_state(verdict: Verdict | None) -> str:
 
 
 def exit_status(job: Job) -> int | None:
-    """What `run`, `attach` and `wait` of this one job exit with; None = it is not done."""
+    """The exit status of `run`, `attach` and `wait` for this job; None = it is not done."""
     match job.verdict:
         case None:
             return None
@@ -93,23 +91,23 @@ def exit_status(job: Job) -> int | None:
 
 
 def cancel_signal(by: str) -> int:
-    """The signal named first in Cancelled.by ("INT", "KILL by ana"); TERM when it names none."""
+    """The number of the signal in Cancelled.by ("INT", "KILL by ana"); SIGTERM when it names none."""
     name = by.split(maxsplit=1)[0].upper() if by.strip() else "TERM"
     found = signal.Signals.__members__.get(f"SIG{name.removeprefix('SIG')}", signal.SIGTERM)
     return int(found)
 
 
 def signal_of(code: int) -> int | None:
-    """The signal behind an exit code, 128+N as a shell reports it.
+    """The signal N of an exit code 128+N, or None for any other code.
 
-    A shell cannot tell a program killed by signal N from one that calls exit(128+N), and neither can the run's record,
-    so both read the same here. Real-time signals (above 31) are left alone: nobody sends them by accident.
+    As in a shell, a program that calls exit(128+N) looks the same as one that signal N ended. Real-time signals (above
+    31) are not reported.
     """
     return code - 128 if 129 <= code <= 159 else None
 
 
 def ended_by_signal(verdict: Verdict | None) -> int | None:
-    """The signal that ended the program, as far as the verdict tells."""
+    """The number of the signal that ended the program; None = no signal, or it is not known."""
     match verdict:
         case Exited(code):
             return signal_of(code)
@@ -126,7 +124,7 @@ def ended_by_signal(verdict: Verdict | None) -> int | None:
 
 
 def reason(job: Job, now: float | None = None) -> str:
-    """Why a job waits or how it ended, in a table cell; "" = nothing to say. With `now`, a backoff is seen too."""
+    """Why a job waits, or how it ended, for a table cell; "" = no reason. With `now`, a job in backoff has a reason."""
     if job.verdict is not None:
         return outcome_text(job.verdict)
     if job.held:
@@ -137,7 +135,7 @@ def reason(job: Job, now: float | None = None) -> str:
 
 
 def outcome_text(outcome: Outcome | Superseded | Verdict) -> str:
-    """How an attempt or a job ended, for a person; "" for a plain success."""
+    """How an attempt or a job ended, for a table cell; "" for success."""
     match outcome:
         case Exited(0):
             return ""
@@ -145,7 +143,7 @@ def outcome_text(outcome: Outcome | Superseded | Verdict) -> str:
             number = signal_of(code)
             return f"signal {number}" if number else f"exit code {code}"
         case CompileFailed(code):
-            return f"the compiler said no (exit code {code})"
+            return f"compilation failed (exit code {code})"
         case TimedOut() | OutOfMemory() | OutputLimit() | ProcessLimit():
             return _limit_text(outcome)
         case Cancelled(by):
@@ -155,7 +153,7 @@ def outcome_text(outcome: Outcome | Superseded | Verdict) -> str:
         case Superseded(by):
             return f"superseded by attempt {by}"
         case SweepDone():
-            return _swept_text(outcome)
+            return _sweep_text(outcome)
         case Crashed(text):
             return f"a bug in sshgrid: {text}"
         case _:
@@ -176,7 +174,7 @@ def _limit_text(outcome: TimedOut | OutOfMemory | OutputLimit | ProcessLimit) ->
             assert_never(outcome)
 
 
-def _swept_text(swept: SweepDone) -> str:
-    parts = [f"{swept.failed} of {swept.tasks} tasks failed"] if swept.failed else []
-    parts += [f"{swept.left} were not begun"] if swept.left else []
+def _sweep_text(sweep: SweepDone) -> str:
+    parts = [f"{sweep.failed} of {sweep.tasks} tasks failed"] if sweep.failed else []
+    parts += [f"{sweep.left} not begun"] if sweep.left else []
     return ", ".join(parts)

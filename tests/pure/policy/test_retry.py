@@ -1,4 +1,4 @@
-"""What the end of an attempt means for its job, and what people are told of it."""
+"""Retry and states: what the end of an attempt does to its job, and how jobs and nodes are reported."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def waiting(retries: int | None = None, **rest: object) -> Job:
     return msgspec.structs.replace(Job(JobId(7), "ana", submission, submitted=50.0), **rest)
 
 
-def wanting(**fields: object) -> Job:
+def waiting_with(**fields: object) -> Job:
     job = waiting()
     return msgspec.structs.replace(job, submission=msgspec.structs.replace(job.submission, **fields))
 
@@ -80,11 +80,11 @@ def begin(job: Job, node: str, step: Step = Step.RUNNING, began: float = 90.0) -
     return msgspec.structs.replace(job, phase=Phase.RUNNING, attempts=(*job.attempts, record))
 
 
-def meet(job: Job, *happened: tuple[str, Outcome], step: Step = Step.RUNNING, others: bool = True) -> Job:
-    """The job after these attempts, one after the other, each (node, how it ended) at second 100."""
+def after_attempts(job: Job, *happened: tuple[str, Outcome], step: Step = Step.RUNNING, untried: bool = True) -> Job:
+    """The job after these attempts, one after the other, each (node, outcome), which ends at second 100."""
     for node, outcome in happened:
         job = begin(job, node, step)
-        job = settle(job, job.attempts[-1], outcome, POLICY, 100.0, Random(1), others)
+        job = settle(job, job.attempts[-1], outcome, POLICY, 100.0, Random(1), untried)
     return job
 
 
@@ -96,46 +96,46 @@ def ended(verdict: Verdict | None) -> Job:
 
 
 @pytest.mark.parametrize("result", RESULTS, ids=repr)
-def test_a_result_ends_the_job_whatever_it_is(result: Exited) -> None:
-    job = meet(waiting(), ("h1", result))
+def test_any_result_ends_the_job(result: Exited) -> None:
+    job = after_attempts(waiting(), ("h1", result))
     assert (job.phase, job.verdict, job.ended) == (Phase.DONE, result, 100.0)
     assert (job.attempts[0].outcome, job.attempts[0].ended) == (result, 100.0)
 
 
-def test_every_kind_of_outcome_is_covered_by_these_tests() -> None:
+def test_every_type_of_outcome_is_covered_by_these_tests() -> None:
     assert {type(outcome) for outcome in (*RESULTS, LOST, BROKEN)} == set(get_args(Outcome))
 
 
 def test_a_program_that_fails_is_never_retried() -> None:
-    assert meet(waiting(retries=9), ("h1", Exited(139))).verdict == Exited(139)
+    assert after_attempts(waiting(retries=9), ("h1", Exited(139))).verdict == Exited(139)
 
 
 # --- hosts ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_lost_host_costs_no_time_when_another_works() -> None:
-    job = meet(waiting(), ("h1", LOST))
+def test_the_first_retry_after_a_lost_host_has_no_backoff_when_another_node_works() -> None:
+    job = after_attempts(waiting(), ("h1", LOST))
     assert (job.phase, job.verdict, job.not_before) == (Phase.QUEUED, None, 100.0)
     assert job.excluded == {"h1"}
     assert job.attempts[0].outcome == LOST
 
 
-def test_from_the_second_lost_host_on_the_job_backs_off() -> None:
-    job = meet(waiting(retries=9), ("h1", LOST), ("h2", LOST), step=Step.UPLOADING)
+def test_the_second_retry_after_lost_hosts_has_a_backoff() -> None:
+    job = after_attempts(waiting(retries=9), ("h1", LOST), ("h2", LOST), step=Step.UPLOADING)
     assert 100.0 < job.not_before <= 104.0
     assert job.excluded == {"h1", "h2"}
 
 
 def test_a_job_without_another_node_waits_a_backoff_and_may_use_all_nodes_again() -> None:
-    job = meet(waiting(), ("h1", LOST), others=False)
+    job = after_attempts(waiting(), ("h1", LOST), untried=False)
     assert job.phase is Phase.QUEUED
     assert job.excluded == frozenset()
     assert 100.0 < job.not_before <= 102.0
 
 
-def test_when_the_retries_are_used_up_the_reason_lists_what_each_attempt_met() -> None:
+def test_when_the_retries_are_used_up_the_reason_lists_every_failure() -> None:
     met = [("h1", HostLost("no answer for 10 s")), ("h2", HostLost("disk full")), ("h3", HostLost("rebooted"))]
-    job = meet(waiting(), *met, step=Step.UPLOADING)
+    job = after_attempts(waiting(), *met, step=Step.UPLOADING)
     assert job.phase is Phase.DONE
     assert job.verdict == GaveUp(
         "3 attempts failed: attempt 1 on h1: no answer for 10 s; attempt 2 on h2: disk full; attempt 3 on h3: rebooted"
@@ -143,8 +143,8 @@ def test_when_the_retries_are_used_up_the_reason_lists_what_each_attempt_met() -
     assert exit_status(job) == 125
 
 
-def test_a_job_without_retries_says_what_its_only_attempt_met() -> None:
-    job = meet(waiting(retries=0), ("h1", LOST))
+def test_the_reason_of_a_job_without_retries_has_its_only_failure() -> None:
+    job = after_attempts(waiting(retries=0), ("h1", LOST))
     assert job.verdict == GaveUp("the only attempt failed: attempt 1 on h1: no answer for 10 s")
 
 
@@ -153,51 +153,51 @@ def test_retries_are_the_further_attempts_after_the_first(retries: int | None, a
     job = waiting(retries)
     assert retry.attempts_allowed(job, POLICY) == attempts
     while job.phase is not Phase.DONE:
-        job = meet(job, ("h1", LOST))
+        job = after_attempts(job, ("h1", LOST))
     assert len(job.attempts) == attempts
 
 
 def test_F38_a_job_that_lost_three_different_nodes_while_running_is_held_instead_of_retried() -> None:
-    job = meet(waiting(retries=9), ("h1", LOST), ("h2", LOST))
+    job = after_attempts(waiting(retries=9), ("h1", LOST), ("h2", LOST))
     assert job.held == ""
-    job = meet(job, ("h3", LOST))
+    job = after_attempts(job, ("h3", LOST))
     assert (job.phase, job.verdict) == (Phase.QUEUED, None)
     assert job.held.startswith("lost 3 nodes while running: attempt 1 on h1: no answer")
     assert states.reason(job) == job.held
 
 
-def test_F38_a_job_without_retries_left_ends_and_its_reason_says_whom_to_suspect() -> None:
-    job = meet(waiting(), ("h1", LOST), ("h2", LOST), ("h3", LOST))
+def test_F38_a_job_without_retries_left_ends_and_its_reason_suspects_the_program() -> None:
+    job = after_attempts(waiting(), ("h1", LOST), ("h2", LOST), ("h3", LOST))
     assert isinstance(job.verdict, GaveUp)
-    assert job.verdict.reason.endswith("may be this program's doing")
+    assert job.verdict.reason.endswith("; the program may be the cause, as 3 nodes were lost while it ran")
     assert job.held == ""
 
 
-def test_F38_losses_of_one_node_or_before_the_program_ran_do_not_make_a_job_suspect() -> None:
-    assert meet(waiting(retries=9), ("h1", LOST), ("h2", LOST), ("h1", LOST)).held == ""
-    assert meet(waiting(retries=9), *((f"h{n}", LOST) for n in range(5)), step=Step.UPLOADING).held == ""
+def test_F38_losses_of_one_node_or_before_the_program_ran_do_not_hold_a_job() -> None:
+    assert after_attempts(waiting(retries=9), ("h1", LOST), ("h2", LOST), ("h1", LOST)).held == ""
+    assert after_attempts(waiting(retries=9), *((f"h{n}", LOST) for n in range(5)), step=Step.UPLOADING).held == ""
 
 
-def test_on_host_loss_fail_ends_with_the_first_host() -> None:
-    job = meet(wanting(on_host_loss=OnHostLoss.FAIL), ("h1", LOST))
+def test_with_on_host_loss_fail_the_first_lost_host_ends_the_job() -> None:
+    job = after_attempts(waiting_with(on_host_loss=OnHostLoss.FAIL), ("h1", LOST))
     assert job.verdict == GaveUp("attempt 1 on h1: no answer for 10 s (--on-host-loss fail)")
     assert retry.attempts_allowed(job, POLICY) == 1
 
 
 @pytest.mark.parametrize("choice", [OnHostLoss.RELAUNCH, OnHostLoss.WAIT, OnHostLoss.FENCE])
-def test_the_other_choices_relaunch_a_run_that_is_known_to_be_lost(choice: OnHostLoss) -> None:
-    assert meet(wanting(on_host_loss=choice), ("h1", LOST)).phase is Phase.QUEUED
+def test_with_any_other_on_host_loss_a_lost_run_is_queued_again(choice: OnHostLoss) -> None:
+    assert after_attempts(waiting_with(on_host_loss=choice), ("h1", LOST)).phase is Phase.QUEUED
 
 
 @pytest.mark.parametrize("failure", [LOST, BROKEN], ids=repr)
 def test_an_interactive_run_is_never_retried(failure: Outcome) -> None:
-    job = meet(wanting(interactive=True), ("h1", failure))
+    job = after_attempts(waiting_with(interactive=True), ("h1", failure))
     assert isinstance(job.verdict, GaveUp)
 
 
 @pytest.mark.parametrize("failure", [LOST, BROKEN], ids=repr)
-def test_a_cancelled_job_whose_host_fails_is_cancelled_not_moved(failure: Outcome) -> None:
-    job = meet(waiting(cancel_requested=True, cancel_by="INT"), ("h1", failure))
+def test_a_cancelled_job_whose_host_fails_is_cancelled_and_not_retried(failure: Outcome) -> None:
+    job = after_attempts(waiting(cancel_requested=True, cancel_by="INT"), ("h1", failure))
     assert job.verdict == Cancelled("INT")
     assert exit_status(job) == 130
 
@@ -205,36 +205,36 @@ def test_a_cancelled_job_whose_host_fails_is_cancelled_not_moved(failure: Outcom
 # --- toolchains -------------------------------------------------------------------------------------------------------
 
 
-def test_a_broken_toolchain_is_tried_on_one_other_node_at_once() -> None:
-    job = meet(waiting(retries=0), ("h1", BROKEN))
+def test_a_broken_toolchain_is_retried_at_once_on_another_node() -> None:
+    job = after_attempts(waiting(retries=0), ("h1", BROKEN))
     assert (job.phase, job.excluded, job.not_before) == (Phase.QUEUED, frozenset({"h1"}), 100.0)
     assert retry.attempts_allowed(job, POLICY) == 2
 
 
-def test_a_toolchain_that_breaks_on_two_nodes_ends_the_job() -> None:
-    job = meet(waiting(retries=9), ("h1", BROKEN), ("h2", BROKEN))
+def test_a_toolchain_that_is_broken_on_two_nodes_ends_the_job() -> None:
+    job = after_attempts(waiting(retries=9), ("h1", BROKEN), ("h2", BROKEN))
     assert isinstance(job.verdict, GaveUp)
     assert job.verdict.reason.startswith("the java toolchain failed: attempt 1 on h1: javac: no space left; attempt 2")
     assert exit_status(job) == 125
 
 
-def test_the_budgets_of_hosts_and_toolchains_are_apart() -> None:
-    job = meet(waiting(), ("h1", BROKEN), ("h2", LOST), ("h3", LOST), step=Step.COMPILING)
+def test_retries_after_lost_hosts_and_broken_toolchains_are_counted_separately() -> None:
+    job = after_attempts(waiting(), ("h1", BROKEN), ("h2", LOST), ("h3", LOST), step=Step.COMPILING)
     assert job.phase is Phase.QUEUED
     assert retry.attempts_allowed(job, POLICY) == 4
-    assert meet(job, ("h4", Exited(0))).verdict == Exited(0)
+    assert after_attempts(job, ("h4", Exited(0))).verdict == Exited(0)
 
 
-# --- two attempts side by side ----------------------------------------------------------------------------------------
+# --- two parallel attempts --------------------------------------------------------------------------------------------
 
 NO_RESULTS: tuple[Outcome, ...] = (LOST, BROKEN, CompileFailed(1), Crashed("KeyError"))
 
 
-def side_by_side(retries: int | None = None) -> Job:
-    """Attempt 1 on h1, and its backup on h2."""
+def parallel_attempts(retries: int | None = None) -> Job:
+    """Attempt 1 on h1, and a speculative attempt on h2."""
     job = begin(waiting(retries), "h1")
-    backup = AttemptRecord(2, "h2", 95.0, Step.RUNNING, speculative=True)
-    return msgspec.structs.replace(job, attempts=(*job.attempts, backup))
+    speculative = AttemptRecord(2, "h2", 95.0, Step.RUNNING, speculative=True)
+    return msgspec.structs.replace(job, attempts=(*job.attempts, speculative))
 
 
 def end(job: Job, number: int, outcome: Outcome, policy: RetryPolicy = POLICY) -> Job:
@@ -244,7 +244,7 @@ def end(job: Job, number: int, outcome: Outcome, policy: RetryPolicy = POLICY) -
 @pytest.mark.parametrize("winner", [1, 2])
 @pytest.mark.parametrize("result", [result for result in RESULTS if result not in NO_RESULTS], ids=repr)
 def test_the_first_result_of_two_attempts_is_that_of_the_job(result: Exited, winner: int) -> None:
-    job = end(side_by_side(), winner, result)
+    job = end(parallel_attempts(), winner, result)
     loser = job.attempts[2 - winner]
     assert (job.verdict, loser.outcome, loser.ended) == (result, Superseded(winner), 100.0)
     assert job.current == job.attempts[winner - 1]
@@ -253,8 +253,8 @@ def test_the_first_result_of_two_attempts_is_that_of_the_job(result: Exited, win
 
 @pytest.mark.parametrize("first", [1, 2])
 @pytest.mark.parametrize("outcome", NO_RESULTS, ids=repr)
-def test_an_attempt_without_a_result_says_nothing_about_the_one_beside_it(outcome: Outcome, first: int) -> None:
-    job = end(side_by_side(), first, outcome)
+def test_an_attempt_without_a_result_leaves_the_job_to_the_parallel_one(outcome: Outcome, first: int) -> None:
+    job = end(parallel_attempts(), first, outcome)
     other = job.attempts[2 - first]
     assert (job.phase, job.live, job.current) == (Phase.RUNNING, (other,), other)
     assert job.attempts[first - 1].outcome == outcome
@@ -264,28 +264,28 @@ def test_an_attempt_without_a_result_says_nothing_about_the_one_beside_it(outcom
 
 
 @pytest.mark.parametrize("first", [1, 2])
-def test_two_attempts_that_are_both_lost_are_one_try(first: int) -> None:
-    job = end(end(side_by_side(retries=1), first, LOST), 3 - first, LOST)
+def test_two_parallel_attempts_that_are_both_lost_count_as_one(first: int) -> None:
+    job = end(end(parallel_attempts(retries=1), first, LOST), 3 - first, LOST)
     assert (job.phase, job.excluded, job.not_before) == (Phase.QUEUED, frozenset({"h1", "h2"}), 100.0)
     assert retry.attempts_allowed(job, POLICY) == 3
-    assert isinstance(meet(job, ("h3", LOST)).verdict, GaveUp)
-    assert isinstance(end(end(side_by_side(retries=0), first, LOST), 3 - first, LOST).verdict, GaveUp)
+    assert isinstance(after_attempts(job, ("h3", LOST)).verdict, GaveUp)
+    assert isinstance(end(end(parallel_attempts(retries=0), first, LOST), 3 - first, LOST).verdict, GaveUp)
 
 
 @pytest.mark.parametrize("first", [1, 2])
-def test_what_does_not_compile_for_either_of_two_does_not_compile(first: int) -> None:
-    job = end(end(side_by_side(), first, CompileFailed(1)), 3 - first, CompileFailed(2))
+def test_a_program_that_neither_of_two_attempts_compiles_is_a_compile_error(first: int) -> None:
+    job = end(end(parallel_attempts(), first, CompileFailed(1)), 3 - first, CompileFailed(2))
     assert job.verdict == CompileFailed(2)
     assert job.current == job.attempts[2 - first]
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2]), st.sampled_from([*RESULTS, LOST, BROKEN])), min_size=2))
-def test_whatever_two_attempts_say_and_in_which_order_the_job_has_at_most_one_result(
-    said: list[tuple[int, Outcome]],
+def test_two_parallel_attempts_give_at_most_one_verdict_in_any_order(
+    ends: list[tuple[int, Outcome]],
 ) -> None:
-    job = side_by_side(retries=0)
+    job = parallel_attempts(retries=0)
     verdicts = []
-    for number, outcome in said:
+    for number, outcome in ends:
         job = end(job, number, outcome)
         verdicts.append(job.verdict)
         assert (job.phase is Phase.RUNNING) == bool(job.live)
@@ -296,26 +296,26 @@ def test_whatever_two_attempts_say_and_in_which_order_the_job_has_at_most_one_re
         assert job.current.outcome == job.verdict
 
 
-def test_a_superseded_attempt_says_by_which() -> None:
-    assert lines.attempt_outcome(end(side_by_side(), 2, Exited(0)).attempts[0]) == "superseded by attempt 2"
+def test_a_superseded_attempt_names_the_other_attempt() -> None:
+    assert lines.attempt_outcome(end(parallel_attempts(), 2, Exited(0)).attempts[0]) == "superseded by attempt 2"
 
 
-# --- late news --------------------------------------------------------------------------------------------------------
+# --- outcomes of attempts that are not live ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("news", [*RESULTS, LOST, BROKEN], ids=repr)
-def test_F4_news_of_an_older_attempt_changes_nothing(news: Outcome) -> None:
-    job = begin(meet(waiting(), ("h1", LOST)), "h2")
-    assert settle(job, job.attempts[0], news, POLICY, 200.0, Random(1)) is job
+@pytest.mark.parametrize("outcome", [*RESULTS, LOST, BROKEN], ids=repr)
+def test_F4_the_outcome_of_an_older_attempt_changes_nothing(outcome: Outcome) -> None:
+    job = begin(after_attempts(waiting(), ("h1", LOST)), "h2")
+    assert settle(job, job.attempts[0], outcome, POLICY, 200.0, Random(1)) is job
 
 
-@pytest.mark.parametrize("news", [*RESULTS, LOST, BROKEN], ids=repr)
-def test_an_attempt_ends_once(news: Outcome) -> None:
-    for job in (meet(waiting(), ("h1", LOST)), meet(waiting(), ("h1", Exited(0)))):
-        assert settle(job, job.attempts[0], news, POLICY, 200.0, Random(1)) is job
+@pytest.mark.parametrize("outcome", [*RESULTS, LOST, BROKEN], ids=repr)
+def test_a_second_outcome_of_an_attempt_changes_nothing(outcome: Outcome) -> None:
+    for job in (after_attempts(waiting(), ("h1", LOST)), after_attempts(waiting(), ("h1", Exited(0)))):
+        assert settle(job, job.attempts[0], outcome, POLICY, 200.0, Random(1)) is job
 
 
-def test_an_attempt_that_the_job_has_not_noted_yet_is_added() -> None:
+def test_an_attempt_that_the_job_does_not_hold_yet_is_added() -> None:
     job = settle(waiting(), AttemptRecord(1, "h1", 90.0), Exited(0), POLICY, 100.0, Random(1))
     assert [record.outcome for record in job.attempts] == [Exited(0)]
 
@@ -328,16 +328,16 @@ def test_an_attempt_that_the_job_has_not_noted_yet_is_added() -> None:
         max_size=30,
     ),
     retries=st.none() | st.integers(0, 6),
-    others=st.booleans(),
+    untried=st.booleans(),
     seed=st.integers(),
 )
-def test_every_history_ends_within_its_budgets_and_only_a_result_or_an_empty_budget_ends_it(
-    met: list[tuple[str, Outcome, Step]], retries: int | None, others: bool, seed: int
+def test_a_job_ends_only_with_a_result_or_when_its_retries_are_used_up(
+    met: list[tuple[str, Outcome, Step]], retries: int | None, untried: bool, seed: int
 ) -> None:
     job = waiting(retries)
     for node, outcome, step in met:
         before = job = begin(msgspec.structs.replace(job, held=""), node, step)
-        job = settle(job, job.attempts[-1], outcome, POLICY, 100.0, Random(seed), others)
+        job = settle(job, job.attempts[-1], outcome, POLICY, 100.0, Random(seed), untried)
         assert job.attempts[-1].outcome == outcome
         assert job.attempts[:-1] == before.attempts[:-1]
         assert len(job.attempts) <= 1 + (2 if retries is None else retries) + 2
@@ -355,12 +355,12 @@ def test_every_history_ends_within_its_budgets_and_only_a_result_or_an_empty_bud
 
 
 @given(failures=st.integers(-1, 5000), seed=st.integers())
-def test_a_backoff_stays_between_nothing_and_its_doubling_ceiling(failures: int, seed: int) -> None:
+def test_a_backoff_is_between_zero_and_its_doubling_limit(failures: int, seed: int) -> None:
     ceiling = min(60.0, 2.0 * 2.0 ** min(max(failures, 1) - 1, 60))
     assert 0.0 <= retry.backoff(POLICY, failures, Random(seed)) <= ceiling
 
 
-def test_a_backoff_doubles_up_to_a_minute_and_may_be_as_short_as_nothing() -> None:
+def test_the_limit_of_a_backoff_doubles_up_to_a_minute() -> None:
     class Dice(Random):
         def uniform(self, a: float, b: float) -> float:
             return b + a / 1000  # both ends in one number
@@ -375,19 +375,19 @@ def test_backoffs_are_spread_over_the_whole_range() -> None:
 
 
 @pytest.mark.parametrize(("elapsed", "expected"), [(0.0, 10.0), (10.0, 10.0), (75.0, 75.0), (10_800.0, 600.0)])
-def test_patience_is_the_work_at_stake_within_bounds(elapsed: float, expected: float) -> None:
+def test_patience_is_the_elapsed_time_within_the_bounds(elapsed: float, expected: float) -> None:
     assert retry.patience(POLICY, elapsed) == expected
 
 
-# --- telling ----------------------------------------------------------------------------------------------------------
+# --- reports of jobs --------------------------------------------------------------------------------------------------
 
-FATES: list[tuple[Verdict, str, int, int | None, int | None, str]] = [
+VERDICTS: list[tuple[Verdict, str, int, int | None, int | None, str]] = [
     # verdict, state, exit status, exit code, signal, reason
     (Exited(0), "COMPLETED", 0, 0, None, ""),
     (Exited(3), "FAILED", 3, 3, None, "exit code 3"),
     (Exited(255), "FAILED", 255, 255, None, "exit code 255"),  # A42: the program's own, not ssh's
     (Exited(137), "FAILED", 137, 137, 9, "signal 9"),
-    (CompileFailed(1), "COMPILE_ERROR", 126, None, None, "the compiler said no (exit code 1)"),
+    (CompileFailed(1), "COMPILE_ERROR", 126, None, None, "compilation failed (exit code 1)"),
     (TimedOut(90.0), "TIMEOUT", 124, None, None, "time limit of 1m30s"),
     (OutOfMemory(1 << 29), "OUT_OF_MEMORY", 137, None, 9, "memory limit of 512M"),
     (OutOfMemory(0), "OUT_OF_MEMORY", 137, None, 9, "out of memory"),
@@ -402,13 +402,13 @@ FATES: list[tuple[Verdict, str, int, int | None, int | None, str]] = [
     (GaveUp("no node has it", no_toolchain=True), "NODE_FAIL", 127, None, None, "no node has it"),
     (SweepDone(3, 0), "COMPLETED", 0, None, None, ""),
     (SweepDone(200, 3), "FAILED", 3, None, None, "3 of 200 tasks failed"),
-    (SweepDone(200, 150, 7), "FAILED", 101, None, None, "150 of 200 tasks failed, 7 were not begun"),
+    (SweepDone(200, 150, 7), "FAILED", 101, None, None, "150 of 200 tasks failed, 7 not begun"),
     (Crashed("KeyError"), "FAILED", 125, None, None, "a bug in sshgrid: KeyError"),
 ]
 
 
-@pytest.mark.parametrize(("verdict", "state", "status", "code", "signal", "reason"), FATES, ids=repr)
-def test_each_fate_has_its_word_its_exit_status_and_its_reason(
+@pytest.mark.parametrize(("verdict", "state", "status", "code", "signal", "reason"), VERDICTS, ids=repr)
+def test_each_verdict_has_its_state_exit_status_and_reason(
     verdict: Verdict, state: str, status: int, code: int | None, signal: int | None, reason: str
 ) -> None:
     line = lines.job_line(ended(verdict), 100.0, allowed=3)
@@ -416,14 +416,14 @@ def test_each_fate_has_its_word_its_exit_status_and_its_reason(
     assert line.reason == reason
 
 
-def test_every_kind_of_verdict_is_in_the_table_of_fates() -> None:
-    assert {type(fate[0]) for fate in FATES} == set(get_args(Verdict))
+def test_every_type_of_verdict_is_in_the_table() -> None:
+    assert {type(row[0]) for row in VERDICTS} == set(get_args(Verdict))
 
 
 @pytest.mark.parametrize(
     ("code", "signal"), [(0, None), (1, None), (128, None), (129, 1), (137, 9), (143, 15), (159, 31), (160, None)]
 )
-def test_A42_a_code_of_128_and_a_signal_is_that_signal(code: int, signal: int | None) -> None:
+def test_A42_an_exit_code_of_128_plus_n_is_signal_n(code: int, signal: int | None) -> None:
     assert signal_of(code) == signal
 
 
@@ -431,7 +431,7 @@ def test_A42_a_code_of_128_and_a_signal_is_that_signal(code: int, signal: int | 
     ("code", "signal", "shown"),
     [(0, None, "0:0"), (3, None, "3:0"), (137, 9, "0:9"), (None, 9, "0:9"), (None, None, "")],
 )
-def test_A42_code_and_signal_are_shown_as_slurm_does(code: int | None, signal: int | None, shown: str) -> None:
+def test_A42_code_and_signal_are_shown_as_in_slurm(code: int | None, signal: int | None, shown: str) -> None:
     assert lines.code_and_signal(code, signal) == shown
 
 
@@ -440,7 +440,7 @@ def test_a_job_that_is_not_done_has_no_exit_status() -> None:
         assert exit_status(job) is None
 
 
-def test_a_waiting_job_says_why_and_a_backoff_goes_before_the_state_of_the_grid() -> None:
+def test_a_waiting_job_has_a_reason_and_a_backoff_precedes_the_pending_code() -> None:
     job, why = waiting(not_before=110.0), (NodeReason("h1", "Resources: 2 of 2 slots busy"),)
     assert lines.job_line(job, 100.0, 3, pending="Resources").reason == "Backoff"
     line = lines.job_line(job, 110.0, 3, pending="Resources", why=why)
@@ -448,20 +448,20 @@ def test_a_waiting_job_says_why_and_a_backoff_goes_before_the_state_of_the_grid(
     assert (line.node, line.attempt, line.started, line.seconds) == ("", 0, None, 0.0)
 
 
-def test_a_held_job_says_so() -> None:
+def test_a_held_job_has_the_reason_of_its_hold() -> None:
     assert lines.job_line(waiting(held=states.HELD_BY_USER), 100.0, 3, pending="Resources").reason == "HeldByUser"
 
 
 def test_a_running_job_shows_its_step_node_and_attempt() -> None:
-    job = begin(meet(waiting(), ("h1", LOST)), "h2", Step.COMPILING, began=120.0)
+    job = begin(after_attempts(waiting(), ("h1", LOST)), "h2", Step.COMPILING, began=120.0)
     line = lines.job_line(job, 125.5, retry.attempts_allowed(job, POLICY))
     assert (line.state, line.phase, line.node) == ("RUNNING", "compiling", "h2")
     assert (line.attempt, line.attempts_allowed, line.started, line.seconds) == (2, 3, 120.0, 5.5)
     assert lines.job_line(job, 125.5, 3, disconnected=True).state == "DISCONNECTED"
 
 
-def test_a_job_between_two_attempts_is_on_no_node_but_remembers_the_one_it_lost() -> None:
-    line = lines.job_line(meet(waiting(), ("h1", LOST)), 100.0, 3)
+def test_a_job_between_two_attempts_has_no_node_and_lists_the_lost_attempt() -> None:
+    line = lines.job_line(after_attempts(waiting(), ("h1", LOST)), 100.0, 3)
     assert (line.state, line.phase, line.node, line.attempt) == ("PENDING", "", "", 1)
     assert [(each.node, each.outcome) for each in line.attempts] == [("h1", "host-lost: no answer for 10 s")]
 
@@ -471,7 +471,7 @@ def test_a_clock_that_was_set_back_gives_no_negative_seconds() -> None:
 
 
 def test_a_done_job_keeps_the_seconds_of_its_last_attempt() -> None:
-    line = lines.job_line(meet(waiting(), ("h1", Exited(3))), 9_999.0, 3)
+    line = lines.job_line(after_attempts(waiting(), ("h1", Exited(3))), 9_999.0, 3)
     assert (line.node, line.seconds, line.phase) == ("h1", 10.0, "")
 
 
@@ -485,7 +485,7 @@ def test_a_done_job_keeps_the_seconds_of_its_last_attempt() -> None:
         (BROKEN, "toolchain-broken: javac: no space left"),
     ],
 )
-def test_an_attempt_says_how_it_ended(outcome: Outcome | None, text: str) -> None:
+def test_an_attempt_line_has_the_outcome_and_the_usage(outcome: Outcome | None, text: str) -> None:
     usage = Usage(1.0, 2.0, cpu_seconds=0.5, peak_memory_bytes=4096)
     line = lines.attempt_line(AttemptRecord(2, "h2", 90.0, outcome=outcome, ended=95.0, compiled=True, usage=usage))
     assert (line.number, line.node, line.outcome) == (2, "h2", text)
@@ -528,7 +528,7 @@ def test_each_node_has_one_state(seen: NodeView, state: NodeState) -> None:
     assert lines.node_line(seen).state is state
 
 
-def test_a_node_line_tells_what_the_last_sample_said() -> None:
+def test_a_node_line_holds_the_values_of_the_last_sample() -> None:
     line = lines.node_line(node(1))
     assert (line.cpu, line.load, line.memory_free, line.last_seen) == (0.25, 0.7, 1 << 30, 100.0)
     assert (line.running, line.slots, line.cores, line.isolation) == (1, 4, 4, "pidns")
@@ -536,13 +536,13 @@ def test_a_node_line_tells_what_the_last_sample_said() -> None:
     assert lines.node_line(node(), last_seen=107.0).last_seen == 107.0
 
 
-def test_a_share_is_never_more_than_all_of_it() -> None:
-    """A sample taken a little late counts more than a second of CPU time for its second."""
+def test_the_busy_share_is_at_most_one() -> None:
+    """A sample that was taken late holds more than one second of CPU time per second."""
     assert lines.node_line(node(sample=Sample(100.0, 1.0, 4.2, 5.0, 0))).cpu == 1.0
     assert lines.node_line(node(sample=Sample(100.0, 1.0, None, 5.0, 0))).cpu is None
 
 
-def test_a_node_that_never_answered_claims_nothing() -> None:
+def test_the_line_of_a_node_that_never_answered_has_no_values() -> None:
     line = lines.node_line(NodeView(Node("h1"), reason="refused", next_try_seconds=4.0))
     assert (line.cpu, line.load, line.memory_free, line.slots, line.cores, line.last_seen) == (None,) * 6
     assert (line.reason, line.next_try_seconds) == ("refused", 4.0)

@@ -561,7 +561,7 @@ async def test_a_user_has_no_more_runs_in_a_group_than_it_allows_and_others_do(g
     await grid.begun(other)
     line = grid.line(second)
     assert (line.state, line.reason) == ("PENDING", "UserLimit")
-    assert {why.reason for why in line.why} == {"UserLimit: 1 of this user's jobs run in lab, and no more than 1 may"}
+    assert {why.reason for why in line.why} == {"UserLimit: the user runs 1 of at most 1 jobs in group lab"}
     await grid.master.cancel(Cancel((first,), "KILL"))
     await grid.begun(second)
     await grid.master.cancel(Cancel((second, other), "KILL"))

@@ -37,7 +37,7 @@ async def test_a_run_takes_as_many_slots_as_it_requested(grid: ScriptedGrid) -> 
     await grid.begun(small)
     line = await grid.reaches(second, "PENDING")
     assert line.reason == "Resources"
-    assert line.why[0].reason == "Resources: 4 of 4 slots busy, 2 wanted"
+    assert line.why[0].reason == "Resources: 4 of 4 slots busy, 2 needed"
     await grid.master.cancel(Cancel((wide,), "KILL"))
     await grid.begun(second)
     assert grid.node("h1").view().running == 3
@@ -50,7 +50,7 @@ async def test_gpus_are_given_to_one_run_at_a_time(grid: ScriptedGrid) -> None:
     await grid.begun(second)
     third = await grid.submit(grid.submission(gpus=1))
     assert [order.gpus for order in grid.engine.orders] == [(0, 1), (2,)]
-    assert (await grid.reaches(third, "PENDING")).why[0].reason == "Resources: 3 of 3 GPUs busy, 1 wanted"
+    assert (await grid.reaches(third, "PENDING")).why[0].reason == "Resources: 3 of 3 GPUs busy, 1 needed"
     await grid.master.cancel(Cancel((first,), "KILL"))
     await grid.begun(third)
     assert grid.engine.orders[-1].gpus == (0,)
@@ -67,9 +67,9 @@ async def test_a_new_master_knows_the_slots_and_gpus_of_running_jobs(grid: Scrip
 
 
 async def test_more_slots_or_gpus_than_any_node_has_are_refused(grid: ScriptedGrid) -> None:
-    with pytest.raises(NoNodeLeft, match="5 slots wanted, it has 4"):
+    with pytest.raises(NoNodeLeft, match="5 slots needed, the node has 4"):
         await grid.submit(grid.submission(slots=5))
-    with pytest.raises(NoNodeLeft, match="4 GPUs wanted, it has 3"):
+    with pytest.raises(NoNodeLeft, match="4 GPUs needed, the node has 3"):
         await grid.submit(grid.submission(gpus=4))
     with pytest.raises(UsageError):
         await grid.submit(grid.submission(slots=0))
