@@ -113,6 +113,7 @@ class Attempts:
             self.settlement,
             self.termination,
             self._removal,
+            clock,
         )
 
     # --- start or resume
@@ -219,5 +220,5 @@ class Attempts:
             for running in self.running
             if running.superseded and not running.record.batch and running.follower
         }
-        idle = {sink.follower for sink in self.batches.all if sink.state.done and sink.follower}
+        idle = {batch.follower for batch in self.batches.all if batch.state.done and batch.follower}
         return self._removal.in_progress | superseded | idle

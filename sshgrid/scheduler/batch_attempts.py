@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from sshgrid.clock import Clock
 from sshgrid.engines import AttemptResult, Batches
 from sshgrid.engines.launch import make_batch
 from sshgrid.errors import HostError, NeverBegan, SshgridError
@@ -17,8 +18,8 @@ from sshgrid.nodes import NodePool
 from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler.attempt_registry import AttemptRegistry, RunningAttempt
 from sshgrid.scheduler.attempt_tasks import AttemptTasks, result_or_blame
-from sshgrid.scheduler.batches import BatchSink, Begun
-from sshgrid.scheduler.launching import Launching
+from sshgrid.scheduler.batches import Begun, RunningBatch
+from sshgrid.scheduler.launching import Launching, Tasks
 from sshgrid.scheduler.run_removal import RunRemoval
 from sshgrid.scheduler.settlement import Settlement
 from sshgrid.scheduler.termination import Termination
@@ -40,6 +41,7 @@ class BatchAttempts:
         settlement: Settlement,
         termination: Termination,
         removal: RunRemoval,
+        clock: Clock,
     ) -> None:
         self._active_jobs = active_jobs
         self._pool = pool
@@ -49,24 +51,25 @@ class BatchAttempts:
         self._settlement = settlement
         self._termination = termination
         self._removal = removal
-        self._batches: dict[tuple[str, str], BatchSink] = {}  # by node and name
+        self._clock = clock
+        self._batches: dict[tuple[str, str], RunningBatch] = {}  # by node and name
 
     @property
-    def holding_slots(self) -> list[BatchSink]:
+    def holding_slots(self) -> list[RunningBatch]:
         """The batches that still have their slot."""
-        return [sink for sink in self._batches.values() if not sink.released]
+        return [batch for batch in self._batches.values() if not batch.released]
 
     @property
-    def all(self) -> list[BatchSink]:
+    def all(self) -> list[RunningBatch]:
         """Also the batches whose slot was released before their end."""
         return list(self._batches.values())
 
     def ran_seconds(self, running: RunningAttempt) -> float | None:
         """How long the program of this task of a batch has run; None while it waits behind another one."""
-        sink = self._batches.get((running.attempt.node, running.record.batch))
-        if sink is None or not sink.state.is_first(running.run):
+        batch = self._batches.get((running.attempt.node, running.record.batch))
+        if batch is None or not batch.state.is_first(running.run):
             return None
-        state, run = sink.state, running.run
+        state, run = batch.state, running.run
         return None if run in state.leaving or run in state.joining else state.ran_seconds
 
     # --- start and follow
@@ -75,13 +78,13 @@ class BatchAttempts:
         """Start the batch that these claimed attempts are. `keep_warm`: when all have ended, wait a moment for more."""
         self._start([(job, job.attempts[-1]) for job, _ in found], resume=False, keep_warm=keep_warm)
 
-    def resume(self, batch: Sequence[Begun]) -> None:
+    def resume(self, attempts: Sequence[Begun]) -> None:
         """Follow the batch of these attempts, which an earlier master started."""
-        self._start([*self._superseded_in(batch), *batch], resume=True)
+        self._start([*self._superseded_in(attempts), *attempts], resume=True)
 
-    def _superseded_in(self, batch: Sequence[Begun]) -> list[Begun]:
+    def _superseded_in(self, attempts: Sequence[Begun]) -> list[Begun]:
         """Superseded attempts that the earlier master may not have ended: the rest of the batch waits behind them."""
-        job, record = batch[0]
+        job, record = attempts[0]
         sweep = sweep_of(job.id)
         plan = None if sweep is None else self._active_jobs.current(sweep).submission.sweep
         if sweep is None or plan is None or not plan.backup:
@@ -91,110 +94,111 @@ class BatchAttempts:
 
     def _start(self, begun: Sequence[Begun], *, resume: bool, keep_warm: bool = False) -> None:
         name, node = begun[0][1].batch, begun[0][1].node
-        jobs, batch = [job for job, _ in begun], [self._running.add(*each) for each in begun]
-        spool = self._pool.shared.spool
-        sink = self._batches[node, name] = BatchSink(
-            self._active_jobs, spool, batch, self._settlement.settle_all, resumed=resume, keep_warm=keep_warm
+        tasks = [(job, self._running.add(job, record)) for job, record in begun]
+        batch = self._batches[node, name] = RunningBatch(
+            self._active_jobs,
+            self._pool.shared.spool,
+            [running for _, running in tasks],
+            self._settlement.settle_all,
+            clock=self._clock,
+            resumed=resume,
+            keep_warm=keep_warm,
         )
         if managed := self._pool.nodes.get(node):
             managed.slots.begin(name)
-        follower = sink.follower = self._tasks.start(self._follow(sink, jobs, batch, resume), f"batch {name}")
-        for job, running in zip(jobs, batch, strict=True):
+        follower = batch.follower = self._tasks.start(self._follow(batch, tasks, resume), f"batch {name}")
+        for job, running in tasks:
             running.follower = follower
             if resume:
                 self._termination.end_if_requested(job, running)
 
-    async def _follow(
-        self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[RunningAttempt], resume: bool
-    ) -> None:
+    async def _follow(self, batch: RunningBatch, tasks: Tasks, resume: bool) -> None:
         """Run or resume a batch, then settle the tasks whose end was not reported."""
-        node = self._pool.nodes.get(sink.node)
+        node = self._pool.nodes.get(batch.node)
         if node is None:
-            del self._batches[sink.node, sink.name]
-            gone = AttemptResult(HostLost(f"{sink.node} is no longer in the inventory"))
-            self._settlement.settle_all([(running, gone) for running in batch])
+            del self._batches[batch.node, batch.name]
+            gone = AttemptResult(HostLost(f"{batch.node} is no longer in the inventory"))
+            self._settlement.settle_all([(running, gone) for _, running in tasks])
             return
         try:
-            lost = await result_or_blame(sink.name, node, self._run(sink, jobs, batch, node, resume))
+            lost = await result_or_blame(batch.name, node, self._run(batch, tasks, node, resume))
         finally:
-            node.slots.end(sink.name)
-            del self._batches[sink.node, sink.name]
+            node.slots.end(batch.name)
+            del self._batches[batch.node, batch.name]
         # Tasks that are on their way to the node are settled when the node has answered.
-        rest = [sink.state.rest[run] for run in sink.state.settled()]
+        rest = [batch.state.rest[run] for run in batch.state.settled()]
         self._settlement.settle_all([(running, lost) for running in rest])
-        self._removal.start(node, sink.name, never_began=sink.never_began)
+        self._removal.start(node, batch.name, never_began=batch.never_began)
 
-    async def _run(
-        self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[RunningAttempt], node: ManagedNode, resume: bool
-    ) -> AttemptResult:
+    async def _run(self, batch: RunningBatch, tasks: Tasks, node: ManagedNode, resume: bool) -> AttemptResult:
         """Follow a batch to its end; the result of the tasks whose end was not reported."""
         if resume:
             patience = self._launching.patience_seconds
-            await node.connected(max(patience(job, running) for job, running in zip(jobs, batch, strict=True)))
-        specs = self._launching.batch_specs(jobs, batch, node, resume=resume)
+            await node.connected(max(patience(job, running) for job, running in tasks))
+        specs = self._launching.batch_specs(tasks, node, resume=resume)
         try:
-            whole = make_batch(specs, name=sink.name, keep_warm=sink.state.keep_warm)
-            await _batches(node).run(whole, sink, resume=resume)
+            whole = make_batch(specs, name=batch.name, keep_warm=batch.state.keep_warm)
+            await _batches(node).run(whole, batch, resume=resume)
         except NeverBegan:
-            sink.never_began = True
+            batch.never_began = True
             raise
         return NOT_REPORTED
 
     # --- change one that runs
 
-    def extend(self, sink: BatchSink, found: Sequence[tuple[Job, Attempt]], *, keep_warm: bool) -> None:
+    def extend(self, batch: RunningBatch, found: Sequence[tuple[Job, Attempt]], *, keep_warm: bool) -> None:
         """Append claimed tasks to a batch, in its slot. When the node takes no more, they return to the queue."""
-        sink.state.keep_warm = keep_warm
-        jobs, batch = [job for job, _ in found], [self._running.add(job, job.attempts[-1]) for job, _ in found]
-        sink.state.join({running.run: running for running in batch})
-        self._tasks.start(self._extend(sink, jobs, batch), f"extend {sink.name}")
+        batch.state.keep_warm = keep_warm
+        tasks = [(job, self._running.add(job, job.attempts[-1])) for job, _ in found]
+        batch.state.join({running.run: running for _, running in tasks})
+        self._tasks.start(self._extend(batch, tasks), f"extend {batch.name}")
 
-    async def _extend(self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[RunningAttempt]) -> None:
-        node = self._pool.nodes.get(sink.node)
-        sent = None if node is None else await result_or_blame(sink.name, node, self._send(sink, jobs, batch, node))
-        sink.state.joined(running.run for running in batch)
+    async def _extend(self, batch: RunningBatch, tasks: Tasks) -> None:
+        node = self._pool.nodes.get(batch.node)
+        sent = None if node is None else await result_or_blame(batch.name, node, self._send(batch, tasks, node))
+        attempts = [running for _, running in tasks]
+        batch.state.joined(running.run for running in attempts)
         if isinstance(sent, AttemptResult):
-            sink.state.remove(running.run for running in batch)
-            self._settlement.settle_all([(running, sent) for running in batch])
+            batch.state.remove(running.run for running in attempts)
+            self._settlement.settle_all([(running, sent) for running in attempts])
         elif not sent:
-            self._give_back(sink, batch)
-        elif self._batches.get((sink.node, sink.name)) is not sink:  # the batch ended while they were on their way
-            rest = [running for running in batch if running.run in sink.state.rest]
+            self._give_back(batch, attempts)
+        elif self._batches.get((batch.node, batch.name)) is not batch:  # the batch ended while they were on their way
+            rest = [running for running in attempts if running.run in batch.state.rest]
             self._settlement.settle_all([(running, NOT_REPORTED) for running in rest])
 
-    async def _send(
-        self, sink: BatchSink, jobs: Sequence[Job], batch: Sequence[RunningAttempt], node: ManagedNode
-    ) -> bool:
+    async def _send(self, batch: RunningBatch, tasks: Tasks, node: ManagedNode) -> bool:
+        """Send tasks to the node; False when the batch takes no more."""
         async with self._active_jobs.bulk_lock:
-            specs = self._launching.batch_specs(jobs, batch, node, resume=False)
-        return await _batches(node).extend(sink.name, specs)
+            specs = self._launching.batch_specs(tasks, node, resume=False)
+        return await _batches(node).extend(batch.name, specs)
 
-    def revoke(self, sink: BatchSink, runs: Sequence[str]) -> None:
+    def revoke(self, batch: RunningBatch, runs: Sequence[str]) -> None:
         """Return those of these runs to the queue that have not started when the node receives the request."""
-        sink.state.takes_more = False  # the node would skip these runs if they were sent to the same batch again
-        sink.state.leaving.update(runs)
-        self._tasks.start(self._revoke(sink, runs), f"revoke from {sink.name}")
+        batch.state.takes_more = False  # the node would skip these runs if they were sent to the same batch again
+        batch.state.leaving.update(runs)
+        self._tasks.start(self._revoke(batch, runs), f"revoke from {batch.name}")
 
-    async def _revoke(self, sink: BatchSink, runs: Sequence[str]) -> None:
-        node = self._pool.nodes.get(sink.node)
+    async def _revoke(self, batch: RunningBatch, runs: Sequence[str]) -> None:
+        node = self._pool.nodes.get(batch.node)
         if node is None:
             return
         try:
-            revoked = await _batches(node).revoke(sink.name, runs)
+            revoked = await _batches(node).revoke(batch.name, runs)
         except HostError as error:
-            log.info("%s: cannot revoke tasks of %s: %s", node.name, sink.name, error.reason)
+            log.info("%s: cannot revoke tasks of %s: %s", node.name, batch.name, error.reason)
             return
         finally:
-            sink.state.leaving.difference_update(runs)
-        self._give_back(sink, [running for run in revoked if (running := sink.state.rest.get(run))])
+            batch.state.leaving.difference_update(runs)
+        self._give_back(batch, [running for run in revoked if (running := batch.state.rest.get(run))])
 
-    def _give_back(self, sink: BatchSink, batch: Sequence[RunningAttempt]) -> None:
+    def _give_back(self, batch: RunningBatch, attempts: Sequence[RunningAttempt]) -> None:
         """Return tasks that never started to the queue; settle those that are cancelled or superseded."""
-        sink.state.takes_more = False
-        sink.state.remove(running.run for running in batch)
-        over = [running for running in batch if self._is_over_unstarted(running)]
+        batch.state.takes_more = False
+        batch.state.remove(running.run for running in attempts)
+        over = [running for running in attempts if self._is_over_unstarted(running)]
         self._settlement.settle_all([(running, AttemptResult(Cancelled())) for running in over])
-        given = [running for running in batch if running not in over]
+        given = [running for running in attempts if running not in over]
         for running in given:
             self._running.remove(running)
         self._active_jobs.claims.undo_begin([running.attempt.job for running in given])
@@ -204,19 +208,19 @@ class BatchAttempts:
 
     async def revoke_cancelled(self, running: RunningAttempt, node: ManagedNode) -> bool:
         """Settle a task as cancelled that has not started yet; False when it has started."""
-        batch = running.record.batch
-        if not await _batches(node).revoke(batch, [running.run]):
+        name = running.record.batch
+        if not await _batches(node).revoke(name, [running.run]):
             return False
-        if sink := self._batches.get((node.name, batch)):
-            sink.state.remove([running.run])
+        if batch := self._batches.get((node.name, name)):
+            batch.state.remove([running.run])
         self._settlement.settle(running, AttemptResult(Cancelled()))
         return True
 
-    def release(self, sink: BatchSink) -> None:
+    def release(self, batch: RunningBatch) -> None:
         """Release the slot early: the last task of the batch is about to finish."""
-        sink.released = True
-        if node := self._pool.nodes.get(sink.node):
-            node.slots.release(sink.name)
+        batch.released = True
+        if node := self._pool.nodes.get(batch.node):
+            node.slots.release(batch.name)
         self._active_jobs.wake.set()
 
 

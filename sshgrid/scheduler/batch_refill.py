@@ -15,7 +15,7 @@ from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler.active_sweeps import ActiveSweeps
 from sshgrid.scheduler.batch_attempts import BatchAttempts
 from sshgrid.scheduler.batch_times import AHEAD_SECONDS, BatchTimes
-from sshgrid.scheduler.batches import BatchSink
+from sshgrid.scheduler.batches import RunningBatch
 from sshgrid.scheduler.step_views import StepViews
 from sshgrid.scheduler.sweep_outlooks import SweepOutlooks
 from sshgrid.sweeps.chunking import LONG_SECONDS
@@ -45,18 +45,18 @@ class BatchRefill:
         self._outlooks = outlooks
         self._running = Counter(running)
         # The batches whose slot a job of others gets next, and whether fair share puts that job before their tasks.
-        self.promised: dict[BatchSink, bool] = {}
-        self._nearly_over = [sink for sink in batches.holding_slots if self._is_nearly_over(sink)]
+        self.promised: dict[RunningBatch, bool] = {}
+        self._nearly_over = [batch for batch in batches.holding_slots if self._is_nearly_over(batch)]
 
-    def _is_nearly_over(self, sink: BatchSink) -> bool:
-        if not sink.state.takes_more or sink.state.joining:
+    def _is_nearly_over(self, batch: RunningBatch) -> bool:
+        if not batch.state.takes_more or batch.state.joining:
             return False
-        if not sink.state.rest:
-            return sink.state.keep_warm
-        takes = self._times.task_seconds(sink)
+        if not batch.state.rest:
+            return batch.state.keep_warm
+        takes = self._times.task_seconds(batch)
         if takes is None or takes > LONG_SECONDS:
             return False
-        return len(sink.state.rest) == 1 or len(sink.state.rest) * takes < AHEAD_SECONDS
+        return len(batch.state.rest) == 1 or len(batch.state.rest) * takes < AHEAD_SECONDS
 
     def __len__(self) -> int:
         """How many batches are nearly over."""
@@ -65,9 +65,9 @@ class BatchRefill:
     def nearly_free(self) -> Mapping[JobId, int]:
         """For each sweep the number of its slots whose batches are nearly over."""
         counts: Counter[JobId] = Counter()
-        for sink in self._nearly_over:
-            if sink.sweep is not None and not sink.state.idle:
-                counts[sink.sweep] += 1
+        for batch in self._nearly_over:
+            if batch.sweep is not None and not batch.state.idle:
+                counts[batch.sweep] += 1
         return counts
 
     def start_in_idle(self, job: Job, now: float) -> bool:
@@ -75,13 +75,13 @@ class BatchRefill:
         state = self._sweeps.state(job.id)
         if state is None or job.attempts or not state.may_start:
             return False
-        idle = [sink for sink in self._nearly_over if sink.state.idle and self._times.state(sink) is state]
+        idle = [batch for batch in self._nearly_over if batch.state.idle and self._times.sweep(batch) is state]
         if not idle:
             return False
         # An idle batch counts as no run of its user: the limit of a group may have been reached meanwhile.
         views = self._views.of_owner(job.owner)
         nodes = placement.eligible_after_release(views, job.submission, job.excluded)
-        return any(self._extend(sink, job, now) for sink in idle if sink.node in nodes)
+        return any(self._extend(batch, job, now) for batch in idle if batch.node in nodes)
 
     def extend_own(self, job: Job, now: float) -> bool:
         """Append a task to a batch of its own sweep that is nearly over; False when there is no such batch."""
@@ -89,9 +89,9 @@ class BatchRefill:
         if state is None or job.attempts or not self._nearly_over:
             return False
         nodes = self._views.could_follow(job)
-        for sink in list(self._nearly_over):
-            is_own = self._times.state(sink) is state and not sink.state.idle
-            if is_own and sink.node in nodes and self._extend(sink, job, now):
+        for batch in list(self._nearly_over):
+            is_own = self._times.sweep(batch) is state and not batch.state.idle
+            if is_own and batch.node in nodes and self._extend(batch, job, now):
                 return True
         return False
 
@@ -101,17 +101,17 @@ class BatchRefill:
         if not batches:
             return
         state, nodes = self._sweeps.state(job.id), self._views.could_follow(job)
-        others = [sink for sink in batches if state is None or self._times.state(sink) is not state]
-        able = [sink for sink in others if sink not in self.promised and sink.node in nodes]
+        others = [batch for batch in batches if state is None or self._times.sweep(batch) is not state]
+        able = [batch for batch in others if batch not in self.promised and batch.node in nodes]
         if able:
             soonest = min(able, key=self._times.left_seconds)
             self.promised[soonest] = self._comes_before(job, soonest)
             if soonest in self._nearly_over:
                 self._nearly_over.remove(soonest)
 
-    def _comes_before(self, job: Job, sink: BatchSink) -> bool:
+    def _comes_before(self, job: Job, batch: RunningBatch) -> bool:
         """Whether the job should start before the tasks that wait in this batch, by priority and fair share."""
-        state = self._times.state(sink)
+        state = self._times.sweep(batch)
         if state is None:
             return False
         other = state.job
@@ -121,24 +121,24 @@ class BatchRefill:
             return job.submitted < other.submitted
         return self._running[job.owner] + 1 < self._running[other.owner]
 
-    def _extend(self, sink: BatchSink, job: Job, now: float) -> bool:
-        state = self._times.state(sink)
+    def _extend(self, batch: RunningBatch, job: Job, now: float) -> bool:
+        state = self._times.sweep(batch)
         assert state is not None
         tasks = state.batch(job, self._sweeps.slots)
-        if not tasks or not self._outlooks.is_worth(state, sink.node, self._times.left_seconds(sink)):
+        if not tasks or not self._outlooks.is_worth(state, batch.node, self._times.left_seconds(batch)):
             return False
-        self._nearly_over.remove(sink)
-        record = AttemptRecord(1, sink.node, now, batch=sink.name)
+        self._nearly_over.remove(batch)
+        record = AttemptRecord(1, batch.node, now, batch=batch.name)
         begun = self._active_jobs.claims.begin_tasks(tasks, record)
-        self._batches.extend(sink, begun, keep_warm=state.has_unstarted)
+        self._batches.extend(batch, begun, keep_warm=state.has_unstarted)
         return True
 
     def release(self) -> None:
         """Release the slots that other jobs get next, and those of idle batches whose sweep has no more tasks."""
-        for sink in self._batches.holding_slots:
-            if sink.state.idle and not (sink.sweep and self._sweeps.has_unstarted(sink.sweep)):
-                self._batches.release(sink)
-        for sink in self.promised:
-            takes = self._times.task_seconds(sink)
-            if not sink.state.rest or (takes is not None and len(sink.state.rest) * takes < RELEASE_SECONDS):
-                self._batches.release(sink)
+        for batch in self._batches.holding_slots:
+            if batch.state.idle and not (batch.sweep and self._sweeps.has_unstarted(batch.sweep)):
+                self._batches.release(batch)
+        for batch in self.promised:
+            takes = self._times.task_seconds(batch)
+            if not batch.state.rest or (takes is not None and len(batch.state.rest) * takes < RELEASE_SECONDS):
+                self._batches.release(batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sshgrid.scheduler.active_sweeps import ActiveSweeps
-from sshgrid.scheduler.batches import BatchSink
+from sshgrid.scheduler.batches import RunningBatch
 from sshgrid.scheduler.sweep_state import SweepState
 from sshgrid.sweeps.chunking import LONG_SECONDS
 from sshgrid.sweeps.estimates import rest_seconds
@@ -19,20 +19,20 @@ class BatchTimes:
     def __init__(self, sweeps: ActiveSweeps) -> None:
         self._sweeps = sweeps
 
-    def state(self, sink: BatchSink) -> SweepState | None:
+    def sweep(self, batch: RunningBatch) -> SweepState | None:
         """The sweep of a batch; None when it is over."""
-        return None if sink.sweep is None else self._sweeps.state(sink.sweep)
+        return None if batch.sweep is None else self._sweeps.state(batch.sweep)
 
-    def task_seconds(self, sink: BatchSink) -> float | None:
+    def task_seconds(self, batch: RunningBatch) -> float | None:
         """The expected seconds of one task of this batch; None when nothing is known."""
-        state = self.state(sink)
-        return None if state is None else state.seconds_on(sink.node)
+        state = self.sweep(batch)
+        return None if state is None else state.seconds_on(batch.node)
 
-    def left_seconds(self, sink: BatchSink) -> float:
+    def left_seconds(self, batch: RunningBatch) -> float:
         """The expected seconds until the last task of a batch ends."""
-        if not sink.state.rest:
+        if not batch.state.rest:
             return 0.0
-        takes = self.task_seconds(sink)
+        takes = self.task_seconds(batch)
         if takes is None:
             return LONG_SECONDS
-        return (len(sink.state.rest) - 1) * takes + rest_seconds(takes, sink.state.ran_seconds)
+        return (len(batch.state.rest) - 1) * takes + rest_seconds(takes, batch.state.ran_seconds)

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from sshgrid.clock import Clock
 from sshgrid.engines import AttemptResult
 from sshgrid.engines.batch_state import BatchState
 from sshgrid.model import AttemptRecord, Job, Step, sweep_of
@@ -22,21 +23,23 @@ from sshgrid.spool.spool import Spool
 Ends: TypeAlias = "Sequence[tuple[RunningAttempt, AttemptResult]]"
 
 
-class BatchSink:
+class RunningBatch:
     """Receives what an engine reports of a batch: to disk first, to watchers second. Owns the state of the batch."""
 
     def __init__(
         self,
         active_jobs: ActiveJobs,
         spool: Spool,
-        batch: Sequence[RunningAttempt],
+        attempts: Sequence[RunningAttempt],
         settle: Callable[[Ends], None],
         *,
+        clock: Clock,
         resumed: bool = False,
         keep_warm: bool = False,
     ) -> None:
-        first = batch[0]
-        self.state = BatchState({running.run: running for running in batch}, resumed=resumed, keep_warm=keep_warm)
+        first = attempts[0]
+        runs = {running.run: running for running in attempts}
+        self.state = BatchState(runs, resumed=resumed, keep_warm=keep_warm, clock=clock)
         self.name, self.node = first.record.batch, first.attempt.node
         self.sweep = sweep_of(first.attempt.job)
         self.released = False  # its slot was given to another job before its end
@@ -87,7 +90,7 @@ Begun: TypeAlias = "tuple[Job, AttemptRecord]"  # one attempt that runs, and its
 
 
 def by_batch(attempts: Iterable[Begun]) -> tuple[list[Begun], list[list[Begun]]]:
-    """RunningAttempt attempts that were begun alone, and those of each batch."""
+    """Split running attempts into those that started alone, and those of each batch."""
     alone: list[Begun] = []
     batches: dict[tuple[str, str], list[Begun]] = {}
     for job, record in attempts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -17,6 +18,8 @@ from sshgrid.nodes import NodePool
 from sshgrid.policy import retry
 from sshgrid.scheduler import admission
 from sshgrid.scheduler.attempt_registry import RunningAttempt
+
+Tasks: TypeAlias = "Sequence[tuple[Job, RunningAttempt]]"  # of one batch, in the order in which they start
 
 
 class Launching:
@@ -34,12 +37,10 @@ class Launching:
         """
         return self._spec(job, running, node, self._main_file(job.submission.program, resume), resume)
 
-    def batch_specs(
-        self, jobs: Sequence[Job], attempts: Sequence[RunningAttempt], node: ManagedNode, *, resume: bool
-    ) -> list[RunSpec]:
-        """As `spec`, for attempts of one batch: they have the same main file, which is read once."""
-        source = self._main_file(jobs[0].submission.program, resume)
-        return [self._spec(job, running, node, source, resume) for job, running in zip(jobs, attempts, strict=True)]
+    def batch_specs(self, tasks: Tasks, node: ManagedNode, *, resume: bool) -> list[RunSpec]:
+        """As `spec`, for the tasks of one batch: they have the same main file, which is read once."""
+        source = self._main_file(tasks[0][0].submission.program, resume)
+        return [self._spec(job, running, node, source, resume) for job, running in tasks]
 
     def patience_seconds(self, job: Job, running: RunningAttempt) -> float:
         """Seconds to wait for the node of a run that an earlier master started."""

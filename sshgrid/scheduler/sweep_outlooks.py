@@ -77,15 +77,15 @@ class SweepOutlooks:
     def _in_batches(self, state: SweepState) -> list[Slot | None]:
         """The slots of the sweep's batches; None for one whose end cannot be predicted."""
         found: list[Slot | None] = []
-        for sink in self._batches.holding_slots:
-            takes = state.seconds_on(sink.node)
-            if not sink.state.rest and not self._views.is_up(sink.node):
+        for batch in self._batches.holding_slots:
+            takes = state.seconds_on(batch.node)
+            if not batch.state.rest and not self._views.is_up(batch.node):
                 continue
-            if self._times.state(sink) is state and takes is not None:
-                running = slot_in_use(takes, sink.state.ran_seconds)
-                behind = takes * (len(sink.state.rest) - 1)
+            if self._times.sweep(batch) is state and takes is not None:
+                running = slot_in_use(takes, batch.state.ran_seconds)
+                behind = takes * (len(batch.state.rest) - 1)
                 found.append(
-                    (running and Slot(takes, running.free_in_seconds + behind)) if sink.state.rest else Slot(takes)
+                    (running and Slot(takes, running.free_in_seconds + behind)) if batch.state.rest else Slot(takes)
                 )
         return found
 
