@@ -1,1 +1,1 @@
-"""Which job starts next and where; attempts, batches and sweeps in progress."""
+"""Which job starts next and on which node; attempts, batches and sweeps in progress."""

@@ -102,7 +102,7 @@ class Settlement:
             if another_runs
             else store.attempts.settle(attempt, record, settled)
         ):
-            log.info("attempt %s: dropped the result, as the attempt is no longer live", attempt)
+            log.info("attempt %s: late result dropped", attempt)
             return None
         return attempt, settled
 

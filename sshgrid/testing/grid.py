@@ -1,6 +1,6 @@
-"""A grid of scripted nodes behind a real master and a real queue, and how to wait for it.
+"""A grid of scripted nodes with a real master and a real queue, and functions that wait for its states.
 
-Refuses to sleep for timing: whoever waits waits for a predicate, which has a deadline and says what was seen.
+Tests wait for a condition with a deadline, never for a time; the failure shows what was seen instead.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ FACTS = Facts("Linux", "x86_64", "glibc 2.36", 4, 8 << 30, "boot", 1000, "/var/t
 T = TypeVar("T")
 
 
-async def until(look: Callable[[], T | None], seen: Callable[[], object] = lambda: "") -> T:
-    """Wait until `look` gives something true, and give that; the failure shows what was `seen` instead."""
+async def until(condition: Callable[[], T | None], seen: Callable[[], object] = lambda: "") -> T:
+    """Wait until `condition` returns a true value, and return it; a failure shows what `seen` returns."""
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"waited in vain; seen: {seen()}"
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"the condition was not met in time; seen: {seen()}"
         await asyncio.sleep(0.002)
     return found
 
@@ -113,12 +113,12 @@ class ScriptedNode(ManagedNode):
         self._languages = languages
         self.toolchains.working = {name: Toolchain(name, "1.0", _commands(name), f"{name}-1") for name in languages}
 
-    def come(self) -> None:
+    def come_up(self) -> None:
         """Bring the node up."""
         self.connection.alive = True
         self._settle_down()
 
-    def go(self, reason: str = "connection lost") -> None:
+    def go_down(self, reason: str = "connection lost") -> None:
         """Bring the node down."""
         self.connection.alive, self.connection.reason = False, reason
         self._settle_down()
@@ -162,7 +162,7 @@ def inventory(
 
 
 class ScriptedGrid:
-    """A real master over a real queue in `folder`, on nodes that play a script. Begin it again for a new master."""
+    """A real master with a real queue in `folder`, and nodes that play a script. `begin` again: a new master."""
 
     def __init__(
         self, folder: Path, inventory: Inventory, *plays: Play, down: Iterable[str] = (), clock: Clock = SYSTEM_CLOCK
@@ -176,7 +176,7 @@ class ScriptedGrid:
         self._working: asyncio.Task[None] | None = None
 
     async def begin(self) -> ScriptedGrid:
-        """A master that works."""
+        """Start a master."""
         self.spool = Spool(self.folder / "spool")
         self.store = Store.open(self.folder / "queue.db")
         self.active_jobs = ActiveJobs(self.store, self.clock)
@@ -193,7 +193,7 @@ class ScriptedGrid:
         return self._working
 
     async def end(self) -> None:
-        """The master leaves; what runs goes on."""
+        """Stop the master; runs continue."""
         if self._working is not None:
             self._working.cancel()
             await asyncio.gather(self._working, return_exceptions=True)
@@ -205,17 +205,24 @@ class ScriptedGrid:
         assert isinstance(managed, ScriptedNode)
         return managed
 
-    # --- asking
+    async def scheduler_steps(self, count: int = 3) -> None:
+        """Wait for so many steps of the scheduler: then it has started all that it can."""
+        wake = self.active_jobs.wake
+        for _ in range(count):
+            wake.set()
+            await until(lambda: not wake.is_set())  # a step begins with this, and ends before others run
 
-    def submission(self, source: bytes = b"echo hello\n", file: str = "hello.sh", **wishes: object) -> Submission:
-        """A program of one file, kept in the spool; `wishes` are fields of Submission or Program."""
-        stdin = wishes.pop("stdin", None)
-        fields = {key: wishes.pop(key) for key in list(wishes) if key in Program.__struct_fields__}
+    # --- requests
+
+    def submission(self, source: bytes = b"echo hello\n", file: str = "hello.sh", **options: object) -> Submission:
+        """A submission of one file that is in the spool already; `options` are fields of Submission or Program."""
+        stdin = options.pop("stdin", None)
+        fields = {key: options.pop(key) for key in list(options) if key in Program.__struct_fields__}
         if isinstance(stdin, bytes):
             fields["stdin"] = SourceFile("stdin", self.spool.blobs.keep(stdin), len(stdin))
         program = Program("", file, (SourceFile(file, self.spool.blobs.keep(source), len(source)),))
         asked = Submission(msgspec.structs.replace(program, **fields), file)
-        return msgspec.structs.replace(asked, **wishes)
+        return msgspec.structs.replace(asked, **options)
 
     async def submit(self, submission: Submission | None = None, owner: str = "ann", key: str = "") -> JobId:
         key = key or f"key-{next(self._keys)}"
@@ -228,17 +235,17 @@ class ScriptedGrid:
         return self.master.job_queries.line(self.job(job), True)
 
     async def reaches(self, job: JobId, *states: str) -> JobLine:
-        """Until `ps` says one of these states."""
+        """Wait until the job is in one of these states, as `ps` shows them."""
         return await until(
             lambda: line if (line := self.line(job)).state in states else None, lambda: (self.line(job), self.job(job))
         )
 
     async def begun(self, job: JobId, attempt: int = 1) -> Stage:
-        """Until this attempt has really begun on its node."""
+        """Wait until the program of this attempt runs on its node."""
         return await until(lambda: self.engine.stage(job, attempt), lambda: (self.line(job), self.engine.ran_on))
 
     async def wait(self, job: JobId) -> JobLine:
-        """Until it is over."""
+        """Wait until the job has ended."""
         await until(lambda: self.job(job).phase is Phase.DONE, lambda: (self.line(job), self.job(job)))
         return self.line(job)
 
@@ -246,7 +253,7 @@ class ScriptedGrid:
         return await self.wait(await self.submit(submission))
 
     async def watch(self, job: JobId, request: Watch | Logs | None = None) -> list[tuple[Event, bytes]]:
-        """All events, to the end."""
+        """All events of a job, to its end."""
         async with self.master.job_queries.watch(request or Watch(job)) as events, asyncio.timeout(DEADLINE_SECONDS):
             return [event async for event in events]
 

@@ -159,7 +159,7 @@ async def test_a_detached_job_waits_for_its_nodes(grids: Grids) -> None:
     waiting = await grid.submit(grid.submission(wait_for_nodes=True))
     assert (await grid.run(grid.submission(file="other.py"))).exit_status == 125
     assert (grid.line(waiting).state, grid.line(waiting).reason) == ("PENDING", "NodeDown")
-    grid.node("n1").come()
+    grid.node("n1").come_up()
     assert (await grid.wait(waiting)).exit_status == 0
 
 

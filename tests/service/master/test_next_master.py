@@ -89,7 +89,7 @@ async def test_the_next_master_waits_for_the_node_of_a_run_to_come_back(grids: G
     grid.down = {"n1"}
     await grid.begin()
     assert (await grid.reaches(job, "DISCONNECTED")).attempt == 1
-    grid.node("n1").come()
+    grid.node("n1").come_up()
     stage = await grid.begun(job)
     stage.send("TERM")
     line = await grid.wait(job)
@@ -130,7 +130,7 @@ async def test_a_run_is_followed_even_when_its_node_has_lost_the_toolchain(grids
     await grid.begin()
     node = grid.node("n1")
     node.has()
-    node.come()
+    node.come_up()
     stage = await grid.begun(job)
     stage.send("INT")
     assert (await grid.wait(job)).exit_status == 130

@@ -181,9 +181,9 @@ async def test_F1_a_silent_node_is_told_while_the_job_is_still_running(grids: Gr
     job = await grid.submit()
     watcher = Watcher(grid, job)
     await watcher.sees(text=b"ready\n")
-    grid.node("n1").go("no answer for 5 s")
+    grid.node("n1").go_down("no answer for 5 s")
     await until(lambda: Progress(1, 3, "n1", "disconnected") in of(watcher.seen, Progress), lambda: watcher.seen)
-    grid.node("n1").come()
+    grid.node("n1").come_up()
     await grid.master.cancel(Cancel((job,)))
     await watcher.end()
 
@@ -329,7 +329,7 @@ async def test_logs_of_a_waiting_job_are_empty_and_followed_ones_wait_for_its_fi
     assert await logs(grid, Logs(job)) == {}
     watcher = Watcher(grid, job, Logs(job, follow=True))
     await asyncio.sleep(0)
-    grid.node("n1").come()
+    grid.node("n1").come_up()
     assert pieces(await watcher.end()) == {"stdout": b"word\n"}
 
 

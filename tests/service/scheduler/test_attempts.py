@@ -1,4 +1,4 @@
-"""Ending a job early, wherever it is, and what an attempt leaves behind on its node."""
+"""Cancelling a job in any phase, and what an attempt leaves on its node."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.usefixtures("quiet_log", "quick")
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pauses between signals are milliseconds."""
+    """Make the pauses between signals short."""
     quick = {name: tuple((signal, 0.02) for signal, _ in steps) for name, steps in termination.ESCALATION.items()}
     monkeypatch.setattr(termination, "ESCALATION", quick)
     monkeypatch.setattr(run_removal, "CLAIM_KEPT_SECONDS", 0.02)
 
 
-async def deaf(stage: Stage) -> Outcome:
-    """Ends by nothing but KILL."""
+async def ignores_signals(stage: Stage) -> Outcome:
+    """Ignores all signals but KILL."""
     await stage.say(b"ready\n")
     await asyncio.get_running_loop().create_future()
     return Exited(0)
@@ -93,7 +93,7 @@ async def test_cancelling_a_job_that_has_ended_does_nothing(grids: Grids) -> Non
 async def test_a_program_that_ignores_signals_gets_stronger_ones(
     grids: Grids, asked: str, sent: list[str], status: int
 ) -> None:
-    grid = await grids(deaf)
+    grid = await grids(ignores_signals)
     job = await grid.submit()
     await grid.begun(job)
     await grid.master.cancel(Cancel((job,), asked))
@@ -105,7 +105,7 @@ async def test_a_second_cancel_with_a_stronger_signal_does_not_wait_for_the_firs
     grids: Grids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(termination.ESCALATION, "INT", (("INT", 3600.0),))
-    grid = await grids(deaf)
+    grid = await grids(ignores_signals)
     job = await grid.submit()
     await grid.begun(job)
     await grid.master.cancel(Cancel((job,), "INT"))
@@ -174,7 +174,7 @@ async def test_a_cancel_reaches_a_silent_node_when_it_answers_again(
 
 
 async def test_a_cancelled_job_is_not_retried_when_its_host_is_lost(grids: Grids) -> None:
-    grid = await grids(deaf)
+    grid = await grids(ignores_signals)
     job = await grid.submit()
     await grid.begun(job)
     grid.store.request_cancel(job, "TERM")
@@ -195,7 +195,7 @@ async def test_the_folder_of_a_finished_run_is_removed(grids: Grids) -> None:
 
 
 async def test_F3_a_run_on_a_lost_node_is_removed_when_the_node_is_back(grids: Grids) -> None:
-    grid = await grids(deaf, Exited(0))
+    grid = await grids(ignores_signals, Exited(0))
     job = await grid.submit()
     stage = await grid.begun(job)
     grid.engine.lose("n1")
@@ -276,7 +276,7 @@ async def test_input_before_the_start_is_kept_and_dropped_with_the_job(grids: Gr
         await grid.master.send_input(job, b"early")
         await grid.master.send_input(job, b"")
     await grid.master.cancel(Cancel((jobs[1],)))
-    grid.node("n1").come()
+    grid.node("n1").come_up()
     assert (await grid.wait(jobs[0])).exit_status == 5
     assert grid.kept(jobs[0]) == b"b'early'\n"
     assert len(grid.master.attempts.keyboards) == 0

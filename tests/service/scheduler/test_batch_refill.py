@@ -1,4 +1,4 @@
-"""The slots of sweeps: the next task waits behind the one that runs, unless it is another's turn."""
+"""The slots of sweeps: tasks wait in a batch behind the one that runs, unless another job should start before them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quiet_log")
 
 
 class Gate:
-    """Tasks whose word is `wait` do so until it opens; the others end at once, with the code of their word `fN`."""
+    """A play: the argument `wait` waits until the gate opens, `fN` exits with N, and any other one with 0."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
@@ -50,12 +50,12 @@ async def grid(tmp_path: Path, gate: Gate) -> AsyncIterator[ScriptedGrid]:
 
 
 def behind(grid: ScriptedGrid) -> int:
-    """How many tasks nodes have that have not begun."""
+    """How many tasks wait in batches on nodes."""
     return sum(map(len, grid.engine.batches._ahead.values()))
 
 
 async def waits_in_a_batch(grid: ScriptedGrid, job: JobId) -> None:
-    """A task waits for the gate, and others behind it."""
+    """Wait until a task waits for the gate, with other tasks behind it."""
     await until(
         lambda: behind(grid) and grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 1,
         lambda: grid.engine.batches._ahead,
@@ -76,7 +76,7 @@ async def test_the_next_tasks_wait_in_the_batch_where_they_will_run(grid: Script
 async def test_a_job_of_another_user_starts_before_tasks_that_are_not_in_the_batch_yet(
     grid: ScriptedGrid, gate: Gate
 ) -> None:
-    grid.node("h2").go()
+    grid.node("h2").go_down()
     words = ["go"] * 8 + ["wait"] + ["go"] * 600
     job = await grid.submit(sweep(grid, *words))
     await waits_in_a_batch(grid, job)
@@ -92,10 +92,10 @@ async def test_a_job_of_another_user_starts_before_tasks_that_are_not_in_the_bat
 
 
 async def test_tasks_behind_a_long_task_are_revoked_for_a_free_slot(grid: ScriptedGrid, gate: Gate) -> None:
-    grid.node("h2").go()
+    grid.node("h2").go_down()
     job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
     await waits_in_a_batch(grid, job)
-    grid.node("h2").come()
+    grid.node("h2").come_up()
     await until(lambda: len(grid.engine.orders) == 33, lambda: (len(grid.engine.orders), grid.engine.batches._ahead))
     assert behind(grid) == 0
     gate.open.set()
@@ -106,11 +106,11 @@ async def test_tasks_behind_a_long_task_are_revoked_for_a_free_slot(grid: Script
 
 
 async def test_tasks_of_a_released_batch_are_revoked_too(grid: ScriptedGrid, gate: Gate) -> None:
-    grid.node("h2").go()
+    grid.node("h2").go_down()
     job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
     await waits_in_a_batch(grid, job)
     for sink in grid.master.attempts.batches.holding_slots:
-        grid.master.attempts.batches.release(sink)  # it was expected to be over by now
+        grid.master.attempts.batches.release(sink)  # as when it was expected to end by now
     await until(lambda: behind(grid) == 0 and len(grid.engine.orders) == 33, lambda: grid.engine.batches._ahead)
     gate.open.set()
     await grid.wait(job)
@@ -118,13 +118,13 @@ async def test_tasks_of_a_released_batch_are_revoked_too(grid: ScriptedGrid, gat
 
 
 async def test_tasks_that_wait_in_a_batch_do_not_start_when_the_sweep_halts(grid: ScriptedGrid, gate: Gate) -> None:
-    grid.node("h2").go()
+    grid.node("h2").go_down()
     words = [*["go"] * 12, "wait", *["go"] * 20, "f1", *["go"] * 500]
     job = await grid.submit(sweep(grid, *words, halt=Halt("soon", count=1)))
     await waits_in_a_batch(grid, job)
     state = grid.master.sweeps.state(job)
     assert state is not None
-    state.stopped = True  # as when one of another node has failed
+    state.stopped = True  # as when a task on another node has failed
     grid.active_jobs.wake.set()
     await until(lambda: behind(grid) == 0)
     gate.open.set()
@@ -191,7 +191,7 @@ async def test_an_idle_batch_is_extended(grid: ScriptedGrid) -> None:
     job = await grid.submit(sweep(grid, *["go"] * 300))
     await grid.wait(job)
     assert verdict(grid, job) == SweepDone(300, 0)
-    # The first two tasks went alone, as nobody knew how long one takes; their starts served for many more.
+    # The first two tasks started alone, as their runtime was not known; their batches were extended with many more.
     first = next(iter(grid.engine.batches.runs.values()))
     assert first[0].endswith("-1_1.1")
     assert len(first) > 60
@@ -212,7 +212,7 @@ async def test_a_job_of_another_user_gets_a_slot_beside_a_batch_that_is_kept_war
     grid.engine.batches.warm_seconds = 1e6
     job = await grid.submit(sweep(grid, *["wait"] * 3, at_once=1))
     await until(lambda: len(grid.engine.orders) == 1)
-    # It has begun alone on one node; the other one is for whoever comes.
+    # The first task runs on one node; the other node is free.
     other = await grid.submit(owner="bob")
     await grid.wait(other)
     assert verdict(grid, other) == Exited(0)
@@ -231,7 +231,7 @@ async def test_extending_a_batch_exceeds_no_limit_of_a_group(grid: ScriptedGrid)
     await grid.reaches(other, "PENDING")
     first.open.set()
     await grid.reaches(other, "RUNNING")
-    await asyncio.sleep(0.1)  # several steps of the scheduler
+    await grid.scheduler_steps()
     assert len(grid.engine.orders) == 2
     second.open.set()
     await grid.wait(job)
@@ -244,10 +244,10 @@ async def test_extending_a_batch_counts_for_the_share_of_its_owner(grid: Scripte
         return Exited(0)
 
     grid.engine.coming[:] = [takes_a_while] * 40
-    grid.node("h2").go()
+    grid.node("h2").go_down()
     sweep_of_ann = await grid.submit(sweep(grid, *["go"] * 30, at_once=1))
     await until(lambda: len(grid.engine.orders) == 1)
-    grid.node("h2").come()
+    grid.node("h2").come_up()
     await grid.submit(grid.submission(on="h2"), owner="bob")
     await until(lambda: len(grid.engine.orders) == 2)
     second = await grid.submit(grid.submission(on="h1"), owner="bob")
@@ -263,14 +263,14 @@ async def test_an_idle_batch_on_a_lost_node_delays_no_task(
 ) -> None:
     monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
     grid.engine.batches.warm_seconds = 1e6
-    grid.node("h2").go()
+    grid.node("h2").go_down()
     job = await grid.submit(sweep(grid, "wait", *["go"] * 5, at_once=1))
     await until(lambda: len(grid.engine.orders) == 1)
     grid.master.pause()
     gate.open.set()
     await until(lambda: bool(grid.engine.batches.warm))
-    grid.node("h1").go()
-    grid.node("h2").come()
+    grid.node("h1").go_down()
+    grid.node("h2").come_up()
     grid.master.scheduler.paused = False
     grid.active_jobs.nodes_changed()
     await grid.wait(job)

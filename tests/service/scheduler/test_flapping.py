@@ -1,4 +1,4 @@
-"""A node that loses one run after the other: it gets no more for a while, and jobs do without it."""
+"""A node that loses several runs is quarantined, and jobs run on other nodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slots and GPUs of runs: what a run takes is not given to another one, and a new master knows it too."""
+"""Slots and GPUs belong to one run at a time, also after a change of the master."""
 
 from __future__ import annotations
 

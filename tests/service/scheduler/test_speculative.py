@@ -1,4 +1,4 @@
-"""Two attempts at one task on a real master over scripted nodes: whoever is first wins, and there is one result."""
+"""Speculative attempts on a real master with scripted nodes: the first result counts, and each task has one result."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ SHORT = Exited(0)
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task is late after some hundredths of a second."""
+    """Make a task late after some hundredths of a second."""
     monkeypatch.setattr(speculation, "START_SECONDS", 0.01)
 
 
 @pytest.fixture
 async def grid(tmp_path: Path) -> AsyncIterator[ScriptedGrid]:
-    """h2 is down until somebody asks for it, so what is begun before runs on h1."""
+    """Two nodes. h2 is down until `bring_h2`, so what starts before runs on h1."""
     grid = await ScriptedGrid(tmp_path, inventory("h1", "h2"), down=["h2"]).begin()
     yield grid
     await grid.end()
@@ -68,7 +68,7 @@ async def grid(tmp_path: Path) -> AsyncIterator[ScriptedGrid]:
 
 @pytest.fixture
 async def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ScriptedGrid]:
-    """One slot on h1; h2 is down. All tasks behind the first one go in one batch."""
+    """One slot on h1; h2 is down. All tasks but the first share one batch."""
     monkeypatch.setattr(chunking, "BATCH_SECONDS", 3600.0)
     grid = await ScriptedGrid(tmp_path, inventory(Node("h1", host="127.0.0.1", slots=1), "h2"), down=["h2"]).begin()
     yield grid
@@ -78,11 +78,11 @@ async def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 def bring_h2(grid: ScriptedGrid) -> None:
     grid.down.clear()  # for the next master as well
-    grid.node("h2").come()
+    grid.node("h2").come_up()
 
 
 class Gated:
-    """A play that prints its name, then waits until the test lets it end."""
+    """A play that prints its name, then waits for `gate`."""
 
     def __init__(self, name: str, outcome: Outcome = SHORT) -> None:
         self.said, self.outcome = name.encode() + b"\n", outcome
@@ -105,8 +105,10 @@ def sweep(
     return grid.submission(sweep=asked, limits=Limits() if batches else Limits(processes=64))
 
 
-async def straggling(grid: ScriptedGrid, first: Play, second: Play, owner: str = "ann") -> tuple[JobId, JobId]:
-    """A sweep of four tasks: the last one is as `first` and, once its siblings have ended, elsewhere as `second`."""
+async def with_speculative_attempt(
+    grid: ScriptedGrid, first: Play, second: Play, owner: str = "ann"
+) -> tuple[JobId, JobId]:
+    """A sweep of four tasks. The last one plays `first`, and its speculative attempt `second`."""
     grid.engine.coming[:0] = [SHORT, SHORT, SHORT, first, second]
     begun = len(grid.engine.orders)
     sweep_id = await grid.submit(sweep(grid), owner)
@@ -120,14 +122,14 @@ async def straggling(grid: ScriptedGrid, first: Play, second: Play, owner: str =
     return sweep_id, task
 
 
-async def another_sweep_gets_its_backup(grid: ScriptedGrid) -> None:
-    """So who has got none until then will not."""
-    sweep_id, _ = await straggling(grid, Gated("another"), SHORT, owner="bob")
+async def another_sweep_gets_one(grid: ScriptedGrid) -> None:
+    """Wait until another sweep has had a speculative attempt: a sweep that has got none by then gets none."""
+    sweep_id, _ = await with_speculative_attempt(grid, Gated("another"), SHORT, owner="bob")
     await told(grid, sweep_id)
 
 
 async def told(grid: ScriptedGrid, sweep_id: JobId) -> tuple[dict[int, TaskLine], bytes]:
-    """What a client is told of each task, to the end; more than once of none."""
+    """The tasks that a watcher receives, each once, and their output."""
     tasks: dict[int, TaskLine] = {}
     output = b""
     async with asyncio.timeout(20), grid.master.job_queries.watch(WatchSweep(sweep_id)) as events:
@@ -146,7 +148,7 @@ def outcomes(grid: ScriptedGrid, task: JobId) -> list[object]:
 
 
 async def nothing_is_left(grid: ScriptedGrid, task: JobId, attempts: int = 2) -> None:
-    """Each run of the task was removed from its node, and has no slot there."""
+    """Wait until each run of the task is removed from its node; it has no slot there."""
     runs = {run_name(grid.store.grid, Attempt(task, number, "")) for number in range(1, attempts + 1)}
     await until(lambda: runs <= set(grid.engine.discarded), lambda: (runs, grid.engine.discarded))
     assert not [node.name for node in grid.pool.nodes.values() if node.slots.running]
@@ -160,7 +162,7 @@ async def test_a_speculative_attempt_that_ends_first_is_the_result_and_the_origi
 ) -> None:
     caplog.set_level("INFO")
     original = Gated("original")
-    sweep_id, task = await straggling(grid, original, after(b"backup\n", Exited(3)))
+    sweep_id, task = await with_speculative_attempt(grid, original, after(b"backup\n", Exited(3)))
     tasks, output = await told(grid, sweep_id)
     assert (tasks[4].attempt, tasks[4].node, tasks[4].exit_status, output) == (2, "h2", 3, b"backup\n")
     assert grid.job(sweep_id).verdict == SweepDone(4, 1)
@@ -175,7 +177,7 @@ async def test_an_original_that_ends_first_is_the_result_and_the_speculative_att
     grid: ScriptedGrid,
 ) -> None:
     original, backup = Gated("original"), Gated("backup")
-    sweep_id, task = await straggling(grid, original, backup)
+    sweep_id, task = await with_speculative_attempt(grid, original, backup)
     await until(lambda: grid.kept(task, 2))
     original.gate.set()
     tasks, output = await told(grid, sweep_id)
@@ -188,7 +190,7 @@ async def test_an_original_that_ends_first_is_the_result_and_the_speculative_att
 @pytest.mark.parametrize("first", [0, 1])
 async def test_one_result_counts_when_both_attempts_end_at_the_same_moment(grid: ScriptedGrid, first: int) -> None:
     pair = (Gated("original", Exited(1)), Gated("backup", Exited(2)))
-    sweep_id, task = await straggling(grid, *pair)
+    sweep_id, task = await with_speculative_attempt(grid, *pair)
     await until(lambda: grid.kept(task, 1) and grid.kept(task, 2))
     pair[first].gate.set()
     pair[1 - first].gate.set()
@@ -208,11 +210,11 @@ async def test_a_speculative_attempt_without_a_result_is_recorded_and_the_origin
     grid: ScriptedGrid, outcome: Outcome
 ) -> None:
     original = Gated("original", Exited(5))
-    sweep_id, task = await straggling(grid, original, outcome)
+    sweep_id, task = await with_speculative_attempt(grid, original, outcome)
     await until(lambda: outcomes(grid, task)[1], lambda: outcomes(grid, task))
     assert (grid.job(task).phase, grid.line(task).attempt, grid.line(task).node) == (Phase.RUNNING, 1, "h1")
-    await another_sweep_gets_its_backup(grid)
-    assert len(grid.job(task).attempts) == 2  # and not a second backup
+    await another_sweep_gets_one(grid)
+    assert len(grid.job(task).attempts) == 2  # and not a second speculative attempt
     original.gate.set()
     tasks, output = await told(grid, sweep_id)
     assert (tasks[4].attempt, tasks[4].exit_status, output) == (1, 5, b"original\n")
@@ -221,8 +223,8 @@ async def test_a_speculative_attempt_without_a_result_is_recorded_and_the_origin
 
 async def test_a_speculative_attempt_continues_when_the_original_is_lost(grid: ScriptedGrid) -> None:
     backup = Gated("backup")
-    sweep_id, task = await straggling(grid, Gated("original"), backup)
-    grid.node("h1").go()
+    sweep_id, task = await with_speculative_attempt(grid, Gated("original"), backup)
+    grid.node("h1").go_down()
     grid.engine.lose("h1")
     await until(lambda: outcomes(grid, task)[0], lambda: outcomes(grid, task))
     line = grid.line(task)
@@ -236,11 +238,11 @@ async def test_a_speculative_attempt_continues_when_the_original_is_lost(grid: S
 
 async def test_a_third_attempt_starts_when_both_are_lost(grid: ScriptedGrid) -> None:
     lost = Gated("backup", HostLost("reset"))
-    sweep_id, task = await straggling(grid, Gated("original"), lost)
+    sweep_id, task = await with_speculative_attempt(grid, Gated("original"), lost)
     grid.engine.coming.insert(0, after(b"third\n", Exited(0)))
     lost.gate.set()
     await until(lambda: outcomes(grid, task)[1], lambda: outcomes(grid, task))
-    grid.node("h1").go()
+    grid.node("h1").go_down()
     grid.engine.lose("h1")
     tasks, output = await told(grid, sweep_id)
     assert (tasks[4].attempt, output) == (3, b"third\n")
@@ -253,7 +255,7 @@ async def test_a_third_attempt_starts_when_both_are_lost(grid: ScriptedGrid) -> 
 @pytest.mark.parametrize("winner", [1, 2])
 async def test_a_new_master_resumes_both_attempts_and_takes_the_first_result(grid: ScriptedGrid, winner: int) -> None:
     pair = (Gated("original"), Gated("backup"))
-    sweep_id, task = await straggling(grid, *pair)
+    sweep_id, task = await with_speculative_attempt(grid, *pair)
     await grid.end()
     await grid.begin()
     assert [record.number for record in grid.job(task).live] == [1, 2]
@@ -305,7 +307,7 @@ async def until_killed(stage: Stage) -> Outcome:
 
 @pytest.mark.parametrize("whole", [True, False])
 async def test_a_cancel_ends_both_attempts_of_a_task(grid: ScriptedGrid, whole: bool) -> None:
-    sweep_id, task = await straggling(grid, until_killed, until_killed)
+    sweep_id, task = await with_speculative_attempt(grid, until_killed, until_killed)
     await grid.master.cancel(Cancel((sweep_id if whole else task,), "TERM"), "ann")
     tasks, _ = await told(grid, sweep_id)
     assert tasks[4].state == "CANCELLED"
@@ -318,7 +320,7 @@ async def test_a_cancel_ends_both_attempts_of_a_task(grid: ScriptedGrid, whole: 
 
 async def test_a_halted_sweep_ends_both_attempts(grid: ScriptedGrid) -> None:
     failing = Gated("fails", Exited(1))
-    # Of the two that straggle, whichever gets its backup first: both are begun.
+    # Both late tasks get a speculative attempt, in either order.
     grid.engine.coming[:0] = [SHORT, SHORT, SHORT, failing, until_killed, HostLost("no"), until_killed]
     sweep_id = await grid.submit(sweep(grid, 5, halt=Halt("now", "fail", 1)))
     bring_h2(grid)
@@ -330,7 +332,7 @@ async def test_a_halted_sweep_ends_both_attempts(grid: ScriptedGrid) -> None:
 
 
 async def test_a_retried_task_starts_with_a_new_attempt_number(grid: ScriptedGrid) -> None:
-    sweep_id, _ = await straggling(grid, Gated("original"), after(b"backup\n", Exited(3)))
+    sweep_id, _ = await with_speculative_attempt(grid, Gated("original"), after(b"backup\n", Exited(3)))
     await told(grid, sweep_id)
     grid.engine.coming[:0] = [after(b"again\n", Exited(0))]
     assert await grid.master.retry([sweep_id], failed=True) == 1
@@ -342,7 +344,7 @@ async def test_a_superseded_attempt_on_a_silent_node_is_ended_when_the_node_is_b
     grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backup = Gated("backup")
-    sweep_id, task = await straggling(grid, Gated("original"), backup)
+    sweep_id, task = await with_speculative_attempt(grid, Gated("original"), backup)
     tries: list[str] = []
     longest: list[JobId | None] = []
 
@@ -359,7 +361,7 @@ async def test_a_superseded_attempt_on_a_silent_node_is_ended_when_the_node_is_b
     assert (tasks[4].attempt, output) == (2, b"backup\n")
     await nothing_is_left(grid, task)
     assert tries == ["KILL"] * 3
-    assert longest == [None] * 3  # nobody waits for it
+    assert longest == [None] * 3  # a superseded attempt does not count
 
 
 # --- who gets one -----------------------------------------------------------------------------------------------------
@@ -369,7 +371,7 @@ async def test_a_superseded_attempt_on_a_silent_node_is_ended_when_the_node_is_b
 async def test_a_task_that_may_not_run_twice_gets_no_speculative_attempt(
     grid: ScriptedGrid, plan: dict[str, object]
 ) -> None:
-    """Not asked for; it would be one more at once than was asked for; too few siblings."""
+    """Without --backup; with one slot for the sweep; with too few other tasks."""
     original = Gated("original")
     asked = sweep(grid, **plan)  # type: ignore[arg-type] # its own keywords
     assert asked.sweep is not None
@@ -377,7 +379,7 @@ async def test_a_task_that_may_not_run_twice_gets_no_speculative_attempt(
     grid.engine.coming[:0] = [*[SHORT] * (last - 1), original]
     sweep_id = await grid.submit(asked)
     await until(lambda: len(grid.engine.orders) == last)
-    await another_sweep_gets_its_backup(grid)
+    await another_sweep_gets_one(grid)
     assert len(grid.job(task_id(sweep_id, last)).attempts) == 1
     original.gate.set()
     assert (await told(grid, sweep_id))[0][last].attempt == 1
@@ -389,7 +391,7 @@ async def test_a_user_at_the_limit_of_running_jobs_gets_no_speculative_attempt(g
     grid.engine.coming[:0] = [SHORT, SHORT, SHORT, original]
     sweep_id = await grid.submit(sweep(grid))
     await until(lambda: len(grid.engine.orders) == 4)
-    await another_sweep_gets_its_backup(grid)
+    await another_sweep_gets_one(grid)
     assert len(grid.job(task_id(sweep_id, 4)).attempts) == 1
     original.gate.set()
     await told(grid, sweep_id)
@@ -397,7 +399,7 @@ async def test_a_user_at_the_limit_of_running_jobs_gets_no_speculative_attempt(g
 
 async def test_a_speculative_attempt_counts_as_a_slot_of_its_user(grid: ScriptedGrid) -> None:
     original, backup = Gated("original"), Gated("backup")
-    sweep_id, _ = await straggling(grid, original, backup)
+    sweep_id, _ = await with_speculative_attempt(grid, original, backup)
     assert grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 2
     assert sorted(grid.active_jobs.slots_in_use().nodes_of("ann")) == ["h1", "h2"]
     progress = grid.master.job_queries.progress(sweep_id)
@@ -434,7 +436,7 @@ async def test_backup_and_on_host_loss_that_allows_one_run_exclude_each_other(
 
 
 async def stuck_in_a_batch(grid: ScriptedGrid) -> tuple[JobId, JobId]:
-    """A sweep of 71 tasks, of which the 61st hangs on h1 with others behind it in its batch."""
+    """A sweep of 71 tasks, of which the 61st hangs on h1 with other tasks behind it in its batch."""
     grid.engine.coming[:0] = [*[SHORT] * 60, Gated("stuck")]
     sweep_id = await grid.submit(sweep(grid, 71, batches=True))
     await until(lambda: len(grid.engine.orders) == 61, lambda: len(grid.engine.orders))
@@ -449,7 +451,7 @@ async def test_a_late_task_of_a_batch_gets_a_speculative_attempt_and_the_rest_co
 ) -> None:
     caplog.set_level("INFO")
     sweep_id, stuck = await stuck_in_a_batch(small)
-    small.node("h2").come()
+    small.node("h2").come_up()
     tasks, output = await told(small, sweep_id)
     assert sorted(tasks) == list(range(1, 72))
     assert small.job(sweep_id).verdict == SweepDone(71, 0)

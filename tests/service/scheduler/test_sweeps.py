@@ -1,4 +1,4 @@
-"""Sweeps on a real master over scripted nodes: which tasks run, what their ends mean, and what a new master finds."""
+"""Sweeps on a real master with scripted nodes: which tasks run, what their ends mean, and what a new master resumes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def grid(tmp_path: Path) -> AsyncIterator[ScriptedGrid]:
 
 
 async def _says_its_words(stage: Stage) -> Exited:
-    """Prints its arguments; the first one is its exit code when it is a number below 100 that begins with f."""
+    """Prints its arguments, and exits with the number in the first argument when that is like f3."""
     await stage.say(b" ".join(stage.args) + b"\n")
     word = stage.args[0] if stage.args else b""
     return Exited(int(word[1:])) if word.startswith(b"f") else Exited(0)
@@ -74,13 +74,13 @@ def sweep(grid: ScriptedGrid, *values: str, args: Sequence[bytes] = (), **plan: 
 
 
 def alone(sweep: Submission) -> Submission:
-    """The same, with a limit of processes: then tasks share no start."""
+    """The sweep with a limit of processes: its tasks share no start."""
     program = msgspec.structs.replace(sweep.program, limits=Limits(processes=1000))
     return msgspec.structs.replace(sweep, program=program)
 
 
 async def watch(grid: ScriptedGrid, job: JobId, **wishes: object) -> tuple[list[TaskLine], bytes, Ended]:
-    """The tasks in the order in which they were told, all of their stdout, and the end."""
+    """The tasks in the order of the events, all of their stdout, and the last event."""
     tasks, output, ended = [], b"", None
     async with (
         asyncio.timeout(20),
@@ -214,7 +214,7 @@ async def test_no_more_tasks_run_at_once_than_requested(grid: ScriptedGrid) -> N
     grid.engine.coming[:0] = [_until_killed] * 3
     job = await grid.submit(sweep(grid, *map(str, range(20)), at_once=3))
     await until(lambda: len(grid.active_jobs.in_phase(Phase.RUNNING)) == 3)
-    await asyncio.sleep(0.1)
+    await grid.scheduler_steps()
     assert len(grid.active_jobs.in_phase(Phase.RUNNING)) == 3
     progress = grid.master.job_queries.progress(job)
     assert (progress.tasks, progress.ended, progress.running, progress.waiting) == (20, 0, 3, 17)
@@ -280,7 +280,7 @@ async def test_a_task_that_a_halt_has_ended_is_not_retried(grid: ScriptedGrid) -
     state = grid.master.sweeps.state(job)
     assert state is not None
     first, second, _ = grid.master.attempts.running
-    # As one look at a batch brings them.
+    # As an engine reports the ends of a batch: together.
     grid.master.attempts.settlement.settle_all(
         [(first, AttemptResult(Exited(1))), (second, AttemptResult(HostLost("its disk was full")))]
     )
@@ -573,13 +573,13 @@ async def test_long_tasks_do_not_share_a_start(grid: ScriptedGrid, monkeypatch: 
     monkeypatch.setattr(chunking, "LONG_SECONDS", estimates.SHORTEST_SECONDS / 2)
     await grid.wait(await grid.submit(sweep(grid, *map(str, range(50)))))
     assert len(grid.engine.orders) == 50
-    # The first few went as batches of one: nobody knew.
+    # The first few started as batches of one: their runtime was not known.
     assert max(map(len, grid.engine.batches.runs.values())) == 1
     assert len(grid.engine.batches.runs) <= 8
 
 
 async def in_a_batch(grid: ScriptedGrid) -> tuple[JobId, list[str]]:
-    """A sweep of 200 tasks, of which one waits in the middle of a batch; and the runs of that batch."""
+    """A sweep of 200 tasks, of which one hangs in the middle of a batch; and the runs of that batch."""
     grid.engine.coming[:0] = [_says_its_words] * 60 + [_until_killed]
     job = await grid.submit(sweep(grid, *map(str, range(1, 201)), at_once=1))
     await until(lambda: len(grid.engine.orders) == 61)
@@ -629,7 +629,7 @@ async def test_a_new_master_continues_a_batch(grid: ScriptedGrid) -> None:
 async def test_the_rest_of_a_batch_on_a_lost_host_runs_elsewhere(grid: ScriptedGrid) -> None:
     job, _ = await in_a_batch(grid)
     lost = grid.engine.ran_on[-1]
-    grid.node(lost).go()
+    grid.node(lost).go_down()
     grid.engine.lose(lost)
     tasks, output, _ = await watch(grid, job, keep_order=True)
     assert output.split() == [b"%d" % number for number in range(1, 201)]
