@@ -41,7 +41,12 @@ class Store:
     @classmethod
     def open(cls, path: Path, busy_seconds: float = database.BUSY_SECONDS) -> Self:
         """Open the queue at `path`; create it when it is missing. Raises StoreError when it cannot be trusted."""
-        return cls(database.open_file(path, busy_seconds), path)
+        connection = database.open_file(path, busy_seconds)
+        try:
+            return cls(connection, path)
+        except BaseException:
+            connection.close()
+            raise
 
     def close(self) -> None:
         self._file.connection.close()

@@ -135,6 +135,21 @@ def test_a_queue_without_its_name_is_refused(closed: Path) -> None:
     assert "no grid in it" in refused(closed).message
 
 
+def test_a_refused_queue_is_closed(closed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change(closed, "DELETE FROM meta WHERE name = 'grid'")
+    opened: list[sqlite3.Connection] = []
+    open_file = database.open_file
+
+    def remember(path: Path, busy_seconds: float) -> sqlite3.Connection:
+        opened.append(open_file(path, busy_seconds))
+        return opened[-1]
+
+    monkeypatch.setattr(database, "open_file", remember)
+    refused(closed)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+        opened[0].execute("SELECT 1")
+
+
 def test_a_newer_queue_is_refused_and_the_needed_sshgrid_named(closed: Path) -> None:
     change(closed, "PRAGMA user_version = 7")
     change(closed, "UPDATE meta SET value = '3.1.0' WHERE name = 'needs'")
