@@ -59,9 +59,9 @@ class Master:
         self.sweeps = ActiveSweeps(
             active_jobs, self.spool.blobs, lambda task: self._cancel(task, "TERM", "its sweep"), clock
         )
-        self.limits = UserLimits(active_jobs, self.accounts.caps)
+        limits = UserLimits(active_jobs, self.accounts.caps)
         self.scheduler = Scheduler(
-            active_jobs, pool, self.attempts, self.sweeps, self.limits, inventory.placement, rng, clock
+            active_jobs, pool, self.attempts, self.sweeps, limits, inventory.placement, rng, clock
         )
         self.local_files = LocalFiles(self.spool)
         self.job_queries = JobQueries(
@@ -70,8 +70,8 @@ class Master:
             self.sweeps,
             self.attempts.running,
             inventory=lambda: self.inventory,
-            may_start=self.limits.may_start,
-            views_of=self.limits.views_of,
+            may_start=limits.may_start,
+            views_of=limits.views_of,
             clock=clock,
         )
         self.node_queries = NodeQueries(pool, active_jobs.notifications, lambda: self.inventory, clock)
@@ -103,8 +103,7 @@ class Master:
     async def follow(self, inventory: Inventory) -> None:
         """Use the nodes and settings of this inventory from now on."""
         self.inventory = inventory
-        self.scheduler.policy = inventory.placement
-        self.limits.groups = [group for group in inventory.groups if group.max_jobs_per_user is not None]
+        self.scheduler.follow(inventory)
         await self.pool.follow(inventory.nodes, inventory.languages, inventory.retry)
 
     async def drop_removed_nodes(self) -> None:

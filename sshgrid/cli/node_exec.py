@@ -84,7 +84,7 @@ def _notes(lines: Iterable[ExecuteLine]) -> list[tuple[int | None, str]]:
     groups: dict[tuple[int | None, str], list[ExecuteLine]] = {}
     for line in lines:
         ended = f"exit {line.status}" if line.status else ""
-        cut = "the output was cut" if line.more else ""
+        cut = "the output was cut" if line.truncated else ""
         if text := "; ".join(filter(None, (ended, line.reason, cut))):
             groups.setdefault((line.status, text), []).append(line)
     return [(status, f"{_names(group)}: {text}") for (status, text), group in groups.items()]
@@ -109,7 +109,7 @@ def _node_object(line: ExecuteLine, output: bytes) -> dict[str, object]:
         "node": line.node,
         "exit_status": line.status,
         **_output(output),
-        "truncated": line.more,
+        "truncated": line.truncated,
         "seconds": line.seconds,
         "reason": line.reason,
     }

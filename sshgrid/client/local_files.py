@@ -10,7 +10,7 @@ import stat
 from typing import TYPE_CHECKING, BinaryIO
 
 from sshgrid.errors import SshgridError
-from sshgrid.protocol.messages import TakeFile, Taken
+from sshgrid.protocol.messages import TakeFile, TakeFileReply
 
 if TYPE_CHECKING:
     from sshgrid.client.connection import Connection
@@ -42,7 +42,7 @@ class LocalFileOffer:
         try:
             if self._connection is None:
                 self._connection = self._session.connect()
-            return self._connection.request(TakeFile.of(os.path.abspath(path), found), Taken).sha256
+            return self._connection.request(TakeFile.of(os.path.abspath(path), found), TakeFileReply).sha256
         except (SshgridError, UnicodeEncodeError):  # the path is not UTF-8
             # The client sends the file itself, and reports errors of the file or the master then.
             self._enabled = False

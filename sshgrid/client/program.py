@@ -17,7 +17,7 @@ from sshgrid.client import files
 from sshgrid.errors import FileMissing, UsageError
 from sshgrid.model import SourceFile
 from sshgrid.notation.digest import sha256
-from sshgrid.protocol.messages import MAX_PAYLOAD, Blobs, MissingBlobs, PutBlob
+from sshgrid.protocol.messages import MAX_PAYLOAD, MissingBlobs, MissingBlobsReply, PutBlob
 
 if TYPE_CHECKING:
     from sshgrid.client.connection import Connection
@@ -310,7 +310,7 @@ def upload(connection: Connection, sources: Sequence[Source], transfer: Transfer
 def _missing(connection: Connection, digests: tuple[str, ...]) -> set[str]:
     """The digests that the master lacks; in several requests, as the size of a message is limited."""
     parts = (digests[start : start + _DIGESTS_PER_REQUEST] for start in range(0, len(digests), _DIGESTS_PER_REQUEST))
-    return {each for part in parts for each in connection.request(MissingBlobs(part), Blobs).sha256}
+    return {each for part in parts for each in connection.request(MissingBlobs(part), MissingBlobsReply).sha256}
 
 
 def _put(connection: Connection, source: Source, transfer: TransferBar | None, *, at_once: bool) -> None:

@@ -1,1 +1,1 @@
-"""Messages between clients and the master, and their encoding."""
+"""Protocol: the messages between a client and the master, and how they are encoded."""

@@ -5,59 +5,45 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import msgspec
 
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.protocol.messages import MAX_PAYLOAD, Failure, Input, Message, Output, PutBlob
-from sshgrid.protocol.sweep_messages import (
-    TaskOutput,
-)
-
-if TYPE_CHECKING:
-    pass
-
+from sshgrid.protocol.sweep_messages import TaskOutput
 
 MAX_LINE = 4 * 1024 * 1024
-
-
 _PAYLOAD = (PutBlob, Output, TaskOutput, Input)
-
-
 _HEAD = re.compile(rb'\{"type":"([a-z-]+)"[,}]')
-
-
 _KINDS = {kind.__struct_config__.tag: kind for kind in get_args(Message)}
-
-
 _encoder = msgspec.json.Encoder()
 
 
 @functools.cache
 def _decoder(tag: str) -> msgspec.json.Decoder[Message]:
-    """Of one kind of message, or of all for a tag that is not known.
+    """The decoder of one kind of message; for an unknown tag that of all kinds.
 
-    Made when the first one comes: the types of all together take 3 ms, and a client hears of few.
+    It is made when the first message of its kind arrives: those of all kinds take 3 ms, and a client needs few.
     """
     return msgspec.json.Decoder(_KINDS.get(tag, Message))
 
 
 def _tag(line: bytes) -> str:
-    """As our own encoder writes it, first in its line; "" when it is somewhere else."""
+    """The type of the message when it is first in the line, as the encoder writes it; else ""."""
     head = _HEAD.match(line)
     return head[1].decode() if head and head[1].decode() in _KINDS else ""
 
 
 def encode(message: Message, payload: bytes = b"") -> bytes:
-    """The bytes of one message; `payload` must be as long as the message's `size`."""
+    """The bytes of one message. The length of `payload` must be the message's `size`; else ValueError is raised."""
     if isinstance(message, _PAYLOAD) and len(payload) != message.size:
         raise ValueError(f"payload of {len(payload)} bytes announced as {message.size}")
     return _encoder.encode(message) + b"\n" + payload
 
 
 class Decoder:
-    """Bytes in, (message, payload) out.
+    """Turns bytes into messages with their payloads.
 
     >>> decoder = Decoder()
     >>> list(decoder.feed(encode(Input(2), b"hi")))
@@ -66,11 +52,11 @@ class Decoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-        self._searched = 0  # so far there is no end of a line in it
+        self._searched = 0  # there is no newline before this place
         self._head: PutBlob | Output | TaskOutput | Input | None = None
 
     def feed(self, piece: bytes) -> Iterator[tuple[Message, bytes]]:
-        """Messages completed by `piece`. UsageError when the bytes are not this protocol."""
+        """Yield the messages that `piece` completes. Raises UsageError when the bytes are not this protocol."""
         self._buffer += piece
         while True:
             if self._head is not None:
@@ -109,5 +95,5 @@ def _parse(line: bytes) -> Message:
 
 
 def failure(error: SshgridError) -> Failure:
-    """An error of ours as it travels."""
+    """The reply to a request that raised this error."""
     return Failure(error.code, error.message, error.hint, error.exit_status)

@@ -1,12 +1,12 @@
-"""How a face and the master talk: JSON Lines over a byte stream, raw bytes after a line that announces them.
+"""The messages between a client and the master: JSON Lines over a byte stream, with raw bytes after some lines.
 
-A line is one JSON object with a "type". When it carries `size` and is one of the payload messages (`PutBlob`, `Output`,
-`TaskOutput`, `Input`), exactly `size` raw bytes follow its newline: output is never escaped or re-encoded. A connection
-carries one request at a time; `Watch`, `WatchSweep` and `Logs` answer with events until `Ended`, every other request
-with one reply. The client may send `Input`, `Resize`, `Cancel` while it watches. Refuses lines over MAX_LINE and
-payloads over MAX_PAYLOAD.
+A line is one JSON object with a "type". When it is one of the payload messages (`PutBlob`, `Output`, `TaskOutput`,
+`Input`), exactly `size` raw bytes follow its newline: output is never escaped or encoded. A connection carries one
+request at a time. `Watch`, `WatchSweep` and `Logs` are answered with events up to `Ended`, `PutBlob` with nothing,
+every other request with one reply; each may be answered with `Failure` instead. The client may send `Input`, `Resize`
+and `Cancel` while it watches. A line is at most codec.MAX_LINE bytes long, a payload MAX_PAYLOAD.
 
-This module is pure: it knows no socket. `Decoder` is fed bytes and gives messages.
+Times are seconds since the epoch, durations are seconds, sizes are bytes. sshgrid.protocol.codec encodes and decodes.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from sshgrid.protocol.sweep_messages import (
 )
 from sshgrid.protocol.user_messages import UsersQuestion, UsersReply
 
-PROTOCOL = 1
+PROTOCOL = 2  # goes up when a message or a field changes its name or its meaning
 MAX_PAYLOAD = 1024 * 1024
 
 
-# --- what is asked ----------------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------------------------
 
 
 class Hello(Struct, frozen=True, tag="hello"):
-    """First line of every connection; the master answers `Welcome` or `Failure` (code "version")."""
+    """The first message of every connection. Reply: `Welcome`, or `Failure` with the code "version"."""
 
     version: str
     protocol: int = PROTOCOL
 
 
 class PutBlob(Struct, frozen=True, tag="put-blob"):
-    """A piece of a file, `size` raw bytes follow; `last` closes the file, which must then match `sha256`. No reply."""
+    """Upload a piece of a file; `size` raw bytes follow. After the `last` piece the file must match `sha256`. No
+    reply."""
 
     sha256: str
     size: int
@@ -46,14 +47,14 @@ class PutBlob(Struct, frozen=True, tag="put-blob"):
 
 
 class MissingBlobs(Struct, frozen=True, tag="missing-blobs"):
-    """Which of these does the master lack? Answered by `Blobs`."""
+    """Ask which of these files have to be uploaded before a submission may name them. Reply: `MissingBlobsReply`."""
 
     sha256: tuple[str, ...]
 
 
 class TakeFile(Struct, frozen=True, tag="take-file"):
-    """Keep a file of the master's own machine, which reads it by itself. The numbers, as stat(2) gives them, say which
-    file is meant, as it was when the client looked. Only for the owner. Answered by `Taken`."""
+    """Copy a file of the master's own machine into its spool; for the owner only. The numbers are those of stat(2)
+    and say which file is meant; a file that has changed since is refused. Reply: `TakeFileReply`."""
 
     path: str
     device: int
@@ -64,19 +65,19 @@ class TakeFile(Struct, frozen=True, tag="take-file"):
 
     @classmethod
     def of(cls, path: str, found: Any) -> TakeFile:
-        """`found`: what stat(2) says of it."""
+        """`found`: the result of stat(2)."""
         return cls(path, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class Submit(Struct, frozen=True, tag="submit"):
-    """Accept this job; the same `key` sent twice gives the same job. Answered by `Accepted`, which means: durable."""
+    """Submit a job. The same `key` sent twice gives the same job. Reply: `Accepted`, when the job is durable."""
 
     submission: Submission
     key: str
 
 
 class Watch(Struct, frozen=True, tag="watch"):
-    """All events of a job from its beginning (or only the end of its output) until it is done."""
+    """Send the events of a job from its beginning until it is done; without `output` no `Output`."""
 
     job: JobId
     output: bool = True
@@ -84,7 +85,7 @@ class Watch(Struct, frozen=True, tag="watch"):
 
 
 class Seen(Struct, frozen=True):
-    """So many bytes of a stream were seen, of this attempt."""
+    """The client has the first `size` bytes of a stream of this attempt."""
 
     stream: str
     attempt: int
@@ -92,8 +93,9 @@ class Seen(Struct, frozen=True):
 
 
 class Logs(Struct, frozen=True, tag="logs"):
-    """The kept output of one attempt; 0 = the newest, with `follow` each newest in turn. With `follow` until the job is
-    done. Events `Output`, `Restarted`, `Ended`. `seen`: goes on behind it, whatever `tail_lines` says."""
+    """Send the kept output of one attempt; `attempt` 0 is the newest one. With `follow` until the job is done, and
+    of each newest attempt in turn. Events: `Output`, `Restarted`, `Ended`. A stream starts after the bytes in
+    `seen`, else at its last `tail_lines` lines, else at its beginning."""
 
     job: JobId
     attempt: int = 0
@@ -104,119 +106,124 @@ class Logs(Struct, frozen=True, tag="logs"):
 
 
 class Cancel(Struct, frozen=True, tag="cancel"):
-    """End jobs. INT, TERM and KILL cancel (INT grows to TERM after 5 s, KILL after 10); other signals are only sent."""
+    """Send a signal to jobs. INT, TERM and KILL cancel them: INT is followed by TERM after 5 s and by KILL after 10
+    s. Other signals are only sent. Reply: `Done` with the number of jobs that were not done."""
 
     jobs: tuple[JobId, ...]
     signal: str = "TERM"
 
 
 class Input(Struct, frozen=True, tag="input"):
-    """Bytes for the standard input of an interactive run; size 0 = end of input."""
+    """Bytes for the standard input of the watched interactive run; `size` 0 closes it. No reply."""
 
     size: int
 
 
 class Resize(Struct, frozen=True, tag="resize"):
-    """The window of an interactive run on a terminal has this size now."""
+    """The new window size of the watched interactive run on a terminal. No reply."""
 
     columns: int
     rows: int
 
 
 class Jobs(Struct, frozen=True, tag="jobs"):
-    """List jobs: by selector ("" = all) and filters."""
+    """List the jobs that a selector ("" = all) and all filters select. Reply: `JobsReply`."""
 
     selector: str = ""
     user: str = ""
     states: tuple[str, ...] = ()
     since_seconds: float | None = None
     active_only: bool = False
-    limit: int = 0  # so many at most: what runs, then what waits, then what is done; 0 = all
+    limit: int = 0  # at most so many: first running, then waiting, then done jobs; 0 = all
 
 
 class Info(Struct, frozen=True, tag="info"):
-    """One job with its attempts, and why it waits. Answered by `JobsReply` with one job."""
+    """Ask for one job with its attempts and, while it waits, what rules each node out. Reply: `JobsReply` with one
+    job."""
 
     job: JobId
 
 
 class Remove(Struct, frozen=True, tag="remove"):
-    """Forget finished jobs and their output."""
+    """Remove jobs that are done, and their output. Reply: `Done` with their number."""
 
     jobs: tuple[JobId, ...]
 
 
 class Hold(Struct, frozen=True, tag="hold"):
-    """Keep waiting jobs from starting; with `release` let them go."""
+    """Keep waiting jobs from starting, or `release` them. Reply: `Done` with the number of jobs that wait."""
 
     jobs: tuple[JobId, ...]
     release: bool = False
 
 
 class Nodes(Struct, frozen=True, tag="nodes"):
-    """List nodes. Answered by `NodesReply`; with `history` each tells its last minute."""
+    """List nodes; with `history` each with its CPU use in the last minute. Reply: `NodesReply`."""
 
     selector: str = ""
     history: bool = False
 
 
 class CheckNodes(Struct, frozen=True, tag="check-nodes"):
-    """Dial these nodes now, whatever the breaker says; `NodesReply` when each has answered or failed."""
+    """Dial these nodes now, whatever their backoff. Reply: `NodesReply`, when each has answered or failed."""
 
     selector: str
 
 
 class Diagnose(Struct, frozen=True, tag="diagnose"):
-    """What silently breaks people on these nodes, looked for now. Answered by `DiagnoseReply`."""
+    """Look for settings that break runs on these nodes. Reply: `DiagnoseReply`."""
 
     selector: str = ""
 
 
 class Execute(Struct, frozen=True, tag="execute"):
-    """Run a command on all of these nodes at once, its standard input empty; `ExecuteReply` when all are done."""
+    """Run a command on all of these nodes at once, with an empty standard input. Reply: `ExecuteReply`, when all are
+    done."""
 
     selector: str
-    words: tuple[bytes, ...]  # an argument list, not a shell's line
+    words: tuple[bytes, ...]  # a list of arguments, not a line for a shell
     limit_seconds: float = 60.0
 
 
 class Explain(Struct, frozen=True, tag="explain"):
-    """Where would this go, and why not elsewhere? Nothing is queued (`run --dry-run`)."""
+    """Ask where this submission would run now, and what rules the other nodes out; nothing is queued. Reply:
+    `ExplainReply`."""
 
     submission: Submission
 
 
 class Toolchains(Struct, frozen=True, tag="toolchains"):
-    """The languages, and which of these nodes have them. Answered by `ToolchainsReply`."""
+    """List the languages, and what these nodes have for each. Reply: `ToolchainsReply`."""
 
     selector: str = ""
 
 
 class Status(Struct, frozen=True, tag="status"):
-    """Who this master is and what it holds. Answered by `StatusReply`."""
+    """Ask for the version, the load and the counts of this master. Reply: `StatusReply`."""
 
 
 class Clients(Struct, frozen=True, tag="clients"):
-    """Who is connected, or left programs behind that still run. Answered by `ClientsReply`."""
+    """List the clients that are connected or have jobs that are not done. Reply: `ClientsReply`."""
 
 
 class Reload(Struct, frozen=True, tag="reload"):
-    """Read the inventory now instead of at the next look. Answered by `Done` or `Failure`."""
+    """Read the inventory file now. Reply: `Done` with the number of nodes, or `Failure` with the code "inventory"."""
 
 
 class Backup(Struct, frozen=True, tag="backup"):
-    """A whole copy of the queue to this absolute path, which must not exist, while everything goes on."""
+    """Write a copy of the queue to this absolute path, which must not exist; the master continues. Reply: `Done`."""
 
     path: str
 
 
 class Stop(Struct, frozen=True, tag="stop"):
-    """Leave; with `drain` once what runs has ended. Answered by `Done`."""
+    """Stop the master; with `drain` after the running attempts have ended. Runs continue on their nodes. Reply:
+    `Done`."""
 
     drain: bool = False
 
 
-# What is answered with one reply.
+# Requests that are answered with one reply.
 Question: TypeAlias = (
     MissingBlobs
     | TakeFile
@@ -244,18 +251,18 @@ Question: TypeAlias = (
 Request: TypeAlias = Question | PutBlob | Watch | WatchSweep | Logs | Input | Resize
 
 
-# --- what is answered -------------------------------------------------------------------------------------------------
+# --- replies ----------------------------------------------------------------------------------------------------------
 
 
 class Welcome(Struct, frozen=True, tag="welcome"):
-    """The answer to `Hello`."""
+    """Reply to `Hello`: the version of sshgrid and the process of the master."""
 
     version: str
     pid: int
 
 
 class Failure(Struct, frozen=True, tag="failure"):
-    """A refused request: the fields of an SshgridError."""
+    """Reply to a request that failed: the fields of an SshgridError."""
 
     code: str
     message: str
@@ -264,31 +271,31 @@ class Failure(Struct, frozen=True, tag="failure"):
 
 
 class Done(Struct, frozen=True, tag="done"):
-    """It is so now; `count` = how many things it concerned."""
+    """Reply to a change that was made. `count`: how many things the request concerned."""
 
     count: int = 0
 
 
-class Blobs(Struct, frozen=True, tag="blobs"):
-    """Digests of files, as asked for."""
+class MissingBlobsReply(Struct, frozen=True, tag="missing-blobs-reply"):
+    """Reply to `MissingBlobs`: the digests of the files to upload."""
 
     sha256: tuple[str, ...]
 
 
-class Taken(Struct, frozen=True, tag="taken"):
-    """The file is kept, under this digest."""
+class TakeFileReply(Struct, frozen=True, tag="take-file-reply"):
+    """Reply to `TakeFile`: the file is in the spool under this digest."""
 
     sha256: str
 
 
 class Accepted(Struct, frozen=True, tag="accepted"):
-    """The job is in the queue, durably."""
+    """Reply to `Submit`: the job is in the queue, durably."""
 
     job: JobId
 
 
 class NodeReason(Struct, frozen=True):
-    """What rules a node out."""
+    """Why a node cannot run a job, or does not have a language."""
 
     node: str
     reason: str
@@ -308,8 +315,8 @@ class AttemptLine(Struct, frozen=True):
     peak_memory: int | None
     toolchain: str = ""
     isolation: str = ""
-    speculative: bool = False  # begun beside the attempt before it, which still ran
-    why_compiled: str = ""  # why it was compiled though another node had it
+    speculative: bool = False  # started while the attempt before it was still running
+    why_compiled: str = ""  # why the binary of another node was not used
     upload_left_bytes: int = 0
 
 
@@ -331,16 +338,16 @@ class JobLine(Struct, frozen=True):
     exit_code: int | None
     signal: int | None
     reason: str
-    exit_status: int | None = None  # what `run`, `attach`, `wait` of this one job exit with; None = not done
+    exit_status: int | None = None  # with which `run`, `attach` and `wait` of this job exit; None: not done
     attempts: tuple[AttemptLine, ...] = ()
     why: tuple[NodeReason, ...] = ()
-    sweep: SweepProgress | None = None  # only of a sweep
-    fetch: tuple[str, ...] = ()  # globs of what is brought back
-    fetched: Fetched | None = None  # by the newest attempt
+    sweep: SweepProgress | None = None  # None: not a sweep
+    fetch: tuple[str, ...] = ()  # globs of the files that are copied back
+    fetched: Fetched | None = None  # files of the newest attempt
 
 
 class JobsReply(Struct, frozen=True, tag="jobs-reply"):
-    """Jobs, the oldest first."""
+    """Reply to `Jobs` and `Info`: jobs, the oldest first."""
 
     jobs: tuple[JobLine, ...]
 
@@ -362,17 +369,17 @@ class NodeLine(Struct, frozen=True):
     cores: int | None = None
     tags: tuple[str, ...] = ()
     isolation: str = ""
-    cpu_minute: tuple[int, ...] = ()  # percent, a sample a second, the newest last; only when asked for
+    cpu_minute: tuple[int, ...] = ()  # percent, one sample per second, the newest last; with Nodes.history only
 
 
 class NodesReply(Struct, frozen=True, tag="nodes-reply"):
-    """Nodes, in the order of the inventory."""
+    """Reply to `Nodes` and `CheckNodes`: nodes in the order of the inventory."""
 
     nodes: tuple[NodeLine, ...]
 
 
 class Finding(Struct, frozen=True):
-    """One thing that was looked at; `hint` is what mends it, or makes it better where it is ok."""
+    """One check of `node check`. `hint` says how to mend it, or how to improve what is ok."""
 
     name: str
     ok: bool
@@ -381,38 +388,40 @@ class Finding(Struct, frozen=True):
 
 
 class NodeFindings(Struct, frozen=True):
-    """All that was found on one node."""
+    """All findings of one node."""
 
     node: str
     findings: tuple[Finding, ...]
 
 
 class DiagnoseReply(Struct, frozen=True, tag="diagnose-reply"):
-    """Nodes, in the order of the inventory."""
+    """Reply to `Diagnose`: nodes in the order of the inventory."""
 
     nodes: tuple[NodeFindings, ...]
 
 
 class ExecuteLine(Struct, frozen=True):
-    """What one node answered."""
+    """The result of a command on one node."""
 
     node: str
-    status: int | None  # as a shell says it, 128+N for a signal; None = there is none, and `reason` says why
-    output: int  # which of the outputs: alike ones travel once
+    status: int | None  # the exit status, 128+N for signal N; None: see `reason`
+    output: int  # index in ExecuteReply.outputs; equal outputs are sent once
     seconds: float
-    more: bool = False  # it said more than was kept
+    truncated: bool = False  # there was more output than is kept
     reason: str = ""
 
 
 class ExecuteReply(Struct, frozen=True, tag="execute-reply"):
-    """Every node's answer; stdout and stderr are one output, in the order in which they were written."""
+    """Reply to `Execute`: a line for each node. `outputs`: the different outputs, each stdout and stderr together in
+    the order in which they were written."""
 
     lines: tuple[ExecuteLine, ...]
     outputs: tuple[bytes, ...]
 
 
 class ExplainReply(Struct, frozen=True, tag="explain-reply"):
-    """`chosen` is "" when nothing can take it now; `score` is busy share after correction, lower is better."""
+    """Reply to `Explain`. `chosen`: the node, "" when no node can take the job now. `scores`: (node, busy share after
+    correction), of which the lowest is best. `why`: what rules the other nodes out."""
 
     chosen: str
     scores: tuple[tuple[str, float], ...]
@@ -424,25 +433,25 @@ class ToolchainLine(Struct, frozen=True):
 
     language: str
     match: tuple[str, ...]
-    nodes: tuple[tuple[str, Toolchain], ...]  # (node, what it has)
-    problems: tuple[NodeReason, ...] = ()  # present but its hello did not run
+    nodes: tuple[tuple[str, Toolchain], ...]  # (node, its toolchain)
+    problems: tuple[NodeReason, ...] = ()  # installed, but its smoke test failed
 
 
 class ToolchainsReply(Struct, frozen=True, tag="toolchains-reply"):
-    """The table of languages."""
+    """Reply to `Toolchains`: the languages in the order of the inventory."""
 
     languages: tuple[ToolchainLine, ...]
 
 
 class StatusReply(Struct, frozen=True, tag="status-reply"):
-    """As `master status` shows it."""
+    """Reply to `Status`. Paths are "" for a user who is not an admin."""
 
     pid: int
     version: str
     socket: str
     state_dir: str
     inventory: str
-    inventory_error: str  # "" = the file is what the master works with
+    inventory_error: str  # "": the master uses the file as it is
     uptime_seconds: float
     nodes: int
     jobs_by_state: dict[str, int]
@@ -450,23 +459,23 @@ class StatusReply(Struct, frozen=True, tag="status-reply"):
     memory_bytes: int = 0  # resident, of the master's process
     cpu_seconds: float = 0.0
     ended_last_minute: int = 0  # jobs
-    gateway: str = ""  # where users come in, "" = nowhere
+    gateway: str = ""  # HOST:PORT of the SSH gateway; "": it has none
     gateway_key: str = ""  # the fingerprint of its host key
 
 
 class ClientLine(Struct, frozen=True):
-    """A user at an address, with all of its connections; the counts are since the master began."""
+    """A user at an address, with all of its connections. Counts are since the master started."""
 
     user: str
     address: str  # "local" for the Unix socket
-    since: float  # when the first of its present connections came
-    programs: int
-    running: int  # of these, those that are not over
+    since: float  # start of the oldest connection that is open
+    programs: int  # submitted
+    running: int  # submitted and not done
     connections: int = 0
 
 
 class ClientsReply(Struct, frozen=True, tag="clients-reply"):
-    """Clients, who came first first."""
+    """Reply to `Clients`: the longest connected first."""
 
     clients: tuple[ClientLine, ...]
 
@@ -475,7 +484,8 @@ class ClientsReply(Struct, frozen=True, tag="clients-reply"):
 
 
 class Output(Struct, frozen=True, tag="output"):
-    """`size` raw bytes of the program follow. stream: "stdout" | "stderr" | "compile". `offset`: in its stream."""
+    """Output of the program: `size` raw bytes follow. `stream`: "stdout", "stderr" or "compile". `offset`: in its
+    stream."""
 
     stream: str
     attempt: int
@@ -484,38 +494,38 @@ class Output(Struct, frozen=True, tag="output"):
 
 
 class Progress(Struct, frozen=True, tag="progress"):
-    """An attempt entered a step."""
+    """An attempt has entered a step, or has sent more bytes of a large upload."""
 
     attempt: int
     attempts_allowed: int
     node: str
     step: str
-    sent_bytes: int = 0  # of a large upload, told a few times a second
-    total_bytes: int = 0  # 0 = not worth telling
+    sent_bytes: int = 0  # of a large upload; sent a few times per second
+    total_bytes: int = 0  # 0: the upload is small
 
 
 class Waiting(Struct, frozen=True, tag="waiting"):
-    """The job is queued; why, node by node."""
+    """The job waits: the reason for all nodes together, and for each node."""
 
     reason: str
     why: tuple[NodeReason, ...] = ()
 
 
 class Notice(Struct, frozen=True, tag="notice"):
-    """A sentence for the person who waits ("h2 lost (no answer for 10 s), moved to h3 (attempt 2 of 3)")."""
+    """A sentence about the job for the user ("h2 lost (no answer for 10 s), moved to h3 (attempt 2 of 3)")."""
 
     text: str
 
 
 class Restarted(Struct, frozen=True, tag="restarted"):
-    """This stream of the new attempt does not begin as the old one did: what follows starts at its first byte."""
+    """The output of this attempt differs from what was sent before: the stream starts again at its first byte."""
 
     stream: str
     attempt: int
 
 
 class Ended(Struct, frozen=True, tag="ended"):
-    """The job is done, and this is how."""
+    """The last event: the job is done, or with `Logs` the kept output is complete."""
 
     job: JobLine
 
@@ -526,8 +536,8 @@ Reply: TypeAlias = (
     Welcome
     | Failure
     | Done
-    | Blobs
-    | Taken
+    | MissingBlobsReply
+    | TakeFileReply
     | Accepted
     | JobsReply
     | NodesReply

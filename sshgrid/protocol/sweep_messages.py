@@ -1,6 +1,6 @@
-"""What is asked and answered about sweeps: their part of sshgrid.protocol.messages.
+"""The messages about sweeps: part of sshgrid.protocol.messages.
 
-Pure nouns. A task's output follows as raw bytes, like any other output, and never before the task has ended.
+The output of a task is sent as raw bytes, as any output, after the task has ended.
 """
 
 from __future__ import annotations
@@ -11,31 +11,33 @@ from sshgrid.model import JobId, Struct
 
 
 class WatchSweep(Struct, frozen=True, tag="watch-sweep"):
-    """The tasks of a sweep as they end, until it is done: for each `TaskOutput`s and then `TaskEnded`; between them
-    `SweepProgress`; at last `Ended`. With `keep_order` in the order of their numbers."""
+    """Send the tasks of a sweep as they end until it is done: for each its `TaskOutput`s and then `TaskEnded`;
+    between them `SweepProgress` and `Notice`; at last `Ended`. With `keep_order` the tasks come in the order of
+    their numbers."""
 
     job: JobId
-    have: str = ""  # numbers of tasks that need not be told again, as "1-40,45"
+    have: str = ""  # numbers of tasks that the client has already, as in "1-40,45"
     keep_order: bool = False
     output: bool = True
 
 
 class ProgressOf(Struct, frozen=True, tag="progress-of"):
-    """How far a sweep has come. Answered by `SweepProgress`; UsageError when the job is none."""
+    """Ask for the counts of a sweep. Reply: `SweepProgress`, or `Failure` when the job is not a sweep."""
 
     job: JobId
 
 
 class Tasks(Struct, frozen=True, tag="tasks"):
-    """The tasks of a sweep that have begun, by number; in these states alone if any are named. `TasksReply`."""
+    """List the tasks of a sweep that have begun, by number; with `states` only those in these states. Reply:
+    `TasksReply`."""
 
     job: JobId
     states: tuple[str, ...] = ()
 
 
 class Retry(Struct, frozen=True, tag="retry"):
-    """Queue jobs that are done once more; of a sweep its tasks, with `failed` those that did not succeed. `Done` counts
-    what is queued."""
+    """Queue jobs that are done once more; of a sweep its tasks. With `failed` only those that did not succeed.
+    Reply: `Done` with the number of jobs and tasks that were queued."""
 
     jobs: tuple[JobId, ...]
     failed: bool = False
@@ -53,7 +55,7 @@ class TaskLine(Struct, frozen=True):
     attempt: int
     started: float | None  # Unix seconds
     seconds: float
-    exit_status: int | None  # what `run` would have exited with; None = not done
+    exit_status: int | None  # with which `run` would have exited; None: not done
     signal: int | None
     reason: str
     cpu_seconds: float | None = None
@@ -64,7 +66,8 @@ class TaskLine(Struct, frozen=True):
 
 
 class SweepProgress(Struct, frozen=True, tag="sweep-progress"):
-    """How far a sweep has come. Tasks = ended (failed among them) + running + waiting + left."""
+    """The counts of a sweep, as a reply to `ProgressOf` and as an event. `tasks` = `ended` (`failed` among them) +
+    `running` + `waiting` + `left`."""
 
     job: JobId
     tasks: int
@@ -73,14 +76,14 @@ class SweepProgress(Struct, frozen=True, tag="sweep-progress"):
     running: int
     waiting: int
     left: int = 0  # will not begin, because the sweep was halted or cancelled
-    rate: float = 0.0  # tasks that ended a second, lately
+    rate: float = 0.0  # tasks that ended per second, lately
     eta_seconds: float | None = None
-    slowest: TaskLine | None = None  # of those that run, the one that runs longest
-    backups: int = 0  # of those that run, how many run twice
+    slowest: TaskLine | None = None  # the running task that has run for the longest time
+    speculative: int = 0  # running tasks that have a second attempt
 
 
 class TaskOutput(Struct, frozen=True, tag="task-output"):
-    """`size` raw bytes of a task that has ended follow. stream: "stdout" | "stderr" | "compile"."""
+    """Output of a task that has ended: `size` raw bytes follow. `stream`: "stdout", "stderr" or "compile"."""
 
     number: int
     stream: str
@@ -88,13 +91,13 @@ class TaskOutput(Struct, frozen=True, tag="task-output"):
 
 
 class TaskEnded(Struct, frozen=True, tag="task-ended"):
-    """A task is over, and all of its output was told."""
+    """A task has ended, and all of its output was sent."""
 
     task: TaskLine
 
 
 class TasksReply(Struct, frozen=True, tag="tasks-reply"):
-    """Tasks, by number."""
+    """Reply to `Tasks`: tasks by number."""
 
     tasks: tuple[TaskLine, ...]
 

@@ -1,6 +1,6 @@
-"""Requests and replies about the accounts of the SSH gateway: their part of sshgrid.protocol.messages.
+"""The messages about the accounts of the SSH gateway: part of sshgrid.protocol.messages.
 
-Pure nouns. Refuses to show a password: the one request that carries one hides it from its repr.
+`repr` of the one message that carries a password hides it. A request with an unknown name is answered with `Failure`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from sshgrid.model import Caps, Role, Struct, UserKey
 
 
 class Users(Struct, frozen=True, tag="users"):
-    """List users. Answered by `UsersReply`."""
+    """List the accounts. Reply: `UsersReply`."""
 
 
 class AddUser(Struct, frozen=True, tag="add-user"):
-    """Let somebody in, with these keys (lines as in authorized_keys). Answered by `UsersReply` with the new one."""
+    """Add an account with these public keys (lines as in authorized_keys). Reply: `UsersReply` with the new account."""
 
     name: str
     role: Role = Role.USER
@@ -23,20 +23,20 @@ class AddUser(Struct, frozen=True, tag="add-user"):
 
 
 class RemoveUser(Struct, frozen=True, tag="remove-user"):
-    """Let nobody of this name in any more: sessions and waiting jobs end. `Done` counts the jobs."""
+    """Remove an account, close its connections, and cancel its waiting jobs. Reply: `Done` with their number."""
 
     name: str
 
 
 class DisableUser(Struct, frozen=True, tag="disable-user"):
-    """Lock a user out, whose sessions end, or let one in again."""
+    """Disable an account and close its connections, or enable it again. Reply: `UsersReply` with the account."""
 
     name: str
     disabled: bool = True
 
 
 class SetPassword(Struct, frozen=True, tag="set-password"):
-    """A password to log in with; "" = none, keys alone."""
+    """Set the password of an account; "": only keys. Reply: `UsersReply` with the account."""
 
     name: str
     password: str
@@ -46,21 +46,22 @@ class SetPassword(Struct, frozen=True, tag="set-password"):
 
 
 class AddKey(Struct, frozen=True, tag="add-key"):
-    """One more public key, as in authorized_keys."""
+    """Add a public key (a line as in authorized_keys) to an account. Reply: `UsersReply` with the account."""
 
     name: str
     line: str
 
 
 class RemoveKey(Struct, frozen=True, tag="remove-key"):
-    """Take a key away: its fingerprint, or a beginning of it that fits no other one."""
+    """Remove the public key whose fingerprint is, or begins with, `fingerprint`. Reply: `UsersReply` with the
+    account."""
 
     name: str
     fingerprint: str
 
 
 class SetCaps(Struct, frozen=True, tag="set-caps"):
-    """From now on a user may have so much."""
+    """Set the limits of an account. Reply: `UsersReply` with the account."""
 
     name: str
     caps: Caps
@@ -70,20 +71,20 @@ UsersQuestion: TypeAlias = Users | AddUser | RemoveUser | DisableUser | SetPassw
 
 
 class UserLine(Struct, frozen=True):
-    """A user as `user ls` shows it."""
+    """An account as `user ls` shows it."""
 
     name: str
     role: Role
     disabled: bool
-    password: bool  # whether there is one
+    password: bool  # whether the account has one
     created: float
     keys: tuple[UserKey, ...]
     caps: Caps
-    queued: int
-    running: int
+    queued: int  # jobs that wait
+    running: int  # jobs that run
 
 
 class UsersReply(Struct, frozen=True, tag="users-reply"):
-    """Users, by name."""
+    """Reply to the messages about accounts: accounts by name."""
 
     users: tuple[UserLine, ...]

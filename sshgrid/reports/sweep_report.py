@@ -108,7 +108,7 @@ class SweepReport:
             rate=rate,
             eta_seconds=(counts.waiting + counts.running) / rate if rate else None,
             slowest=self.task_line(self._active_jobs.current(slowest)) if slowest else None,
-            backups=counts.speculative,
+            speculative=counts.speculative,
         )
 
     def tasks(self, job: Job, wanted: tuple[str, ...]) -> tuple[TaskLine, ...]:

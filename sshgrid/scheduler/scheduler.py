@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.engines.launch import batch_name, run_name
-from sshgrid.model import Attempt, AttemptRecord, Job, Phase
+from sshgrid.model import Attempt, AttemptRecord, Inventory, Job, Phase
 from sshgrid.nodes import NodePool
 from sshgrid.policy import fair_share, placement
 from sshgrid.policy.placement import NodeView
@@ -67,6 +67,11 @@ class Scheduler:
         self._speculative = SpeculativeAttempts(active_jobs, pool, attempts, sweeps, limits, clock)
         self._rng = rng
         self._clock = clock
+
+    def follow(self, inventory: Inventory) -> None:
+        """Use the placement policy and the limits of groups of this inventory from now on."""
+        self.policy = inventory.placement
+        self._limits.groups = [group for group in inventory.groups if group.max_jobs_per_user is not None]
 
     async def run(self) -> None:
         """Run steps until cancelled. Raises StoreError when memory and store may differ."""

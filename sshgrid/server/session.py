@@ -24,7 +24,6 @@ from sshgrid.protocol.messages import (
     PROTOCOL,
     Accepted,
     Backup,
-    Blobs,
     Cancel,
     CheckNodes,
     Clients,
@@ -45,6 +44,7 @@ from sshgrid.protocol.messages import (
     Logs,
     Message,
     MissingBlobs,
+    MissingBlobsReply,
     Nodes,
     NodesReply,
     PutBlob,
@@ -59,7 +59,7 @@ from sshgrid.protocol.messages import (
     Stop,
     Submit,
     TakeFile,
-    Taken,
+    TakeFileReply,
     Toolchains,
     ToolchainsReply,
     Watch,
@@ -179,9 +179,9 @@ class ClientSession:
             await self._process.reload_if_changed()
         match message:
             case MissingBlobs(sha256):
-                return Blobs(self._uploads.missing(sha256))
+                return MissingBlobsReply(self._uploads.missing(sha256))
             case TakeFile():
-                return Taken(await grid.local_files.take(message))
+                return TakeFileReply(await grid.local_files.take(message))
             case Submit():
                 return await self._submit(message)
             case Cancel():

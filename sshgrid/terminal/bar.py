@@ -28,7 +28,7 @@ def text(progress: SweepProgress, *, bar: bool = False) -> str:
     parts += [f"{progress.failed} failed"] if progress.failed else []
     parts += [f"{progress.left} not started"] if progress.left else []
     if over < progress.tasks:
-        twice = f" ({progress.backups} with a backup)" if progress.backups else ""
+        twice = f" ({progress.speculative} with a second attempt)" if progress.speculative else ""
         parts += [f"{progress.running} running{twice}", f"{progress.rate:.1f}/s"]
         parts += [f"{format_duration(round(progress.eta_seconds))} left"] if progress.eta_seconds is not None else []
         parts += [_slowest(progress)] if progress.slowest else []

@@ -172,7 +172,7 @@ class FakeMaster:
             case messages.Hello():
                 yield self.refuses or messages.Welcome(self.version, 4242)
             case messages.MissingBlobs(sha256=digests):
-                yield messages.Blobs(digests)
+                yield messages.MissingBlobsReply(digests)
             case messages.TakeFile():
                 yield messages.Failure("usage", "this master reads no files")
             case messages.Submit():

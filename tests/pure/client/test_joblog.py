@@ -127,8 +127,8 @@ def test_a_frame_of_progress_names_what_matters() -> None:
 
 
 def test_a_frame_of_progress_counts_the_backups() -> None:
-    progress = SweepProgress(JobId(3), 9, 7, 0, 2, 0, backups=1)
-    assert text(progress) == "7 of 9 done, 2 running (1 with a backup), 0.0/s"
+    progress = SweepProgress(JobId(3), 9, 7, 0, 2, 0, speculative=1)
+    assert text(progress) == "7 of 9 done, 2 running (1 with a second attempt), 0.0/s"
 
 
 def test_at_the_end_nothing_is_said_of_rates() -> None:

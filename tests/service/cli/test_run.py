@@ -257,7 +257,7 @@ def test_a_program_from_stdin_may_say_its_language_itself(cli: Cli, fake: FakeMa
 def test_a_large_file_is_only_sent_when_the_master_lacks_it(cli: Cli, fake: FakeMaster) -> None:
     content = os.urandom(3 * 1024 * 1024 + 17)
     (cli.folder / "big.py").write_bytes(content)
-    fake.on(messages.MissingBlobs, messages.Blobs(()))
+    fake.on(messages.MissingBlobs, messages.MissingBlobsReply(()))
     assert cli("run", "big.py").returncode == 0
     assert not fake.got(messages.PutBlob)
     del fake.scripts[messages.MissingBlobs]
@@ -277,8 +277,8 @@ def test_a_large_file_is_named_to_a_master_of_this_machine_and_not_sent(
 ) -> None:
     (cli.folder / "big").write_bytes(BIG)
     digest = sha256(b"whatever the master has read").hexdigest()
-    fake.on(messages.TakeFile, messages.Taken(digest))
-    fake.on(messages.MissingBlobs, messages.Blobs(()))
+    fake.on(messages.TakeFile, messages.TakeFileReply(digest))
+    fake.on(messages.MissingBlobs, messages.MissingBlobsReply(()))
     assert cli("run", *words, program).returncode == 0
     path = cli.folder / "big"
     assert fake.got(messages.TakeFile) == [messages.TakeFile.of(str(path), path.stat())]

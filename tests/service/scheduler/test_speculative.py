@@ -38,6 +38,7 @@ from sshgrid.model import (
 from sshgrid.policy import retry
 from sshgrid.protocol.messages import Cancel
 from sshgrid.protocol.sweep_messages import TaskEnded, TaskLine, TaskOutput, WatchSweep
+from sshgrid.protocol.user_messages import AddUser, SetCaps
 from sshgrid.queue.store import Store
 from sshgrid.sweeps import chunking, parameters, speculation
 from sshgrid.sweeps.parameters import Axis, Table
@@ -386,7 +387,8 @@ async def test_a_task_that_may_not_run_twice_gets_no_speculative_attempt(
 
 
 async def test_a_user_at_the_limit_of_running_jobs_gets_no_speculative_attempt(grid: ScriptedGrid) -> None:
-    grid.master.limits.caps_of = lambda owner: Caps(running=1 if owner == "ann" else None)
+    await grid.master.accounts.answer(AddUser("ann"))
+    await grid.master.accounts.answer(SetCaps("ann", Caps(running=1)))
     original = Gated("original")
     grid.engine.coming[:0] = [SHORT, SHORT, SHORT, original]
     sweep_id = await grid.submit(sweep(grid))
@@ -403,7 +405,7 @@ async def test_a_speculative_attempt_counts_as_a_slot_of_its_user(grid: Scripted
     assert grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 2
     assert sorted(grid.active_jobs.slots_in_use().nodes_of("ann")) == ["h1", "h2"]
     progress = grid.master.job_queries.progress(sweep_id)
-    assert (progress.ended, progress.running, progress.waiting, progress.backups) == (3, 1, 0, 1)
+    assert (progress.ended, progress.running, progress.waiting, progress.speculative) == (3, 1, 0, 1)
     backup.gate.set()
     await told(grid, sweep_id)
     assert grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 0

@@ -260,7 +260,9 @@ async def test_a_broken_inventory_is_the_answer_to_reload(process: FakeProcess) 
 async def test_a_file_arrives_whole(process: FakeProcess, content: bytes, piece_bytes: int) -> None:
     async with await process.talk() as talk:
         digest = await talk.put(content[: 100 * piece_bytes], piece_bytes)
-        assert (await talk.request(messages.MissingBlobs((digest, "0" * 64)), messages.Blobs)).sha256 == ("0" * 64,)
+        assert (await talk.request(messages.MissingBlobs((digest, "0" * 64)), messages.MissingBlobsReply)).sha256 == (
+            "0" * 64,
+        )
     assert process.grid.spool.blobs.read(digest) == content[: 100 * piece_bytes]
 
 
@@ -291,7 +293,7 @@ async def test_A33_a_piece_that_cannot_be_kept_is_told_once_and_the_rest_is_drop
             await talk.send(messages.PutBlob("0" * 64, 1, last), b"b")
         assert await talk.request(Status(), StatusReply) == STATUS
         digest = await talk.put(b"afterwards")
-        assert (await talk.request(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == ()
+        assert (await talk.request(messages.MissingBlobs((digest,)), messages.MissingBlobsReply)).sha256 == ()
 
 
 async def test_A33_nobody_opens_files_without_end(process: FakeProcess) -> None:

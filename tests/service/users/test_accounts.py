@@ -107,11 +107,11 @@ async def test_a_file_s_digest_is_no_right_to_the_file(process: FakeProcess) -> 
     process.grid.engine.plays(until_killed)
     job = await ann.submit(secret, "k")
     asked = Submission(Program("sh", "a.sh", (SourceFile("a.sh", digest, len(secret)),)), "a.sh")
-    assert (await bob.request(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == (digest,)
+    assert (await bob.request(messages.MissingBlobs((digest,)), messages.MissingBlobsReply)).sha256 == (digest,)
     for request in (Submit(asked, "mine"), messages.Explain(asked)):
         assert "not uploaded" in (await bob.request(request, Failure)).message
     async with await talk_as(process, "ann") as again:
-        assert (await again.request(messages.MissingBlobs((digest,)), messages.Blobs)).sha256 == ()
+        assert (await again.request(messages.MissingBlobs((digest,)), messages.MissingBlobsReply)).sha256 == ()
     assert await ann.request(Cancel((job,), "KILL"), Done) == Done(1)
 
 
