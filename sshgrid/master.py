@@ -132,7 +132,7 @@ class Master:
 
         Raises UnknownLanguage, NoNodeLeft, UsageError, OverLimit.
         """
-        if before := self.active_jobs.store.jobs.of_key(owner, key):
+        if before := self.active_jobs.store.jobs.by_key(owner, key):
             return before.id  # it was accepted, even if the grid could not accept it now
         caps = self.accounts.caps(owner)
         waiting = 0 if caps.queued is None else self.active_jobs.queued_of(owner) + self.sweeps.unstarted(owner)
@@ -142,7 +142,7 @@ class Master:
         job = self.active_jobs.store.add(submission, owner, key, self._clock.wall())
         if submission.sweep:
             self.sweeps.add(job)
-        self.active_jobs.keep(job)
+        self.active_jobs.update(job)
         return job.id
 
     async def _check_possible(self, submission: Submission) -> None:
@@ -202,14 +202,14 @@ class Master:
         reason = f"{signal} by {by}" if by else signal
         job = self.active_jobs.store.request_cancel(job.id, reason)
         if job.submission.sweep and job.phase is Phase.QUEUED:
-            self.active_jobs.keep(job)
+            self.active_jobs.update(job)
             self.sweeps.update(job, lambda task: self._cancel(task, signal, by))
         elif job.phase is Phase.QUEUED:
             self.active_jobs.store.finish(job.id, Cancelled(reason), self._clock.wall())
             self.attempts.keyboards.remove(job.id)
             self.active_jobs.reread(job.id)
         elif job.phase is Phase.RUNNING:
-            self.active_jobs.keep(job)
+            self.active_jobs.update(job)
             self.attempts.termination.end(job, signal)
 
     async def send_input(self, job_id: JobId, piece: bytes) -> None:
@@ -227,7 +227,7 @@ class Master:
         waiting = [job_id for job_id in jobs if self.active_jobs.current(job_id).phase is Phase.QUEUED]
         for job_id in waiting:
             job = self.active_jobs.store.hold(job_id, "" if release else states.HELD_BY_USER)
-            self.active_jobs.keep(job)
+            self.active_jobs.update(job)
             self.sweeps.update(job)
         return len(waiting)
 
@@ -249,8 +249,8 @@ class Master:
     def _retry_sweep(self, job: Job, failed: bool) -> int:
         if job.phase is not Phase.DONE:
             raise UsageError(f"sweep {job.id} is not done", f"sshgrid wait {job.id}")
-        fates = self.active_jobs.store.jobs.task_fates(job.id)
-        again = [task for task, phase, verdict in fates if phase is Phase.DONE and not (failed and is_success(verdict))]
+        ended = self.active_jobs.store.jobs.task_verdicts(job.id)
+        again = [task for task, phase, verdict in ended if phase is Phase.DONE and not (failed and is_success(verdict))]
         unbegun = self.job_queries.progress(job.id).left
         if not again and not unbegun:
             return 0

@@ -46,7 +46,7 @@ class ActiveJobs:
         self.wake.set()
 
     @contextlib.contextmanager
-    def following_the_store(self) -> Iterator[None]:
+    def memory_update(self) -> Iterator[None]:
         """For noting what the store has already. After an error memory differs from the store: the master must stop."""
         done = False
         try:
@@ -60,7 +60,7 @@ class ActiveJobs:
         """The job in its current state. Raises NoSuchJob."""
         return self._active.get(job_id) or self._just_ended.get(job_id) or self.store.jobs.get(job_id)
 
-    def keep(self, job: Job) -> None:
+    def update(self, job: Job) -> None:
         """Note a newer state of a job, which the store has already."""
         if job.phase is Phase.DONE:
             if job.id < 0:
@@ -76,9 +76,9 @@ class ActiveJobs:
         self.wake.set()
 
     def reread(self, job_id: JobId) -> Job:
-        """`keep` the job as the store has it; returns it."""
+        """`update` the job as the store has it; returns it."""
         job = self.store.jobs.get(job_id)
-        self.keep(job)
+        self.update(job)
         return job
 
     def drop_tasks(self, tasks: Sequence[JobId]) -> None:

@@ -29,7 +29,7 @@ class AttemptWriter:
 
     def begin(self, job_id: JobId, node: str, now: float, gpus: tuple[int, ...] = ()) -> Attempt | None:
         """Claim `node` for a queued job. None when the job is not queued, is held, or is to be cancelled."""
-        with self._file.change():
+        with self._file.transaction():
             # The new attempt is the live one: settle() drops results of any other.
             if self._file.run("begin_job", {"id": job_id}).rowcount == 0:
                 return None
@@ -40,7 +40,7 @@ class AttemptWriter:
 
         None when the job does not run, is to be cancelled, or has two live attempts already.
         """
-        with self._file.change():
+        with self._file.transaction():
             if self._file.run("begin_speculative", {"id": job_id}).rowcount == 0:
                 return None
             return self._add(job_id, AttemptRecord(0, node, now, gpus=gpus, speculative=True))
@@ -48,7 +48,7 @@ class AttemptWriter:
     def begin_tasks(self, tasks: Sequence[Job], record: AttemptRecord) -> list[Attempt]:
         """Begin the first attempts at tasks of a sweep, all or none. A task gets its row here."""
         text = encode(record)
-        with self._file.change():
+        with self._file.transaction():
             self._file.run_many("add_task", map(task_columns, tasks))
             self._file.run_many("add_submission", ({"id": task.id, "body": encode(task.submission)} for task in tasks))
             self._file.run_many("add_attempt", ({"id": task.id, "number": 1, "record": text} for task in tasks))
@@ -56,13 +56,13 @@ class AttemptWriter:
 
     def undo_begin(self, task: JobId) -> bool:
         """Undo `begin_tasks` for a task that never began and never will. False when it has changed since."""
-        with self._file.change():
+        with self._file.transaction():
             return self._file.run("undo_begin_task", {"id": task}).rowcount == 1
 
     def note(self, attempt: Attempt, record: AttemptRecord) -> bool:
         """Write the progress of a running attempt. False when it is no longer live; then nothing is written."""
         check_same_attempt(attempt, record)
-        with self._file.change():
+        with self._file.transaction():
             values = {"id": attempt.job, "number": attempt.number, "record": encode(record)}
             return self._file.run("note_attempt", values).rowcount == 1
 
@@ -74,7 +74,7 @@ class AttemptWriter:
         check_ended(attempt, record)
         if job.id != attempt.job or job.phase is Phase.RUNNING:
             raise ValueError(f"attempt {attempt} cannot settle job {job.id} as {job.phase}")
-        with self._file.change():
+        with self._file.transaction():
             if self._file.run("settle_job", {"number": attempt.number, **settled_columns(job)}).rowcount == 0:
                 return False
             self._file.run("note_settled", {"id": attempt.job, "number": attempt.number, "record": encode(record)})
@@ -91,7 +91,7 @@ class AttemptWriter:
         False when the attempt is no longer live, or no other one is; then nothing is written.
         """
         check_ended(attempt, record)
-        with self._file.change():
+        with self._file.transaction():
             values = {"id": attempt.job, "number": attempt.number, "record": encode(record)}
             return self._file.run("leave_attempt", values).rowcount == 1
 

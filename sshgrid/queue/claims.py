@@ -14,7 +14,7 @@ from sshgrid.queue.store import Store
 class JobMemory(Protocol):
     """The jobs in memory, which follow the store."""
 
-    def keep(self, job: Job) -> None: ...
+    def update(self, job: Job) -> None: ...
     def reread(self, job_id: JobId) -> Job: ...
     def drop_tasks(self, tasks: Sequence[JobId]) -> None: ...
 
@@ -43,7 +43,7 @@ class Claims:
         attempts = self._store.attempts.begin_tasks(tasks, record)
         begun = [msgspec.structs.replace(task, phase=Phase.RUNNING, attempts=(record,)) for task in tasks]
         for job in begun:
-            self._memory.keep(job)
+            self._memory.update(job)
         return list(zip(begun, attempts, strict=True))
 
     def undo_begin(self, tasks: Iterable[JobId]) -> list[JobId]:

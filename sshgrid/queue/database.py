@@ -24,7 +24,7 @@ APPLICATION_ID = 0x53475244  # "SGRD", in the header of the file
 MIGRATIONS = ("schema_1", "schema_2", "schema_3", "schema_4", "schema_5")
 VERSION = len(MIGRATIONS)
 BUSY_SECONDS = 10.0
-RESTORE = "move it away and restore a backup, or start with an empty queue"
+RESTORE_HINT = "move it away and restore a backup, or start with an empty queue"
 
 
 def _sections(text: str) -> dict[str, str]:
@@ -45,13 +45,13 @@ def open_file(path: Path, busy_seconds: float) -> sqlite3.Connection:
     disk.refuse_network(path.parent)
     if not os.path.lexists(path):
         _create(path)
-    for name in (path, *(found for found in _beside(path) if os.path.lexists(found))):
+    for name in (path, *(found for found in _sidecar_files(path) if os.path.lexists(found))):
         disk.check_private_file(name)
-    with blame(path):
+    with translate_errors(path):
         connection = connect(path, busy_seconds)
         try:
             _check_identity(connection, path)
-            _use_log(connection, path)
+            _enable_wal(connection, path)
             _check_integrity(connection, path)
             _migrate(connection)
         except BaseException:
@@ -61,7 +61,7 @@ def open_file(path: Path, busy_seconds: float) -> sqlite3.Connection:
 
 
 @contextmanager
-def change(connection: sqlite3.Connection) -> Iterator[None]:
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """One transaction, or a part of the one that is open already: kept whole or undone whole."""
     # IMMEDIATE takes the write lock before anything is read, so a busy file makes us wait instead of fail (F42).
     begin, undo, end = _SAVEPOINT if connection.in_transaction else _TRANSACTION
@@ -90,9 +90,9 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
             connection.execute("COMMIT")
 
 
-def back_up(connection: sqlite3.Connection, path: Path) -> None:
+def backup(connection: sqlite3.Connection, path: Path) -> None:
     """A whole, checked, durable copy at `path`, which must not exist (UsageError)."""
-    with _aside(path) as aside:
+    with _temporary_file(path) as aside:
         copy = connect(aside, BUSY_SECONDS)
         try:
             connection.backup(copy)
@@ -105,13 +105,13 @@ def back_up(connection: sqlite3.Connection, path: Path) -> None:
             raise UsageError(f"{path}: exists already", "choose another name for the backup") from error
 
 
-_BLAME: dict[int, tuple[str, str]] = {
+_ERROR_TEXTS: dict[int, tuple[str, str]] = {
     sqlite3.SQLITE_BUSY: (
         "locked by another process for too long",
         "only one master may use it: sshgrid master status, or `fuser -v` on the file",
     ),
-    sqlite3.SQLITE_CORRUPT: ("damaged", RESTORE),
-    sqlite3.SQLITE_NOTADB: ("not a queue of sshgrid", RESTORE),
+    sqlite3.SQLITE_CORRUPT: ("damaged", RESTORE_HINT),
+    sqlite3.SQLITE_NOTADB: ("not a queue of sshgrid", RESTORE_HINT),
     sqlite3.SQLITE_FULL: (
         "no space left on its disk",
         "free some space (see `df -h -i`); `sshgrid rm` forgets finished jobs and their output",
@@ -120,18 +120,18 @@ _BLAME: dict[int, tuple[str, str]] = {
     sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "check owner and mode of the file and its directory, and free space"),
     sqlite3.SQLITE_IOERR: ("the disk reports an error", "look at `dmesg` and `df -h -i`"),
 }
-_BLAME[sqlite3.SQLITE_LOCKED] = _BLAME[sqlite3.SQLITE_BUSY]
+_ERROR_TEXTS[sqlite3.SQLITE_LOCKED] = _ERROR_TEXTS[sqlite3.SQLITE_BUSY]
 
 
 @contextmanager
-def blame(path: Path) -> Iterator[None]:
+def translate_errors(path: Path) -> Iterator[None]:
     """Turn an error of SQLite into a StoreError; what is our own mistake (ProgrammingError) stays what it is."""
     try:
         yield
     except sqlite3.ProgrammingError:
         raise
     except sqlite3.DatabaseError as error:
-        words, hint = _BLAME.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, ("cannot be used", ""))
+        words, hint = _ERROR_TEXTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, ("cannot be used", ""))
         raise StoreError(f"{path}: {words} ({error})", hint) from error
 
 
@@ -157,11 +157,11 @@ def _create(path: Path) -> None:
     """A new empty queue appears under its name complete or not at all, also when two processes make it at once."""
     log = path.with_name(path.name + "-wal")
     if log.exists():  # SQLite would play the old log into the new file
-        raise StoreError(f"{path}: is missing, but its log {log.name} is there", RESTORE)
-    with _aside(path) as aside:
+        raise StoreError(f"{path}: is missing, but its log {log.name} is there", RESTORE_HINT)
+    with _temporary_file(path) as aside:
         connection = connect(aside, BUSY_SECONDS)
         try:
-            _use_log(connection, path)
+            _enable_wal(connection, path)
             _migrate(connection)
             connection.execute(SQL["set_meta"], {"name": "grid", "value": secrets.token_hex(4)})
         finally:
@@ -170,41 +170,41 @@ def _create(path: Path) -> None:
             disk.publish(aside, path)
 
 
-def _use_log(connection: sqlite3.Connection, path: Path) -> None:
+def _enable_wal(connection: sqlite3.Connection, path: Path) -> None:
     if _pragma(connection, "journal_mode = WAL") != "wal":
         raise StoreError(f"{path}: this place has no write-ahead log", "choose a local disk: --state-dir DIR")
 
 
-def _beside(path: Path) -> list[Path]:
+def _sidecar_files(path: Path) -> list[Path]:
     return [path.with_name(path.name + ending) for ending in ("-wal", "-shm", "-journal")]
 
 
 @contextmanager
-def _aside(path: Path) -> Iterator[Path]:
+def _temporary_file(path: Path) -> Iterator[Path]:
     """A file beside `path` that becomes it by `publish`, or is gone after the block."""
     with disk.blame_disk(path):
         descriptor, aside = disk.create_aside(path.parent, f".{path.name}.")
         os.close(descriptor)
         try:
-            with blame(path):
+            with translate_errors(path):
                 yield aside
         finally:
-            for name in (aside, *_beside(aside)):
+            for name in (aside, *_sidecar_files(aside)):
                 name.unlink(missing_ok=True)
 
 
 def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
     if _pragma(connection, "application_id") != APPLICATION_ID:
-        raise StoreError(f"{path}: not a queue of sshgrid", RESTORE)
+        raise StoreError(f"{path}: not a queue of sshgrid", RESTORE_HINT)
     version = _pragma(connection, "user_version")
     if version > VERSION:
         raise StoreError(
             f"{path}: written by a newer sshgrid (queue version {version}, this one knows up to {VERSION})",
-            f"install sshgrid {_needed(connection)}",
+            f"install sshgrid {_required_version(connection)}",
         )
 
 
-def _needed(connection: sqlite3.Connection) -> str:
+def _required_version(connection: sqlite3.Connection) -> str:
     try:
         return f"{connection.execute(SQL['get_meta'], {'name': 'needs'}).fetchone()[0]} or newer"
     except (sqlite3.DatabaseError, TypeError):  # a future version may have moved it
@@ -214,14 +214,14 @@ def _needed(connection: sqlite3.Connection) -> str:
 def _check_integrity(connection: sqlite3.Connection, path: Path) -> None:
     problems = [row[0] for row in connection.execute("PRAGMA quick_check(3)")]
     if problems != ["ok"]:
-        raise StoreError(f"{path}: damaged: {'; '.join(problems)}", RESTORE)
+        raise StoreError(f"{path}: damaged: {'; '.join(problems)}", RESTORE_HINT)
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
     """Bring an older file to this version: all steps or none."""
     if _pragma(connection, "user_version") >= VERSION:
         return
-    with change(connection):
+    with transaction(connection):
         for name in MIGRATIONS[_pragma(connection, "user_version") :]:  # read again: now nobody else can be at it
             for statement in statements(SQL[name]):
                 connection.execute(statement)

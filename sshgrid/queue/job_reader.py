@@ -56,7 +56,7 @@ class JobReader:
         """The numbers of all jobs of one owner, or of all owners."""
         return [JobId(row[0]) for row in self._file.rows("ids", {"owner": owner})]
 
-    def of_key(self, owner: str, key: str) -> Job | None:
+    def by_key(self, owner: str, key: str) -> Job | None:
         """The job that an earlier submission with this key became; None when there was none."""
         before = self._file.rows("job_of_key", {"owner": owner, "key": key})
         return self.get(JobId(before[0][0])) if before else None
@@ -69,9 +69,9 @@ class JobReader:
         """The tasks of a sweep that have begun, by number."""
         return self._jobs("tasks_of", task_range(sweep))
 
-    def task_fates(self, sweep: JobId) -> list[tuple[JobId, Phase, Verdict | None]]:
+    def task_verdicts(self, sweep: JobId) -> list[tuple[JobId, Phase, Verdict | None]]:
         """Phase and verdict of each task that has begun, in the order in which they ended; reads no submission."""
-        rows = self._file.rows("task_fates", task_range(sweep))
+        rows = self._file.rows("task_verdicts", task_range(sweep))
         verdicts: dict[str | None, Verdict | None] = {None: None}
         for _, _, text in rows:
             if text not in verdicts:
@@ -136,7 +136,7 @@ class JobReader:
         if len(self._submissions) < _SUBMISSIONS_CACHED:
             self._submissions.update((job_id, found[job_id]) for job_id in active & found.keys())
         if lost := set(needed) - found.keys():
-            raise StoreError(f"{self._file.path}: damaged: no submission of job {min(lost)}", database.RESTORE)
+            raise StoreError(f"{self._file.path}: damaged: no submission of job {min(lost)}", database.RESTORE_HINT)
         return ChainMap(found, self._submissions)
 
     def _job(self, row: Any, submission: Submission) -> Job:

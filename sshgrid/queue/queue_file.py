@@ -30,13 +30,13 @@ class QueueFile:
         self._inode = path.stat().st_ino
 
     @contextmanager
-    def change(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """One transaction, or a part of the open one: durable when the block ends, undone when it raises."""
         try:
-            with database.blame(self.path):
+            with database.translate_errors(self.path):
                 if not self.connection.in_transaction:
                     self._check_still_there()
-                with database.change(self.connection):
+                with database.transaction(self.connection):
                     yield
         except BaseException:
             self.on_rollback()
@@ -45,7 +45,7 @@ class QueueFile:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """All reads of the block see the same state of the file."""
-        with database.blame(self.path), database.snapshot(self.connection):
+        with database.translate_errors(self.path), database.snapshot(self.connection):
             yield
 
     def _check_still_there(self) -> None:
@@ -67,14 +67,14 @@ class QueueFile:
 
     def rows(self, name: str, values: Values) -> list[Any]:
         """All rows of one query. Raises StoreError."""
-        with database.blame(self.path):
+        with database.translate_errors(self.path):
             return self.run(name, values).fetchall()
 
     def value(self, name: str, values: Values) -> Any:
         """The first column of the first row. Raises StoreError when there is no row."""
         rows = self.rows(name, values)
         if not rows:
-            raise StoreError(f"{self.path}: damaged: no {values.get('name', name)} in it", database.RESTORE)
+            raise StoreError(f"{self.path}: damaged: no {values.get('name', name)} in it", database.RESTORE_HINT)
         return rows[0][0]
 
     def decode(self, decoder: msgspec.json.Decoder[T], text: str, where: str) -> T:
@@ -82,4 +82,4 @@ class QueueFile:
         try:
             return decoder.decode(text)
         except msgspec.MsgspecError as error:
-            raise StoreError(f"{self.path}: damaged: {where}: {error}", database.RESTORE) from error
+            raise StoreError(f"{self.path}: damaged: {where}: {error}", database.RESTORE_HINT) from error

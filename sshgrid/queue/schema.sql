@@ -175,7 +175,7 @@ WHERE phase IN ('queued', 'running') AND phase <> 'done' AND id > 0 AND (:owner 
 -- The tasks that wait for another attempt or run.
 SELECT * FROM job_row WHERE phase IN ('queued', 'running') AND phase <> 'done' AND id < 0 ORDER BY id DESC;
 
--- name: task_fates
+-- name: task_verdicts
 -- Of each task of a sweep that has begun where it stands and how it ended, in the order in which they ended.
 SELECT id, phase, verdict FROM job WHERE id BETWEEN :first AND :last ORDER BY ended, id DESC;
 

@@ -60,14 +60,14 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Many calls, one commit: durable when the block ends, undone together when it raises. Never await inside."""
-        with self._file.change():
+        with self._file.transaction():
             yield
 
     def add(self, submission: Submission, owner: str, key: str, now: float) -> Job:
         """Accept a job. The same owner and `key` again give the same job, whatever has become of it."""
         body = encode_submission(submission, owner, key)
-        with self._file.change():
-            if before := self.jobs.of_key(owner, key):
+        with self._file.transaction():
+            if before := self.jobs.by_key(owner, key):
                 return before
             values = {"owner": owner, "key": key, "priority": submission.priority, "submitted": now}
             job_id = self._file.run("add_job", values).lastrowid
@@ -78,7 +78,7 @@ class Store:
     def finish(self, job_id: JobId, verdict: Verdict, now: float) -> bool:
         """End a queued job (cancelled, no node left). False when it is not queued."""
         self.jobs.drop_submission(job_id)
-        with self._file.change():
+        with self._file.transaction():
             return self._file.run("finish_job", {"id": job_id, "verdict": encode(verdict), "ended": now}).rowcount == 1
 
     def request_cancel(self, job_id: JobId, by: str) -> Job:
@@ -91,7 +91,7 @@ class Store:
 
     def retry(self, jobs: Sequence[JobId]) -> int:
         """Queue again those of these jobs that are over; returns their number."""
-        with self._file.change():
+        with self._file.transaction():
             return sum(self._file.run("retry_job", {"id": job_id}).rowcount for job_id in jobs)
 
     def remove(self, job_id: JobId) -> None:
@@ -100,7 +100,7 @@ class Store:
         if sweep is not None and self.jobs.get(job_id):
             # Without its row it would be a task that has never begun.
             raise NotAllowed(f"{job_text(job_id)} goes with its sweep", f"sshgrid rm {sweep}")
-        with self._file.change():
+        with self._file.transaction():
             phase = self.jobs.get(job_id).phase
             if phase is not Phase.DONE:
                 raise NotAllowed(
@@ -113,10 +113,10 @@ class Store:
         """Write a complete, checked, durable copy to `path` (mode 0600). Raises UsageError when `path` exists."""
         if os.path.lexists(path):
             raise UsageError(f"{path}: exists already", "choose another name for the backup")
-        database.back_up(self._file.connection, path)
+        database.backup(self._file.connection, path)
 
     def _mark(self, name: str, job_id: JobId, values: Values) -> Job:
-        with self._file.change():
+        with self._file.transaction():
             self.jobs.get(job_id)  # NoSuchJob, before an id that SQLite cannot hold
             self._file.run(name, {"id": job_id, **values})
             return self.jobs.get(job_id)

@@ -34,7 +34,7 @@ class UserTable:
             "created": user.created,
             "caps": encode(user.caps),
         }
-        with self._file.change():
+        with self._file.transaction():
             self._file.run("put_user", values)
             self._file.run("remove_keys", {"name": user.name})
             for key in user.keys:
@@ -42,7 +42,7 @@ class UserTable:
 
     def remove(self, name: str) -> None:
         """Remove an account with its keys; nothing happens when there is none."""
-        with self._file.change():
+        with self._file.transaction():
             self._file.run("remove_user", {"name": name})
 
     def _account(self, row: Any, keys: tuple[UserKey, ...]) -> Account:

@@ -66,10 +66,10 @@ class ActiveSweeps:
         return self._states.get(job.id) or self._read(job)
 
     def _read(self, job: Job) -> SweepState:
-        fates = self._active_jobs.store.jobs.task_fates(job.id)
-        started = frozenset(task_number(task) for task, _, _ in fates)
+        task_verdicts = self._active_jobs.store.jobs.task_verdicts(job.id)
+        started = frozenset(task_number(task) for task, _, _ in task_verdicts)
         state = SweepState(job, started, self._blobs.read, self._weights, self._clock)
-        for task, phase, verdict in fates:
+        for task, phase, verdict in task_verdicts:
             if phase is Phase.DONE:
                 state.outcomes.add(task_number(task), verdict)
             elif phase is Phase.RUNNING:

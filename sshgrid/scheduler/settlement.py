@@ -71,7 +71,7 @@ class Settlement:
         for running, _ in ends:
             if self._running.remove(running):
                 self._keyboards.remove(running.attempt.job)
-        with self._active_jobs.following_the_store():
+        with self._active_jobs.memory_update():
             outcomes = [self._publish(attempt, job) for attempt, job in settled]
         if len(settled) < MANY:
             for (attempt, _), outcome in zip(settled, outcomes, strict=True):
@@ -114,7 +114,7 @@ class Settlement:
             text = f"{attempt.node} has compiled it itself: {record.why_compiled}"
             self._active_jobs.notifications.add_notice(sweep_of(job.id) or job.id, text)
         if not self._active_jobs.is_over(job.id):  # else the end of an attempt before it has ended the job for good
-            self._active_jobs.keep(job)
+            self._active_jobs.update(job)
         self._end_superseded(job)
         return record.outcome
 

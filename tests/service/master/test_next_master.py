@@ -35,7 +35,7 @@ async def test_F4_late_news_of_an_abandoned_attempt_changes_nothing(grids: Grids
     record = msgspec.structs.replace(old.attempts[-1], outcome=HostLost("silent"), ended=1.0)
     moved = msgspec.structs.replace(old, phase=Phase.QUEUED, attempts=(record,), excluded=frozenset({"n1"}))
     assert grid.store.attempts.settle(before.order.attempt, record, moved)
-    grid.active_jobs.keep(moved)
+    grid.active_jobs.update(moved)
     await grid.begun(job, 2)
     let_go.set()
     await until(lambda: before.order.run in grid.engine.discarded, lambda: grid.engine.discarded)
