@@ -21,8 +21,9 @@ from sshgrid.engines.launch import BatchSpec, RunSpec, name_in_batch, needed_by
 from sshgrid.engines.starter import START_GUARD_SECONDS, UPLOAD_TRIES, RunStarter
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.model import Exited, Fetched, HostLost, Outcome, Step
-from sshgrid.ssh.link import LOOK_RECORDS, PIECE_BYTES, Link
+from sshgrid.ssh.link import Link
 from sshgrid.ssh.parsers import BatchLook, RunLook, RunRecord, TaskEnd
+from sshgrid.ssh.runs import LOOK_RECORDS, PIECE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class DirectBatches:
     async def _wake_follower(self, batch: str) -> None:
         """Make the follower look again, as it may have nothing left to wait for. A lost connection wakes it as well."""
         with contextlib.suppress(HostError):
-            (await self._starter.host.connected(0)).wakeup(batch).set()
+            (await self._starter.host.connected(0)).runs.wakeup(batch).set()
 
     async def _send_more(self, batch: str, sink: BatchRunSink, orders: Sequence[RunSpec]) -> bool:
         state, host, objects = sink.state, self._starter.host, needed_by(orders)
@@ -91,7 +92,7 @@ class DirectBatches:
             link = await host.connected(0)
             not_after = host.uptime_now() + START_GUARD_SECONDS
             try:
-                started = await link.more(batch, state.parts, not_after, script, len(orders), objects)
+                started = await link.runs.extend(batch, state.parts, not_after, script, len(orders), objects)
             except Dropped as error:
                 # They may have arrived: as for a start, what the node reports decides.
                 log.info("%s on %s: no answer to more tasks: %s", batch, host.name, error.reason)
@@ -113,7 +114,7 @@ class DirectBatches:
             return []  # it will be sent with all of its tasks
         names = {name_in_batch(run): run for run in runs}
         link = await self._starter.host.connected(0)
-        revoked = await link.refuse_tasks(batch, [*names])
+        revoked = await link.runs.refuse_tasks(batch, [*names])
         return [names[name] for name in revoked if name in names]
 
 
@@ -210,7 +211,7 @@ class BatchFollower:
 
     async def _look(self, link: Link) -> AttemptResult | None:
         began = self._clock.monotonic()
-        look = await link.look_batch(self._batch.run, self._records)
+        look = await link.runs.look_batch(self._batch.run, self._records)
         run = look.run
         if not await self._poller.has_begun(link, run):
             return None
@@ -255,7 +256,7 @@ class BatchFollower:
             if piece := here[at:]:
                 await self._sink.output_of(run, stream, piece)
             return
-        while piece := await link.piece(self._batch.run, f"{end.task}.{file}", at, PIECE_BYTES):
+        while piece := await link.runs.piece(self._batch.run, f"{end.task}.{file}", at, PIECE_BYTES):
             await self._sink.output_of(run, stream, piece)
             at += len(piece)
         if not at:
@@ -271,10 +272,10 @@ class BatchFollower:
             return
         self._live_at = now
         files = {f"{name_in_batch(run)}.{file}": (run, stream) for run in runs for stream, file in OUTPUT_FILES.items()}
-        for file, size in (await link.sizes(self._batch.run, [*files])).items():
+        for file, size in (await link.runs.sizes(self._batch.run, [*files])).items():
             run, stream = files[file]
             at = self._sink.kept_of(run, stream)
-            if size > at and (piece := await link.piece(self._batch.run, file, at, min(size - at, PIECE_BYTES))):
+            if size > at and (piece := await link.runs.piece(self._batch.run, file, at, min(size - at, PIECE_BYTES))):
                 await self._sink.output_of(run, stream, piece)
 
     async def _task_outcome(self, link: Link, end: TaskEnd) -> Outcome:

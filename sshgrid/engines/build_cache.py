@@ -226,7 +226,7 @@ class BuildCache:
     async def _pass_on(self, recipe: Recipe, node: BuildNode, sink: Sink) -> BuildNode | None:
         """Return the maker of the build that the node has now; None when it has none."""
         key, link = recipe.build_key, await node.connected(0)
-        if await link.built(key):
+        if await link.builds.has(key):
             return node
         cached = await self._cached(key)
         if cached is None:
@@ -243,8 +243,8 @@ class BuildCache:
     async def _send(self, key: str, archive: Archive, link: Link, sink: Sink) -> str:
         """Return an error reason, or "" on success."""
         try:
-            await sink.uploaded(await link.cargo.upload(archive.sha256, self._spool.blobs.path(archive.sha256)))
-            return await link.unpack(key, archive.sha256)
+            await sink.uploaded(await link.transfer.upload(archive.sha256, self._spool.blobs.path(archive.sha256)))
+            return await link.builds.unpack(key, archive.sha256)
         except (NodeUnfit, FileNotFoundError) as error:
             return str(error)
 
@@ -271,7 +271,7 @@ class BuildCache:
         link = await source.connected(0)
         incoming = self._spool.blobs.incoming
         with tempfile.TemporaryFile(dir=incoming) as raw, tempfile.TemporaryFile(dir=incoming) as clean:
-            match await link.pack(key, self._max_build_bytes, raw):
+            match await link.builds.pack(key, self._max_build_bytes, raw):
                 case "":
                     pass
                 case "large":

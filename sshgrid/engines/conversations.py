@@ -23,7 +23,7 @@ class DirectConversations:
         await self._starter.start(order, sink)
         link = await self._starter.host.connected(0)
         await sink.step(Step.RUNNING)
-        async with link.converse(order.run, terminal=order.terminal) as channel:
+        async with link.runs.converse(order.run, terminal=order.terminal) as channel:
             typing = asyncio.create_task(_forward_input(channel, keyboard))
             try:
                 await asyncio.gather(

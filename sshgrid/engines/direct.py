@@ -59,7 +59,7 @@ class DirectRuns:
 
     async def signal(self, run: str, name: str) -> bool:
         link = await self._starter.host.connected(0)
-        return await link.signal(run, name)
+        return await link.runs.signal(run, name)
 
     async def refuse(self, run: str) -> bool:
         return await self._starter.refuse(run)
@@ -67,4 +67,4 @@ class DirectRuns:
     async def discard(self, run: str) -> None:
         self._starter.forget(run)
         link = await self._starter.host.connected(0)
-        await link.clean([run])
+        await link.runs.clean([run])

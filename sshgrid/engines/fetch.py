@@ -16,7 +16,8 @@ from sshgrid.engines.launch import RunSpec
 from sshgrid.model import Fetched
 from sshgrid.notation import globs
 from sshgrid.notation.filenames import MAX_NAME_BYTES
-from sshgrid.ssh.link import PIECE_BYTES, Link
+from sshgrid.ssh.link import Link
+from sshgrid.ssh.runs import PIECE_BYTES
 
 STREAM = "files"
 MOST_BYTES = 64 << 30
@@ -34,7 +35,7 @@ async def fetch_files(link: Link, order: RunSpec, sink: Sink) -> None:
     if most <= 0:
         await sink.fetched(Fetched())
         return
-    listing = await link.cargo.files(order.run, globs.where(program.fetch))
+    listing = await link.transfer.files(order.run, globs.where(program.fetch))
     chosen, warnings = await asyncio.to_thread(globs.choose, listing, program.fetch, most)
     await sink.again(STREAM)
     trouble = await _take(link, order.run, chosen, sink) if chosen else ()
@@ -44,7 +45,7 @@ async def fetch_files(link: Link, order: RunSpec, sink: Sink) -> None:
 async def _take(link: Link, run: str, chosen: Mapping[str, int], sink: Sink) -> tuple[str, ...]:
     """The files into the sink; what went wrong with some of them."""
     has_tar = "tar" in link.facts.helpers
-    pieces = link.cargo.archive(run, tuple(chosen)) if has_tar else _archive(link, run, chosen)
+    pieces = link.transfer.archive(run, tuple(chosen)) if has_tar else _archive(link, run, chosen)
     room = sum(chosen.values()) + len(chosen) * _AROUND_BYTES + _END_BYTES
     async with aclosing(pieces):
         async for piece in pieces:
@@ -54,7 +55,7 @@ async def _take(link: Link, run: str, chosen: Mapping[str, int], sink: Sink) -> 
             if sink.room() <= 0:
                 return ("not everything was fetched: the job was cancelled, or the master's disk is full",)
             await sink.output(STREAM, piece)
-    words = (await link.piece(run, "fetch.err", 0, _WORDS_BYTES)).decode("utf-8", "replace") if has_tar else ""
+    words = (await link.runs.piece(run, "fetch.err", 0, _WORDS_BYTES)).decode("utf-8", "replace") if has_tar else ""
     return (f"not everything was fetched: {' '.join(words.split())}",) if words.strip() else ()
 
 
@@ -66,7 +67,7 @@ async def _archive(link: Link, run: str, chosen: Mapping[str, int]) -> AsyncGene
         yield member.tobuf(tarfile.GNU_FORMAT)
         at = 0
         while at < size:
-            piece = await link.piece(run, f"work/{name}", at, min(PIECE_BYTES, size - at))
+            piece = await link.runs.piece(run, f"work/{name}", at, min(PIECE_BYTES, size - at))
             # Shorter than it was: what is missing is filled up, as tar does.
             piece = piece or bytes(min(PIECE_BYTES, size - at))
             at += len(piece)

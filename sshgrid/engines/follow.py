@@ -17,8 +17,9 @@ from sshgrid.engines.host_wait import HostWait
 from sshgrid.engines.launch import RunSpec
 from sshgrid.errors import Dropped, HostError, NeverBegan, NodeUnfit
 from sshgrid.model import CompileFailed, Fetched, HostLost, Outcome, Step, ToolchainBroken
-from sshgrid.ssh.link import PIECE_BYTES, Link
+from sshgrid.ssh.link import Link
 from sshgrid.ssh.parsers import RunLook, RunRecord
+from sshgrid.ssh.runs import PIECE_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Poller:
                 at_once = True
 
     async def _pause(self, link: Link) -> None:
-        wakeup = link.wakeup(self._order.run)
+        wakeup = link.runs.wakeup(self._order.run)
         try:
             async with asyncio.timeout(self.pause_seconds):
                 self.woken = await wakeup.wait()
@@ -86,7 +87,7 @@ class Poller:
 
     async def has_begun(self, link: Link, look: RunLook) -> bool:
         """Return False while the run is claimed and its wrapper has not started. Raises HostError if it never will."""
-        if not look.present and await link.claim(self._order.run):
+        if not look.present and await link.runs.claim(self._order.run):
             raise NeverBegan(self.node, "the run is not there: it never began, or the machine was cleaned")
         if look.why == "refused" and not look.begun:
             raise NodeUnfit(self.node, "the run was refused before it began")
@@ -96,7 +97,7 @@ class Poller:
         now = self._clock.monotonic()
         self._claimed_since = self._claimed_since or now
         if now - self._claimed_since > BEGIN_SECONDS:
-            await link.block_start(self._order.run)
+            await link.runs.block_start(self._order.run)
         return False
 
     async def report_step(self, look: RunLook) -> None:
@@ -137,7 +138,7 @@ class RunFollower:
         if look.record is None:
             if not look.alive:
                 # The program may have outlived its wrapper, and must not run beside another attempt.
-                await link.signal(self._order.run, "KILL")
+                await link.runs.signal(self._order.run, "KILL")
                 raise NodeUnfit(self._poller.node, run_outcome.VANISHED)
             if count:
                 self._poller.pause_seconds = 0.0 if count >= PIECE_BYTES else FIRST_PAUSE_SECONDS
@@ -158,8 +159,8 @@ class RunFollower:
         """
         run = self._order.run
         if not self._poller.woken or "stdout" not in self._streams:
-            return (await link.poll([run]))[run], 0
-        look, piece = await link.glance(run, self._offsets["stdout"], PIECE_BYTES)
+            return (await link.runs.poll([run]))[run], 0
+        look, piece = await link.runs.glance(run, self._offsets["stdout"], PIECE_BYTES)
         await self._keep("stdout", piece)
         return look, len(piece)
 
@@ -169,7 +170,7 @@ class RunFollower:
         for stream, file in self._streams.items():
             unread = look.sizes.get(file, 0) - self._offsets[stream]
             if unread > 0:
-                piece = await link.piece(self._order.run, file, self._offsets[stream], min(unread, PIECE_BYTES))
+                piece = await link.runs.piece(self._order.run, file, self._offsets[stream], min(unread, PIECE_BYTES))
                 await self._keep(stream, piece)
                 count += len(piece)
         return count
@@ -201,7 +202,7 @@ async def read_outcome(
     """
     text = b""
     if file := run_outcome.evidence(record, look.why, look.sizes):
-        text = (await link.piece(order.run, file.name, 0, file.most_bytes)).rstrip(b" ")
+        text = (await link.runs.piece(order.run, file.name, 0, file.most_bytes)).rstrip(b" ")
     shown = toolchains.restore_names(text, order.recipe) if text and record.stage == "build" else text
     limits, language = order.program.limits, order.program.language
     outcome = run_outcome.outcome(record, look.why, limits, language, order.recipe.run[0], shown)

@@ -161,7 +161,7 @@ class RunStarter:
             lease = uptime + self._patience(0.0)
             not_after = min(not_after, lease)
         try:
-            return await link.start(
+            return await link.runs.start(
                 order.run,
                 not_after,
                 job_script(order, link.facts, lease),
@@ -182,7 +182,7 @@ class RunStarter:
         sources = [(sha256, self._blob(sha256)) for sha256 in objects]
         meter = Meter(sink, sum(path.stat().st_size for _, path in sources), self.clock)
         try:
-            async with contextlib.aclosing(link.cargo.upload_all(sources)) as steps:
+            async with contextlib.aclosing(link.transfer.upload_all(sources)) as steps:
                 async for sent in steps:
                     await meter.sent(sent)
         finally:
@@ -200,7 +200,7 @@ class RunStarter:
             self._refused.add(run)
             return True
         link = await self.host.connected(0)
-        return await link.claim(run)
+        return await link.runs.claim(run)
 
     def _check_refused(self, run: str) -> None:
         if run in self._refused:

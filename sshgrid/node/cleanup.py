@@ -56,7 +56,7 @@ class Cleanup:
         Nodes may share a working folder: `_remove_leftovers` spares what another node runs.
         """
         try:
-            found = await link.runs(self._shared.grid)
+            found = await link.runs.names(self._shared.grid)
         except HostError as error:
             log.info("%s: cannot list its runs: %s", self._name, error.reason)
             return
@@ -68,7 +68,7 @@ class Cleanup:
         if not runs:
             return
         try:
-            await link.clean(runs)
+            await link.runs.clean(runs)
         except NodeUnfit as error:
             log.warning("%s: %s", self._name, error.reason)
         except HostError as error:
@@ -78,6 +78,6 @@ class Cleanup:
 
     async def _prune(self, link: Link) -> None:
         try:
-            await link.sweep(PRUNE_DAYS, PRUNE_BYTES)
+            await link.maintenance.prune(PRUNE_DAYS, PRUNE_BYTES)
         except HostError as error:
             log.info("%s: cannot prune its cache: %s", self._name, error.reason)

@@ -56,7 +56,7 @@ async def execute(nodes: Sequence[ManagedNode], request: Execute, clock: Clock) 
 
 async def _executed(node: ManagedNode, request: Execute, most_bytes: int) -> tuple[int | None, bool, bytes, str]:
     """Return the exit status, whether the output was cut, the output, and a reason when the time limit ended it."""
-    found = await _link(node).execute(request.words, request.limit_seconds, most_bytes)
+    found = await _link(node).commands.execute(request.words, request.limit_seconds, most_bytes)
     status, _, late = found.answer.partition(" ")
     reason = f"ended by the time limit of {request.limit_seconds:g} s" if late else ""
     return (int(status) if status.isdigit() else None), found.more, found.output, reason
@@ -89,14 +89,14 @@ async def diagnose(nodes: Sequence[ManagedNode], clock: Clock) -> tuple[NodeFind
 async def _findings(node: ManagedNode, clock: Clock) -> tuple[Finding, ...]:
     link = _link(node)
     started = clock.wall()
-    facts = diagnosis.read(await link.diagnose())
+    facts = diagnosis.read(await link.maintenance.diagnose())
     took = clock.wall() - started
     node_time = facts.get("clock", [""])[0]
     ahead = float(node_time) - (started + took / 2) if node_time.isdigit() else 0.0
     by_sshd = node.config.connection != "local"
-    server = link.whom if by_sshd else "this machine, without sshd"
+    server = link.maintenance.server if by_sshd else "this machine, without sshd"
     found = [Finding("connection", True, server), *diagnosis.findings(facts, ahead, took / 2 + 1, by_sshd=by_sshd)]
-    if await link.has_sftp():
+    if await link.maintenance.has_sftp():
         return (*found, Finding("SFTP", True, "works"))
     slow = "does not work; uploads go through cat, which is slower"
     return (*found, Finding("SFTP", True, slow, "Subsystem sftp internal-sftp, in its sshd_config"))

@@ -137,7 +137,9 @@ class ManagedNode:
         limits = self._shared.dial_limits
         # The server's limit first: a node that waits for a slow server must not keep others from theirs.
         async with limits.server(self.config), limits.handshakes:
-            return await Link.open(self.config, self._shared.dialing, self._shared.tools, self._sampled)
+            return await Link.open(
+                self.config, self._shared.dialing, self._shared.tools, self._sampled, self._shared.clock
+            )
 
     def _opened(self, link: Link) -> None:
         facts = self.facts = link.facts

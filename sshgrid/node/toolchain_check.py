@@ -121,7 +121,7 @@ class NodeToolchains:
         record = await self._smoke_tests.check(row, candidate, link.facts)
         self._apply(candidate, record)
         self._changed()
-        await link.prove(_file_name(language), record_line(record))
+        await link.maintenance.record_check(_file_name(language), record_line(record))
 
     async def run_smoke_test(self, language: str, maker: str, link: Link) -> SmokeTest:
         """Run the smoke test that the node `maker` builds. Raises HostError when this node does not answer."""

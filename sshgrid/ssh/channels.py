@@ -1,7 +1,7 @@
-"""Channels of one SSH connection: a shell that answers framed questions, and the streams of an interactive run.
+"""Channels of one SSH connection: a shell that answers requests, and the streams of an interactive run.
 
-Scripts travel on the standard input of `exec /bin/sh`, a nonce first and nonce and status last: the one form that is
-exact in every login shell. Refuses to take an exit status of ssh for an answer: without the nonce, nothing of ours ran.
+Scripts are sent to the standard input of `exec /bin/sh`, as the command line of ssh is quoted differently by each login
+shell. A nonce before and after the output shows that the script ran; the exit status of ssh does not count.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from sshgrid.model import Node, Struct
 
 GREETING_SECONDS = 15
 ANSWER_SECONDS = 30
-POUR_SECONDS = 300  # a disk may be slow to give the first byte
-GATHER_SECONDS = 120  # before the first byte of something large
+STREAM_SECONDS = 300  # without a byte: a disk may be slow
+FIRST_LINE_SECONDS = 120  # before the size of something large is known
 READ_BYTES = 256 * 1024
 MOST_LINE_BYTES = 4096
-# Some login files read one line of standard input: let it be this one.
+# Some login files read one line of standard input: this one is for them.
 PADDING = b"# " + b"." * 60 + b"\n"
 _SAFE_WORD = re.compile(r"[A-Za-z0-9._/@:+,-]+")
 
@@ -43,19 +43,17 @@ class RemoteShell:
         self._node = node
         self._process = process
         self._nonce = nonce
-        self._turn = asyncio.Lock()
-        self._asked = 0
+        self._lock = asyncio.Lock()
+        self._requests = 0
 
     @classmethod
     async def open(cls, node: Node, connection: asyncssh.SSHClientConnection) -> RemoteShell:
-        """Raises NodeUnfit when what logs in there does not run commands."""
+        """Start a shell. Raises NodeUnfit when the account's login shell does not run commands."""
         nonce = secrets.token_hex(8).encode()
         try:
             async with asyncio.timeout(GREETING_SECONDS):
                 shell = cls(node, await create(connection, "exec /bin/sh"), nonce)
-                with contextlib.suppress(
-                    BrokenPipeError
-                ):  # it has ended already: what it said, if anything, is to be read
+                with contextlib.suppress(BrokenPipeError):  # it has ended already, and its output is still to be read
                     shell.write(PADDING + b"printf '\\n%s\\n' " + nonce + b"\n")
                 await shell._skip_greeting()
         except TimeoutError as error:
@@ -67,35 +65,37 @@ class RemoteShell:
         return shell
 
     def write(self, text: bytes) -> None:
+        """Send text to the shell's input."""
         self._process.stdin.write(text)
 
     async def _skip_greeting(self) -> None:
-        """What login files print comes before the nonce; without the nonce nothing of ours ran, whatever the status."""
-        junk = b""
+        """Read up to the nonce: what login files print comes before it."""
+        first_line = b""
         while line := await self._process.stdout.readline():
             if line.strip() == self._nonce:
                 return
-            junk = junk or line.strip()
-        raise shell_unfit(self._node, junk[:80].decode("utf-8", "replace"))
+            first_line = first_line or line.strip()
+        raise shell_unfit(self._node, first_line[:80].decode("utf-8", "replace"))
 
-    async def ask(self, command: bytes, seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
-        """(status, output) of a command. Raises Dropped when nothing comes for so long, or the connection ends."""
-        async with self._turn:
-            self._asked += 1
-            mark = self._nonce + b"-%d" % self._asked
-            # In braces: a shell that reads half a question and then the end of its input runs none of it.
-            question = (
-                b"{ printf '\\n%s\\n' " + mark + b"\n" + command + b"\n}\nprintf '\\n%s %s\\n' " + mark + b" $?\n"
-            )
+    async def request(self, command: bytes, seconds: float = ANSWER_SECONDS) -> tuple[int, bytes]:
+        """Run a command and return its status and output.
+
+        Raises Dropped when no byte arrives for `seconds`, or the connection ends.
+        """
+        async with self._lock:
+            self._requests += 1
+            mark = self._nonce + b"-%d" % self._requests
+            # In braces: a shell that reads half a request and then the end of its input runs none of it.
+            text = b"{ printf '\\n%s\\n' " + mark + b"\n" + command + b"\n}\nprintf '\\n%s %s\\n' " + mark + b" $?\n"
             try:
                 async with asyncio.timeout(seconds) as limit:
-                    self.write(question)
+                    self.write(text)
                     return await self._answer(mark, limit, seconds)
             except TimeoutError as error:
                 raise Dropped(self._node.name, f"no answer for {seconds:g} s") from error
 
     async def _answer(self, mark: bytes, limit: asyncio.Timeout, seconds: float) -> tuple[int, bytes]:
-        """What comes between the mark and the mark with the status. Who asked before may have left without theirs."""
+        """Return the status and the bytes between the marks. The answer of a cancelled request may come before."""
         answer = bytearray()
         begun = False
         while piece := await self._process.stdout.read(READ_BYTES):
@@ -112,36 +112,39 @@ class RemoteShell:
         raise Dropped(self._node.name, "the connection ended")
 
     async def run(self, script: bytes, most_bytes: int) -> CommandOutput:
-        """A script's output and what it leaves in $answer, however long it takes. Raises Dropped."""
+        """Run a script without a time limit. Return its output and what it leaves in $answer. Raises Dropped."""
         mark = self._nonce + b"-run"
         self.write(b"printf '\\n%s\\n' " + mark + b"\n" + script + b"\nprintf '\\n%s %s\\n' " + mark + b' "$answer"\n')
-        ears = Listener(mark, most_bytes)
+        output = MarkedOutput(mark, most_bytes)
         while piece := await self._process.stdout.read(READ_BYTES):
-            if (spoken := ears.hear(piece)) is not None:
-                return spoken
+            if (found := output.feed(piece)) is not None:
+                return found
         raise Dropped(self._node.name, "the connection ended")
 
-    async def pour(self, script: bytes) -> AsyncGenerator[bytes, None]:
-        """What a script writes, to its end, which is the shell's too. Raises Dropped when that was not its own end."""
+    async def stream(self, script: bytes) -> AsyncGenerator[bytes, None]:
+        """Run a script and yield its output; the shell ends with it. Raises Dropped when the connection ends first."""
         self.write(script)
         self._process.stdin.write_eof()
         try:
             while True:
-                async with asyncio.timeout(POUR_SECONDS):
+                async with asyncio.timeout(STREAM_SECONDS):
                     piece = await self._process.stdout.read(READ_BYTES)
                 if not piece:
                     break
                 yield piece
             await self._process.wait()
         except TimeoutError as error:
-            raise Dropped(self._node.name, f"no bytes for {POUR_SECONDS} s") from error
+            raise Dropped(self._node.name, f"no bytes for {STREAM_SECONDS} s") from error
         if self._process.exit_status is None and self._process.exit_signal is None:
             raise Dropped(self._node.name, "the connection ended")
 
     async def fetch(self, most_bytes: int, target: BinaryIO) -> str:
-        """A line "size N" and so many bytes, into `target`; "" or what it said instead. Raises Dropped."""
+        """Read a line "size N" and N bytes into `target`. Return "", or the line when it is another one.
+
+        Raises Dropped.
+        """
         try:
-            async with asyncio.timeout(GATHER_SECONDS):
+            async with asyncio.timeout(FIRST_LINE_SECONDS):
                 line = (await self._process.stdout.readline()).decode("utf-8", "replace").strip()
             word, _, number = line.partition(" ")
             if word != "size" or not number.isdecimal() or int(number) > most_bytes:
@@ -159,46 +162,45 @@ class RemoteShell:
         return ""
 
     def close(self) -> None:
-        """Say goodbye; nothing more is asked."""
         self._process.close()
 
     async def lines(self) -> AsyncIterator[bytes]:
-        """Every further line, for a shell that is no longer asked. Ends with the connection."""
+        """Yield every further line until the connection ends. The shell takes no requests then."""
         while line := await self._process.stdout.readline():
             yield line
 
-    async def hear(self, hear: Callable[[bytes], None]) -> None:
-        """As `lines`, for what every node says every second: no task is woken for it. Ends with the connection."""
-        await self._process.redirect_stdout(LineListener(hear))
-        await self._process.stdout.read(1)  # there is nothing left to read but the end, or the error that caused it
+    async def feed_lines(self, on_line: Callable[[bytes], None]) -> None:
+        """As `lines`, but call a function: no task is woken for what every node prints every second."""
+        await self._process.redirect_stdout(LineWriter(on_line))
+        await self._process.stdout.read(1)  # only the end is left to read, or the error that caused it
 
 
-class LineListener(io.BytesIO):
-    """What asyncssh takes for a file: hands on each whole line."""
+class LineWriter(io.BytesIO):
+    """A file for asyncssh to write to, which passes on each complete line."""
 
-    def __init__(self, hear: Callable[[bytes], None]) -> None:
+    def __init__(self, on_line: Callable[[bytes], None]) -> None:
         super().__init__()
-        self._hear = hear
+        self._on_line = on_line
         self._rest = b""
 
     def write(self, piece: bytes) -> int:  # type: ignore[override]
         *lines, self._rest = (self._rest + piece).split(b"\n")
         self._rest = self._rest[:MOST_LINE_BYTES]
         for line in lines:
-            self._hear(line)
+            self._on_line(line)
         return len(piece)
 
 
 class CommandOutput(Struct, frozen=True):
-    """What a script has said; `more`: that was not all, the rest was dropped."""
+    """The output of a script, and what it has left in $answer. `more`: the output was cut."""
 
     output: bytes
     more: bool
     answer: str
 
 
-class Listener:
-    """What comes between two marks, kept up to so many bytes."""
+class MarkedOutput:
+    """Collects the output between two marks, up to a number of bytes."""
 
     def __init__(self, mark: bytes, most_bytes: int) -> None:
         self._begin = b"\n" + mark + b"\n"
@@ -207,10 +209,10 @@ class Listener:
         self._begun = False
         self._more = False
         self._kept = bytearray()
-        self._seen = bytearray()  # it may hold a part of a mark
+        self._seen = bytearray()  # may end with a part of a mark
 
-    def hear(self, piece: bytes) -> CommandOutput | None:
-        """None until the second mark has come."""
+    def feed(self, piece: bytes) -> CommandOutput | None:
+        """Add a piece. Return the whole output once the second mark has arrived."""
         self._seen += piece
         if not self._begun:
             place = self._seen.find(self._begin)
@@ -219,7 +221,7 @@ class Listener:
             self._begun = True
             del self._seen[: place + len(self._begin)]
         if found := self._end.search(self._seen):
-            answer = found[1].decode("utf-8", "replace")  # now: a match looks into the buffer it was found in
+            answer = found[1].decode("utf-8", "replace")  # before `_keep` changes the buffer that the match refers to
             self._keep(found.start())
             return CommandOutput(bytes(self._kept), self._more, answer)
         self._keep(max(0, len(self._seen) - len(self._begin) - 256))
@@ -232,11 +234,11 @@ class Listener:
         del self._seen[:count]
 
 
-def shell_unfit(node: Node, words: str = "") -> NodeUnfit:
-    """The error for an account whose login runs no commands; `words` is what it said instead."""
+def shell_unfit(node: Node, first_line: str = "") -> NodeUnfit:
+    """Return the error for an account whose login shell runs no commands, with the first line that it has printed."""
     return NodeUnfit(
         node.name,
-        "its login shell does not run commands" + (f" (first line was {words!r})" if words else ""),
+        "its login shell does not run commands" + (f" (first line was {first_line!r})" if first_line else ""),
         "give the account an ordinary shell, and let its start-up files neither exit nor replace the shell",
     )
 
@@ -251,7 +253,7 @@ class Conversation:
 
     @classmethod
     async def begin(cls, process: asyncssh.SSHClientProcess[bytes], nonce: bytes, *, terminal: bool) -> Conversation:
-        """What login files print, on either stream, comes before the nonce and is not the program's."""
+        """Skip what login files print on either stream before the nonce, as it is not output of the program."""
         # A terminal has one stream for both.
         streams = (process.stdout,) if terminal else (process.stdout, process.stderr)
         for stream in streams:
@@ -261,7 +263,8 @@ class Conversation:
         return cls(process)
 
     async def type(self, piece: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError, asyncssh.Error):  # the program no longer reads: that is its right
+        """Send input. Does nothing when the program has closed its input."""
+        with contextlib.suppress(BrokenPipeError, asyncssh.Error):
             self._process.stdin.write(piece)
             await self._process.stdin.drain()
 
@@ -278,14 +281,14 @@ async def _pieces(reader: asyncssh.SSHReader[bytes]) -> AsyncIterator[bytes]:
 
 
 async def create(connection: asyncssh.SSHClientConnection, command: str) -> asyncssh.SSHClientProcess[bytes]:
-    """A channel that runs `command`: bytes in and out, its stderr dropped."""
+    """Open a channel that runs `command`: bytes in and out, its standard error dropped."""
     with early_end():
         return await connection.create_process(command, encoding=None, stderr=asyncssh.DEVNULL)
 
 
 @contextlib.contextmanager
 def early_end() -> Iterator[None]:
-    """asyncssh 2.24 trips over a channel that has ended before it was told that it began: there is no session then."""
+    """Raise ChannelOpenError for a channel that has ended before it was confirmed: asyncssh 2.24 fails otherwise."""
     try:
         yield
     except AttributeError as error:

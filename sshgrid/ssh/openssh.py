@@ -1,8 +1,8 @@
-"""The system's own ssh, for the bytes of large files: a process for each, beside the connection that looks and asks.
+"""Uploads of large files by the system's ssh: one process for each, beside the connection.
 
-It encrypts for less than half of what Python does, on a core of its own, and what it sends stands in nobody's way. It
-logs in as the connection did, and trusts the one host key that this has shown. Refuses nothing: where it cannot be
-used, `open` says so by None.
+It encrypts at less than half the cost of Python, on another core, and does not delay requests on the connection. It
+logs in as the connection did, and accepts only the host key that the connection has accepted. Where it cannot be used,
+`OpensshUpload.open` returns None.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from sshgrid.ssh.connect import KEEPALIVE_COUNT, KEEPALIVE_SECONDS, Dialing, cip
 log = logging.getLogger(__name__)
 
 PIPE_BYTES = 1 << 20
-WORD_BYTES = 4096  # of what a node says when all has come
-_ALIAS = "the-node"  # what its key is looked up by
+ANSWER_BYTES = 4096  # of what a node prints after an upload
+_ALIAS = "the-node"  # the name of the node in the known_hosts file
 
 
 class BlockReader(Protocol):
-    """What a process says, to be read piece by piece."""
+    """The output of a process."""
 
     async def read(self, n: int = -1, /) -> bytes: ...
 
 
-async def last_word(stdout: BlockReader) -> bytes:
-    """All that it still says, to its end; of a node that does not stop talking the beginning."""
-    said = b""
-    while len(said) < WORD_BYTES and (piece := await stdout.read(WORD_BYTES)):
-        said += piece
-    return said
+async def read_rest(stdout: BlockReader) -> bytes:
+    """Read to the end, or until ANSWER_BYTES were read."""
+    rest = b""
+    while len(rest) < ANSWER_BYTES and (piece := await stdout.read(ANSWER_BYTES)):
+        rest += piece
+    return rest
 
 
-class OpensshTransfer:
-    """One command on the node, fed by a file."""
+class OpensshUpload:
+    """A command on the node whose input is a file (`transfer.UploadChannel`)."""
 
     def __init__(self, process: asyncio.subprocess.Process, pipe: int, folder: str) -> None:
         self._process, self._pipe, self._folder = process, pipe, folder
@@ -52,8 +52,8 @@ class OpensshTransfer:
         self._stdout = process.stdout
 
     @classmethod
-    async def open(cls, node: Node, how: Dialing, host_key: str, command: str) -> OpensshTransfer | None:
-        """`host_key`: as a line of authorized_keys has it. None where there is no ssh to be used."""
+    async def open(cls, node: Node, how: Dialing, host_key: str, command: str) -> OpensshUpload | None:
+        """Start ssh. Return None where it cannot be used. `host_key` has the form of a line of authorized_keys."""
         ssh = shutil.which("ssh")
         if ssh is None or sys.platform != "linux" or node.connection == "local":
             return None
@@ -66,43 +66,48 @@ class OpensshTransfer:
                 ours, pipe = os.pipe()
                 undo.callback(os.close, pipe)
                 process = await _started([ssh, *arguments(node, how, str(known_hosts), host_key), command], ours, how)
-            except OSError as error:  # no room, no descriptors, no processes: the fault is not the node's
+            except OSError as error:  # no disk space, descriptors or processes here: not the node's fault
                 log.info("%s: the system's ssh cannot be used: %s", node.name, error)
                 return None
             undo.pop_all()
         os.set_blocking(pipe, False)
-        with contextlib.suppress(OSError):  # a user may have no more large pipes
+        with contextlib.suppress(OSError):  # the user has used up the limit on large pipes
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         return cls(process, pipe, folder)
 
-    async def line(self) -> bytes:
-        """The next one that the command says; b"" at its end."""
+    async def readline(self) -> bytes:
+        """Return the next line that the command prints; b"" at the end."""
         return await self._stdout.readline()
 
-    async def send(self, source: Path, at: int) -> AsyncGenerator[int, None]:
-        """The file from there on, and its end; the bytes of each step. The kernel hands them over, uncopied."""
-        with source.open("rb") as file, contextlib.suppress(BrokenPipeError):  # who no longer reads says why
-            while count := await self._step(file.fileno(), at):
-                at += count
+    async def send(self, source: Path, offset: int) -> AsyncGenerator[int, None]:
+        """Send the file from this offset, then the end of input. Yield the number of bytes of each step.
+
+        The kernel moves the bytes without copying them through this process.
+        """
+        # After a broken pipe the command says why it has stopped reading.
+        with source.open("rb") as file, contextlib.suppress(BrokenPipeError):
+            while count := await self._step(file.fileno(), offset):
+                offset += count
                 yield count
         self._end_input()
 
-    async def _step(self, source: int, at: int) -> int:
+    async def _step(self, source: int, offset: int) -> int:
         while True:
             try:
-                return os.sendfile(self._pipe, source, at, PIPE_BYTES)
+                return os.sendfile(self._pipe, source, offset, PIPE_BYTES)
             except BlockingIOError:
                 await _writable(self._pipe)
 
-    async def last_word(self) -> bytes:
-        return await last_word(self._stdout)
+    async def read_rest(self) -> bytes:
+        """Return what the command prints until it ends."""
+        return await read_rest(self._stdout)
 
-    async def ended_early(self) -> bool:
-        """Whether the connection ended, and not the command."""
+    async def connection_ended(self) -> bool:
+        """Wait for the end. Return whether the connection ended before the command did."""
         return await self._process.wait() == 255
 
     def abandon(self, _: object) -> None:
-        """At once: whoever waits for it is told that it has ended."""
+        """Kill the process: waiting reads and writes then end."""
         self._kill()
 
     def _kill(self) -> None:
@@ -130,7 +135,7 @@ async def _started(words: list[str], stdin: int, how: Dialing) -> asyncio.subpro
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
             env=_environment(how),
-            start_new_session=True,  # no terminal that it could ask on
+            start_new_session=True,  # without a terminal it cannot prompt
         )
     finally:
         os.close(stdin)
@@ -139,20 +144,20 @@ async def _started(words: list[str], stdin: int, how: Dialing) -> asyncio.subpro
 async def _writable(descriptor: int) -> None:
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(descriptor, _tell, ready)
+    loop.add_writer(descriptor, _set_done, ready)
     try:
         await ready
     finally:
         loop.remove_writer(descriptor)
 
 
-def _tell(ready: asyncio.Future[None]) -> None:
+def _set_done(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)
 
 
 def arguments(node: Node, how: Dialing, known_hosts: str, host_key: str) -> list[str]:
-    """Of ssh, up to the command: the login of `dial.dial`, and nothing else that a configuration may ask for."""
+    """Return the arguments of ssh before the command: the login of `connect.dial`, without forwardings and the like."""
     kind = host_key.split()[0]
     options = {
         "BatchMode": "yes",

@@ -18,7 +18,7 @@ from sshgrid.errors import LoginRefused, NodeUnfit, UsageError
 from sshgrid.model import Node
 from sshgrid.ssh.channels import RemoteShell
 from sshgrid.ssh.connect import Dialing, blame_in_use, config_files, dial, end
-from sshgrid.ssh.link import contact_script
+from sshgrid.ssh.library import contact_script
 from sshgrid.ssh.parsers import Found, parse_contact
 
 DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
@@ -55,7 +55,7 @@ async def _asked(node: Node, how: Dialing, script: bytes, password: str | None =
     try:
         with blame_in_use(node):
             shell = await RemoteShell.open(node, connection)
-            return (await shell.ask(script))[1]
+            return (await shell.request(script))[1]
     finally:
         await end(connection)
 

@@ -120,7 +120,7 @@ class Host:
         """Everything of this grid is cleaned away, and it is."""
         self.silent = False
         link = await self.open()
-        if runs := await link.runs(self.grid):
-            await link.clean(runs)
-        assert await link.runs(self.grid) == []
+        if runs := await link.runs.names(self.grid):
+            await link.runs.clean(runs)
+        assert await link.runs.names(self.grid) == []
         await self.close()

@@ -180,7 +180,7 @@ async def test_what_a_long_task_prints_is_seen_while_it_runs_and_nothing_twice(h
     long = told.task(batch.tasks[0])
     await until(lambda: (long["stdout"], long["stderr"]) == (b"first\n", b"error\n"), "its first words")
     assert batch.tasks[0].run not in told.finishes
-    host.link._connection.abort()  # type: ignore[union-attr]
+    host.link.control.connection.abort()  # type: ignore[union-attr]
     go.touch()
     await running
     assert told.outcomes(batch) == [Exited(0)] * 2
@@ -210,7 +210,7 @@ async def test_F3_after_a_lost_connection_the_rest_is_read_and_nothing_twice(hos
     for cut in (10, 60, 120):
         await until(lambda cut=cut: len(told.finishes) >= cut or running.done(), "tasks to end")  # type: ignore[misc]
         assert host.link
-        host.link._connection.abort()
+        host.link.control.connection.abort()
     await running
     assert told.outcomes(batch) == [Exited(0)] * 200
     assert [told.sinks[order.run]["stdout"] for order in batch.tasks] == [b"%d\n" % number for number in range(200)]
@@ -330,7 +330,7 @@ async def test_more_tasks_that_were_cut_off_end_once(host: Host) -> None:
     assert host.link
     extending = asyncio.create_task(extend(host, batch, told, more))
     await asyncio.sleep(0)
-    host.link._connection.abort()
+    host.link.control.connection.abort()
     assert await extending
     assert not await extend(host, batch, told, batch_of(host, b"sleep 0.5", 1).tasks)
     await running

@@ -22,7 +22,7 @@ from sshgrid.engines.launch import RunSpec
 from sshgrid.errors import Dropped
 from sshgrid.model import CompileFailed, Exited, Node, Step, ToolchainBroken
 from sshgrid.spool.spool import Spool
-from sshgrid.ssh.link import Link
+from sshgrid.ssh.builds import BuildVerbs
 from tests.edge.engine_hosts import Host, Kept
 from tests.edge.shells import ShellNode
 
@@ -284,14 +284,14 @@ async def test_a_connection_that_breaks_while_a_build_is_brought(
     one, two, _ = grid.hosts
     await grid.run(COPY, one)
     verb, host = {"builder": ("pack", one), "receiver": ("unpack", two)}[who]
-    whole = getattr(Link, verb)
+    whole = getattr(BuildVerbs, verb)
 
-    async def broken(link: Link, *words: object) -> str:
-        monkeypatch.setattr(Link, verb, whole)
-        await link.close()
-        raise Dropped(link.node.name, "cut")
+    async def broken(builds: BuildVerbs, *words: object) -> str:
+        monkeypatch.setattr(BuildVerbs, verb, whole)
+        await builds._control.close()
+        raise Dropped(builds._control.node.name, "cut")
 
-    monkeypatch.setattr(Link, verb, broken)
+    monkeypatch.setattr(BuildVerbs, verb, broken)
     if host is two:
         with pytest.raises(Dropped):
             await grid.run(COPY, two)

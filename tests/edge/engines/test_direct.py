@@ -31,7 +31,8 @@ from sshgrid.model import (
     TimedOut,
     ToolchainBroken,
 )
-from sshgrid.ssh.link import LIBRARY_NAME, Link
+from sshgrid.ssh.library import LIBRARY_NAME
+from sshgrid.ssh.link import Link
 from tests.edge.engine_hosts import Host, Kept
 from tests.lab.machine import descendants, is_alive
 
@@ -83,9 +84,9 @@ async def test_facts_samples_and_a_quiet_end(host: Host) -> None:
     await link.close()
     assert isinstance(link.lost.result(), Dropped)
     with pytest.raises(Dropped):
-        await link.poll(["ab-1.1"])
+        await link.runs.poll(["ab-1.1"])
     with pytest.raises(Dropped):
-        await link.start("ab-1.1", 1e9, b"", "b", [], [])
+        await link.runs.start("ab-1.1", 1e9, b"", "b", [], [])
 
 
 async def test_a_question_that_nobody_waits_for_any_more_does_not_shift_the_answers(host: Host) -> None:
@@ -97,7 +98,7 @@ async def test_a_question_that_nobody_waits_for_any_more_does_not_shift_the_answ
         (run / name).write_bytes(content)
 
     async def ask(name: str) -> bool:
-        return await link.piece(run.name, name, 0, 10**6) == contents[name]
+        return await link.runs.piece(run.name, name, 0, 10**6) == contents[name]
 
     right = 0
     for _ in range(15):
@@ -114,13 +115,18 @@ async def test_a_question_that_nobody_waits_for_any_more_does_not_shift_the_answ
 
 async def test_a_connection_that_breaks_under_a_question_is_dropped_not_unreachable(host: Host) -> None:
     link = await host.open()
-    asking = [asyncio.create_task(link.poll(["ab-1.1"])) for _ in range(3)]
+    asking = [asyncio.create_task(link.runs.poll(["ab-1.1"])) for _ in range(3)]
     await asyncio.sleep(0)
-    link._connection.abort()
+    link.control.connection.abort()
     for answer in await asyncio.gather(*asking, return_exceptions=True):
         assert isinstance(answer, Dropped)
     await asyncio.wait_for(asyncio.shield(link.lost), 5)
-    for verb in (link.signal("ab-1.1", "TERM"), link.clean(["ab-1.1"]), link.claim("ab-1.1"), link.runs("ab")):
+    for verb in (
+        link.runs.signal("ab-1.1", "TERM"),
+        link.runs.clean(["ab-1.1"]),
+        link.runs.claim("ab-1.1"),
+        link.runs.names("ab"),
+    ):
         with pytest.raises(Dropped):
             await verb
 
@@ -139,10 +145,10 @@ async def test_a_verb_library_that_a_power_cut_has_emptied_is_written_again(host
 
 async def test_a_slow_answer_is_waited_for_as_long_as_something_comes(host: Host) -> None:
     link = await host.open()
-    status, output = await link._control.ask(b"for i in 1 2 3 4 5 6; do sleep 0.2; echo $i; done", 0.6)
+    status, output = await link.control.shell.request(b"for i in 1 2 3 4 5 6; do sleep 0.2; echo $i; done", 0.6)
     assert (status, output) == (0, b"1\n2\n3\n4\n5\n6\n")
     with pytest.raises(Dropped, match=r"no answer for 0\.3 s"):
-        await link._control.ask(b"sleep 1", 0.3)
+        await link.control.shell.request(b"sleep 1", 0.3)
 
 
 # --- uploads ----------------------------------------------------------------------------------------------------------
@@ -155,7 +161,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 async def link_by(host: Host, way: str) -> Link:
     link = await host.open()
-    link.cargo.has_sftp = way == "sftp"
+    link.transfer.has_sftp = way == "sftp"
     return link
 
 
@@ -167,26 +173,26 @@ async def test_F25_what_arrives_is_what_was_sent_or_is_no_object(host: Host, way
     link = await link_by(host, way)
     content = Random(2).randbytes(3_000_001)
     sha256 = host.put(content)
-    assert await link.cargo.upload(sha256, host.blobs / sha256) == len(content)
-    assert await link.cargo.lacking([sha256, "0" * 64]) == ["0" * 64]
+    assert await link.transfer.upload(sha256, host.blobs / sha256) == len(content)
+    assert await link.transfer.missing([sha256, "0" * 64]) == ["0" * 64]
     assert (Path(host.node.workdir) / "objects" / sha256).read_bytes() == content
     wrong = hashlib.sha256(b"something else").hexdigest()
     with pytest.raises(NodeUnfit, match="corrupt"):
-        await link.cargo.upload(wrong, host.blobs / sha256)
+        await link.transfer.upload(wrong, host.blobs / sha256)
     assert objects(host) == [sha256]
 
 
 async def test_F25_an_upload_that_is_cut_never_becomes_an_object(host: Host, way: str) -> None:
     link = await link_by(host, way)
     sha256 = host.put(bytes(60_000_000))
-    uploading = asyncio.create_task(link.cargo.upload(sha256, host.blobs / sha256))
+    uploading = asyncio.create_task(link.transfer.upload(sha256, host.blobs / sha256))
     await until(lambda: bool(objects(host)), "a part to arrive")
-    link._connection.abort()
+    link.control.connection.abort()
     with pytest.raises(Dropped):
         await uploading
     link = await link_by(host, way)
-    assert await link.cargo.lacking([sha256]) == [sha256]
-    await link.cargo.upload(sha256, host.blobs / sha256)
+    assert await link.transfer.missing([sha256]) == [sha256]
+    await link.transfer.upload(sha256, host.blobs / sha256)
     assert sha256 in objects(host)
 
 
@@ -206,7 +212,7 @@ async def test_F24_an_upload_to_a_full_disk_is_the_node_s_fault_and_takes_no_roo
     link = await link_by(host, way)
     sha256 = host.put(bytes(5_000_000))
     with pytest.raises(NodeUnfit, match="disk full"):
-        await link.cargo.upload(sha256, host.blobs / sha256)
+        await link.transfer.upload(sha256, host.blobs / sha256)
     assert objects(host) == []
     assert not link.lost.done()
 
@@ -251,7 +257,7 @@ async def test_F8_a_connection_that_breaks_again_and_again_costs_a_run_nothing(h
     for size in (500, 5000, 15000):
         await until(lambda size=size: len(sink["stdout"]) > size, f"{size} bytes")  # type: ignore[misc]
         assert host.link
-        host.link._connection.abort()
+        host.link.control.connection.abort()
     assert (await running).outcome == Exited(0)
     assert sink["stdout"] == b"".join(b"line %d\n" % number for number in range(3000))
     assert (Path(host.node.workdir) / "started").read_text() == "x\n"
@@ -280,7 +286,7 @@ async def test_F11_a_run_that_never_began_cannot_begin_after_it_was_looked_for(h
     with pytest.raises(NodeUnfit, match="never began"):
         await host.run(order, resume=True)
     link = await host.open()
-    assert not await link.claim(order.run)
+    assert not await link.runs.claim(order.run)
 
 
 async def test_a_run_that_was_refused_is_not_waited_for(host: Host) -> None:
@@ -315,7 +321,7 @@ async def test_a_silent_host_is_told_as_dropped_when_patience_ends(host: Host) -
     await begun(host, order)
     host.silent = True
     assert host.link
-    host.link._connection.abort()
+    host.link.control.connection.abort()
     with pytest.raises(Dropped):
         await running
 
@@ -385,8 +391,10 @@ async def test_a_program_that_cannot_be_started_is_the_node_s_fault(host: Host) 
     await host.engine.runs._starter.start(msgspec.structs.replace(order, interactive=True), Kept())
     (Path(host.node.workdir) / "objects" / order.program.stdin.sha256).unlink()
     link = await host.open()
-    await link._ask("eval", f"INTERACTIVE=0; sed -i s/INTERACTIVE=1/INTERACTIVE=0/ $W/runs/{order.run}/job.sh")
-    link._starter.write(f"launch {order.run}\n".encode())  # type: ignore[union-attr]
+    await link.control.request(
+        "eval", f"INTERACTIVE=0; sed -i s/INTERACTIVE=1/INTERACTIVE=0/ $W/runs/{order.run}/job.sh"
+    )
+    link.runs._starter.shell.write(f"launch {order.run}\n".encode())
     finish = await host.run(order, resume=True)
     assert isinstance(finish.outcome, HostLost)
     assert "could not be started" in finish.outcome.reason

@@ -53,7 +53,7 @@ async def test_what_is_old_goes_and_what_a_run_names_or_was_used_lately_stays(li
     put(work / "builds" / f"{E}.used", OLD)
     put(work / "runs" / "0-1.1" / "job.sh", NOW)
     (work / "runs" / "0-1.1" / "job.sh").write_text(f"BUILD={F}\nlayout() {{\n  place {B} a.c 644\n}}\n")
-    await link.sweep(14, 1 << 30)
+    await link.maintenance.prune(14, 1 << 30)
     assert names(work / "objects") == [B]
     assert names(work / "builds") == [C, f"{C}.used"]
 
@@ -62,14 +62,14 @@ async def test_of_too_much_the_least_recently_used_goes_first(link: Link) -> Non
     work = Path(link.facts.workdir)
     for name, age in ((A, TODAY + 600), (B, TODAY), (C, NOW)):
         put(work / "objects" / name, age, 3 << 20)
-    await link.sweep(14, 7 << 20)
+    await link.maintenance.prune(14, 7 << 20)
     assert names(work / "objects") == [B, C]
 
 
 async def test_what_was_used_within_the_hour_stays_even_when_it_is_too_much(link: Link) -> None:
     work = Path(link.facts.workdir)
     put(work / "objects" / A, NOW, 3 << 20)
-    await link.sweep(14, 1 << 20)
+    await link.maintenance.prune(14, 1 << 20)
     assert names(work / "objects") == [A]
 
 
@@ -77,12 +77,12 @@ async def test_F25_what_is_left_of_a_cut_upload_goes_and_one_under_way_stays(lin
     work = Path(link.facts.workdir)
     put(work / "objects" / "0123456789abcdef.0a0b", TODAY)
     put(work / "objects" / "0123456789abcdef.0c0d", NOW)
-    await link.sweep(14, 1 << 30)
+    await link.maintenance.prune(14, 1 << 30)
     assert names(work / "objects") == ["0123456789abcdef.0c0d"]
 
 
 async def test_a_sweep_leaves_nothing_of_its_own(link: Link) -> None:
     work = Path(link.facts.workdir)
     before = names(work)
-    await link.sweep(14, 0)
+    await link.maintenance.prune(14, 0)
     assert names(work) == before

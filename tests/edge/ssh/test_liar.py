@@ -245,8 +245,8 @@ async def test_F25_an_sftp_that_confirms_and_keeps_nothing_is_found_out(liar: Ne
     (tmp_path / "file").write_bytes(content)
     async with opened(node_of(liar(Mode.SFTP_LIES), tmp_path)) as link:
         with pytest.raises(NodeUnfit, match="an upload arrived"):
-            await link.cargo.upload(sha256, tmp_path / "file")
-        assert await link.cargo.lacking([sha256]) == [sha256]
+            await link.transfer.upload(sha256, tmp_path / "file")
+        assert await link.transfer.missing([sha256]) == [sha256]
         assert not link.lost.done(), "the node still works"
 
 

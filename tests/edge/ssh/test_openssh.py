@@ -9,7 +9,7 @@ import pytest
 
 from sshgrid.model import Node
 from sshgrid.ssh.connect import Dialing
-from sshgrid.ssh.openssh import OpensshTransfer, arguments
+from sshgrid.ssh.openssh import OpensshUpload, arguments
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ"
 
@@ -70,6 +70,6 @@ async def test_an_ssh_that_cannot_be_used_is_none_and_leaves_nothing(
         temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     before = set(Path("/proc/self/fd").iterdir())
-    assert await OpensshTransfer.open(Node("n", host="h"), Dialing(ssh_config=""), KEY, "true") is None
+    assert await OpensshUpload.open(Node("n", host="h"), Dialing(ssh_config=""), KEY, "true") is None
     assert set(Path("/proc/self/fd").iterdir()) == before
     assert not temporary.exists() or list(temporary.iterdir()) == []

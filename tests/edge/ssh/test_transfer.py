@@ -22,7 +22,7 @@ from sshgrid.model import Exited, HostLost, Node, SourceFile
 from sshgrid.notation import globs
 from sshgrid.ssh import transfer
 from sshgrid.ssh.link import Link
-from sshgrid.ssh.openssh import OpensshTransfer
+from sshgrid.ssh.openssh import OpensshUpload
 from tests.edge.engine_hosts import Host, Kept
 from tests.lab.machine import is_alive
 
@@ -53,10 +53,10 @@ async def test_many_small_files_are_one_step_and_large_ones_one_each(host: Host)
     small = [host.put(dice.randbytes(dice.randrange(5000))) for _ in range(300)]
     large = [host.put(dice.randbytes(200_000)) for _ in range(2)]
     sources = [(sha256, host.blobs / sha256) for sha256 in (*small, *large)]
-    steps = [count async for count in link.cargo.upload_all(sources)]
+    steps = [count async for count in link.transfer.upload_all(sources)]
     assert (len(steps), steps[1:]) == (3, [200_000, 200_000])
     assert objects(host) == {*small, *large}
-    assert await link.cargo.lacking([*small, *large]) == []
+    assert await link.transfer.missing([*small, *large]) == []
     for sha256, source in sources:
         assert (Path(host.node.workdir) / "objects" / sha256).read_bytes() == source.read_bytes()
 
@@ -66,7 +66,7 @@ async def test_F25_a_stream_with_one_wrong_file_leaves_none(host: Host) -> None:
     shas = [host.put(f"{number}".encode()) for number in range(10)]
     (host.blobs / shas[7]).write_bytes(b"something else")
     with pytest.raises(NodeUnfit, match="corrupt"):
-        async for _ in link.cargo.upload_all([(sha256, host.blobs / sha256) for sha256 in shas]):
+        async for _ in link.transfer.upload_all([(sha256, host.blobs / sha256) for sha256 in shas]):
             pass
     assert objects(host) == set()
 
@@ -78,16 +78,16 @@ async def test_F25_a_stream_that_is_cut_leaves_no_object(host: Host, monkeypatch
 
     def cut(_: object) -> Iterator[bytes]:
         yield from whole[:5]
-        link._connection.abort()
+        link.control.connection.abort()
         yield from whole[5:]
 
     monkeypatch.setattr(transfer, "_archive", cut)
     with pytest.raises(Dropped):
-        await anext(link.cargo.upload_all(sources))
+        await anext(link.transfer.upload_all(sources))
     monkeypatch.undo()
     link = await host.open()
-    assert len(await link.cargo.lacking([sha256 for sha256, _ in sources])) == 10
-    assert [count async for count in link.cargo.upload_all(sources)] == [sum(map(len, whole))]
+    assert len(await link.transfer.missing([sha256 for sha256, _ in sources])) == 10
+    assert [count async for count in link.transfer.upload_all(sources)] == [sum(map(len, whole))]
 
 
 STEP_BYTES = 4 << 20  # of remote/node.sh: a part that was cut goes on at a multiple of it
@@ -97,12 +97,12 @@ async def cut_upload(host: Host, content: bytes) -> tuple[str, Path]:
     """An upload whose connection ends in the middle: its digest, and the part that is left."""
     link = await host.open()
     sha256 = host.put(content)
-    uploading = asyncio.create_task(link.cargo.upload(sha256, host.blobs / sha256))
+    uploading = asyncio.create_task(link.transfer.upload(sha256, host.blobs / sha256))
     part = Path(host.node.workdir) / "objects" / f"{sha256}.part"
     async with asyncio.timeout(20):
         while not part.exists() or part.stat().st_size < 3 * STEP_BYTES:  # noqa: ASYNC110 - of others
             await asyncio.sleep(0.001)
-    link._connection.abort()
+    link.control.connection.abort()
     with pytest.raises(Dropped):
         await uploading
     writer = part.with_suffix(".by")
@@ -119,7 +119,7 @@ async def test_only_the_rest_of_a_cut_upload_is_sent(host: Host) -> None:
     there = part.stat().st_size // STEP_BYTES * STEP_BYTES
     assert there > 0
     link = await host.open()
-    assert await link.cargo.upload(sha256, host.blobs / sha256) == len(content) - there
+    assert await link.transfer.upload(sha256, host.blobs / sha256) == len(content) - there
     assert objects(host) == {sha256}
     assert part.with_suffix("").read_bytes() == content
 
@@ -131,7 +131,7 @@ async def test_F25_what_was_left_of_an_upload_and_is_wrong_costs_a_full_one(host
     with part.open("r+b") as file:
         file.write(b"something else")
     link = await host.open()
-    assert await link.cargo.upload(sha256, host.blobs / sha256) == 2 * len(content) - there
+    assert await link.transfer.upload(sha256, host.blobs / sha256) == 2 * len(content) - there
     assert objects(host) == {sha256}
     assert part.with_suffix("").read_bytes() == content
 
@@ -141,7 +141,7 @@ async def test_F25_what_was_left_and_is_longer_than_the_file_is_not_taken(host: 
     content = Random(5).randbytes(9_000_000)
     sha256 = host.put(content)
     (Path(host.node.workdir) / "objects" / f"{sha256}.part").write_bytes(content + b"more")
-    assert await link.cargo.upload(sha256, host.blobs / sha256) == len(content)
+    assert await link.transfer.upload(sha256, host.blobs / sha256) == len(content)
     assert objects(host) == {sha256}
 
 
@@ -151,15 +151,15 @@ async def test_where_the_systems_ssh_gets_nowhere_the_connection_carries(
     link = await host.open()
     tries: list[str] = []
 
-    async def nowhere(command: str) -> OpensshTransfer:
+    async def nowhere(command: str) -> OpensshUpload:
         tries.append(command)
         process = await asyncio.create_subprocess_exec("false", stdout=asyncio.subprocess.PIPE)
-        return OpensshTransfer(process, os.open(os.devnull, os.O_WRONLY), str(tmp_path / "known"))
+        return OpensshUpload(process, os.open(os.devnull, os.O_WRONLY), str(tmp_path / "known"))
 
-    monkeypatch.setattr(link.cargo, "_carrier", nowhere)
+    monkeypatch.setattr(link.transfer, "_open_openssh", nowhere)
     for number in range(2):
         sha256 = host.put(bytes([number]) * 40_000_000)
-        assert await link.cargo.upload(sha256, host.blobs / sha256) == 40_000_000
+        assert await link.transfer.upload(sha256, host.blobs / sha256) == 40_000_000
         assert sha256 in objects(host)
     assert len(tries) == 1, "it is not tried again on this connection"
 
@@ -173,15 +173,15 @@ async def test_who_gives_up_before_the_node_has_answered_leaves_no_process_and_n
     folder.mkdir()
     processes = []
 
-    async def mute(_: str) -> OpensshTransfer:
+    async def mute(_: str) -> OpensshUpload:
         process = await asyncio.create_subprocess_exec("sleep", "60", stdout=asyncio.subprocess.PIPE)
         processes.append(process)
         begun.set()
-        return OpensshTransfer(process, os.open(os.devnull, os.O_WRONLY), str(folder))
+        return OpensshUpload(process, os.open(os.devnull, os.O_WRONLY), str(folder))
 
-    monkeypatch.setattr(link.cargo, "_carrier", mute)
+    monkeypatch.setattr(link.transfer, "_open_openssh", mute)
     sha256 = host.put(bytes(40_000_000))
-    upload = asyncio.create_task(link.cargo.upload(sha256, host.blobs / sha256))
+    upload = asyncio.create_task(link.transfer.upload(sha256, host.blobs / sha256))
     await begun.wait()
     upload.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -204,7 +204,7 @@ async def test_two_uploads_of_one_file_at_once_leave_one_whole_object(host: Host
     content = Random(6).randbytes(30_000_000)
     sha256 = host.put(content)
     links = [await another_link(host), await another_link(host)]
-    sent = await asyncio.gather(*(link.cargo.upload(sha256, host.blobs / sha256) for link in links))
+    sent = await asyncio.gather(*(link.transfer.upload(sha256, host.blobs / sha256) for link in links))
     assert max(sent) == len(content)
     assert objects(host) == {sha256}
     assert (Path(host.node.workdir) / "objects" / sha256).read_bytes() == content
@@ -217,7 +217,7 @@ async def test_an_upload_that_stands_still_is_taken_over(host: Host) -> None:
     content = Random(7).randbytes(30_000_000)
     sha256 = host.put(content)
     first = await another_link(host)
-    begun = first.cargo._upload(sha256, host.blobs / sha256)
+    begun = first.transfer._upload(sha256, host.blobs / sha256)
     for _ in range(60):
         await anext(begun)  # and nobody asks for more
     part = Path(host.node.workdir) / "objects" / f"{sha256}.part"
@@ -227,7 +227,7 @@ async def test_an_upload_that_stands_still_is_taken_over(host: Host) -> None:
             seen = part.stat().st_size
             await asyncio.sleep(0.5)
     second = await another_link(host)
-    assert await second.cargo.upload(sha256, host.blobs / sha256) < len(content)
+    assert await second.transfer.upload(sha256, host.blobs / sha256) < len(content)
     assert objects(host) == {sha256}
     assert sum([count async for count in begun]) < len(content), "the first one has not seen that it is there"
     assert objects(host) == {sha256}
@@ -355,13 +355,13 @@ async def test_what_another_run_is_to_read_is_not_lent_away(host: Host) -> None:
     reads, takes = host.order(b"cksum\n"), host.order(b"cksum <big\n")
     reads = msgspec.structs.replace(reads, program=msgspec.structs.replace(reads.program, stdin=big))
     takes = msgspec.structs.replace(takes, program=msgspec.structs.replace(takes.program, data=(big,)), lend=True)
-    await link.cargo.upload(big.sha256, host.blobs / big.sha256)
+    await link.transfer.upload(big.sha256, host.blobs / big.sha256)
     script = job_script(reads, link.facts)
     layout = sorted({file.sha256 for _, file in reads.recipe.layout})
     for sha256 in layout:
-        await link.cargo.upload(sha256, host.blobs / sha256)
+        await link.transfer.upload(sha256, host.blobs / sha256)
     until = host.uptime_now() + 60
-    started = await link.start(reads.run, until, script, reads.recipe.build_key, needed(reads), layout, "prepare")
+    started = await link.runs.start(reads.run, until, script, reads.recipe.build_key, needed(reads), layout, "prepare")
     assert started.word == "claimed"
     assert (await host.run(takes)).outcome == Exited(0)
     assert big.sha256 in objects(host)
@@ -389,7 +389,7 @@ async def test_F24_data_that_does_not_fit_is_the_node_s_fault(host: Host) -> Non
     (host.blobs / sha256).write_bytes(b"no archive")
     link = await host.open()
     (Path(host.node.workdir) / "objects" / sha256).write_bytes(b"no archive")
-    assert await link.cargo.lacking([sha256]) == []
+    assert await link.transfer.missing([sha256]) == []
     kept = Kept()
     outcome = (await host.run(order, kept)).outcome
     assert isinstance(outcome, HostLost)
@@ -429,14 +429,14 @@ async def test_a_file_that_cannot_be_read_is_told_and_the_others_come(host: Host
     order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, fetch=("*",)))
     await host.run(order)
     link = await host.open()
-    archive = b"".join([piece async for piece in link.cargo.archive(order.run, ["a", "gone", "b"])])
+    archive = b"".join([piece async for piece in link.transfer.archive(order.run, ["a", "gone", "b"])])
     assert contents(archive) == {"./a": b"1\n", "./b": b"2\n"}
-    assert b"gone" in await link.piece(order.run, "fetch.err", 0, 1000)
+    assert b"gone" in await link.runs.piece(order.run, "fetch.err", 0, 1000)
 
 
 async def test_without_tar_files_come_piece_by_piece(host: Host) -> None:
     link = await host.open()
-    link.facts = msgspec.structs.replace(link.facts, helpers=link.facts.helpers - {"tar"})
+    link.control.facts = msgspec.structs.replace(link.facts, helpers=link.facts.helpers - {"tar"})
     order = host.order(b"mkdir out; head -c 3000000 /dev/zero >out/big; echo x >out/small; : >out/empty\n")
     order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, fetch=("out",)))
     kept = Kept()
@@ -474,7 +474,7 @@ def test_the_listing_is_the_same_under_every_shell(tmp_path: Path, shell: str) -
     (tmp_path / "w/out").symlink_to("/etc/passwd")
     (tmp_path / "w/dir").symlink_to("d")
     os.mkfifo(tmp_path / "w/fifo")
-    script = b'%s\nprintf "%%s\\n" "$answer"\n' % transfer._FILES
+    script = b'%s\nprintf "%%s\\n" "$answer"\n' % transfer._LIST
     words = ["sh"] if shell == "busybox" else []
     done = subprocess.run(
         [shell, *words, "-s", str(tmp_path / "w"), *globs.where(["**"])], input=script, capture_output=True, check=True

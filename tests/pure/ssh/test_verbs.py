@@ -1,4 +1,4 @@
-"""What the master asks of a node is what the node knows: a verb that is missing there would fail without a word."""
+"""The shell functions that the master calls exist in the scripts for nodes: a missing one would fail silently there."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from pathlib import Path
 import sshgrid
 
 ROOT = Path(sshgrid.__file__).parent
-SHELL_WORDS = {"eval"}
+BUILTINS = {"eval"}
 
 
-def test_every_verb_that_a_link_asks_for_is_a_function_of_the_nodes_scripts() -> None:
-    asked = set(re.findall(r'_ask\(\s*"(\w+)"', (ROOT / "nodes.py").read_text())) - SHELL_WORDS
+def test_every_requested_verb_is_a_function_of_the_scripts_for_nodes() -> None:
+    code = "".join(path.read_text() for path in (ROOT / "ssh").glob("*.py"))
+    requested = set(re.findall(r'\.request\(\s*"(\w+)"', code)) - BUILTINS
+    started = set(re.findall(r'words = \("(\w+)", batch', code))
     scripts = "".join((ROOT / "remote" / name).read_text() for name in ("node.sh", "batch.sh"))
     known = set(re.findall(r"^(\w+)\(\) ", scripts, re.MULTILINE))
-    assert {"poll", "piece", "renew", "clean"} <= asked
-    assert asked <= known
+    assert {"poll", "piece", "renew", "clean", "have"} <= requested
+    assert started == {"more"}
+    assert {*requested, *started, "start", "prepare"} <= known

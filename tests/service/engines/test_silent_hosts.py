@@ -27,10 +27,8 @@ ENDED = RunLook(True, True, True, False, True, record=RunRecord(7, "run", 1.0, 2
 FACTS = Facts("Linux", "x86_64", "glibc 2.36", 4, 8 << 30, "boot", 1000, "/var/tmp/sshgrid-1000", "session")
 
 
-class SilentLink:
-    """Answers what it is told to; a start is never answered."""
-
-    facts = FACTS
+class SilentRuns:
+    """The verbs for runs of a node that never answers a start."""
 
     def __init__(self, look: RunLook) -> None:
         self.look = look
@@ -53,6 +51,13 @@ class SilentLink:
 
     def wakeup(self, _run: str) -> asyncio.Event:
         return asyncio.Event()
+
+
+class SilentLink:
+    facts = FACTS
+
+    def __init__(self, look: RunLook) -> None:
+        self.runs = SilentRuns(look)
 
 
 class Host:
@@ -139,7 +144,7 @@ async def test_F12_a_start_that_never_arrived_is_forestalled_and_the_job_moves()
     link = SilentLink(RunLook())
     with pytest.raises(NeverBegan):
         await engine(link).runs.run(order(OnHostLoss.RELAUNCH), Sink())
-    assert link.claimed == ["f00d-1.1"]
+    assert link.runs.claimed == ["f00d-1.1"]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +153,7 @@ async def test_F12_a_start_that_never_arrived_is_forestalled_and_the_job_moves()
 async def test_F5_a_start_is_never_later_than_its_lease(on_host_loss: OnHostLoss, seconds: float) -> None:
     link = SilentLink(ENDED)
     await engine(link).runs.run(order(on_host_loss), Sink())
-    assert link.not_after == UPTIME + seconds
+    assert link.runs.not_after == UPTIME + seconds
 
 
 @pytest.mark.parametrize("worked_seconds", [0.0, 0.6])
