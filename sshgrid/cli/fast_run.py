@@ -18,9 +18,9 @@ class ParsedRun:
     """The result of parsing: `settings` for the session, FILE, ARGS, and a value for each option of `run`."""
 
     def __init__(
-        self, settings: Mapping[str, Any], file: str, args: tuple[str, ...], wanted: Mapping[str, Any]
+        self, settings: Mapping[str, Any], file: str, args: tuple[str, ...], options: Mapping[str, Any]
     ) -> None:
-        self.settings, self.file, self.args, self.wanted = settings, file, args, wanted
+        self.settings, self.file, self.args, self.options = settings, file, args, options
 
 
 def _by_flag(options: Iterable[Option]) -> dict[str, Option]:
@@ -34,26 +34,26 @@ _RUN = _by_flag(options_of("run"))
 def parse(argv: Sequence[str]) -> ParsedRun | None:
     """The meaning of these arguments, or None when click must parse them."""
     settings: dict[str, Any] = {}
-    wanted = defaults_of("run")
+    options = defaults_of("run")
     rest = list(reversed(argv))
     verb = ""
     while rest:
         argument = rest.pop()
         if argument == "-" or not argument.startswith("-"):
             if verb and argument:
-                return ParsedRun(settings, argument, tuple(reversed(rest)), wanted)
+                return ParsedRun(settings, argument, tuple(reversed(rest)), options)
             verb = argument
             if verb != "run":
                 return None
-        elif not _take(argument, rest, settings, _GLOBAL) and not (verb and _take(argument, rest, wanted, _RUN)):
+        elif not _take(argument, rest, settings, _GLOBAL) and not (verb and _take(argument, rest, options, _RUN)):
             return None
     return None
 
 
-def _take(argument: str, rest: list[str], values: dict[str, Any], options: Mapping[str, Option]) -> bool:
-    """Store one option and its value in `values`. False when it is not one of `options` or its value is missing."""
+def _take(argument: str, rest: list[str], values: dict[str, Any], known: Mapping[str, Option]) -> bool:
+    """Store one option and its value in `values`. False when it is not one of `known` or its value is missing."""
     flag, equals, value = argument.partition("=") if argument.startswith("--") else (argument, "", "")
-    option = options.get(flag)
+    option = known.get(flag)
     if option is None:
         return False
     if option.kind == FLAG:
@@ -73,4 +73,4 @@ def run(parsed: ParsedRun, session: Session) -> int:
         setattr(session, name, value)
     from sshgrid.client import run_job
 
-    return reporting_errors(session, lambda: run_job.run(session, parsed.file, parsed.args, parsed.wanted))
+    return reporting_errors(session, lambda: run_job.run(session, parsed.file, parsed.args, parsed.options))

@@ -152,8 +152,8 @@ def _from_ansible(name: str) -> Imported:
         hint = f"ansible-inventory -i {shlex.quote(name)} --list --yaml >hosts.yaml"
         raise UsageError(f"{name} is {kind}, which only Ansible can read", hint)
     found = foreign.from_ansible(_foreign_text(path), path.name)
-    beside = [folder for folder in ("group_vars", "host_vars") if (path.parent / folder).is_dir()]
-    found.notes += [f"the folder {folder}/ was not read" for folder in beside]
+    unread = [folder for folder in ("group_vars", "host_vars") if (path.parent / folder).is_dir()]
+    found.notes += [f"the folder {folder}/ was not read" for folder in unread]
     return found
 
 

@@ -35,13 +35,13 @@ def accept(session: Session, nodes: Iterable[Node]) -> None:
             found = unknown_host_key(node, how)
             if found is None:
                 break
-            confirm(session, node, *found, ask=False)
+            confirm(session, node, *found, prompt=False)
 
 
-def confirm(session: Session, node: Node, fingerprint: str, line: str, *, ask: bool) -> None:
+def confirm(session: Session, node: Node, fingerprint: str, line: str, *, prompt: bool) -> None:
     """Show a host key, ask for confirmation, and add it to known_hosts. HostKeyUnknown when the user declines."""
     session.warn(f"{node.name}: host key {fingerprint} of {line.split()[0]}")
-    if ask and not session.confirm("Is this the key of that machine?", "repeat the command with --accept-new"):
+    if prompt and not session.confirm("Is this the key of that machine?", "repeat the command with --accept-new"):
         raise HostKeyUnknown(node.name, f"unknown host key {fingerprint}, and you did not confirm it")
     config_dir = session.places(must_exist=False).config_dir
     remember_key(os.path.expanduser(node.known_hosts or os.path.join(config_dir, "known_hosts")), line)

@@ -141,8 +141,8 @@ def _check_same_gateway(places: Places, gateway: GatewayAddress | None) -> None:
         return
     with connection:
         has = _status(connection).gateway
-    wanted = f":{gateway.port}" if gateway else ""
-    if has.endswith(wanted) if wanted else not has:
+    expected = f":{gateway.port}" if gateway else ""
+    if has.endswith(expected) if expected else not has:
         return
     raise UsageError(
         "the master runs already, with another SSH gateway address; the new one is used at the next start",
@@ -215,7 +215,7 @@ def master_logs(session: Session, follow: bool, tail: int) -> int:
             for text in _log_pieces(log.read(), tail, log.read if follow else None):
                 write_or_leave(write_out, session.out.safe(text))
     except FileNotFoundError:
-        raise _NotRunning(f"there is no log yet: {path}", "sshgrid master start") from None
+        raise _NotRunning(f"no log yet: {path}", "sshgrid master start") from None
     return 0
 
 

@@ -132,7 +132,7 @@ def _check_node(session: Session, node: Node, how: Dialing, trust: Trust, passwo
             if not trust.accept_new and not _can_prompt(session):
                 error.hint = "compare it with the key of the machine, then repeat the command with --accept-new"
                 raise
-            keys.confirm(session, node, error.fingerprint, error.line, ask=not trust.accept_new)
+            keys.confirm(session, node, error.fingerprint, error.line, prompt=not trust.accept_new)
         except LoginRefused as error:
             if copied:
                 error.reason += "; your public key is in authorized_keys there, but sshd does not accept it"

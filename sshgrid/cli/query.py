@@ -214,13 +214,13 @@ def change(session: Session, selector: str, request: Callable[[tuple[JobId, ...]
     from sshgrid.protocol.messages import Done
 
     with session.connect() as connection:
-        wanted = session.jobs(connection, selector)
-        count = connection.request(request(wanted), Done).count if wanted else 0
+        selected = session.jobs(connection, selector)
+        count = connection.request(request(selected), Done).count if selected else 0
     if not count:
-        what = f"job {wanted[0]} {when_nothing}" if len(wanted) == 1 else f"none of {selector}: each {when_nothing}"
-        raise NothingDone(what, f"sshgrid info {wanted[0]}" if len(wanted) == 1 else "sshgrid ps -a")
+        what = f"job {selected[0]} {when_nothing}" if len(selected) == 1 else f"none of {selector}: each {when_nothing}"
+        raise NothingDone(what, f"sshgrid info {selected[0]}" if len(selected) == 1 else "sshgrid ps -a")
     if session.json:
-        session.show(lambda: {"schema": 1, "count": count, "jobs": list(wanted)}, str)
+        session.show(lambda: {"schema": 1, "count": count, "jobs": list(selected)}, str)
     return 0
 
 

@@ -38,12 +38,12 @@ class _RunVerb(Verb):
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @run_options("run")
 @click.pass_context
-def run(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any) -> int:
+def run(ctx: click.Context, /, file: str, args: tuple[str, ...], **options: Any) -> int:
     """Run FILE (a source file, an executable, a folder with a Makefile, or - for standard input) with ARGS.
 
     Prints the output of the program and exits with its exit code.
     """
-    return run_job.run(session_of(ctx), file, args, wanted)
+    return run_job.run(session_of(ctx), file, args, options)
 
 
 # --- attach, logs, wait ----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ class _SweepVerb(Verb):
     ignore_unknown_options = True
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        at = next((at for at, word in enumerate(args) if word.startswith(":::")), len(args))
+        at = next((at for at, arg in enumerate(args) if arg.startswith(":::")), len(args))
         rest = super().parse_args(ctx, args[:at])
         if not ctx.resilient_parsing:
             ctx.params["args"] += tuple(args[at:])
@@ -36,7 +36,7 @@ class _SweepVerb(Verb):
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @run_options("sweep")
 @click.pass_context
-def sweep(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any) -> int:
+def sweep(ctx: click.Context, /, file: str, args: tuple[str, ...], **options: Any) -> int:
     """Run FILE once for each combination of parameters, on all nodes that can run it.
 
     Options may also follow FILE; after a -- everything belongs to the program.
@@ -46,7 +46,7 @@ def sweep(ctx: click.Context, /, file: str, args: tuple[str, ...], **wanted: Any
     """
     from sshgrid.client.sweep import run_sweep
 
-    return run_sweep.sweep(session_of(ctx), file, args, wanted)
+    return run_sweep.sweep(session_of(ctx), file, args, options)
 
 
 @click.command(cls=Verb)

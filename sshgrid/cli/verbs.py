@@ -71,7 +71,7 @@ class _LazyVerbs(click.Group):
         if args and args[0] not in VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
             from sshgrid.errors import UsageError
 
-            raise UsageError(f"no such command: {args[0]}", _nearest(args[0]))
+            raise UsageError(f"no such command: {args[0]}", _suggestion(args[0]))
         if args and args[0] in VERBS and not _is_allowed(ctx, args[0]):
             from sshgrid.errors import NotAllowed
 
@@ -85,12 +85,12 @@ def _is_allowed(ctx: click.Context, verb: str) -> bool:
     return session is None or session.gateway is None or verb in session.gateway.verbs
 
 
-def _nearest(word: str) -> str:
+def _suggestion(name: str) -> str:
     import difflib
 
-    if files.exists(word):
-        return f"sshgrid run {word}"
-    close = difflib.get_close_matches(word, VERBS, 1)
+    if files.exists(name):
+        return f"sshgrid run {name}"
+    close = difflib.get_close_matches(name, VERBS, 1)
     return f"sshgrid {close[0]}" if close else "sshgrid --help"
 
 

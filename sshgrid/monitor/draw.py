@@ -17,7 +17,7 @@ from sshgrid.terminal import render
 
 MIN_COLUMNS, MIN_ROWS = 80, 24
 UNLIMITED = 1 << 20  # columns of a pipe
-Part: TypeAlias = tuple[str, str]  # (style, words)
+Part: TypeAlias = tuple[str, str]  # (style, text)
 Line: TypeAlias = tuple[Part, ...]
 
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -89,11 +89,11 @@ def sparkline(percents: Sequence[int], cells: int, samples: int = 60) -> str:
     return drawn.rjust(cells)
 
 
-def as_many_as_fit(words: Sequence[str], cells: int) -> str:
+def as_many_as_fit(names: Sequence[str], cells: int) -> str:
     """`c cpp java +4`"""
-    for count in range(len(words), -1, -1):
-        more = f"+{len(words) - count}" if count < len(words) else ""
-        text = " ".join(filter(None, (*words[:count], more)))
+    for count in range(len(names), -1, -1):
+        more = f"+{len(names) - count}" if count < len(names) else ""
+        text = " ".join(filter(None, (*names[:count], more)))
         if width(text) <= cells:
             return text
     return ""
@@ -273,17 +273,17 @@ def foot(snapshot: Snapshot, view: View, total: int) -> list[Line]:
         ]
     if view.typing:
         return [(("title", _cut(f"/{clean(position.filter)}_", total)),), _keys("Enter keep  Esc clear", total)]
-    words = [f"{len(rows(snapshot, view, view.pane))} of {len(getattr(snapshot, view.pane.value))} {view.pane.value}"]
-    words.append(f"by {SORTS[view.pane][position.sort][0]}")
+    parts = [f"{len(rows(snapshot, view, view.pane))} of {len(getattr(snapshot, view.pane.value))} {view.pane.value}"]
+    parts.append(f"by {SORTS[view.pane][position.sort][0]}")
     if position.filter:
-        words.append(f"with {clean(position.filter)!r} (Esc clears)")
+        parts.append(f"containing {clean(position.filter)!r} (Esc clears)")
     waiting = snapshot.status.jobs_by_state.get("PENDING", 0) - sum(job.state == "PENDING" for job in snapshot.jobs)
     if view.pane is Pane.JOBS and waiting > 0:
-        words.append(f"{waiting} more wait")
-    said: Line = (
-        (("title", _cut(clean(view.message), total)),) if view.message else (("dim", _cut("  ".join(words), total)),)
+        parts.append(f"{waiting} more waiting")
+    message: Line = (
+        (("title", _cut(clean(view.message), total)),) if view.message else (("dim", _cut("  ".join(parts), total)),)
     )
-    return [said, _keys(_KEYS, total)]
+    return [message, _keys(_KEYS, total)]
 
 
 def _keys(text: str, total: int) -> Line:
@@ -379,7 +379,7 @@ def plain(snapshot: Snapshot, columns: int) -> str:
     lines = head(snapshot, "", total)
     for pane in Pane:
         lines += [(), *pane_lines(snapshot, None, pane, total, UNLIMITED)]
-    return "".join("".join(words for _, words in line).rstrip() + "\n" for line in lines)
+    return "".join("".join(text for _, text in line).rstrip() + "\n" for line in lines)
 
 
 HELP = """\

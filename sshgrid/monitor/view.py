@@ -124,9 +124,9 @@ SORTS: dict[Pane, tuple[tuple[str, Callable[..., object]], ...]] = {
 def rows(snapshot: Snapshot, view: View, pane: Pane) -> list[Row]:
     """The lines of a pane: filtered, and sorted as chosen."""
     position = view.positions[pane]
-    wanted = position.filter.lower()
+    searched = position.filter.lower()
     lines: Sequence[Row] = getattr(snapshot, pane.value)
-    found = [line for line in lines if not wanted or wanted in _searched_text(line)]
+    found = [line for line in lines if not searched or searched in _searched_text(line)]
     return sorted(found, key=SORTS[pane][position.sort][1])  # type: ignore[arg-type]
 
 

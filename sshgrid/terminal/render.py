@@ -54,8 +54,8 @@ class TextStyle(msgspec.Struct, frozen=True):
     def detect(cls, descriptor: int, colour: str, environ: Mapping[str, str], *, escapes: bool = False) -> TextStyle:
         terminal = _is_terminal(descriptor)
         plain = bool(environ.get("NO_COLOR")) or environ.get("TERM") == "dumb"
-        wanted = colour == "always" or (colour == "auto" and terminal and not plain)
-        return cls(wanted, terminal, _columns(descriptor) if terminal else 0, escapes)
+        coloured = colour == "always" or (colour == "auto" and terminal and not plain)
+        return cls(coloured, terminal, _columns(descriptor) if terminal else 0, escapes)
 
     def paint(self, text: str, colour: str) -> str:
         return f"\x1b[{_COLOURS[colour]}m{text}\x1b[0m" if self.colour and colour and text else text

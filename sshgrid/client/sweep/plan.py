@@ -51,8 +51,8 @@ class Plan:
 
     def command(self, number: int) -> bytes:
         """The command line of a task, quoted for a shell; for --dry-run and the joblog."""
-        words = self.template.expand(self.values(number), number)
-        text = shlex.join([self.file, *map(os.fsdecode, words)])
+        argv = self.template.expand(self.values(number), number)
+        text = shlex.join([self.file, *map(os.fsdecode, argv)])
         return os.fsencode(f"{text} < {shlex.quote(self.stdin(number))}" if self.has_task_stdin else text)
 
     def folder(self, number: int) -> str:
@@ -66,27 +66,27 @@ class Plan:
 
 def make_plan(file: str, argv: Sequence[str], options: Mapping[str, Any]) -> Plan:
     """Read the parameters and check their placeholders. UsageError, FileMissing."""
-    args, inputs = parameters.split_inputs([os.fsencode(word) for word in argv])
+    args, inputs = parameters.split_inputs([os.fsencode(each) for each in argv])
     reader = _ValueReader(_user_of_stdin(file, options))
     axes = list(_option_axes(options, reader.read))
     if inputs:
         axes += parameters.parse_inputs(inputs, sum(len(axis.names) for axis in axes))
     if options["zip"] and axes:
         axes = [parameters.zip_axes(axes)]
-    named = [os.fsdecode(word).partition("=")[0] for word in options["parameter"]]
+    named = [os.fsdecode(setting).partition("=")[0] for setting in options["parameter"]]
     return Plan(file, args, Table(tuple(axes)), named, str(options["stdin"]))
 
 
 def _option_axes(options: Mapping[str, Any], read: Callable[[str], bytes]) -> list[Axis]:
-    axes = [_parameter(word, read) for word in options["parameter"]]
+    axes = [_parameter(setting, read) for setting in options["parameter"]]
     for path in options["each_line"]:
         position = sum(len(axis.names) for axis in axes) + 1
         axes.append(_naming(f"--each-line {path}", lambda: parameters.each_line(str(position), read(path))))  # noqa: B023
     return axes + [parameters.csv_axis(path, read(path)) for path in options["csv"]]
 
 
-def _parameter(word: str, read: Callable[[str], bytes]) -> Axis:
-    return _naming("-p", lambda: parameters.parse_parameter(os.fsencode(word), read))
+def _parameter(setting: str, read: Callable[[str], bytes]) -> Axis:
+    return _naming("-p", lambda: parameters.parse_parameter(os.fsencode(setting), read))
 
 
 def _naming(option: str, make: Callable[[], T]) -> T:

@@ -121,11 +121,11 @@ def parse(shown: str, content: bytes, names: Sequence[str]) -> list[list[str]]:
     if not content:
         return []
     rows = list(csv.reader(io.StringIO(content.decode("utf-8", "surrogateescape"), newline=""), strict=True))
-    wanted = list(header(names))
-    if rows[0] != wanted:
-        raise UsageError(f"{shown} does not have the columns {','.join(wanted)}", "use another folder")
+    columns = list(header(names))
+    if rows[0] != columns:
+        raise UsageError(f"{shown} does not have the columns {','.join(columns)}", "use another folder")
     for at, each in enumerate(rows[1:], 2):
-        if len(each) != len(wanted) or not each[0].isdigit() or not each[len(names) + 1].isdigit():
+        if len(each) != len(columns) or not each[0].isdigit() or not each[len(names) + 1].isdigit():
             raise UsageError(f"{shown}: row {at} was not written by sshgrid", "use another folder, or remove that row")
     return rows[1:]
 

@@ -42,7 +42,7 @@ def parsed_by_click(argv: Sequence[str]) -> Parsed | None:
 
 def as_tuple(parsed: fast_run.ParsedRun) -> Parsed:
     settings = Session({}).__dict__ | dict(parsed.settings)
-    return settings, parsed.file, parsed.args, dict(parsed.wanted)
+    return settings, parsed.file, parsed.args, dict(parsed.options)
 
 
 @settings(max_examples=1000, deadline=None)
