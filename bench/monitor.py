@@ -34,7 +34,9 @@ def rows(command: Path, home: Path) -> Iterator[Row]:
     with FakeMaster(paths.places(None, environ, str(home), str(home))) as master:
         master.scripts[messages.Nodes] = lambda _: [messages.NodesReply(tuple(_nodes()))]
         master.scripts[messages.Jobs] = lambda _: [messages.JobsReply(tuple(_jobs()))]
-        master.on(messages.Clients, messages.ClientsReply((messages.ClientLine("ann", "local", time.time(), 9, 5, 1),)))
+        master.reply(
+            messages.Clients, messages.ClientsReply((messages.ClientLine("ann", "local", time.time(), 9, 5, 1),))
+        )
         for columns, lines in SIZES:
             folder = home / f"{columns}x{lines}"
             folder.mkdir()
@@ -52,11 +54,11 @@ def rows(command: Path, home: Path) -> Iterator[Row]:
 
 def _share(tmux: Tmux, master: FakeMaster) -> float:
     tmux.see(f"{NODES} of {NODES} up")
-    process, pictures = psutil.Process(tmux.pid), len(master.got(messages.Clients))
+    process, pictures = psutil.Process(tmux.pid), len(master.received(messages.Clients))
     before, begin = sum(process.cpu_times()[:2]), time.monotonic()
     time.sleep(WINDOW_SECONDS)
     used, seconds = sum(process.cpu_times()[:2]) - before, time.monotonic() - begin
-    if len(master.got(messages.Clients)) - pictures < WINDOW_SECONDS / 4:
+    if len(master.received(messages.Clients)) - pictures < WINDOW_SECONDS / 4:
         raise Failed("the monitor did not ask for news")
     return used / seconds
 

@@ -37,7 +37,7 @@ def test_the_flag_wins_over_the_environment_the_current_folder_and_the_config(fo
 
 
 @pytest.mark.parametrize("name", ["here", "here/inventory.yaml"])
-def test_an_inventory_that_others_can_write_is_not_taken_from_the_current_folder(folder: Path, name: str) -> None:
+def test_an_inventory_in_the_current_folder_that_others_can_write_is_ignored(folder: Path, name: str) -> None:
     (folder / name).chmod(0o777)
     found = find(folder)
     assert found.inventory_source == "config"
@@ -45,13 +45,13 @@ def test_an_inventory_that_others_can_write_is_not_taken_from_the_current_folder
     assert find(folder, "inventory.yaml").inventory_source == "-i"
 
 
-def test_one_file_has_one_state_folder_by_whatever_name_it_is_reached(folder: Path) -> None:
+def test_one_inventory_has_one_state_folder_under_all_of_its_paths(folder: Path) -> None:
     (folder / "link").symlink_to(folder / "here")
     assert find(folder).state_dir == find(folder, "../link/inventory.yaml").state_dir
     assert find(folder).state_dir != find(folder, "../elsewhere/inventory.yaml").state_dir
 
 
-def test_SSHGRID_HOME_holds_config_state_and_socket(folder: Path) -> None:
+def test_SSHGRID_HOME_contains_config_state_and_socket(folder: Path) -> None:
     (folder / "here/inventory.yaml").unlink()
     home = folder / "elsewhere"
     found = find(folder, SSHGRID_HOME=str(home))

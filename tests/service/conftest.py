@@ -1,4 +1,4 @@
-"""A place of its own for each test, the command line as a process, and the scripted master behind it."""
+"""A home folder for each test, the command line as a process, and the scripted master."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Cli:
     def places(self) -> Places:
         return paths.places(None, self.environ, str(self.folder), str(self.folder))
 
-    def start(self, *words: str, stdin: int | None = subprocess.DEVNULL, **environ: str) -> subprocess.Popen[bytes]:
+    def start(self, *argv: str, stdin: int | None = subprocess.DEVNULL, **environ: str) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(
-            [sys.executable, "-m", "sshgrid", *words],
+            [sys.executable, "-m", "sshgrid", *argv],
             cwd=self.folder,
             env={**self.environ, **environ},
             stdin=stdin,
@@ -54,10 +54,10 @@ class Cli:
         self.children.append(child)
         return child
 
-    def __call__(self, *words: str, stdin: bytes | None = None, **environ: str) -> subprocess.CompletedProcess[bytes]:
-        child = self.start(*words, stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE, **environ)
+    def __call__(self, *argv: str, stdin: bytes | None = None, **environ: str) -> subprocess.CompletedProcess[bytes]:
+        child = self.start(*argv, stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE, **environ)
         out, err = child.communicate(stdin, timeout=30)
-        return subprocess.CompletedProcess(words, child.returncode, out, err)
+        return subprocess.CompletedProcess(argv, child.returncode, out, err)
 
     def close(self) -> None:
         for child in self.children:
@@ -71,7 +71,7 @@ class Cli:
 
 @pytest.fixture
 def cli() -> Iterator[Cli]:
-    # Not tmp_path: its names are longer than a socket's path may be.
+    # Not tmp_path, whose paths are too long for a socket.
     with tempfile.TemporaryDirectory(prefix="sg") as folder:
         cli = Cli(Path(folder))
         yield cli
@@ -86,16 +86,16 @@ def fake(cli: Cli) -> Iterator[FakeMaster]:
 
 @pytest.fixture
 def program(cli: Cli) -> str:
-    """A file that may be run, in the folder where the command line is."""
+    """A program in the working folder of the command line."""
     (cli.folder / "hello.py").write_text("print('hello')\n")
     return "hello.py"
 
 
 def wait_until(predicate: Callable[[], bool], seen: Callable[[], object]) -> None:
-    """Until it is so; the failure shows what was seen instead."""
+    """Wait until the predicate is true; a failure shows `seen`."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not predicate():
-        assert time.monotonic() < deadline, f"waited in vain; seen: {seen()}"
+        assert time.monotonic() < deadline, f"deadline passed; seen: {seen()}"
         time.sleep(0.01)
 
 
@@ -104,7 +104,7 @@ def interrupt(child: subprocess.Popen[bytes]) -> None:
 
 
 class Grids:
-    """Makes scripted grids, all over the same queue: a second one is the next master."""
+    """Creates scripted grids over one queue: a second one is the next master."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -137,7 +137,7 @@ async def grids(tmp_path: Path) -> AsyncIterator[Grids]:
 
 @pytest.fixture
 def quiet_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Whatever the test does to it, the master has no error of its own to log, nor asyncio one that nobody saw."""
+    """Fails when the master logged an error, or asyncio found an exception that was not retrieved."""
     yield
     gc.collect()
     errors = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]

@@ -18,8 +18,8 @@ from sshgrid.protocol import codec, messages
 from sshgrid.protocol.messages import JobLine, Message, NodeLine
 from sshgrid.version import VERSION
 
-Said: TypeAlias = Message | tuple[Message, bytes] | float  # a float closes the connection
-Script: TypeAlias = Callable[[Message], Iterable[Said]]
+Reply: TypeAlias = Message | tuple[Message, bytes] | float  # a float closes the connection
+Script: TypeAlias = Callable[[Message], Iterable[Reply]]
 
 DEADLINE_SECONDS = 10.0
 
@@ -66,15 +66,15 @@ def output(stream: str, piece: bytes, attempt: int = 1) -> tuple[Message, bytes]
     return messages.Output(stream, attempt, len(piece)), piece
 
 
-CLOSE = 0.0  # said last: the master goes away
+CLOSE = 0.0  # as the last reply: the master closes the connection
 
 
 class FakeMaster:
-    """Listens at the socket of these places until `close`."""
+    """Listens on the socket of these places until `close`."""
 
     def __init__(self, places: Places, version: str = VERSION) -> None:
         self.places, self.version = places, version
-        self.asked: list[tuple[Message, bytes]] = []
+        self.requests: list[tuple[Message, bytes]] = []
         self.scripts: dict[type[Message], Script] = {}
         self.refuses: messages.Failure | None = None
         private_dir(places.state_dir)
@@ -87,38 +87,38 @@ class FakeMaster:
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
-    def on(self, kind: type[Message], *answers: Said) -> None:
-        """Answer this kind of request so, every time."""
-        self.scripts[kind] = lambda _: answers
+    def reply(self, kind: type[Message], *replies: Reply) -> None:
+        """Send these replies to every request of this kind."""
+        self.scripts[kind] = lambda _: replies
 
-    def in_turn(self, kind: type[Message], *turns: Iterable[Said]) -> None:
-        """Answer the first such request with the first turn, and so on; the last one stays."""
+    def reply_in_turn(self, kind: type[Message], *turns: Iterable[Reply]) -> None:
+        """Reply to the first such request with the first turn, and so on; the last turn repeats."""
         left = list(turns)
         self.scripts[kind] = lambda _: left.pop(0) if len(left) > 1 else left[0]
 
-    def got(self, kind: type[Message]) -> list[Message]:
+    def received(self, kind: type[Message]) -> list[Message]:
         with self._changed:
-            return [message for message, _ in self.asked if isinstance(message, kind)]
+            return [message for message, _ in self.requests if isinstance(message, kind)]
 
     def payload(self, kind: type[Message]) -> bytes:
         with self._changed:
-            return b"".join(piece for message, piece in self.asked if isinstance(message, kind))
+            return b"".join(piece for message, piece in self.requests if isinstance(message, kind))
 
     def wait_for(self, kind: type[Message], count: int = 1) -> None:
-        """Until such a request has come."""
+        """Wait for such a request."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         with self._changed:
-            while len([each for each, _ in self.asked if isinstance(each, kind)]) < count:
+            while len([each for each, _ in self.requests if isinstance(each, kind)]) < count:
                 left = deadline - time.monotonic()
-                assert left > 0, f"no {kind.__name__}; asked were {self.asked}"
+                assert left > 0, f"no {kind.__name__}; requests were {self.requests}"
                 self._changed.wait(left)
 
-    def say(self, *words: Said) -> None:
-        """To the newest connection, unasked."""
-        self._say(self._connections[-1], words)
+    def send(self, *messages: Reply) -> None:
+        """Send messages to the newest connection."""
+        self._send(self._connections[-1], messages)
 
     def drop(self) -> None:
-        """Close every connection, as a master that dies."""
+        """Close every connection, as a master that is killed."""
         for connection in self._connections:
             _shut(connection)
 
@@ -154,20 +154,20 @@ class FakeMaster:
             while piece := connection.recv(1 << 16):
                 for message, payload in decoder.feed(piece):
                     with self._changed:
-                        self.asked.append((message, payload))
+                        self.requests.append((message, payload))
                         self._changed.notify_all()
-                    self._say(connection, self._answer(message))
+                    self._send(connection, self._reply_to(message))
         except OSError:
             return
         finally:
             _shut(connection)
 
-    def _answer(self, message: Message) -> Iterable[Said]:
+    def _reply_to(self, message: Message) -> Iterable[Reply]:
         if script := self.scripts.get(type(message)):
             return script(message)
-        return self._all_is_well(message)
+        return self._default_reply(message)
 
-    def _all_is_well(self, message: Message) -> Iterator[Said]:  # noqa: C901 - a table, one line a request
+    def _default_reply(self, message: Message) -> Iterator[Reply]:  # noqa: C901 - a table with a line for each request
         match message:
             case messages.Hello():
                 yield self.refuses or messages.Welcome(self.version, 4242)
@@ -188,7 +188,7 @@ class FakeMaster:
             case messages.Diagnose():
                 yield messages.DiagnoseReply(())
             case messages.Execute():
-                yield messages.ExecuteReply((messages.ExecuteLine("h2", 0, 0, 0.5),), (b"said\n",))
+                yield messages.ExecuteReply((messages.ExecuteLine("h2", 0, 0, 0.5),), (b"output\n",))
             case messages.Toolchains():
                 java = Toolchain("java", "17.0.15", {"javac": "/usr/bin/javac"}, "f00d")
                 yield messages.ToolchainsReply((messages.ToolchainLine("java", ("*.java",), (("h2", java),)),))
@@ -199,20 +199,20 @@ class FakeMaster:
             case messages.Reload():
                 yield messages.Done()
             case messages.Stop():
-                # Before the answer: whoever hears it may put the next master's socket in this place.
+                # Before the reply: a client that gets it may start the next master, which creates a socket here.
                 _shut(self._listener)
                 Path(self.places.socket).unlink(missing_ok=True)
                 yield messages.Done()
 
-    def _say(self, connection: socket.socket, words: Iterable[Said]) -> None:
-        for word in words:
-            match word:
+    def _send(self, connection: socket.socket, replies: Iterable[Reply]) -> None:
+        for reply in replies:
+            match reply:
                 case float():
                     _shut(connection)
                 case (message, payload):
                     connection.sendall(codec.encode(message, payload))
                 case _:
-                    connection.sendall(codec.encode(word))
+                    connection.sendall(codec.encode(reply))
 
 
 def status_reply(places: Places, version: str = VERSION, **jobs: int) -> messages.StatusReply:

@@ -1,4 +1,4 @@
-"""A client for tests: it speaks the protocol over a Unix socket, knows no patience and hides nothing."""
+"""A protocol client for tests, over a Unix socket; each wait has a deadline."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Talk:
 
     @classmethod
     async def open(cls, path: str, protocol: int | None = PROTOCOL, limit: int = 1 << 16) -> Talk:
-        """Connected, and greeted unless `protocol` is None."""
+        """Connect, and exchange versions unless `protocol` is None."""
         talk = cls(*await asyncio.open_unix_connection(path, limit=limit))
         if protocol is not None:
             await talk.send(Hello("test", protocol))
@@ -59,8 +59,8 @@ class Talk:
     async def send(self, message: Message, payload: bytes = b"") -> None:
         await self.send_raw(encode(message, payload))
 
-    async def send_raw(self, words: bytes) -> None:
-        self.writer.write(words)
+    async def send_raw(self, data: bytes) -> None:
+        self.writer.write(data)
         async with asyncio.timeout(DEADLINE_SECONDS):
             await self.writer.drain()
 
@@ -88,7 +88,7 @@ class Talk:
         return await self.expect(kind)
 
     async def until(self, kind: type[M]) -> M:
-        """Past everything else to the next message of this kind."""
+        """The next message of this kind; others are skipped."""
         while found := await self.next():
             if isinstance(found[0], kind):
                 return found[0]
@@ -120,5 +120,5 @@ class Talk:
                 case (Output(stream=stream), payload):
                     streams.setdefault(stream, bytearray()).extend(payload)
                 case (Ended(job=line), _):
-                    return {name: bytes(said) for name, said in streams.items()}, line
+                    return {name: bytes(output) for name, output in streams.items()}, line
         raise AssertionError("closed before the job ended")

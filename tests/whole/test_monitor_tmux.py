@@ -31,7 +31,7 @@ def monitor(grid: LocalGrid, columns: int = 80, lines: int = 24) -> Tmux:
     return Tmux(grid.folder, [str(word) for word in grid.argv("monitor")], grid.environ, columns, lines)
 
 
-def test_jobs_are_seen_read_and_killed(here: LocalGrid) -> None:
+def test_jobs_are_listed_shown_and_killed(here: LocalGrid) -> None:
     here.write("forever.py", FOREVER)
     job = here.detach("--name", "evil\x1b[31m", "forever.py")
     here.until_state(job, "RUNNING")
@@ -75,7 +75,7 @@ def test_a_node_is_drained_and_resumed(here: LocalGrid) -> None:
         assert tmux.status() == 0
 
 
-def test_the_window_changes_its_size(here: LocalGrid) -> None:
+def test_the_screen_follows_the_size_of_the_window(here: LocalGrid) -> None:
     with monitor(here, 200, 50) as tmux:
         tmux.see("LAST MINUTE")
         tmux.resize(80, 24)
@@ -91,7 +91,7 @@ def test_the_window_changes_its_size(here: LocalGrid) -> None:
         tmux.see(">here")
 
 
-def test_the_master_goes_and_comes_back(here: LocalGrid) -> None:
+def test_a_lost_master_is_shown_until_it_is_back(here: LocalGrid) -> None:
     with monitor(here) as tmux:
         tmux.see(">here")
         here.stop()
@@ -104,7 +104,7 @@ def test_the_master_goes_and_comes_back(here: LocalGrid) -> None:
         assert tmux.status() == 0
 
 
-def test_once_prints_a_frame_or_one_value_and_leaves(here: LocalGrid) -> None:
+def test_once_prints_the_screen_or_one_json_value(here: LocalGrid) -> None:
     here.until_up("here")
     frame = here("monitor", "--once")
     assert frame.code == 0, frame

@@ -48,11 +48,11 @@ def prompt(tmux: Tmux) -> str:
     return next((line for line in reversed(tmux.lines) if "sshgrid>" in line), "")
 
 
-def at_prompt(tmux: Tmux, wanted: str) -> None:
-    tmux.until(lambda _: prompt(tmux) == wanted, f"a prompt that is {wanted!r}")
+def at_prompt(tmux: Tmux, expected: str) -> None:
+    tmux.until(lambda _: prompt(tmux) == expected, f"a prompt that is {expected!r}")
 
 
-def test_a_program_is_written_run_and_run_again_from_the_history(tmux: Tmux, here: LocalGrid) -> None:
+def test_a_program_is_edited_run_and_run_again_from_the_history(tmux: Tmux, here: LocalGrid) -> None:
     tmux.type("edit hello.py", "Enter")
     tmux.see("Ctrl-S saves")
     tmux.type("for n in range(3):", "Enter", "Tab")
@@ -82,7 +82,7 @@ def test_a_program_is_written_run_and_run_again_from_the_history(tmux: Tmux, her
     tmux.until(lambda screen: screen.count("node: here") == 2, "the same command again")
 
 
-def test_what_cannot_be_saved_is_said_and_stays_to_be_saved_again(tmux: Tmux, here: LocalGrid) -> None:
+def test_a_text_that_cannot_be_saved_stays_in_the_editor(tmux: Tmux, here: LocalGrid) -> None:
     tmux.type("edit later/hello.py", "Enter")
     tmux.see("Ctrl-S saves")
     tmux.type("print('kept')", "C-s")
@@ -116,7 +116,7 @@ def test_tab_completes(tmux: Tmux, here: LocalGrid) -> None:
     tmux.see("the newest")
 
 
-def test_a_job_in_the_background_speaks_above_the_line_that_is_typed(tmux: Tmux, here: LocalGrid) -> None:
+def test_output_of_a_background_job_appears_above_the_prompt(tmux: Tmux, here: LocalGrid) -> None:
     here.write("talks.py", TALKS)
     tmux.type("run talks.py &", "Enter")
     tmux.see("1: word 3 \\x1b[31m")
@@ -143,7 +143,7 @@ def test_watch_and_unwatch(tmux: Tmux, here: LocalGrid) -> None:
     assert here.info(job)["state"] == "RUNNING"
 
 
-def test_ctrl_c_ends_what_is_followed_and_not_the_shell(tmux: Tmux, here: LocalGrid) -> None:
+def test_ctrl_c_cancels_the_followed_job_and_not_the_shell(tmux: Tmux, here: LocalGrid) -> None:
     here.write("talks.py", TALKS)
     tmux.type("run talks.py", "Enter")
     tmux.see("word 3")
@@ -160,7 +160,7 @@ def test_ctrl_c_ends_what_is_followed_and_not_the_shell(tmux: Tmux, here: LocalG
     tmux.see("sshgrid 0.")
 
 
-def test_ctrl_d_asks_once_when_own_jobs_run(tmux: Tmux, here: LocalGrid) -> None:
+def test_ctrl_d_must_be_repeated_while_own_jobs_run(tmux: Tmux, here: LocalGrid) -> None:
     here.write("waits.py", WAITS)
     gate = here.folder / "gate"
     tmux.type(f"run waits.py {gate} &", "Enter")
@@ -179,7 +179,7 @@ def test_ctrl_d_asks_once_when_own_jobs_run(tmux: Tmux, here: LocalGrid) -> None
     here.until_state("1", "COMPLETED")
 
 
-def test_the_live_line_says_when_the_master_is_gone_and_when_it_is_back(tmux: Tmux, here: LocalGrid) -> None:
+def test_the_bottom_line_shows_when_the_master_is_lost_and_back(tmux: Tmux, here: LocalGrid) -> None:
     here.stop()
     tmux.see("no master is running")
     tmux.type("nodes", "Enter")  # starts one, as it does outside
@@ -189,7 +189,7 @@ def test_the_live_line_says_when_the_master_is_gone_and_when_it_is_back(tmux: Tm
     assert tmux.status() == 0
 
 
-def test_the_monitor_can_be_had_from_the_shell(tmux: Tmux) -> None:
+def test_the_monitor_runs_in_the_shell(tmux: Tmux) -> None:
     tmux.type("monitor", "Enter")
     tmux.see(">here")
     tmux.press("q")

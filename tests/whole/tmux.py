@@ -1,6 +1,6 @@
-"""A real terminal for tests: tmux with a server of its own, keys sent as a person types them, the screen as it is seen.
+"""A real terminal for tests: a tmux server of its own, typed keys, and the visible screen.
 
-A machine without tmux skips these tests and says so; in CI that is a failure. Refuses to wait without a deadline.
+On a machine without tmux these tests are skipped; in CI that is a failure. Every wait has a deadline.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class Tmux:
         """The first screen of which it is so."""
         return until_value(lambda: self.screen, lambda screen: bool(holds(screen)), f"{what} on the screen", seconds)
 
-    def see(self, wanted: str, seconds: float = SECONDS) -> str:
-        return self.until(lambda screen: wanted in screen, f"{wanted!r}", seconds)
+    def see(self, expected: str, seconds: float = SECONDS) -> str:
+        return self.until(lambda screen: expected in screen, f"{expected!r}", seconds)
 
     def see_no_more(self, unwanted: str) -> str:
         return self.until(lambda screen: unwanted not in screen, f"{unwanted!r} to be gone")

@@ -36,7 +36,7 @@ def results(folder: Path) -> Iterator[Results]:
         yield results
 
 
-def said(output: ResultOutput, out: bytes, err: bytes = b"") -> ResultOutput:
+def written(output: ResultOutput, out: bytes, err: bytes = b"") -> ResultOutput:
     output.write("stdout", out)
     output.write("stderr", err)
     return output
@@ -44,7 +44,7 @@ def said(output: ResultOutput, out: bytes, err: bytes = b"") -> ResultOutput:
 
 def put(results: Results, ended: TaskLine, value: bytes, out: bytes = b"", err: bytes = b"") -> None:
     """A task whose output came and which then ended."""
-    output = said(results.output(ended.number), out, err)
+    output = written(results.output(ended.number), out, err)
     try:
         results.add(ended, [value], output)
     finally:
@@ -66,10 +66,10 @@ def test_a_task_leaves_three_files_and_a_row(folder: Path, results: Results) -> 
     assert len(found) == 4
 
 
-def test_output_without_its_task_end_leaves_nothing_for_the_next_one(folder: Path) -> None:
+def test_output_of_an_unfinished_task_is_removed_at_the_next_start(folder: Path) -> None:
     with Results(str(folder), ("x",), numbered=False) as first:
         first.begin()
-        half = said(first.output(1), b"half")
+        half = written(first.output(1), b"half")
         half.close()
         parts = [path.name for path in folder.iterdir() if path.name.startswith(".part")]
     assert len(parts) == 2
@@ -91,7 +91,7 @@ def test_files_without_their_row_are_written_again(folder: Path) -> None:
     assert (found["x=a/stdout"], found["x=a/stderr"], found["x=a/rc"]) == (b"new", b"", b"0\n")
 
 
-def test_a_row_that_a_kill_has_cut_is_no_row(folder: Path) -> None:
+def test_an_incomplete_last_row_is_ignored(folder: Path) -> None:
     with Results(str(folder), ("x",), numbered=False) as results:
         results.begin()
         for number, value in ((1, b"a"), (2, b'"\n"')):
@@ -105,7 +105,7 @@ def test_a_row_that_a_kill_has_cut_is_no_row(folder: Path) -> None:
     assert (folder / "results.csv").read_bytes() == whole
 
 
-def test_rows_of_what_failed_are_taken_out_to_be_run_again(folder: Path) -> None:
+def test_resume_failed_removes_the_rows_of_failed_tasks(folder: Path) -> None:
     with Results(str(folder), ("x",), numbered=False) as results:
         results.begin()
         for number, status in ((1, 0), (2, 5), (3, 0)):
@@ -122,18 +122,18 @@ def test_rows_of_what_failed_are_taken_out_to_be_run_again(folder: Path) -> None
     ]
 
 
-def test_two_sweeps_do_not_write_one_folder(folder: Path, results: Results) -> None:
+def test_a_results_folder_in_use_is_refused(folder: Path, results: Results) -> None:
     with pytest.raises(UsageError, match="another sshgrid is writing"):
         Results(str(folder), ("x",), numbered=False)
 
 
-def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+def test_a_results_path_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="--results"):
         Results(str(tmp_path / "file" / "x"), ("x",), numbered=False)
 
 
-def test_a_tasks_folder_that_is_a_link_is_not_followed(folder: Path, results: Results, tmp_path: Path) -> None:
+def test_a_link_as_a_tasks_folder_is_not_followed(folder: Path, results: Results, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (folder / "x=a").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(Unwritable):
@@ -145,7 +145,7 @@ def test_a_tasks_folder_that_is_a_link_is_not_followed(folder: Path, results: Re
 # --- what is kept of the sweep ----------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_comes_back_and_of_another_sweep_it_is_refused(folder: Path, results: Results) -> None:
+def test_the_resume_state_is_read_back_and_refused_for_another_sweep(folder: Path, results: Results) -> None:
     assert results.resume_file.load_for("digest") is None
     results.resume_file.save(KEPT)
     assert results.resume_file.load_for("digest") == KEPT
@@ -156,7 +156,7 @@ def test_what_is_kept_comes_back_and_of_another_sweep_it_is_refused(folder: Path
 @pytest.mark.parametrize(
     "content", [b"", b"{", b'{"schema": 1}', b"\xff", b'{"schema":2,"grid":"","key":"","digest":"","tasks":1}']
 )
-def test_what_is_not_understood_is_refused(folder: Path, results: Results, content: bytes) -> None:
+def test_an_invalid_resume_file_is_refused(folder: Path, results: Results, content: bytes) -> None:
     (folder / "sweep.json").write_bytes(content)
     with pytest.raises(UsageError, match=r"sweep\.json"):
         results.resume_file.load()
@@ -165,7 +165,7 @@ def test_what_is_not_understood_is_refused(folder: Path, results: Results, conte
 # --- joblog -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_joblog_grows_by_whole_lines_and_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_joblog_grows_by_complete_lines_and_can_be_resumed(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = Joblog(str(path), resume=False)
     log.add(task(1), b"a.py 1")
@@ -179,33 +179,33 @@ def test_a_joblog_grows_by_whole_lines_and_is_gone_on_with(tmp_path: Path) -> No
     assert path.read_bytes() == HEADER + joblog.line(task(1), b"a.py 1") + joblog.line(task(2), b"a.py 2")
 
 
-def test_without_resume_a_joblog_begins_again(tmp_path: Path) -> None:
+def test_without_resume_a_joblog_is_emptied(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(HEADER + joblog.line(task(1), b"c"))
     Joblog(str(tmp_path / "log"), resume=False).close()
     assert (tmp_path / "log").read_bytes() == HEADER
 
 
-def test_a_file_that_is_no_joblog_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_joblog_stays_unchanged(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_bytes(b"print(1)\n")
     with pytest.raises(UsageError, match="not a joblog"):
         Joblog(str(tmp_path / "a.py"), resume=False)
     assert (tmp_path / "a.py").read_bytes() == b"print(1)\n"
 
 
-def test_two_sweeps_do_not_write_one_joblog(tmp_path: Path) -> None:
+def test_a_joblog_in_use_is_refused(tmp_path: Path) -> None:
     log = Joblog(str(tmp_path / "log"), resume=False)
     with pytest.raises(UsageError, match="another sshgrid is writing"):
         Joblog(str(tmp_path / "log"), resume=True)
     log.close()
 
 
-def test_a_full_disk_is_said() -> None:
+def test_a_full_disk_raises_unwritable() -> None:
     with pytest.raises(Unwritable, match=r"/dev/full: No space left on device") as raised:
         Joblog("/dev/full", resume=False)
     assert "--resume" in raised.value.hint
 
 
-def test_a_line_that_does_not_fit_is_not_there_at_all(tmp_path: Path) -> None:
+def test_a_line_that_does_not_fit_is_removed(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:
         os._exit(_write_until_full(str(tmp_path / "log")))
@@ -216,7 +216,7 @@ def test_a_line_that_does_not_fit_is_not_there_at_all(tmp_path: Path) -> None:
 
 
 def _write_until_full(path: str) -> int:
-    """0 when that was said. The limit is a process's, so this is one of its own."""
+    """Exits with 0 if Unwritable was raised; a separate process, as the limit applies to a whole process."""
     import resource
     import signal
 
@@ -231,8 +231,8 @@ def _write_until_full(path: str) -> int:
     return 1
 
 
-def test_output_that_is_not_kept_is_the_same_bytes() -> None:
-    output = said(temporary_output(), b"a" * 3_000_000, b"b")
+def test_temporary_output_returns_the_same_bytes() -> None:
+    output = written(temporary_output(), b"a" * 3_000_000, b"b")
     assert b"".join(output.pieces("stdout")) == b"a" * 3_000_000
     assert b"".join(output.pieces("stderr")) == b"b"
     output.close()

@@ -37,7 +37,7 @@ def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def snapshot(nodes: int = 12, jobs: int = 14, **jobs_by_state: int) -> Snapshot:
-    """A grid with something of everything."""
+    """A grid with all kinds of nodes, jobs and clients."""
     status = StatusReply(
         4242, "0.1.0", "", "", "", "", 7265.0, nodes, {"RUNNING": 3, "PENDING": 11, **jobs_by_state}, 2
     )
@@ -82,12 +82,12 @@ def text_of(lines: list[draw.Line]) -> list[str]:
     return ["".join(words for _, words in line) for line in lines]
 
 
-def screen(view: View, columns: int = 80, lines: int = 24, trouble: str = "") -> str:
-    return "\n".join(line.rstrip() for line in text_of(draw.frame(snapshot(), view, columns, lines, trouble))) + "\n"
+def screen(view: View, columns: int = 80, lines: int = 24, problem: str = "") -> str:
+    return "\n".join(line.rstrip() for line in text_of(draw.frame(snapshot(), view, columns, lines, problem))) + "\n"
 
 
 def after(*keys: str, view: View | None = None, of: Snapshot | None = None) -> tuple[View, Command | None]:
-    """The view after these keys, and what the last one asked for."""
+    """The view after these keys, and the command of the last one."""
     view, command = view or View(), None
     for key in keys:
         view, command = press(view, key, of or snapshot())
@@ -106,9 +106,9 @@ VIEWS = {
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 50)], ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("name", VIEWS)
-def test_the_screen_is_as_it_was_seen_to_be_good(name: str, size: tuple[int, int]) -> None:
+def test_screens_equal_the_expected_files(name: str, size: tuple[int, int]) -> None:
     path = SCREENS / f"{name}-{size[0]}x{size[1]}.txt"
-    drawn = screen(VIEWS[name], *size, trouble="the master closed the connection" if name == "no-master" else "")
+    drawn = screen(VIEWS[name], *size, problem="the master closed the connection" if name == "no-master" else "")
     if os.environ.get("SSHGRID_NEW_SCREENS"):
         path.write_text(drawn, encoding="utf-8")
     assert drawn == path.read_text(encoding="utf-8")
@@ -128,18 +128,18 @@ KEYS = st.sampled_from(_MOVES + _OTHERS)
     st.integers(0, 30),
     st.sampled_from(["", EVIL]),
 )
-def test_a_frame_fits_its_window_whatever_was_pressed(
-    keys: list[str], columns: int, lines: int, nodes: int, jobs: int, trouble: str
+def test_a_screen_fits_its_window_after_any_keys(
+    keys: list[str], columns: int, lines: int, nodes: int, jobs: int, problem: str
 ) -> None:
     seen = snapshot(nodes, jobs)
     view, _ = after(*keys, of=seen)
-    drawn = text_of(draw.frame(seen, view, columns, lines, trouble))
+    drawn = text_of(draw.frame(seen, view, columns, lines, problem))
     assert len(drawn) == lines
     assert all(draw.width(line) <= columns and line.isprintable() for line in drawn)
 
 
-def test_A34_nothing_that_a_terminal_would_act_upon_is_drawn() -> None:
-    page = Page(Command(Action.LOGS, "7"), f"output of {EVIL}", (f"said {EVIL}", "a\tb"))
+def test_A34_control_characters_are_never_drawn() -> None:
+    page = Page(Command(Action.LOGS, "7"), f"output of {EVIL}", (f"text {EVIL}", "a\tb"))
     for view in (View(), View(page=page)):
         assert all(line.isprintable() for line in text_of(draw.frame(snapshot(), view, 120, 40, EVIL)))
     assert "\\x1b[2J" in screen(View(page=page))
@@ -148,12 +148,12 @@ def test_A34_nothing_that_a_terminal_would_act_upon_is_drawn() -> None:
 
 
 @pytest.mark.parametrize("size", [(79, 24), (80, 23), (20, 5)])
-def test_a_window_that_is_too_small_is_told_how_big_it_must_be(size: tuple[int, int]) -> None:
-    said = "".join(screen(View(), *size).split("\n"))
-    assert said == f"the monitor needs 80x24, the terminal has {size[0]}x{size[1]} (q quits)"
+def test_a_window_that_is_too_small_shows_the_minimum_size(size: tuple[int, int]) -> None:
+    text = "".join(screen(View(), *size).split("\n"))
+    assert text == f"the monitor needs 80x24, the terminal has {size[0]}x{size[1]} (q quits)"
 
 
-def test_once_nothing_is_cut_without_a_terminal() -> None:
+def test_once_cuts_nothing_without_a_terminal() -> None:
     long = snapshot(0, 0)
     reason = "because " * 40
     whole = Snapshot(AT, long.status, (node_line("x" * 90), node_line("y", state=NodeState.DOWN, reason=reason)))
@@ -162,9 +162,9 @@ def test_once_nothing_is_cut_without_a_terminal() -> None:
     assert max(map(len, draw.plain(snapshot(), 80).splitlines())) <= 80
 
 
-def test_panes_share_the_room() -> None:
-    for nodes, jobs, room, wanted in ((50, 99, 17, (7, 8, 2)), (50, 0, 17, (13, 2, 2)), (1, 99, 17, (1, 14, 2))):
-        assert tuple(draw.heights_of(room, snapshot(nodes, jobs)).values()) == wanted
+def test_panes_share_the_height() -> None:
+    for nodes, jobs, room, heights in ((50, 99, 17, (7, 8, 2)), (50, 0, 17, (13, 2, 2)), (1, 99, 17, (1, 14, 2))):
+        assert tuple(draw.heights_of(room, snapshot(nodes, jobs)).values()) == heights
 
 
 @pytest.mark.parametrize(
@@ -177,9 +177,7 @@ def test_panes_share_the_room() -> None:
         ((50,) * 12, 10, "        ▅▅"),
     ],
 )
-def test_a_sparkline_is_a_minute_with_its_newest_end_at_the_right(
-    percents: tuple[int, ...], cells: int, drawn: str
-) -> None:
+def test_a_sparkline_has_its_newest_sample_at_the_right(percents: tuple[int, ...], cells: int, drawn: str) -> None:
     each = draw.sparkline(percents, cells, 60 if len(percents) > 4 else cells)
     assert each == drawn
 
@@ -187,7 +185,7 @@ def test_a_sparkline_is_a_minute_with_its_newest_end_at_the_right(
 @pytest.mark.parametrize(
     ("text", "cells", "cut"), [("abc", 5, "abc  "), ("abcdef", 4, "abc…"), ("ノード", 5, "ノー…"), ("", 0, "")]
 )
-def test_words_are_cut_where_the_cells_end(text: str, cells: int, cut: str) -> None:
+def test_text_is_cut_to_its_cells(text: str, cells: int, cut: str) -> None:
     assert draw.fit(text, cells) == cut
     assert draw.width(draw.fit(text, cells)) == cells
 
@@ -224,18 +222,18 @@ def test_words_are_cut_where_the_cells_end(text: str, cells: int, cut: str) -> N
         ("tab s s enter", Command(Action.JOB, "33")),
     ],
 )
-def test_keys_ask_for(keys: str, command: Command | None) -> None:
+def test_keys_give_commands(keys: str, command: Command | None) -> None:
     assert after(*keys.split())[1] == command
 
 
-def test_what_is_asked_is_shown_and_a_key_that_is_not_y_leaves_it() -> None:
+def test_a_question_is_shown_and_any_key_but_y_declines() -> None:
     view, _ = after("tab", "x")
     assert "kill job 7? [y/N]" in screen(view)
     view, command = after("n", view=view)
     assert (view.confirming, view.message, command) == (None, "nothing changed", None)
 
 
-def test_a_chosen_line_stays_chosen_while_others_come_and_go() -> None:
+def test_the_selected_line_stays_selected_while_others_come_and_go() -> None:
     view, _ = after("tab", "down", "down")
     before = snapshot()
     later = Snapshot(AT, before.status, before.nodes, (job_line(5, state="RUNNING"), *before.jobs), before.clients)
@@ -244,7 +242,7 @@ def test_a_chosen_line_stays_chosen_while_others_come_and_go() -> None:
     assert after("l", view=view, of=gone)[1] == Command(Action.LOGS, "12")
 
 
-def test_every_order_keeps_every_line() -> None:
+def test_every_sort_order_keeps_all_lines() -> None:
     for pane in Pane:
         view = View(pane=pane)
         lines = rows(snapshot(), view, pane)

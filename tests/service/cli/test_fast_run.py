@@ -31,8 +31,8 @@ def parsed_by_click(argv: Sequence[str]) -> Parsed | None:
     """What click passes to `run`; None when it does not call it."""
     session, calls = Session({}), list[Parsed]()
 
-    def remember(session: Session, file: str, args: Sequence[str], wanted: Mapping[str, Any]) -> int:
-        calls.append((dict(session.__dict__), file, tuple(args), dict(wanted)))
+    def remember(session: Session, file: str, args: Sequence[str], options: Mapping[str, Any]) -> int:
+        calls.append((dict(session.__dict__), file, tuple(args), dict(options)))
         return 0
 
     with patch.object(run_job, "run", remember):

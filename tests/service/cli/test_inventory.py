@@ -33,7 +33,7 @@ def test_show_path_and_schema(cli: Cli) -> None:
     assert json.loads(cli("inventory", "schema").stdout)["type"] == "object"
 
 
-def test_node_add_writes_the_entry_and_says_which_line_it_wrote(cli: Cli, fake: FakeMaster) -> None:
+def test_node_add_prints_the_line_that_it_added(cli: Cli, fake: FakeMaster) -> None:
     path = cli.home / "inventory.yaml"
     before = path.read_bytes()
     words = ("ann@10.0.0.3:2222", "--tag", "fast", "--tag", "lab", "--slots", "2", "--identity-file", "~/k")
@@ -42,39 +42,39 @@ def test_node_add_writes_the_entry_and_says_which_line_it_wrote(cli: Cli, fake: 
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == f"written to {path.resolve()}:\n{line}\n"
     assert path.read_bytes() == before + line.encode() + b"\n"
-    assert [type(each) for each, _ in fake.asked if not isinstance(each, messages.Hello)] == [messages.Reload]
+    assert [type(each) for each, _ in fake.requests if not isinstance(each, messages.Hello)] == [messages.Reload]
     assert cli("node", "rm", "h3").returncode == 0
     assert path.read_bytes() == before
 
 
-def test_node_add_tries_the_machine_first_and_asks_the_master_last(cli: Cli, fake: FakeMaster) -> None:
-    fake.on(messages.CheckNodes, messages.NodesReply((node_line("here"),)))
+def test_node_add_checks_the_machine_before_it_writes_and_the_master_after(cli: Cli, fake: FakeMaster) -> None:
+    fake.reply(messages.CheckNodes, messages.NodesReply((node_line("here"),)))
     done = json.loads(cli("--json", "node", "add", "here", "--local", "--tag", "own").stdout)
     assert done["written"] == ["  here: {connection: local, tags: [own]}"]
     assert [node["name"] for node in done["nodes"]] == ["here"]
-    assert [type(each) for each, _ in fake.asked if not isinstance(each, messages.Hello)] == [
+    assert [type(each) for each, _ in fake.requests if not isinstance(each, messages.Hello)] == [
         messages.Reload,
         messages.CheckNodes,
     ]
 
 
-def test_what_does_not_answer_is_not_written(cli: Cli, fake: FakeMaster) -> None:
+def test_a_machine_that_does_not_answer_is_not_added(cli: Cli, fake: FakeMaster) -> None:
     before = (cli.home / "inventory.yaml").read_bytes()
     done = cli("node", "add", "h3", "127.0.0.1:9")
     assert done.returncode == 1
     assert done.stderr.startswith(b"error: h3: connection refused\nhint: ")
     assert b"--no-check" in done.stderr
     assert (cli.home / "inventory.yaml").read_bytes() == before
-    assert not fake.got(messages.Reload)
+    assert not fake.received(messages.Reload)
 
 
-def test_a_name_that_exists_is_refused_before_anything_is_dialled(cli: Cli, fake: FakeMaster) -> None:
+def test_an_existing_name_is_refused_before_any_connection(cli: Cli, fake: FakeMaster) -> None:
     done = cli("node", "add", "h[1-2]", "10.255.255.1")
     assert done.returncode == 2
     assert done.stderr == b"error: the node 'h2' is already in the inventory\nhint: sshgrid node rm h2\n"
 
 
-def test_node_add_makes_the_first_inventory(cli: Cli) -> None:
+def test_node_add_creates_the_first_inventory(cli: Cli) -> None:
     (cli.home / "inventory.yaml").unlink()
     with FakeMaster(cli_places_without_inventory(cli)):
         assert cli("node", "add", "here", "--local").returncode == 0
@@ -87,8 +87,8 @@ def cli_places_without_inventory(cli: Cli):  # type: ignore[no-untyped-def]
     return paths.places(None, cli.environ, str(cli.folder), str(cli.folder), must_exist=False)
 
 
-def test_a_node_that_does_not_work_is_said_and_is_1(cli: Cli, fake: FakeMaster) -> None:
-    fake.on(
+def test_a_node_that_does_not_work_is_reported_with_status_1(cli: Cli, fake: FakeMaster) -> None:
+    fake.reply(
         messages.CheckNodes, messages.NodesReply((node_line("h2", state=NodeState.DOWN, reason="no route to host"),))
     )
     done = cli("node", "check", "h2")
@@ -98,14 +98,14 @@ def test_a_node_that_does_not_work_is_said_and_is_1(cli: Cli, fake: FakeMaster) 
 
 def test_A20_an_unknown_host_key_is_not_trusted_unless_accepted(cli: Cli, fake: FakeMaster) -> None:
     unknown = node_line("h2", state=NodeState.DOWN, reason="unknown host key SHA256:abc")
-    fake.on(messages.CheckNodes, messages.NodesReply((unknown,)))
+    fake.reply(messages.CheckNodes, messages.NodesReply((unknown,)))
     done = cli("node", "check", "h2")
     assert done.returncode == 1
     assert done.stderr.endswith(b"hint: sshgrid node check h2 --accept-new\n")
     assert not (cli.home / "known_hosts").exists()
 
 
-def test_an_accepted_key_is_written_down_for_us_alone(tmp_path: Path) -> None:
+def test_an_accepted_key_is_written_to_a_private_file(tmp_path: Path) -> None:
     known_hosts = tmp_path / "config" / "known_hosts"
     remember_key(str(known_hosts), "h2 ssh-ed25519 AAAA\n")
     remember_key(str(known_hosts), "h3 ssh-ed25519 BBBB")
@@ -125,10 +125,10 @@ def test_drain_resume_and_rm_edit_the_file_and_keep_comments(cli: Cli, fake: Fak
     assert "h2: {host: b}  # spare" in path.read_text()
     assert json.loads(cli("node", "rm", "h2", "--json").stdout) == {"schema": 1, "nodes": ["h2"]}
     assert path.read_text() == "version: 1\nnodes:\n  # the good one\n  h1: {host: a}\n"
-    assert len(fake.got(messages.Reload)) == 3
+    assert len(fake.received(messages.Reload)) == 3
 
 
-def test_without_a_master_an_edit_starts_none(cli: Cli) -> None:
+def test_an_edit_does_not_start_a_master(cli: Cli) -> None:
     assert cli("node", "drain", "h2").returncode == 0
     assert not Path(cli.places.socket).exists()
 
@@ -143,12 +143,12 @@ def test_without_a_master_an_edit_starts_none(cli: Cli) -> None:
         ("u@::1", {"host": "::1", "user": "u"}),
     ],
 )
-def test_an_address_is_understood(text: str, fields: dict[str, object]) -> None:
+def test_an_address_is_parsed(text: str, fields: dict[str, object]) -> None:
     assert parse_address(text) == fields
 
 
 @pytest.mark.parametrize("text", ["", "@h", "u@", "h:0", "h:99999", "a@b@c", "h:port"])
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="not an address"):
         parse_address(text)
 
@@ -162,6 +162,6 @@ def test_A8_a_hostile_address_does_not_get_into_the_file(cli: Cli, text: str) ->
     assert (cli.home / "inventory.yaml").read_text() == before
 
 
-def test_two_places_or_none_are_refused(cli: Cli) -> None:
+def test_node_add_needs_exactly_one_address(cli: Cli) -> None:
     for words in (["h9"], ["h9", "host", "--local"], ["h9", "--local", "--ssh-config", "x"]):
         assert cli("node", "add", *words).returncode == 2

@@ -1,4 +1,4 @@
-"""`inventory edit` and `inventory import`: the file afterwards, and what is said."""
+"""`inventory edit` and `inventory import`: the changed file and the printed messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def kept(cli: Cli) -> list[Path]:
     return sorted(cli.home.glob("*.edited"))
 
 
-def test_a_valid_edit_replaces_the_file_and_tells_the_master(cli: Cli, fake: FakeMaster) -> None:
+def test_a_valid_edit_replaces_the_file_and_reloads_the_master(cli: Cli, fake: FakeMaster) -> None:
     path = cli.home / "inventory.yaml"
     path.chmod(0o640)
     done = cli("inventory", "edit", EDITOR=editor(cli, "echo '  h3: {}  # new' >>\"$1\""))
@@ -30,17 +30,17 @@ def test_a_valid_edit_replaces_the_file_and_tells_the_master(cli: Cli, fake: Fak
     assert done.stdout.decode() == f"{path.resolve()}: changed\n"
     assert path.read_text() == INVENTORY + "  h3: {}  # new\n"
     assert path.stat().st_mode & 0o777 == 0o640
-    assert len(fake.got(messages.Reload)) == 1
+    assert len(fake.received(messages.Reload)) == 1
 
 
-def test_visual_comes_first_may_have_options_and_nothing_changed_is_said(cli: Cli, fake: FakeMaster) -> None:
+def test_visual_overrides_editor_and_an_unchanged_file_is_reported(cli: Cli, fake: FakeMaster) -> None:
     words = editor(cli, '[ "$1" = --wait ]') + " --wait"
     done = cli("--json", "inventory", "edit", VISUAL=words, EDITOR="false")
     assert (done.returncode, json.loads(done.stdout)["changed"]) == (0, False)
-    assert not fake.got(messages.Reload)
+    assert not fake.received(messages.Reload)
 
 
-def test_errors_are_said_and_the_persons_text_is_kept(cli: Cli) -> None:
+def test_errors_are_printed_and_the_edited_text_is_saved(cli: Cli) -> None:
     done = cli("inventory", "edit", EDITOR=editor(cli, "echo '  h3: {hots: x}' >>\"$1\""))
     assert done.returncode == 125
     assert b"inventory.yaml:4:8: unknown key 'hots'; did you mean 'host'?" in done.stderr
@@ -50,14 +50,14 @@ def test_errors_are_said_and_the_persons_text_is_kept(cli: Cli) -> None:
     assert str(left).encode() in done.stderr
 
 
-def test_a_broken_file_can_be_mended(cli: Cli) -> None:
+def test_an_invalid_file_can_be_fixed(cli: Cli) -> None:
     path = cli.home / "inventory.yaml"
     path.write_text("nodes: [\n")
     done = cli("inventory", "edit", EDITOR=editor(cli, "printf 'nodes:\\n  a: {}\\n' >\"$1\""))
     assert (done.returncode, path.read_text()) == (0, "nodes:\n  a: {}\n")
 
 
-def test_a_file_that_changed_meanwhile_is_left_and_the_text_is_kept(cli: Cli) -> None:
+def test_a_file_that_changed_meanwhile_is_not_replaced_and_the_text_is_saved(cli: Cli) -> None:
     path = cli.home / "inventory.yaml"
     script = f"echo '  mine: {{}}' >>\"$1\"; echo '  theirs: {{}}' >>{path}"
     done = cli("inventory", "edit", EDITOR=editor(cli, script))
@@ -75,7 +75,7 @@ def test_an_editor_that_fails_changes_nothing(cli: Cli) -> None:
     assert cli("--no-input", "inventory", "edit", EDITOR="true").returncode == 2
 
 
-def test_a_first_inventory_can_be_written_by_hand(cli: Cli) -> None:
+def test_a_first_inventory_can_be_written_in_the_editor(cli: Cli) -> None:
     path = cli.home / "inventory.yaml"
     path.unlink()
     assert cli("inventory", "edit", EDITOR="true").returncode == 0
@@ -88,7 +88,7 @@ HOSTS = "[web]\nweb[1:2] ansible_host_key_checking=no\n[db]\nh9 ansible_port=7\n
 LINES = ['  web[1-2]: {host: "{name}", tags: [web]}', "  h9: {host: h9, port: 7, tags: [db]}"]
 
 
-def test_import_of_ansible_adds_lines_and_says_what_has_no_place(cli: Cli) -> None:
+def test_import_of_ansible_adds_lines_and_reports_the_rest(cli: Cli) -> None:
     path = cli.home / "inventory.yaml"
     (cli.folder / "hosts").write_text(HOSTS)
     (cli.folder / "group_vars").mkdir()
@@ -121,7 +121,7 @@ def test_import_of_ssh_config_follows_includes(cli: Cli) -> None:
     assert "  one: {ssh_config: one}\n" in (cli.home / "inventory.yaml").read_text()
 
 
-def test_what_cannot_be_imported_is_said(cli: Cli) -> None:
+def test_unusable_imports_are_errors(cli: Cli) -> None:
     (cli.folder / "empty").write_text("# nothing\n")
     for words, status in (
         (["--ansible", "none"], 127),

@@ -1,4 +1,4 @@
-"""The commands that ask once: their tables, their JSON, their errors; and what the client process imports."""
+"""The commands with one request each: tables, JSON, errors; and what the client imports."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ def printed(cli: Cli, *words: str, status: int = 0) -> Any:
 
 def test_ps_is_a_table_without_borders(cli: Cli, fake: FakeMaster) -> None:
     killed = job_line(9, state="FAILED", exit_code=None, signal=9, reason="killed", program="a.py", name="nightly")
-    fake.on(messages.Jobs, messages.JobsReply((job_line(), killed)))
+    fake.reply(messages.Jobs, messages.JobsReply((job_line(), killed)))
     assert cli("ps", "-a").stdout.decode().splitlines() == [
         "ID  USER  STATE      NODE  TIME  TRY  EXIT  PROGRAM           REASON",
         "42  ann   COMPLETED  h2    2.5s  1/3  0:0   Primes.java 1000",
         " 9  ann   FAILED     h2    2.5s  1/3  0:9   nightly: a.py     killed",
     ]
-    assert fake.got(messages.Jobs) == [messages.Jobs()]
+    assert fake.received(messages.Jobs) == [messages.Jobs()]
 
 
-def test_ps_shows_what_is_active_unless_asked_for_more(cli: Cli, fake: FakeMaster) -> None:
+def test_ps_shows_only_active_jobs_by_default(cli: Cli, fake: FakeMaster) -> None:
     assert b"ID" not in cli("ps", "--no-header").stdout
     cli("ps", "--user", "bob", "--state", "failed,timeout", "--since", "2h")
-    assert fake.got(messages.Jobs) == [
+    assert fake.received(messages.Jobs) == [
         messages.Jobs(active_only=True),
         messages.Jobs("", "bob", ("FAILED", "TIMEOUT"), 7200.0),
     ]
@@ -89,7 +89,7 @@ def test_ps_json_has_the_promised_keys(cli: Cli, fake: FakeMaster) -> None:
 
 def test_info_json_has_attempts_and_for_a_waiting_job_why(cli: Cli, fake: FakeMaster) -> None:
     reasons = (messages.NodeReason("h1", "LoadTooHigh: 93% > 80%"),)
-    fake.on(messages.Info, messages.JobsReply((job_line(7, state="PENDING", attempts=(ATTEMPT,), why=reasons),)))
+    fake.reply(messages.Info, messages.JobsReply((job_line(7, state="PENDING", attempts=(ATTEMPT,), why=reasons),)))
     value = printed(cli, "--json", "info", "7")
     assert set(value) >= JOB_KEYS
     assert set(value["attempts"][0]) >= ATTEMPT_KEYS
@@ -103,7 +103,7 @@ def test_info_json_has_attempts_and_for_a_waiting_job_why(cli: Cli, fake: FakeMa
 def test_info_shows_both_attempts_of_a_task_with_a_speculative_one(cli: Cli, fake: FakeMaster) -> None:
     second = msgspec.structs.replace(ATTEMPT, number=2, node="h2", outcome="exited 0", speculative=True)
     first = msgspec.structs.replace(ATTEMPT, outcome="superseded by attempt 2")
-    fake.on(messages.Info, messages.JobsReply((job_line(7, attempts=(first, second)),)))
+    fake.reply(messages.Info, messages.JobsReply((job_line(7, attempts=(first, second)),)))
     assert [each["speculative"] for each in printed(cli, "--json", "info", "7")["attempts"]] == [False, True]
     text = cli("info", "7").stdout.decode()
     assert "1                h1    superseded by attempt 2" in text
@@ -112,14 +112,14 @@ def test_info_shows_both_attempts_of_a_task_with_a_speculative_one(cli: Cli, fak
 
 def test_info_takes_last(cli: Cli, fake: FakeMaster) -> None:
     assert printed(cli, "info", "last", "--json")["id"] == 42
-    assert fake.got(messages.Jobs) == [messages.Jobs("last")]
+    assert fake.received(messages.Jobs) == [messages.Jobs("last")]
 
 
-def test_nodes_can_be_sorted_and_say_when_they_are_tried_again(cli: Cli, fake: FakeMaster) -> None:
+def test_nodes_can_be_sorted_and_show_their_next_try(cli: Cli, fake: FakeMaster) -> None:
     down = node_line(
         "h1", state=NodeState.DOWN, reason="no route", cpu=None, load=None, memory_free=None, next_try_seconds=30.0
     )
-    fake.on(messages.Nodes, messages.NodesReply((down, node_line("h2", cpu=0.1), node_line("h3", cpu=0.9))))
+    fake.reply(messages.Nodes, messages.NodesReply((down, node_line("h2", cpu=0.1), node_line("h3", cpu=0.9))))
     lines = cli("nodes", "--sort", "cpu").stdout.decode().splitlines()
     assert lines[0].split() == ["NAME", "STATE", "CPU", "LOAD", "MEMORY", "RUNNING", "REASON", "TOOLCHAINS"]
     assert [line.split()[0] for line in lines[1:]] == ["h3", "h2", "h1"]
@@ -130,28 +130,31 @@ def test_nodes_can_be_sorted_and_say_when_they_are_tried_again(cli: Cli, fake: F
 
 def test_toolchains_are_grouped_by_version(cli: Cli, fake: FakeMaster) -> None:
     assert cli("toolchains", "--on", "h2").stdout.decode().splitlines()[1] == "java      *.java  17.0.15: h2"
-    assert fake.got(messages.Toolchains) == [messages.Toolchains("h2")]
+    assert fake.received(messages.Toolchains) == [messages.Toolchains("h2")]
     assert printed(cli, "toolchains", "--json")["toolchains"][0]["nodes"][0]["version"] == "17.0.15"
 
 
 # --- kill, rm, hold, release -----------------------------------------------------------------------------------------
 
 
-def test_what_changes_jobs_asks_for_exactly_that(cli: Cli, fake: FakeMaster) -> None:
-    fake.on(messages.Jobs, messages.JobsReply((job_line(3), job_line(4))))
+def test_commands_that_change_jobs_send_their_request(cli: Cli, fake: FakeMaster) -> None:
+    fake.reply(messages.Jobs, messages.JobsReply((job_line(3), job_line(4))))
     for words in (("kill", "3-4", "--signal", "sigusr1"), ("kill", "7", "--signal", "9"), ("rm", "7")):
         done = cli(*words)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert printed(cli, "hold", "7", "--json") == {"schema": 1, "count": 1, "jobs": [7]}
     assert cli("release", "7").returncode == 0
     seven = (JobId(7),)
-    assert fake.got(messages.Cancel) == [messages.Cancel((JobId(3), JobId(4)), "USR1"), messages.Cancel(seven, "KILL")]
-    assert fake.got(messages.Remove) == [messages.Remove(seven)]
-    assert fake.got(messages.Hold) == [messages.Hold(seven), messages.Hold(seven, release=True)]
+    assert fake.received(messages.Cancel) == [
+        messages.Cancel((JobId(3), JobId(4)), "USR1"),
+        messages.Cancel(seven, "KILL"),
+    ]
+    assert fake.received(messages.Remove) == [messages.Remove(seven)]
+    assert fake.received(messages.Hold) == [messages.Hold(seven), messages.Hold(seven, release=True)]
 
 
-def test_killing_what_has_ended_is_1(cli: Cli, fake: FakeMaster) -> None:
-    fake.on(messages.Cancel, messages.Done(0))
+def test_kill_of_an_ended_job_exits_with_1(cli: Cli, fake: FakeMaster) -> None:
+    fake.reply(messages.Cancel, messages.Done(0))
     done = cli("kill", "7")
     assert (done.returncode, done.stderr) == (1, b"error: job 7 has already ended\nhint: sshgrid info 7\n")
 
@@ -159,8 +162,8 @@ def test_killing_what_has_ended_is_1(cli: Cli, fake: FakeMaster) -> None:
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_error_of_the_master_is_said_with_its_hint_or_as_json(cli: Cli, fake: FakeMaster) -> None:
-    fake.on(messages.Info, messages.Failure("no-such-job", "no such job: 7", "sshgrid ps -a", 1))
+def test_an_error_of_the_master_is_printed_with_its_hint_or_as_json(cli: Cli, fake: FakeMaster) -> None:
+    fake.reply(messages.Info, messages.Failure("no-such-job", "no such job: 7", "sshgrid ps -a", 1))
     done = cli("info", "7")
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr == b"error: no such job: 7\nhint: sshgrid ps -a\n"
@@ -183,17 +186,17 @@ def test_an_error_of_the_master_is_said_with_its_hint_or_as_json(cli: Cli, fake:
         (("kill", "7", "--signal", "HUPP"), "error: --signal: no such signal: HUPP\nhint: "),
     ],
 )
-def test_wrong_usage_is_2_with_one_line_and_a_hint(
+def test_wrong_usage_exits_with_2_and_prints_a_hint(
     cli: Cli, fake: FakeMaster, words: tuple[str, ...], begin: str
 ) -> None:
     (cli.folder / "x.py").write_text("")
     done = cli(*words)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode().startswith(begin)
-    assert not fake.got(messages.Submit)
+    assert not fake.received(messages.Submit)
 
 
-def test_wrong_usage_is_json_too_when_json_was_asked_for(cli: Cli) -> None:
+def test_wrong_usage_is_json_with_json(cli: Cli) -> None:
     value = printed(cli, "ps", "--bogus", "--json", status=2)
     assert value["error"]["code"] == "usage"
 
@@ -206,7 +209,7 @@ def test_a_closed_stdout_is_an_error(cli: Cli) -> None:
     assert (done.returncode, done.stderr.startswith(b"error: standard output is closed")) == (125, True)
 
 
-def test_a_reader_that_goes_is_141_without_a_word(cli: Cli, fake: FakeMaster) -> None:
+def test_a_closed_pipe_exits_silently_with_141(cli: Cli, fake: FakeMaster) -> None:
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -234,7 +237,7 @@ def test_A34_a_jobs_name_cannot_repaint_the_terminal(cli: Cli, fake: FakeMaster)
         (("ps", "-a", "--color", "always"), {"NO_COLOR": "1"}, True),
     ],
 )
-def test_colour_is_off_for_a_pipe_unless_asked_for(
+def test_colour_is_off_for_a_pipe_unless_requested(
     cli: Cli, fake: FakeMaster, words: tuple[str, ...], environ: dict[str, str], coloured: bool
 ) -> None:
     cli.environ |= environ
@@ -244,7 +247,7 @@ def test_colour_is_off_for_a_pipe_unless_asked_for(
 # --- master, doctor, version, completion -----------------------------------------------------------------------------
 
 
-def test_master_status_says_what_it_holds_and_is_1_when_there_is_none(cli: Cli) -> None:
+def test_master_status_prints_its_fields_and_exits_with_1_without_a_master(cli: Cli) -> None:
     done = cli("master", "status")
     assert (done.returncode, done.stderr) == (
         1,
@@ -255,20 +258,20 @@ def test_master_status_says_what_it_holds_and_is_1_when_there_is_none(cli: Cli) 
     assert {"schema", "pid", "version", "socket", "state_dir", "inventory", "uptime", "nodes", "jobs"} <= set(value)
 
 
-def test_master_stop_waits_until_it_has_left(cli: Cli, fake: FakeMaster) -> None:
+def test_master_stop_waits_until_the_master_has_exited(cli: Cli, fake: FakeMaster) -> None:
     assert cli("master", "stop", "--drain").returncode == 0
-    assert fake.got(messages.Stop) == [messages.Stop(drain=True)]
+    assert fake.received(messages.Stop) == [messages.Stop(drain=True)]
     assert not Path(cli.places.socket).exists()
     assert cli("master", "stop").stderr == b"no master is running\n"
 
 
-def test_master_start_says_when_one_runs(cli: Cli, fake: FakeMaster) -> None:
+def test_master_start_reports_a_running_master(cli: Cli, fake: FakeMaster) -> None:
     assert cli("master", "start").stdout == b"master runs, pid 4242\n"
 
 
-def test_doctor_says_each_value_with_its_source_and_looks_at_each_node(cli: Cli, fake: FakeMaster) -> None:
+def test_doctor_prints_settings_with_sources_and_checks_each_node(cli: Cli, fake: FakeMaster) -> None:
     down = node_line("h2", state=NodeState.DOWN, reason="no route to host")
-    fake.on(messages.CheckNodes, messages.NodesReply((node_line("h1"), down)))
+    fake.reply(messages.CheckNodes, messages.NodesReply((node_line("h1"), down)))
     value = printed(cli, "doctor", "--json", status=1)
     sources = {each["name"]: each["source"] for each in value["values"]}
     assert (sources["inventory"], sources["state_dir"]) == ("config", "SSHGRID_HOME")
@@ -297,7 +300,7 @@ def test_completion_prints_a_script(cli: Cli, shell: str) -> None:
     assert b"_SSHGRID_COMPLETE" in cli("completion", shell).stdout
 
 
-def test_node_names_are_completed_and_no_master_is_started_for_it(cli: Cli) -> None:
+def test_completion_of_node_names_starts_no_master(cli: Cli) -> None:
     cli.environ |= {"_SSHGRID_COMPLETE": "bash_complete", "COMP_WORDS": "sshgrid run --on h1,h", "COMP_CWORD": "3"}
     assert cli().stdout == b"\n"
     assert not Path(cli.places.socket).exists()
@@ -313,7 +316,7 @@ HEAVY = {"asyncio", "asyncssh", "pydantic", "yaml", "rich", "prompt_toolkit", "s
 @pytest.mark.parametrize(
     "words", [["--help"], ["run", "x.py"], ["run", "-d", "x.py"], ["ps"], ["nodes"], ["info", "1"], ["logs", "1"]]
 )
-def test_the_client_imports_nothing_heavy(cli: Cli, fake: FakeMaster, words: list[str]) -> None:
+def test_the_client_imports_no_large_module(cli: Cli, fake: FakeMaster, words: list[str]) -> None:
     (cli.folder / "x.py").write_text("")
     # -S: what site's .pth files import is not ours.
     path = os.pathsep.join([ROOT, *(each for each in sys.path if each.endswith("site-packages"))])

@@ -1,4 +1,4 @@
-"""`sweep`, `progress` and `retry` against a scripted master: what is asked, shown, recorded and gone on with."""
+"""`sweep`, `progress` and `retry` against a scripted master: requests, output, records and --resume."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from sshgrid.protocol.sweep_messages import (
 from sshgrid.sweeps import inputs, parameters
 from tests.service.cli.test_run import read_until
 from tests.service.conftest import Cli, interrupt, wait_until
-from tests.service.fake_master import CLOSE, FakeMaster, Said, job_line
+from tests.service.fake_master import CLOSE, FakeMaster, Reply, job_line
 
 ENDED = messages.Ended(job_line(state="COMPLETED", reason=""))
 
 
-def task(number: int, out: bytes = b"", err: bytes = b"", status: int = 0, **changes: object) -> list[Said]:
-    """All that is said of a task."""
-    said: list[Said] = [
+def task(number: int, out: bytes = b"", err: bytes = b"", status: int = 0, **changes: object) -> list[Reply]:
+    """The messages about one task."""
+    outputs: list[Reply] = [
         (TaskOutput(number, stream, len(piece)), piece) for stream, piece in (("stdout", out), ("stderr", err)) if piece
     ]
     values: dict[str, object] = {
         "number": number, "state": "FAILED" if status else "COMPLETED", "node": "h2", "attempt": 1,
         "started": 1_700_000_000.0, "seconds": 0.5, "exit_status": status, "signal": None, "reason": "",
     }  # fmt: skip
-    return [*said, TaskEnded(TaskLine(**{**values, **changes}))]  # type: ignore[arg-type]
+    return [*outputs, TaskEnded(TaskLine(**{**values, **changes}))]  # type: ignore[arg-type]
 
 
 def progress(ended: int = 1, failed: int = 0, running: int = 2) -> SweepProgress:
@@ -50,11 +50,11 @@ def progress(ended: int = 1, failed: int = 0, running: int = 2) -> SweepProgress
 
 
 def submitted(fake: FakeMaster) -> list[Submission]:
-    return [request.submission for request in fake.got(messages.Submit) if isinstance(request, messages.Submit)]
+    return [request.submission for request in fake.received(messages.Submit) if isinstance(request, messages.Submit)]
 
 
 def keys(fake: FakeMaster) -> list[str]:
-    return [request.key for request in fake.got(messages.Submit) if isinstance(request, messages.Submit)]
+    return [request.key for request in fake.received(messages.Submit) if isinstance(request, messages.Submit)]
 
 
 def plan_of(fake: FakeMaster) -> Sweep:
@@ -64,13 +64,13 @@ def plan_of(fake: FakeMaster) -> Sweep:
 
 
 def haves(fake: FakeMaster) -> list[str]:
-    return [request.have for request in fake.got(WatchSweep) if isinstance(request, WatchSweep)]
+    return [request.have for request in fake.received(WatchSweep) if isinstance(request, WatchSweep)]
 
 
 def known(fake: FakeMaster, **changes: object) -> None:
     """The master has the sweep."""
     fields: dict[str, object] = {"program": "hello.py", "state": "RUNNING", "exit_status": None, "sweep": progress()}
-    fake.on(messages.Info, messages.JobsReply((job_line(42, **{**fields, **changes}),)))
+    fake.reply(messages.Info, messages.JobsReply((job_line(42, **{**fields, **changes}),)))
 
 
 def rows(folder: Path) -> list[list[str]]:
@@ -78,11 +78,11 @@ def rows(folder: Path) -> list[list[str]]:
         return list(csv.reader(file))[1:]
 
 
-# --- what is asked ----------------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_arrives_with_its_table_and_its_template(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, ENDED)
+def test_a_sweep_is_submitted_with_its_table_and_template(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, ENDED)
     words = ["-p", "x=1..3", "-p", "y=a,b", "-j", "5", "--halt", "soon,fail=10%", "--timeout", "90s", "--retries", "4"]
     assert cli("sweep", *words, program, "--n={x}", "{y}").returncode == 0
     got = submitted(fake)[0]
@@ -94,7 +94,7 @@ def test_a_sweep_arrives_with_its_table_and_its_template(cli: Cli, fake: FakeMas
     assert (plan.tasks, plan.chosen, plan.at_once, plan.halt) == (6, "", 5, Halt("soon", "fail", None, 10.0))
     assert got.program.args == (b"--n={x}", b"{y}")
     assert (got.program.limits.wall_seconds, got.retries, got.program.stdin) == (90.0, 4, None)
-    assert parameters.encode(table) in [payload for _, payload in fake.asked]
+    assert parameters.encode(table) in [payload for _, payload in fake.requests]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_sweep_arrives_with_its_table_and_its_template(cli: Cli, fake: FakeMas
         (["-p", "x=@lines", "hello.py"], ["hello.py a/b.txt", "hello.py c"]),
     ],
 )  # fmt: skip
-def test_a_dry_run_prints_each_command_and_asks_nobody(
+def test_a_dry_run_prints_each_command_without_a_master(
     cli: Cli, program: str, words: list[str], commands: list[str]
 ) -> None:
     (cli.folder / "lines").write_text("a/b.txt\nc\n")
@@ -122,11 +122,11 @@ def test_a_dry_run_prints_each_command_and_asks_nobody(
     assert (done.returncode, done.stdout.decode().splitlines(), done.stderr) == (0, commands, b"")
 
 
-def test_a_backup_is_asked_for_by_name_alone(cli: Cli, fake: FakeMaster, program: str) -> None:
+def test_backup_is_off_by_default(cli: Cli, fake: FakeMaster, program: str) -> None:
     for words in ([], ["--backup"]):
-        fake.on(WatchSweep, ENDED)
+        fake.reply(WatchSweep, ENDED)
         assert cli("sweep", *words, "-p", "x=1..3", program).returncode == 0
-    assert [asked.sweep.backup for asked in submitted(fake) if asked.sweep] == [False, True]
+    assert [each.sweep.backup for each in submitted(fake) if each.sweep] == [False, True]
 
 
 def with_inputs(cli: Cli, *names: str) -> None:
@@ -138,7 +138,9 @@ def with_inputs(cli: Cli, *names: str) -> None:
 def inputs_of(fake: FakeMaster) -> inputs.Inputs:
     """As they were sent, with all that they name."""
     sent = {
-        sha256(payload).hexdigest(): payload for message, payload in fake.asked if isinstance(message, messages.PutBlob)
+        sha256(payload).hexdigest(): payload
+        for message, payload in fake.requests
+        if isinstance(message, messages.PutBlob)
     }
     named = plan_of(fake).inputs
     assert named is not None
@@ -147,24 +149,22 @@ def inputs_of(fake: FakeMaster) -> inputs.Inputs:
     return found
 
 
-def test_each_task_reads_the_file_that_its_values_name_and_each_file_is_sent_once(
-    cli: Cli, fake: FakeMaster, program: str
-) -> None:
-    fake.on(WatchSweep, ENDED)
+def test_task_inputs_are_sent_once_each(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, ENDED)
     with_inputs(cli, "a", "b")
     assert cli("sweep", "--stdin", "in/{x}", "-p", "x=a,b", "-p", "y=1..3", program, "{y}").returncode == 0
     found = inputs_of(fake)
     digests = [file.sha256 for number in range(1, 7) if (file := found.of(number))]
     assert digests == [sha256(f"input {name}".encode()).hexdigest() for name in "aaabbb"]
-    sent = [message.sha256 for message in fake.got(messages.PutBlob) if isinstance(message, messages.PutBlob)]
+    sent = [message.sha256 for message in fake.received(messages.PutBlob) if isinstance(message, messages.PutBlob)]
     assert len(sent) == len(set(sent)) == 5  # the program, two inputs, both lists
     assert submitted(fake)[0].program.stdin is None
 
 
-def test_a_dry_run_hands_no_large_file_over(cli: Cli, fake: FakeMaster, program: str) -> None:
+def test_a_dry_run_offers_no_large_file(cli: Cli, fake: FakeMaster, program: str) -> None:
     (cli.folder / "big").write_bytes(bytes(9 << 20))
     assert cli("sweep", "--dry-run", "--with", "big", "-p", "x=1", program).returncode == 0
-    assert not fake.asked
+    assert not fake.requests
 
 
 def test_a_dry_run_shows_what_each_task_reads(cli: Cli, program: str) -> None:
@@ -175,7 +175,9 @@ def test_a_dry_run_shows_what_each_task_reads(cli: Cli, program: str) -> None:
     assert [line["stdin"] for line in lines] == ["in/a b", "in/c"]
 
 
-def test_all_wrong_inputs_are_said_together_before_anything_runs(cli: Cli, fake: FakeMaster, program: str) -> None:
+def test_all_unusable_inputs_are_reported_together_before_anything_runs(
+    cli: Cli, fake: FakeMaster, program: str
+) -> None:
     with_inputs(cli, "1", "3")
     (cli.folder / "in" / "2").mkdir()
     done = cli("sweep", "--stdin", "in/{x}", "-p", "x=1..9", "-p", "y=1,2", program, "{y}")
@@ -184,18 +186,18 @@ def test_all_wrong_inputs_are_said_together_before_anything_runs(cli: Cli, fake:
     lines = done.stderr.decode().splitlines()
     assert lines[0] == "error: task 3: in/2: is not a file (--stdin)"
     assert lines[1:6] == [*(words.format(2 * x - 1, x) for x in range(4, 8)), "and 2 more"]
-    assert fake.asked == []
+    assert fake.requests == []
 
 
-def test_a_resumed_sweep_needs_the_inputs_of_what_is_missing_alone(cli: Cli, fake: FakeMaster, program: str) -> None:
+def test_a_resumed_sweep_needs_only_the_inputs_of_missing_tasks(cli: Cli, fake: FakeMaster, program: str) -> None:
     with_inputs(cli, "1", "2", "3")
     words = ("--results", "R", "--stdin", "in/{x}", "-p", "x=1..3", "hello.py")
-    fake.on(WatchSweep, *task(1, b"a\n"), *task(2, state="CANCELLED", status=143), ENDED)
+    fake.reply(WatchSweep, *task(1, b"a\n"), *task(2, state="CANCELLED", status=143), ENDED)
     cli("sweep", *words)
     known(fake, state="CANCELLED", exit_status=143)
     (cli.folder / "in" / "1").unlink()
     (cli.folder / "in" / "2").write_text("another")
-    fake.on(WatchSweep, *task(2, b"b\n"), *task(3, b"c\n"), ENDED)
+    fake.reply(WatchSweep, *task(2, b"b\n"), *task(3, b"c\n"), ENDED)
     assert cli("sweep", "--resume", *words).returncode == 0
     found = inputs_of(fake)
     assert (plan_of(fake).chosen, found.of(1)) == ("2-3", None)
@@ -204,7 +206,7 @@ def test_a_resumed_sweep_needs_the_inputs_of_what_is_missing_alone(cli: Cli, fak
     assert b"belongs to another sweep" in other.stderr
 
 
-def test_values_may_come_through_a_pipe(cli: Cli, program: str) -> None:
+def test_values_can_come_from_a_pipe(cli: Cli, program: str) -> None:
     done = cli("sweep", "--dry-run", "--each-line", "-", program, stdin=b"a\nb\n")
     assert done.stdout == b"hello.py a\nhello.py b\n"
 
@@ -240,7 +242,7 @@ def test_values_may_come_through_a_pipe(cli: Cli, program: str) -> None:
         (["-p", "x=1", "missing.py"], "no such file: missing.py"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_before_anything_runs(
+def test_wrong_usage_is_reported_before_anything_runs(
     cli: Cli, fake: FakeMaster, program: str, words: list[str], message: str
 ) -> None:
     (cli.folder / "ragged.csv").write_text("x,y\n1,2\n3\n")
@@ -248,62 +250,60 @@ def test_what_is_wrong_is_said_before_anything_runs(
     done = cli("sweep", *words)
     assert done.returncode == (127 if "no such file" in message else 2)
     assert message in done.stderr.decode()
-    assert fake.got(messages.Submit) == []
+    assert fake.received(messages.Submit) == []
     assert (cli.folder / program).read_text() == "print('hello')\n"
 
 
-def test_detach_prints_the_id_alone(cli: Cli, fake: FakeMaster, program: str) -> None:
+def test_detach_prints_only_the_id(cli: Cli, fake: FakeMaster, program: str) -> None:
     done = cli("sweep", "-d", "-p", "x=1..3", program)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"42\n", b"")
-    assert not fake.got(WatchSweep)
+    assert not fake.received(WatchSweep)
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
 
 
-def test_the_output_of_a_task_comes_out_when_it_has_ended_and_in_one_piece(
-    cli: Cli, fake: FakeMaster, program: str
-) -> None:
+def test_the_output_of_a_task_is_printed_in_one_piece_at_its_end(cli: Cli, fake: FakeMaster, program: str) -> None:
     second = task(2, b"c\nd", b"oh\n")
-    fake.on(WatchSweep, *task(1, b"a\n")[:-1], *second, task(1)[-1], (TaskOutput(3, "stdout", 4), b"half"), ENDED)
+    fake.reply(WatchSweep, *task(1, b"a\n")[:-1], *second, task(1)[-1], (TaskOutput(3, "stdout", 4), b"half"), ENDED)
     done = cli("sweep", program, ":::", "p", "q", "r")
     assert (done.stdout, done.stderr, done.returncode) == (b"c\nda\n", b"oh\n", 0)
 
 
-def test_each_line_can_carry_its_values(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(1, b"a\nb\n", b"e\n"), *task(2, b"c"), ENDED)
+def test_tag_prefixes_each_line_with_the_values(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, *task(1, b"a\nb\n", b"e\n"), *task(2, b"c"), ENDED)
     done = cli("sweep", "--tag", "-p", "x=1,2", program, ":::", "q")
     assert (done.stdout, done.stderr) == (b"1 q\ta\n1 q\tb\n2 q\tc", b"1 q\te\n")
 
 
-def test_keep_order_is_asked_of_the_master(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, ENDED)
+def test_keep_order_is_sent_to_the_master(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, ENDED)
     assert cli("sweep", "--keep-order", "-p", "x=1,2", program).returncode == 0
-    assert fake.got(WatchSweep) == [WatchSweep(JobId(42), keep_order=True)]
+    assert fake.received(WatchSweep) == [WatchSweep(JobId(42), keep_order=True)]
 
 
 @pytest.mark.parametrize("status", [0, 3, 101, 125, 126])
-def test_the_exit_status_is_the_sweeps(cli: Cli, fake: FakeMaster, program: str, status: int) -> None:
-    fake.on(WatchSweep, messages.Ended(job_line(state="FAILED" if status else "COMPLETED", exit_status=status)))
+def test_the_exit_status_is_that_of_the_sweep(cli: Cli, fake: FakeMaster, program: str, status: int) -> None:
+    fake.reply(WatchSweep, messages.Ended(job_line(state="FAILED" if status else "COMPLETED", exit_status=status)))
     assert cli("sweep", "-p", "x=1..3", program).returncode == status
 
 
-def test_a_task_that_its_program_did_not_end_is_said(cli: Cli, fake: FakeMaster, program: str) -> None:
+def test_a_task_that_hit_a_limit_is_reported(cli: Cli, fake: FakeMaster, program: str) -> None:
     late = task(2, status=124, state="TIMEOUT", reason="time limit of 1s")
-    fake.on(WatchSweep, *late, messages.Ended(job_line(state="FAILED", exit_status=1, reason="1 of 2 tasks failed")))
+    fake.reply(WatchSweep, *late, messages.Ended(job_line(state="FAILED", exit_status=1, reason="1 of 2 tasks failed")))
     assert cli("sweep", "-p", "x=1,2", program).stderr == b"error: task 42.2: time limit of 1s\n"
 
 
-def test_progress_is_silent_without_a_terminal_unless_it_is_asked_for(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, progress(), ENDED)
+def test_progress_without_a_terminal_needs_an_option(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, progress(), ENDED)
     assert cli("sweep", "-p", "x=1..3", program).stderr == b""
     assert cli("sweep", "--bar", "-p", "x=1..3", program).stderr.startswith(b"[######....")
     assert cli("sweep", "--eta", "-p", "x=1..3", program).stderr == b"1 of 3 done, 2 running, 0.0/s\n"
     assert cli("-q", "sweep", "--eta", "-p", "x=1..3", program).stderr == b""
 
 
-def test_json_is_a_line_an_event_and_the_sweep_last(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, progress(), *task(1, b"hi\n", b"\xff"), messages.Ended(job_line(sweep=progress(ended=3))))
+def test_json_prints_a_line_for_each_event_and_the_sweep_last(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, progress(), *task(1, b"hi\n", b"\xff"), messages.Ended(job_line(sweep=progress(ended=3))))
     lines = [json.loads(line) for line in cli("sweep", "--json", "-p", "x=1..3", program).stdout.splitlines()]
     assert [line.get("event") for line in lines] == ["accepted", "progress", "output", "output", "task", None]
     assert all(line["schema"] == 1 for line in lines)
@@ -312,43 +312,43 @@ def test_json_is_a_line_an_event_and_the_sweep_last(cli: Cli, fake: FakeMaster, 
     assert (lines[-1]["id"], lines[-1]["sweep"]["ended"]) == (42, 3)
 
 
-def test_attach_shows_the_tasks_of_a_sweep(cli: Cli, fake: FakeMaster) -> None:
+def test_attach_prints_the_tasks_of_a_sweep(cli: Cli, fake: FakeMaster) -> None:
     known(fake)
-    fake.on(WatchSweep, *task(1, b"a\n"), messages.Ended(job_line(exit_status=1, state="FAILED")))
+    fake.reply(WatchSweep, *task(1, b"a\n"), messages.Ended(job_line(exit_status=1, state="FAILED")))
     done = cli("attach", "42")
     assert (done.returncode, done.stdout) == (1, b"a\n")
 
 
-def test_progress_prints_one_frame(cli: Cli, fake: FakeMaster) -> None:
-    fake.on(ProgressOf, progress(ended=2, failed=1, running=1))
+def test_progress_prints_one_line(cli: Cli, fake: FakeMaster) -> None:
+    fake.reply(ProgressOf, progress(ended=2, failed=1, running=1))
     assert cli("progress", "42").stdout == b"sweep 42: 2 of 3 done, 1 failed, 1 running, 0.0/s\n"
     assert json.loads(cli("--json", "progress", "42").stdout)["failed"] == 1
 
 
-def test_retry_says_what_and_whether_it_did_anything(cli: Cli, fake: FakeMaster) -> None:
-    fake.in_turn(Retry, [messages.Done(2)], [messages.Done(0)])
+def test_retry_sends_its_options_and_fails_when_nothing_changed(cli: Cli, fake: FakeMaster) -> None:
+    fake.reply_in_turn(Retry, [messages.Done(2)], [messages.Done(0)])
     assert cli("retry", "42", "--failed").returncode == 0
     assert cli("retry", "7").returncode == 1
-    assert fake.got(Retry) == [Retry((JobId(42),), True), Retry((JobId(7),), False)]
+    assert fake.received(Retry) == [Retry((JobId(42),), True), Retry((JobId(7),), False)]
 
 
 # --- Ctrl-C and lost masters ------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_ends_the_sweep_and_a_second_one_leaves_it(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(1, b"a\n"))
+def test_ctrl_c_cancels_the_sweep_and_a_second_one_detaches(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, *task(1, b"a\n"))
     child = cli.start("sweep", "-p", "x=1..3", program)
     read_until(child, b"a\n")
     interrupt(child)
-    wait_until(lambda: fake.got(messages.Cancel) == [messages.Cancel((JobId(42),), "INT")], lambda: fake.asked)
+    wait_until(lambda: fake.received(messages.Cancel) == [messages.Cancel((JobId(42),), "INT")], lambda: fake.requests)
     interrupt(child)
     assert child.wait(10) == 130
     assert b"sweep 42 continues" in child.communicate()[1]
 
 
-def test_after_a_lost_master_each_task_is_shown_once(cli: Cli, fake: FakeMaster, program: str) -> None:
-    half: Said = (TaskOutput(3, "stdout", 2), b"c\n")
-    fake.in_turn(WatchSweep, [*task(2, b"b\n"), half, CLOSE], [*task(3, b"c\n"), *task(1, b"a\n"), ENDED])
+def test_after_a_lost_master_each_task_is_printed_once(cli: Cli, fake: FakeMaster, program: str) -> None:
+    half: Reply = (TaskOutput(3, "stdout", 2), b"c\n")
+    fake.reply_in_turn(WatchSweep, [*task(2, b"b\n"), half, CLOSE], [*task(3, b"c\n"), *task(1, b"a\n"), ENDED])
     done = cli("sweep", "--results", "R", "--joblog", "L", "-p", "x=1..3", program)
     assert (done.returncode, done.stdout) == (0, b"b\nc\na\n")
     assert haves(fake) == ["", "2"]
@@ -356,14 +356,14 @@ def test_after_a_lost_master_each_task_is_shown_once(cli: Cli, fake: FakeMaster,
     assert (cli.folder / "R" / "x=3" / "stdout").read_bytes() == b"c\n"
 
 
-def test_who_closes_our_stdout_ends_the_sweep(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(1, b"a\n" * 100_000), *task(2, b"b\n" * 100_000))
+def test_a_closed_pipe_ends_the_sweep(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, *task(1, b"a\n" * 100_000), *task(2, b"b\n" * 100_000))
     child = cli.start("sweep", "-p", "x=1..3", program)
     read_until(child, b"a\n")
     assert child.stdout is not None
     child.stdout.close()
     assert child.wait(10) == 141
-    assert set(fake.got(messages.Cancel)) == {messages.Cancel((JobId(42),), "TERM")}
+    assert set(fake.received(messages.Cancel)) == {messages.Cancel((JobId(42),), "TERM")}
 
 
 # --- records and --resume ---------------------------------------------------------------------------------------------
@@ -371,8 +371,8 @@ def test_who_closes_our_stdout_ends_the_sweep(cli: Cli, fake: FakeMaster, progra
 RECORDED = ("sweep", "--results", "R", "--joblog", "L", "-p", "x=1..3", "hello.py")
 
 
-def test_everything_is_recorded_and_shown(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(1, b"a\n"), *task(2, b"", b"e\n", 3), *task(3, signal=9, status=137), ENDED)
+def test_every_task_is_recorded_and_printed(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, *task(1, b"a\n"), *task(2, b"", b"e\n", 3), *task(3, signal=9, status=137), ENDED)
     assert cli(*RECORDED).stdout == b"a\n"
     assert [row[:4] for row in rows(cli.folder / "R")] == [
         ["1", "1", "0", ""], ["2", "2", "3", ""], ["3", "3", "137", "9"],
@@ -385,21 +385,21 @@ def test_everything_is_recorded_and_shown(cli: Cli, fake: FakeMaster, program: s
     ]
 
 
-def test_what_was_cancelled_or_did_not_compile_is_not_recorded(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(1, state="CANCELLED", status=143), *task(2, state="COMPILE_ERROR", status=126), ENDED)
+def test_cancelled_and_uncompiled_tasks_are_not_recorded(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, *task(1, state="CANCELLED", status=143), *task(2, state="COMPILE_ERROR", status=126), ENDED)
     cli(*RECORDED)
     assert rows(cli.folder / "R") == []
     assert len((cli.folder / "L").read_text().splitlines()) == 1
 
 
-def test_a_killed_client_goes_on_with_the_same_sweep(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(2, b"b\n"))
+def test_resume_after_a_killed_client_continues_the_same_sweep(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, *task(2, b"b\n"))
     child = cli.start(*RECORDED)
     read_until(child, b"b\n")
     child.kill()
     child.wait()
     known(fake)
-    fake.on(
+    fake.reply(
         WatchSweep,
         *task(1, b"a\n"),
         *task(3, b"c\n", status=1),
@@ -414,86 +414,88 @@ def test_a_killed_client_goes_on_with_the_same_sweep(cli: Cli, fake: FakeMaster,
 
 
 @pytest.mark.parametrize("records", [("--results", "R"), ("--joblog", "L"), ("--results", "R", "--joblog", "L")])
-def test_a_sweep_that_nobody_knows_any_more_is_submitted_without_what_is_recorded(
+def test_resume_of_a_removed_sweep_submits_the_missing_tasks(
     cli: Cli, fake: FakeMaster, program: str, records: tuple[str, ...]
 ) -> None:
-    fake.on(WatchSweep, *task(2, b"b\n", status=3))
+    fake.reply(WatchSweep, *task(2, b"b\n", status=3))
     child = cli.start("sweep", *records, "-p", "x=1..4", program)
     read_until(child, b"b\n")
     child.kill()
     child.wait()
-    fake.on(messages.Info, messages.Failure("no-such-job", "no such job: 42", "", 1))
-    fake.on(WatchSweep, *task(1), *task(3), *task(4), ENDED)
+    fake.reply(messages.Info, messages.Failure("no-such-job", "no such job: 42", "", 1))
+    fake.reply(WatchSweep, *task(1), *task(3), *task(4), ENDED)
     assert cli("sweep", "--resume", *records, "-p", "x=1..4", program).returncode == 0
     assert plan_of(fake).chosen == "1,3-4"
     assert len(set(keys(fake))) == 2
     assert haves(fake)[-1] == "2"
 
 
-def test_a_cancelled_sweep_is_submitted_anew(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(1), messages.Ended(job_line(state="CANCELLED", exit_status=130)))
+def test_resume_of_a_cancelled_sweep_submits_a_new_one(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, *task(1), messages.Ended(job_line(state="CANCELLED", exit_status=130)))
     cli(*RECORDED)
     known(fake, state="CANCELLED", exit_status=130)
-    fake.on(WatchSweep, *task(2), *task(3), ENDED)
+    fake.reply(WatchSweep, *task(2), *task(3), ENDED)
     assert cli(*RECORDED[:1], "--resume", *RECORDED[1:]).returncode == 0
     assert plan_of(fake).chosen == "2-3"
 
 
-def test_what_a_halted_sweep_left_is_submitted_anew(cli: Cli, fake: FakeMaster, program: str) -> None:
+def test_resume_of_a_halted_sweep_submits_the_tasks_that_did_not_start(
+    cli: Cli, fake: FakeMaster, program: str
+) -> None:
     halted = messages.Ended(job_line(state="FAILED", exit_status=1))
-    fake.on(WatchSweep, *task(1, status=1), halted)
+    fake.reply(WatchSweep, *task(1, status=1), halted)
     assert cli(*RECORDED).returncode == 1
     known(fake, state="FAILED", exit_status=1)
-    fake.in_turn(WatchSweep, [halted], [*task(2), *task(3), ENDED])
+    fake.reply_in_turn(WatchSweep, [halted], [*task(2), *task(3), ENDED])
     assert cli(*RECORDED[:1], "--resume", *RECORDED[1:]).returncode == 0
     assert plan_of(fake).chosen == "2-3"
     assert [row[0] for row in rows(cli.folder / "R")] == ["1", "2", "3"]
 
 
-def test_a_client_that_died_before_it_knew_the_id_submits_under_the_same_key(
+def test_a_client_killed_before_it_got_the_id_submits_under_the_same_key(
     cli: Cli, fake: FakeMaster, program: str
 ) -> None:
-    fake.on(messages.Submit)  # no answer
+    fake.reply(messages.Submit)  # no answer
     child = cli.start(*RECORDED)
-    wait_until(lambda: len(fake.got(messages.Submit)) == 1, lambda: fake.asked)
+    wait_until(lambda: len(fake.received(messages.Submit)) == 1, lambda: fake.requests)
     child.kill()
     child.wait()
     del fake.scripts[messages.Submit]
-    fake.on(WatchSweep, *task(1), *task(2), *task(3), ENDED)
+    fake.reply(WatchSweep, *task(1), *task(2), *task(3), ENDED)
     assert cli(*RECORDED[:1], "--resume", *RECORDED[1:]).returncode == 0
     assert len(keys(fake)) == 2
     assert len(set(keys(fake))) == 1
 
 
-def test_what_failed_runs_again_when_it_is_asked_for(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(1), *task(2, status=3), *task(3), ENDED)
+def test_resume_failed_runs_failed_tasks_again(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, *task(1), *task(2, status=3), *task(3), ENDED)
     cli(*RECORDED)
     known(fake, state="FAILED", exit_status=1)
-    fake.on(WatchSweep, *task(2), ENDED)
+    fake.reply(WatchSweep, *task(2), ENDED)
     assert cli(*RECORDED[:1], "--resume-failed", *RECORDED[1:]).returncode == 0
     assert plan_of(fake).chosen == "2"
     assert sorted(row[0] + row[2] for row in rows(cli.folder / "R")) == ["10", "20", "30"]
     assert [line.split("\t")[0] for line in (cli.folder / "L").read_text().splitlines()] == ["Seq", "1", "2", "3", "2"]
 
 
-def test_with_everything_recorded_nothing_is_asked(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(1), *task(2), *task(3), ENDED)
+def test_resume_with_every_task_recorded_sends_nothing(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, *task(1), *task(2), *task(3), ENDED)
     words = ("sweep", "--joblog", "L", "-p", "x=1..3", program)
     cli(*words)
     assert not (cli.folder / "L.sweep.json").exists()
-    before = len(fake.asked)
+    before = len(fake.requests)
     assert cli(words[0], "--resume", *words[1:]).returncode == 0
-    assert len(fake.asked) == before
+    assert len(fake.requests) == before
 
 
-def test_resume_without_anything_recorded_begins(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(1), ENDED)
+def test_resume_without_records_submits_the_sweep(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, *task(1), ENDED)
     assert cli("sweep", "--resume", "--results", "R", "-p", "x=1", program).returncode == 0
     assert plan_of(fake).chosen == ""
 
 
 def test_a_dry_run_with_resume_prints_the_rest_and_changes_nothing(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(1), *task(2, status=3), ENDED)
+    fake.reply(WatchSweep, *task(1), *task(2, status=3), ENDED)
     cli(*RECORDED)
     before = {path: path.read_bytes() for path in cli.folder.rglob("*") if path.is_file() and "home" not in path.parts}
     assert cli("sweep", "--dry-run", "--resume", *RECORDED[1:]).stdout == b"hello.py 3\n"
@@ -501,8 +503,8 @@ def test_a_dry_run_with_resume_prints_the_rest_and_changes_nothing(cli: Cli, fak
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_the_folder_and_the_log_of_another_sweep_are_refused(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(1), ENDED)
+def test_records_of_another_sweep_are_refused(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, *task(1), ENDED)
     cli(*RECORDED)
     other = ["-p", "x=2..4", program]
     for words, message in (
@@ -512,12 +514,12 @@ def test_the_folder_and_the_log_of_another_sweep_are_refused(cli: Cli, fake: Fak
     ):
         done = cli("sweep", *words)
         assert (done.returncode, message in done.stderr.decode()) == (2, True), done.stderr
-    assert len(fake.got(messages.Submit)) == 1
+    assert len(fake.received(messages.Submit)) == 1
 
 
-def test_a_full_disk_is_said_and_resume_fetches_the_rest(cli: Cli, fake: FakeMaster, program: str) -> None:
+def test_a_full_disk_is_reported_and_resume_fetches_the_rest(cli: Cli, fake: FakeMaster, program: str) -> None:
     big = b"x" * 100_000
-    fake.on(WatchSweep, *task(1, b"small\n"), *task(2, big), *task(3), ENDED)
+    fake.reply(WatchSweep, *task(1, b"small\n"), *task(2, big), *task(3), ENDED)
     done = subprocess.run(
         [sys.executable, "-m", "sshgrid", *RECORDED], cwd=cli.folder, env=cli.environ, capture_output=True, timeout=30,
         check=False, stdin=subprocess.DEVNULL,
@@ -526,28 +528,30 @@ def test_a_full_disk_is_said_and_resume_fetches_the_rest(cli: Cli, fake: FakeMas
     assert done.returncode == 125
     assert b"the sweep continues" in done.stderr
     assert b"--resume" in done.stderr
-    assert fake.got(messages.Cancel) == []
+    assert fake.received(messages.Cancel) == []
     known(fake)
-    fake.on(WatchSweep, *task(2, big), *task(3), ENDED)
+    fake.reply(WatchSweep, *task(2, big), *task(3), ENDED)
     assert cli(*RECORDED[:1], "--resume", *RECORDED[1:]).returncode == 0
     assert haves(fake)[-1] == "1"
     assert [row[0] for row in rows(cli.folder / "R")] == ["1", "2", "3"]
     assert (cli.folder / "R" / "x=2" / "stdout").read_bytes() == big
 
 
-def test_alike_rows_get_folders_of_their_own(cli: Cli, fake: FakeMaster, program: str) -> None:
-    fake.on(WatchSweep, *task(1, b"1"), *task(2, b"2"), ENDED)
+def test_equal_rows_get_different_folders(cli: Cli, fake: FakeMaster, program: str) -> None:
+    fake.reply(WatchSweep, *task(1, b"1"), *task(2, b"2"), ENDED)
     cli("sweep", "--results", "R", program, ":::", "a", "A")
     assert sorted(path.read_bytes() for path in (cli.folder / "R").glob("*/stdout")) == [b"1", b"2"]
 
 
-def test_wherever_a_client_is_killed_resume_completes_every_task_once(cli: Cli, fake: FakeMaster, program: str) -> None:
+def test_resume_completes_each_task_once_wherever_the_client_was_killed(
+    cli: Cli, fake: FakeMaster, program: str
+) -> None:
     """Killed by a signal that comes at the n-th write of its own, for many n."""
-    everything = [said for number in range(1, 9) for said in task(number, b"%d\n" % number)]
+    everything = [message for number in range(1, 9) for message in task(number, b"%d\n" % number)]
     for tracer in range(1, 40, 2):
-        fake.asked.clear()
+        fake.requests.clear()
         fake.scripts.pop(messages.Info, None)
-        fake.on(WatchSweep, *everything, ENDED)
+        fake.reply(WatchSweep, *everything, ENDED)
         name = f"R{tracer}"
         words = ["--results", name, "--joblog", f"{name}.log", "-p", "x=1..8", program]
         child = subprocess.run(
@@ -557,12 +561,12 @@ def test_wherever_a_client_is_killed_resume_completes_every_task_once(cli: Cli, 
         assert child.returncode == -signal.SIGKILL, child
         known(fake)
 
-        def rest(request: object) -> list[Said]:
+        def rest(request: object) -> list[Reply]:
             assert isinstance(request, WatchSweep)
             have = {n for span in parameters.parse_ranges(request.have, 8) for n in span} if request.have else set()
-            return [said for number in range(1, 9) if number not in have for said in task(number, b"%d\n" % number)] + [
-                ENDED
-            ]
+            return [
+                message for number in range(1, 9) if number not in have for message in task(number, b"%d\n" % number)
+            ] + [ENDED]
 
         fake.scripts[WatchSweep] = rest
         assert cli("sweep", "--resume", *words).returncode == 0
@@ -597,9 +601,9 @@ main()
 """
 
 
-def test_through_the_environment_of_a_terminal_nothing_tears_a_line(cli: Cli, fake: FakeMaster, program: str) -> None:
+def test_the_progress_bar_does_not_split_output_lines(cli: Cli, fake: FakeMaster, program: str) -> None:
     """stderr is a terminal, stdout a pipe: the bar is on the one, and no byte of it on the other."""
-    fake.on(WatchSweep, progress(), *task(1, b"a\n"), progress(ended=2), *task(2, b"b"), progress(ended=3), ENDED)
+    fake.reply(WatchSweep, progress(), *task(1, b"a\n"), progress(ended=2), *task(2, b"b"), progress(ended=3), ENDED)
     ours, theirs = os.openpty()
     child = subprocess.Popen(
         [sys.executable, "-m", "sshgrid", "sweep", "-p", "x=1..3", program],

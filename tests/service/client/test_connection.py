@@ -19,27 +19,27 @@ from tests.service.conftest import Cli
 from tests.service.fake_master import CLOSE, FakeMaster, status_reply
 
 
-def test_an_answer_arrives_and_a_refusal_is_the_error_it_names(fake: FakeMaster, cli: Cli) -> None:
+def test_a_reply_is_returned_and_a_failure_is_raised(fake: FakeMaster, cli: Cli) -> None:
     with start.connect(cli.places, start=False) as link:
         assert link.request(messages.Status(), messages.StatusReply).pid == 4242
-        fake.on(messages.Info, messages.Failure("no-such-job", "no such job: 7", "sshgrid ps -a", 1))
+        fake.reply(messages.Info, messages.Failure("no-such-job", "no such job: 7", "sshgrid ps -a", 1))
         with pytest.raises(NoSuchJob, match="no such job: 7") as caught:
             link.request(messages.Info(JobId(7)), messages.JobsReply)
         assert (caught.value.hint, caught.value.exit_status) == ("sshgrid ps -a", 1)
 
 
-def test_an_error_this_version_does_not_know_keeps_its_code_and_status() -> None:
+def test_an_unknown_error_keeps_its_code_and_status() -> None:
     error = connection.to_error(messages.Failure("from-the-future", "what?", "", 77))
     assert (error.code, error.message, error.exit_status) == ("from-the-future", "what?", 77)
 
 
-def test_a_master_that_closes_is_gone(fake: FakeMaster, cli: Cli) -> None:
-    fake.on(messages.Status, CLOSE)
+def test_a_closed_connection_is_a_lost_master(fake: FakeMaster, cli: Cli) -> None:
+    fake.reply(messages.Status, CLOSE)
     with start.connect(cli.places, start=False) as link, pytest.raises(MasterGone):
         link.request(messages.Status(), messages.StatusReply)
 
 
-def test_without_a_master_and_without_leave_to_start_one_it_says_so(cli: Cli) -> None:
+def test_without_start_a_missing_master_is_an_error(cli: Cli) -> None:
     with pytest.raises(MasterGone, match="no master is running"):
         start.connect(cli.places, start=False)
 
@@ -61,7 +61,7 @@ def test_A41_a_link_in_place_of_the_state_folder_is_refused(cli: Cli, tmp_path: 
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to give a folder away")
-def test_a_state_folder_of_somebody_else_is_refused(cli: Cli) -> None:
+def test_a_state_folder_of_another_user_is_refused(cli: Cli) -> None:
     state = Path(cli.places.state_dir)
     state.mkdir(parents=True, mode=0o700)
     os.chown(state, 12345, 12345)
@@ -85,7 +85,7 @@ def fake_starts(monkeypatch: pytest.MonkeyPatch, starts: list[FakeMaster]) -> No
     monkeypatch.setattr(start, "_spawn", spawn)
 
 
-def test_many_at_once_start_one_master(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_clients_start_one_master(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[FakeMaster] = []
     fake_starts(monkeypatch, starts)
     pids: list[int] = []
@@ -104,7 +104,7 @@ def test_many_at_once_start_one_master(cli: Cli, monkeypatch: pytest.MonkeyPatch
     assert (len(starts), pids) == (1, [4242] * 8)
 
 
-def test_a_stale_socket_is_healed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stale_socket_is_replaced(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     Path(cli.places.state_dir).mkdir(parents=True, mode=0o700)
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(cli.places.socket)
@@ -115,7 +115,7 @@ def test_a_stale_socket_is_healed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(starts) == 1
 
 
-def test_a_master_that_dies_at_once_is_reported_with_its_own_words(cli: Cli) -> None:
+def test_a_master_that_fails_to_start_is_reported_with_its_error(cli: Cli) -> None:
     (cli.home / "inventory.yaml").write_text("version: 1\nnodes: []\n")
     done = cli("ps")
     assert done.returncode == 125
@@ -127,7 +127,7 @@ def test_a_master_that_dies_at_once_is_reported_with_its_own_words(cli: Cli) -> 
 
 
 @pytest.mark.parametrize(("killed", "comes"), [(start.MAX_START_KILLS - 1, True), (start.MAX_START_KILLS, False)])
-def test_a_master_that_is_killed_while_it_starts_is_started_again(
+def test_a_master_killed_during_its_start_is_started_again(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, killed: int, comes: bool
 ) -> None:
     starts: list[FakeMaster] = []
@@ -156,39 +156,39 @@ def test_a_master_that_is_killed_while_it_starts_is_started_again(
             start.connect(cli.places)
 
 
-def test_an_idle_master_of_another_version_is_replaced_and_that_is_said(
+def test_an_idle_master_of_another_version_is_replaced_with_a_warning(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts: list[FakeMaster] = []
     fake_starts(monkeypatch, starts)
-    said: list[str] = []
+    warnings: list[str] = []
     with FakeMaster(cli.places, version="0.0.1") as old:
-        old.on(messages.Status, status_reply(cli.places, "0.0.1", COMPLETED=9, PENDING=0))
-        with start.connect(cli.places, warn=said.append) as link:
+        old.reply(messages.Status, status_reply(cli.places, "0.0.1", COMPLETED=9, PENDING=0))
+        with start.connect(cli.places, warn=warnings.append) as link:
             assert link.welcome == messages.Welcome(VERSION, 4242)
-        assert old.got(messages.Stop) == [messages.Stop()]
+        assert old.received(messages.Stop) == [messages.Stop()]
     starts[0].close()
-    assert said == [f"the master has another version, this is {VERSION}: starting a new master"]
+    assert warnings == [f"the master has another version, this is {VERSION}: starting a new master"]
 
 
-def test_a_busy_master_of_another_version_is_kept_and_that_is_said(cli: Cli) -> None:
-    said: list[str] = []
+def test_a_busy_master_of_another_version_is_kept_with_a_warning(cli: Cli) -> None:
+    warnings: list[str] = []
     with FakeMaster(cli.places, version="0.0.1") as old:
-        old.on(messages.Status, status_reply(cli.places, "0.0.1", RUNNING=1))
-        start.connect(cli.places, warn=said.append).close()
-        assert not old.got(messages.Stop)
-    assert said == [f"the master has version 0.0.1, this is {VERSION}; it is replaced when it has no jobs"]
+        old.reply(messages.Status, status_reply(cli.places, "0.0.1", RUNNING=1))
+        start.connect(cli.places, warn=warnings.append).close()
+        assert not old.received(messages.Stop)
+    assert warnings == [f"the master has version 0.0.1, this is {VERSION}; it is replaced when it has no jobs"]
 
 
-def test_a_master_of_another_protocol_that_is_busy_is_an_error(cli: Cli) -> None:
+def test_a_busy_master_of_another_protocol_is_an_error(cli: Cli) -> None:
     with FakeMaster(cli.places) as old:
         old.refuses = messages.Failure("version", "this master speaks protocol 0")
-        old.on(messages.Status, status_reply(cli.places, "0.0.1", RUNNING=1))
+        old.reply(messages.Status, status_reply(cli.places, "0.0.1", RUNNING=1))
         with pytest.raises(MasterGone, match="this master speaks protocol 0"):
             start.connect(cli.places)
 
 
-def test_a_signal_handler_never_cuts_into_a_message(fake: FakeMaster, cli: Cli) -> None:
+def test_a_signal_handler_never_splits_a_message(fake: FakeMaster, cli: Cli) -> None:
     """What is queued while a send is under way goes out behind it, whole."""
     with start.connect(cli.places, start=False) as link:
         link._sending = True
@@ -197,4 +197,4 @@ def test_a_signal_handler_never_cuts_into_a_message(fake: FakeMaster, cli: Cli) 
         link._sending = False
         assert link.request(messages.Status(), messages.Done).count == 1  # of the Cancel, which went first
         fake.wait_for(messages.Status)
-    assert [type(message) for message, _ in fake.asked] == [messages.Hello, messages.Cancel, messages.Status]
+    assert [type(message) for message, _ in fake.requests] == [messages.Hello, messages.Cancel, messages.Status]

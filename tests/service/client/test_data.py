@@ -1,4 +1,4 @@
-"""What `--with` takes along: names, .gitignore, links, and small files together. Every mistake is said at once."""
+"""The files of `--with`: names, .gitignore, links, and archives of small files. All errors are reported together."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def names(*paths: str) -> list[str]:
     return sorted(contents(read_data(paths)))
 
 
-def complaints(kind: type[UsageError], *paths: str) -> list[str]:
+def errors_of(kind: type[UsageError], *paths: str) -> list[str]:
     with pytest.raises(kind) as refused:
         read_data(paths)
     return refused.value.message.split("\n")
 
 
-def test_without_paths_nothing_travels() -> None:
+def test_without_paths_nothing_is_sent() -> None:
     assert read_data(()) == Data()
 
 
-def test_a_path_keeps_its_name_below_the_current_folder_and_only_its_last_part_elsewhere(folder: Path) -> None:
+def test_a_path_outside_of_the_current_folder_keeps_only_its_last_part(folder: Path) -> None:
     write(folder, {"a/b/c.txt": "c", "d.txt": "d"})
     write(folder.parent, {"up.txt": "u", "far/x/y.txt": "y"})
     assert names("a/b/c.txt", "./d.txt", "../up.txt") == ["a/b/c.txt", "d.txt", "up.txt"]
@@ -74,7 +74,7 @@ def test_a_path_keeps_its_name_below_the_current_folder_and_only_its_last_part_e
                                    ("far/x/y.txt", "here/a/b/c.txt", "here/d.txt", "up.txt"))]  # fmt: skip
 
 
-def test_content_and_mode_arrive_for_one_and_for_many(folder: Path) -> None:
+def test_content_and_mode_are_kept_for_one_file_and_for_many(folder: Path) -> None:
     write(folder, {f"d/{n}": f"text {n}" for n in range(20)} | {"d/empty": ""})
     (folder / "d/3").chmod(0o755)
     (folder / "d/big").write_bytes(bytes(data.PACKED_BELOW_BYTES))
@@ -88,7 +88,7 @@ def test_content_and_mode_arrive_for_one_and_for_many(folder: Path) -> None:
     assert contents(read_data(["d/3"])) == {"d/3": (b"text 3", True)}
 
 
-def test_the_same_files_make_the_same_packs_and_one_more_changes_one_of_them(folder: Path) -> None:
+def test_equal_files_make_equal_archives_and_a_new_file_changes_one(folder: Path) -> None:
     write(folder, {f"d/{n:04}": f"{n}" * 2000 for n in range(2000)})
     before = {pack.sha256 for pack in read_data(["d"]).packs}
     os.utime(folder / "d/0100", (1, 1))
@@ -99,7 +99,7 @@ def test_the_same_files_make_the_same_packs_and_one_more_changes_one_of_them(fol
     assert len(after - before) <= 2
 
 
-def test_gitignore_is_respected_in_every_folder_and_git_itself_never_travels(folder: Path) -> None:
+def test_gitignore_applies_in_every_folder_and_git_folders_are_not_sent(folder: Path) -> None:
     write(
         folder,
         {
@@ -113,7 +113,7 @@ def test_gitignore_is_respected_in_every_folder_and_git_itself_never_travels(fol
     assert names("p/a.o") == ["p/a.o"]  # named by its owner
 
 
-def test_links_inside_are_followed_and_those_that_lead_out_are_named(folder: Path) -> None:
+def test_links_out_of_the_folder_are_errors(folder: Path) -> None:
     write(folder, {"d/real": "real", "d/sub/x": "x", "outside": "o"})
     (folder / "d/near").symlink_to("real")
     (folder / "d/dir").symlink_to("sub")
@@ -123,68 +123,68 @@ def test_links_inside_are_followed_and_those_that_lead_out_are_named(folder: Pat
     (folder / "d/sub/abs").symlink_to("/etc/passwd")
     (folder / "d/broken").symlink_to("nowhere")
     (folder / "d/sub/up").symlink_to("..")
-    said = complaints(UsageError, "d")
-    assert len(said) == 6, said  # those of sub are met by way of dir, too
-    assert any("d/out" in line and "outside of its folder" in line for line in said)
-    assert any("d/sub/abs" in line and "/etc/passwd" in line for line in said)
-    assert any("d/broken" in line and "a missing file" in line for line in said)
-    assert any("d/sub/up" in line and "a folder that contains it" in line for line in said)
+    errors = errors_of(UsageError, "d")
+    assert len(errors) == 6, errors  # those of sub are also found through dir
+    assert any("d/out" in line and "outside of its folder" in line for line in errors)
+    assert any("d/sub/abs" in line and "/etc/passwd" in line for line in errors)
+    assert any("d/broken" in line and "a missing file" in line for line in errors)
+    assert any("d/sub/up" in line and "a folder that contains it" in line for line in errors)
 
 
-def test_a_link_that_is_named_itself_is_what_it_leads_to(folder: Path) -> None:
+def test_a_link_given_as_argument_is_followed(folder: Path) -> None:
     write(folder.parent, {"far/x": "x"})
     (folder / "l").symlink_to("../far")
     assert names("l") == ["l/x"]
 
 
-def test_everything_that_is_wrong_is_said_at_once(folder: Path) -> None:
+def test_all_errors_are_reported_together(folder: Path) -> None:
     write(folder, {"a/x": "1", "b/x": "2", "file": "3"})
     write(folder.parent, {"other/a/x": "4", "file/y": "5"})
     os.mkfifo(folder / "a/fifo")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind("a/socket")
-    said = complaints(UsageError, "nowhere", "a", "../other/a", "file", "../file", "file/x")
-    text = "\n".join(said)
-    assert "no such file or folder: nowhere (--with)" in said
-    assert "no such file or folder: file/x (--with)" in said
+    errors = errors_of(UsageError, "nowhere", "a", "../other/a", "file", "../file", "file/x")
+    text = "\n".join(errors)
+    assert "no such file or folder: nowhere (--with)" in errors
+    assert "no such file or folder: file/x (--with)" in errors
     assert "a/fifo: is a special file" in text
     assert "a/socket: is a special file" in text
     assert "a/x and ../other/a/x would both become a/x" in text
     assert "both a file and a folder" in text
-    assert len(said) == 6, said
+    assert len(errors) == 6, errors
 
 
-def test_a_missing_path_alone_is_a_missing_file(folder: Path) -> None:
-    assert complaints(FileMissing, "nowhere", "else") == [
+def test_only_missing_paths_raise_file_missing(folder: Path) -> None:
+    assert errors_of(FileMissing, "nowhere", "else") == [
         "no such file or folder: nowhere (--with)",
         "no such file or folder: else (--with)",
     ]
 
 
-def test_the_same_file_named_twice_is_one(folder: Path) -> None:
+def test_a_file_given_twice_is_sent_once(folder: Path) -> None:
     write(folder, {"d/x": "1"})
     assert names("d", "d/x", "./d/../d/x") == ["d/x"]
 
 
-def test_a_name_that_is_no_text_is_refused(folder: Path) -> None:
+def test_a_name_that_is_not_utf8_is_refused(folder: Path) -> None:
     (folder / "d").mkdir()
     (folder / "d/\udcff").touch()
-    assert "UTF-8" in complaints(UsageError, "d")[0]
+    assert "UTF-8" in errors_of(UsageError, "d")[0]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_what_cannot_be_read_is_named(folder: Path) -> None:
+def test_unreadable_files_are_reported(folder: Path) -> None:
     write(folder, {"d/x": "1", "e/x": "1"})
     (folder / "d/x").chmod(0)
     (folder / "e").chmod(0)
-    said = complaints(UsageError, "d", "e")
-    assert said == ["d/x: Permission denied (--with)", "e: Permission denied (--with)"]
+    errors = errors_of(UsageError, "d", "e")
+    assert errors == ["d/x: Permission denied (--with)", "e: Permission denied (--with)"]
 
 
-def test_hundreds_of_mistakes_are_not_all_printed(folder: Path) -> None:
+def test_a_long_list_of_errors_is_cut(folder: Path) -> None:
     (folder / "d").mkdir()
     for number in range(100):
         (folder / f"d/{number:03}").symlink_to("/etc")
-    said = complaints(UsageError, "d")
-    assert said[-1] == "and 80 more"
-    assert len(said) == 21
+    errors = errors_of(UsageError, "d")
+    assert errors[-1] == "and 80 more"
+    assert len(errors) == 21

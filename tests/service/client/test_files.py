@@ -1,4 +1,4 @@
-"""Files that are named on the command line: at home as ever, and through the door only those of one's own folder."""
+"""Files that are named on the command line: any path, but only those below one folder through the SSH gateway."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_A26_through_the_gateway_nothing_outside_is_found(folder: Path) -> None:
     assert names == sorted(("fifo", "link", "near", "out", "plain", "sub"))
 
 
-def test_through_the_gateway_one_s_own_files_are_found(folder: Path) -> None:
+def test_through_the_gateway_files_in_the_folder_are_found(folder: Path) -> None:
     mine = ("plain", "./plain", "sub/plain", "sub//plain", "sub/./plain")
     found, exist, _ = look(folder, "confined", *mine, "none", "plain/x")
     assert [found[path] for path in mine] == ["mine"] * 5
@@ -72,7 +72,7 @@ def test_through_the_gateway_one_s_own_files_are_found(folder: Path) -> None:
     assert exist == [True] * 5 + [False] * 2
 
 
-def test_at_home_it_is_the_system_that_says(folder: Path) -> None:
+def test_without_the_gateway_paths_are_those_of_the_system(folder: Path) -> None:
     found, _, _ = look(folder, "free", "plain", "link", "../secret", "near")
     assert list(found.values()) == ["mine", "TOPSECRET", "TOPSECRET", "mine"]
 
@@ -115,7 +115,7 @@ def test_A26_through_the_gateway_nothing_outside_is_written(folder: Path) -> Non
     assert not list(folder.glob("*.new"))
 
 
-def test_at_home_a_link_stays_a_link_and_a_mode_stays_a_mode(folder: Path) -> None:
+def test_without_the_gateway_links_and_modes_are_kept(folder: Path) -> None:
     (folder / "plain").chmod(0o755)
     assert write(folder, "free", "near") == {"near": "done"}
     assert (folder / "near").is_symlink()

@@ -1,4 +1,4 @@
-"""What a live view knows when the master answers, refuses, falls silent, goes and comes back."""
+"""A live view while the master answers, refuses, does not answer, exits and returns."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def session(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Session:
     return found
 
 
-def test_a_picture_has_everything_with_one_wait(fake: FakeMaster, session: Session) -> None:
+def test_a_snapshot_is_fetched_in_one_round_trip(fake: FakeMaster, session: Session) -> None:
     line = messages.ClientLine("ann", "local", 1.0, 2, 1)
-    fake.on(messages.Clients, messages.ClientsReply((line,)))
+    fake.reply(messages.Clients, messages.ClientsReply((line,)))
     with session.connect_running() as connection:
         found = fetch_snapshot(connection)
     assert ([node.name for node in found.nodes], [job.id for job in found.jobs]) == (["h2"], [42])
     assert found.clients == (line,)
-    assert fake.got(messages.Nodes) == [messages.Nodes(history=True)]
-    assert fake.got(messages.Jobs) == [messages.Jobs(active_only=True, limit=poll.MAX_JOBS)]
+    assert fake.received(messages.Nodes) == [messages.Nodes(history=True)]
+    assert fake.received(messages.Jobs) == [messages.Jobs(active_only=True, limit=poll.MAX_JOBS)]
 
 
-def test_a_feed_says_what_is_wrong_keeps_what_it_knew_and_finds_the_next_master(cli: Cli, session: Session) -> None:
+def test_a_poller_keeps_its_newest_result_and_reconnects(cli: Cli, session: Session) -> None:
     with Poller(session.connect_running, ask_status, 0.02) as pid:
         wait_until(lambda: "no master is running" in pid.problem, lambda: pid.problem)
         with FakeMaster(cli.places):
@@ -52,32 +52,32 @@ def ask_status(connection: Connection) -> int:
     return status.pid
 
 
-def test_a_master_of_another_version_is_looked_at_and_not_replaced(cli: Cli, session: Session) -> None:
+def test_a_live_view_does_not_replace_a_master_of_another_version(cli: Cli, session: Session) -> None:
     with FakeMaster(cli.places, version="99.0") as newer, session.connect_running() as connection:
         assert ask_status(connection) == 4242
-        assert newer.got(messages.Stop) == []
+        assert newer.received(messages.Stop) == []
     with FakeMaster(cli.places) as stranger:
         stranger.refuses = messages.Failure("version", "this master speaks protocol 99")
         with pytest.raises(SshgridError, match="protocol 99"):
             session.connect_running()
 
 
-def test_a_master_that_falls_silent_is_not_waited_for(
+def test_a_master_that_does_not_answer_is_an_error_after_a_timeout(
     fake: FakeMaster, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(poll, "ANSWER_SECONDS", 0.1)
-    fake.on(messages.Status)
+    fake.reply(messages.Status)
     with session.connect_running() as connection, pytest.raises(MasterGone, match="does not answer"):
         ask_status(connection)
 
 
-def test_what_the_keys_of_the_monitor_ask_for_is_done(fake: FakeMaster, session: Session) -> None:
+def test_the_actions_of_the_monitor_are_performed(fake: FakeMaster, session: Session) -> None:
     snapshot = None
     assert actions.perform(session, Command(Action.KILL, "7"), snapshot) == "job 7 is being cancelled"
-    assert fake.got(messages.Cancel) == [messages.Cancel((JobId(7),), "TERM")]
-    fake.on(messages.Cancel, messages.Failure("no-such-job", "no such job: 7"))
+    assert fake.received(messages.Cancel) == [messages.Cancel((JobId(7),), "TERM")]
+    fake.reply(messages.Cancel, messages.Failure("no-such-job", "no such job: 7"))
     assert actions.perform(session, Command(Action.KILL, "7"), snapshot) == "no such job: 7"
-    fake.on(messages.Logs, output("stdout", b"one\ntw"), output("stderr", b"o\xff"), messages.Ended(job_line(7)))
+    fake.reply(messages.Logs, output("stdout", b"one\ntw"), output("stderr", b"o\xff"), messages.Ended(job_line(7)))
     page = actions.perform(session, Command(Action.LOGS, "7"), snapshot)
     assert isinstance(page, Page)
     assert page.lines == ("one", "two\ufffd", "", "[COMPLETED]")
@@ -96,9 +96,9 @@ def status_of(session: Session) -> messages.StatusReply:
     return found
 
 
-def test_a_torrent_of_output_is_bounded(fake: FakeMaster, session: Session) -> None:
+def test_the_output_page_is_bounded(fake: FakeMaster, session: Session) -> None:
     piece = b"x" * 99 + b"\n"
-    fake.on(messages.Logs, *[output("stdout", piece * 5000)] * 4, messages.Ended(job_line(7)))
+    fake.reply(messages.Logs, *[output("stdout", piece * 5000)] * 4, messages.Ended(job_line(7)))
     with session.connect_running() as connection:
         lines = actions.read_output(connection, JobId(7))
     assert sum(map(len, lines)) <= actions.LOG_BYTES + len("[COMPLETED]")

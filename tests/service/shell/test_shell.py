@@ -51,17 +51,17 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
 
-    def expect(self, wanted: str) -> None:
-        """Until the screen has said so, after what was expected last."""
+    def expect(self, expected: str) -> None:
+        """Wait until the screen shows this text, after the text that was expected last."""
         deadline = time.monotonic() + 15
-        while wanted.encode() not in (plain := _ESCAPES.sub(b"", self._seen)):
+        while expected.encode() not in (plain := _ESCAPES.sub(b"", self._seen)):
             ready, _, _ = select.select([self._master], [], [], max(deadline - time.monotonic(), 0))
-            assert ready, f"waited for {wanted!r}, saw {plain!r}"
+            assert ready, f"waited for {expected!r}, saw {plain!r}"
             piece = os.read(self._master, 65536)
             if _CURSOR_ASKED in piece:
                 os.write(self._master, b"\x1b[1;1R")
             self._seen += piece
-        self._seen = plain.partition(wanted.encode())[2]
+        self._seen = plain.partition(expected.encode())[2]
 
     def close(self) -> None:
         os.close(self._master)
@@ -76,7 +76,7 @@ def terminal(cli: Cli, fake: FakeMaster) -> Iterator[Terminal]:
 
 
 def test_commands_run_status_is_shown_and_ctrl_d_leaves(terminal: Terminal, fake: FakeMaster) -> None:
-    fake.on(messages.Watch, output("stdout", b"the output\n"), messages.Ended(job_line(exit_status=3)))
+    fake.reply(messages.Watch, output("stdout", b"the output\n"), messages.Ended(job_line(exit_status=3)))
     terminal.type("attach 7\r")
     terminal.expect("the output")
     terminal.expect("[3] sshgrid>")
@@ -84,24 +84,24 @@ def test_commands_run_status_is_shown_and_ctrl_d_leaves(terminal: Terminal, fake
     assert terminal.child.wait(10) == 3
 
 
-def test_ctrl_c_ends_what_is_followed_and_the_prompt_comes_back(
+def test_ctrl_c_cancels_the_followed_job_and_the_prompt_returns(
     terminal: Terminal, fake: FakeMaster, program: str
 ) -> None:
-    fake.on(messages.Watch, output("stdout", b"working\n"))
-    fake.on(messages.Cancel, messages.Done(1), messages.Ended(job_line(state="CANCELLED")))
+    fake.reply(messages.Watch, output("stdout", b"working\n"))
+    fake.reply(messages.Cancel, messages.Done(1), messages.Ended(job_line(state="CANCELLED")))
     terminal.type(f"run {program}\r")
     terminal.expect("working")
     terminal.type("\x03")
     terminal.expect("[130] sshgrid>")
-    assert fake.got(messages.Cancel) == [messages.Cancel((JobId(42),), "INT")]
+    assert fake.received(messages.Cancel) == [messages.Cancel((JobId(42),), "INT")]
     terminal.type("\x03")
     terminal.type("version\r")
     terminal.expect("sshgrid 0.")
 
 
 def test_the_bottom_line_counts_jobs_and_nodes(fake: FakeMaster, cli: Cli) -> None:
-    fake.on(messages.Status, status_reply(cli.places, RUNNING=3, PENDING=12))
-    fake.on(messages.Nodes, messages.NodesReply((node_line("h1"), node_line("h2", state=NodeState.DOWN))))
+    fake.reply(messages.Status, status_reply(cli.places, RUNNING=3, PENDING=12))
+    fake.reply(messages.Nodes, messages.NodesReply((node_line("h1"), node_line("h2", state=NodeState.DOWN))))
     terminal = Terminal(cli)
     terminal.expect("jobs: 3 running, 12 pending   nodes: 1 of 2 up")
     terminal.close()
@@ -109,7 +109,7 @@ def test_the_bottom_line_counts_jobs_and_nodes(fake: FakeMaster, cli: Cli) -> No
 
 def test_tab_completes_users(terminal: Terminal, fake: FakeMaster) -> None:
     alice = user_messages.UserLine("alice", Role.USER, False, False, 0.0, (), Caps(), 0, 0)
-    fake.on(user_messages.Users, user_messages.UsersReply((alice,)))
+    fake.reply(user_messages.Users, user_messages.UsersReply((alice,)))
     terminal.type("user limit al")
     terminal.expect("al")
     terminal.type("\t")
@@ -120,11 +120,11 @@ def test_tab_completes_users(terminal: Terminal, fake: FakeMaster) -> None:
     ("typed", "completed"),
     [("toolc", "hains"), ("ps --no-h", "eader"), ("info 4", "2"), ("node drain h", "2")],
 )
-def test_tab_completes_verbs_flags_jobs_and_nodes(terminal: Terminal, typed: str, completed: str) -> None:
+def test_tab_completes_commands_options_jobs_and_nodes(terminal: Terminal, typed: str, completed: str) -> None:
     terminal.type(typed)
     terminal.expect(typed.split()[-1])
     terminal.type("\t")
-    # A screen is only told what is new on it: the rest of the word.
+    # The terminal gets only the changes of the screen: the rest of the word.
     terminal.expect(completed)
 
 
@@ -135,7 +135,7 @@ def test_tab_completes_file_names(terminal: Terminal, program: str) -> None:
     terminal.expect("lo.py")
 
 
-def test_the_history_is_ours_alone(terminal: Terminal, cli: Cli) -> None:
+def test_the_history_is_private(terminal: Terminal, cli: Cli) -> None:
     terminal.type("version\r")
     terminal.expect("sshgrid 0.")
     history = cli.home / "history"
@@ -144,7 +144,7 @@ def test_the_history_is_ours_alone(terminal: Terminal, cli: Cli) -> None:
 
 
 def test_without_a_terminal_lines_are_read_from_stdin(cli: Cli, fake: FakeMaster) -> None:
-    fake.on(messages.Watch, messages.Ended(job_line(exit_status=7)))
+    fake.reply(messages.Watch, messages.Ended(job_line(exit_status=7)))
     done = cli("shell", stdin=b"version\n# a comment\n\nwait 'open\nsshgrid attach 42\nexit\nversion\n")
     assert (done.returncode, done.stdout.count(b"sshgrid 0.")) == (7, 1)
     assert done.stderr == b"error: unbalanced quotes: No closing quotation\n"
@@ -160,11 +160,11 @@ def test_without_a_terminal_lines_are_read_from_stdin(cli: Cli, fake: FakeMaster
         ("run \"it's", ["run"], "it's"),
     ],
 )
-def test_a_line_is_split_where_the_cursor_is(text: str, words: list[str], incomplete: str) -> None:
+def test_a_line_is_split_at_the_cursor(text: str, words: list[str], incomplete: str) -> None:
     assert split_line(text) == (words, incomplete)
 
 
-def test_the_counts_say_when_the_inventory_is_broken(cli: Cli) -> None:
+def test_the_counts_report_an_invalid_inventory(cli: Cli) -> None:
     import msgspec
 
     broken = msgspec.structs.replace(status_reply(cli.places), inventory_error="line 3")
