@@ -47,7 +47,7 @@ def test_jobs_are_listed_shown_and_killed(here: LocalGrid) -> None:
         tmux.press("q", "x")
         tmux.see(f"kill job {job}? [y/N]")
         tmux.press("n")
-        tmux.see("left as it is")
+        tmux.see("nothing changed")
         tmux.press("x", "y")
         tmux.see(f"job {job} is being cancelled")
         here.until_state(job, "CANCELLED")
@@ -82,7 +82,7 @@ def test_the_screen_follows_the_size_of_the_window(here: LocalGrid) -> None:
         tmux.until(lambda screen: " MINUTE " in screen and "LAST" not in screen, "the small layout")
         assert len(tmux.lines) == 24
         tmux.resize(60, 20)
-        tmux.see("needs 80x24, this is 60x20")
+        tmux.see("needs 80x24, the terminal has 60x20")
         tmux.resize(120, 30)
         tmux.see("LAST MINUTE")
         tmux.type("/nothing")
