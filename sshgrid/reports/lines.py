@@ -1,6 +1,6 @@
-"""Jobs and nodes as `ps`, `info` and `nodes` show them: the lines of the wire, derived from the nouns.
+"""Jobs and nodes as lines of a table: what `ps`, `info` and `nodes` show, computed from a job or a view of a node.
 
-Only derives: what a state is called and what a verdict means is said in lifecycle and placement.
+The names of states and verdicts come from policy.states and policy.placement.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ def job_line(
     pending: str = "",
     why: tuple[NodeReason, ...] = (),
 ) -> JobLine:
-    """One job at `now`; `allowed` is lifecycle.attempts_allowed, `pending` a waiting job's placement.pending_code."""
+    """One job at `now`.
+
+    `allowed`: the number of attempts that the job may have. `pending`: the code of the reason why it waits.
+    """
     last = job.current
     shown = None if job.phase is Phase.QUEUED else last
     return JobLine(
@@ -75,7 +78,7 @@ def attempt_line(record: AttemptRecord) -> AttemptLine:
 
 
 def attempt_outcome(record: AttemptRecord) -> str:
-    """The kind of outcome, then what is known about it: ``exited 3``, ``host-lost: no answer for 10 s``."""
+    """The kind of the outcome and its details: ``exited 3``, ``host-lost: no answer for 10 s``."""
     if record.outcome is None:
         return ""
     if isinstance(record.outcome, Exited):
@@ -84,17 +87,11 @@ def attempt_outcome(record: AttemptRecord) -> str:
     return text if text.startswith(kind) else f"{kind}: {text}"
 
 
-def code_and_signal(exit_code: int | None, signal: int | None) -> str:
-    """Slurm's ``code:signal``: 0:9 for a program ended by signal 9, "" for one that has not ended itself."""
-    if signal is not None:
-        return f"0:{signal}"
-    return "" if exit_code is None else f"{exit_code}:0"
-
-
 def node_line(view: NodeView, last_seen: float | None = None, busy_minute: Iterable[float] = ()) -> NodeLine:
-    """One node; `last_seen` is its last sign of life, else that of its last sample.
+    """One node.
 
-    `busy_minute`: cores that were busy, a second each.
+    `last_seen`: the time of its last answer; None: that of its last sample. `busy_minute`: the number of busy cores in
+    each second.
     """
     sample, facts = view.sample, view.facts
     return NodeLine(
@@ -117,7 +114,7 @@ def node_line(view: NodeView, last_seen: float | None = None, busy_minute: Itera
 
 
 def node_state(view: NodeView) -> NodeState:
-    """What a person decided (drain) goes before what the node does, and that before how busy it is."""
+    """DRAINING and DRAINED, which a user has decided, go before DOWN, and that before how busy the node is."""
     if view.node.drained:
         return NodeState.DRAINING if view.running else NodeState.DRAINED
     if not view.up:

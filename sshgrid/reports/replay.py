@@ -1,7 +1,7 @@
-"""What one watcher of a job is shown of its output, across attempts.
+"""Which bytes of a job's output one watcher is shown, across attempts.
 
-The person sees one attempt's bytes only: where a new attempt prints again what they have already seen, nothing is shown
-twice; where it differs, they are told that the output starts again. Pure: the kept bytes are read through a function.
+The user sees the bytes of one attempt only: where a new attempt prints what was shown already, nothing is shown twice;
+where it prints something else, the output starts again. Pure: the kept bytes are read through a function.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import TypeAlias
 
 from sshgrid.model import Struct
 
-# (attempt, offset, at most so many bytes) -> bytes that are kept; b"" when there are no more yet
+# (attempt, offset, most bytes) -> the kept bytes from there; b"" when there are none yet
 Read: TypeAlias = Callable[[int, int, int], bytes]
 
 
 class Shown(Struct, frozen=True):
-    """`count` bytes of `attempt` are on the screen; `reading` is the attempt that is read now, up to `position`."""
+    """`count` bytes of `attempt` were shown; `reading` is the attempt that is read now, up to `position`."""
 
     attempt: int = 0
     count: int = 0
@@ -25,16 +25,17 @@ class Shown(Struct, frozen=True):
 
 
 class Piece(Struct, frozen=True):
-    """`restarted`: these bytes begin the output anew; there may be none then."""
+    """Bytes to show; `restarted`: the output starts again with them, and `data` may be empty."""
 
     data: bytes
     restarted: bool = False
 
 
 def advance(shown: Shown, attempt: int, read: Read, most: int, over: bool = False) -> tuple[Shown, Piece | None]:
-    """The next step of showing `attempt`; None when there is nothing (more) to show now.
+    """The next piece of `attempt` to show; None when there is none now.
 
-    `over`: it has ended with a result, so when that is less than is on the screen, the output begins anew.
+    `most`: the most bytes of a piece. `over`: the attempt has ended by itself, so when its output is shorter than what
+    was shown, the output starts again.
 
     >>> kept = {1: b"one two", 2: b"one two three"}
     >>> read = lambda attempt, offset, count: kept[attempt][offset : offset + count]

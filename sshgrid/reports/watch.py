@@ -31,7 +31,7 @@ from sshgrid.reports.replay import Piece, Read, Shown, advance
 from sshgrid.spool.spool import Spool
 
 PIECE_BYTES = MAX_PAYLOAD // 4
-LOOK_SECONDS = 1.0  # a watcher looks this often when it is not woken: what changes with time alone wakes nobody
+LOOK_SECONDS = 1.0  # a watcher looks this often without a notification: a countdown changes without one
 
 # A job as users see it; the second argument: also why it waits, node by node.
 Line: TypeAlias = Callable[[Job, bool], JobLine]

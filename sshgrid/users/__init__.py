@@ -1,1 +1,1 @@
-"""Accounts and credentials."""
+"""Users: the accounts of the SSH gateway, their public keys and their passwords."""

@@ -1,7 +1,7 @@
-"""What a user logs in with: public keys that are worth something, and passwords that are kept as Argon2id hashes.
+"""Public keys and passwords of accounts: keys are checked for their kind and length, passwords kept as Argon2id hashes.
 
-Hashing is costly on purpose, so it happens in two threads with a short queue before them, and the loop goes on. Refuses
-a guess that would have to queue behind too many others, and keys that are short or of a kind that is no longer trusted.
+A hash is slow on purpose. It is computed in one of two threads, so the event loop continues; when too many passwords
+wait for a thread, a further one is refused with Busy.
 """
 
 from __future__ import annotations
@@ -45,34 +45,35 @@ T = TypeVar("T")
 
 
 class Busy(SshgridError):
-    """So many passwords are being checked that this one is not looked at."""
+    """Too many passwords are being checked."""
 
     code = "busy"
 
 
 class Passwords:
-    """Hashes and checks passwords, two at a time."""
+    """Hashes and checks passwords, THREADS at a time."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="password")
         self._waiting = 0
-        self._nobody = ""  # a hash that no password fits: for users that do not exist
+        self._other_hash = ""  # that of a random password: checked when an account has none or does not exist
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def hash(self, password: str) -> str:
-        """The PHC text to keep. UsageError when it is too short or too long, Busy."""
+        """The PHC string to store. Raises UsageError when the password is too short or too long; Busy."""
         if len(password) < MIN_PASSWORD_LETTERS or len(password.encode()) > MAX_PASSWORD_BYTES:
-            raise UsageError(f"a password has {MIN_PASSWORD_LETTERS} letters or more, up to {MAX_PASSWORD_BYTES} bytes")
+            most = MAX_PASSWORD_BYTES
+            raise UsageError(f"a password has at least {MIN_PASSWORD_LETTERS} characters and at most {most} bytes")
         return await self._in_thread(lambda: _hash(password.encode()))
 
     async def fits(self, password: str, kept: str) -> bool:
-        """Whether this is the password; takes as long for a user who has none, or does not exist. Busy."""
-        if not self._nobody:
-            self._nobody = await self._in_thread(lambda: _hash(os.urandom(32)))
+        """Whether `password` has the hash `kept`; "" takes as long and never fits. Raises Busy."""
+        if not self._other_hash:
+            self._other_hash = await self._in_thread(lambda: _hash(os.urandom(32)))
         secret = password.encode("utf-8", "surrogatepass")[: MAX_PASSWORD_BYTES + 1]
-        fits = await self._in_thread(lambda: _fits(secret, kept or self._nobody))
+        fits = await self._in_thread(lambda: _fits(secret, kept or self._other_hash))
         return fits and bool(kept)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
@@ -101,25 +102,16 @@ def _fits(secret: bytes, kept: str) -> bool:
 # --- public keys ------------------------------------------------------------------------------------------------------
 
 
-def public_keys(text: str) -> list[UserKey]:
-    """The keys of a file: one .pub, or lines as in authorized_keys. UsageError when it holds none, or one of no use."""
-    lines = [line.strip() for line in text.splitlines()]
-    found = [public_key(line) for line in lines if line and not line.startswith("#")]
-    if not found:
-        raise UsageError("there is no public key in it", "ssh-keygen -t ed25519; then give the file that ends in .pub")
-    return found
-
-
 def public_key(line: str) -> UserKey:
-    """One line as in authorized_keys, without options. UsageError says what is wrong with it."""
+    """The key in one line as in authorized_keys, without options. Raises UsageError."""
     if "PRIVATE KEY" in line:
-        raise UsageError("this is a private key: keep it", "give the file that ends in .pub")
+        raise UsageError("this is a private key: keep it secret", "use the file that ends in .pub")
     words = line.strip().split(None, 2)
     if len(line) > MAX_KEY_LINE or len(words) < 2 or not line.isprintable():
         raise UsageError("not a public key", "a line such as: ssh-ed25519 AAAA... ana@laptop")
     kind, encoded, *comment = words
     if kind not in KEY_TYPES:
-        raise UsageError(f"not a kind of key that is taken here: {kind[:40]}", "ssh-keygen -t ed25519")
+        raise UsageError(f"not a kind of key that is supported: {kind[:40]}", "ssh-keygen -t ed25519")
     blob = _blob(kind, encoded)
     _check_strength(kind, encoded)
     digest = base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
@@ -127,19 +119,19 @@ def public_key(line: str) -> UserKey:
 
 
 def _blob(kind: str, encoded: str) -> bytes:
-    """The key's bytes, which begin with the name of their kind (RFC 4253, section 6.6)."""
+    """The bytes of the key, which begin with the name of its kind (RFC 4253, section 6.6)."""
     try:
         blob = base64.b64decode(encoded, validate=True)
     except binascii.Error as error:
-        raise UsageError(f"the key is cut or damaged: {error}") from error
+        raise UsageError(f"the key is truncated or damaged: {error}") from error
     name = kind.encode()
     if not blob.startswith(len(name).to_bytes(4, "big") + name):
-        raise UsageError(f"the key is damaged: it is no {kind}")
+        raise UsageError(f"the key is damaged: it is not a key of kind {kind}")
     return blob
 
 
 def _check_strength(kind: str, encoded: str) -> None:
-    if kind.startswith("sk-"):  # of a hardware token: cryptography does not read them, and they are of one size
+    if kind.startswith("sk-"):  # of a hardware token: cryptography does not read it, and there is one size
         return
     try:
         key = load_ssh_public_key(f"{kind} {encoded}".encode())

@@ -1,4 +1,4 @@
-"""Public keys that are worth something, and passwords that are costly to guess without the loop having to wait."""
+"""Public keys are checked for kind and length; passwords are hashed slowly without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def generated(folder: Path, *words: str) -> Path:
 def test_a_key_has_the_fingerprint_that_ssh_keygen_prints(tmp_path: Path, words: tuple[str, ...]) -> None:
     path = generated(tmp_path, *words)
     shown = subprocess.run(["ssh-keygen", "-l", "-f", str(path)], check=True, capture_output=True, text=True).stdout
-    (key,) = credentials.public_keys("# a comment\n\n" + path.with_suffix(".pub").read_text())
+    key = credentials.public_key(path.with_suffix(".pub").read_text().strip())
     assert key.fingerprint == shown.split()[1]
     assert key.line.endswith(" ann@laptop")
 
 
-def test_keys_of_no_use_are_refused_in_words(tmp_path: Path) -> None:
+def test_an_unusable_key_is_refused_with_the_reason(tmp_path: Path) -> None:
     path = generated(tmp_path, "-t", "rsa", "-b", "1024")
     good = "AAAAC3NzaC1lZDI1NTE5AAAAIJ2b0J0yKQ0n0cL7Y1l0D8c6bZ1kqv0m1c4m3u0l8j9W"
-    for text, words in (
+    for text, reason in (
         (path.with_suffix(".pub").read_text(), "1024 bits is too short"),
         (path.read_text(), "private key"),
-        ("", "no public key"),
+        ("", "not a public key"),
         ("ssh-dss AAAA", "not a kind of key"),
         ('command="sh" ssh-ed25519 ' + good, "not a kind of key"),
         ("ssh-ed25519 !!!!", "damaged"),
@@ -43,8 +43,8 @@ def test_keys_of_no_use_are_refused_in_words(tmp_path: Path) -> None:
         ("ssh-rsa " + good, "damaged"),
         ("ssh-ed25519 " + good + "\x1b[2J", "not a public key"),
     ):
-        with pytest.raises(UsageError, match=words):
-            credentials.public_keys(text)
+        with pytest.raises(UsageError, match=reason):
+            credentials.public_key(text.strip())
 
 
 @pytest.fixture
@@ -54,19 +54,19 @@ async def passwords() -> AsyncIterator[Passwords]:
     passwords.close()
 
 
-async def test_a_password_fits_itself_alone_and_is_kept_as_argon2id(passwords: Passwords) -> None:
+async def test_only_the_password_itself_fits_its_argon2id_hash(passwords: Passwords) -> None:
     kept = await passwords.hash("correct horse")
     assert kept.startswith("$argon2id$")
     assert "correct" not in kept
     assert await passwords.fits("correct horse", kept)
     for wrong in ("correct hors", "", "correct horse ", "\udcff", "x" * 100_000):
         assert not await passwords.fits(wrong, kept)
-    for useless in ("short", "x" * 2000):
+    for refused in ("short", "x" * 2000):
         with pytest.raises(UsageError):
-            await passwords.hash(useless)
+            await passwords.hash(refused)
 
 
-async def test_nobody_s_password_never_fits_and_takes_as_long(passwords: Passwords) -> None:
+async def test_a_missing_password_never_fits_and_takes_as_long(passwords: Passwords) -> None:
     kept = await passwords.hash("correct horse")
     await passwords.fits("x", "")
     spent = []

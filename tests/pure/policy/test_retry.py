@@ -427,14 +427,6 @@ def test_A42_an_exit_code_of_128_plus_n_is_signal_n(code: int, signal: int | Non
     assert signal_of(code) == signal
 
 
-@pytest.mark.parametrize(
-    ("code", "signal", "shown"),
-    [(0, None, "0:0"), (3, None, "3:0"), (137, 9, "0:9"), (None, 9, "0:9"), (None, None, "")],
-)
-def test_A42_code_and_signal_are_shown_as_in_slurm(code: int | None, signal: int | None, shown: str) -> None:
-    assert lines.code_and_signal(code, signal) == shown
-
-
 def test_a_job_that_is_not_done_has_no_exit_status() -> None:
     for job in (waiting(), begin(waiting(), "h1")):
         assert exit_status(job) is None
