@@ -1,4 +1,4 @@
-"""The protocol's bytes: every message there and back, cut anywhere, and what is not the protocol refused in words."""
+"""The bytes of the protocol: each message encoded and decoded, split anywhere; other bytes are an error."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_every_kind_of_message_has_an_example_here() -> None:
 
 
 @pytest.mark.parametrize(("message", "payload"), EXAMPLES, ids=lambda value: type(value).__name__)
-def test_a_message_comes_out_as_it_went_in(message: Message, payload: bytes) -> None:
+def test_a_decoded_message_equals_the_encoded_one(message: Message, payload: bytes) -> None:
     assert list(Decoder().feed(codec.encode(message, payload))) == [(message, payload)]
 
 
@@ -141,7 +141,7 @@ def test_a_message_is_one_line_before_its_payload(message: Message, payload: byt
 
 
 @given(said=st.lists(st.sampled_from(EXAMPLES), max_size=6), cuts=st.lists(st.integers(0, 3000), max_size=12))
-def test_a_stream_may_be_cut_anywhere(said: list[Said], cuts: list[int]) -> None:
+def test_a_stream_can_be_split_anywhere(said: list[Said], cuts: list[int]) -> None:
     stream, decoder, got, at = bytes_of(said), Decoder(), list[Said](), 0
     for cut in (*sorted(cuts), len(stream)):
         got += decoder.feed(stream[at:cut])
@@ -149,7 +149,7 @@ def test_a_stream_may_be_cut_anywhere(said: list[Said], cuts: list[int]) -> None
     assert got == said
 
 
-def test_a_stream_may_come_byte_by_byte() -> None:
+def test_a_stream_can_arrive_byte_by_byte() -> None:
     stream, decoder = bytes_of(EXAMPLES), Decoder()
     got = [said for at in range(len(stream)) for said in decoder.feed(stream[at : at + 1])]
     assert got == EXAMPLES
@@ -157,12 +157,12 @@ def test_a_stream_may_come_byte_by_byte() -> None:
 
 @given(payload=st.binary(max_size=2000))
 @example(b'{"type":"status"}\n')
-def test_a_payload_is_never_taken_for_a_message(payload: bytes) -> None:
+def test_a_payload_is_never_decoded_as_a_message(payload: bytes) -> None:
     said: list[Said] = [(messages.Output("stdout", 1, len(payload)), payload), (messages.Status(), b"")]
     assert list(Decoder().feed(bytes_of(said))) == said
 
 
-def test_the_largest_payload_and_the_longest_line_pass() -> None:
+def test_the_largest_payload_and_the_longest_line_are_accepted() -> None:
     payload = bytes(messages.MAX_PAYLOAD)
     assert list(Decoder().feed(codec.encode(messages.Input(len(payload)), payload))) == [
         (messages.Input(len(payload)), payload)
@@ -172,13 +172,13 @@ def test_the_largest_payload_and_the_longest_line_pass() -> None:
 
 
 @pytest.mark.parametrize("size", [-1, messages.MAX_PAYLOAD + 1, 1 << 62, -(1 << 62)])
-def test_A33_a_payload_of_another_size_is_refused_before_it_comes(size: int) -> None:
+def test_A33_a_payload_of_invalid_size_is_refused_before_it_arrives(size: int) -> None:
     line = msgspec.json.encode({"type": "input", "size": size}) + b"\n"
     with pytest.raises(UsageError, match="payload"):
         list(Decoder().feed(line))
 
 
-def test_A33_an_endless_line_is_refused_before_it_ends() -> None:
+def test_A33_a_line_without_end_is_refused() -> None:
     decoder, piece = Decoder(), b"x" * 65536
     for _ in range(codec.MAX_LINE // len(piece)):
         assert list(decoder.feed(piece)) == []
@@ -186,7 +186,7 @@ def test_A33_an_endless_line_is_refused_before_it_ends() -> None:
         list(decoder.feed(piece))
 
 
-def test_a_long_line_in_small_pieces_takes_no_quadratic_time() -> None:
+def test_a_long_line_in_small_pieces_takes_linear_time() -> None:
     class Counting(bytearray):
         looked = 0
 
@@ -201,7 +201,7 @@ def test_a_long_line_in_small_pieces_takes_no_quadratic_time() -> None:
     assert Counting.looked < 1_000_000
 
 
-def test_the_size_of_a_payload_must_be_the_one_announced() -> None:
+def test_a_payload_of_another_size_than_announced_is_an_error() -> None:
     for message in (messages.Input(3), messages.Output("stdout", 1, 3), messages.PutBlob("0" * 64, 3, last=False)):
         with pytest.raises(ValueError, match="announced as 3"):
             codec.encode(message, b"four")
@@ -239,7 +239,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("line", HOSTILE, ids=lambda line: repr(line[:40]))
-def test_A2_A33_what_is_not_the_protocol_is_a_usage_error_in_one_line(line: bytes) -> None:
+def test_A2_A33_bytes_that_are_not_the_protocol_are_a_usage_error_in_one_line(line: bytes) -> None:
     with pytest.raises(UsageError) as refused:
         list(Decoder().feed(line + b"\n"))
     assert "\n" not in refused.value.message
@@ -269,7 +269,7 @@ def errors_of(kind: type[SshgridError]) -> set[type[SshgridError]]:
 
 
 @pytest.mark.parametrize("kind", sorted(errors_of(SshgridError), key=str))
-def test_every_error_can_be_told_and_keeps_its_words(kind: type[SshgridError]) -> None:
+def test_every_error_can_be_sent_and_keeps_its_text(kind: type[SshgridError]) -> None:
     error = kind("n1", "words", "hint") if issubclass(kind, errors.HostError) else kind("words", "hint")
     told = codec.failure(error)
     assert list(Decoder().feed(codec.encode(told))) == [(told, b"")]
@@ -277,7 +277,7 @@ def test_every_error_can_be_told_and_keeps_its_words(kind: type[SshgridError]) -
     assert "words" in told.message
 
 
-def test_a_message_is_understood_wherever_its_type_stands() -> None:
+def test_a_message_is_decoded_wherever_its_type_is() -> None:
     lines = b'{"size":2,"type":"input"}\nhi{ "type": "accepted", "job": 7 }\n{"type":"accepted","job":8}\n'
     assert list(Decoder().feed(lines)) == [
         (messages.Input(2), b"hi"),

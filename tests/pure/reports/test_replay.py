@@ -1,4 +1,4 @@
-"""What a watcher is shown across attempts: whatever dies on the way, the screen ends as the last attempt's output."""
+"""The output that a watcher is shown across attempts: at the end it is the output of the last attempt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sshgrid.reports.replay import Piece, Read, Shown, advance
 
-A = st.binary(max_size=12).map(lambda piece: bytes(byte % 2 + 97 for byte in piece))  # alike often enough
+A = st.binary(max_size=12).map(lambda piece: bytes(byte % 2 + 97 for byte in piece))  # two attempts often begin alike
 
 
 def reader(kept: Mapping[int, bytes]) -> Read:
@@ -17,7 +17,7 @@ def reader(kept: Mapping[int, bytes]) -> Read:
 
 
 class Screen:
-    """What a person sees who trusts the word `restarted`."""
+    """The text on the screen of a client that clears it at each `restarted`."""
 
     def __init__(self) -> None:
         self.shown = Shown()
@@ -42,7 +42,7 @@ def test_one_attempt_is_shown_as_it_grows_and_once() -> None:
     assert (screen.text, screen.restarts) == (b"one two", 0)
 
 
-def test_what_a_new_attempt_says_again_is_not_shown_twice() -> None:
+def test_output_that_a_new_attempt_repeats_is_shown_once() -> None:
     screen = Screen()
     screen.look(1, {1: b"one two"})
     screen.look(2, {1: b"one two", 2: b"one"})
@@ -51,14 +51,14 @@ def test_what_a_new_attempt_says_again_is_not_shown_twice() -> None:
     assert (screen.text, screen.restarts) == (b"one two three", 0)
 
 
-def test_a_new_attempt_that_differs_begins_the_output_anew() -> None:
+def test_different_output_of_a_new_attempt_restarts_the_output() -> None:
     screen = Screen()
     screen.look(1, {1: b"pid 17\n"})
     screen.look(2, {1: b"pid 17\n", 2: b"pid 99\nx"})
     assert (screen.text, screen.restarts) == (b"pid 99\nx", 1)
 
 
-def test_a_last_attempt_that_says_less_begins_the_output_anew_once_it_is_over() -> None:
+def test_shorter_output_of_the_last_attempt_restarts_the_output_at_its_end() -> None:
     screen = Screen()
     kept = {1: b"one two", 2: b"one"}
     screen.look(1, kept)
@@ -68,14 +68,14 @@ def test_a_last_attempt_that_says_less_begins_the_output_anew_once_it_is_over() 
     assert (screen.text, screen.restarts) == (b"one", 1)
 
 
-def test_a_last_attempt_that_says_nothing_takes_back_what_was_shown() -> None:
+def test_a_last_attempt_without_output_clears_the_output() -> None:
     screen = Screen()
     screen.look(1, {1: b"one"})
     screen.look(2, {1: b"one", 2: b""}, over=True)
     assert (screen.text, screen.restarts, screen.pieces[-1]) == (b"", 1, Piece(b"", restarted=True))
 
 
-def test_an_attempt_in_between_that_said_little_costs_nothing() -> None:
+def test_a_short_attempt_in_between_does_not_restart_the_output() -> None:
     kept = {1: b"one two", 2: b"one", 3: b"one two three"}
     screen = Screen()
     for attempt in kept:
@@ -93,13 +93,13 @@ def test_the_screen_ends_as_the_output_of_the_last_attempt(
         for size in sorted(steps.draw(st.lists(st.integers(0, len(output)), max_size=3))):
             kept[attempt] = output[:size]
             screen.look(attempt, kept, most)
-        kept[attempt] = output  # the watcher may never have looked while this attempt was the newest
+        kept[attempt] = output  # the watcher may not have looked at this attempt at all
     screen.look(len(outputs), kept, most, over=True)
     assert screen.text == outputs[-1]
 
 
 @given(outputs=st.lists(A, min_size=2, max_size=4), most=st.integers(1, 5))
-def test_the_output_begins_anew_only_when_it_differs(outputs: list[bytes], most: int) -> None:
+def test_the_output_restarts_only_when_it_differs(outputs: list[bytes], most: int) -> None:
     screen, kept = Screen(), dict[int, bytes]()
     seen, restarts = b"", 0
     for attempt, output in enumerate(outputs, 1):
@@ -114,7 +114,7 @@ def test_the_output_begins_anew_only_when_it_differs(outputs: list[bytes], most:
 
 
 @given(output=st.binary(max_size=300), most=st.integers(1, 70))
-def test_no_piece_is_larger_than_was_asked_for_and_none_is_empty(output: bytes, most: int) -> None:
+def test_no_piece_is_empty_or_larger_than_requested(output: bytes, most: int) -> None:
     screen = Screen()
     screen.look(1, {1: output}, most, over=True)
     assert screen.text == output
@@ -122,7 +122,7 @@ def test_no_piece_is_larger_than_was_asked_for_and_none_is_empty(output: bytes, 
 
 
 @given(first=st.binary(min_size=1, max_size=40), most=st.integers(1, 50))
-def test_whoever_comes_late_sees_only_the_newest_attempt(first: bytes, most: int) -> None:
+def test_a_late_watcher_sees_only_the_newest_attempt(first: bytes, most: int) -> None:
     screen = Screen()
     screen.look(2, {1: first, 2: b"second"}, most, over=True)
     assert (screen.text, screen.restarts) == (b"second", 0)

@@ -157,7 +157,7 @@ def let_end(home: Home) -> None:
     (home.folder / "end").touch()
 
 
-# --- programs really run ----------------------------------------------------------------------------------------------
+# --- programs that run ------------------------------------------------------------------------------------------------
 
 
 async def test_a_program_runs_and_its_output_is_exact(home: Home) -> None:
@@ -196,7 +196,7 @@ async def test_many_clients_at_once_get_their_own_output(home: Home) -> None:
     await asyncio.gather(*(client(number) for number in range(6)))
 
 
-# --- masters come and go ----------------------------------------------------------------------------------------------
+# --- one master after another -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -455,7 +455,7 @@ def _peer_of(listener: socket.socket, path: Path, user: int) -> str | None:
         os.waitpid(child, 0)
 
 
-# --- a queue that cannot be trusted -----------------------------------------------------------------------------------
+# --- a damaged or missing queue ---------------------------------------------------------------------------------------
 
 
 async def test_a_master_does_not_start_with_a_damaged_queue(home: Home) -> None:

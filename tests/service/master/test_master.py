@@ -1,4 +1,4 @@
-"""What the master promises about a job: where it runs, how often, how it ends, and what is refused at the door."""
+"""What the master promises about a job: where it runs, how often, how it ends, and which submissions are refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def loses_its_host(stage: Stage) -> Outcome:
         (OutputLimit(1 << 20), "FAILED", 153),
     ],
 )
-async def test_what_the_program_did_is_a_result_after_one_attempt(
+async def test_an_exit_of_the_program_is_final_after_one_attempt(
     grids: Grids, outcome: Outcome, state: str, status: int
 ) -> None:
     grid = await grids(outcome)
@@ -70,7 +70,7 @@ async def test_a_job_moves_to_another_node_when_its_host_drops(grids: Grids) -> 
     assert line.attempts[0].outcome == "host-lost: reset"
 
 
-async def test_retries_used_up_is_125_and_says_what_each_attempt_met(grids: Grids) -> None:
+async def test_used_up_retries_exit_with_125_and_list_the_outcome_of_each_attempt(grids: Grids) -> None:
     grid = await grids(Dropped("", "reset"), Dropped("", "no answer for 10 s"), Dropped("", "disk full"))
     line = await grid.run()
     assert (line.state, line.exit_status, grid.engine.ran_on) == ("NODE_FAIL", 125, ["n1", "n2", "n3"])
@@ -85,26 +85,26 @@ async def test_retries_counts_further_attempts(grids: Grids, retries: int, attem
     assert (line.exit_status, len(grid.engine.ran_on), line.attempts_allowed) == (125, attempts, attempts)
 
 
-async def test_on_host_loss_fail_never_tries_again(grids: Grids) -> None:
+async def test_a_job_with_on_host_loss_fail_is_not_retried(grids: Grids) -> None:
     grid = await grids(Dropped("n1", "reset"))
     line = await grid.run(grid.submission(on_host_loss=OnHostLoss.FAIL))
     assert (line.exit_status, grid.engine.ran_on) == (125, ["n1"])
 
 
-async def test_a_grid_of_one_node_tries_that_node_again(grids: Grids) -> None:
+async def test_a_job_is_retried_on_the_only_node(grids: Grids) -> None:
     grid = await grids(Dropped("n1", "reset"), Exited(0), nodes=("n1",))
     line = await grid.run()
     assert (line.exit_status, grid.engine.ran_on) == (0, ["n1", "n1"])
 
 
-async def test_a_broken_toolchain_is_tried_on_one_other_node_once(grids: Grids) -> None:
+async def test_a_broken_toolchain_is_retried_once_on_another_node(grids: Grids) -> None:
     grid = await grids(*[ToolchainBroken("gcc crashed")] * 3)
     line = await grid.run()
     assert (line.state, line.exit_status, grid.engine.ran_on) == ("NODE_FAIL", 125, ["n1", "n2"])
     assert "gcc crashed" in line.reason
 
 
-async def test_a_broken_toolchain_does_not_eat_a_retry(grids: Grids) -> None:
+async def test_a_broken_toolchain_does_not_count_as_a_retry(grids: Grids) -> None:
     grid = await grids(ToolchainBroken("gcc crashed"), Dropped("", "reset"), Exited(4))
     line = await grid.run(grid.submission(retries=1))
     assert (line.exit_status, grid.engine.ran_on) == (4, ["n1", "n2", "n3"])
@@ -119,7 +119,7 @@ async def test_F38_a_job_that_loses_three_nodes_while_it_runs_is_held(grids: Gri
     assert "lost 3 nodes while running" in line.reason
 
 
-async def test_a_bug_of_ours_ends_the_job_and_is_logged(grids: Grids, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_internal_error_ends_the_job_and_is_logged(grids: Grids, caplog: pytest.LogCaptureFixture) -> None:
     async def bug(_: Stage) -> Outcome:
         raise NotImplementedError
 
@@ -136,7 +136,7 @@ async def test_a_bug_of_ours_ends_the_job_and_is_logged(grids: Grids, caplog: py
     caplog.clear()
 
 
-# --- nobody is up -----------------------------------------------------------------------------------------------------
+# --- no node is up ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_who_waits_at_a_terminal_is_told_that_no_node_is_up(grids: Grids) -> None:
+async def test_an_attached_job_fails_when_no_node_is_up(grids: Grids) -> None:
     grid = await grids(nodes=("n1", "n2"), down=("n1", "n2"))
     line = await grid.run()
     assert (line.exit_status, grid.engine.ran_on) == (125, [])
@@ -164,7 +164,7 @@ async def test_a_detached_job_waits_for_its_nodes(grids: Grids) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_detached_job_does_not_make_an_attached_one_wait_that_is_just_like_it(grids: Grids) -> None:
+async def test_an_attached_job_fails_while_an_equal_detached_one_waits(grids: Grids) -> None:
     grid = await grids(nodes=("n1",), down=("n1",))
     detached = await grid.submit(grid.submission(wait_for_nodes=True))
     assert (await grid.run()).exit_status == 125
@@ -172,7 +172,7 @@ async def test_a_detached_job_does_not_make_an_attached_one_wait_that_is_just_li
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_a_node_that_goes_down_with_others_full_is_no_reason_to_give_up(grids: Grids) -> None:
+async def test_a_job_waits_when_one_node_is_down_and_the_others_are_full(grids: Grids) -> None:
     grid = await grids(until_killed, nodes=(Node("n1", slots=1), "n2"), down=("n2",))
     first = await grid.submit()
     await grid.begun(first)
@@ -182,10 +182,10 @@ async def test_a_node_that_goes_down_with_others_full_is_no_reason_to_give_up(gr
     assert (await grid.wait(second)).exit_status == 0
 
 
-# --- what no node can ever do -----------------------------------------------------------------------------------------
+# --- submissions that no node can ever run ----------------------------------------------------------------------------
 
 
-async def test_a_language_that_no_node_has_is_127(grids: Grids) -> None:
+async def test_a_language_that_no_node_has_exits_with_127(grids: Grids) -> None:
     grid = await grids(nodes=("n1",))
     await until(lambda: grid.node("n1").up)
     grid.node("n1").has("c")
@@ -195,14 +195,14 @@ async def test_a_language_that_no_node_has_is_127(grids: Grids) -> None:
     assert grid.store.jobs.ids() == []
 
 
-async def test_a_file_of_no_known_language_is_127(grids: Grids) -> None:
+async def test_a_file_of_an_unknown_language_exits_with_127(grids: Grids) -> None:
     grid = await grids()
     with pytest.raises(UnknownLanguage):
         await grid.submit(grid.submission(file="a.unheard"))
 
 
 @pytest.mark.parametrize("wish", [{"on": "n9"}, {"on": "@fast"}, {"limits": Limits(memory_bytes=1 << 60)}])
-async def test_what_no_node_matches_is_125(grids: Grids, wish: dict[str, Any]) -> None:
+async def test_a_job_that_no_node_matches_exits_with_125(grids: Grids, wish: dict[str, Any]) -> None:
     grid = await grids()
     await until(lambda: all(node.facts for node in grid.pool.nodes.values()))
     with pytest.raises(NoNodeLeft) as refused:
@@ -210,7 +210,7 @@ async def test_what_no_node_matches_is_125(grids: Grids, wish: dict[str, Any]) -
     assert refused.value.exit_status == 125
 
 
-async def test_a_job_whose_last_possible_node_leaves_the_inventory_ends_with_125(grids: Grids) -> None:
+async def test_a_job_exits_with_125_when_its_last_possible_node_is_removed(grids: Grids) -> None:
     grid = await grids(nodes=("n1", Node("n2", slots=4, tags=frozenset({"fast"}))), down=("n2",))
     job = await grid.submit(grid.submission(on="@fast", wait_for_nodes=True))
     await grid.reaches(job, "PENDING")
@@ -246,14 +246,14 @@ FILE = SourceFile("hello.sh", "0" * 64, 1)
     ],
     ids=str,
 )
-async def test_A9_A10_a_hostile_submission_is_refused_and_leaves_no_job(grids: Grids, wish: dict[str, Any]) -> None:
+async def test_A9_A10_an_invalid_submission_is_refused_and_leaves_no_job(grids: Grids, wish: dict[str, Any]) -> None:
     grid = await grids()
     with pytest.raises((UsageError, NoNodeLeft)):
         await grid.submit(grid.submission(**wish))
     assert grid.store.jobs.ids() == []
 
 
-async def test_an_empty_or_endless_key_is_refused(grids: Grids) -> None:
+async def test_an_empty_or_long_key_is_refused(grids: Grids) -> None:
     grid = await grids()
     for key in ("", "k" * 1000):
         with pytest.raises(UsageError):
@@ -296,7 +296,7 @@ async def test_the_same_submission_after_a_restart_is_the_same_job(grids: Grids)
     assert (grid.engine.ran_on, again.engine.ran_on) == (["n1"], [])
 
 
-async def test_the_same_submission_is_the_same_job_even_when_no_node_could_take_it_now(grids: Grids) -> None:
+async def test_a_repeated_submission_is_the_same_job_when_no_node_can_take_it_now(grids: Grids) -> None:
     grid = await grids(nodes=("n1",))
     asked = grid.submission(on="n1")
     job = await grid.submit(asked, key="k")
@@ -305,10 +305,10 @@ async def test_the_same_submission_is_the_same_job_even_when_no_node_could_take_
     assert await grid.submit(asked, key="k") == job
 
 
-# --- whose turn it is -------------------------------------------------------------------------------------------------
+# --- the order of starts ----------------------------------------------------------------------------------------------
 
 
-async def test_one_users_many_jobs_delay_anothers_single_job_by_one_turn(grids: Grids) -> None:
+async def test_many_jobs_of_one_user_delay_a_job_of_another_by_one_slot(grids: Grids) -> None:
     grid = await grids(until_killed, nodes=(Node("n1", slots=1),))
     blocker = await grid.submit(owner="ann")
     await grid.begun(blocker)
@@ -331,15 +331,16 @@ async def test_priority_goes_before_age(grids: Grids) -> None:
     assert [order.attempt.job for order in grid.engine.orders] == [blocker, high, low]
 
 
-async def test_a_full_node_takes_no_more_than_its_slots(grids: Grids) -> None:
+async def test_a_node_runs_at_most_as_many_jobs_as_it_has_slots(grids: Grids) -> None:
     at_once: list[int] = []
     running = 0
+    three = asyncio.Barrier(3)  # each run ends when three have started
 
     async def count(stage: Stage) -> Outcome:
         nonlocal running
         running += 1
         at_once.append(running)
-        await asyncio.sleep(0.005)
+        await three.wait()
         running -= 1
         return Exited(0)
 
@@ -349,7 +350,7 @@ async def test_a_full_node_takes_no_more_than_its_slots(grids: Grids) -> None:
     assert max(at_once) == 3
 
 
-# --- held, released, removed ------------------------------------------------------------------------------------------
+# --- hold, release, remove --------------------------------------------------------------------------------------------
 
 
 async def test_a_held_job_waits_until_it_is_released(grids: Grids) -> None:
@@ -384,7 +385,7 @@ async def test_a_held_job_can_be_cancelled(grids: Grids) -> None:
     assert (await grid.wait(job)).state == "CANCELLED"
 
 
-async def test_a_held_job_that_runs_keeps_the_master_at_work(grids: Grids) -> None:
+async def test_a_running_job_that_was_held_keeps_the_master_from_being_idle(grids: Grids) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     await grid.begun(job)
@@ -392,7 +393,7 @@ async def test_a_held_job_that_runs_keeps_the_master_at_work(grids: Grids) -> No
     assert not grid.active_jobs.idle
 
 
-async def test_a_removed_job_is_forgotten_with_its_output(grids: Grids) -> None:
+async def test_a_removed_job_is_gone_with_its_output(grids: Grids) -> None:
     grid = await grids(after(b"words\n", Exited(0)), until_killed)
     done = await grid.submit()
     await grid.wait(done)
@@ -414,7 +415,7 @@ async def test_a_removed_job_is_forgotten_with_its_output(grids: Grids) -> None:
 # --- the inventory changes --------------------------------------------------------------------------------------------
 
 
-async def test_a_new_node_joins_and_takes_what_waits(grids: Grids) -> None:
+async def test_a_new_node_gets_the_jobs_that_wait(grids: Grids) -> None:
     grid = await grids(until_killed, nodes=(Node("n1", slots=1),))
     first = await grid.submit()
     await grid.begun(first)
@@ -425,7 +426,7 @@ async def test_a_new_node_joins_and_takes_what_waits(grids: Grids) -> None:
     assert (await grid.wait(second)).node == "n2"
 
 
-async def test_a_removed_node_takes_nothing_new_and_ends_what_it_has(grids: Grids) -> None:
+async def test_a_removed_node_gets_no_new_job_and_finishes_its_run(grids: Grids) -> None:
     grid = await grids(until_killed, nodes=("n1", "n2"))
     job = await grid.submit()
     await grid.begun(job)
@@ -443,14 +444,14 @@ async def test_a_removed_node_takes_nothing_new_and_ends_what_it_has(grids: Grid
     assert [line.name for line in grid.master.node_queries.select(Nodes())] == ["n2"]
 
 
-async def test_an_unused_node_that_is_removed_is_gone(grids: Grids) -> None:
+async def test_an_idle_node_is_dropped_when_it_is_removed(grids: Grids) -> None:
     grid = await grids(nodes=("n1", "n2"))
     await grid.run()
     await grid.master.follow(msgspec.structs.replace(grid.inventory, nodes=grid.inventory.nodes[1:]))
     assert [line.name for line in grid.master.node_queries.select(Nodes())] == ["n2"]
 
 
-# --- what is asked ----------------------------------------------------------------------------------------------------
+# --- questions --------------------------------------------------------------------------------------------------------
 
 
 async def test_jobs_are_listed_by_state_user_and_selector(grids: Grids) -> None:
@@ -473,7 +474,7 @@ async def test_jobs_are_listed_by_state_user_and_selector(grids: Grids) -> None:
         await ids(Jobs(selector="99"))
 
 
-async def test_a_dry_run_says_where_it_would_go_and_queues_nothing(grids: Grids) -> None:
+async def test_explain_names_the_node_and_queues_nothing(grids: Grids) -> None:
     grid = await grids(nodes=("n1", Node("n2", drained=True)))
     await until(lambda: grid.node("n1").facts)
     reply = await grid.master.explain(grid.submission())
@@ -483,7 +484,7 @@ async def test_a_dry_run_says_where_it_would_go_and_queues_nothing(grids: Grids)
     assert isinstance(Explain(grid.submission()), Explain)
 
 
-async def test_toolchains_say_which_node_has_what(grids: Grids) -> None:
+async def test_toolchains_list_what_each_node_has(grids: Grids) -> None:
     grid = await grids(nodes=("n1", "n2"))
     await until(lambda: all(managed.facts for managed in grid.pool.nodes.values()))
     grid.node("n2").has("c")
@@ -493,7 +494,7 @@ async def test_toolchains_say_which_node_has_what(grids: Grids) -> None:
 
 
 @pytest.mark.parametrize("job", [0, -1, 99, 1 << 62, 1 << 63, 10**30])
-async def test_a_job_that_is_not_there_is_no_such_job_whatever_is_asked(grids: Grids, job: int) -> None:
+async def test_every_request_about_a_missing_job_raises_no_such_job(grids: Grids, job: int) -> None:
     grid = await grids()
     number = JobId(job)
     for asked in (
@@ -506,7 +507,7 @@ async def test_a_job_that_is_not_there_is_no_such_job_whatever_is_asked(grids: G
             await asked
 
 
-async def test_many_starts_leave_the_others_their_turn(grids: Grids, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_other_tasks_run_while_many_jobs_start(grids: Grids, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "STEP_SECONDS", 0.0)
     grid = await grids(*[until_killed] * 6)
     grid.master.pause()
@@ -526,7 +527,7 @@ async def test_many_starts_leave_the_others_their_turn(grids: Grids, monkeypatch
         await grid.wait(job)
 
 
-async def test_a_paused_master_starts_nothing(grids: Grids) -> None:
+async def test_a_paused_master_starts_no_job(grids: Grids) -> None:
     grid = await grids()
     grid.master.pause()
     job = await grid.submit()
@@ -545,13 +546,15 @@ async def test_a_paused_master_starts_nothing(grids: Grids) -> None:
         ({"args": (b"x" * 100_000,) * 21}, "2,100,000 bytes"),
     ],
 )
-async def test_A11_what_exec_could_never_take_is_refused(grids: Grids, wishes: dict[str, Any], words: str) -> None:
+async def test_A11_arguments_longer_than_exec_allows_are_refused(
+    grids: Grids, wishes: dict[str, Any], words: str
+) -> None:
     grid = await grids()
     with pytest.raises(UsageError, match=words):
         await grid.submit(grid.submission(**wishes))
 
 
-async def test_a_user_has_no_more_runs_in_a_group_than_it_allows_and_others_do(grids: Grids) -> None:
+async def test_the_limit_of_a_group_applies_to_each_user(grids: Grids) -> None:
     grid = await grids(until_killed, until_killed, until_killed, nodes=("n1", "n2"))
     grid.inventory = msgspec.structs.replace(grid.inventory, groups=(Group("lab", frozenset({"n1", "n2"}), 1),))
     await grid.master.follow(grid.inventory)

@@ -1,4 +1,4 @@
-"""What one master leaves to the next: runs under way, results that nobody took, cancels, a disk that was full."""
+"""What the next master finds: runs in progress, results that were not settled, cancels, a disk that was full."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("quiet_log")
 # --- the fence --------------------------------------------------------------------------------------------------------
 
 
-async def test_F4_late_news_of_an_abandoned_attempt_changes_nothing(grids: Grids) -> None:
+async def test_F4_a_late_result_of_an_abandoned_attempt_changes_nothing(grids: Grids) -> None:
     let_go = asyncio.Event()
 
     async def twin(stage: Stage) -> Outcome:
@@ -31,7 +31,7 @@ async def test_F4_late_news_of_an_abandoned_attempt_changes_nothing(grids: Grids
     job = await grid.submit()
     before = await grid.begun(job)
     old = grid.job(job)
-    # Another part of the master gave the attempt up; the task that follows it does not know.
+    # Another part of the master settles the attempt while the task that follows it still runs.
     record = msgspec.structs.replace(old.attempts[-1], outcome=HostLost("silent"), ended=1.0)
     moved = msgspec.structs.replace(old, phase=Phase.QUEUED, attempts=(record,), excluded=frozenset({"n1"}))
     assert grid.store.attempts.settle(before.order.attempt, record, moved)
@@ -48,7 +48,7 @@ async def test_F4_late_news_of_an_abandoned_attempt_changes_nothing(grids: Grids
 # --- the next master --------------------------------------------------------------------------------------------------
 
 
-async def test_F10_the_next_master_goes_on_with_the_run_that_is_under_way(grids: Grids) -> None:
+async def test_F10_the_next_master_follows_the_run_in_progress(grids: Grids) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     await until(lambda: grid.kept(job) == b"ready\n", lambda: grid.line(job))
@@ -64,7 +64,7 @@ async def test_F10_the_next_master_goes_on_with_the_run_that_is_under_way(grids:
     assert grid.kept(job) == b"ready\nwhile nobody looked\n"
 
 
-async def test_F13_a_result_that_came_while_no_master_lived_is_taken_once(grids: Grids) -> None:
+async def test_F13_a_result_from_the_time_without_a_master_is_settled_once(grids: Grids) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     await until(lambda: grid.kept(job) == b"ready\n", lambda: grid.line(job))
@@ -108,7 +108,7 @@ async def test_the_next_master_moves_a_run_whose_node_does_not_come_back(grids: 
     assert (line.exit_status, grid.engine.ran_on) == (0, ["n1", "n2"])
 
 
-async def test_F11_a_claim_that_never_reached_its_node_is_made_again_elsewhere(grids: Grids) -> None:
+async def test_F11_a_claim_that_never_reached_its_node_is_retried_on_another_node(grids: Grids) -> None:
     grid = await grids()
     grid.engine.uploads.clear()
     job = await grid.submit()
@@ -121,7 +121,7 @@ async def test_F11_a_claim_that_never_reached_its_node_is_made_again_elsewhere(g
     assert grid.engine.ran_on == ["n2"]
 
 
-async def test_a_run_is_followed_even_when_its_node_has_lost_the_toolchain(grids: Grids) -> None:
+async def test_a_run_is_followed_when_its_node_no_longer_has_the_toolchain(grids: Grids) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     await until(lambda: grid.kept(job) == b"ready\n", lambda: grid.line(job))
@@ -137,7 +137,7 @@ async def test_a_run_is_followed_even_when_its_node_has_lost_the_toolchain(grids
     assert grid.engine.ran_on == ["n1"]
 
 
-async def test_a_waiting_job_is_taken_up_by_the_next_master(grids: Grids) -> None:
+async def test_the_next_master_starts_a_waiting_job(grids: Grids) -> None:
     grid = await grids(down=("n1", "n2", "n3"))
     job = await grid.submit(grid.submission(wait_for_nodes=True))
     await grid.end()
@@ -145,7 +145,7 @@ async def test_a_waiting_job_is_taken_up_by_the_next_master(grids: Grids) -> Non
     assert (await again.wait(job)).exit_status == 0
 
 
-async def test_a_cancel_is_carried_out_by_the_next_master(grids: Grids) -> None:
+async def test_the_next_master_completes_a_cancel(grids: Grids) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     await until(lambda: grid.kept(job) == b"ready\n", lambda: grid.line(job))
@@ -156,10 +156,10 @@ async def test_a_cancel_is_carried_out_by_the_next_master(grids: Grids) -> None:
     assert (line.state, line.exit_status) == ("CANCELLED", 130)
 
 
-# --- a disk that is full ----------------------------------------------------------------------------------------------
+# --- a full disk ------------------------------------------------------------------------------------------------------
 
 
-async def test_a_full_disk_of_the_master_stops_it_and_is_not_blamed_on_the_program(
+async def test_a_full_disk_stops_the_master_and_does_not_fail_the_job(
     grids: Grids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = await grids(until_killed)
@@ -180,7 +180,7 @@ async def test_a_full_disk_of_the_master_stops_it_and_is_not_blamed_on_the_progr
     assert (grid.line(job).state, grid.line(job).attempt, grid.engine.ran_on) == ("RUNNING", 1, ["n1"])
 
 
-async def test_a_result_that_cannot_be_written_stops_the_master_and_is_taken_by_the_next(
+async def test_a_result_that_cannot_be_written_is_settled_by_the_next_master(
     grids: Grids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = await grids(Exited(5))

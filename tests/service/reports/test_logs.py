@@ -1,4 +1,4 @@
-"""`logs -f`: one gapless stream, also over attempts, and from where a client of an earlier master had come."""
+"""`logs -f`: one stream without gaps, across attempts, and from where a client of an earlier master was."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Shown = list[tuple[str, int, int, bytes]]
 
 
 async def shown(grid: ScriptedGrid, request: Logs, found: Shown) -> Shown:
-    """(kind, attempt, offset, bytes) of everything about stdout."""
+    """Follow the stream stdout; append (kind, attempt, offset, bytes) of each event to `found`."""
     async with asyncio.timeout(10), grid.master.job_queries.watch(request) as events:
         async for event, piece in events:
             if isinstance(event, Output) and event.stream == "stdout":
@@ -46,16 +46,16 @@ async def followed_over_a_move(grids: Grids, second: bytes) -> Shown:
     return await following
 
 
-async def test_logs_that_follow_go_on_with_the_next_attempt(grids: Grids) -> None:
+async def test_followed_logs_continue_with_the_next_attempt(grids: Grids) -> None:
     assert await followed_over_a_move(grids, b"one\ntwo\n") == [("output", 1, 0, b"one\n"), ("output", 2, 4, b"two\n")]
 
 
-async def test_logs_that_follow_say_when_the_next_attempt_says_something_else(grids: Grids) -> None:
+async def test_followed_logs_restart_when_the_next_attempt_differs(grids: Grids) -> None:
     assert (await followed_over_a_move(grids, b"uno\n"))[1:] == [("restarted", 2, 0, b""), ("output", 2, 0, b"uno\n")]
 
 
 @pytest.mark.parametrize(("seen", "rest"), [(Seen("stdout", 1, 4), b"two\nsix\n"), (Seen("stdout", 2, 8), b"six\n")])
-async def test_F10_logs_go_on_behind_what_was_seen(grids: Grids, seen: Seen, rest: bytes) -> None:
+async def test_F10_logs_continue_after_the_bytes_that_the_client_has(grids: Grids, seen: Seen, rest: bytes) -> None:
     grid = await grids(after(b"one\ntwo\n", Dropped("n1", "reset")), after(b"one\ntwo\nsix\n", Exited(0)))
     job = await grid.submit()
     await grid.wait(job)

@@ -1,4 +1,4 @@
-"""What watchers of a job are told: everything, in order, once, whenever they come and however often the job moves."""
+"""Watchers of a job get every event, in order and once, whenever they begin and however often the job moves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Seen = list[tuple[Event, bytes]]
 
 
 def screen(seen: Seen, stream: str = "stdout") -> bytes:
-    """What a person sees who trusts the word `Restarted`."""
+    """The text on the screen of a client that clears it at each `Restarted`."""
     text = b""
     for event, piece in seen:
         if isinstance(event, Restarted) and event.stream == stream:
@@ -51,7 +51,7 @@ def notices(seen: Seen) -> list[str]:
 
 
 class Watcher:
-    """Watches in the background."""
+    """Watches a job in a task."""
 
     def __init__(self, grid: ScriptedGrid, job: JobId, request: Watch | Logs | None = None) -> None:
         self.seen: Seen = []
@@ -108,7 +108,7 @@ async def test_the_events_of_a_job_from_its_waiting_to_its_end(grids: Grids) -> 
     assert len(of(seen, Ended)) == 1
 
 
-async def test_nothing_is_said_twice_while_nothing_changes(grids: Grids) -> None:
+async def test_an_unchanged_state_is_reported_once(grids: Grids) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     watcher = Watcher(grid, job)
@@ -123,7 +123,7 @@ async def test_nothing_is_said_twice_while_nothing_changes(grids: Grids) -> None
 
 
 @pytest.mark.parametrize("size", [1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 5 * 1024 * 1024])
-async def test_output_of_every_size_comes_whole_in_pieces_that_fit(grids: Grids, size: int) -> None:
+async def test_output_of_every_size_arrives_complete_in_pieces(grids: Grids, size: int) -> None:
     text = bytes(range(251)) * (size // 251 + 1)
     grid = await grids(after(text[:size], Exited(0)))
     job = await grid.submit()
@@ -133,7 +133,7 @@ async def test_output_of_every_size_comes_whole_in_pieces_that_fit(grids: Grids,
                for event, piece in seen if isinstance(event, Output))  # fmt: skip
 
 
-async def test_whoever_comes_late_sees_everything_from_the_beginning(grids: Grids) -> None:
+async def test_a_late_watcher_gets_the_output_from_its_beginning(grids: Grids) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     early = Watcher(grid, job)
@@ -147,7 +147,7 @@ async def test_whoever_comes_late_sees_everything_from_the_beginning(grids: Grid
     assert first[-1] == second[-1] == late[-1]
 
 
-async def test_many_watchers_see_the_same_and_leave_nothing_behind(grids: Grids) -> None:
+async def test_many_watchers_get_the_same_events_and_leave_no_listener(grids: Grids) -> None:
     async def chatters(stage: Stage) -> Outcome:
         for number in range(200):
             await stage.say(b"%d\n" % number)
@@ -162,7 +162,7 @@ async def test_many_watchers_see_the_same_and_leave_nothing_behind(grids: Grids)
     await until(lambda: not grid.active_jobs.notifications._waiters, lambda: grid.active_jobs.notifications._waiters)
 
 
-async def test_who_wants_no_output_is_told_the_rest(grids: Grids) -> None:
+async def test_a_watcher_without_output_gets_the_other_events(grids: Grids) -> None:
     grid = await grids(after(b"hello\n", Exited(0)))
     job = await grid.submit()
     seen = await Watcher(grid, job, Watch(job, output=False)).end()
@@ -170,13 +170,13 @@ async def test_who_wants_no_output_is_told_the_rest(grids: Grids) -> None:
     assert len(of(seen, Ended)) == 1
 
 
-async def test_the_compilers_words_come_on_a_stream_of_their_own(grids: Grids) -> None:
+async def test_compiler_output_is_a_stream_of_its_own(grids: Grids) -> None:
     grid = await grids(after(b"a.c:1:1: error\n", CompileFailed(1), "compile"))
     seen = await Watcher(grid, await grid.submit()).end()
     assert (screen(seen, "compile"), screen(seen), screen(seen, "stderr")) == (b"a.c:1:1: error\n", b"", b"")
 
 
-async def test_F1_a_silent_node_is_told_while_the_job_is_still_running(grids: Grids) -> None:
+async def test_F1_a_silent_node_is_reported_as_disconnected(grids: Grids) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     watcher = Watcher(grid, job)
@@ -192,7 +192,7 @@ async def test_F1_a_silent_node_is_told_while_the_job_is_still_running(grids: Gr
 
 
 async def moved(grids: Grids, before: bytes, again: bytes, end: Outcome | None = None) -> Seen:
-    """A job whose first host dies while it is watched."""
+    """A job whose first node is lost while it is watched."""
     let_die = asyncio.Event()
 
     async def dies(stage: Stage) -> Outcome:
@@ -208,29 +208,29 @@ async def moved(grids: Grids, before: bytes, again: bytes, end: Outcome | None =
     return await watcher.end()
 
 
-async def test_a_move_is_told_in_a_sentence(grids: Grids) -> None:
+async def test_a_move_to_another_node_is_a_notice(grids: Grids) -> None:
     seen = await moved(grids, b"one\n", b"one\ntwo\n")
     assert notices(seen) == ["n1 lost (no answer for 10 s), moved to n2 (attempt 2 of 3)"]
 
 
-async def test_what_the_next_attempt_says_again_is_not_shown_twice(grids: Grids) -> None:
+async def test_output_that_the_next_attempt_repeats_is_sent_once(grids: Grids) -> None:
     seen = await moved(grids, b"one\n", b"one\ntwo\n")
     assert (screen(seen), of(seen, Restarted)) == (b"one\ntwo\n", [])
     assert b"".join(piece for _, piece in seen) == b"one\ntwo\n"
 
 
-async def test_output_that_differs_starts_again_and_that_is_said(grids: Grids) -> None:
+async def test_different_output_of_the_next_attempt_restarts_the_stream(grids: Grids) -> None:
     seen = await moved(grids, b"pid 17\n", b"pid 99\n")
     assert (screen(seen), of(seen, Restarted)) == (b"pid 99\n", [Restarted("stdout", 2)])
 
 
 @pytest.mark.parametrize("again", [b"on", b""])
-async def test_a_result_that_is_shorter_than_what_was_shown_starts_again(grids: Grids, again: bytes) -> None:
+async def test_shorter_output_of_the_last_attempt_restarts_the_stream(grids: Grids, again: bytes) -> None:
     seen = await moved(grids, b"one\n", again)
     assert (screen(seen), of(seen, Restarted)) == (again, [Restarted("stdout", 2)])
 
 
-async def test_an_attempt_that_was_cancelled_takes_nothing_back(grids: Grids) -> None:
+async def test_a_cancelled_attempt_does_not_restart_the_stream(grids: Grids) -> None:
     grid = await grids(after(b"one\n", Dropped("n1", "reset")), until_killed)
     job = await grid.submit()
     watcher = Watcher(grid, job)
@@ -240,7 +240,7 @@ async def test_an_attempt_that_was_cancelled_takes_nothing_back(grids: Grids) ->
     assert screen(await watcher.end()) == b"ready\n"
 
 
-async def test_whoever_comes_after_a_move_sees_the_newest_attempt_and_why_it_moved(grids: Grids) -> None:
+async def test_a_watcher_after_a_move_gets_the_newest_attempt_and_the_notice(grids: Grids) -> None:
     grid = await grids(after(b"old\n", Dropped("n1", "reset")), after(b"new\n", Exited(0)))
     job = await grid.submit()
     await grid.wait(job)
@@ -281,7 +281,7 @@ async def test_logs_show_the_last_lines(grids: Grids, lines: int, shown: bytes |
     assert (await logs(grid, Logs(job, tail_lines=lines))).get("stdout", b"") == expected
 
 
-async def test_logs_show_the_streams_that_were_asked_for(grids: Grids) -> None:
+async def test_logs_show_the_requested_streams(grids: Grids) -> None:
     async def both(stage: Stage) -> Outcome:
         await stage.say(b"out\n")
         await stage.say(b"err\n", "stderr")
@@ -298,7 +298,7 @@ async def test_logs_show_the_streams_that_were_asked_for(grids: Grids) -> None:
 @pytest.mark.parametrize(
     "hostile", [{"streams": ("../../queue.db",)}, {"streams": ("stdin",)}, {"attempt": -1}, {"attempt": 10**30}]
 )
-async def test_A10_logs_of_what_is_no_output_are_refused(grids: Grids, hostile: dict[str, object]) -> None:
+async def test_A10_logs_of_an_unknown_stream_are_refused(grids: Grids, hostile: dict[str, object]) -> None:
     grid = await grids(after(b"out\n", Exited(0)))
     job = await grid.submit()
     await grid.wait(job)
@@ -310,7 +310,7 @@ async def test_A10_logs_of_what_is_no_output_are_refused(grids: Grids, hostile: 
         await logs(grid, request)
 
 
-async def test_followed_logs_go_on_to_the_end_of_the_job(grids: Grids) -> None:
+async def test_followed_logs_end_with_the_job(grids: Grids) -> None:
     grid = await grids(until_killed)
     job = await grid.submit()
     await grid.begun(job)
@@ -323,7 +323,7 @@ async def test_followed_logs_go_on_to_the_end_of_the_job(grids: Grids) -> None:
     assert pieces(await watcher.end()) == {"stdout": b"ready\nmore\n"}
 
 
-async def test_logs_of_a_waiting_job_are_empty_and_followed_ones_wait_for_its_first_word(grids: Grids) -> None:
+async def test_logs_of_a_waiting_job_are_empty_and_followed_ones_wait_for_output(grids: Grids) -> None:
     grid = await grids(after(b"word\n", Exited(0)), nodes=("n1",), down=("n1",))
     job = await grid.submit(grid.submission(wait_for_nodes=True))
     assert await logs(grid, Logs(job)) == {}
@@ -333,10 +333,10 @@ async def test_logs_of_a_waiting_job_are_empty_and_followed_ones_wait_for_its_fi
     assert pieces(await watcher.end()) == {"stdout": b"word\n"}
 
 
-# --- the board --------------------------------------------------------------------------------------------------------
+# --- notifications ----------------------------------------------------------------------------------------------------
 
 
-async def test_news_of_one_job_wakes_its_own_listeners_and_those_of_all(grids: Grids) -> None:
+async def test_a_notification_wakes_listeners_of_the_job_and_of_all_jobs(grids: Grids) -> None:
     notifications = Notifications()
     mine, other, every = notifications.listen(JobId(1)), notifications.listen(JobId(2)), notifications.listen(None)
     notifications.notify(JobId(1))
@@ -347,7 +347,7 @@ async def test_news_of_one_job_wakes_its_own_listeners_and_those_of_all(grids: G
     assert notifications._waiters == {}
 
 
-async def test_whoever_no_longer_listens_is_forgotten() -> None:
+async def test_a_cancelled_listener_is_removed() -> None:
     notifications = Notifications()
     notifications.listen(JobId(1)).cancel()
     await notifications.changed(JobId(1), 0.0)
@@ -355,7 +355,7 @@ async def test_whoever_no_longer_listens_is_forgotten() -> None:
     assert notifications._waiters == {}
 
 
-def test_sentences_are_bounded_and_forgotten_with_the_job() -> None:
+def test_notices_are_limited_in_number_and_removed_with_the_job() -> None:
     notifications = Notifications()
     for number in range(NOTICES_KEPT * 3):
         notifications.add_notice(JobId(1), str(number))

@@ -1,4 +1,4 @@
-"""One client's connection, over a real Unix socket: what it may say, when, and what it is told when it may not."""
+"""One client's session over a real Unix socket: requests, uploads, watching, and the errors of each."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ STATUS = StatusReply(1, "0", "", "", "", "", 0.0, 0, {}, 0)
 
 
 class FakeProcess:
-    """What a session needs of its process, around a scripted grid."""
+    """The process of a master that a session needs, around a scripted grid."""
 
     def __init__(self, grid: ScriptedGrid, path: Path) -> None:
         self.grid, self.master, self.path = grid, grid.master, str(path)
         self.clients = ConnectedClients(grid.master.active_jobs.is_over)
-        self.person = User("ann", Role.OWNER)  # who comes next
+        self.user = User("ann", Role.OWNER)  # of the next connection
         self.inventory_error = ""
         self.left: list[bool] = []
         self.writers: list[asyncio.StreamWriter] = []
@@ -81,7 +81,7 @@ class FakeProcess:
         self.tasks.add(task)
         self.writers.append(writer)
         try:
-            await self.serve_client(reader, writer, self.person, "local")
+            await self.serve_client(reader, writer, self.user, "local")
         except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
@@ -105,10 +105,10 @@ async def process(grids: Grids, tmp_path: Path) -> AsyncIterator[FakeProcess]:
     await asyncio.gather(*process.tasks, return_exceptions=True)
 
 
-# --- the greeting -----------------------------------------------------------------------------------------------------
+# --- greeting ---------------------------------------------------------------------------------------------------------
 
 
-async def test_who_speaks_another_protocol_is_told_and_may_only_ask_what_this_is_and_end_it(
+async def test_a_client_of_another_protocol_can_only_ask_for_the_status_and_stop_the_master(
     process: FakeProcess,
 ) -> None:
     async with await process.talk(protocol=99) as talk:
@@ -120,7 +120,7 @@ async def test_who_speaks_another_protocol_is_told_and_may_only_ask_what_this_is
     assert process.left == [False]
 
 
-async def test_who_does_not_greet_is_turned_away(process: FakeProcess) -> None:
+async def test_a_client_that_does_not_greet_is_refused(process: FakeProcess) -> None:
     async with await process.talk(protocol=None) as talk:
         assert (await talk.request(Status(), Failure)).code == "version"
         assert await talk.next() is None
@@ -141,7 +141,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("words", HOSTILE, ids=lambda words: repr(words[:30]))
 @pytest.mark.parametrize("greeted", [False, True])
-async def test_A33_hostile_bytes_get_an_answer_and_nobody_else_notices(
+async def test_A33_bytes_that_are_not_the_protocol_are_answered_and_do_not_affect_others(
     process: FakeProcess, words: bytes, greeted: bool
 ) -> None:
     async with (
@@ -155,7 +155,7 @@ async def test_A33_hostile_bytes_get_an_answer_and_nobody_else_notices(
         assert await other.request(Status(), StatusReply) == STATUS
 
 
-async def test_a_client_that_says_nothing_and_one_that_leaves_at_once_cost_nothing(process: FakeProcess) -> None:
+async def test_silent_and_leaving_clients_leave_no_session(process: FakeProcess) -> None:
     async with await process.talk(protocol=None), await process.talk() as other:
         await (await process.talk(protocol=None)).close()
         await (await process.talk()).close()
@@ -163,7 +163,7 @@ async def test_a_client_that_says_nothing_and_one_that_leaves_at_once_cost_nothi
     await until(lambda: all(task.done() for task in process.tasks), lambda: process.tasks)
 
 
-# --- questions --------------------------------------------------------------------------------------------------------
+# --- requests ---------------------------------------------------------------------------------------------------------
 
 HUGE = JobId(10**30)
 NOTHING = Submission(Program("", "", ()), "")
@@ -204,7 +204,7 @@ ODD: list[messages.Message] = [
 ]
 
 
-async def test_A9_A33_whatever_is_asked_is_answered_once_and_the_connection_goes_on(process: FakeProcess) -> None:
+async def test_A9_A33_each_request_gets_one_reply_and_the_connection_continues(process: FakeProcess) -> None:
     async with await process.talk() as talk:
         for request in ODD:
             await talk.send(request)
@@ -218,7 +218,7 @@ async def test_A9_A33_whatever_is_asked_is_answered_once_and_the_connection_goes
     assert process.grid.store.jobs.ids() == []
 
 
-async def test_a_backup_goes_to_an_absolute_path_only(process: FakeProcess, tmp_path: Path) -> None:
+async def test_a_backup_needs_an_absolute_path(process: FakeProcess, tmp_path: Path) -> None:
     async with await process.talk() as talk:
         assert "absolute" in (await talk.request(messages.Backup("relative"), Failure)).message
         assert "no such" in (await talk.request(messages.Backup(f"{tmp_path}/not/there"), Failure)).message.lower()
@@ -227,7 +227,7 @@ async def test_a_backup_goes_to_an_absolute_path_only(process: FakeProcess, tmp_
     assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
 
 
-async def test_questions_may_be_sent_ahead_and_are_answered_in_order(process: FakeProcess) -> None:
+async def test_requests_sent_ahead_are_answered_in_order(process: FakeProcess) -> None:
     async with await process.talk() as talk:
         for _ in range(100):
             await talk.send(Status())
@@ -237,7 +237,7 @@ async def test_questions_may_be_sent_ahead_and_are_answered_in_order(process: Fa
             await talk.expect(JobsReply)
 
 
-async def test_what_came_before_junk_is_answered_first(process: FakeProcess) -> None:
+async def test_requests_before_invalid_bytes_are_answered_first(process: FakeProcess) -> None:
     async with await process.talk() as talk:
         talk.writer.write(codec.encode(Status()) * 20 + b"junk\n" + codec.encode(Status()))
         for _ in range(20):
@@ -246,7 +246,7 @@ async def test_what_came_before_junk_is_answered_first(process: FakeProcess) -> 
         assert await talk.next() is None
 
 
-async def test_a_broken_inventory_is_the_answer_to_reload(process: FakeProcess) -> None:
+async def test_reload_of_an_invalid_inventory_is_a_failure(process: FakeProcess) -> None:
     async with await process.talk() as talk:
         refused = await talk.request(messages.Reload(), Failure)
         assert (refused.code, refused.message) == ("inventory", "inventory.yaml:1:1: broken")
@@ -257,7 +257,7 @@ async def test_a_broken_inventory_is_the_answer_to_reload(process: FakeProcess) 
 
 @pytest.mark.parametrize("content", [b"", b"x", BIG], ids=["empty", "one byte", "5 MiB"])
 @pytest.mark.parametrize("piece_bytes", [1 << 20, 1000])
-async def test_a_file_arrives_whole(process: FakeProcess, content: bytes, piece_bytes: int) -> None:
+async def test_an_uploaded_file_is_complete(process: FakeProcess, content: bytes, piece_bytes: int) -> None:
     async with await process.talk() as talk:
         digest = await talk.put(content[: 100 * piece_bytes], piece_bytes)
         assert (await talk.request(messages.MissingBlobs((digest, "0" * 64)), messages.MissingBlobsReply)).sha256 == (
@@ -266,7 +266,7 @@ async def test_a_file_arrives_whole(process: FakeProcess, content: bytes, piece_
     assert process.grid.spool.blobs.read(digest) == content[: 100 * piece_bytes]
 
 
-async def test_a_file_with_another_digest_is_refused_once(process: FakeProcess) -> None:
+async def test_a_file_with_another_digest_is_refused_with_one_failure(process: FakeProcess) -> None:
     async with await process.talk() as talk:
         for piece in (b"a", b"b"):
             await talk.send(messages.PutBlob("0" * 64, 1, last=False), piece)
@@ -275,7 +275,7 @@ async def test_a_file_with_another_digest_is_refused_once(process: FakeProcess) 
         assert await talk.request(Status(), StatusReply) == STATUS
 
 
-async def test_A33_a_piece_that_cannot_be_kept_is_told_once_and_the_rest_is_dropped(
+async def test_A33_a_piece_that_cannot_be_stored_is_one_failure_and_the_rest_is_ignored(
     process: FakeProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sshgrid.errors import StoreError
@@ -296,7 +296,7 @@ async def test_A33_a_piece_that_cannot_be_kept_is_told_once_and_the_rest_is_drop
         assert (await talk.request(messages.MissingBlobs((digest,)), messages.MissingBlobsReply)).sha256 == ()
 
 
-async def test_A33_nobody_opens_files_without_end(process: FakeProcess) -> None:
+async def test_A33_the_number_of_files_uploaded_at_once_is_limited(process: FakeProcess) -> None:
     async with await process.talk() as talk:
         for number in range(MAX_UPLOADS + 1):
             await talk.send(messages.PutBlob(f"{number:064x}", 1, last=False), b"x")
@@ -304,7 +304,7 @@ async def test_A33_nobody_opens_files_without_end(process: FakeProcess) -> None:
         assert await talk.request(Status(), StatusReply) == STATUS
 
 
-async def test_F25_an_upload_that_is_cut_off_leaves_nothing(process: FakeProcess) -> None:
+async def test_F25_an_interrupted_upload_leaves_no_file(process: FakeProcess) -> None:
     talk = await process.talk()
     await talk.send(messages.PutBlob("0" * 64, 4, last=False), b"half")
     await talk.request(Status(), StatusReply)
@@ -313,7 +313,7 @@ async def test_F25_an_upload_that_is_cut_off_leaves_nothing(process: FakeProcess
     await until(lambda: list(process.grid.spool.blobs.incoming.iterdir()) == [])
 
 
-# --- running ----------------------------------------------------------------------------------------------------------
+# --- jobs -------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_job_is_submitted_and_watched_to_its_end(process: FakeProcess) -> None:
@@ -324,7 +324,7 @@ async def test_a_job_is_submitted_and_watched_to_its_end(process: FakeProcess) -
         assert await talk.request(Status(), StatusReply) == STATUS
 
 
-async def test_a_client_is_a_person_with_all_of_its_connections_and_what_it_brought(process: FakeProcess) -> None:
+async def test_a_client_has_all_connections_and_jobs_of_a_user_at_an_address(process: FakeProcess) -> None:
     process.grid.engine.plays(until_killed, after(b"", Exited(0)))
     looking, working = await process.talk(), await process.talk()
     job = await working.submit(b"sleep 9\n", "a")
@@ -342,7 +342,7 @@ async def test_a_client_is_a_person_with_all_of_its_connections_and_what_it_brou
     assert process.grid.master.active_jobs.ended_last_minute() == 2
 
 
-async def test_with_a_limit_what_runs_comes_before_what_waits(process: FakeProcess) -> None:
+async def test_a_limited_list_has_running_jobs_before_waiting_ones(process: FakeProcess) -> None:
     process.grid.engine.plays(until_killed)
     process.grid.master.pause()
     async with await process.talk() as talk:
@@ -356,7 +356,7 @@ async def test_with_a_limit_what_runs_comes_before_what_waits(process: FakeProce
                 assert [line.id for line in (await talk.request(query, JobsReply)).jobs] == wanted
 
 
-async def test_5_MiB_of_output_come_through_exactly(process: FakeProcess) -> None:
+async def test_5_MiB_of_output_arrive_byte_for_byte(process: FakeProcess) -> None:
     async def much(stage: Stage) -> Outcome:
         for at in range(0, len(BIG), 77_777):
             await stage.say(BIG[at : at + 77_777])
@@ -393,7 +393,7 @@ async def test_fifty_jobs_over_ten_connections_are_not_mixed_up(process: FakePro
     assert len(process.grid.store.jobs.ids()) == 50
 
 
-async def test_F27_a_client_that_never_reads_costs_little_and_slows_nobody(process: FakeProcess) -> None:
+async def test_F27_a_client_that_never_reads_costs_little_memory_and_delays_no_other(process: FakeProcess) -> None:
     process.grid.engine.plays(after(BIG * 4, Exited(0)))
     async with await process.talk(limit=1024) as deaf, await process.talk() as talk:
         job = await talk.submit(b"yes\n", "k")
@@ -412,7 +412,7 @@ async def test_the_same_submission_over_two_connections_is_one_job(process: Fake
         assert jobs[0] == jobs[1]
 
 
-# --- talking while watching -------------------------------------------------------------------------------------------
+# --- requests while watching ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -428,7 +428,7 @@ async def running(process: FakeProcess, talk: Talk) -> JobId:
     return job
 
 
-async def test_a_job_is_cancelled_by_who_watches_it(process: FakeProcess) -> None:
+async def test_a_watching_client_can_cancel_the_job(process: FakeProcess) -> None:
     async with await process.talk() as talk:
         job = await running(process, talk)
         await talk.send(Watch(job))
@@ -440,7 +440,7 @@ async def test_a_job_is_cancelled_by_who_watches_it(process: FakeProcess) -> Non
 
 
 @pytest.mark.parametrize("wrong", [Cancel((HUGE,)), Cancel((JobId(1),), "NOPE"), messages.Resize(-1, 1 << 40)], ids=str)
-async def test_a_wrong_word_while_watching_is_refused_and_the_watch_goes_on(
+async def test_an_invalid_request_while_watching_is_refused_and_the_watch_continues(
     process: FakeProcess, wrong: messages.Message
 ) -> None:
     async with await process.talk() as talk:
@@ -454,7 +454,7 @@ async def test_a_wrong_word_while_watching_is_refused_and_the_watch_goes_on(
         assert line.reason == "cancelled (TERM)"
 
 
-async def test_a_signal_that_cannot_be_sent_now_is_told_and_the_watch_goes_on(process: FakeProcess) -> None:
+async def test_a_signal_that_cannot_be_sent_is_a_failure_and_the_watch_continues(process: FakeProcess) -> None:
     async with await process.talk() as talk:
         job = await running(process, talk)
 
@@ -471,7 +471,7 @@ async def test_a_signal_that_cannot_be_sent_now_is_told_and_the_watch_goes_on(pr
         assert line.state == "CANCELLED"
 
 
-async def test_a_question_while_watching_waits_until_the_watch_is_over(process: FakeProcess) -> None:
+async def test_a_request_while_watching_is_answered_after_the_watch(process: FakeProcess) -> None:
     async with await process.talk() as talk:
         job = await running(process, talk)
         await talk.send(Watch(job, on_disconnect=OnDisconnect.CANCEL))
@@ -485,7 +485,7 @@ async def test_a_question_while_watching_waits_until_the_watch_is_over(process: 
         assert (await talk.to_end())[1] == line
 
 
-async def test_junk_while_watching_is_answered_and_ends_the_connection(process: FakeProcess) -> None:
+async def test_invalid_bytes_while_watching_are_answered_and_end_the_connection(process: FakeProcess) -> None:
     async with await process.talk() as talk:
         job = await running(process, talk)
         await talk.send(Watch(job))
@@ -496,7 +496,7 @@ async def test_junk_while_watching_is_answered_and_ends_the_connection(process: 
     assert process.grid.line(job).state == "RUNNING"
 
 
-async def test_a_client_that_is_merely_lost_kills_nothing(process: FakeProcess) -> None:
+async def test_a_lost_client_does_not_end_its_job(process: FakeProcess) -> None:
     talk = await process.talk()
     job = await running(process, talk)
     await talk.send(Watch(job))
@@ -506,7 +506,7 @@ async def test_a_client_that_is_merely_lost_kills_nothing(process: FakeProcess) 
     assert (process.grid.line(job).state, process.grid.engine.signals) == ("RUNNING", [])
 
 
-async def test_a_lost_client_ends_its_job_where_it_asked_for_that(process: FakeProcess) -> None:
+async def test_a_lost_client_cancels_its_job_with_on_disconnect_cancel(process: FakeProcess) -> None:
     talk = await process.talk()
     job = await running(process, talk)
     await talk.send(Watch(job, on_disconnect=OnDisconnect.CANCEL))
@@ -515,7 +515,7 @@ async def test_a_lost_client_ends_its_job_where_it_asked_for_that(process: FakeP
     assert (await process.grid.wait(job)).reason == "cancelled (TERM by lost client)"
 
 
-async def test_a_lost_client_ends_its_job_even_while_it_is_being_told_something(process: FakeProcess) -> None:
+async def test_a_client_lost_during_output_cancels_its_job(process: FakeProcess) -> None:
     async def chatters(stage: Stage) -> Outcome:
         while not stage.heard:
             await stage.say(b"x" * 300_000)
@@ -531,10 +531,10 @@ async def test_a_lost_client_ends_its_job_even_while_it_is_being_told_something(
     assert (await process.grid.wait(job)).state == "CANCELLED"
 
 
-# --- a run on a keyboard ----------------------------------------------------------------------------------------------
+# --- interactive runs -------------------------------------------------------------------------------------------------
 
 
-async def test_an_interactive_run_is_typed_to_over_the_connection(process: FakeProcess) -> None:
+async def test_input_reaches_an_interactive_run(process: FakeProcess) -> None:
     async def cat(stage: Stage) -> Outcome:
         assert stage.keyboard is not None
         while piece := await stage.keyboard.get():

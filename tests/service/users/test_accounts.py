@@ -1,4 +1,4 @@
-"""Many people on one master: what each may see, what each may have, and what becomes of who is sent away."""
+"""Many users on one master: what each can see, the limits of each, and what ends with an account."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ async def process(grids: Grids, tmp_path: Path) -> AsyncIterator[FakeProcess]:
 
 
 async def talk_as(process: FakeProcess, name: str, role: Role = Role.USER) -> Talk:
-    process.person = User(name, role)
+    process.user = User(name, role)
     TALKS.append(await process.talk())
     return TALKS[-1]
 
 
 async def with_user(process: FakeProcess, name: str, caps: Caps | None = None) -> Talk:
-    """A user whom an admin has let in."""
+    """A session of a new user."""
     async with await talk_as(process, "root", Role.OWNER) as owner:
         await owner.request(user_messages.AddUser(name), UsersReply)
         if caps is not None:
@@ -67,7 +67,7 @@ async def with_user(process: FakeProcess, name: str, caps: Caps | None = None) -
     return await talk_as(process, name)
 
 
-async def test_A31_a_user_sees_and_touches_only_own_jobs(process: FakeProcess) -> None:
+async def test_A31_a_user_can_see_and_change_only_own_jobs(process: FakeProcess) -> None:
     process.grid.engine.plays(until_killed, until_killed)
     ann, bob = await with_user(process, "ann"), await with_user(process, "bob")
     hers, his = await ann.submit(b"echo hers\n", "k"), await bob.submit(b"echo his\n", "k")
@@ -86,7 +86,7 @@ async def test_A31_a_user_sees_and_touches_only_own_jobs(process: FakeProcess) -
         assert await admin.request(Cancel((hers, his), "KILL"), Done) == Done(2)
 
 
-async def test_A31_words_for_another_s_job_while_one_s_own_is_watched_reach_nobody(process: FakeProcess) -> None:
+async def test_A31_a_watching_user_cannot_signal_the_job_of_another_user(process: FakeProcess) -> None:
     process.grid.engine.plays(until_killed, until_killed)
     ann, bob = await with_user(process, "ann"), await with_user(process, "bob")
     hers, his = await ann.submit(b"echo hers\n", "k"), await bob.submit(b"echo his\n", "k")
@@ -100,7 +100,7 @@ async def test_A31_words_for_another_s_job_while_one_s_own_is_watched_reach_nobo
         assert await owner.request(Cancel((his,), "KILL"), Done) == Done(1)
 
 
-async def test_a_file_s_digest_is_no_right_to_the_file(process: FakeProcess) -> None:
+async def test_a_digest_does_not_give_access_to_a_file(process: FakeProcess) -> None:
     secret = b"echo secret\n"
     digest = hashlib.sha256(secret).hexdigest()
     ann, bob = await with_user(process, "ann"), await with_user(process, "bob")
@@ -115,7 +115,7 @@ async def test_a_file_s_digest_is_no_right_to_the_file(process: FakeProcess) -> 
     assert await ann.request(Cancel((job,), "KILL"), Done) == Done(1)
 
 
-async def test_a_file_s_digest_is_no_right_to_read_it_as_the_input_of_a_task(process: FakeProcess) -> None:
+async def test_a_digest_does_not_give_access_to_a_file_as_input_of_a_task(process: FakeProcess) -> None:
     secret = b"hers alone"
     digest = process.grid.spool.blobs.keep(secret)
     bob = await with_user(process, "bob")
@@ -130,7 +130,7 @@ async def test_a_file_s_digest_is_no_right_to_read_it_as_the_input_of_a_task(pro
     assert await bob.request(Submit(asked, "mine"), messages.Accepted)
 
 
-async def test_a_user_learns_nothing_of_the_host_from_the_status(process: FakeProcess) -> None:
+async def test_the_status_shows_a_user_no_paths_of_the_host(process: FakeProcess) -> None:
     ann = await with_user(process, "ann")
     status = await ann.request(messages.Status(), messages.StatusReply)
     assert (status.socket, status.state_dir, status.inventory, status.jobs_by_state) == ("", "", "", {})
@@ -144,7 +144,7 @@ async def test_a_user_learns_nothing_of_the_host_from_the_status(process: FakePr
         assert [line.user for line in (await ann.request(messages.Clients(), messages.ClientsReply)).clients] == ["ann"]
 
 
-async def test_users_are_kept_and_changed(process: FakeProcess) -> None:
+async def test_accounts_are_stored_and_changed(process: FakeProcess) -> None:
     async with await talk_as(process, "root", Role.OWNER) as owner:
         (line,) = (await owner.request(user_messages.AddUser("ann", keys=(KEY,)), UsersReply)).users
         assert (line.role, line.disabled, line.password, line.caps.queued) == (Role.USER, False, False, 1000)
@@ -175,7 +175,7 @@ async def test_users_are_kept_and_changed(process: FakeProcess) -> None:
     assert process.master.accounts.find("ada") is None
 
 
-async def test_who_is_removed_has_nothing_waiting_any_more(process: FakeProcess) -> None:
+async def test_removing_a_user_cancels_the_waiting_jobs(process: FakeProcess) -> None:
     process.grid.engine.plays(until_killed)
     told: list[str] = []
     process.master.accounts.on_locked_out.append(told.append)
@@ -190,7 +190,7 @@ async def test_who_is_removed_has_nothing_waiting_any_more(process: FakeProcess)
     assert told == ["ann"]
 
 
-async def test_A33_who_runs_as_much_as_allowed_waits_and_too_many_waiting_are_refused(process: FakeProcess) -> None:
+async def test_A33_jobs_over_the_running_limit_wait_and_over_the_queue_limit_are_refused(process: FakeProcess) -> None:
     process.grid.engine.plays(until_killed, after(b"", Exited(0)))
     ann = await with_user(process, "ann", Caps(queued=1, running=1))
     first = await ann.submit(b"echo 1\n", "1")
@@ -206,7 +206,7 @@ async def test_A33_who_runs_as_much_as_allowed_waits_and_too_many_waiting_are_re
     assert (await ann.request(Submit(third, "3"), Accepted)).job > second
 
 
-async def test_A33_a_cap_is_the_limit_of_a_run_that_names_none(process: FakeProcess) -> None:
+async def test_A33_the_limits_of_a_user_apply_to_a_run_without_limits(process: FakeProcess) -> None:
     process.grid.engine.plays(until_killed)
     ann = await with_user(process, "ann", Caps(wall_seconds=60.0, output_bytes=1000))
     job = await ann.submit(b"echo 1\n", "1")
@@ -214,11 +214,11 @@ async def test_A33_a_cap_is_the_limit_of_a_run_that_names_none(process: FakeProc
     assert await ann.request(Cancel((job,), "KILL"), Done) == Done(1)
 
 
-async def test_A33_uploads_that_become_no_job_have_an_end(process: FakeProcess) -> None:
+async def test_A33_uploads_that_no_job_names_are_limited(process: FakeProcess) -> None:
     process.grid.engine.plays(until_killed)
     ann = await with_user(process, "ann", Caps(upload_bytes=2000))
     for number in range(3):
-        job = await ann.submit(b"#" * 1000 + b"%d\n" % number, str(number))  # a job's files do not count any more
+        job = await ann.submit(b"#" * 1000 + b"%d\n" % number, str(number))  # files that a job names are not counted
         await ann.request(Cancel((job,), "KILL"), Done)
     await ann.put(b"x" * 1500)
     await ann.put(b"y" * 1500)
@@ -229,7 +229,7 @@ async def test_A33_uploads_that_become_no_job_have_an_end(process: FakeProcess) 
         assert (await again.expect(Failure)).code == "over-limit"
 
 
-async def test_the_running_cap_of_one_user_does_not_hold_back_another(process: FakeProcess) -> None:
+async def test_the_running_limit_of_one_user_does_not_delay_another(process: FakeProcess) -> None:
     process.grid.engine.plays(*[until_killed] * 6)
     ann, bob = await with_user(process, "ann", Caps(running=1)), await with_user(process, "bob")
     hers = [await ann.submit(b"echo %d\n" % number, str(number)) for number in range(3)]
