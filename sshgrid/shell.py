@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from sshgrid.client.connection import Connection
-from sshgrid.client.poll import Poller, request_all
+from sshgrid.client.poll import MasterPoller, request_all
 from sshgrid.client.session import Session, report_error, reporting_errors
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.prompt.background import Background
@@ -88,7 +88,7 @@ class Shell:
     def prompt(self) -> int:
         """Run the lines that a user types; returns the last exit status."""
         self._has_terminal = True
-        with Poller(self._muted.connect_running, fetch_counts, REFRESH_SECONDS) as counts:
+        with MasterPoller(self._muted.connect_running, fetch_counts, REFRESH_SECONDS) as counts:
             prompt = _prompt_session(self._session, self._commands.group, lambda: counts.problem or counts.newest or "")
             status = 0
             while True:

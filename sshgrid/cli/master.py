@@ -60,9 +60,8 @@ def start(
     from sshgrid.client.start import start_master_if_missing
     from sshgrid.gateway import address
 
-    session.state_dir = state_dir or session.state_dir
     seconds = idle_seconds(idle_exit)
-    places = session.places()
+    places = session.places(state_dir=state_dir)
     if listen is not None or ssh_port is not None or foreground:
         from sshgrid.paths import private_dir
 

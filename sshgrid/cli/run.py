@@ -84,11 +84,11 @@ def attach(session: Session, job: str, into: str) -> int:
 @pass_session
 def logs(session: Session, job: str, follow: bool, tail: int | None, only: str | None, attempt: int | None) -> int:
     """Print the kept output of a job, stdout to stdout and stderr to stderr."""
-    from sshgrid.client.follow import JobReader
+    from sshgrid.client.follow import ReconnectingReader
     from sshgrid.protocol.messages import Logs
 
     streams = {"stdout": ("stdout",), "stderr": ("compile", "stderr")}.get(only or "", ("compile", "stdout", "stderr"))
-    with JobReader(session.connect(), session.connect) as reader:
+    with ReconnectingReader(session.connect(), session.connect) as reader:
         found = session.one_job(reader.connection, job)
         request = Logs(found, attempt or 0, follow, tail, streams)
         try:
@@ -109,11 +109,11 @@ def wait(session: Session, selector: str, timeout: float | None) -> int:
 
     Exits with the status of a single job; for several jobs with 0 if all of theirs are 0, else with 1.
     """
-    from sshgrid.client.follow import JobReader, exit_status
+    from sshgrid.client.follow import ReconnectingReader, exit_status
     from sshgrid.terminal import render
 
     deadline = None if timeout is None else time.monotonic() + timeout
-    with JobReader(session.connect(), session.connect) as reader:
+    with ReconnectingReader(session.connect(), session.connect) as reader:
         jobs = session.jobs(reader.connection, selector)
         ended: list[JobLine] = []
         for job in jobs:

@@ -110,7 +110,7 @@ class Keyboard:
         """Read from `descriptor`, which is ready, and queue the input."""
 
 
-class Follower:
+class EventFollower:
     """Follows one job across masters: `reopen` returns a connection to the master that runs now."""
 
     def __init__(
@@ -227,7 +227,7 @@ class Follower:
             self._connection.close()
 
 
-class JobFollower(Follower):
+class JobFollower(EventFollower):
     """Follows one job on a screen."""
 
     def __init__(
@@ -330,14 +330,14 @@ def _lost(job: JobId, error: SshgridError) -> MasterGone:
     return MasterGone(f"the master of job {job} is gone, and the job continues: {error}", f"sshgrid attach {job}")
 
 
-class JobReader:
+class ReconnectingReader:
     """Reads the end or the kept output of jobs, and continues with the next master when one goes away."""
 
     def __init__(self, connection: Connection, reopen: Callable[[], Connection]) -> None:
         self.connection = connection
         self._reopen = reopen
 
-    def __enter__(self) -> JobReader:
+    def __enter__(self) -> ReconnectingReader:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -79,7 +79,7 @@ def _reply(connection: Connection, kind: type[Any], deadline: float) -> Any:
     return message
 
 
-class Poller(Generic[T]):
+class MasterPoller(Generic[T]):
     """Calls `fetch` again and again; `newest` is its last result, `problem` an error message, "" while it succeeds.
 
     `changed` is called after each attempt, in the thread of the poller.
@@ -99,7 +99,7 @@ class Poller(Generic[T]):
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._work, name="poller", daemon=True)
 
-    def __enter__(self) -> Poller[T]:
+    def __enter__(self) -> MasterPoller[T]:
         self._thread.start()
         return self
 

@@ -124,7 +124,7 @@ def until_ended(session: Session, follower: JobFollower, screen: Screen, job: Jo
 def _fetch(session: Session, screen: Screen, line: JobLine, into: str) -> int:
     """Fetch the files of an ended job; the exit status, not 0 when some are missing."""
     from sshgrid.client.fetch import unpack
-    from sshgrid.client.follow import JobReader
+    from sshgrid.client.follow import ReconnectingReader
     from sshgrid.client.session import report_error
     from sshgrid.protocol.messages import Notice
 
@@ -137,7 +137,7 @@ def _fetch(session: Session, screen: Screen, line: JobLine, into: str) -> int:
         session.note(f"job {line.id} has {found.files} files to fetch: sshgrid attach {line.id} --into DIR")
         return 0
     try:
-        with JobReader(session.connect(), session.connect) as reader:
+        with ReconnectingReader(session.connect(), session.connect) as reader:
             unpack(line, reader.kept(line.id, line.attempt, "files"), into, screen)
     except SshgridError as error:
         return report_error(session, error)

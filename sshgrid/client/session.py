@@ -37,7 +37,6 @@ class Session:
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
         self.environ = os.environ if environ is None else environ
         self.inventory: str | None = None
-        self.state_dir: str | None = None
         self.json = False
         self.color = "auto"
         self.quiet = False
@@ -58,7 +57,7 @@ class Session:
 
     # --- the master
 
-    def places(self, *, must_exist: bool = True) -> Places:
+    def places(self, *, must_exist: bool = True, state_dir: str | None = None) -> Places:
         """The paths of the inventory and its state. InventoryError, UsageError."""
         from sshgrid import paths
         from sshgrid.errors import UsageError
@@ -66,9 +65,7 @@ class Session:
         if self.gateway is not None or self.master:
             raise UsageError("this command changes files on the machine of the master: run it there")
         home = self.environ.get("HOME") or os.path.expanduser("~")
-        found = paths.places(
-            self.inventory, self.environ, _cwd(), home, state_flag=self.state_dir, must_exist=must_exist
-        )
+        found = paths.places(self.inventory, self.environ, _cwd(), home, state_flag=state_dir, must_exist=must_exist)
         for note in found.notes:
             self.warn(note)
         return found

@@ -14,7 +14,7 @@ from prompt_toolkit.layout import Layout, UIContent, UIControl, Window
 from prompt_toolkit.output import ColorDepth
 from prompt_toolkit.styles import Style
 
-from sshgrid.client.poll import Poller, fetch_snapshot
+from sshgrid.client.poll import MasterPoller, fetch_snapshot
 from sshgrid.client.session import Session
 from sshgrid.monitor import actions, draw
 from sshgrid.monitor.view import Action, Command, Page, View, press
@@ -45,7 +45,7 @@ class MonitorScreen:
     def __init__(self, session: Session) -> None:
         self._session = session.child()
         self._session.muted = True
-        self._poller = Poller(self._session.connect_running, fetch_snapshot, EVERY_SECONDS, self._changed)
+        self._poller = MasterPoller(self._session.connect_running, fetch_snapshot, EVERY_SECONDS, self._changed)
         self._view = View()
         self._busy = False  # a thread performs a command
         self._queued: list[Command] = []

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sshgrid.client.connection import Connection
-from sshgrid.client.follow import JobReader
+from sshgrid.client.follow import ReconnectingReader
 from sshgrid.errors import SshgridError
 from sshgrid.model import JobId
 from sshgrid.protocol.messages import JobLine, Logs, Notice, Progress, Restarted, Waiting
@@ -72,7 +72,7 @@ class Background:
     def _follow(self, job: JobId, screen: _AbovePrompt) -> None:
         request = Logs(job, follow=True, streams=("compile", "stdout", "stderr"))
         try:
-            with JobReader(self._connect(), self._connect) as following:
+            with ReconnectingReader(self._connect(), self._connect) as following:
                 screen.ended(following.logs(request, screen), interrupted=False)
         except _Unwatched:
             return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from sshgrid.client.fetch import unpack
-from sshgrid.client.follow import JobReader
+from sshgrid.client.follow import ReconnectingReader
 from sshgrid.client.session import Session
 from sshgrid.client.sweep.plan import Plan
 from sshgrid.model import JobId, task_id
@@ -28,7 +28,7 @@ class TaskFileFetcher:
     def fetch(self, task: TaskLine) -> None:
         """Fetch all files of this task. NotFetched when some are missing."""
         job = task_id(self._sweep, task.number)
-        with JobReader(self._session.connect(), self._session.connect) as reader:
+        with ReconnectingReader(self._session.connect(), self._session.connect) as reader:
             (line,) = reader.connection.request(Info(job), JobsReply).jobs
             fetched = line.fetched
             for warning in fetched.warnings if fetched else ():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from sshgrid.client.connection import Connection
-from sshgrid.client.follow import Follower
+from sshgrid.client.follow import EventFollower
 from sshgrid.client.sweep.record_files import unwritable
 from sshgrid.client.sweep.records import UNRECORDED, Records
 from sshgrid.client.sweep.results import ResultOutput
@@ -20,7 +20,7 @@ from sshgrid.protocol.sweep_messages import SweepProgress, TaskEnded, TaskLine, 
 from sshgrid.sweeps.parameters import spell_ranges
 
 
-class SweepFollower(Follower):
+class SweepFollower(EventFollower):
     """Follows one sweep. `have`: numbers of tasks that the master need not send."""
 
     def __init__(

@@ -6,7 +6,7 @@ import pytest
 
 from sshgrid.client import poll
 from sshgrid.client.connection import Connection
-from sshgrid.client.poll import Poller, Snapshot, fetch_snapshot, request_all
+from sshgrid.client.poll import MasterPoller, Snapshot, fetch_snapshot, request_all
 from sshgrid.client.session import Session
 from sshgrid.errors import MasterGone, SshgridError
 from sshgrid.model import JobId
@@ -37,7 +37,7 @@ def test_a_snapshot_is_fetched_in_one_round_trip(fake: FakeMaster, session: Sess
 
 
 def test_a_poller_keeps_its_newest_result_and_reconnects(cli: Cli, session: Session) -> None:
-    with Poller(session.connect_running, ask_status, 0.02) as pid:
+    with MasterPoller(session.connect_running, ask_status, 0.02) as pid:
         wait_until(lambda: "no master is running" in pid.problem, lambda: pid.problem)
         with FakeMaster(cli.places):
             wait_until(lambda: pid.newest == 4242 and not pid.problem, lambda: (pid.newest, pid.problem))
