@@ -1,4 +1,4 @@
-"""The jobs that are not over, in memory as they are in the store.
+"""The jobs that are not over, in memory, with the same content as in the store.
 
 The store is written first, so memory is never ahead of it. Finished jobs are read from the store when they are needed.
 """
@@ -18,18 +18,18 @@ from sshgrid.queue.notifications import Notifications
 from sshgrid.queue.slots_in_use import SlotsInUse
 from sshgrid.queue.store import Store
 
-JUST_ENDED = 1000  # tasks that are remembered after their end
+JUST_ENDED = 1000  # ended tasks that stay in memory
 
 
 class ActiveJobs:
-    """Queued and running jobs. `wake` is set whenever the scheduler may have something to decide."""
+    """Queued and running jobs. `wake` is set when the scheduler may have to act."""
 
     def __init__(self, store: Store, clock: Clock = SYSTEM_CLOCK) -> None:
         self.store = store
         self.claims = Claims(store, self)
         self.notifications = Notifications()
         self.wake = asyncio.Event()
-        # Held during work on hundreds of jobs at once, so that requests of clients get their turn in between.
+        # Held while hundreds of jobs are changed in steps; client requests are answered between the steps.
         self.bulk_lock = asyncio.Lock()
         self.failure: StoreError | None = None
         self.on_task_changed: Callable[[Job], None] = lambda task: None
@@ -41,13 +41,13 @@ class ActiveJobs:
         self._just_ended: dict[JobId, Job] = {}  # watchers ask for a task right after its end
 
     def fail(self, error: StoreError) -> None:
-        """Memory can no longer be trusted: the scheduler must stop."""
+        """Note that memory may differ from the store: the scheduler must stop."""
         self.failure = self.failure or error
         self.wake.set()
 
     @contextlib.contextmanager
     def memory_update(self) -> Iterator[None]:
-        """For noting what the store has already. After an error memory differs from the store: the master must stop."""
+        """Wrap the updates of memory that follow a change of the store. An error in the block stops the master."""
         done = False
         try:
             yield
@@ -61,7 +61,7 @@ class ActiveJobs:
         return self._active.get(job_id) or self._just_ended.get(job_id) or self.store.jobs.get(job_id)
 
     def update(self, job: Job) -> None:
-        """Note a newer state of a job, which the store has already."""
+        """Take over a newer state of a job, which is already in the store."""
         if job.phase is Phase.DONE:
             if job.id < 0:
                 self._keep_ended(job)
@@ -76,13 +76,13 @@ class ActiveJobs:
         self.wake.set()
 
     def reread(self, job_id: JobId) -> Job:
-        """`update` the job as the store has it; returns it."""
+        """Read the job from the store and `update` it; returns it."""
         job = self.store.jobs.get(job_id)
         self.update(job)
         return job
 
     def drop_tasks(self, tasks: Sequence[JobId]) -> None:
-        """These tasks have no row any more: their begin was undone."""
+        """Remove these tasks: their begin was undone, and they have no row in the store."""
         for task in tasks:
             self._active.pop(task, None)
             self.notifications.notify(task)
@@ -91,7 +91,7 @@ class ActiveJobs:
             self.wake.set()
 
     def retry(self, jobs: Sequence[JobId]) -> int:
-        """Queue again those of these jobs that are over; `reread` each then. Returns their number."""
+        """Queue those of these jobs that are over again; `reread` each of them after it. Returns their number."""
         self._just_ended.clear()
         return self.store.retry(jobs)
 
@@ -106,7 +106,7 @@ class ActiveJobs:
             del self._just_ended[next(iter(self._just_ended))]
 
     def ended_last_minute(self) -> int:
-        """The number of jobs and tasks that ended in the last minute, whatever their verdict."""
+        """The number of jobs and tasks that ended in the last minute, with any verdict."""
         return self._ends.last_minute(self._clock.monotonic())
 
     def is_over(self, job_id: JobId) -> bool:
@@ -138,6 +138,6 @@ class ActiveJobs:
         return all(job.held and job.phase is Phase.QUEUED for job in self._active.values())
 
     def nodes_changed(self) -> None:
-        """A node joined, left or changed: every queued job may have something to decide and to report."""
+        """Notify everything: a node joined, left or changed, which may concern every queued job."""
         self.wake.set()
         self.notifications.notify_all()

@@ -1,6 +1,6 @@
-"""Attempts in the queue: begun, noted and settled.
+"""Writes the attempts in the queue: begin, progress and settlement.
 
-The fence: only a live attempt can settle its job, and then no other attempt of the job is live any more.
+The fence: only a live attempt can settle its job, and after it no attempt of the job is live.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class AttemptWriter:
     def begin_speculative(self, job_id: JobId, node: str, now: float, gpus: tuple[int, ...] = ()) -> Attempt | None:
         """Claim `node` for a second attempt beside the running one; both are live.
 
-        None when the job does not run, is to be cancelled, or has two live attempts already.
+        None when the job does not run, is to be cancelled, or already has two live attempts.
         """
         with self._file.transaction():
             if self._file.run("begin_speculative", {"id": job_id}).rowcount == 0:
@@ -46,7 +46,7 @@ class AttemptWriter:
             return self._add(job_id, AttemptRecord(0, node, now, gpus=gpus, speculative=True))
 
     def begin_tasks(self, tasks: Sequence[Job], record: AttemptRecord) -> list[Attempt]:
-        """Begin the first attempts at tasks of a sweep, all or none. A task gets its row here."""
+        """Begin the first attempts of these tasks of a sweep, all or none. Adds the row of each task."""
         text = encode(record)
         with self._file.transaction():
             self._file.run_many("add_task", map(task_columns, tasks))
@@ -55,7 +55,7 @@ class AttemptWriter:
         return [Attempt(task.id, 1, record.node) for task in tasks]
 
     def undo_begin(self, task: JobId) -> bool:
-        """Undo `begin_tasks` for a task that never began and never will. False when it has changed since."""
+        """Undo `begin_tasks` for a task that will not be started there. False when the task has changed since."""
         with self._file.transaction():
             return self._file.run("undo_begin_task", {"id": task}).rowcount == 1
 
@@ -67,7 +67,7 @@ class AttemptWriter:
             return self._file.run("note_attempt", values).rowcount == 1
 
     def settle(self, attempt: Attempt, record: AttemptRecord, job: Job) -> bool:
-        """Write how an attempt ended, and the job as policy.retry.settle changed it.
+        """Write the outcome of an attempt, and the job as policy.retry.settle returned it.
 
         False when the attempt is no longer live; then nothing is written.
         """
@@ -86,9 +86,9 @@ class AttemptWriter:
         return True
 
     def settle_one_of_two(self, attempt: Attempt, record: AttemptRecord) -> bool:
-        """Write how an attempt ended while another live attempt continues its job.
+        """Write the outcome of an attempt whose job continues with another live attempt.
 
-        False when the attempt is no longer live, or no other one is; then nothing is written.
+        False when the attempt is no longer live, or no other attempt is live; then nothing is written.
         """
         check_ended(attempt, record)
         with self._file.transaction():
@@ -96,7 +96,7 @@ class AttemptWriter:
             return self._file.run("leave_attempt", values).rowcount == 1
 
     def _add(self, job_id: JobId, record: AttemptRecord) -> Attempt:
-        """Write the attempt that was claimed just now; the claim has given it its number."""
+        """Add the attempt after its claim, which has set its number."""
         number = self._file.value("last_attempt", {"id": job_id})
         record = msgspec.structs.replace(record, number=number)
         self._file.run("add_attempt", {"id": job_id, "number": number, "record": encode(record)})

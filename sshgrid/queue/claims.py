@@ -12,7 +12,7 @@ from sshgrid.queue.store import Store
 
 
 class JobMemory(Protocol):
-    """The jobs in memory, which follow the store."""
+    """The part of ActiveJobs that a claim updates."""
 
     def update(self, job: Job) -> None: ...
     def reread(self, job_id: JobId) -> Job: ...
@@ -20,14 +20,14 @@ class JobMemory(Protocol):
 
 
 class Claims:
-    """The claims of one master. What a call returned is durable."""
+    """Every claim is durable on return, and memory is updated."""
 
     def __init__(self, store: Store, memory: JobMemory) -> None:
         self._store = store
         self._memory = memory
 
     def begin(self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()) -> tuple[Job, Attempt] | None:
-        """Claim a node for a queued job; None when the store no longer lets it begin."""
+        """Claim a node for a queued job; None as in AttemptWriter.begin."""
         if job.id < 0 and not job.attempts:
             return self.begin_tasks([job], AttemptRecord(1, node, now, gpus=gpus))[0]
         return self._reread(job.id, self._store.attempts.begin(job.id, node, now, gpus))
@@ -35,7 +35,7 @@ class Claims:
     def begin_speculative(
         self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()
     ) -> tuple[Job, Attempt] | None:
-        """Claim a node for a second attempt beside the running one; None when the store refuses it."""
+        """Claim a node for a second attempt beside the running one; None as in AttemptWriter."""
         return self._reread(job.id, self._store.attempts.begin_speculative(job.id, node, now, gpus))
 
     def begin_tasks(self, tasks: Sequence[Job], record: AttemptRecord) -> list[tuple[Job, Attempt]]:
@@ -47,7 +47,7 @@ class Claims:
         return list(zip(begun, attempts, strict=True))
 
     def undo_begin(self, tasks: Iterable[JobId]) -> list[JobId]:
-        """Undo `begin_tasks`; returns the tasks that are as if never claimed. The others have ended meanwhile."""
+        """Undo `begin_tasks`; returns the tasks for which that was possible. The others have ended meanwhile."""
         with self._store.transaction():
             undone = [task for task in tasks if self._store.attempts.undo_begin(task)]
         self._memory.drop_tasks(undone)

@@ -1,7 +1,7 @@
-"""One SQLite file that can be trusted: made, checked, brought to this version, copied, and its errors said in words.
+"""The SQLite file of the queue: create, open, check, migrate and copy it, and translate the errors of SQLite.
 
-Refuses what is damaged, locked, not ours, readable by others, from a newer sshgrid, or on a network file system. All
-SQL of the project is in schema.sql and is read here.
+A file is refused when it is damaged, locked, not a queue, readable by other users, written by a newer sshgrid, or on a
+network file system. All SQL of the project is in schema.sql, which is read here.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from sshgrid.spool import disk
 from sshgrid.version import VERSION as SSHGRID
 
 APPLICATION_ID = 0x53475244  # "SGRD", in the header of the file
-# Section n of schema.sql leads from version n - 1 to version n; only ever append.
+# Section n of schema.sql migrates version n - 1 to version n. Only append to this list.
 MIGRATIONS = ("schema_1", "schema_2", "schema_3", "schema_4", "schema_5")
 VERSION = len(MIGRATIONS)
 BUSY_SECONDS = 10.0
-RESTORE_HINT = "move it away and restore a backup, or start with an empty queue"
+RESTORE_HINT = "move the file away, then restore a backup or start with an empty queue"
 
 
 def _sections(text: str) -> dict[str, str]:
@@ -40,7 +40,7 @@ _SAVEPOINT = ("SAVEPOINT inner", ("ROLLBACK TO inner", "RELEASE inner"), "RELEAS
 
 
 def open_file(path: Path, busy_seconds: float) -> sqlite3.Connection:
-    """The queue at `path`, made when it is missing, checked and of this version."""
+    """Open the queue at `path`: create it when it is missing, check it, and migrate it to this version."""
     disk.private_directory(path.parent)
     disk.refuse_network(path.parent)
     if not os.path.lexists(path):
@@ -62,15 +62,15 @@ def open_file(path: Path, busy_seconds: float) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """One transaction, or a part of the one that is open already: kept whole or undone whole."""
-    # IMMEDIATE takes the write lock before anything is read, so a busy file makes us wait instead of fail (F42).
+    """One transaction, or a savepoint in the open one: all changes of the block are kept, or none."""
+    # IMMEDIATE takes the write lock before the first read, so a busy file leads to waiting, not to an error (F42).
     begin, undo, end = _SAVEPOINT if connection.in_transaction else _TRANSACTION
     connection.execute(begin)
     try:
         yield
         connection.execute(end)
     except BaseException:
-        if connection.in_transaction:  # SQLite may have rolled back on its own (disk full)
+        if connection.in_transaction:  # SQLite rolls back by itself when the disk is full
             for statement in undo:
                 connection.execute(statement)
         raise
@@ -78,7 +78,7 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 @contextmanager
 def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
-    """All reads of the block see the same moment, whatever other processes write."""
+    """All reads of the block see the same state, also when another process writes."""
     if connection.in_transaction:
         yield
         return
@@ -91,30 +91,30 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def backup(connection: sqlite3.Connection, path: Path) -> None:
-    """A whole, checked, durable copy at `path`, which must not exist (UsageError)."""
-    with _temporary_file(path) as aside:
-        copy = connect(aside, BUSY_SECONDS)
+    """Write a complete, checked, durable copy to `path`. Raises UsageError when `path` exists."""
+    with _temporary_file(path) as temporary:
+        copy = connect(temporary, BUSY_SECONDS)
         try:
             connection.backup(copy)
-            _check_integrity(copy, aside)
+            _check_integrity(copy, temporary)
         finally:
             copy.close()
         try:
-            disk.publish(aside, path)
+            disk.publish(temporary, path)
         except FileExistsError as error:
-            raise UsageError(f"{path}: exists already", "choose another name for the backup") from error
+            raise UsageError(f"{path}: already exists", "choose another name for the backup") from error
 
 
 _ERROR_TEXTS: dict[int, tuple[str, str]] = {
     sqlite3.SQLITE_BUSY: (
-        "locked by another process for too long",
+        "locked by another process",
         "only one master may use it: sshgrid master status, or `fuser -v` on the file",
     ),
     sqlite3.SQLITE_CORRUPT: ("damaged", RESTORE_HINT),
     sqlite3.SQLITE_NOTADB: ("not a queue of sshgrid", RESTORE_HINT),
     sqlite3.SQLITE_FULL: (
         "no space left on its disk",
-        "free some space (see `df -h -i`); `sshgrid rm` forgets finished jobs and their output",
+        "free some space (see `df -h -i`); `sshgrid rm` removes finished jobs and their output",
     ),
     sqlite3.SQLITE_READONLY: ("cannot be written", "check owner and mode of the file and its directory"),
     sqlite3.SQLITE_CANTOPEN: ("cannot be opened", "check owner and mode of the file and its directory, and free space"),
@@ -125,19 +125,19 @@ _ERROR_TEXTS[sqlite3.SQLITE_LOCKED] = _ERROR_TEXTS[sqlite3.SQLITE_BUSY]
 
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """Turn an error of SQLite into a StoreError; what is our own mistake (ProgrammingError) stays what it is."""
+    """Raise errors of SQLite as StoreError. A ProgrammingError is a bug of sshgrid and stays as it is."""
     try:
         yield
     except sqlite3.ProgrammingError:
         raise
     except sqlite3.DatabaseError as error:
-        words, hint = _ERROR_TEXTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, ("cannot be used", ""))
-        raise StoreError(f"{path}: {words} ({error})", hint) from error
+        text, hint = _ERROR_TEXTS.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, ("cannot be used", ""))
+        raise StoreError(f"{path}: {text} ({error})", hint) from error
 
 
 def connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
-    """A connection with the settings that make a commit durable. Raises StoreError as `open` does."""
-    # isolation_level=None: no statement opens a transaction behind our back.
+    """Connect with the settings that make a commit durable."""
+    # isolation_level=None: the sqlite3 module must not open transactions by itself.
     connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, cached_statements=100)
     connection.row_factory = sqlite3.Row
     try:
@@ -154,25 +154,27 @@ def _pragma(connection: sqlite3.Connection, name: str) -> Any:
 
 
 def _create(path: Path) -> None:
-    """A new empty queue appears under its name complete or not at all, also when two processes make it at once."""
+    """Create an empty queue. It gets its name only when it is complete, also when two processes create it at once."""
     log = path.with_name(path.name + "-wal")
-    if log.exists():  # SQLite would play the old log into the new file
-        raise StoreError(f"{path}: is missing, but its log {log.name} is there", RESTORE_HINT)
-    with _temporary_file(path) as aside:
-        connection = connect(aside, BUSY_SECONDS)
+    if log.exists():  # SQLite would apply the old log to the new file
+        raise StoreError(f"{path}: does not exist, but its write-ahead log {log.name} does", RESTORE_HINT)
+    with _temporary_file(path) as temporary:
+        connection = connect(temporary, BUSY_SECONDS)
         try:
             _enable_wal(connection, path)
             _migrate(connection)
             connection.execute(SQL["set_meta"], {"name": "grid", "value": secrets.token_hex(4)})
         finally:
             connection.close()
-        with suppress(FileExistsError):  # another process was quicker: its queue is as good as ours
-            disk.publish(aside, path)
+        with suppress(FileExistsError):  # another process has created it meanwhile
+            disk.publish(temporary, path)
 
 
 def _enable_wal(connection: sqlite3.Connection, path: Path) -> None:
     if _pragma(connection, "journal_mode = WAL") != "wal":
-        raise StoreError(f"{path}: this place has no write-ahead log", "choose a local disk: --state-dir DIR")
+        raise StoreError(
+            f"{path}: this file system does not support a write-ahead log", "choose a local disk: --state-dir DIR"
+        )
 
 
 def _sidecar_files(path: Path) -> list[Path]:
@@ -181,15 +183,15 @@ def _sidecar_files(path: Path) -> list[Path]:
 
 @contextmanager
 def _temporary_file(path: Path) -> Iterator[Path]:
-    """A file beside `path` that becomes it by `publish`, or is gone after the block."""
+    """A file beside `path` that `publish` may rename to it; removed at the end of the block."""
     with disk.blame_disk(path):
-        descriptor, aside = disk.create_aside(path.parent, f".{path.name}.")
+        descriptor, temporary = disk.create_aside(path.parent, f".{path.name}.")
         os.close(descriptor)
         try:
             with translate_errors(path):
-                yield aside
+                yield temporary
         finally:
-            for name in (aside, *_sidecar_files(aside)):
+            for name in (temporary, *_sidecar_files(temporary)):
                 name.unlink(missing_ok=True)
 
 
@@ -199,7 +201,7 @@ def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
     version = _pragma(connection, "user_version")
     if version > VERSION:
         raise StoreError(
-            f"{path}: written by a newer sshgrid (queue version {version}, this one knows up to {VERSION})",
+            f"{path}: written by a newer sshgrid (queue version {version}; this sshgrid supports up to {VERSION})",
             f"install sshgrid {_required_version(connection)}",
         )
 
@@ -207,7 +209,7 @@ def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
 def _required_version(connection: sqlite3.Connection) -> str:
     try:
         return f"{connection.execute(SQL['get_meta'], {'name': 'needs'}).fetchone()[0]} or newer"
-    except (sqlite3.DatabaseError, TypeError):  # a future version may have moved it
+    except (sqlite3.DatabaseError, TypeError):  # a later version may store it elsewhere
         return f"newer than {SSHGRID}"
 
 
@@ -218,11 +220,11 @@ def _check_integrity(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Bring an older file to this version: all steps or none."""
+    """Migrate an older file to this version, in one transaction."""
     if _pragma(connection, "user_version") >= VERSION:
         return
     with transaction(connection):
-        for name in MIGRATIONS[_pragma(connection, "user_version") :]:  # read again: now nobody else can be at it
+        for name in MIGRATIONS[_pragma(connection, "user_version") :]:  # read again, now under the write lock
             for statement in statements(SQL[name]):
                 connection.execute(statement)
         connection.execute(SQL["set_meta"], {"name": "needs", "value": SSHGRID})
@@ -231,7 +233,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
 
 def statements(script: str) -> Iterator[str]:
-    """The single statements of a section: executescript() would commit between them."""
+    """The statements of a section, one by one, because executescript() would commit between them."""
     pending = ""
     for line in script.splitlines(keepends=True):
         pending += line

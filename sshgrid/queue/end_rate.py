@@ -1,4 +1,4 @@
-"""How many jobs ended in the last minute."""
+"""Counts how many jobs ended in the last minute."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ MINUTE_SECONDS = 60
 
 
 class EndRate:
-    """Counts ends in each second; times are monotonic seconds."""
+    """Counts the ends of each second. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._ends: Counter[int] = Counter()
 
     def note(self, now: float) -> None:
-        """A job has ended."""
+        """Count the end of a job."""
         self._ends[int(now)] += 1
         if len(self._ends) > 2 * MINUTE_SECONDS:
             self._drop_old(now)

@@ -1,4 +1,4 @@
-"""Jobs, tasks and their files as the queue has them: reads only."""
+"""Reads jobs, tasks and their attempts from the queue."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class JobReader:
     def select(
         self, ids: Sequence[JobId] | None = None, *, active_only: bool = False, owner: str = "", since: float = 0.0
     ) -> list[Job]:
-        """Jobs by number; `since` (seconds since the epoch) leaves out what ended before. Unknown ids are left out.
+        """Jobs by number; jobs that ended before `since` (Unix seconds) and unknown ids are left out.
 
         Tasks of sweeps are included only when `ids` names them.
         """
         if ids is not None:
             known = [job_id for job_id in ids if abs(job_id) <= MAX_INTEGER]
             found = self._jobs("jobs_by_ids", {"ids": encode(known)})
-            return [job for job in found if _is_wanted(job, active_only, owner, since)]
+            return [job for job in found if _is_selected(job, active_only, owner, since)]
         return self._jobs("jobs_active" if active_only else "jobs_all", {"owner": owner, "since": since})
 
     def ids(self, owner: str = "") -> list[JobId]:
@@ -62,7 +62,7 @@ class JobReader:
         return self.get(JobId(before[0][0])) if before else None
 
     def active_tasks(self) -> list[Job]:
-        """Tasks that run, or wait for another attempt."""
+        """The tasks that run, or wait for another attempt."""
         return self._jobs("tasks_active", {})
 
     def tasks(self, sweep: JobId) -> list[Job]:
@@ -70,7 +70,7 @@ class JobReader:
         return self._jobs("tasks_of", task_range(sweep))
 
     def task_verdicts(self, sweep: JobId) -> list[tuple[JobId, Phase, Verdict | None]]:
-        """Phase and verdict of each task that has begun, in the order in which they ended; reads no submission."""
+        """Phase and verdict of each task that has begun, in the order of their ends; reads no submission."""
         rows = self._file.rows("task_verdicts", task_range(sweep))
         verdicts: dict[str | None, Verdict | None] = {None: None}
         for _, _, text in rows:
@@ -79,7 +79,7 @@ class JobReader:
         return [(JobId(job_id), Phase(phase), verdicts[text]) for job_id, phase, text in rows]
 
     def superseded(self, sweep: JobId) -> list[tuple[JobId, AttemptRecord]]:
-        """Attempts at tasks of a sweep that another attempt has superseded, whether or not their end was observed."""
+        """The superseded attempts of the tasks of a sweep, with the ids of their tasks."""
         rows = self._file.rows("superseded", task_range(sweep))
         return [(JobId(job_id), self._file.decode(ATTEMPT, text, f"job {job_id}")) for job_id, text in rows]
 
@@ -92,7 +92,7 @@ class JobReader:
         return self._jobs("jobs_running", {})
 
     def tally(self, owner: str = "") -> list[tuple[Phase, Verdict | None, int]]:
-        """The number of jobs in each phase and with each verdict; reads no job."""
+        """The number of jobs for each phase and verdict; reads no job."""
         rows = self._file.rows("tally", {"owner": owner})
         return [
             (Phase(phase), verdict and self._file.decode(VERDICT, verdict, "verdict"), count)
@@ -106,17 +106,17 @@ class JobReader:
         return {row[0] for row in self._file.rows("blobs", {})}
 
     def input_lists(self) -> set[str]:
-        """Those of `blobs` that list further files: the inputs of the tasks of sweeps."""
+        """The SHA-256 of those blobs that list further blobs: the inputs of the tasks of sweeps."""
         return {row[0] for row in self._file.rows("input_lists", {})}
 
     # --- the cache of submissions
 
     def drop_submission(self, job_id: JobId) -> None:
-        """The job is over: its submission is no longer read again and again."""
+        """Drop the submission of a job that is over."""
         self._submissions.pop(job_id, None)
 
     def drop_submissions(self) -> None:
-        """A transaction was undone: an id of it may be given to another job."""
+        """Drop all submissions: a transaction was undone, and its ids will be given to other jobs."""
         self._submissions.clear()
 
     def _jobs(self, name: str, values: Values) -> list[Job]:
@@ -126,7 +126,7 @@ class JobReader:
         return [self._job(row, submissions[row["id"]]) for row in rows]
 
     def _submissions_of(self, rows: Sequence[Any]) -> Mapping[int, Submission]:
-        # The scheduler reads the same active jobs again and again: decoding them anew would be most of its work.
+        # The scheduler reads the same active jobs often; decoding them each time would be most of its work.
         active = {row["id"] for row in rows if row["phase"] != "done"}
         needed = [row["id"] for row in rows if row["id"] not in self._submissions]
         found = {
@@ -135,8 +135,10 @@ class JobReader:
         }
         if len(self._submissions) < _SUBMISSIONS_CACHED:
             self._submissions.update((job_id, found[job_id]) for job_id in active & found.keys())
-        if lost := set(needed) - found.keys():
-            raise StoreError(f"{self._file.path}: damaged: no submission of job {min(lost)}", database.RESTORE_HINT)
+        if missing := set(needed) - found.keys():
+            raise StoreError(
+                f"{self._file.path}: damaged: the submission of job {min(missing)} is missing", database.RESTORE_HINT
+            )
         return ChainMap(found, self._submissions)
 
     def _job(self, row: Any, submission: Submission) -> Job:
@@ -160,7 +162,7 @@ class JobReader:
         )
 
 
-def _is_wanted(job: Job, active_only: bool, owner: str, since: float) -> bool:
+def _is_selected(job: Job, active_only: bool, owner: str, since: float) -> bool:
     if active_only and job.phase is Phase.DONE:
         return False
     return owner in ("", job.owner) and (job.ended is None or job.ended >= since)

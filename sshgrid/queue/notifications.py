@@ -1,7 +1,6 @@
-"""Notifications that a job has changed, and the notices about a job.
+"""Notifications that a job has changed, and notices: sentences for the users who watch a job.
 
-A notification only means "look again": the change itself is read from the store and the spool, so nothing is queued
-for a watcher.
+A notification has no content. A watcher reads the change from the store and the spool, so no queue of changes is kept.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ class Notifications:
         self._notices: dict[JobId, list[tuple[int, str]]] = {}  # numbered from 1; only the newest are kept
 
     def notify(self, job: JobId) -> None:
-        """Wake what waits for this job, and for any job."""
+        """Wake the waiters for this job, and those for any job."""
         for key in (job, None):
             for waiter in self._waiters.get(key, ()):
                 if not waiter.done():
                     waiter.set_result(None)
 
     def notify_all(self) -> None:
-        """Wake everything that waits: the nodes have changed, which may concern every queued job."""
+        """Wake all waiters."""
         for waiters in self._waiters.values():
             for waiter in waiters:
                 if not waiter.done():
@@ -46,11 +45,11 @@ class Notifications:
         return [notice for notice in self._notices.get(job, ()) if notice[0] > after]
 
     def drop_notices(self, job: JobId) -> None:
-        """The job was removed."""
+        """Drop the notices of a removed job."""
         self._notices.pop(job, None)
 
     def listen(self, job: JobId | None) -> asyncio.Future[None]:
-        """A future that is done at the next notification. Call it before you look, so that no change is missed."""
+        """A future that is done at the next notification. Call it before reading, so that no change is missed."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(job, set()).add(waiter)
         waiter.add_done_callback(lambda done: self._remove_waiter(job, done))

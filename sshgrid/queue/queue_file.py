@@ -20,7 +20,7 @@ T = TypeVar("T")
 class QueueFile:
     """Runs the named statements of schema.sql. Used only from the thread that opened it.
 
-    `on_rollback` is called when a transaction was undone: what was remembered of it is no longer true.
+    `on_rollback` is called after a transaction was undone, so that caches can drop what they read in it.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
@@ -35,7 +35,7 @@ class QueueFile:
         try:
             with database.translate_errors(self.path):
                 if not self.connection.in_transaction:
-                    self._check_still_there()
+                    self._check_unchanged_path()
                 with database.transaction(self.connection):
                     yield
         except BaseException:
@@ -48,21 +48,21 @@ class QueueFile:
         with database.translate_errors(self.path), database.snapshot(self.connection):
             yield
 
-    def _check_still_there(self) -> None:
-        # SQLite would continue to write to a file that was deleted, and every accepted job would be lost.
+    def _check_unchanged_path(self) -> None:
+        # SQLite writes to a deleted file without an error, and every job accepted since then would be lost.
         try:
             if self.path.lstat().st_ino == self._inode:
                 return
         except OSError:
             pass
-        raise StoreError(f"{self.path}: was removed or replaced while in use", "stop the master, restore the file")
+        raise StoreError(f"{self.path}: was removed or replaced while in use", "stop the master and restore the file")
 
     def run(self, name: str, values: Values) -> sqlite3.Cursor:
-        """Run one statement; inside `change` or `snapshot`."""
+        """Run one statement; call it inside `transaction` or `snapshot`."""
         return self.connection.execute(database.SQL[name], values)
 
     def run_many(self, name: str, values: Iterable[Values]) -> None:
-        """Run one statement for each of `values`; inside `change`."""
+        """Run one statement for each of `values`; call it inside `transaction`."""
         self.connection.executemany(database.SQL[name], values)
 
     def rows(self, name: str, values: Values) -> list[Any]:
@@ -74,11 +74,11 @@ class QueueFile:
         """The first column of the first row. Raises StoreError when there is no row."""
         rows = self.rows(name, values)
         if not rows:
-            raise StoreError(f"{self.path}: damaged: no {values.get('name', name)} in it", database.RESTORE_HINT)
+            raise StoreError(f"{self.path}: damaged: {values.get('name', name)} is missing", database.RESTORE_HINT)
         return rows[0][0]
 
     def decode(self, decoder: msgspec.json.Decoder[T], text: str, where: str) -> T:
-        """The value of a JSON column. Raises StoreError that names `where` the damage is."""
+        """The value of a JSON column. Raises StoreError, which names `where`, when it cannot be decoded."""
         try:
             return decoder.decode(text)
         except msgspec.MsgspecError as error:

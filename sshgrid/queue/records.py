@@ -40,16 +40,16 @@ def encode(value: object) -> str:
 
 
 def encode_submission(submission: Submission, owner: str, key: str) -> str:
-    """The JSON text of a submission. Raises UsageError when the queue cannot hold it."""
+    """The JSON text of a submission. Raises UsageError when the queue cannot store it."""
     if not 0 < len(key) <= MAX_KEY:
-        raise UsageError(f"the key of a submission has 1 to {MAX_KEY} characters, this one {len(key)}")
+        raise UsageError(f"the key of a submission must have 1 to {MAX_KEY} characters, not {len(key)}")
     if not -MAX_INTEGER <= submission.priority <= MAX_INTEGER:
-        raise UsageError(f"priority {submission.priority} is too large a number")
+        raise UsageError(f"priority {submission.priority} must be between {-MAX_INTEGER} and {MAX_INTEGER}")
     try:
         (owner + key).encode()
         return encode(submission)
     except UnicodeEncodeError as error:
-        raise UsageError(f"a submission must be valid text: {error}") from error
+        raise UsageError(f"a submission must be valid UTF-8: {error}") from error
 
 
 def settled_columns(job: Job) -> Values:
@@ -66,7 +66,7 @@ def settled_columns(job: Job) -> Values:
 
 
 def task_columns(task: Job) -> Values:
-    """The columns of a task of a sweep that gets its row."""
+    """The columns of the new row of a task."""
     return {
         "id": task.id,
         "owner": task.owner,
@@ -82,13 +82,13 @@ def task_range(sweep: JobId) -> Values:
 
 
 def check_same_attempt(attempt: Attempt, record: AttemptRecord) -> None:
-    """Raises ValueError when the record belongs to another attempt."""
+    """Raise ValueError when the record belongs to another attempt."""
     if attempt.number != record.number:
         raise ValueError(f"the record is of attempt {record.number}, not of {attempt}")
 
 
 def check_ended(attempt: Attempt, record: AttemptRecord) -> None:
-    """Raises ValueError unless the record says how this attempt ended."""
+    """Raise ValueError unless the record belongs to this attempt and has an outcome."""
     check_same_attempt(attempt, record)
     if record.outcome is None:
-        raise ValueError(f"the record of attempt {attempt} does not say how it ended")
+        raise ValueError(f"the record of attempt {attempt} has no outcome")

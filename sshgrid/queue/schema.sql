@@ -1,26 +1,26 @@
--- All SQL of sshgrid. database.py reads this file; each section begins with "-- name: X" and says what it is for.
--- JSON columns are written and read by msgspec (see model.py); the other columns exist because a query needs them.
+-- All SQL of sshgrid. database.py reads this file; each section begins with "-- name: X" and a line about its purpose.
+-- JSON columns are written and read by msgspec (see model.py); a value has its own column only if a query needs it.
 
 
 -- name: schema_1
--- Version 1 of the queue. A later version adds a section schema_2 that changes this one; it never edits it.
+-- Version 1 of the queue. Never edit the SQL of a version: add a section schema_N that changes it.
 
--- What is said once for the whole file: `grid` (the 8 hex digits that mark our runs on the nodes), `needs` (the
+-- Facts about the whole file: `grid` (8 hex digits in the names of its runs on the nodes) and `needs` (the oldest
 -- sshgrid that can read this version).
 CREATE TABLE meta (
     name TEXT PRIMARY KEY NOT NULL,
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- Things that are only counted: `late_news` = results that came from an attempt which was no longer the current one.
+-- Counters: `late_news` = results of attempts that were no longer the current one.
 CREATE TABLE counter (
     name TEXT PRIMARY KEY NOT NULL,
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
 INSERT INTO counter (name, value) VALUES ('late_news', 0);
 
--- One row a job, small, because begin and settle rewrite it. AUTOINCREMENT: an id is never given twice, not even after
--- `rm`, since a folder on a silent node may still carry it.
+-- One row for each job. The row is small because begin and settle rewrite it. AUTOINCREMENT: an id is never used again,
+-- not even after `rm`, because a folder on an unreachable node may still have it in its name.
 CREATE TABLE job (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     owner TEXT NOT NULL,
@@ -28,7 +28,7 @@ CREATE TABLE job (
     priority INTEGER NOT NULL,
     submitted REAL NOT NULL,
     phase TEXT NOT NULL CHECK (phase IN ('queued', 'running', 'done')),
-    last_attempt INTEGER NOT NULL DEFAULT 0,  -- the fence: news from a smaller number is late
+    last_attempt INTEGER NOT NULL DEFAULT 0,  -- the fence: results of smaller numbers are dropped
     not_before REAL NOT NULL DEFAULT 0,
     cancel_requested INTEGER NOT NULL DEFAULT 0 CHECK (cancel_requested IN (0, 1)),
     cancel_by TEXT NOT NULL DEFAULT '',
@@ -41,16 +41,16 @@ CREATE TABLE job (
     CHECK (phase <> 'running' OR last_attempt > 0)
 );
 
--- The jobs that are not over, in the order in which they are looked at: finished jobs are not in it and cost nothing.
+-- The jobs that are not over, in the order of the queue. Finished jobs are not in this index and cost no time.
 CREATE INDEX job_active ON job (phase, priority DESC, submitted, id) WHERE phase <> 'done';
 
--- What was asked for; apart from `job` because it may be long and never changes.
+-- The submission of each job. It is not in `job` because it may be long and never changes.
 CREATE TABLE submission (
     job INTEGER PRIMARY KEY NOT NULL REFERENCES job (id) ON DELETE CASCADE,
     body TEXT NOT NULL  -- JSON: model.Submission
 );
 
--- Every try of every job.
+-- Every attempt of every job.
 CREATE TABLE attempt (
     job INTEGER NOT NULL REFERENCES job (id) ON DELETE CASCADE,
     number INTEGER NOT NULL CHECK (number > 0),
@@ -58,7 +58,7 @@ CREATE TABLE attempt (
     PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
 
--- A job as model.Job has it, without its submission; its attempts are one JSON array.
+-- The fields of model.Job, without the submission; the attempts are the items of a JSON array.
 CREATE VIEW job_row AS
 SELECT
     id, owner, submitted, phase, priority, excluded, not_before, verdict, cancel_requested, held, ended,
@@ -68,9 +68,9 @@ FROM job;
 
 
 -- name: schema_2
--- Version 2: who may come through the door.
+-- Version 2: the users of the SSH gateway.
 
--- `password` is an Argon2id hash in the PHC format; NULL = keys alone.
+-- `password` is an Argon2id hash in the PHC format; NULL = no password, only keys.
 CREATE TABLE user (
     name TEXT PRIMARY KEY NOT NULL,
     role TEXT NOT NULL CHECK (role IN ('admin', 'user')),
@@ -80,7 +80,7 @@ CREATE TABLE user (
     caps TEXT NOT NULL DEFAULT '{}'  -- JSON: model.Caps
 ) WITHOUT ROWID;
 
--- The public keys of a user, as in authorized_keys, without options.
+-- The public keys of an account, as in authorized_keys, without options.
 CREATE TABLE user_key (
     user TEXT NOT NULL REFERENCES user (name) ON DELETE CASCADE,
     fingerprint TEXT NOT NULL,
@@ -90,10 +90,10 @@ CREATE TABLE user_key (
 
 
 -- name: schema_3
--- Version 3: sweeps. A row of `job` with a negative id is a task (see model.task_id), made when the task begins; its
--- submission is its own. An earlier sshgrid could not read such rows.
+-- Version 3: sweeps. A row of `job` with a negative id is a task (see model.task_id). The row is added when the task
+-- begins, with a submission of the task. An earlier sshgrid cannot read such rows.
 
--- Attempts up to this number do not count against the job: somebody has asked for a retry.
+-- Attempts up to this number do not count: `retry` was requested after them.
 ALTER TABLE job ADD COLUMN forgiven INTEGER NOT NULL DEFAULT 0;
 
 DROP VIEW job_row;
@@ -106,9 +106,9 @@ FROM job;
 
 
 -- name: schema_4
--- Version 4: two attempts at one job may live at the same time. An earlier sshgrid would take one of them for late news.
+-- Version 4: a job may have two live attempts. An earlier sshgrid would drop the result of one of them.
 
--- The fence: 1 = news of this attempt counts. Of a job that runs at least one is, of any other none.
+-- The fence: 1 = the attempt is live: its result counts. A running job has one or two live attempts, other jobs none.
 ALTER TABLE attempt ADD COLUMN live INTEGER NOT NULL DEFAULT 0 CHECK (live IN (0, 1));
 UPDATE attempt SET live = 1 WHERE (job, number) IN (SELECT id, last_attempt FROM job WHERE phase = 'running');
 
@@ -124,29 +124,29 @@ DROP TABLE counter;
 
 
 -- name: set_meta
--- Remembers one fact about the file.
+-- Stores a fact about the file.
 INSERT OR REPLACE INTO meta (name, value) VALUES (:name, :value);
 
 -- name: get_meta
--- One fact about the file.
+-- A fact about the file.
 SELECT value FROM meta WHERE name = :name;
 
 
 -- name: job_of_key
--- The job that this submission already became, when it was sent before.
+-- The job of an earlier submission with this key.
 SELECT id FROM job WHERE owner = :owner AND submit_key = :key;
 
 -- name: add_job
--- Accepts a job.
+-- Adds a job.
 INSERT INTO job (owner, submit_key, priority, submitted, phase) VALUES (:owner, :key, :priority, :submitted, 'queued');
 
 -- name: add_task
--- A task of a sweep, claimed in the moment in which it becomes a row.
+-- Adds a task of a sweep, which runs from the start.
 INSERT INTO job (id, owner, submit_key, priority, submitted, phase, last_attempt)
 VALUES (:id, :owner, :key, :priority, :submitted, 'running', 1);
 
 -- name: add_submission
--- Keeps what was asked for.
+-- Adds the submission of a job.
 INSERT INTO submission (job, body) VALUES (:id, :body);
 
 
@@ -155,28 +155,28 @@ INSERT INTO submission (job, body) VALUES (:id, :body);
 SELECT * FROM job_row WHERE id = :id;
 
 -- name: jobs_by_ids
--- The jobs of a selector, in order; numbers that name no job are left out.
+-- Jobs by id, in order; ids without a job are left out.
 SELECT * FROM job_row WHERE id IN (SELECT value FROM json_each(:ids)) ORDER BY id;
 
 -- name: jobs_queued
--- What waits, the most urgent first and then the oldest.
+-- The queued jobs and tasks: highest priority first, then oldest.
 SELECT * FROM job_row WHERE phase = 'queued' AND phase <> 'done' ORDER BY priority DESC, submitted, id;
 
 -- name: jobs_running
--- What runs. Read at every start of the master, to look for the runs again.
+-- The running jobs and tasks. The master reads them when it starts, to find their runs on the nodes.
 SELECT * FROM job_row WHERE phase = 'running' AND phase <> 'done' ORDER BY id;
 
 -- name: jobs_active
--- What waits or runs, of one owner or of all ('').
+-- The queued and running jobs of one owner, or of all ('').
 SELECT * FROM job_row
 WHERE phase IN ('queued', 'running') AND phase <> 'done' AND id > 0 AND (:owner = '' OR owner = :owner) ORDER BY id;
 
 -- name: tasks_active
--- The tasks that wait for another attempt or run.
+-- The tasks that run, or wait for another attempt.
 SELECT * FROM job_row WHERE phase IN ('queued', 'running') AND phase <> 'done' AND id < 0 ORDER BY id DESC;
 
 -- name: task_verdicts
--- Of each task of a sweep that has begun where it stands and how it ended, in the order in which they ended.
+-- Phase and verdict of each task of a sweep that has begun, in the order of their ends.
 SELECT id, phase, verdict FROM job WHERE id BETWEEN :first AND :last ORDER BY ended, id DESC;
 
 -- name: tasks_of
@@ -184,24 +184,24 @@ SELECT id, phase, verdict FROM job WHERE id BETWEEN :first AND :last ORDER BY en
 SELECT * FROM job_row WHERE id BETWEEN :first AND :last ORDER BY id DESC;
 
 -- name: jobs_all
--- Everything, of one owner or of all (''), that was not over before `since`.
+-- The jobs of one owner, or of all (''), that did not end before `since`.
 SELECT * FROM job_row
 WHERE id > 0 AND (:owner = '' OR owner = :owner) AND (ended IS NULL OR ended >= :since) ORDER BY id;
 
 -- name: submissions
--- What was asked for, of many jobs at once.
+-- The submissions of many jobs.
 SELECT job, body FROM submission WHERE job IN (SELECT value FROM json_each(:ids));
 
 -- name: ids
--- All job numbers, of one owner or of all (''), in order.
+-- The ids of the jobs of one owner, or of all (''), in order.
 SELECT id FROM job WHERE id > 0 AND (:owner = '' OR owner = :owner) ORDER BY id;
 
 -- name: tally
--- How many jobs of one owner or of all ('') stand where and ended how.
+-- The number of jobs of one owner, or of all (''), for each phase and verdict.
 SELECT phase, verdict, count(*) FROM job WHERE id > 0 AND (:owner = '' OR owner = :owner) GROUP BY phase, verdict;
 
 -- name: blobs
--- Every file that some job still needs. A task needs what its sweep needs.
+-- The SHA-256 of every file that a job needs. The files of a task are those of its sweep.
 SELECT json_extract(file.value, '$.sha256') FROM submission, json_each(body, '$.program.files') AS file WHERE job > 0
 UNION
 SELECT json_extract(file.value, '$.sha256') FROM submission, json_each(body, '$.program.data') AS file WHERE job > 0
@@ -218,19 +218,19 @@ SELECT json_extract(body, '$.sweep.inputs.sha256') FROM submission
 WHERE job > 0 AND json_extract(body, '$.sweep.inputs.sha256') IS NOT NULL;
 
 -- name: input_lists
--- The lists that name what the tasks of sweeps read.
+-- The SHA-256 of the lists that name the inputs of tasks.
 SELECT DISTINCT json_extract(body, '$.sweep.inputs.sha256') FROM submission
 WHERE job > 0 AND json_extract(body, '$.sweep.inputs.sha256') IS NOT NULL;
 
 
 -- name: begin_job
--- Claims a waiting job; no row changes when it no longer waits, is held or shall be cancelled.
+-- Claims a queued job. No row changes when the job is not queued, is held, or is to be cancelled.
 UPDATE job SET phase = 'running', last_attempt = last_attempt + 1
 WHERE id = :id AND phase = 'queued' AND held = '' AND cancel_requested = 0;
 
 -- name: begin_speculative
--- Claims a second attempt at a job that runs; no row changes when it no longer does, shall be cancelled, or when anything
--- but its newest attempt is live.
+-- Claims a second attempt of a running job. No row changes when the job does not run or is to be cancelled, or when its
+-- newest attempt is not the only live one.
 UPDATE job SET last_attempt = last_attempt + 1
 WHERE id = :id AND phase = 'running' AND cancel_requested = 0
 AND last_attempt = (SELECT max(number) FROM attempt WHERE job = :id AND live = 1)
@@ -241,16 +241,16 @@ AND 1 = (SELECT count(*) FROM attempt WHERE job = :id AND live = 1);
 SELECT last_attempt FROM job WHERE id = :id;
 
 -- name: add_attempt
--- Records the claim.
+-- Adds the claimed attempt.
 INSERT INTO attempt (job, number, record, live) VALUES (:id, :number, :record, 1);
 
 -- name: note_attempt
--- Progress of a live attempt; no row changes when it is not live.
+-- Writes the progress of an attempt. No row changes when it is not live.
 UPDATE attempt SET record = :record WHERE job = :id AND number = :number AND live = 1;
 
 -- name: settle_job
--- Ends a job's run, as one of its live attempts has ended: back into the queue, or done. A cancel or a hold that was asked
--- for meanwhile stays asked for.
+-- Ends a running job after one of its live attempts has ended: it is queued again, or done. A cancel or a hold that was
+-- requested meanwhile stays.
 UPDATE job SET
     phase = :phase, not_before = :not_before, excluded = :excluded, verdict = :verdict, ended = :ended,
     held = CASE WHEN :phase = 'done' THEN '' WHEN :held = '' THEN held ELSE :held END
@@ -258,35 +258,35 @@ WHERE id = :id AND phase = 'running'
 AND EXISTS (SELECT 1 FROM attempt WHERE job = :id AND number = :number AND live = 1);
 
 -- name: note_settled
--- The last word of an attempt; settle_job has proved that it is live. With it no other one is either.
+-- Writes the outcome of an attempt that settle_job has found live. After it, no attempt of the job is live.
 UPDATE attempt SET live = 0, record = CASE number WHEN :number THEN :record ELSE record END
 WHERE job = :id AND live = 1;
 
 -- name: note_superseded
--- The last word of an attempt that was live beside the one that settled the job.
+-- Writes the outcome of the attempt that was live beside the one that settled the job.
 UPDATE attempt SET record = :record WHERE job = :id AND number = :number;
 
 -- name: leave_attempt
--- The last word of an attempt that leaves its job to another one; no row changes when it is not live, or there is none.
+-- Writes the outcome of an attempt whose job continues with another one. No row changes unless both are live.
 UPDATE attempt SET live = 0, record = :record
 WHERE job = :id AND number = :number AND live = 1
 AND EXISTS (SELECT 1 FROM attempt AS other WHERE other.job = :id AND other.number <> :number AND other.live = 1);
 
 -- name: superseded
--- Attempts at tasks of a sweep that another one has superseded.
+-- The superseded attempts of the tasks of a sweep.
 SELECT job, record FROM attempt
 WHERE job BETWEEN :first AND :last AND json_extract(record, '$.outcome.type') = 'superseded';
 
 -- name: undo_begin_task
--- A task whose first attempt never began, and never will, is again what it was before: only a number.
+-- Removes the row of a task whose first attempt did not start and will not start.
 DELETE FROM job WHERE id = :id AND id < 0 AND last_attempt = 1 AND phase = 'running';
 
 -- name: finish_job
--- Ends a job that waits (cancelled, or no node is left to try).
+-- Ends a queued job that is cancelled, or that no node can run.
 UPDATE job SET phase = 'done', verdict = :verdict, ended = :ended, held = '' WHERE id = :id AND phase = 'queued';
 
 -- name: blobs_of
--- Every file that some job of one owner needs.
+-- The SHA-256 of every file that a job of one owner needs.
 SELECT json_extract(file.value, '$.sha256') FROM job
 JOIN submission ON submission.job = job.id, json_each(body, '$.program.files') AS file
 WHERE owner = :owner AND job.id > 0
@@ -309,52 +309,52 @@ SELECT json_extract(body, '$.sweep.inputs.sha256') FROM job JOIN submission ON s
 WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.sweep.inputs.sha256') IS NOT NULL;
 
 -- name: retry_job
--- Queues a job that is over once more, as if nothing had been held against it.
+-- Queues a job that is over again. Its earlier attempts no longer count.
 UPDATE job SET
     phase = 'queued', verdict = NULL, ended = NULL, cancel_requested = 0, cancel_by = '', held = '', excluded = '[]',
     not_before = 0, forgiven = last_attempt
 WHERE id = :id AND phase = 'done';
 
 -- name: request_cancel
--- Marks a job that is not over: it must end, not start again. The newest ask is remembered (INT may be followed by KILL).
+-- Marks a job that is not over: it starts no more attempts. The last request counts (INT may be followed by KILL).
 UPDATE job SET cancel_requested = 1, cancel_by = :by WHERE id = :id AND phase <> 'done';
 
 -- name: hold_job
--- Keeps a job from starting, with the reason; '' lets it go.
+-- Holds a job, with the reason; '' releases it.
 UPDATE job SET held = :why WHERE id = :id AND phase <> 'done';
 
 -- name: remove_job
--- Forgets a finished job with its submission and attempts.
+-- Removes a finished job with its submission and attempts.
 DELETE FROM job WHERE id = :id AND phase = 'done';
 
 -- name: remove_tasks
--- Forgets the tasks of a sweep.
+-- Removes the tasks of a sweep.
 DELETE FROM job WHERE id BETWEEN :first AND :last;
 
 
 -- name: users
--- Everybody who may come through the door.
+-- All accounts.
 SELECT name, role, disabled, password, created, caps FROM user ORDER BY name;
 
 -- name: user_keys
--- The keys of all of them.
+-- The keys of all accounts.
 SELECT user, fingerprint, line FROM user_key ORDER BY user, fingerprint;
 
 -- name: put_user
--- Adds a user, or changes one.
+-- Adds an account, or replaces it.
 INSERT INTO user (name, role, disabled, password, created, caps)
 VALUES (:name, :role, :disabled, :password, :created, :caps)
 ON CONFLICT (name) DO UPDATE SET
     role = excluded.role, disabled = excluded.disabled, password = excluded.password, caps = excluded.caps;
 
 -- name: remove_user
--- Removes a user, with the keys.
+-- Removes an account with its keys.
 DELETE FROM user WHERE name = :name;
 
 -- name: remove_keys
--- Removes all keys of a user, before those that are left are written again.
+-- Removes all keys of an account, before they are written again.
 DELETE FROM user_key WHERE user = :name;
 
 -- name: add_key
--- Adds a key of a user.
+-- Adds a key of an account.
 INSERT INTO user_key (user, fingerprint, line) VALUES (:name, :fingerprint, :line);

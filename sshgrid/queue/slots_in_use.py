@@ -1,4 +1,4 @@
-"""The slots that running jobs use: whose they are, and on which nodes."""
+"""The slots that running jobs use, with their owners and nodes."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class SlotsInUse:
 
 
 def slot_of(job: Job) -> object:
-    """Identifies the slot of a job's current attempt: tasks with the same one run one after the other in it."""
+    """A key for the slot of a job's current attempt. Tasks with the same key run one after the other in that slot."""
     return (job.current.batch if job.current else "") or job.id

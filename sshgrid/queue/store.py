@@ -1,7 +1,7 @@
 """The durable queue: jobs, attempts, verdicts and users in one SQLite file (all SQL is in schema.sql).
 
-What a call returned survives a kill and a power cut. A file that cannot be trusted is refused: damaged, from a newer
-sshgrid, readable by other users, or on a network file system. One connection, used from the thread that opened it.
+Every change is durable on return: it survives a kill and a power cut. There is one connection, for the thread that
+opened it. See queue/database.py for the files that are refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sshgrid.queue.user_table import UserTable
 
 
 class Store:
-    """Open it with `Store.open`. Every change is one transaction, durable on return (or at the end of `transaction`).
+    """Open with `Store.open`. Every change is one transaction, durable on return (or at the end of `transaction`).
 
     `jobs` reads jobs, `attempts` begins and settles attempts, `users` holds the accounts.
     """
@@ -36,7 +36,7 @@ class Store:
         self._file.on_rollback = self.jobs.drop_submissions
         self.attempts = AttemptWriter(self._file, self.jobs.drop_submission)
         self.users = UserTable(self._file)
-        self.grid = str(self._file.value("get_meta", {"name": "grid"}))  # marks the runs of this queue on the nodes
+        self.grid = str(self._file.value("get_meta", {"name": "grid"}))  # names the runs of this queue on the nodes
 
     @classmethod
     def open(cls, path: Path, busy_seconds: float = database.BUSY_SECONDS) -> Self:
@@ -59,12 +59,12 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Many calls, one commit: durable when the block ends, undone together when it raises. Never await inside."""
+        """One transaction for the block: durable at its end, undone when it raises. Never await inside."""
         with self._file.transaction():
             yield
 
     def add(self, submission: Submission, owner: str, key: str, now: float) -> Job:
-        """Accept a job. The same owner and `key` again give the same job, whatever has become of it."""
+        """Accept a job. A second call with the same owner and `key` returns the first job, in its current state."""
         body = encode_submission(submission, owner, key)
         with self._file.transaction():
             if before := self.jobs.by_key(owner, key):
@@ -76,21 +76,21 @@ class Store:
         return Job(JobId(job_id), owner, submission, now)
 
     def finish(self, job_id: JobId, verdict: Verdict, now: float) -> bool:
-        """End a queued job (cancelled, no node left). False when it is not queued."""
+        """End a queued job that is cancelled, or that no node can run. False when it is not queued."""
         self.jobs.drop_submission(job_id)
         with self._file.transaction():
             return self._file.run("finish_job", {"id": job_id, "verdict": encode(verdict), "ended": now}).rowcount == 1
 
     def request_cancel(self, job_id: JobId, by: str) -> Job:
-        """Mark a job that is not over: it never starts again. Returns the job; `finish` it when it is queued."""
+        """Mark a job that is not over: it starts no more attempts. Returns the job; `finish` it if it is queued."""
         return self._mark("request_cancel", job_id, {"by": by})
 
     def hold(self, job_id: JobId, why: str) -> Job:
-        """Keep a job that is not over from starting; "" releases it. Returns the job."""
+        """Keep a job that is not over from starting, with the reason; "" releases it. Returns the job."""
         return self._mark("hold_job", job_id, {"why": why})
 
     def retry(self, jobs: Sequence[JobId]) -> int:
-        """Queue again those of these jobs that are over; returns their number."""
+        """Queue those of these jobs that are over again; returns their number."""
         with self._file.transaction():
             return sum(self._file.run("retry_job", {"id": job_id}).rowcount for job_id in jobs)
 
@@ -98,13 +98,13 @@ class Store:
         """Remove a finished job. Raises NotAllowed when it is not over, or is a task of a sweep."""
         sweep = sweep_of(job_id)
         if sweep is not None and self.jobs.get(job_id):
-            # Without its row it would be a task that has never begun.
-            raise NotAllowed(f"{job_text(job_id)} goes with its sweep", f"sshgrid rm {sweep}")
+            # Without its row it would look like a task that has never begun.
+            raise NotAllowed(f"{job_text(job_id)} is a task, and is removed with its sweep", f"sshgrid rm {sweep}")
         with self._file.transaction():
             phase = self.jobs.get(job_id).phase
             if phase is not Phase.DONE:
                 raise NotAllowed(
-                    f"job {job_id} is {phase}: only finished jobs can be removed", f"sshgrid kill {job_id}"
+                    f"job {job_id} is {phase}; only finished jobs can be removed", f"sshgrid kill {job_id}"
                 )
             self._file.run("remove_job", {"id": job_id})
             self._file.run("remove_tasks", task_range(job_id))
@@ -112,11 +112,11 @@ class Store:
     def backup(self, path: Path) -> None:
         """Write a complete, checked, durable copy to `path` (mode 0600). Raises UsageError when `path` exists."""
         if os.path.lexists(path):
-            raise UsageError(f"{path}: exists already", "choose another name for the backup")
+            raise UsageError(f"{path}: already exists", "choose another name for the backup")
         database.backup(self._file.connection, path)
 
     def _mark(self, name: str, job_id: JobId, values: Values) -> Job:
         with self._file.transaction():
-            self.jobs.get(job_id)  # NoSuchJob, before an id that SQLite cannot hold
+            self.jobs.get(job_id)  # raises NoSuchJob, also for an id that is too large for SQLite
             self._file.run(name, {"id": job_id, **values})
             return self.jobs.get(job_id)

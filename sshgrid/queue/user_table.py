@@ -1,4 +1,4 @@
-"""Accounts of users in the queue's file."""
+"""The accounts of users, in the file of the queue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sshgrid.queue.records import CAPS, encode
 
 
 class UserTable:
-    """Every call is one transaction, durable on return."""
+    """Reads and writes accounts. Every change is one transaction, durable on return."""
 
     def __init__(self, file: QueueFile) -> None:
         self._file = file
@@ -41,7 +41,7 @@ class UserTable:
                 self._file.run("add_key", {"name": user.name, "fingerprint": key.fingerprint, "line": key.line})
 
     def remove(self, name: str) -> None:
-        """Remove an account with its keys; nothing happens when there is none."""
+        """Remove an account with its keys; no error when it does not exist."""
         with self._file.transaction():
             self._file.run("remove_user", {"name": name})
 

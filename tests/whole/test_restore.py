@@ -168,7 +168,7 @@ def test_a_backup_target_that_exists_is_refused_and_kept(here: Restorable) -> No
     here.copy.write_text("precious")
     done = here("master", "backup", str(here.copy))
     assert (done.code, done.out) == (2, b"")
-    assert f"{here.copy}: exists already" in done.err
+    assert f"{here.copy}: already exists" in done.err
     assert "hint: choose another name" in done.err
     assert here.copy.read_text() == "precious"
 

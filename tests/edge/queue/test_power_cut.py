@@ -1,7 +1,7 @@
-"""What was acknowledged survives a power cut of the master's machine.
+"""Acknowledged changes survive a power cut of the master's machine.
 
-The state lies on an ext4 image of its own. A writer is killed, and at once the image is copied: the copy holds what the
-disk had been given, not what was still in memory. Then the copy is mounted and read.
+The state is on an ext4 image. A writer is killed, and the image is copied at once: the copy has what was written to the
+disk, not what was only in memory. Then the copy is mounted and read.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ def mounted(image: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(place)], check=True)
 
 
-def written_until_the_cut(image: Path, answers_wanted: int) -> tuple[list[list[str]], Path]:
-    """Let WRITER give so many answers, cut the power; its answers, and the image as the disk has it."""
+def write_until_power_cut(image: Path, answer_count: int) -> tuple[list[list[str]], Path]:
+    """Run WRITER until it has given `answer_count` answers, then cut the power. Returns the answers and the image."""
     after = image.with_name("after.img")
     with mounted(image) as place:
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(place)], cwd=ROOT, stdout=subprocess.PIPE)
         assert process.stdout
-        answers = [process.stdout.readline() for _ in range(answers_wanted)]
+        answers = [process.stdout.readline() for _ in range(answer_count)]
         process.send_signal(signal.SIGKILL)
         answers += process.stdout.readlines()
         process.stdout.close()
@@ -105,6 +105,6 @@ def check(place: Path, promised: dict[JobId, str]) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_F15_an_acknowledged_job_its_files_and_its_output_survive_a_power_cut(image: Path, seed: int) -> None:
-    answers, after = written_until_the_cut(image, Random(seed).randrange(20, 200))
+    answers, after = write_until_power_cut(image, Random(seed).randrange(20, 200))
     with mounted(after) as place:
         check(place, {JobId(int(job_id)): word for word, job_id in answers})

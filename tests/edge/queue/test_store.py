@@ -1,4 +1,4 @@
-"""The queue over a real SQLite file: what it promises to its one user, the master."""
+"""The queue with a real SQLite file: jobs, attempts, accounts and migrations."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def store(path: Path) -> Iterator[Store]:
 
 
 def ask(path: Path, sql: str, values: Mapping[str, object] = MappingProxyType({})) -> list[Any]:
-    """Look into the file past the store."""
+    """Query the file without the store."""
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute(sql, dict(values)).fetchall()
 
@@ -95,7 +95,7 @@ def begin(store: Store, job_id: JobId, node: str = "n1") -> Attempt:
 
 
 def settled(job: Job, outcome: Outcome, verdict: Verdict | None = None, now: float = 3.0) -> tuple[AttemptRecord, Job]:
-    """What lifecycle.settle makes of it: done with a verdict, queued again without."""
+    """The record and the job as retry.settle returns them: done with a verdict, queued again without."""
     record = msgspec.structs.replace(job.attempts[-1], outcome=outcome, ended=now)
     phase = Phase.DONE if verdict else Phase.QUEUED
     ended = now if verdict else None
@@ -113,11 +113,11 @@ def done(store: Store) -> JobId:
     return job_id
 
 
-# --- a job's way ------------------------------------------------------------------------------------------------------
+# --- the states of a job ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("submission", [HELLO, AWKWARD])
-def test_a_job_comes_back_as_it_was_accepted_also_after_reopening(path: Path, submission: Submission) -> None:
+def test_an_accepted_job_is_read_back_unchanged_also_after_reopening(path: Path, submission: Submission) -> None:
     with Store.open(path) as store:
         job = store.add(submission, "ana", "k", 1.5)
         assert job == Job(JobId(1), "ana", submission, 1.5)
@@ -127,7 +127,7 @@ def test_a_job_comes_back_as_it_was_accepted_also_after_reopening(path: Path, su
         assert store.jobs.queued() == [job]
 
 
-def test_the_same_key_gives_the_same_job_whatever_it_has_become(store: Store) -> None:
+def test_the_same_key_gives_the_same_job_in_its_current_state(store: Store) -> None:
     job_id = store.add(HELLO, "ana", "k", 1.0).id
     settle(store, begin(store, job_id), Exited(3), Exited(3))
     again = store.add(HELLO, "ana", "k", 9.0)
@@ -136,7 +136,7 @@ def test_the_same_key_gives_the_same_job_whatever_it_has_become(store: Store) ->
     assert store.jobs.ids() == [job_id]
 
 
-def test_A31_the_key_of_somebody_else_does_not_lead_to_their_job(store: Store) -> None:
+def test_A31_the_same_key_of_another_user_gives_another_job(store: Store) -> None:
     assert store.add(HELLO, "ana", "k", 1.0).id != store.add(HELLO, "ben", "k", 1.0).id
 
 
@@ -150,7 +150,7 @@ def test_A31_the_key_of_somebody_else_does_not_lead_to_their_job(store: Store) -
         (msgspec.structs.replace(HELLO, command="\udcff"), "ana", "k"),
     ],
 )
-def test_a_submission_that_cannot_be_kept_is_a_usage_error(
+def test_a_submission_that_cannot_be_stored_is_a_usage_error(
     store: Store, submission: Submission, owner: str, key: str
 ) -> None:
     with pytest.raises(UsageError):
@@ -158,7 +158,7 @@ def test_a_submission_that_cannot_be_kept_is_a_usage_error(
     assert store.jobs.ids() == []
 
 
-def test_begin_claims_once_and_its_number_is_the_fence(store: Store) -> None:
+def test_begin_claims_a_queued_job_once(store: Store) -> None:
     job_id = add(store)
     assert store.attempts.begin(job_id, "n1", 2.0) == Attempt(job_id, 1, "n1")
     assert store.attempts.begin(job_id, "n2", 2.0) is None
@@ -185,7 +185,7 @@ def test_settle_writes_the_attempt_and_the_job(store: Store, path: Path) -> None
         assert another.jobs.get(job_id) == after
 
 
-def test_a_requeued_job_keeps_what_was_learned(store: Store) -> None:
+def test_a_requeued_job_keeps_its_excluded_nodes_backoff_and_hold(store: Store) -> None:
     job_id = add(store)
     attempt = begin(store, job_id)
     record, job = settled(store.jobs.get(job_id), HostLost("reset"))
@@ -195,7 +195,7 @@ def test_a_requeued_job_keeps_what_was_learned(store: Store) -> None:
     assert store.jobs.queued() == [job]
 
 
-def test_news_of_an_older_attempt_is_counted_and_changes_nothing(store: Store) -> None:
+def test_the_result_of_an_older_attempt_changes_nothing(store: Store) -> None:
     job_id = add(store)
     first = begin(store, job_id, "n1")
     late = settled(store.jobs.get(job_id), Exited(0), Exited(0))
@@ -206,7 +206,7 @@ def test_news_of_an_older_attempt_is_counted_and_changes_nothing(store: Store) -
     assert store.jobs.get(job_id) == before
 
 
-def test_a_result_is_taken_once(store: Store, path: Path) -> None:
+def test_a_result_settles_the_job_once(store: Store, path: Path) -> None:
     job_id = add(store)
     attempt = begin(store, job_id)
     result = settled(store.jobs.get(job_id), Exited(0), Exited(0))
@@ -215,7 +215,7 @@ def test_a_result_is_taken_once(store: Store, path: Path) -> None:
         assert another.jobs.get(job_id) == store.jobs.get(job_id)
 
 
-def test_news_of_an_attempt_that_never_began_is_dropped(store: Store) -> None:
+def test_the_result_of_an_attempt_that_never_began_is_dropped(store: Store) -> None:
     job_id = add(store)
     attempt = begin(store, job_id)
     record, job = settled(store.jobs.get(job_id), Exited(0), Exited(0))
@@ -224,7 +224,7 @@ def test_news_of_an_attempt_that_never_began_is_dropped(store: Store) -> None:
     assert store.attempts.settle(attempt, record, job)
 
 
-def test_notes_are_kept_only_from_the_current_attempt(store: Store) -> None:
+def test_progress_is_written_only_for_a_live_attempt(store: Store) -> None:
     job_id = add(store)
     first = begin(store, job_id, "n1")
     note = AttemptRecord(1, "n1", 2.0, Step.COMPILING, uploaded_bytes=20)
@@ -236,11 +236,11 @@ def test_notes_are_kept_only_from_the_current_attempt(store: Store) -> None:
     assert not store.attempts.note(first, note)
 
 
-# --- two attempts side by side ----------------------------------------------------------------------------------------
+# --- two live attempts ------------------------------------------------------------------------------------------------
 
 
 def pair(store: Store) -> tuple[Attempt, Attempt]:
-    """An attempt and its backup, both live."""
+    """An attempt and a speculative attempt, both live."""
     job_id = add(store)
     first = begin(store, job_id, "n1")
     second = store.attempts.begin_speculative(job_id, "n2", 2.5)
@@ -249,7 +249,7 @@ def pair(store: Store) -> tuple[Attempt, Attempt]:
 
 
 def end(store: Store, attempt: Attempt, outcome: Outcome) -> bool:
-    """As an attempt's end comes to the store: what it means is said by lifecycle.settle."""
+    """Settle the attempt as policy.retry.settle decides."""
     job = store.jobs.get(attempt.job)
     record = next(record for record in job.attempts if record.number == attempt.number)
     after = retry.settle(job, record, outcome, RetryPolicy(), 9.0, Random(1))
@@ -262,7 +262,9 @@ def end(store: Store, attempt: Attempt, outcome: Outcome) -> bool:
 
 
 @pytest.mark.parametrize("winner", [0, 1])
-def test_of_two_attempts_the_first_result_wins_and_the_other_is_dropped(store: Store, path: Path, winner: int) -> None:
+def test_of_two_live_attempts_the_first_result_settles_the_job_and_the_other_is_superseded(
+    store: Store, path: Path, winner: int
+) -> None:
     attempts = pair(store)
     wins, loses = attempts[winner], attempts[1 - winner]
     assert end(store, wins, Exited(winner))
@@ -278,7 +280,7 @@ def test_of_two_attempts_the_first_result_wins_and_the_other_is_dropped(store: S
 
 
 @pytest.mark.parametrize("lost", [0, 1])
-def test_what_is_left_of_two_attempts_goes_on_alone(store: Store, lost: int) -> None:
+def test_after_one_of_two_attempts_is_lost_the_job_runs_with_the_other(store: Store, lost: int) -> None:
     attempts = pair(store)
     assert end(store, attempts[lost], HostLost("silent"))
     job = store.jobs.get(attempts[0].job)
@@ -289,7 +291,7 @@ def test_what_is_left_of_two_attempts_goes_on_alone(store: Store, lost: int) -> 
     assert store.jobs.get(job.id).verdict == Exited(0)
 
 
-def test_a_job_whose_two_attempts_are_lost_waits_for_the_third(store: Store) -> None:
+def test_a_job_whose_two_attempts_are_lost_is_queued_for_the_third(store: Store) -> None:
     first, second = pair(store)
     assert [end(store, attempt, HostLost("silent")) for attempt in (first, second)] == [True, True]
     job = store.jobs.get(first.job)
@@ -299,7 +301,7 @@ def test_a_job_whose_two_attempts_are_lost_waits_for_the_third(store: Store) -> 
     assert [record.number for record in store.jobs.get(first.job).live] == [3]
 
 
-def test_a_backup_is_begun_only_beside_one_attempt_that_runs(store: Store) -> None:
+def test_a_speculative_attempt_begins_only_beside_one_running_attempt(store: Store) -> None:
     waits, cancelled = add(store), add(store)
     begin(store, cancelled)
     store.request_cancel(cancelled, "TERM")
@@ -310,34 +312,34 @@ def test_a_backup_is_begun_only_beside_one_attempt_that_runs(store: Store) -> No
     end(store, second, HostLost("silent"))
     assert (
         store.attempts.begin_speculative(first.job, "n3", 3.0) is None
-    )  # its number would not follow that of the attempt beside it
+    )  # its number would not follow that of the live attempt
     end(store, first, Exited(0))
     assert store.attempts.begin_speculative(first.job, "n3", 3.0) is None
 
 
-def test_an_only_attempt_cannot_leave_its_job(store: Store) -> None:
+def test_settle_one_of_two_fails_for_the_only_live_attempt(store: Store) -> None:
     attempt = begin(store, add(store))
     record = AttemptRecord(1, "n1", 2.0, outcome=HostLost("silent"), ended=3.0)
     assert not store.attempts.settle_one_of_two(attempt, record)
     assert store.jobs.get(attempt.job).live
-    with pytest.raises(ValueError, match="how it ended"):
+    with pytest.raises(ValueError, match="no outcome"):
         store.attempts.settle_one_of_two(attempt, AttemptRecord(1, "n1", 2.0))
 
 
-def test_what_was_superseded_is_found_again_by_its_sweep(store: Store) -> None:
+def test_superseded_lists_the_superseded_attempts_of_a_sweep(store: Store) -> None:
     sweep = add(store)
     for number in (1, 2):
         task = Job(task_id(sweep, number), "ana", HELLO, 1.0)
         store.attempts.begin_tasks([task], AttemptRecord(1, "n1", 2.0, batch="b"))
-    backup = store.attempts.begin_speculative(task_id(sweep, 2), "n2", 3.0)
-    assert backup
-    end(store, backup, Exited(0))
+    speculative = store.attempts.begin_speculative(task_id(sweep, 2), "n2", 3.0)
+    assert speculative
+    end(store, speculative, Exited(0))
     ((job_id, record),) = store.jobs.superseded(sweep)
     assert (job_id, record.number, record.batch) == (task_id(sweep, 2), 1, "b")
     assert store.jobs.superseded(JobId(sweep + 1)) == []
 
 
-def test_a_mistake_of_the_caller_is_a_value_error_and_changes_nothing(store: Store) -> None:
+def test_a_record_or_job_that_does_not_match_is_a_value_error_and_changes_nothing(store: Store) -> None:
     one, two = add(store), add(store)
     attempt = begin(store, one)
     record, job = settled(store.jobs.get(one), Exited(0), Exited(0))
@@ -353,7 +355,7 @@ def test_a_mistake_of_the_caller_is_a_value_error_and_changes_nothing(store: Sto
     assert len(store.jobs.running()) == 2
 
 
-def test_a_waiting_job_can_be_finished_and_a_running_one_cannot(store: Store) -> None:
+def test_finish_ends_a_queued_job_but_not_a_running_one(store: Store) -> None:
     waits, runs = add(store), add(store)
     begin(store, runs)
     assert store.finish(waits, GaveUp("no node"), 5.0)
@@ -363,7 +365,7 @@ def test_a_waiting_job_can_be_finished_and_a_running_one_cannot(store: Store) ->
     assert (job.phase, job.verdict, job.ended) == (Phase.DONE, GaveUp("no node"), 5.0)
 
 
-def test_a_job_that_shall_be_cancelled_never_starts(store: Store) -> None:
+def test_a_queued_job_with_a_requested_cancel_never_begins(store: Store) -> None:
     job_id = add(store)
     job = store.request_cancel(job_id, "INT")
     assert (job.phase, job.cancel_requested, job.cancel_by) == (Phase.QUEUED, True, "INT")
@@ -371,7 +373,7 @@ def test_a_job_that_shall_be_cancelled_never_starts(store: Store) -> None:
     assert store.finish(job_id, Cancelled("INT"), 2.0)
 
 
-def test_a_cancel_that_arrives_while_a_result_is_weighed_is_not_lost(store: Store) -> None:
+def test_a_cancel_and_a_hold_before_settle_stay_after_it(store: Store) -> None:
     job_id = add(store)
     attempt = begin(store, job_id)
     result = settled(store.jobs.get(job_id), HostLost("silent"))
@@ -382,13 +384,13 @@ def test_a_cancel_that_arrives_while_a_result_is_weighed_is_not_lost(store: Stor
     assert (job.phase, job.cancel_requested, job.held) == (Phase.QUEUED, True, "wait")
 
 
-def test_cancelling_what_is_over_changes_nothing(store: Store) -> None:
+def test_cancel_and_hold_do_not_change_a_finished_job(store: Store) -> None:
     job_id = done(store)
     before = store.jobs.get(job_id)
     assert store.request_cancel(job_id, "TERM") == store.hold(job_id, "why") == before
 
 
-def test_a_held_job_starts_when_it_is_released(store: Store) -> None:
+def test_a_held_job_begins_only_after_its_release(store: Store) -> None:
     job_id = add(store)
     assert store.hold(job_id, "HeldByUser").held == "HeldByUser"
     assert store.attempts.begin(job_id, "n1", 1.0) is None
@@ -396,7 +398,7 @@ def test_a_held_job_starts_when_it_is_released(store: Store) -> None:
     assert store.attempts.begin(job_id, "n1", 1.0)
 
 
-def test_only_finished_jobs_are_removed_and_their_numbers_are_not_given_again(store: Store, path: Path) -> None:
+def test_only_finished_jobs_are_removed_and_their_ids_are_not_used_again(store: Store, path: Path) -> None:
     finished, waits = done(store), add(store)
     with pytest.raises(UsageError, match=r"job 2 is queued"):
         store.remove(waits)
@@ -410,7 +412,7 @@ def test_only_finished_jobs_are_removed_and_their_numbers_are_not_given_again(st
 
 
 @pytest.mark.parametrize("job_id", [0, -1, 99, 2**63, 2**70])
-def test_an_unknown_number_is_no_such_job(store: Store, job_id: int) -> None:
+def test_an_unknown_id_raises_no_such_job(store: Store, job_id: int) -> None:
     add(store)
     for ask in (
         store.jobs.get,
@@ -435,7 +437,7 @@ def test_the_result_of_a_removed_job_is_dropped(store: Store) -> None:
 # --- lists ------------------------------------------------------------------------------------------------------------
 
 
-def test_jobs_can_be_chosen_by_number_owner_age_and_whether_they_are_over(store: Store) -> None:
+def test_select_filters_by_id_owner_end_and_activity(store: Store) -> None:
     old, waits, bens = done(store), add(store), add(store, "ben")
     runs = add(store)
     begin(store, runs)
@@ -454,7 +456,7 @@ def test_jobs_can_be_chosen_by_number_owner_age_and_whether_they_are_over(store:
     assert (store.jobs.ids(), store.jobs.ids("ben"), store.jobs.select([])) == ([old, waits, bens, runs], [bens], [])
 
 
-def test_what_waits_comes_by_priority_and_then_age(store: Store) -> None:
+def test_queued_jobs_are_sorted_by_priority_and_then_by_age(store: Store) -> None:
     urgent = msgspec.structs.replace(HELLO, priority=5)
     ids = [add(store, now=2.0), add(store, now=1.0), add(store, now=9.0, submission=urgent), add(store, now=1.0)]
     assert [job.id for job in store.jobs.queued()] == [ids[2], ids[1], ids[3], ids[0]]
@@ -466,7 +468,7 @@ def test_the_tally_counts_phases_and_verdicts(store: Store) -> None:
     assert {(phase, verdict): count for phase, verdict, count in store.jobs.tally()} == expected
 
 
-def test_the_files_that_jobs_need_are_named_also_those_of_finished_jobs(store: Store) -> None:
+def test_blobs_include_the_files_of_finished_jobs(store: Store) -> None:
     hello = done(store)
     add(store, submission=AWKWARD)
     assert store.jobs.blobs() == {"a" * 64, "b" * 64, "c" * 64, "d" * 64}
@@ -474,7 +476,7 @@ def test_the_files_that_jobs_need_are_named_also_those_of_finished_jobs(store: S
     assert store.jobs.blobs() == {"b" * 64, "c" * 64, "d" * 64}
 
 
-def test_the_files_that_travel_with_a_run_are_needed_too(store: Store) -> None:
+def test_blobs_include_data_and_packs(store: Store) -> None:
     files = tuple(SourceFile(letter, letter * 64, 1) for letter in "ef")
     program = msgspec.structs.replace(HELLO.program, data=files[:1], packs=files[1:])
     store.add(msgspec.structs.replace(HELLO, program=program), "ann", "k", 1.0)
@@ -482,7 +484,7 @@ def test_the_files_that_travel_with_a_run_are_needed_too(store: Store) -> None:
     assert store.jobs.blobs("bob") == set()
 
 
-def test_the_lists_of_a_sweep_are_needed_and_those_that_name_more_files_are_told_apart(store: Store) -> None:
+def test_blobs_include_the_lists_of_a_sweep_and_input_lists_names_those_with_inputs(store: Store) -> None:
     table, inputs = SourceFile("table", "e" * 64, 1), SourceFile("inputs", "f" * 64, 1)
     for key, plan in (("k1", Sweep(table, 1)), ("k2", Sweep(table, 1, inputs=inputs))):
         store.add(msgspec.structs.replace(HELLO, sweep=plan), "ann", key, 1.0)
@@ -495,7 +497,7 @@ def _read_one_and_fail(store: Store) -> None:
     raise ZeroDivisionError
 
 
-def test_a_batch_is_kept_whole_or_undone_whole(store: Store, path: Path) -> None:
+def test_a_transaction_that_raises_is_undone_completely(store: Store, path: Path) -> None:
     with store.transaction():
         first = add(store)
         with pytest.raises(NoSuchJob):
@@ -503,12 +505,12 @@ def test_a_batch_is_kept_whole_or_undone_whole(store: Store, path: Path) -> None
     with pytest.raises(ZeroDivisionError), store.transaction():
         _read_one_and_fail(store)
     assert store.jobs.ids() == [first]
-    assert store.jobs.get(add(store)).submission == HELLO  # the number of the undone job is given again
+    assert store.jobs.get(add(store)).submission == HELLO  # the id of the undone job is used again
     with Store.open(path) as another:
         assert another.jobs.select() == store.jobs.select()
 
 
-def test_a_change_by_another_process_is_seen(store: Store, path: Path) -> None:
+def test_a_change_by_another_connection_is_visible(store: Store, path: Path) -> None:
     with Store.open(path) as another:
         job_id = add(another)
         assert store.attempts.begin(job_id, "n1", 1.0)
@@ -519,14 +521,14 @@ def test_a_change_by_another_process_is_seen(store: Store, path: Path) -> None:
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_commit_waits_for_the_disk(store: Store) -> None:
+def test_the_connection_is_durable_and_the_file_has_its_identity(store: Store) -> None:
     connection = store._file.connection
     pragmas = ("journal_mode", "synchronous", "foreign_keys", "application_id", "user_version")
     found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
     assert found == ["wal", 2, 1, database.APPLICATION_ID, database.VERSION]
 
 
-def test_the_grid_has_one_name_for_ever(path: Path) -> None:
+def test_the_name_of_the_grid_stays_the_same(path: Path) -> None:
     with Store.open(path) as store:
         name = store.grid
     with Store.open(path) as store:
@@ -535,7 +537,7 @@ def test_the_grid_has_one_name_for_ever(path: Path) -> None:
     int(name, 16)
 
 
-def test_a_store_is_used_from_one_thread(store: Store) -> None:
+def test_a_store_used_from_another_thread_raises(store: Store) -> None:
     caught: list[BaseException] = []
 
     def use() -> None:
@@ -550,7 +552,7 @@ def test_a_store_is_used_from_one_thread(store: Store) -> None:
     assert len(caught) == 1
 
 
-def test_a_backup_is_whole_private_and_never_overwrites(store: Store, tmp_path: Path) -> None:
+def test_a_backup_is_complete_and_private_and_never_overwrites_a_file(store: Store, tmp_path: Path) -> None:
     finished = done(store)
     copy = tmp_path / "copy.db"
     store.backup(copy)
@@ -561,12 +563,12 @@ def test_a_backup_is_whole_private_and_never_overwrites(store: Store, tmp_path: 
         assert restored.jobs.select() == [store.jobs.get(finished)]
         assert restored.grid == store.grid
     before = copy.read_bytes()
-    with pytest.raises(UsageError, match=r"copy\.db: exists already"):
+    with pytest.raises(UsageError, match=r"copy\.db: already exists"):
         store.backup(copy)
     assert copy.read_bytes() == before
 
 
-def test_a_backup_into_nowhere_is_a_store_error(store: Store, tmp_path: Path) -> None:
+def test_a_backup_into_a_missing_folder_is_a_store_error(store: Store, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"No such file"):
         store.backup(tmp_path / "none" / "copy.db")
 
@@ -575,7 +577,7 @@ def test_a_backup_into_nowhere_is_a_store_error(store: Store, tmp_path: Path) ->
 
 
 def version_1(path: Path) -> None:
-    """A queue as the first version left it: a job that runs, one that waits and one that is done."""
+    """Create a queue of version 1 with a running, a queued and a finished job."""
     path.parent.mkdir(mode=0o700)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         path.chmod(0o600)
@@ -597,7 +599,7 @@ def version_1(path: Path) -> None:
             connection.execute("INSERT INTO attempt (job, number, record) VALUES (?, 1, ?)", (number, record))
 
 
-def test_a_queue_of_version_1_is_taken_over_with_everything_in_it(path: Path) -> None:
+def test_a_queue_of_version_1_is_migrated_with_all_jobs(path: Path) -> None:
     version_1(path)
     with Store.open(path) as store:
         assert store.grid == "0123abcd"
@@ -624,19 +626,19 @@ ANN = Account(
 )
 
 
-def test_a_user_is_kept_as_given_changed_whole_and_forgotten_with_the_keys(store: Store) -> None:
+def test_an_account_is_stored_replaced_and_removed_with_its_keys(store: Store) -> None:
     store.users.put(ANN)
     changed = Account("ann", Role.USER, 1.5, keys=(UserKey("SHA256:b", "k b"),))
     store.users.put(changed)
     store.users.put(Account("bob", Role.USER, 2.0))
     assert store.users.all() == [changed, Account("bob", Role.USER, 2.0)]
     store.users.remove("ann")
-    store.users.remove("nobody")
+    store.users.remove("unknown")
     assert [user.name for user in store.users.all()] == ["bob"]
     assert store._file.connection.execute("SELECT count(*) FROM user_key").fetchone()[0] == 0
 
 
-def test_the_files_of_one_owner_s_jobs(store: Store) -> None:
+def test_blobs_of_an_owner_are_those_of_the_owners_jobs(store: Store) -> None:
     store.add(AWKWARD, "ann", "k", 1.0)
     store.add(HELLO, "bob", "k", 1.0)
     assert store.jobs.blobs("ann") == {letter * 64 for letter in "bcd"}
@@ -652,7 +654,7 @@ def begin_task(store: Store, sweep: JobId, number: int = 1) -> tuple[Job, Attemp
     return task, store.attempts.begin_tasks([task], AttemptRecord(1, "n1", 2.0, batch="b1"))[0]
 
 
-def test_a_task_that_never_began_is_given_back_and_may_begin_again(store: Store, path: Path) -> None:
+def test_undo_begin_removes_a_task_that_did_not_start_and_it_may_begin_again(store: Store, path: Path) -> None:
     sweep = add(store)
     task, attempt = begin_task(store, sweep)
     assert store.attempts.undo_begin(task.id)
@@ -665,7 +667,7 @@ def test_a_task_that_never_began_is_given_back_and_may_begin_again(store: Store,
     assert [found.verdict for found in store.jobs.tasks(sweep)] == [Exited(0)]
 
 
-def test_a_task_that_has_ended_or_was_tried_twice_is_not_given_back(store: Store) -> None:
+def test_undo_begin_fails_for_a_task_that_has_ended_or_has_two_attempts(store: Store) -> None:
     sweep = add(store)
     ended, attempt = begin_task(store, sweep, 1)
     assert settle_task(store, attempt, ended)
@@ -685,8 +687,8 @@ def settle_task(store: Store, attempt: Attempt, task: Job, phase: Phase = Phase.
     return store.attempts.settle(attempt, record, settled)
 
 
-def test_a_queue_of_version_4_opens_and_goes_on(path: Path) -> None:
-    """Written by the commit before version 5: one job of each kind, a sweep with a second attempt, and a user."""
+def test_a_queue_of_version_4_is_migrated_and_usable(path: Path) -> None:
+    """The file was written by the commit before version 5. It has jobs in each state, a sweep and an account."""
     path.parent.mkdir(mode=0o700)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         path.chmod(0o600)

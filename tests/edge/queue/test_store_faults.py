@@ -1,4 +1,4 @@
-"""The queue when things go wrong: files it must refuse, full disks, kills, and several processes at once."""
+"""The queue under faults: files that it refuses, full disks, kills, and several processes at once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def closed(path: Path) -> Path:
-    """A good queue of one job, closed."""
+    """A valid queue with one job, closed."""
     with Store.open(path) as store:
         store.add(HELLO, "ana", "k", 1.0)
     return path
@@ -77,16 +77,16 @@ HELLO = Submission(Program("c", "hello.c", (SourceFile("hello.c", "a" * 64, 20),
 
 
 def python(program: str, *arguments: object, **options: object) -> subprocess.Popen[bytes]:
-    """Another process that has the store, the submission HELLO and its arguments."""
+    """Start a process that runs `program` after HEAD, with these arguments."""
     command = [sys.executable, "-c", HEAD + program, *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, **options)  # type: ignore[call-overload,no-any-return]
 
 
-# --- what is refused at the door --------------------------------------------------------------------------------------
+# --- files that are refused when opened -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database", b"\0" * 8192, os.urandom(8192)])
-def test_a_file_that_is_no_queue_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_queue_is_refused_and_not_changed(path: Path, content: bytes) -> None:
     path.parent.mkdir(mode=0o700)
     path.write_bytes(content)
     path.chmod(0o600)
@@ -94,7 +94,7 @@ def test_a_file_that_is_no_queue_is_refused_and_left_alone(path: Path, content: 
     assert path.read_bytes() == content
 
 
-def test_the_database_of_another_program_is_refused_and_left_alone(path: Path) -> None:
+def test_the_database_of_another_program_is_refused_and_not_changed(path: Path) -> None:
     path.parent.mkdir(mode=0o700)
     change(path, "CREATE TABLE theirs (x)")
     path.chmod(0o600)
@@ -103,14 +103,14 @@ def test_the_database_of_another_program_is_refused_and_left_alone(path: Path) -
     assert path.read_bytes() == before
 
 
-def test_a_damaged_page_is_noticed_at_the_gateway(closed: Path) -> None:
+def test_a_damaged_page_is_found_when_the_queue_is_opened(closed: Path) -> None:
     with closed.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * 4096 * 3)
     assert "damaged" in refused(closed).message
 
 
-def test_a_queue_cut_in_half_is_noticed(closed: Path) -> None:
+def test_a_truncated_queue_is_refused(closed: Path) -> None:
     os.truncate(closed, closed.stat().st_size // 2)
     assert "damaged" in refused(closed).message
 
@@ -121,7 +121,7 @@ def test_a_queue_cut_in_half_is_noticed(closed: Path) -> None:
         "UPDATE submission SET body = '{}'",
         "UPDATE job SET excluded = 'nonsense'",
         "DELETE FROM submission",
-        "UPDATE job SET phase = 'done', verdict = '{\"type\": \"unheard\"}'",
+        "UPDATE job SET phase = 'done', verdict = '{\"type\": \"unknown\"}'",
     ],
 )
 def test_a_job_that_cannot_be_read_is_a_store_error(closed: Path, harm: str) -> None:
@@ -130,9 +130,9 @@ def test_a_job_that_cannot_be_read_is_a_store_error(closed: Path, harm: str) -> 
         store.jobs.select()
 
 
-def test_a_queue_without_its_name_is_refused(closed: Path) -> None:
+def test_a_queue_without_the_name_of_its_grid_is_refused(closed: Path) -> None:
     change(closed, "DELETE FROM meta WHERE name = 'grid'")
-    assert "no grid in it" in refused(closed).message
+    assert "damaged: grid is missing" in refused(closed).message
 
 
 def test_a_refused_queue_is_closed(closed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,11 +150,11 @@ def test_a_refused_queue_is_closed(closed: Path, monkeypatch: pytest.MonkeyPatch
         opened[0].execute("SELECT 1")
 
 
-def test_a_newer_queue_is_refused_and_the_needed_sshgrid_named(closed: Path) -> None:
+def test_a_newer_queue_is_refused_and_the_hint_names_the_required_version(closed: Path) -> None:
     change(closed, "PRAGMA user_version = 7")
     change(closed, "UPDATE meta SET value = '3.1.0' WHERE name = 'needs'")
     error = refused(closed)
-    assert f"newer sshgrid (queue version 7, this one knows up to {database.VERSION})" in error.message
+    assert f"newer sshgrid (queue version 7; this sshgrid supports up to {database.VERSION})" in error.message
     assert error.hint == "install sshgrid 3.1.0 or newer"
     change(closed, "DROP TABLE meta")
     assert refused(closed).hint == "install sshgrid newer than 0.1.0"
@@ -167,7 +167,7 @@ def test_a_locked_queue_is_refused_after_a_wait(closed: Path) -> None:
         assert "locked by another process" in refused(closed, busy_seconds=0.05).message
 
 
-def test_a_writer_that_blocks_too_long_is_named(closed: Path) -> None:
+def test_a_change_that_waits_too_long_for_another_writer_is_a_store_error(closed: Path) -> None:
     with (
         Store.open(closed, busy_seconds=0.05) as store,
         closing(sqlite3.connect(closed, isolation_level=None)) as other,
@@ -180,7 +180,7 @@ def test_a_writer_that_blocks_too_long_is_named(closed: Path) -> None:
         assert store.add(HELLO, "ana", "k2", 1.0).id == 2
 
 
-def test_A40_everything_is_made_private_under_any_umask(tmp_path: Path) -> None:
+def test_A40_files_and_folders_of_the_queue_are_private_under_any_umask(tmp_path: Path) -> None:
     for mask in (0o000, 0o022, 0o077, 0o777):
         path = tmp_path / f"{mask:o}" / "deep" / "queue.db"
         before = os.umask(mask)
@@ -230,17 +230,17 @@ def test_a_state_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
         Store.open(tmp_path / "state" / "deeper" / "queue.db")
 
 
-def test_a_log_without_its_queue_is_not_played_into_a_new_one(path: Path) -> None:
+def test_a_write_ahead_log_without_its_queue_is_refused(path: Path) -> None:
     path.parent.mkdir(mode=0o700)
     path.with_name("queue.db-wal").touch()
-    assert "its log queue.db-wal is there" in refused(path).message
+    assert "its write-ahead log queue.db-wal does" in refused(path).message
     assert not path.exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 @pytest.mark.parametrize(("mode", "owner", "words"), [(0o500, NOBODY, "not writable"), (0o755, 0, "another user")])
-def test_a_folder_that_we_cannot_write_is_refused(mode: int, owner: int, words: str) -> None:
-    place = Path(tempfile.mkdtemp())  # the folders of pytest are closed to nobody
+def test_a_folder_that_is_not_writable_is_refused(mode: int, owner: int, words: str) -> None:
+    place = Path(tempfile.mkdtemp())  # the user nobody cannot enter the folders of pytest
     try:
         os.chown(place, owner, owner)
         place.chmod(mode)
@@ -296,7 +296,9 @@ def test_F36_a_state_folder_on_a_network_file_system_is_refused(
     assert not path.exists()
 
 
-def test_where_no_mounts_are_told_the_store_opens(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_queue_opens_when_the_mount_table_is_missing(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(disk, "MOUNTINFO", tmp_path / "none")
     Store.open(path).close()
 
@@ -305,7 +307,7 @@ def test_where_no_mounts_are_told_the_store_opens(path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_queue_that_is_deleted_under_the_master_accepts_nothing_more(closed: Path, replaced: bool) -> None:
+def test_a_queue_that_was_deleted_or_replaced_accepts_no_job(closed: Path, replaced: bool) -> None:
     with Store.open(closed) as store:
         copy = closed.with_name("copy.db")
         store.backup(copy)
@@ -314,7 +316,7 @@ def test_a_queue_that_is_deleted_under_the_master_accepts_nothing_more(closed: P
             store.add(HELLO, "ana", "k2", 1.0)
 
 
-def test_a_full_disk_is_said_and_survived(small_disk: Path) -> None:
+def test_a_full_disk_is_a_store_error_and_loses_no_job(small_disk: Path) -> None:
     path = small_disk / "queue.db"
     with Store.open(path) as store:
         kept = [store.add(HELLO, "ana", f"k{number}", 1.0).id for number in range(20)]
@@ -336,7 +338,7 @@ def _fill(store: Store, kept: list[JobId]) -> None:
         kept.append(store.add(HELLO, "ana", f"more{len(kept)}", 1.0).id)
 
 
-def test_no_room_for_a_new_queue_is_said_and_leaves_nothing(small_disk: Path) -> None:
+def test_a_new_queue_on_a_full_disk_is_a_store_error_and_leaves_no_file(small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(b"x" * (1024 * 1024 - 8192))
     assert refused(small_disk / "queue.db").message.startswith(str(small_disk))
     assert [entry.name for entry in small_disk.iterdir()] == ["ballast"]
@@ -357,7 +359,7 @@ while waiting := store.jobs.queued():
 """
 
 
-def test_F42_several_processes_claim_each_job_once_and_meet_no_lock(path: Path) -> None:
+def test_F42_several_processes_claim_each_job_once_without_a_lock_error(path: Path) -> None:
     with Store.open(path) as store, store.transaction():
         jobs = [store.add(HELLO, "ana", f"k{number}", 1.0).id for number in range(300)]
     workers = [python(CLAIM, path, f"n{n}", stdin=subprocess.PIPE, stderr=subprocess.PIPE) for n in range(4)]
@@ -400,7 +402,7 @@ for number in range(100_000):
 
 
 def killed_after(path: Path, round_number: int, lines: int) -> list[list[str]]:
-    """Run ACKNOWLEDGE, kill -9 it after so many answers, and give every answer that it gave."""
+    """Run ACKNOWLEDGE, send SIGKILL after `lines` answers, and return all answers."""
     process = python(ACKNOWLEDGE, path, round_number)
     assert process.stdout
     answers = [process.stdout.readline() for _ in range(lines)]
@@ -411,7 +413,7 @@ def killed_after(path: Path, round_number: int, lines: int) -> list[list[str]]:
     return [line.decode().split() for line in answers if line.endswith(b"\n")]
 
 
-def test_F15_whatever_was_acknowledged_survives_twenty_kills(path: Path) -> None:
+def test_F15_acknowledged_changes_survive_twenty_kills(path: Path) -> None:
     rng = Random(15)
     rank = {"added": 0, "begun": 1, "settled": 2}
     promised: dict[int, int] = {}
@@ -424,18 +426,20 @@ def test_F15_whatever_was_acknowledged_survives_twenty_kills(path: Path) -> None
             found = {job.id: list(Phase).index(job.phase) for job in store.jobs.select()}
             assert {job_id: phase for job_id, phase in promised.items() if found.get(JobId(job_id), -1) < phase} == {}
             assert all(len(job.attempts) == (job.phase is not Phase.QUEUED) for job in store.jobs.select())
-            assert len(found) <= len(promised) + round_number + 1  # at most one a kill was kept and not yet said
+            assert (
+                len(found) <= len(promised) + round_number + 1
+            )  # each kill may leave one job that was stored but not printed
     assert len(promised) > 20
 
 
 def _seen(pattern: str, folder: Path) -> None:
     deadline = time.monotonic() + 20
-    while not list(folder.glob(pattern)) and not (folder / "state/queue.db").exists():  # or we looked too late
+    while not list(folder.glob(pattern)) and not (folder / "state/queue.db").exists():  # the creation has ended already
         assert time.monotonic() < deadline, f"no {pattern} in {folder}: {list(folder.parent.rglob('*'))}"
 
 
 @pytest.mark.parametrize("moment", ["state", "state/.queue.db.*", "state/.queue.db.*-wal", "state/queue.db"])
-def test_a_kill_while_the_queue_is_made_leaves_none_or_a_whole_one(path: Path, moment: str) -> None:
+def test_a_kill_during_creation_leaves_a_complete_queue_or_none(path: Path, moment: str) -> None:
     process = python("Store.open(Path(sys.argv[1])); sys.stdin.read()", path, stdin=subprocess.PIPE)
     _seen(moment, path.parents[1])
     process.kill()

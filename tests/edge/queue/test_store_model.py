@@ -1,4 +1,4 @@
-"""The queue against a model of a few lines: any order of calls, by one or two connections, reopened at any time."""
+"""The queue compared with a simple model: any order of calls, one or two connections, reopened at any time."""
 
 from __future__ import annotations
 
@@ -120,32 +120,32 @@ class StoreMachine(RuleBasedStateMachine):
         return job is not None and job.attempts[attempt.number - 1].speculative
 
     @rule(attempt=started, now=times)
-    def leave(self, attempt: Attempt, now: float) -> None:
+    def settle_one_of_two(self, attempt: Attempt, now: float) -> None:
         job = self.current(attempt)
         speculative = self.is_speculative(attempt)
         record = AttemptRecord(
             attempt.number, attempt.node, 1.0, outcome=HostLost("x"), ended=now, speculative=speculative
         )
-        beside = job is not None and len(job.live) == 2
-        assert self.store.attempts.settle_one_of_two(attempt, record) == beside
-        if job and beside:
+        has_two = job is not None and len(job.live) == 2
+        assert self.store.attempts.settle_one_of_two(attempt, record) == has_two
+        if job and has_two:
             self.jobs[job.id] = self.with_record(job, record)
 
     @rule(attempt=started, over=st.booleans(), now=times, held=st.sampled_from(["", "poison"]), excluded=st.sets(nodes))
     def settle(self, attempt: Attempt, over: bool, now: float, held: str, excluded: set[str]) -> None:
         job = self.current(attempt)
-        weighed = job or Job(attempt.job, "?", Submission(Program("c", "a", ()), "a"), 0.0, Phase.RUNNING)
+        settled = job or Job(attempt.job, "?", Submission(Program("c", "a", ()), "a"), 0.0, Phase.RUNNING)
         outcome = Exited(1) if over else HostLost("x")
         speculative = self.is_speculative(attempt)
         record = AttemptRecord(attempt.number, attempt.node, 1.0, outcome=outcome, ended=now, speculative=speculative)
-        others = [each for each in weighed.live if each.number != attempt.number]
+        others = [each for each in settled.live if each.number != attempt.number]
         ends = [change(each, outcome=Superseded(attempt.number), ended=now) for each in others]
-        weighed = self.with_record(weighed, record, *ends)
+        settled = self.with_record(settled, record, *ends)
         if over:
-            after = change(weighed, phase=Phase.DONE, verdict=Exited(1), ended=now, held="")
+            after = change(settled, phase=Phase.DONE, verdict=Exited(1), ended=now, held="")
         else:
             again = {"phase": Phase.QUEUED, "not_before": now, "excluded": frozenset(excluded)}
-            after = change(weighed, **again, held=held or weighed.held)
+            after = change(settled, **again, held=held or settled.held)
         assert self.store.attempts.settle(attempt, record, after) == (job is not None)
         if job:
             self.jobs[job.id] = after
@@ -193,23 +193,23 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = Store.open(self.path)
 
     @rule()
-    def take_over_without_closing(self) -> None:
+    def reopen_before_closing(self) -> None:
         self.store, old = Store.open(self.path), self.store
         old.close()
 
     @rule(submission=submissions)
-    def undo_a_batch(self, submission: Submission) -> None:
+    def undo_a_transaction(self, submission: Submission) -> None:
         with pytest.raises(ZeroDivisionError):
-            self.batch_that_fails(submission)
+            self.transaction_that_fails(submission)
 
-    def batch_that_fails(self, submission: Submission) -> None:
+    def transaction_that_fails(self, submission: Submission) -> None:
         with self.store.transaction():
             job = self.store.add(submission, "eve", "undone", 1.0)
             self.store.attempts.begin(self.store.jobs.get(job.id).id, "n1", 1.0)
             raise ZeroDivisionError
 
     @invariant()
-    def both_tell_the_same(self) -> None:
+    def store_and_model_are_equal(self) -> None:
         assert self.store.jobs.select() == [self.jobs[job_id] for job_id in sorted(self.jobs)]
         running = [job for _, job in sorted(self.jobs.items()) if job.phase is Phase.RUNNING]
         queued = [job for job in self.jobs.values() if job.phase is Phase.QUEUED]

@@ -542,7 +542,7 @@ async def test_an_invalid_sweep_is_a_usage_error(
 async def test_a_task_alone_cannot_be_removed(grid: ScriptedGrid) -> None:
     job = await grid.submit(sweep(grid, "a", "b"))
     await grid.wait(job)
-    with pytest.raises(NotAllowed, match=f"{job}.1 goes with its sweep"):
+    with pytest.raises(NotAllowed, match=f"{job}.1 is a task, and is removed with its sweep"):
         await grid.master.remove([task_id(job, 1)])
     assert len(grid.store.jobs.tasks(job)) == 2
 
