@@ -64,6 +64,10 @@ class ConnectedClients:
     def disconnected(self, client: ConnectedClient) -> None:
         client.connections -= 1
 
+    def __len__(self) -> int:
+        """How many clients are remembered, present or not."""
+        return len(self._known)
+
     def lines(self) -> tuple[ClientLine, ...]:
         """The present clients, the longest connected first."""
         present = [client for client in self._known.values() if client.is_present(self._is_done)]

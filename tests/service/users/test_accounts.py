@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sshgrid.clock import Clock
+from sshgrid.errors import OverLimit
 from sshgrid.model import Caps, Exited, JobId, Limits, Phase, Program, Role, SourceFile, Submission, Sweep, User
 from sshgrid.protocol import messages, user_messages
 from sshgrid.protocol.messages import (
@@ -28,6 +30,7 @@ from sshgrid.protocol.messages import (
 from sshgrid.protocol.user_messages import UsersQuestion, UsersReply
 from sshgrid.sweeps import inputs, parameters
 from sshgrid.testing import after, until, until_killed
+from sshgrid.users.accounts import Accounts
 from tests.service.conftest import Grids
 from tests.service.server.test_session import FakeProcess
 from tests.service.talk import Talk
@@ -242,3 +245,19 @@ async def test_the_running_limit_of_one_user_does_not_delay_another(process: Fak
         await owner.request(Cancel((his[0],), "KILL"), Done)
         await until(lambda: {job.id for job in running(Phase.RUNNING)} == {*hers[:2], *his[1:]})
         await owner.request(Cancel((*hers, *his), "KILL"), Done)
+
+
+async def test_A33_unclaimed_uploads_are_counted_for_an_hour(process: FakeProcess) -> None:
+    now = 0.0
+    accounts = Accounts(process.grid.active_jobs, lambda job, by: None, Clock(lambda: 0.0, lambda: now))
+    await accounts.answer(user_messages.AddUser("ann"))
+    await accounts.answer(user_messages.SetCaps("ann", Caps(upload_bytes=2000)))
+    accounts.add_upload("ann", 1500)
+    accounts.claim_upload("ann", 1000)
+    accounts.add_upload("ann", 1500)
+    now = 3600.0
+    with pytest.raises(OverLimit):
+        accounts.add_upload("ann", 1)
+    now = 3600.1
+    accounts.add_upload("ann", 2000)
+    accounts.close()
