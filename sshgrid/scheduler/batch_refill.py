@@ -71,7 +71,7 @@ class BatchRefill:
         return counts
 
     def start_in_idle(self, job: Job, now: float) -> bool:
-        """Start a task in an idle batch of its own sweep; False when there is no such batch."""
+        """Start a task in an idle batch of its sweep; False when there is no such batch."""
         state = self._sweeps.state(job.id)
         if state is None or job.attempts or not state.may_start:
             return False
@@ -84,7 +84,7 @@ class BatchRefill:
         return any(self._extend(batch, job, now) for batch in idle if batch.node in nodes)
 
     def extend_own(self, job: Job, now: float) -> bool:
-        """Append a task to a batch of its own sweep that is nearly over; False when there is no such batch."""
+        """Append a task to a batch of its sweep that is nearly over; False when there is no such batch."""
         state = self._sweeps.state(job.id)
         if state is None or job.attempts or not self._nearly_over:
             return False

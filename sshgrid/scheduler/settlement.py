@@ -111,7 +111,7 @@ class Settlement:
         record = next(record for record in job.attempts if record.number == attempt.number)
         self._judge_node(attempt, record)
         if job.submission.verify_build and record.why_compiled:
-            text = f"{attempt.node} has compiled it itself: {record.why_compiled}"
+            text = f"{attempt.node} compiled the program itself: {record.why_compiled}"
             self._active_jobs.notifications.add_notice(sweep_of(job.id) or job.id, text)
         if not self._active_jobs.is_over(job.id):  # else the end of an attempt before it has ended the job for good
             self._active_jobs.update(job)

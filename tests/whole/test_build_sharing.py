@@ -197,7 +197,7 @@ def test_with_verify_build_a_program_that_would_not_start_elsewhere_is_compiled_
         done = grid("run", "--verify-build", "--on", name, "foreign.c", name)
         assert (done.code, done.out) == (0, f"{name} 7\n".encode())
         refused = f"the c smoke test of h1, which built it, fails on {name}"
-        assert done.err == ("" if name == "h1" else f"{name} has compiled it itself: {refused}\n")
+        assert done.err == ("" if name == "h1" else f"{name} compiled the program itself: {refused}\n")
         assert grid.last()["attempts"][0]["why_compiled"] == ("" if name == "h1" else refused)
     assert compilations(hosts, "foreign.c") == {"h1": 2, "h2": 1, "h3": 1}
     hosts["h1"].run(["rm", "/home/grid/ld.so"])

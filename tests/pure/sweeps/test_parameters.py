@@ -1,4 +1,4 @@
-"""Sweeps, the pure part: tables of values and how people write them, and the numbers of tasks."""
+"""Tables of values, their notation, and the numbers of tasks."""
 
 from __future__ import annotations
 

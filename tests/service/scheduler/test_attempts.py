@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from sshgrid.engines import AttemptResult
 from sshgrid.engines.launch import run_name
 from sshgrid.errors import Dropped, UsageError
 from sshgrid.model import Attempt, Exited, Outcome, RetryPolicy, Step
@@ -182,6 +183,18 @@ async def test_a_cancelled_job_is_not_retried_when_its_host_is_lost(grids: Grids
     grid.engine.lose("n1")
     line = await grid.wait(job)
     assert (line.state, grid.engine.ran_on) == ("CANCELLED", ["n1"])
+
+
+async def test_a_late_result_is_dropped(grids: Grids, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    grid = await grids(ignores_signals)
+    job = await grid.submit()
+    await grid.begun(job)
+    (running,) = grid.master.attempts.running
+    grid.master.attempts.settlement.settle(running, AttemptResult(Exited(3)))
+    grid.master.attempts.settlement.settle(running, AttemptResult(Exited(4)))
+    assert (grid.line(job).exit_code, len(grid.line(job).attempts)) == (3, 1)
+    assert "late result dropped" in caplog.text
 
 
 # --- what is left on a node -------------------------------------------------------------------------------------------

@@ -86,11 +86,11 @@ class Gated:
     """A play that prints its name, then waits for `gate`."""
 
     def __init__(self, name: str, outcome: Outcome = SHORT) -> None:
-        self.said, self.outcome = name.encode() + b"\n", outcome
+        self.output, self.outcome = name.encode() + b"\n", outcome
         self.gate = asyncio.Event()
 
     async def __call__(self, stage: Stage) -> Outcome:
-        await stage.say(self.said)
+        await stage.say(self.output)
         await self.gate.wait()
         return self.outcome
 
@@ -126,10 +126,10 @@ async def with_speculative_attempt(
 async def another_sweep_gets_one(grid: ScriptedGrid) -> None:
     """Wait until another sweep has had a speculative attempt: a sweep that has got none by then gets none."""
     sweep_id, _ = await with_speculative_attempt(grid, Gated("another"), SHORT, owner="bob")
-    await told(grid, sweep_id)
+    await watched(grid, sweep_id)
 
 
-async def told(grid: ScriptedGrid, sweep_id: JobId) -> tuple[dict[int, TaskLine], bytes]:
+async def watched(grid: ScriptedGrid, sweep_id: JobId) -> tuple[dict[int, TaskLine], bytes]:
     """The tasks that a watcher receives, each once, and their output."""
     tasks: dict[int, TaskLine] = {}
     output = b""
@@ -164,7 +164,7 @@ async def test_a_speculative_attempt_that_ends_first_is_the_result_and_the_origi
     caplog.set_level("INFO")
     original = Gated("original")
     sweep_id, task = await with_speculative_attempt(grid, original, after(b"backup\n", Exited(3)))
-    tasks, output = await told(grid, sweep_id)
+    tasks, output = await watched(grid, sweep_id)
     assert (tasks[4].attempt, tasks[4].node, tasks[4].exit_status, output) == (2, "h2", 3, b"backup\n")
     assert grid.job(sweep_id).verdict == SweepDone(4, 1)
     assert outcomes(grid, task) == [Superseded(2), Exited(3)]
@@ -181,7 +181,7 @@ async def test_an_original_that_ends_first_is_the_result_and_the_speculative_att
     sweep_id, task = await with_speculative_attempt(grid, original, backup)
     await until(lambda: grid.kept(task, 2))
     original.gate.set()
-    tasks, output = await told(grid, sweep_id)
+    tasks, output = await watched(grid, sweep_id)
     assert (tasks[4].attempt, tasks[4].node, output) == (1, "h1", b"original\n")
     assert outcomes(grid, task) == [Exited(0), Superseded(1)]
     await nothing_is_left(grid, task)
@@ -195,9 +195,9 @@ async def test_one_result_counts_when_both_attempts_end_at_the_same_moment(grid:
     await until(lambda: grid.kept(task, 1) and grid.kept(task, 2))
     pair[first].gate.set()
     pair[1 - first].gate.set()
-    tasks, output = await told(grid, sweep_id)
+    tasks, output = await watched(grid, sweep_id)
     winner = tasks[4].attempt
-    assert (tasks[4].exit_status, output) == (winner, pair[winner - 1].said)
+    assert (tasks[4].exit_status, output) == (winner, pair[winner - 1].output)
     assert sorted(map(repr, outcomes(grid, task))) == sorted(map(repr, (Exited(winner), Superseded(winner))))
     assert grid.job(sweep_id).verdict == SweepDone(4, 1)
     await nothing_is_left(grid, task)
@@ -217,7 +217,7 @@ async def test_a_speculative_attempt_without_a_result_is_recorded_and_the_origin
     await another_sweep_gets_one(grid)
     assert len(grid.job(task).attempts) == 2  # and not a second speculative attempt
     original.gate.set()
-    tasks, output = await told(grid, sweep_id)
+    tasks, output = await watched(grid, sweep_id)
     assert (tasks[4].attempt, tasks[4].exit_status, output) == (1, 5, b"original\n")
     await nothing_is_left(grid, task)
 
@@ -231,7 +231,7 @@ async def test_a_speculative_attempt_continues_when_the_original_is_lost(grid: S
     line = grid.line(task)
     assert (line.state, line.attempt, line.node, len(line.attempts)) == ("RUNNING", 2, "h2", 2)
     backup.gate.set()
-    tasks, output = await told(grid, sweep_id)
+    tasks, output = await watched(grid, sweep_id)
     assert (tasks[4].attempt, output) == (2, b"backup\n")
     assert isinstance(outcomes(grid, task)[0], HostLost)
     assert len(grid.engine.orders) == 5
@@ -245,7 +245,7 @@ async def test_a_third_attempt_starts_when_both_are_lost(grid: ScriptedGrid) -> 
     await until(lambda: outcomes(grid, task)[1], lambda: outcomes(grid, task))
     grid.node("h1").go_down()
     grid.engine.lose("h1")
-    tasks, output = await told(grid, sweep_id)
+    tasks, output = await watched(grid, sweep_id)
     assert (tasks[4].attempt, output) == (3, b"third\n")
     assert grid.job(sweep_id).verdict == SweepDone(4, 0)
 
@@ -261,8 +261,8 @@ async def test_a_new_master_resumes_both_attempts_and_takes_the_first_result(gri
     await grid.begin()
     assert [record.number for record in grid.job(task).live] == [1, 2]
     pair[winner - 1].gate.set()
-    tasks, output = await told(grid, sweep_id)
-    assert (tasks[4].attempt, output) == (winner, pair[winner - 1].said)
+    tasks, output = await watched(grid, sweep_id)
+    assert (tasks[4].attempt, output) == (winner, pair[winner - 1].output)
     assert outcomes(grid, task)[2 - winner] == Superseded(winner)
     await nothing_is_left(grid, task)
     assert len(grid.engine.orders) == 5
@@ -281,7 +281,7 @@ async def test_a_speculative_attempt_that_was_claimed_but_never_started_is_lost(
     await until(lambda: outcomes(grid, task)[1], lambda: outcomes(grid, task))
     assert grid.job(task).phase is Phase.RUNNING
     original.gate.set()
-    tasks, output = await told(grid, sweep_id)
+    tasks, output = await watched(grid, sweep_id)
     assert (tasks[4].attempt, output) == (1, b"original\n")
 
 
@@ -294,7 +294,7 @@ async def test_a_new_master_learns_the_runtimes_of_ended_tasks(grid: ScriptedGri
     grid.engine.coming[:0] = [after(b"backup\n", Exited(0))]
     grid.down.clear()
     await grid.begin()
-    tasks, output = await told(grid, sweep_id)
+    tasks, output = await watched(grid, sweep_id)
     assert (tasks[4].attempt, output) == (2, b"backup\n")
 
 
@@ -310,7 +310,7 @@ async def until_killed(stage: Stage) -> Outcome:
 async def test_a_cancel_ends_both_attempts_of_a_task(grid: ScriptedGrid, whole: bool) -> None:
     sweep_id, task = await with_speculative_attempt(grid, until_killed, until_killed)
     await grid.master.cancel(Cancel((sweep_id if whole else task,), "TERM"), "ann")
-    tasks, _ = await told(grid, sweep_id)
+    tasks, _ = await watched(grid, sweep_id)
     assert tasks[4].state == "CANCELLED"
     cancelled, superseded = sorted(outcomes(grid, task), key=lambda outcome: isinstance(outcome, Superseded))
     assert cancelled == Cancelled("TERM by ann")
@@ -327,17 +327,17 @@ async def test_a_halted_sweep_ends_both_attempts(grid: ScriptedGrid) -> None:
     bring_h2(grid)
     await until(lambda: len(grid.engine.orders) == 7)
     failing.gate.set()
-    tasks, _ = await told(grid, sweep_id)
+    tasks, _ = await watched(grid, sweep_id)
     assert (tasks[4].state, tasks[5].state) == ("FAILED", "CANCELLED")
     await nothing_is_left(grid, task_id(sweep_id, 5))
 
 
 async def test_a_retried_task_starts_with_a_new_attempt_number(grid: ScriptedGrid) -> None:
     sweep_id, _ = await with_speculative_attempt(grid, Gated("original"), after(b"backup\n", Exited(3)))
-    await told(grid, sweep_id)
+    await watched(grid, sweep_id)
     grid.engine.coming[:0] = [after(b"again\n", Exited(0))]
     assert await grid.master.retry([sweep_id], failed=True) == 1
-    tasks, output = await told(grid, sweep_id)
+    tasks, output = await watched(grid, sweep_id)
     assert (tasks[4].attempt, output) == (3, b"again\n")
 
 
@@ -358,7 +358,7 @@ async def test_a_superseded_attempt_on_a_silent_node_is_ended_when_the_node_is_b
 
     monkeypatch.setattr(grid.engine, "signal", not_now)
     backup.gate.set()
-    tasks, output = await told(grid, sweep_id)
+    tasks, output = await watched(grid, sweep_id)
     assert (tasks[4].attempt, output) == (2, b"backup\n")
     await nothing_is_left(grid, task)
     assert tries == ["KILL"] * 3
@@ -383,7 +383,7 @@ async def test_a_task_that_may_not_run_twice_gets_no_speculative_attempt(
     await another_sweep_gets_one(grid)
     assert len(grid.job(task_id(sweep_id, last)).attempts) == 1
     original.gate.set()
-    assert (await told(grid, sweep_id))[0][last].attempt == 1
+    assert (await watched(grid, sweep_id))[0][last].attempt == 1
 
 
 async def test_a_user_at_the_limit_of_running_jobs_gets_no_speculative_attempt(grid: ScriptedGrid) -> None:
@@ -396,7 +396,7 @@ async def test_a_user_at_the_limit_of_running_jobs_gets_no_speculative_attempt(g
     await another_sweep_gets_one(grid)
     assert len(grid.job(task_id(sweep_id, 4)).attempts) == 1
     original.gate.set()
-    await told(grid, sweep_id)
+    await watched(grid, sweep_id)
 
 
 async def test_a_speculative_attempt_counts_as_a_slot_of_its_user(grid: ScriptedGrid) -> None:
@@ -407,7 +407,7 @@ async def test_a_speculative_attempt_counts_as_a_slot_of_its_user(grid: Scripted
     progress = grid.master.job_queries.progress(sweep_id)
     assert (progress.ended, progress.running, progress.waiting, progress.speculative) == (3, 1, 0, 1)
     backup.gate.set()
-    await told(grid, sweep_id)
+    await watched(grid, sweep_id)
     assert grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 0
 
 
@@ -420,7 +420,7 @@ async def test_a_drained_node_gets_no_speculative_attempt_and_its_tasks_can_have
     await grid.begun(task_id(sweep_id, 4))
     here = grid.node("h1")
     here.config = msgspec.structs.replace(here.config, drained=True)
-    tasks, _ = await told(grid, sweep_id)
+    tasks, _ = await watched(grid, sweep_id)
     assert (tasks[4].attempt, tasks[4].node) == (2, "h3")
     await grid.end()
     await grid.engine.close()
@@ -454,7 +454,7 @@ async def test_a_late_task_of_a_batch_gets_a_speculative_attempt_and_the_rest_co
     caplog.set_level("INFO")
     sweep_id, stuck = await stuck_in_a_batch(small)
     small.node("h2").come_up()
-    tasks, output = await told(small, sweep_id)
+    tasks, output = await watched(small, sweep_id)
     assert sorted(tasks) == list(range(1, 72))
     assert small.job(sweep_id).verdict == SweepDone(71, 0)
     assert (outcomes(small, stuck), output) == ([Superseded(2), Exited(0)], b"")
@@ -473,7 +473,7 @@ async def test_a_new_master_ends_a_superseded_task_of_a_batch_that_continues(sma
         won = retry.settle(job, job.attempts[1], Exited(0), RetryPolicy(), 2.0, Random(1))
         assert store.attempts.settle(backup, record, won)
     await small.begin()
-    tasks, output = await told(small, sweep_id)
+    tasks, output = await watched(small, sweep_id)
     assert sorted(tasks) == list(range(1, 72))
     assert (tasks[task_number(stuck)].attempt, output) == (2, b"")
     assert small.engine.signals == [(run_name(small.store.grid, Attempt(stuck, 1, "h1")), "KILL")]

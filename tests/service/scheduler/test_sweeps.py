@@ -48,13 +48,13 @@ pytestmark = pytest.mark.usefixtures("quiet_log")
 @pytest.fixture
 async def grid(tmp_path: Path) -> AsyncIterator[ScriptedGrid]:
     grid = ScriptedGrid(tmp_path, inventory("h1", "h2"))
-    grid.engine.plays(*[_says_its_words] * 1000)
+    grid.engine.plays(*[_prints_its_arguments] * 1000)
     await grid.begin()
     yield grid
     await grid.end()
 
 
-async def _says_its_words(stage: Stage) -> Exited:
+async def _prints_its_arguments(stage: Stage) -> Exited:
     """Prints its arguments, and exits with the number in the first argument when that is like f3."""
     await stage.say(b" ".join(stage.args) + b"\n")
     word = stage.args[0] if stage.args else b""
@@ -124,7 +124,7 @@ def with_inputs(grid: ScriptedGrid, asked: Submission, given: dict[int, bytes]) 
     return msgspec.structs.replace(asked, sweep=msgspec.structs.replace(plan, inputs=named))
 
 
-async def _says_what_it_reads(stage: Stage) -> Exited:
+async def _prints_its_input(stage: Stage) -> Exited:
     await stage.say(stage.args[0] + b":" + stage.stdin + b"\n")
     return Exited(int(stage.stdin == b"bad"))
 
@@ -132,7 +132,7 @@ async def _says_what_it_reads(stage: Stage) -> Exited:
 @pytest.fixture
 async def reading(tmp_path: Path) -> AsyncIterator[ScriptedGrid]:
     grid = ScriptedGrid(tmp_path, inventory("h1", "h2"))
-    grid.engine.plays(*[_says_what_it_reads] * 1000)
+    grid.engine.plays(*[_prints_its_input] * 1000)
     await grid.begin()
     yield grid
     await grid.end()
@@ -228,7 +228,7 @@ async def test_keep_order_reports_tasks_in_the_order_of_their_numbers(grid: Scri
 
     async def last(stage: Stage) -> Exited:
         await release.wait()
-        return await _says_its_words(stage)
+        return await _prints_its_arguments(stage)
 
     grid.engine.coming[:0] = [last]
     job = await grid.submit(sweep(grid, *map(str, range(1, 21))))
@@ -337,11 +337,11 @@ async def test_a_cancel_of_all_tasks_takes_few_commits(grid: ScriptedGrid) -> No
     grid.engine.coming[:0] = [_until_killed] * 8
     job = await grid.submit(sweep(grid, *map(str, range(8))))
     await until(lambda: len(grid.engine.orders) == 8)
-    said: list[str] = []
-    grid.store._file.connection.set_trace_callback(said.append)
+    statements: list[str] = []
+    grid.store._file.connection.set_trace_callback(statements.append)
     await grid.master.cancel(Cancel((job,), "TERM"), "ann")
     grid.store._file.connection.set_trace_callback(None)
-    assert said.count("COMMIT") == 2  # the sweep, and its tasks
+    assert statements.count("COMMIT") == 2  # the sweep, and its tasks
     state = grid.master.sweeps.state(job)
     assert state is not None
     assert len(state.running) == 8
@@ -437,7 +437,7 @@ async def test_a_held_sweep_starts_no_task_until_it_is_released(grid: ScriptedGr
 
 
 async def test_a_new_master_continues_a_sweep(grid: ScriptedGrid) -> None:
-    grid.engine.coming[:0] = [_says_its_words] * 5 + [_until_killed] * 8
+    grid.engine.coming[:0] = [_prints_its_arguments] * 5 + [_until_killed] * 8
     job = await grid.submit(alone(sweep(grid, *map(str, range(1, 41)))))
     await until(lambda: len(grid.active_jobs.in_phase(Phase.RUNNING)) == 8 and len(grid.engine.orders) == 13)
     await grid.end()
@@ -580,7 +580,7 @@ async def test_long_tasks_do_not_share_a_start(grid: ScriptedGrid, monkeypatch: 
 
 async def in_a_batch(grid: ScriptedGrid) -> tuple[JobId, list[str]]:
     """A sweep of 200 tasks, of which one hangs in the middle of a batch; and the runs of that batch."""
-    grid.engine.coming[:0] = [_says_its_words] * 60 + [_until_killed]
+    grid.engine.coming[:0] = [_prints_its_arguments] * 60 + [_until_killed]
     job = await grid.submit(sweep(grid, *map(str, range(1, 201)), at_once=1))
     await until(lambda: len(grid.engine.orders) == 61)
     run = grid.engine.orders[-1].run
@@ -590,15 +590,15 @@ async def in_a_batch(grid: ScriptedGrid) -> tuple[JobId, list[str]]:
 
 
 async def test_a_watcher_of_a_task_in_a_batch_gets_output_while_it_runs(grid: ScriptedGrid) -> None:
-    follows, heard = asyncio.Event(), asyncio.Event()
+    follows, received = asyncio.Event(), asyncio.Event()
 
     async def speaks_and_waits(stage: Stage) -> Exited:
         await follows.wait()
         await stage.say(b"so far\n")
-        await heard.wait()
+        await received.wait()
         return Exited(0)
 
-    grid.engine.coming[:0] = [_says_its_words] * 60 + [speaks_and_waits]
+    grid.engine.coming[:0] = [_prints_its_arguments] * 60 + [speaks_and_waits]
     job = await grid.submit(sweep(grid, *map(str, range(1, 201)), at_once=1))
     await until(lambda: len(grid.engine.orders) == 61)
     task = grid.engine.orders[-1]
@@ -608,8 +608,8 @@ async def test_a_watcher_of_a_task_in_a_batch_gets_output_while_it_runs(grid: Sc
         async for _, piece in events:
             if piece:
                 assert piece == b"so far\n"
-                heard.set()
-    assert heard.is_set()
+                received.set()
+    assert received.is_set()
     await grid.wait(job)
 
 
