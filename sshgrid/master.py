@@ -63,7 +63,7 @@ class Master:
         self.scheduler = Scheduler(
             active_jobs, pool, self.attempts, self.sweeps, limits, inventory.placement, rng, clock
         )
-        self.local_files = LocalFiles(self.spool)
+        self.local_files = LocalFiles(self.spool, clock)
         self.job_queries = JobQueries(
             active_jobs,
             pool,

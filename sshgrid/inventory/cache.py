@@ -51,7 +51,7 @@ def _parsed(path: Path, cache: Path) -> Inventory:
 
     found = inventory.load(path)
     try:
-        descriptor, aside = disk.create_aside(cache.parent, f"{cache.name}.")
+        descriptor, aside = disk.create_temporary(cache.parent, f"{cache.name}.")
         with os.fdopen(descriptor, "wb") as file:
             file.write(msgspec.json.encode(_Kept(VERSION, found)))
         aside.replace(cache)

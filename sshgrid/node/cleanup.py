@@ -60,7 +60,7 @@ class Cleanup:
         except HostError as error:
             log.info("%s: cannot list its runs: %s", self._name, error.reason)
             return
-        self.leftovers |= set(found) - self._running - self.claims - self._shared.test_runs
+        self.leftovers |= set(found) - self._running - self.claims - self._shared.smoke_runs.names
 
     async def _remove_leftovers(self, link: Link) -> None:
         # Called often for each node: the runs of all nodes are gathered only when there is something to compare.

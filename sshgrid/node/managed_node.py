@@ -134,12 +134,10 @@ class ManagedNode:
             await self.connection.close()
 
     async def _open_link(self) -> Link:
-        limits = self._shared.dial_limits
+        shared, limits = self._shared, self._shared.dial_limits
         # The server's limit first: a node that waits for a slow server must not keep others from theirs.
         async with limits.server(self.config), limits.handshakes:
-            return await Link.open(
-                self.config, self._shared.dialing, self._shared.tools, self._sampled, self._shared.clock
-            )
+            return await Link.open(self.config, limits.dialing, shared.tools, self._sampled, shared.clock)
 
     def _opened(self, link: Link) -> None:
         facts = self.facts = link.facts

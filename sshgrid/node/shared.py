@@ -25,17 +25,30 @@ DIALS_PER_SERVER = 4
 
 
 class DialLimits:
-    """Limits on dials at the same time: in all, and to one server."""
+    """How nodes are dialled, and limits on dials at the same time: in total, and to one server."""
 
     def __init__(self, dialing: Dialing) -> None:
-        self._dialing = dialing
+        self.dialing = dialing
         self.handshakes = asyncio.Semaphore(HANDSHAKES)
         self._servers: dict[str, asyncio.Semaphore] = {}
 
     def server(self, node: Node) -> asyncio.Semaphore:
         """Return the semaphore to hold while `node` is dialled. Nodes of one server or jump host have the same."""
-        address = dial_address(node, self._dialing)
+        address = dial_address(node, self.dialing)
         return self._servers.setdefault(address, asyncio.Semaphore(DIALS_PER_SERVER))
+
+
+class SmokeRuns:
+    """The runs of smoke tests that are in progress. No job of the queue has them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.names: set[str] = set()
+        # The time makes the numbers unique: a folder of an earlier master may still exist.
+        self._numbers = count(int(clock.wall() * 1000))
+
+    def next_number(self) -> int:
+        """Return an attempt number for a new run."""
+        return next(self._numbers)
 
 
 class Activity(Protocol):
@@ -65,7 +78,6 @@ class Shared:
         self.clock = clock
         self.spool = spool
         self.builds = BuildCache(spool)
-        self.dialing = dialing
         self.dial_limits = DialLimits(dialing)
         self.rng = rng
         self.changed = changed
@@ -73,9 +85,7 @@ class Shared:
         self.retry = RetryPolicy()
         self.languages: Sequence[Language] = ()
         self.tools: tuple[str, ...] = ()  # names of commands that a node is searched for
-        self.test_runs: set[str] = set()  # names of the runs that test toolchains now
-        # Attempt numbers of such runs: a folder of an earlier master may still be there.
-        self.test_numbers = count(int(clock.wall() * 1000))
+        self.smoke_runs = SmokeRuns(clock)
 
     def language(self, name: str) -> Language:
         """Return the row of this language. Raises UnknownLanguage."""
@@ -91,4 +101,4 @@ class Shared:
 
     def known_runs(self) -> set[str]:
         """Return the names of all runs and run folders that a node still needs."""
-        return self.test_runs.union(*(node.needed_runs for node in self._nodes.values()))
+        return self.smoke_runs.names.union(*(node.needed_runs for node in self._nodes.values()))

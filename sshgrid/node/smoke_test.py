@@ -134,15 +134,15 @@ class SmokeTester:
         return SmokeTest(f"its smoke test failed: {_message(_all(sink.streams)) or outcome}", sink.was_compiled)
 
     async def _run(self, recipe: Recipe, program: Program) -> tuple[Outcome, _FirstOutput]:
-        attempt = Attempt(TEST_JOB, next(self._shared.test_numbers), "")
+        attempt = Attempt(TEST_JOB, self._shared.smoke_runs.next_number(), "")
         order = RunSpec(attempt, run_name(self._shared.grid, attempt), program, recipe)
         sink = _FirstOutput()
-        self._shared.test_runs.add(order.run)
+        self._shared.smoke_runs.names.add(order.run)
         try:
             result = await self._runs.run(order, sink)
             await self._runs.discard(order.run)
         finally:
-            self._shared.test_runs.discard(order.run)
+            self._shared.smoke_runs.names.discard(order.run)
         if isinstance(result.outcome, HostLost):
             raise NodeUnfit("", result.outcome.reason)
         return result.outcome, sink

@@ -185,7 +185,7 @@ def _sidecar_files(path: Path) -> list[Path]:
 def _temporary_file(path: Path) -> Iterator[Path]:
     """A file beside `path` that `publish` may rename to it; removed at the end of the block."""
     with disk.blame_disk(path):
-        descriptor, temporary = disk.create_aside(path.parent, f".{path.name}.")
+        descriptor, temporary = disk.create_temporary(path.parent, f".{path.name}.")
         os.close(descriptor)
         try:
             with translate_errors(path):

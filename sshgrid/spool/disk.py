@@ -1,7 +1,7 @@
-"""Files of the master that must survive it: private folders, names that are durable, disk errors said in words.
+"""Private folders, durable names, and disk errors with a hint, for the queue and the spool.
 
-Used by the queue (store) and the bytes beside it (spool). Refuses folders and files that other people can write or
-read, links in place of files, and network file systems, where neither locks nor shared memory can be trusted.
+Raises StoreError for folders and files that other users can write or read, for links in place of files, and for network
+file systems, where neither locks nor shared memory are reliable.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ NETWORK = frozenset(
     """.split()  # noqa: SIM905 - a list of 30 quoted words reads worse
 )
 
-_WORDS: dict[int, tuple[str, str]] = {
+_MESSAGES: dict[int, tuple[str, str]] = {
     errno.ENOSPC: (
         "no space left on its disk",
-        "free some space (see `df -h -i`); `sshgrid rm` forgets finished jobs and their output",
+        "free some space (see `df -h -i`); `sshgrid rm` removes finished jobs and their output",
     ),
     errno.EDQUOT: (
         "your disk quota is used up",
-        "free some space; `sshgrid rm` forgets finished jobs and their output",
+        "free some space; `sshgrid rm` removes finished jobs and their output",
     ),
     errno.EFBIG: ("it would grow over the file size limit", "raise it: ulimit -f unlimited"),
     errno.EROFS: ("its file system is read-only", "choose another place: sshgrid master start --state-dir DIR"),
@@ -52,35 +52,35 @@ def blame_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        words, hint = _WORDS.get(error.errno or 0, (error.strerror or str(error), ""))
+        words, hint = _MESSAGES.get(error.errno or 0, (error.strerror or str(error), ""))
         raise StoreError(f"{path}: {words}", hint) from error
 
 
 def private_directory(path: Path, forbidden: int = 0o022) -> None:
-    """Make `path` with mode 0700, or see that it is a folder of ours without the `forbidden` bits."""
+    """Create `path` with mode 0700, or check that it is a folder of this user without the `forbidden` mode bits."""
     with blame_disk(path):
         for missing in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):
-            with suppress(FileExistsError):  # two processes may start at once
+            with suppress(FileExistsError):  # two processes may start at the same time
                 missing.mkdir(mode=0o700)
-                missing.chmod(0o700)  # a umask of 077 or stranger must not matter
+                missing.chmod(0o700)  # whatever the umask is
         found = path.stat()
     if not stat.S_ISDIR(found.st_mode):
         raise StoreError(f"{path}: not a directory", "choose another place: sshgrid master start --state-dir DIR")
-    _ours(path, found, forbidden, "700")
+    _check_owner(path, found, forbidden, "700")
     if not os.access(path, os.W_OK | os.X_OK):
         raise StoreError(f"{path}: not writable", f"chmod 700 {path}")
 
 
 def check_private_file(path: Path) -> None:
-    """See that `path` is a plain file of ours that nobody else can read or write."""
+    """Check that `path` is a plain file of this user that other users can neither read nor write."""
     with blame_disk(path):
         found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
         raise StoreError(f"{path}: not a plain file", "move it away")
-    _ours(path, found, 0o077, "600")
+    _check_owner(path, found, 0o077, "600")
 
 
-def _ours(path: Path, found: os.stat_result, forbidden: int, mode: str) -> None:
+def _check_owner(path: Path, found: os.stat_result, forbidden: int, mode: str) -> None:
     if found.st_uid != os.geteuid():
         raise StoreError(f"{path}: belongs to another user (uid {found.st_uid})", "run sshgrid as its owner")
     if found.st_mode & forbidden:
@@ -89,7 +89,7 @@ def _ours(path: Path, found: os.stat_result, forbidden: int, mode: str) -> None:
 
 
 def refuse_network(path: Path) -> None:
-    """StoreError when `path` lies on a network file system; nothing is known where there is no mountinfo."""
+    """Raise StoreError when `path` is on a network file system. Does nothing where there is no mountinfo."""
     try:
         mounts = MOUNTINFO.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -103,7 +103,7 @@ def refuse_network(path: Path) -> None:
 
 
 def filesystem_of(mountinfo: str, path: str) -> str:
-    """Type of the file system that holds the absolute `path`; "" = not found. Format: proc_pid_mountinfo(5)."""
+    """Return the type of the file system of an absolute path, "" when not found. Format: proc_pid_mountinfo(5)."""
     best, kind = -1, ""
     for line in mountinfo.splitlines():
         left, dash, right = line.partition(" - ")
@@ -117,23 +117,26 @@ def filesystem_of(mountinfo: str, path: str) -> str:
     return kind
 
 
-def create_aside(directory: Path, prefix: str) -> tuple[int, Path]:
-    """A new private file (0600) under a random name: to be filled, then given its name by `publish` or `replace`."""
+def create_temporary(directory: Path, prefix: str) -> tuple[int, Path]:
+    """Create a private file (0600) under a random name, and return its descriptor and path.
+
+    Write it, then give it its name by `publish` or `replace`.
+    """
     descriptor, name = tempfile.mkstemp(prefix=prefix, dir=directory)
     os.fchmod(descriptor, 0o600)
     return descriptor, Path(name)
 
 
-def publish(aside: Path, path: Path) -> None:
-    """Give a finished file its name, durably, and never over an existing one (FileExistsError)."""
-    sync(aside)
-    os.link(aside, path, follow_symlinks=False)
-    aside.unlink()
+def publish(temporary: Path, path: Path) -> None:
+    """Rename a finished file durably. Raises FileExistsError when the name exists."""
+    sync(temporary)
+    os.link(temporary, path, follow_symlinks=False)
+    temporary.unlink()
     sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """What was written to this file, or the names in this folder, survive a power cut from now on."""
+    """Bring the bytes of a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -142,7 +145,7 @@ def sync(path: Path) -> None:
 
 
 def sync_all(path: Path) -> None:
-    """All that was written to the file system of this path survives a power cut from now on: see syncfs(2)."""
+    """Bring everything that was written to the file system of this path to disk: see syncfs(2)."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -156,7 +159,7 @@ def sync_all(path: Path) -> None:
 
 
 def write_all(descriptor: int, piece: bytes) -> None:
-    """Write all of `piece`, however many system calls that takes."""
+    """Write all of `piece`, with as many system calls as needed."""
     rest = memoryview(piece)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

@@ -1,7 +1,7 @@
-"""Outputs: what each attempt printed, a file for each stream.
+"""Outputs: the bytes that each attempt has printed, one file for each stream.
 
-An output only grows; its size is the offset at which an engine continues. Job numbers, attempt numbers and stream
-names are checked, so no path is built from what a user typed.
+An output only grows; its size is the offset at which an engine continues. Job numbers, attempt numbers and stream names
+are checked before they become part of a path.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Outputs:
             self._close(name)
 
     def append(self, job: JobId, attempt: int, stream: str, piece: bytes) -> int:
-        """Add to an output and give its new size. After a StoreError a first part may be kept: `size` says how much."""
+        """Append to an output and return its new size. After a StoreError `size` shows how much was written."""
         name = (job, attempt, stream)
         path = self._output(*name)
         with blame_disk(path):
@@ -72,7 +72,7 @@ class Outputs:
             output.close()
 
     def restart(self, job: JobId, attempt: int, stream: str) -> None:
-        """Forget what is kept of an output: it begins anew."""
+        """Remove an output: it starts again from its first byte."""
         name = (job, attempt, stream)
         path = self._output(*name)
         self._close(name)
@@ -80,12 +80,12 @@ class Outputs:
             path.unlink(missing_ok=True)
 
     def room(self) -> int:
-        """Bytes that may be kept here before the disk is so full that the queue is in danger."""
+        """Return how many bytes can be written before the space that is reserved for the queue is used."""
         with blame_disk(self.directory):
             return max(0, shutil.disk_usage(self.directory).free - RESERVED_BYTES)
 
     def size(self, job: JobId, attempt: int, stream: str) -> int:
-        """Bytes kept so far; 0 when nothing was printed."""
+        """Return the size in bytes; 0 when nothing was printed."""
         path = self._output(job, attempt, stream)
         with blame_disk(path):
             try:
@@ -94,9 +94,9 @@ class Outputs:
                 return 0
 
     def sizes(self, job: JobId, attempt: int) -> Counter[str]:
-        """The same of all streams of an attempt: one look at the disk when the job has printed nothing."""
+        """Return the sizes of all streams of an attempt, with one disk access when the job has printed nothing."""
         sizes: Counter[str] = Counter()
-        folder = f"{self.directory}/{_folder_of(job)}"  # as text: this is asked for each task of a sweep
+        folder = f"{self.directory}/{_folder_of(job)}"  # a string: this is called for each task of a sweep
         with blame_disk(self.directory):
             try:
                 entries = os.scandir(folder)
@@ -110,24 +110,24 @@ class Outputs:
         return sizes
 
     def resume(self, job: JobId, attempt: int, stream: str) -> int:
-        """As `size`, for an output that an earlier master may have begun and not brought to disk."""
+        """As `size`, for an output that an earlier master may not have brought to disk: `sync` will do it."""
         size = self.size(job, attempt, stream)
         if size:
             self._unsynced.add((job, attempt, stream))
         return size
 
     def read(self, job: JobId, attempt: int, stream: str, offset: int, max_bytes: int) -> bytes:
-        """At most `max_bytes` from `offset` on; b"" at the end of what is kept."""
+        """Return at most `max_bytes` from `offset`; b"" at the end."""
         with self._reading(self._output(job, attempt, stream)) as descriptor:
             return b"" if descriptor is None else os.pread(descriptor, max_bytes, offset)
 
     def tail(self, job: JobId, attempt: int, stream: str, lines: int) -> int:
-        """Offset at which the last `lines` lines begin; an unfinished last line counts as one."""
+        """Return the offset of the last `lines` lines; an incomplete last line counts as one."""
         with self._reading(self._output(job, attempt, stream)) as descriptor:
             return 0 if descriptor is None else _start_of_last(descriptor, lines)
 
     def sync(self, attempts: Iterable[tuple[JobId, int]]) -> None:
-        """All output of these attempts survives a power cut from now on: to be called before they are settled."""
+        """Bring all output of these attempts to disk. Must be called before they are settled."""
         names = [(job, number, stream) for job, number in attempts for stream in STREAMS]
         names = [name for name in names if name in self._unsynced]
         if not names:
@@ -143,7 +143,7 @@ class Outputs:
         self._unsynced.difference_update(names)
 
     def remove(self, job: JobId) -> None:
-        """Forget all output of a job."""
+        """Remove all output of a job."""
         folder = self._folder(job)
         for name in [name for name in self._open if job in (name[0], sweep_of(name[0]))]:
             self._close(name)
@@ -153,7 +153,7 @@ class Outputs:
                 shutil.rmtree(folder)
 
     def remove_after(self, job: JobId, attempt: int) -> None:
-        """Forget the output of later attempts than this one, which the queue does not know."""
+        """Remove the output of attempts after this one, which the queue does not have."""
         folder = self._folder(job)
         with blame_disk(folder):
             for path in folder.iterdir() if folder.exists() else ():
@@ -162,7 +162,7 @@ class Outputs:
                     path.unlink()
 
     def jobs(self) -> list[JobId]:
-        """Jobs that have output here: those that the queue does not know are left over from a crash."""
+        """Return the jobs that have output. One that the queue does not have is left from a crash."""
         with blame_disk(self.directory):
             return sorted(JobId(int(entry.name)) for entry in self.directory.iterdir() if entry.name.isdecimal())
 
@@ -191,7 +191,7 @@ class Outputs:
 
 
 def _folder_of(job: JobId) -> str:
-    """Its name below the outputs."""
+    """Return the name of a job's folder. Raises UsageError."""
     sweep = sweep_of(job) if isinstance(job, int) else None
     if not isinstance(job, int) or job == 0 or sweep == 0 or (sweep and not task_number(job)):
         raise UsageError(f"not a job number: {job!r}")
@@ -203,18 +203,18 @@ def _open_output(path: Path) -> OpenOutput:
     try:
         descriptor = os.open(path, flags, 0o600)
     except FileNotFoundError:
-        path.parent.parent.mkdir(mode=0o700, exist_ok=True)  # of the sweep, when this is a task
+        path.parent.parent.mkdir(mode=0o700, exist_ok=True)  # the sweep's folder, when this is a task
         path.parent.mkdir(mode=0o700)
         descriptor = os.open(path, flags, 0o600)
     return OpenOutput(descriptor, os.fstat(descriptor).st_size)
 
 
 def _start_of_last(descriptor: int, lines: int) -> int:
-    """Search backwards, a block at a time: a log of gigabytes costs no more than what is shown of it."""
+    """Search backwards block by block: the cost depends on the lines returned, not on the size of the file."""
     end = os.fstat(descriptor).st_size
     if lines <= 0 or end == 0:
         return end
-    # The newline that ends the last line does not begin another one.
+    # The newline at the end of the last line starts no further line.
     left = lines + (os.pread(descriptor, 1, end - 1) == b"\n")
     while end > 0:
         start = max(0, end - _BLOCK)

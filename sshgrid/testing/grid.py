@@ -177,7 +177,7 @@ class ScriptedGrid:
 
     async def begin(self) -> ScriptedGrid:
         """Start a master."""
-        self.spool = Spool(self.folder / "spool")
+        self.spool = Spool(self.folder / "spool", self.clock)
         self.store = Store.open(self.folder / "queue.db")
         self.active_jobs = ActiveJobs(self.store, self.clock)
         self.pool = ScriptedPool(self.store.grid, self.spool, self.engine, self.active_jobs.nodes_changed, self.clock)

@@ -44,7 +44,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-async def test_what_is_old_goes_and_what_a_run_names_or_was_used_lately_stays(link: Link) -> None:
+async def test_old_files_are_removed_and_used_ones_stay(link: Link) -> None:
     work = Path(link.facts.workdir)
     put(work / "objects" / A, OLD)
     put(work / "objects" / B, OLD)
@@ -58,7 +58,7 @@ async def test_what_is_old_goes_and_what_a_run_names_or_was_used_lately_stays(li
     assert names(work / "builds") == [C, f"{C}.used"]
 
 
-async def test_of_too_much_the_least_recently_used_goes_first(link: Link) -> None:
+async def test_least_recently_used_files_above_the_size_are_removed_first(link: Link) -> None:
     work = Path(link.facts.workdir)
     for name, age in ((A, TODAY + 600), (B, TODAY), (C, NOW)):
         put(work / "objects" / name, age, 3 << 20)
@@ -66,14 +66,14 @@ async def test_of_too_much_the_least_recently_used_goes_first(link: Link) -> Non
     assert names(work / "objects") == [B, C]
 
 
-async def test_what_was_used_within_the_hour_stays_even_when_it_is_too_much(link: Link) -> None:
+async def test_files_used_within_the_hour_stay_above_the_size(link: Link) -> None:
     work = Path(link.facts.workdir)
     put(work / "objects" / A, NOW, 3 << 20)
     await link.maintenance.prune(14, 1 << 20)
     assert names(work / "objects") == [A]
 
 
-async def test_F25_what_is_left_of_a_cut_upload_goes_and_one_under_way_stays(link: Link) -> None:
+async def test_F25_part_of_a_cut_upload_is_removed_and_one_in_progress_stays(link: Link) -> None:
     work = Path(link.facts.workdir)
     put(work / "objects" / "0123456789abcdef.0a0b", TODAY)
     put(work / "objects" / "0123456789abcdef.0c0d", NOW)
@@ -81,7 +81,7 @@ async def test_F25_what_is_left_of_a_cut_upload_goes_and_one_under_way_stays(lin
     assert names(work / "objects") == ["0123456789abcdef.0c0d"]
 
 
-async def test_a_sweep_leaves_nothing_of_its_own(link: Link) -> None:
+async def test_prune_leaves_no_files_of_its_own(link: Link) -> None:
     work = Path(link.facts.workdir)
     before = names(work)
     await link.maintenance.prune(14, 0)

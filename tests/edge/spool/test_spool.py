@@ -61,7 +61,7 @@ def calls_of(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1000])
-def test_a_file_that_came_in_pieces_is_kept_under_its_digest(spool: Spool, piece: int) -> None:
+def test_file_sent_in_pieces_is_stored_under_its_digest(spool: Spool, piece: int) -> None:
     writer = spool.blobs.writer(DIGEST, len(CONTENT))
     for start in range(0, len(CONTENT), piece):
         assert not spool.blobs.has(DIGEST)
@@ -72,19 +72,19 @@ def test_a_file_that_came_in_pieces_is_kept_under_its_digest(spool: Spool, piece
     assert everything(spool) == [f"blobs/{DIGEST[:2]}/{DIGEST}"]
 
 
-def test_without_an_announced_size_the_digest_alone_decides(spool: Spool) -> None:
+def test_without_an_announced_size_only_the_digest_is_checked(spool: Spool) -> None:
     for digest in (DIGEST, "0" * 64):
         writer = spool.blobs.writer(digest)
         writer.append(CONTENT)
         if digest == DIGEST:
             assert writer.finish().read_bytes() == CONTENT
         else:
-            with pytest.raises(UsageError, match=r"the bytes that came have SHA-256"):
+            with pytest.raises(UsageError, match=r"the received bytes have SHA-256"):
                 writer.finish()
     assert everything(spool) == [f"blobs/{DIGEST[:2]}/{DIGEST}"]
 
 
-def test_an_empty_file_is_a_file(spool: Spool) -> None:
+def test_empty_file_is_stored(spool: Spool) -> None:
     digest = hashlib.sha256(b"").hexdigest()
     assert spool.blobs.writer(digest, 0).finish().read_bytes() == b""
     assert spool.blobs.keep(b"") == digest
@@ -93,13 +93,13 @@ def test_an_empty_file_is_a_file(spool: Spool) -> None:
 @pytest.mark.parametrize(
     ("digest", "size", "words"),
     [
-        ("0" * 64, len(CONTENT), "the bytes that came have SHA-256"),
-        (DIGEST, len(CONTENT) + 1, "29 bytes came, 30 were announced"),
-        (DIGEST, len(CONTENT) - 1, "more than the 28 bytes that were announced"),
-        (DIGEST, -1, "more than the -1 bytes"),
+        ("0" * 64, len(CONTENT), "the received bytes have SHA-256"),
+        (DIGEST, len(CONTENT) + 1, "29 bytes received, 30 announced"),
+        (DIGEST, len(CONTENT) - 1, "more than the announced 28 bytes"),
+        (DIGEST, -1, "more than the announced -1 bytes"),
     ],
 )
-def test_F25_a_file_that_is_not_what_was_announced_leaves_nothing(
+def test_F25_file_that_differs_from_its_announcement_leaves_nothing(
     spool: Spool, digest: str, size: int, words: str
 ) -> None:
     writer = spool.blobs.writer(digest, size)
@@ -109,7 +109,7 @@ def test_F25_a_file_that_is_not_what_was_announced_leaves_nothing(
     assert everything(spool) == []
 
 
-def test_an_aborted_file_leaves_nothing_and_a_finished_one_stays(spool: Spool) -> None:
+def test_aborted_file_is_removed_and_finished_file_stays(spool: Spool) -> None:
     with spool.blobs.writer(DIGEST, len(CONTENT)) as writer:
         writer.append(CONTENT[:5])
     assert everything(spool) == []
@@ -120,7 +120,7 @@ def test_an_aborted_file_leaves_nothing_and_a_finished_one_stays(spool: Spool) -
     assert spool.blobs.has(DIGEST)
 
 
-def test_two_clients_may_send_the_same_file_at_once(spool: Spool) -> None:
+def test_two_clients_can_send_the_same_file_at_the_same_time(spool: Spool) -> None:
     writers = [spool.blobs.writer(DIGEST, len(CONTENT)) for _ in range(2)]
     for writer in writers:
         writer.append(CONTENT)
@@ -128,7 +128,7 @@ def test_two_clients_may_send_the_same_file_at_once(spool: Spool) -> None:
     assert len(everything(spool)) == 1
 
 
-def test_a_file_is_not_read_to_see_that_it_is_longer(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_of_another_size_is_compared_without_reading_it(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be larger than the memory, and whoever knows its digest may ask."""
     spool.blobs.keep(CONTENT)
     assert spool.blobs.holds(DIGEST, CONTENT)
@@ -136,7 +136,7 @@ def test_a_file_is_not_read_to_see_that_it_is_longer(spool: Spool, monkeypatch: 
     assert not spool.blobs.holds(DIGEST, CONTENT[:1])
 
 
-def test_a_file_that_was_damaged_is_healed_by_sending_it_again(spool: Spool) -> None:
+def test_damaged_file_is_repaired_by_sending_it_again(spool: Spool) -> None:
     spool.blobs.keep(CONTENT)
     spool.blobs.path(DIGEST).write_bytes(b"rubbish")
     writer = spool.blobs.writer(DIGEST, len(CONTENT))
@@ -145,12 +145,12 @@ def test_a_file_that_was_damaged_is_healed_by_sending_it_again(spool: Spool) -> 
     assert spool.blobs.read(DIGEST) == CONTENT
 
 
-def test_missing_names_each_absent_file_once_in_order(spool: Spool) -> None:
+def test_missing_returns_each_absent_file_once_in_order(spool: Spool) -> None:
     spool.blobs.keep(CONTENT)
     assert spool.blobs.missing(["f" * 64, DIGEST, "e" * 64, "f" * 64]) == ("f" * 64, "e" * 64)
 
 
-def test_a_file_that_is_not_there_cannot_be_read(spool: Spool) -> None:
+def test_reading_an_absent_file_raises_store_error(spool: Spool) -> None:
     with pytest.raises(StoreError, match=r"No such file"):
         spool.blobs.read(DIGEST)
 
@@ -159,7 +159,7 @@ BAD_DIGESTS = ["", "../../x", "/etc/passwd", "a" * 63, "a" * 65, "A" * 64, "g" *
 
 
 @pytest.mark.parametrize("digest", BAD_DIGESTS)
-def test_A10_a_name_that_is_no_digest_never_becomes_a_path(spool: Spool, digest: str) -> None:
+def test_A10_name_that_is_not_a_digest_never_becomes_a_path(spool: Spool, digest: str) -> None:
     for use in (
         spool.blobs.path,
         spool.blobs.has,
@@ -172,7 +172,7 @@ def test_A10_a_name_that_is_no_digest_never_becomes_a_path(spool: Spool, digest:
     assert everything(spool) == []
 
 
-def test_the_sweep_takes_old_files_that_nobody_needs(spool: Spool) -> None:
+def test_eviction_removes_old_files_that_no_job_needs(spool: Spool) -> None:
     needed, young, old = (spool.blobs.keep(content) for content in (b"needed", b"young", b"old one"))
     now = time.time()
     for digest in (needed, old):
@@ -182,7 +182,7 @@ def test_the_sweep_takes_old_files_that_nobody_needs(spool: Spool) -> None:
     assert spool.blobs.evict(set(), now + 2 * HOUR) == len(b"needed" + b"young")
 
 
-def test_a_file_that_a_client_was_told_not_to_send_outlives_the_next_sweep(spool: Spool) -> None:
+def test_file_that_a_client_need_not_send_survives_the_next_eviction(spool: Spool) -> None:
     digest = spool.blobs.keep(CONTENT)
     os.utime(spool.blobs.path(digest), (1, 1))
     assert spool.blobs.missing([digest]) == ()
@@ -190,7 +190,7 @@ def test_a_file_that_a_client_was_told_not_to_send_outlives_the_next_sweep(spool
     assert spool.blobs.has(digest)
 
 
-def test_the_sweep_takes_abandoned_uploads_but_not_slow_ones(spool: Spool) -> None:
+def test_eviction_removes_abandoned_uploads_and_spares_slow_ones(spool: Spool) -> None:
     abandoned = spool.blobs.incoming / "from-before-a-crash"
     abandoned.write_bytes(b"123")
     os.utime(abandoned, (1, 1))
@@ -202,7 +202,7 @@ def test_the_sweep_takes_abandoned_uploads_but_not_slow_ones(spool: Spool) -> No
 
 
 @pytest.mark.parametrize("count", [1, FEW_FILES, FEW_FILES + 1, MOST_TOGETHER + 1])
-def test_files_get_their_names_together(spool: Spool, count: int) -> None:
+def test_files_are_published_together(spool: Spool, count: int) -> None:
     contents = [b"%d" % number for number in range(count)]
     digests = [hashlib.sha256(content).hexdigest() for content in contents]
     for digest, content in zip(digests, contents, strict=True):
@@ -217,7 +217,7 @@ def test_files_get_their_names_together(spool: Spool, count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [2, FEW_FILES + 1])
-def test_no_file_of_many_has_its_name_before_its_bytes_are_on_the_disk(
+def test_no_file_of_many_is_published_before_its_bytes_are_on_disk(
     spool: Spool, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
@@ -243,7 +243,7 @@ def test_no_file_of_many_has_its_name_before_its_bytes_are_on_the_disk(
     assert calls[-1].startswith("on disk")
 
 
-def test_a_file_that_came_twice_is_kept_once(spool: Spool) -> None:
+def test_file_sent_twice_is_stored_once(spool: Spool) -> None:
     for _ in range(2):
         with spool.blobs.writer(DIGEST) as writer:
             writer.append(CONTENT)
@@ -252,7 +252,7 @@ def test_a_file_that_came_twice_is_kept_once(spool: Spool) -> None:
     assert (spool.blobs.read(DIGEST), list(spool.blobs.incoming.iterdir())) == (CONTENT, [])
 
 
-def test_of_files_that_cannot_be_named_nothing_is_left(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_cannot_be_published_leave_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     with spool.blobs.writer(DIGEST) as writer:
         writer.append(CONTENT)
         writer.finish_later()
@@ -266,7 +266,7 @@ def _no_space(number: int, _: Path) -> None:
     raise OSError(number, os.strerror(number))
 
 
-def test_the_sweep_leaves_what_it_does_not_know(spool: Spool) -> None:
+def test_eviction_leaves_unknown_files(spool: Spool) -> None:
     strange = spool.blobs.directory / "README"
     strange.write_text("hello")
     assert spool.blobs.evict(set(), time.time() + 2 * HOUR) == 0
@@ -276,7 +276,7 @@ def test_the_sweep_leaves_what_it_does_not_know(spool: Spool) -> None:
 # --- what attempts printed --------------------------------------------------------------------------------------------
 
 
-def test_output_only_grows_and_every_stream_and_attempt_has_its_own(spool: Spool) -> None:
+def test_each_stream_of_each_attempt_has_an_output_that_grows(spool: Spool) -> None:
     assert spool.outputs.append(ONE, 1, "stdout", b"ab") == 2
     assert spool.outputs.append(ONE, 1, "stdout", b"\xff\x00\n") == 5
     assert spool.outputs.append(ONE, 1, "stderr", b"e") == 1
@@ -294,7 +294,7 @@ def test_output_is_read_by_offset(spool: Spool) -> None:
     assert spool.outputs.read(ONE, 1, "stdout", 10, 100) == spool.outputs.read(ONE, 1, "stdout", 99, 1) == b""
 
 
-def test_the_sizes_of_all_that_an_attempt_printed(spool: Spool) -> None:
+def test_sizes_of_all_streams_of_an_attempt(spool: Spool) -> None:
     assert spool.outputs.sizes(ONE, 1) == {}
     spool.outputs.append(ONE, 1, "stdout", b"0123456789")
     spool.outputs.append(ONE, 1, "compile", b"w")
@@ -304,7 +304,7 @@ def test_the_sizes_of_all_that_an_attempt_printed(spool: Spool) -> None:
     assert spool.outputs.sizes(ONE, 2) == {}
 
 
-def test_an_output_that_begins_anew_has_nothing_of_before(spool: Spool) -> None:
+def test_restarted_output_has_no_earlier_bytes(spool: Spool) -> None:
     spool.outputs.restart(ONE, 1, "files")
     spool.outputs.append(ONE, 1, "files", b"half of an archive")
     spool.outputs.append(ONE, 1, "stdout", b"kept")
@@ -314,13 +314,13 @@ def test_an_output_that_begins_anew_has_nothing_of_before(spool: Spool) -> None:
     assert (spool.outputs.read(ONE, 1, "files", 0, 99), spool.outputs.size(ONE, 1, "stdout")) == (b"whole", 4)
 
 
-def test_there_is_room_for_what_fits_on_the_disk_and_a_reserve(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_is_the_free_space_less_a_reserve(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < spool.outputs.room() <= shutil.disk_usage(spool.directory).free
     monkeypatch.setattr("sshgrid.spool.outputs.RESERVED_BYTES", 1 << 62)
     assert spool.outputs.room() == 0
 
 
-def test_a_new_spool_goes_on_where_the_old_one_ended(spool: Spool) -> None:
+def test_new_spool_continues_where_the_old_one_ended(spool: Spool) -> None:
     spool.outputs.append(ONE, 1, "stdout", b"before ")
     with Spool(spool.directory) as another:
         assert another.outputs.size(ONE, 1, "stdout") == 7
@@ -328,7 +328,7 @@ def test_a_new_spool_goes_on_where_the_old_one_ended(spool: Spool) -> None:
     assert spool.outputs.read(ONE, 1, "stdout", 0, 99) == b"before after"
 
 
-def test_a_stream_that_printed_nothing_is_empty(spool: Spool) -> None:
+def test_stream_without_output_is_empty(spool: Spool) -> None:
     assert spool.outputs.size(ONE, 1, "stderr") == 0
     assert spool.outputs.read(ONE, 1, "stderr", 0, 10) == b""
     assert spool.outputs.tail(ONE, 1, "stderr", 5) == 0
@@ -336,7 +336,7 @@ def test_a_stream_that_printed_nothing_is_empty(spool: Spool) -> None:
     assert spool.outputs.jobs() == []
 
 
-def test_a_thousand_outputs_at_once_need_few_descriptors_and_lose_nothing(spool: Spool) -> None:
+def test_a_thousand_outputs_need_few_descriptors_and_lose_nothing(spool: Spool) -> None:
     rng = Random(1)
     expected: dict[tuple[int, str], bytes] = {}
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
@@ -350,7 +350,7 @@ def test_a_thousand_outputs_at_once_need_few_descriptors_and_lose_nothing(spool:
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
 
 
-def test_sync_reaches_every_stream_and_the_names(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_includes_every_stream_and_the_folders(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     for stream in STREAMS:
         spool.outputs.append(ONE, 1, stream, b"x")
     spool.outputs.append(ONE, 2, "stdout", b"other attempt")
@@ -359,7 +359,7 @@ def test_sync_reaches_every_stream_and_the_names(spool: Spool, monkeypatch: pyte
     assert {Path(name).name for name in synced} == {"1.stdout", "1.stderr", "1.compile", "1.files", "1", "out"}
 
 
-def test_a_file_is_on_disk_before_it_has_its_name(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_on_disk_before_it_is_published(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = calls_of(monkeypatch, "fsync", "replace")
     spool.blobs.keep(CONTENT)
     # The file, the name of the new shard, the file's name, and that name in the shard.
@@ -367,7 +367,7 @@ def test_a_file_is_on_disk_before_it_has_its_name(spool: Spool, monkeypatch: pyt
     assert steps[2].startswith("replace ")
 
 
-def test_a_removed_job_leaves_nothing_and_its_number_starts_anew(spool: Spool) -> None:
+def test_removed_job_leaves_nothing_and_its_number_can_be_used_again(spool: Spool) -> None:
     spool.outputs.append(ONE, 1, "stdout", b"x")
     spool.outputs.append(TWO, 1, "stdout", b"y")
     spool.outputs.remove(ONE)
@@ -377,7 +377,7 @@ def test_a_removed_job_leaves_nothing_and_its_number_starts_anew(spool: Spool) -
     assert spool.outputs.read(ONE, 1, "stdout", 0, 9) == b"z"
 
 
-def test_output_of_later_attempts_than_the_queue_knows_is_forgotten(spool: Spool) -> None:
+def test_output_of_attempts_that_the_queue_does_not_have_is_removed(spool: Spool) -> None:
     for attempt in (1, 2, 10):
         spool.outputs.append(ONE, attempt, "stdout", b"x")
     spool.close()
@@ -412,7 +412,7 @@ def test_A10_only_numbers_and_known_streams_name_an_output(spool: Spool, job: Jo
     assert everything(spool) == []
 
 
-def test_a_link_in_place_of_an_output_is_not_followed(spool: Spool, tmp_path: Path) -> None:
+def test_link_in_place_of_an_output_is_not_followed(spool: Spool, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("secret")
     (spool.outputs.directory / "1").mkdir()
@@ -438,7 +438,7 @@ def start_of_last(text: bytes, lines: int) -> int:
     pieces=st.lists(st.tuples(st.sampled_from([b"\n", b"a", b"bb\n", b"\n\n", b"c" * 1000]), st.integers(1, 200))),
     lines=st.integers(0, 300),
 )
-def test_tail_finds_where_the_last_lines_begin(pieces: list[tuple[bytes, int]], lines: int) -> None:
+def test_tail_returns_the_offset_of_the_last_lines(pieces: list[tuple[bytes, int]], lines: int) -> None:
     text = b"".join(piece * times for piece, times in pieces)
     with tempfile.TemporaryDirectory() as folder, Spool(Path(folder) / "spool") as spool:
         spool.outputs.append(ONE, 1, "stdout", text)
@@ -472,7 +472,7 @@ def test_A40_every_folder_and_file_is_private(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o750, 0o705, 0o777])
 @pytest.mark.parametrize("name", [".", "blobs", "out", "incoming"])
-def test_A40_a_spool_that_others_can_enter_is_refused(spool: Spool, name: str, mode: int) -> None:
+def test_A40_spool_that_other_users_can_enter_is_refused(spool: Spool, name: str, mode: int) -> None:
     (spool.directory / name).chmod(mode)
     with pytest.raises(StoreError, match=r"by others") as caught:
         Spool(spool.directory)
@@ -480,7 +480,7 @@ def test_A40_a_spool_that_others_can_enter_is_refused(spool: Spool, name: str, m
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_F24_a_full_disk_is_said_and_what_was_kept_stays_exact(tmp_path: Path) -> None:
+def test_F24_full_disk_is_reported_and_stored_output_stays_exact(tmp_path: Path) -> None:
     place = tmp_path / "small"
     place.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", str(place)], check=True)
@@ -506,7 +506,7 @@ def _fill_and_free(spool: Spool) -> None:
     assert spool.outputs.read(ONE, 1, "stdout", 0, 400_000) == text[: kept + 1000]
 
 
-def test_a_file_size_limit_is_a_store_error(tmp_path: Path) -> None:
+def test_file_size_limit_raises_store_error(tmp_path: Path) -> None:
     program = """
 import resource, sys
 from pathlib import Path
@@ -538,7 +538,7 @@ for number in range(100_000):
 """
 
 
-def test_F25_kills_leave_whole_files_and_output_without_gap_or_repeat(tmp_path: Path) -> None:
+def test_F25_kills_leave_complete_files_and_output_without_gap_or_repeat(tmp_path: Path) -> None:
     rng = Random(25)
     for round_number in range(10):
         command = [sys.executable, "-c", KEEP_ON, str(tmp_path / "spool"), str(round_number)]

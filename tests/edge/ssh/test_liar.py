@@ -58,7 +58,7 @@ async def opened(node: Node) -> AsyncIterator[Link]:
         await link.close()
 
 
-async def test_a_cipher_that_ssh_config_asks_for_goes_before_ours(liar: NewLiar, tmp_path: Path) -> None:
+async def test_cipher_of_ssh_config_overrides_the_default(liar: NewLiar, tmp_path: Path) -> None:
     node, ssh_config = node_of(liar(Mode.HONEST), tmp_path), tmp_path / "ssh_config"
     for words, expected in (("", "aes128-gcm@openssh.com"), ("Ciphers aes256-ctr\n", "aes256-ctr")):
         ssh_config.write_text(f"Host *\n{words}")
@@ -70,7 +70,7 @@ async def test_a_cipher_that_ssh_config_asks_for_goes_before_ours(liar: NewLiar,
 # --- no SSH, or no answer ---------------------------------------------------------------------------------------------
 
 
-async def test_F32_a_server_that_never_greets_is_given_up_in_the_node_s_time(liar: NewLiar, tmp_path: Path) -> None:
+async def test_F32_server_without_a_banner_fails_after_the_connect_timeout(liar: NewLiar, tmp_path: Path) -> None:
     refusal = await refused(node_of(liar(Mode.NO_BANNER), tmp_path, connect_timeout_seconds=1.0))
     assert type(refusal.error) is Unreachable
     assert refusal.error.reason == "no answer within 1 s"
@@ -78,13 +78,13 @@ async def test_F32_a_server_that_never_greets_is_given_up_in_the_node_s_time(lia
 
 
 @pytest.mark.parametrize("mode", [Mode.ENDLESS_BANNER, Mode.HTTP])
-async def test_F33_what_is_no_ssh_server_is_unreachable_at_once(liar: NewLiar, tmp_path: Path, mode: Mode) -> None:
+async def test_F33_server_of_another_protocol_is_unreachable_at_once(liar: NewLiar, tmp_path: Path, mode: Mode) -> None:
     refusal = await refused(node_of(liar(mode), tmp_path))
     assert type(refusal.error) is Unreachable
     assert refusal.seconds < 3
 
 
-async def test_a_closed_port_is_a_refused_connection(liar: NewLiar, tmp_path: Path) -> None:
+async def test_closed_port_is_a_refused_connection(liar: NewLiar, tmp_path: Path) -> None:
     server = liar(Mode.HONEST)
     refusal = await refused(node_of(server, tmp_path, port=1))
     assert type(refusal.error) is Unreachable
@@ -93,7 +93,7 @@ async def test_a_closed_port_is_a_refused_connection(liar: NewLiar, tmp_path: Pa
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70, "exa mple", "-oProxyCommand=true", ""])
-async def test_a_name_without_an_address_is_said(liar: NewLiar, tmp_path: Path, host: str) -> None:
+async def test_name_without_an_address_is_unreachable(liar: NewLiar, tmp_path: Path, host: str) -> None:
     refusal = await refused(node_of(liar(Mode.HONEST), tmp_path, host=host, port=1))
     assert type(refusal.error) is Unreachable
 
@@ -101,7 +101,7 @@ async def test_a_name_without_an_address_is_said(liar: NewLiar, tmp_path: Path, 
 # --- logins -----------------------------------------------------------------------------------------------------------
 
 
-async def test_F31_a_refused_login_says_for_whom_and_what_helps(liar: NewLiar, tmp_path: Path) -> None:
+async def test_F31_refused_login_names_the_user_and_has_a_hint(liar: NewLiar, tmp_path: Path) -> None:
     server = liar(Mode.REFUSES_LOGIN)
     refusal = await refused(node_of(server, tmp_path))
     assert type(refusal.error) is LoginRefused
@@ -111,7 +111,7 @@ async def test_F31_a_refused_login_says_for_whom_and_what_helps(liar: NewLiar, t
     assert server.connections == 1, "it is not asked again by itself"
 
 
-async def test_an_identity_file_that_is_missing_is_told_before_anybody_is_asked(liar: NewLiar, tmp_path: Path) -> None:
+async def test_missing_identity_file_is_reported_before_a_connection_is_made(liar: NewLiar, tmp_path: Path) -> None:
     server = liar(Mode.HONEST)
     refusal = await refused(node_of(server, tmp_path, identity_file=str(tmp_path / "none")))
     assert type(refusal.error) is LoginRefused
@@ -119,7 +119,7 @@ async def test_an_identity_file_that_is_missing_is_told_before_anybody_is_asked(
     assert server.connections == 0
 
 
-async def test_a_key_with_a_passphrase_is_a_login_problem_not_a_network_one(liar: NewLiar, tmp_path: Path) -> None:
+async def test_key_with_a_passphrase_is_a_login_error(liar: NewLiar, tmp_path: Path) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
     locked = tmp_path / "locked"
     locked.write_bytes(key.export_private_key(passphrase="secret"))
@@ -129,7 +129,7 @@ async def test_a_key_with_a_passphrase_is_a_login_problem_not_a_network_one(liar
     assert "ssh-add" in refusal.error.hint
 
 
-async def test_an_identity_file_that_is_no_key_is_a_login_problem(liar: NewLiar, tmp_path: Path) -> None:
+async def test_identity_file_without_a_key_is_a_login_error(liar: NewLiar, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello\n")
     refusal = await refused(node_of(liar(Mode.HONEST), tmp_path, identity_file=str(tmp_path / "text")))
     assert type(refusal.error) is LoginRefused
@@ -138,9 +138,7 @@ async def test_an_identity_file_that_is_no_key_is_a_login_problem(liar: NewLiar,
 # --- host keys --------------------------------------------------------------------------------------------------------
 
 
-async def test_A20_an_unknown_host_key_shows_its_fingerprint_and_how_to_accept_it(
-    liar: NewLiar, tmp_path: Path
-) -> None:
+async def test_A20_unknown_host_key_shows_its_fingerprint_and_how_to_accept_it(liar: NewLiar, tmp_path: Path) -> None:
     server = liar(Mode.HONEST)
     server.known_hosts.write_text("")
     refusal = await refused(node_of(server, tmp_path))
@@ -159,7 +157,7 @@ def fingerprint(server: Liar) -> str:
     return key.get_fingerprint()
 
 
-async def test_A21_a_changed_host_key_names_file_and_line(liar: NewLiar, tmp_path: Path) -> None:
+async def test_A21_changed_host_key_names_file_and_line(liar: NewLiar, tmp_path: Path) -> None:
     server = liar(Mode.OTHER_HOST_KEY)
     server.known_hosts.write_text("# comment\n\n" + server.known_hosts.read_text())
     refusal = await refused(node_of(server, tmp_path))
@@ -170,7 +168,7 @@ async def test_A21_a_changed_host_key_names_file_and_line(liar: NewLiar, tmp_pat
     assert server.sessions == 0
 
 
-async def test_A21_a_revoked_key_is_refused_as_changed(liar: NewLiar, tmp_path: Path) -> None:
+async def test_A21_revoked_key_is_refused_as_changed(liar: NewLiar, tmp_path: Path) -> None:
     server = liar(Mode.HONEST)
     server.known_hosts.write_text("@revoked " + server.known_hosts.read_text())
     refusal = await refused(node_of(server, tmp_path))
@@ -178,7 +176,7 @@ async def test_A21_a_revoked_key_is_refused_as_changed(liar: NewLiar, tmp_path: 
     assert f"{server.known_hosts}:1" in refusal.error.reason
 
 
-async def test_lines_of_known_hosts_that_nobody_understands_are_passed_over(liar: NewLiar, tmp_path: Path) -> None:
+async def test_invalid_lines_of_known_hosts_are_ignored(liar: NewLiar, tmp_path: Path) -> None:
     """OpenSSH does the same; one bad line in a person's file must not make every node unreachable."""
     server = liar(Mode.HONEST)
     bad = "half-a-line\n@what is this line\nhost ssh-ed25519 AAAA!!\n|1|bad|hash ssh-rsa AAAA\n\xff\n"
@@ -189,7 +187,7 @@ async def test_lines_of_known_hosts_that_nobody_understands_are_passed_over(liar
     assert type((await refused(node_of(server, tmp_path))).error) is HostKeyUnknown
 
 
-async def test_A22_there_is_no_way_not_to_check(liar: NewLiar, tmp_path: Path) -> None:
+async def test_A22_host_key_check_cannot_be_disabled(liar: NewLiar, tmp_path: Path) -> None:
     server = liar(Mode.OTHER_HOST_KEY)
     config = tmp_path / "config"
     config.write_text("Host *\n  StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n")
@@ -200,14 +198,14 @@ async def test_A22_there_is_no_way_not_to_check(liar: NewLiar, tmp_path: Path) -
 # --- after the login --------------------------------------------------------------------------------------------------
 
 
-async def test_a_connection_that_breaks_at_first_contact_is_told_as_such(liar: NewLiar, tmp_path: Path) -> None:
+async def test_connection_lost_at_first_contact_is_reported_as_lost(liar: NewLiar, tmp_path: Path) -> None:
     refusal = await refused(node_of(liar(Mode.DROPS), tmp_path))
     assert isinstance(refusal.error, Unreachable | Dropped)
     assert "login shell" not in refusal.error.reason, "nobody should look for a fault in start-up files"
     assert refusal.seconds < 5
 
 
-async def test_A16_a_zero_without_the_nonce_is_no_success(liar: NewLiar, tmp_path: Path) -> None:
+async def test_A16_exit_status_zero_without_the_nonce_is_a_failure(liar: NewLiar, tmp_path: Path) -> None:
     refusal = await refused(node_of(liar(Mode.SAYS_ZERO), tmp_path))
     assert type(refusal.error) is NodeUnfit
     assert "login shell does not run commands" in refusal.error.reason
@@ -215,7 +213,7 @@ async def test_A16_a_zero_without_the_nonce_is_no_success(liar: NewLiar, tmp_pat
     assert refusal.seconds < 5
 
 
-async def test_F32_a_server_that_never_answers_after_the_login_is_given_up(
+async def test_F32_server_that_is_silent_after_the_login_fails_in_time(
     liar: NewLiar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing at all is answered, not even a keepalive: the longest of three times counts, all of them known."""
@@ -229,7 +227,7 @@ async def test_F32_a_server_that_never_answers_after_the_login_is_given_up(
 
 
 @pytest.mark.parametrize("mode", [Mode.HONEST, Mode.SFTP_POLLUTED])
-async def test_A17_without_sftp_that_works_files_go_through_cat(liar: NewLiar, tmp_path: Path, mode: Mode) -> None:
+async def test_A17_without_working_sftp_files_go_through_a_channel(liar: NewLiar, tmp_path: Path, mode: Mode) -> None:
     host = Host(node_of(liar(mode), tmp_path), tmp_path, PLAIN)
     sink = Kept()
     source = b"cat; exit 5"
@@ -239,7 +237,7 @@ async def test_A17_without_sftp_that_works_files_go_through_cat(liar: NewLiar, t
     await host.end()
 
 
-async def test_F25_an_sftp_that_confirms_and_keeps_nothing_is_found_out(liar: NewLiar, tmp_path: Path) -> None:
+async def test_F25_sftp_that_confirms_but_stores_nothing_is_detected(liar: NewLiar, tmp_path: Path) -> None:
     content = b"x" * 1000
     sha256 = hashlib.sha256(content).hexdigest()
     (tmp_path / "file").write_bytes(content)
@@ -250,7 +248,7 @@ async def test_F25_an_sftp_that_confirms_and_keeps_nothing_is_found_out(liar: Ne
         assert not link.lost.done(), "the node still works"
 
 
-async def test_what_does_not_stay_is_not_sent_for_ever(liar: NewLiar, tmp_path: Path) -> None:
+async def test_upload_that_does_not_stay_is_not_repeated_for_ever(liar: NewLiar, tmp_path: Path) -> None:
     host = Host(node_of(liar(Mode.SFTP_LIES), tmp_path), tmp_path, PLAIN)
     with pytest.raises(NodeUnfit):
         await host.run(host.order(b"echo ran"))

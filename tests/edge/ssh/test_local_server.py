@@ -48,25 +48,25 @@ async def run(
 
 
 @pytest.mark.parametrize("status", [0, 1, 3, 126, 127, 128, 255])
-async def test_exit_statuses_arrive(connection: asyncssh.SSHClientConnection, status: int) -> None:
+async def test_exit_status_is_returned(connection: asyncssh.SSHClientConnection, status: int) -> None:
     assert (await run(connection, f"exit {status}")).exit_status == status
 
 
 @pytest.mark.parametrize("name", ["TERM", "KILL", "SEGV"])
-async def test_a_signal_is_no_exit_status(connection: asyncssh.SSHClientConnection, name: str) -> None:
+async def test_signal_is_reported_as_a_signal(connection: asyncssh.SSHClientConnection, name: str) -> None:
     done = await run(connection, f"kill -{name} $$")
     assert done.exit_signal
     assert done.exit_signal[0] == name
     assert done.returncode == -signal.Signals[f"SIG{name}"]
 
 
-async def test_streams_are_exact_and_apart(connection: asyncssh.SSHClientConnection) -> None:
+async def test_streams_are_exact_and_separate(connection: asyncssh.SSHClientConnection) -> None:
     content = bytes(range(256)) * 1000
     done = await run(connection, "cat; cat >/dev/null; echo err >&2", content)
     assert (done.stdout, done.stderr) == (content, b"err\n")
 
 
-async def test_output_is_whole_every_time_when_the_command_ends_at_once(
+async def test_output_is_complete_when_the_command_ends_at_once(
     connection: asyncssh.SSHClientConnection,
 ) -> None:
     async def one(number: int) -> bool:
@@ -77,13 +77,13 @@ async def test_output_is_whole_every_time_when_the_command_ends_at_once(
         assert all(await asyncio.gather(*(one(number) for number in range(start, start + 4))))
 
 
-async def test_commands_have_a_session_of_their_own(connection: asyncssh.SSHClientConnection) -> None:
+async def test_each_command_has_a_session_of_its_own(connection: asyncssh.SSHClientConnection) -> None:
     done = await run(connection, "ps -o sid= -p $$; echo $$")
     sid, pid = (int(word) for word in said(done).split())
     assert sid == pid != os.getsid(0)
 
 
-async def test_F27_a_reader_that_does_not_read_holds_the_command_back(connection: asyncssh.SSHClientConnection) -> None:
+async def test_F27_slow_reader_blocks_the_command(connection: asyncssh.SSHClientConnection) -> None:
     before = psutil.Process().memory_info().rss
     process = await connection.create_process("echo $$ >&2; exec head -c 1000000000 /dev/zero", encoding=None)
     pid = int(await process.stderr.readline())
@@ -104,7 +104,7 @@ async def test_F27_a_reader_that_does_not_read_holds_the_command_back(connection
     await ended(pid)
 
 
-async def test_a_command_may_leave_its_input_unread(connection: asyncssh.SSHClientConnection) -> None:
+async def test_command_can_leave_its_input_unread(connection: asyncssh.SSHClientConnection) -> None:
     assert (await run(connection, "exit 4", bytes(3_000_000))).exit_status == 4
 
 
@@ -117,7 +117,7 @@ async def test_sftp_puts_and_gets(connection: asyncssh.SSHClientConnection, tmp_
             await sftp.stat(str(tmp_path / "c"))
 
 
-async def test_a_terminal_is_one_with_its_size_and_its_ctrl_c(connection: asyncssh.SSHClientConnection) -> None:
+async def test_terminal_has_a_size_and_passes_ctrl_c(connection: asyncssh.SSHClientConnection) -> None:
     process = await connection.create_process(
         "trap 'echo got; exit 9' INT; stty size; tty; while :; do sleep 0.02; done",
         encoding=None,
@@ -132,7 +132,7 @@ async def test_a_terminal_is_one_with_its_size_and_its_ctrl_c(connection: asyncs
     assert b"got" in said(done)
 
 
-async def test_more_terminals_than_threads_can_wait_at_once(connection: asyncssh.SSHClientConnection) -> None:
+async def test_more_terminals_than_threads_can_be_open(connection: asyncssh.SSHClientConnection) -> None:
     count = 40
     processes = [
         await connection.create_process("read x; echo $x; exit 3", encoding=None, term_type="xterm")
@@ -146,14 +146,14 @@ async def test_more_terminals_than_threads_can_wait_at_once(connection: asyncssh
     assert all(b"word%d" % number in said(result) for number, result in enumerate(results))
 
 
-async def test_a_terminal_hangs_up_when_its_channel_closes(connection: asyncssh.SSHClientConnection) -> None:
+async def test_terminal_hangs_up_when_its_channel_closes(connection: asyncssh.SSHClientConnection) -> None:
     process = await connection.create_process("echo $$; exec sleep 1000", encoding=None, term_type="xterm")
     pid = int(await process.stdout.readline())
     process.close()
     await ended(pid)
 
 
-async def test_what_a_command_detached_lives_on_and_holds_nothing_up() -> None:
+async def test_detached_process_survives_and_delays_nothing() -> None:
     connection = await local_server.serve_local()
     command = "setsid -f sh -c 'echo $$ >&3; exec sleep 1000' 3>&1 </dev/null >/dev/null 2>&1; sleep 0.1"
     process = await connection.create_process(command, encoding=None)
@@ -181,7 +181,7 @@ async def test_no_port_stays_open() -> None:
     await end(connection)
 
 
-def test_a_stranger_who_is_quicker_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_of_another_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between listen and our own connect somebody else connects: neither of the two sockets is used."""
     strangers: list[socket.socket] = []
     connect = socket.create_connection
@@ -200,7 +200,7 @@ def test_a_stranger_who_is_quicker_is_turned_away(monkeypatch: pytest.MonkeyPatc
     stranger.close()
 
 
-async def test_a_stranger_s_key_does_not_open_it() -> None:
+async def test_key_of_another_process_is_refused() -> None:
     """Were a stranger on the very socket, only the key of this one connection would let it in."""
     ours, theirs = local_server._loopback_pair()
     host_key, right, wrong = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(3))

@@ -18,7 +18,7 @@ def options(words: list[str]) -> dict[str, str]:
     return dict(words[at + 1].split("=", 1) for at, word in enumerate(words) if word == "-o")
 
 
-def test_only_the_key_that_the_connection_saw_is_trusted_and_nobody_is_asked() -> None:
+def test_only_the_host_key_of_the_connection_is_accepted_without_a_prompt() -> None:
     found = options(arguments(Node("n", host="h"), Dialing(ssh_config=""), "/tmp/50% known", KEY))
     assert found["StrictHostKeyChecking"] == "yes"
     assert found["UserKnownHostsFile"] == '"/tmp/50%% known"'
@@ -28,7 +28,7 @@ def test_only_the_key_that_the_connection_saw_is_trusted_and_nobody_is_asked() -
     assert found["BatchMode"] == "yes"
 
 
-def test_the_login_is_that_of_the_inventory(tmp_path: Path) -> None:
+def test_login_is_that_of_the_inventory(tmp_path: Path) -> None:
     node = Node("n", host="h", port=2200, user="grid", identity_file=str(tmp_path / "key"))
     words = arguments(node, Dialing(ssh_config="", agent="/agent"), "/k", KEY)
     found = options(words)
@@ -39,7 +39,7 @@ def test_the_login_is_that_of_the_inventory(tmp_path: Path) -> None:
     assert words[words.index("-F") + 1] == "none"
 
 
-def test_an_alias_is_left_to_ssh_config_and_so_are_its_ciphers(tmp_path: Path) -> None:
+def test_alias_and_its_ciphers_are_left_to_ssh_config(tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text("Host lab\n  Ciphers aes256-ctr\n")
     words = arguments(Node("n", ssh_config="lab"), Dialing(ssh_config=str(config)), "/k", KEY)
@@ -51,13 +51,13 @@ def test_an_alias_is_left_to_ssh_config_and_so_are_its_ciphers(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("kind", "algorithms"), [("ssh-rsa", "rsa-sha2-512,rsa-sha2-256"), ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp256")]
 )
-def test_a_kind_of_key_is_asked_for_by_the_names_of_its_signatures(kind: str, algorithms: str) -> None:
+def test_key_type_is_requested_by_its_signature_algorithms(kind: str, algorithms: str) -> None:
     found = options(arguments(Node("n", host="h"), Dialing(ssh_config=""), "/k", f"{kind} AAAA"))
     assert found["HostKeyAlgorithms"] == algorithms
 
 
 @pytest.mark.parametrize("trouble", ["no room for the key", "a program that does not start"])
-async def test_an_ssh_that_cannot_be_used_is_none_and_leaves_nothing(
+async def test_unusable_ssh_returns_none_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
 ) -> None:
     ssh = tmp_path / "bin" / "ssh"

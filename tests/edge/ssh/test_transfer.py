@@ -47,7 +47,7 @@ def contents(archive: bytes) -> dict[str, bytes]:
 # --- there ------------------------------------------------------------------------------------------------------------
 
 
-async def test_many_small_files_are_one_step_and_large_ones_one_each(host: Host) -> None:
+async def test_many_small_files_are_one_step_and_each_large_file_is_one(host: Host) -> None:
     link = await host.open()
     dice = Random(1)
     small = [host.put(dice.randbytes(dice.randrange(5000))) for _ in range(300)]
@@ -61,7 +61,7 @@ async def test_many_small_files_are_one_step_and_large_ones_one_each(host: Host)
         assert (Path(host.node.workdir) / "objects" / sha256).read_bytes() == source.read_bytes()
 
 
-async def test_F25_a_stream_with_one_wrong_file_leaves_none(host: Host) -> None:
+async def test_F25_stream_with_one_wrong_file_leaves_no_object(host: Host) -> None:
     link = await host.open()
     shas = [host.put(f"{number}".encode()) for number in range(10)]
     (host.blobs / shas[7]).write_bytes(b"something else")
@@ -71,7 +71,7 @@ async def test_F25_a_stream_with_one_wrong_file_leaves_none(host: Host) -> None:
     assert objects(host) == set()
 
 
-async def test_F25_a_stream_that_is_cut_leaves_no_object(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_F25_cut_stream_leaves_no_object(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     link = await host.open()
     sources = [(sha256, host.blobs / sha256) for sha256 in (host.put(f"{n}".encode()) for n in range(10))]
     whole = list(transfer._archive(sources))
@@ -124,7 +124,7 @@ async def test_only_the_rest_of_a_cut_upload_is_sent(host: Host) -> None:
     assert part.with_suffix("").read_bytes() == content
 
 
-async def test_F25_what_was_left_of_an_upload_and_is_wrong_costs_a_full_one(host: Host) -> None:
+async def test_F25_damaged_part_of_an_upload_is_sent_again_in_full(host: Host) -> None:
     content = Random(4).randbytes(60_000_000)
     sha256, part = await cut_upload(host, content)
     there = part.stat().st_size // STEP_BYTES * STEP_BYTES
@@ -136,7 +136,7 @@ async def test_F25_what_was_left_of_an_upload_and_is_wrong_costs_a_full_one(host
     assert part.with_suffix("").read_bytes() == content
 
 
-async def test_F25_what_was_left_and_is_longer_than_the_file_is_not_taken(host: Host) -> None:
+async def test_F25_part_that_is_longer_than_the_file_is_not_used(host: Host) -> None:
     link = await host.open()
     content = Random(5).randbytes(9_000_000)
     sha256 = host.put(content)
@@ -145,7 +145,7 @@ async def test_F25_what_was_left_and_is_longer_than_the_file_is_not_taken(host: 
     assert objects(host) == {sha256}
 
 
-async def test_where_the_systems_ssh_gets_nowhere_the_connection_carries(
+async def test_upload_uses_the_connection_when_the_systems_ssh_fails(
     host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     link = await host.open()
@@ -164,7 +164,7 @@ async def test_where_the_systems_ssh_gets_nowhere_the_connection_carries(
     assert len(tries) == 1, "it is not tried again on this connection"
 
 
-async def test_who_gives_up_before_the_node_has_answered_leaves_no_process_and_no_folder(
+async def test_cancelled_upload_leaves_no_process_and_no_folder(
     host: Host, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     link = await host.open()
@@ -199,7 +199,7 @@ async def another_link(host: Host) -> Link:
     return await Link.open(host.node, host.how, ("sh",), host.samples.append)
 
 
-async def test_two_uploads_of_one_file_at_once_leave_one_whole_object(host: Host) -> None:
+async def test_two_uploads_of_one_file_at_the_same_time_leave_one_complete_object(host: Host) -> None:
     """As two masters would that share an account."""
     content = Random(6).randbytes(30_000_000)
     sha256 = host.put(content)
@@ -212,7 +212,7 @@ async def test_two_uploads_of_one_file_at_once_leave_one_whole_object(host: Host
         await link.close()
 
 
-async def test_an_upload_that_stands_still_is_taken_over(host: Host) -> None:
+async def test_stalled_upload_is_taken_over(host: Host) -> None:
     """Its connection is cut, and neither end knows it yet."""
     content = Random(7).randbytes(30_000_000)
     sha256 = host.put(content)
@@ -260,7 +260,7 @@ LOOK = b"find . -type f -exec sh -c 'test -x \"$1\" && printf x; cat \"$1\"; ech
 
 
 @pytest.mark.parametrize("warm", [False, True])
-async def test_data_is_laid_out_also_when_the_build_is_there_and_may_be_written_to(host: Host, warm: bool) -> None:
+async def test_data_is_writable_in_the_run_folder_with_and_without_a_cached_build(host: Host, warm: bool) -> None:
     order = host.order(LOOK + b"echo spoiled | tee one 'it''s.sh' p/two >/dev/null\n")
     if warm:
         await host.run(order)
@@ -278,9 +278,7 @@ LARGE = 40_000_000
 
 
 @pytest.mark.parametrize("writes", [False, True])
-async def test_a_large_file_is_lent_to_its_run_and_taken_back_unless_it_was_written_to(
-    host: Host, writes: bool
-) -> None:
+async def test_large_file_is_moved_to_its_run_and_back_unless_it_was_changed(host: Host, writes: bool) -> None:
     content = Random(8).randbytes(LARGE)
     folder = Path(host.node.workdir)
     for again in range(2):
@@ -300,7 +298,7 @@ async def test_a_large_file_is_lent_to_its_run_and_taken_back_unless_it_was_writ
         assert {name for name in objects(host) if big.sha256 in name} == {f"{big.sha256}.part"}
 
 
-async def test_a_file_that_is_lent_can_be_had_by_another_run_meanwhile(host: Host) -> None:
+async def test_file_in_use_by_a_run_is_available_to_another_run(host: Host) -> None:
     content = Random(9).randbytes(LARGE)
     big = SourceFile("big", host.put(content), LARGE)
     orders = [host.order(b"cksum <big; while [ ! -e ../open ]; do sleep 0.1; done\n") for _ in range(2)]
@@ -319,7 +317,7 @@ async def test_a_file_that_is_lent_can_be_had_by_another_run_meanwhile(host: Hos
     assert sinks[1].uploaded_bytes < 10_000, "nothing was sent for the second"
 
 
-async def test_another_run_has_the_file_as_it_was_sent_while_the_first_one_changes_it(host: Host) -> None:
+async def test_run_that_changes_a_file_does_not_change_it_for_another_run(host: Host) -> None:
     content = Random(11).randbytes(LARGE)
     big = SourceFile("big", host.put(content), LARGE)
     wait = b"while [ ! -e ../open ]; do sleep 0.1; done\n"
@@ -337,7 +335,7 @@ async def test_another_run_has_the_file_as_it_was_sent_while_the_first_one_chang
     assert (await running).outcome == Exited(0)
 
 
-async def test_a_large_file_may_be_data_and_standard_input_of_one_run(host: Host) -> None:
+async def test_large_file_can_be_data_and_standard_input_of_one_run(host: Host) -> None:
     content = Random(12).randbytes(LARGE)
     big = SourceFile("big", host.put(content), LARGE)
     order = host.order(b"cmp - big && echo same\n")
@@ -347,7 +345,7 @@ async def test_a_large_file_may_be_data_and_standard_input_of_one_run(host: Host
     assert sink["stdout"] == b"same\n"
 
 
-async def test_what_another_run_is_to_read_is_not_lent_away(host: Host) -> None:
+async def test_file_that_a_prepared_run_needs_is_not_moved_away(host: Host) -> None:
     """The other one is prepared, and begins later."""
     content = Random(13).randbytes(LARGE)
     big = SourceFile("big", host.put(content), LARGE)
@@ -367,7 +365,7 @@ async def test_what_another_run_is_to_read_is_not_lent_away(host: Host) -> None:
     assert big.sha256 in objects(host)
 
 
-async def test_what_a_program_has_put_elsewhere_or_given_another_name_is_not_taken_back(host: Host) -> None:
+async def test_file_that_a_program_has_moved_or_linked_is_not_moved_back(host: Host) -> None:
     content = Random(10).randbytes(LARGE)
     big = SourceFile("d/big", host.put(content), LARGE)
     mine = Path(host.node.workdir).parent / "mine"
@@ -383,7 +381,7 @@ async def test_what_a_program_has_put_elsewhere_or_given_another_name_is_not_tak
     assert (mine / "kept").read_bytes() == content
 
 
-async def test_F24_data_that_does_not_fit_is_the_node_s_fault(host: Host) -> None:
+async def test_F24_data_that_does_not_fit_is_a_fault_of_the_node(host: Host) -> None:
     order = with_data(host, host.order(b"echo ran\n"), {}, {"a": b"1"})
     sha256 = order.program.packs[0].sha256
     (host.blobs / sha256).write_bytes(b"no archive")
@@ -410,7 +408,7 @@ line"
 """
 
 
-async def test_every_name_comes_back_with_its_bytes_and_links_do_not_lead_out(host: Host) -> None:
+async def test_every_file_name_is_fetched_and_links_do_not_lead_out(host: Host) -> None:
     order = host.order(TRICKS, *(name.encode() for name in AWKWARD))
     order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, fetch=(".",)))
     kept = Kept()
@@ -424,7 +422,7 @@ async def test_every_name_comes_back_with_its_bytes_and_links_do_not_lead_out(ho
     assert all(name in text for name in ("far", "up", "folder", "broken", "inner/twice", "fifo", "line break"))
 
 
-async def test_a_file_that_cannot_be_read_is_told_and_the_others_come(host: Host) -> None:
+async def test_unreadable_file_is_reported_and_the_others_are_fetched(host: Host) -> None:
     order = host.order(b"echo 1 >a; echo 2 >b\n")
     order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, fetch=("*",)))
     await host.run(order)
@@ -434,7 +432,7 @@ async def test_a_file_that_cannot_be_read_is_told_and_the_others_come(host: Host
     assert b"gone" in await link.runs.piece(order.run, "fetch.err", 0, 1000)
 
 
-async def test_without_tar_files_come_piece_by_piece(host: Host) -> None:
+async def test_without_tar_files_are_fetched_in_pieces(host: Host) -> None:
     link = await host.open()
     link.control.facts = msgspec.structs.replace(link.facts, helpers=link.facts.helpers - {"tar"})
     order = host.order(b"mkdir out; head -c 3000000 /dev/zero >out/big; echo x >out/small; : >out/empty\n")
@@ -447,7 +445,7 @@ async def test_without_tar_files_come_piece_by_piece(host: Host) -> None:
         await host.run(packed)
 
 
-async def test_more_than_was_announced_is_not_taken(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_bytes_than_announced_are_not_taken(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that lies, or a file that something still writes to."""
     order = host.order(b"head -c 5000000 /dev/zero >big\n")
     order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, fetch=("big",)))

@@ -34,7 +34,7 @@ def found(*changes: str, ahead: float = 0.0) -> dict[str, Finding]:
     return {each.name: each for each in findings(read("\n".join([*lines, *changes]).encode()), ahead, 1.0)}
 
 
-def test_a_well_node_has_nothing_ill_and_no_advice() -> None:
+def test_healthy_node_has_no_problem_and_no_hint() -> None:
     assert [each for each in found().values() if not each.ok or each.hint] == []
     assert {"clock", "space", "logind", "PATH", "isolation", "sshd sessions"} <= found().keys()
 
@@ -52,7 +52,7 @@ def test_a_well_node_has_nothing_ill_and_no_advice() -> None:
         (["limit 4096 Max file size"], "limit of file size", "4096", "ulimit -f"),
     ],
 )
-def test_what_is_ill_has_its_number_and_its_remedy(changes: list[str], name: str, detail: str, hint: str) -> None:
+def test_problem_has_a_number_and_a_hint(changes: list[str], name: str, detail: str, hint: str) -> None:
     finding = found(*changes)[name]
     assert not finding.ok
     assert detail in finding.detail
@@ -62,16 +62,16 @@ def test_what_is_ill_has_its_number_and_its_remedy(changes: list[str], name: str
 @pytest.mark.parametrize(
     ("ahead", "ok", "words"), [(0.4, True, "right"), (90, False, "90 s ahead"), (-90, False, "90 s behind")]
 )
-def test_a_clock_that_is_far_off_is_ill(ahead: float, ok: bool, words: str) -> None:
+def test_clock_that_is_far_off_is_a_problem(ahead: float, ok: bool, words: str) -> None:
     finding = found(ahead=ahead)["clock"]
     assert (finding.ok, words in finding.detail) == (ok, True)
 
 
-def test_an_account_that_lingers_is_well() -> None:
+def test_account_with_lingering_enabled_is_healthy() -> None:
     assert found("killuserprocesses yes", "linger yes")["logind"].ok
 
 
-def test_folders_that_only_a_login_shell_sees_are_named_with_advice() -> None:
+def test_folders_that_only_a_login_shell_searches_have_a_hint() -> None:
     finding = found("loginpath /opt/go/bin:/usr/bin::relative:/opt/jdk/bin")["PATH"]
     assert finding.ok
     assert "/opt/go/bin, /opt/jdk/bin" in finding.detail
@@ -88,7 +88,7 @@ def test_folders_that_only_a_login_shell_sees_are_named_with_advice() -> None:
         (["barrier mount /proc failed", "sysctl 100 user/max_user_namespaces"], "container"),
     ],
 )
-def test_a_weaker_isolation_says_why_and_what_would_help(facts: list[str], hint: str) -> None:
+def test_weaker_isolation_has_a_reason_and_a_hint(facts: list[str], hint: str) -> None:
     lines = [line for line in WELL.splitlines() if not line.startswith("pidns")]
     finding = {each.name: each for each in findings(read("\n".join([*lines, *facts]).encode()), 0, 1)}
     assert finding["isolation"].ok
@@ -96,5 +96,5 @@ def test_a_weaker_isolation_says_why_and_what_would_help(facts: list[str], hint:
     assert hint in finding["isolation"].hint
 
 
-def test_what_a_node_does_not_say_is_not_judged() -> None:
+def test_missing_facts_are_not_judged() -> None:
     assert all(each.ok for each in findings(read(b"\xff junk\n\n"), 0.0, 1.0))

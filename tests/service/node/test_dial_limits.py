@@ -29,7 +29,7 @@ X, Y = (Node(name, host="192.0.2.1") for name in "xy")
         (Node("here-1", connection="local"), Node("here-2", connection="local"), False),
     ],
 )
-def test_F29_nodes_of_one_server_or_behind_one_jump_host_share_a_gateway(
+def test_F29_nodes_of_one_server_or_jump_host_share_a_dial_limit(
     tmp_path: Path, one: Node, other: Node, same: bool
 ) -> None:
     config = tmp_path / "config"

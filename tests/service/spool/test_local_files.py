@@ -43,9 +43,7 @@ def handed(path: Path) -> TakeFile:
     return TakeFile.of(str(path), path.stat())
 
 
-async def test_many_clients_who_name_one_file_have_it_read_once(
-    tmp_path: Path, spool: Spool, copies: list[int]
-) -> None:
+async def test_file_that_many_clients_name_is_read_once(tmp_path: Path, spool: Spool, copies: list[int]) -> None:
     path = tmp_path / "big"
     path.write_bytes(os.urandom(20_000_000))
     local_files = LocalFiles(spool)
@@ -57,7 +55,7 @@ async def test_many_clients_who_name_one_file_have_it_read_once(
     assert list(spool.blobs.incoming.iterdir()) == []
 
 
-async def test_a_file_is_known_again_only_when_it_had_settled(
+async def test_file_is_recognised_only_when_its_timestamps_had_settled(
     tmp_path: Path, spool: Spool, copies: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "big"
@@ -74,7 +72,7 @@ async def test_a_file_is_known_again_only_when_it_had_settled(
     assert await local_files.take(handed(path)) == hashlib.sha256(b"y" * 1000).hexdigest()
 
 
-async def test_a_file_that_the_spool_has_lost_is_read_again(
+async def test_file_that_the_spool_has_lost_is_read_again(
     tmp_path: Path, spool: Spool, copies: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sshgrid.spool.local_files.SETTLED_SECONDS", -1)
@@ -87,7 +85,9 @@ async def test_a_file_that_the_spool_has_lost_is_read_again(
 
 
 @pytest.mark.parametrize("trick", ["changed", "gone", "folder", "fifo"])
-async def test_what_is_not_the_file_that_the_client_saw_is_refused(tmp_path: Path, spool: Spool, trick: str) -> None:
+async def test_file_that_differs_from_the_one_the_client_saw_is_refused(
+    tmp_path: Path, spool: Spool, trick: str
+) -> None:
     path = tmp_path / "big"
     path.write_bytes(b"x")
     seen = handed(path)
@@ -105,7 +105,7 @@ async def test_what_is_not_the_file_that_the_client_saw_is_refused(tmp_path: Pat
     assert list(spool.blobs.incoming.iterdir()) == []
 
 
-async def test_a_file_that_changes_while_it_is_read_is_refused(
+async def test_file_that_changes_while_it_is_read_is_refused(
     tmp_path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "big"
@@ -123,7 +123,7 @@ async def test_a_file_that_changes_while_it_is_read_is_refused(
         await LocalFiles(spool).take(handed(path))
 
 
-async def test_a_master_that_leaves_does_not_finish_a_long_copy(tmp_path: Path, spool: Spool) -> None:
+async def test_master_that_stops_ends_a_long_copy(tmp_path: Path, spool: Spool) -> None:
     path = tmp_path / "big"
     with path.open("wb") as file:
         file.truncate(1 << 33)
@@ -133,12 +133,12 @@ async def test_a_master_that_leaves_does_not_finish_a_long_copy(tmp_path: Path, 
         while not any(aside.stat().st_size for aside in spool.blobs.incoming.iterdir()):  # noqa: ASYNC110 - of a thread
             await asyncio.sleep(0.001)
     await local_files.close()
-    with pytest.raises(UsageError, match="leaves"):
+    with pytest.raises(UsageError, match="is stopping"):
         await taking
     assert list(spool.blobs.incoming.iterdir()) == []
 
 
-async def test_a_file_that_somebody_may_write_to_unseen_is_not_known_again(
+async def test_file_that_another_process_can_write_is_not_recognised(
     tmp_path: Path, spool: Spool, copies: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mapped page that is dirty already changes without a new time."""
@@ -157,13 +157,13 @@ async def test_a_file_that_somebody_may_write_to_unseen_is_not_known_again(
     assert len(copies) == 3, "nobody has it open any more"
 
 
-async def test_a_file_that_gives_fewer_bytes_than_it_is_said_to_have_is_refused(
+async def test_file_with_fewer_bytes_than_its_size_is_refused(
     tmp_path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the kernel before Linux 5.19 copies nothing of what it makes up itself."""
     path = tmp_path / "big"
     path.write_bytes(b"x" * 1000)
     monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
-    with pytest.raises(UsageError, match="0 bytes of it came"):
+    with pytest.raises(UsageError, match="0 bytes were read"):
         await LocalFiles(spool).take(handed(path))
     assert list(spool.blobs.incoming.iterdir()) == []

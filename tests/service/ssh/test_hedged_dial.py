@@ -41,7 +41,7 @@ class Dials:
 
 
 @pytest.mark.parametrize("winner", [0, 1])
-async def test_F2_the_first_that_answers_wins_and_the_other_is_taken_back(winner: int) -> None:
+async def test_F2_first_dial_that_answers_wins_and_the_other_is_cancelled(winner: int) -> None:
     dials = Dials()
     race = dials.race()
     await dials.second.wait()
@@ -50,7 +50,7 @@ async def test_F2_the_first_that_answers_wins_and_the_other_is_taken_back(winner
     assert (dials.cancelled, dials.closed) == (1, [])
 
 
-async def test_two_that_answer_at_once_leave_one() -> None:
+async def test_of_two_dials_that_answer_at_the_same_time_one_is_closed() -> None:
     dials = Dials()
     race = dials.race()
     await dials.second.wait()
@@ -60,7 +60,7 @@ async def test_two_that_answer_at_once_leave_one() -> None:
     assert [won, *dials.closed] in (["link 0", "link 1"], ["link 1", "link 0"])
 
 
-async def test_a_refusal_ends_both() -> None:
+async def test_refusal_ends_both_dials() -> None:
     dials = Dials()
     race = dials.race()
     await dials.second.wait()
@@ -70,7 +70,7 @@ async def test_a_refusal_ends_both() -> None:
     assert dials.cancelled == 1
 
 
-async def test_without_hurry_there_is_one_dial() -> None:
+async def test_without_waiting_runs_there_is_one_dial() -> None:
     dials = Dials()
     race = dials.race(hurried=False)
     with pytest.raises(TimeoutError):
@@ -80,7 +80,7 @@ async def test_without_hurry_there_is_one_dial() -> None:
     assert (await race, len(dials.begun)) == ("link", 1)
 
 
-async def test_who_waits_no_longer_takes_both_back() -> None:
+async def test_cancelled_caller_cancels_both_dials() -> None:
     dials = Dials()
     race = dials.race()
     await dials.second.wait()
@@ -90,7 +90,7 @@ async def test_who_waits_no_longer_takes_both_back() -> None:
     assert dials.cancelled == 2
 
 
-async def test_F16_a_spare_dial_answers_beside_a_silent_connection_and_is_handed_over() -> None:
+async def test_F16_spare_dial_beside_a_silent_connection_is_handed_over() -> None:
     dials = Dials()
     spare = Spare(dials.open, dials.close)
     spare.begin()
@@ -102,7 +102,7 @@ async def test_F16_a_spare_dial_answers_beside_a_silent_connection_and_is_handed
     assert (await spare.end(), dials.closed) == ("link", [])
 
 
-async def test_F39_a_spare_dial_is_taken_back_when_the_connection_speaks_and_may_come_again() -> None:
+async def test_F39_spare_dial_is_cancelled_when_the_connection_answers_and_can_be_repeated() -> None:
     dials = Dials()
     spare = Spare(dials.open, dials.close)
     for _ in range(2):
@@ -112,7 +112,7 @@ async def test_F39_a_spare_dial_is_taken_back_when_the_connection_speaks_and_may
     assert (len(dials.begun), dials.cancelled, await spare.end()) == (2, 2, None)
 
 
-async def test_a_spare_dial_that_fails_changes_nothing_and_is_not_repeated() -> None:
+async def test_failed_spare_dial_is_not_repeated() -> None:
     dials = Dials()
     spare = Spare(dials.open, dials.close)
     spare.begin()
@@ -123,7 +123,7 @@ async def test_a_spare_dial_that_fails_changes_nothing_and_is_not_repeated() -> 
     assert (len(dials.begun), spare.answered, await spare.end()) == (1, False, None)
 
 
-async def test_a_spare_that_answered_and_is_not_wanted_is_closed() -> None:
+async def test_unneeded_spare_connection_is_closed() -> None:
     dials = Dials()
     spare = Spare(dials.open, dials.close)
     spare.begin()
