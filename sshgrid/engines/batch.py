@@ -211,7 +211,7 @@ class BatchFollower:
 
     async def _look(self, link: Link) -> AttemptResult | None:
         began = self._clock.monotonic()
-        look = await link.runs.look_batch(self._batch.run, self._records)
+        look = await link.runs.batch_status(self._batch.run, self._records)
         run = look.run
         if not await self._poller.has_begun(link, run):
             return None
@@ -233,18 +233,19 @@ class BatchFollower:
         return AttemptResult(Exited(0))
 
     async def _take(self, link: Link, look: BatchLook) -> None:
-        """What is new in the ledger, in its order."""
+        """Pass on what is new in the ledger, in its order."""
         over = {end.task for end in look.ended}
         await self._sink.begun(task for task in look.begun if task not in over)
         ends = {}
         seconds = dict(self._lane_seconds)
         for end in look.ended:
+            self.has_build = self.has_build or run_outcome.has_build(end.record)
             ends[end.task] = AttemptResult(await self._task_outcome(link, end), run_outcome.usage(_own(end, seconds)))
             if run := self._sink.run_of(end.task):
                 for stream, file in OUTPUT_FILES.items():
                     await self._read_output(link, end, run, stream, file)
         await self._sink.ended(ends)
-        # Only what was told is behind us: after a lost connection the rest comes again.
+        # Only now: after a lost connection, records that were not passed on are read again.
         self._records += look.records
         self._lane_seconds = seconds
 
@@ -284,11 +285,11 @@ class BatchFollower:
 
 
 def _own(end: TaskEnd, seconds: dict[str, float]) -> RunRecord:
-    """The record with the CPU seconds of this task alone: a lane counts those of all its tasks, `seconds` so far."""
+    """Return the record with the CPU seconds of this task alone: a lane counts all its tasks, `seconds` so far."""
     so_far, before = end.record.cpu_seconds, seconds.get(end.lane, 0.0)
     seconds[end.lane] = so_far or 0.0
     if so_far is None:
         return end.record
-    # After a lost lane a new one counts from nothing.
+    # A lane that replaces a dead one counts from zero.
     own = so_far - before if so_far >= before else so_far
     return msgspec.structs.replace(end.record, cpu_seconds=round(own, 6))

@@ -1,7 +1,7 @@
-"""Bringing back what `--fetch` names: looks what is there, chooses, and takes it as one tar archive.
+"""Fetches the files that `--fetch` names: lists the run's folder, chooses, and reads the files as one tar archive.
 
-The archive is kept as it comes, beside what the run has printed, and never unpacked here. Refuses more than was
-announced, and goes on without what a node cannot give: the program's own result stands.
+The archive is stored as it comes, beside the output of the run, and never unpacked here. More bytes than the listing
+announced are an error. Files that the node cannot give become warnings: the program's result stays as it is.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from sshgrid.ssh.runs import PIECE_BYTES
 STREAM = "files"
 MOST_BYTES = 64 << 30
 _BLOCK = tarfile.BLOCKSIZE
-# Of one file, beside its bytes: its header, those of a long name or a large size, and what fills its last block.
-_AROUND_BYTES = 8 * _BLOCK + 2 * MAX_NAME_BYTES
+# Bytes of an archive for one file, beside its content: headers, also for a long name or a large size, and padding.
+_OVERHEAD_BYTES = 8 * _BLOCK + 2 * MAX_NAME_BYTES
 _END_BYTES = 2 * tarfile.RECORDSIZE
-_WORDS_BYTES = 500
+_ERROR_BYTES = 500
 
 
 async def fetch_files(link: Link, order: RunSpec, sink: Sink) -> None:
-    """What is there of what was asked for is kept when this returns, and what is not was told. Raises HostError."""
+    """Store the requested files that exist, and pass a warning for each of the others. Raises HostError."""
     program = order.program
     most = min(sink.room(), program.limits.fetch_bytes or MOST_BYTES)
     if most <= 0:
@@ -38,15 +38,17 @@ async def fetch_files(link: Link, order: RunSpec, sink: Sink) -> None:
     listing = await link.transfer.files(order.run, globs.where(program.fetch))
     chosen, warnings = await asyncio.to_thread(globs.choose, listing, program.fetch, most)
     await sink.again(STREAM)
-    trouble = await _take(link, order.run, chosen, sink) if chosen else ()
-    await sink.fetched(Fetched(len(chosen), sum(chosen.values()), warnings + trouble, whole=not trouble))
+    warnings_of_read = await _read_archive(link, order.run, chosen, sink) if chosen else ()
+    await sink.fetched(
+        Fetched(len(chosen), sum(chosen.values()), warnings + warnings_of_read, whole=not warnings_of_read)
+    )
 
 
-async def _take(link: Link, run: str, chosen: Mapping[str, int], sink: Sink) -> tuple[str, ...]:
-    """The files into the sink; what went wrong with some of them."""
+async def _read_archive(link: Link, run: str, chosen: Mapping[str, int], sink: Sink) -> tuple[str, ...]:
+    """Pass the files to the sink. Return warnings about files that are missing from the archive."""
     has_tar = "tar" in link.facts.helpers
-    pieces = link.transfer.archive(run, tuple(chosen)) if has_tar else _archive(link, run, chosen)
-    room = sum(chosen.values()) + len(chosen) * _AROUND_BYTES + _END_BYTES
+    pieces = link.transfer.archive(run, tuple(chosen)) if has_tar else _archive_by_file(link, run, chosen)
+    room = sum(chosen.values()) + len(chosen) * _OVERHEAD_BYTES + _END_BYTES
     async with aclosing(pieces):
         async for piece in pieces:
             room -= len(piece)
@@ -55,12 +57,12 @@ async def _take(link: Link, run: str, chosen: Mapping[str, int], sink: Sink) -> 
             if sink.room() <= 0:
                 return ("not everything was fetched: the job was cancelled, or the master's disk is full",)
             await sink.output(STREAM, piece)
-    words = (await link.runs.piece(run, "fetch.err", 0, _WORDS_BYTES)).decode("utf-8", "replace") if has_tar else ""
-    return (f"not everything was fetched: {' '.join(words.split())}",) if words.strip() else ()
+    errors = (await link.runs.piece(run, "fetch.err", 0, _ERROR_BYTES)).decode("utf-8", "replace") if has_tar else ""
+    return (f"not everything was fetched: {' '.join(errors.split())}",) if errors.strip() else ()
 
 
-async def _archive(link: Link, run: str, chosen: Mapping[str, int]) -> AsyncGenerator[bytes, None]:
-    """As `Cargo.archive`, piece by piece, of a node without tar."""
+async def _archive_by_file(link: Link, run: str, chosen: Mapping[str, int]) -> AsyncGenerator[bytes, None]:
+    """Yield the archive of a node without tar, file by file."""
     for name, size in chosen.items():
         member = tarfile.TarInfo(f"./{name}")
         member.size, member.mode = size, 0o644
@@ -68,7 +70,7 @@ async def _archive(link: Link, run: str, chosen: Mapping[str, int]) -> AsyncGene
         at = 0
         while at < size:
             piece = await link.runs.piece(run, f"work/{name}", at, min(PIECE_BYTES, size - at))
-            # Shorter than it was: what is missing is filled up, as tar does.
+            # The file is shorter now: fill it up with zeros, as tar does.
             piece = piece or bytes(min(PIECE_BYTES, size - at))
             at += len(piece)
             yield piece

@@ -160,7 +160,7 @@ class RunFollower:
         run = self._order.run
         if not self._poller.woken or "stdout" not in self._streams:
             return (await link.runs.poll([run]))[run], 0
-        look, piece = await link.runs.glance(run, self._offsets["stdout"], PIECE_BYTES)
+        look, piece = await link.runs.poll_with_output(run, self._offsets["stdout"], PIECE_BYTES)
         await self._keep("stdout", piece)
         return look, len(piece)
 

@@ -1,7 +1,7 @@
-"""From a resolved program to `job.sh`, the file that the wrapper on a node sources. Pure text.
+"""Writes `job.sh` of a program, the file that the wrapper on a node sources. Pure text.
 
-Every value is quoted once, by `shlex.quote`, and arrives as a word of a POSIX sh script; nothing of the user's is ever
-part of a command line of ssh. Refuses a NUL byte, which no argument can carry.
+Every value is quoted once, by `shlex.quote`, and is a word of a POSIX sh script; no value of the user becomes part of
+an ssh command line. A NUL byte, which no argument can hold, is a UsageError.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sshgrid.model import Facts, Limits, Program, Recipe, sweep_of, task_number
 
 
 def job_script(order: RunSpec, facts: Facts, lease_uptime: float | None = None) -> bytes:
-    """The bytes of job.sh. `lease_uptime`: the run ends itself then, in the node's uptime, unless it is renewed."""
+    """Return the bytes of job.sh. `lease_uptime`: the node's uptime at which a run that is not renewed ends itself."""
     if isinstance(order, BatchSpec):
         return _batch_script(order, facts, lease_uptime)
     lines = [
@@ -39,12 +39,12 @@ def _batch_script(batch: BatchSpec, facts: Facts, lease_uptime: float | None) ->
 
 
 def tasks_script(batch: str, tasks: Sequence[RunSpec], *, keep_warm: bool = False) -> bytes:
-    """One line for each task of this batch, to be sourced by its lanes."""
+    """Return one line for each of these tasks of a batch, to be sourced by its lanes."""
     mark = {"SSHGRID_BATCH": f"{batch}/".encode()}
     variables = [_variables(order) | mark for order in tasks]
     common = dict(set(variables[0].items()).intersection(*(each.items() for each in variables[1:])))
     lines = [
-        _assign("LINGERS", str(int(keep_warm))),
+        _assign("KEEP_WARM", str(int(keep_warm))),
         b"COMMON=" + _quote(_assignments(common)),
         *(_task(order, own, common.keys()) for order, own in zip(tasks, variables, strict=True)),
     ]
@@ -68,7 +68,7 @@ def _lang(facts: Facts) -> bytes:
 
 
 def _head(order: RunSpec, facts: Facts, lease_uptime: float | None) -> list[bytes]:
-    """What does not depend on how many programs there are to run."""
+    """Return the lines that are the same for a run and a batch."""
     recipe, limits = order.recipe, order.program.limits
     return [
         _assign("BUILD", recipe.build_key),
@@ -77,7 +77,7 @@ def _head(order: RunSpec, facts: Facts, lease_uptime: float | None) -> list[byte
         _assign("USER_NAMESPACE", "" if facts.uid == 0 else "--user --map-current-user"),
         _assign("INPUT", order.program.stdin.sha256 if order.program.stdin else ""),
         _assign("DATA", str(int(bool(order.program.data or order.program.packs)))),
-        # Tasks of a sweep come in numbers, and each needs the object.
+        # Other tasks of a sweep need the object at the same time.
         _assign("LEND", str(int(order.lend and sweep_of(order.attempt.job) is None))),
         _assign("KEEP_CHILDREN", str(int(order.keep_children))),
         _assign("INTERACTIVE", str(int(order.interactive))),
@@ -92,7 +92,7 @@ def _head(order: RunSpec, facts: Facts, lease_uptime: float | None) -> list[byte
 
 
 def _tool(run: tuple[bytes, ...]) -> bytes:
-    """The interpreter or runtime that must be there; a program of the build folder needs none."""
+    """Return the interpreter or runtime that must exist; a program in the build folder needs none."""
     below, tool = toolchains.placed(run[0])
     return b"/bin/sh" if below else tool
 
@@ -100,12 +100,12 @@ def _tool(run: tuple[bytes, ...]) -> bytes:
 def _limits(limits: Limits, recipe: Recipe) -> list[bytes]:
     wall = "" if limits.wall_seconds is None else str(max(1, round(limits.wall_seconds * 100)))
     memory = limits.memory_bytes
-    # The watchdog ends a run at its limit; the address space is only a backstop for what outruns it.
-    backstop = "" if memory is None or not recipe.address_space_limit else str((2 * memory + (256 << 20)) // 1024)
+    # The watchdog ends a run at its limit; this catches a program that grows faster than the watchdog looks.
+    address_space = "" if memory is None or not recipe.address_space_limit else str((2 * memory + (256 << 20)) // 1024)
     return [
         _assign("WALL_LIMIT", wall),
         _assign("MEMORY_LIMIT", "" if memory is None else str(memory)),
-        _assign("ADDRESS_SPACE_KB", backstop),
+        _assign("ADDRESS_SPACE_KB", address_space),
         _assign("OUTPUT_LIMIT", "" if limits.output_bytes is None else str(limits.output_bytes)),
         _assign("PROCESS_LIMIT", "" if limits.processes is None else str(limits.processes)),
     ]
@@ -113,16 +113,16 @@ def _limits(limits: Limits, recipe: Recipe) -> list[bytes]:
 
 def _layout(recipe: Recipe) -> list[bytes]:
     return [
-        b"place %s %s %s || return"
+        b"place_source %s %s %s || return"
         % (file.sha256.encode(), _quote(path.encode()), b"755" if file.executable else b"644")
         for path, file in recipe.layout
     ] or [b":"]
 
 
 def _data(program: Program) -> list[bytes]:
-    unpacked = [b"unpack %s || return" % pack.sha256.encode() for pack in program.packs]
+    unpacked = [b"unpack_data %s || return" % pack.sha256.encode() for pack in program.packs]
     put = [
-        b"put %s %s %s || return"
+        b"place_data %s %s %s || return"
         % (file.sha256.encode(), _quote(file.name.encode()), b"755" if file.executable else b"644")
         for file in program.data
     ]
@@ -132,7 +132,7 @@ def _data(program: Program) -> list[bytes]:
 def _variables(order: RunSpec) -> dict[str, bytes]:
     job, sweep = order.attempt.job, sweep_of(order.attempt.job)
     own = {
-        "SSHGRID_RUN": f"{order.run}/",  # closed by a slash: 4.1 must not be found in 4.10
+        "SSHGRID_RUN": f"{order.run}/",  # the slash at the end keeps 4.1 from matching 4.10
         "SSHGRID_JOB_ID": str(job if sweep is None else sweep),
         "SSHGRID_TASK_ID": str(job if sweep is None else task_number(job)),
         "SSHGRID_ATTEMPT": str(order.attempt.number),
@@ -154,7 +154,7 @@ def _compile(recipe: Recipe) -> list[bytes]:
 
 
 def _run_word(word: bytes, build: bytes) -> bytes:
-    """A word of `recipe.run`: below the build folder, for which `build` stands in the script, or as it is."""
+    """Return a word of `recipe.run`: below the build folder, which is `build` in the script, or as it is."""
     below, rest = toolchains.placed(word)
     if not below:
         return _quote(rest)

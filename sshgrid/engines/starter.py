@@ -21,7 +21,7 @@ from sshgrid.engines.host_wait import HostWait
 from sshgrid.engines.hosts import EngineHost
 from sshgrid.engines.jobscript import job_script
 from sshgrid.engines.launch import RunSpec, needed
-from sshgrid.engines.upload_progress import Meter
+from sshgrid.engines.upload_progress import UploadProgress
 from sshgrid.errors import Dropped, NodeUnfit
 from sshgrid.model import CompileFailed, OnHostLoss, Step
 from sshgrid.ssh.link import Link
@@ -180,13 +180,13 @@ class RunStarter:
     async def upload(self, link: Link, objects: list[str], sink: Sink) -> None:
         """Upload these blobs to the node, and report the progress to the sink."""
         sources = [(sha256, self._blob(sha256)) for sha256 in objects]
-        meter = Meter(sink, sum(path.stat().st_size for _, path in sources), self.clock)
+        progress = UploadProgress(sink, sum(path.stat().st_size for _, path in sources), self.clock)
         try:
             async with contextlib.aclosing(link.transfer.upload_all(sources)) as steps:
                 async for sent in steps:
-                    await meter.sent(sent)
+                    await progress.sent(sent)
         finally:
-            await meter.end()
+            await progress.end()
 
     # --- refusing
 

@@ -1,7 +1,4 @@
-"""What a watcher hears of an upload: how much has come and how much is left, not more often than it can be read.
-
-A small upload is told in one word, when it is over.
-"""
+"""Reports the progress of an upload to its sink, a few times a second; of a small upload once, at its end."""
 
 from __future__ import annotations
 
@@ -9,30 +6,32 @@ from sshgrid.clock import Clock
 from sshgrid.engines import Sink
 
 LARGE_BYTES = 8 << 20
-TELL_SECONDS = 0.25
+REPORT_SECONDS = 0.25
 
 
-class Meter:
-    """Counts what is sent of `total_bytes`, and tells the sink."""
+class UploadProgress:
+    """Counts what is sent of `total_bytes`. Objects that the node has already are never counted as sent."""
 
     def __init__(self, sink: Sink, total_bytes: int, clock: Clock) -> None:
         self._sink, self._clock = sink, clock
         self._left = total_bytes
-        self._untold = 0
-        self._tells = total_bytes >= LARGE_BYTES
-        self._told_at = clock.monotonic()
+        self._unreported = 0
+        self._is_large = total_bytes >= LARGE_BYTES
+        self._reported_at = clock.monotonic()
 
     async def sent(self, count: int) -> None:
-        """So many bytes more. What was there already is never counted: more may seem to be left than is."""
-        self._untold += count
+        """Count `count` more bytes, and report them when it is time."""
+        self._unreported += count
         self._left = max(0, self._left - count)
-        if self._tells and self._clock.monotonic() - self._told_at >= TELL_SECONDS:
-            self._told_at = self._clock.monotonic()
-            await self._tell(self._left)
+        now = self._clock.monotonic()
+        if self._is_large and now - self._reported_at >= REPORT_SECONDS:
+            self._reported_at = now
+            await self._report(self._left)
 
     async def end(self) -> None:
-        await self._tell(0)
+        """Report the rest: nothing is left."""
+        await self._report(0)
 
-    async def _tell(self, left: int) -> None:
-        count, self._untold = self._untold, 0
+    async def _report(self, left: int) -> None:
+        count, self._unreported = self._unreported, 0
         await self._sink.uploaded(count, left)

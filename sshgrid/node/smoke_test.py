@@ -112,12 +112,12 @@ class SmokeTester:
 
     async def run_build_of(self, maker: str, row: Language, toolchain: Toolchain, facts: Facts) -> SmokeTest:
         """Run the smoke test that the node `maker` builds for other nodes."""
-        return await self._test(row, toolchain, facts, lambda recipe: toolchains.given_away(recipe, maker))
+        return await self._test(row, toolchain, facts, lambda recipe: toolchains.made_by(recipe, maker))
 
     async def _test(
         self, row: Language, toolchain: Toolchain, facts: Facts, change: Callable[[Recipe], Recipe]
     ) -> SmokeTest:
-        hello = toolchains.hello(row)
+        hello = toolchains.smoke_test(row)
         if hello is None:
             return SmokeTest(f"{row.name} has no smoke test")
         program, source = hello

@@ -54,7 +54,7 @@ class NodeToolchains:
 
     def learn(self, link: Link) -> None:
         """Start from the records that the node has kept: sort the languages into working, problems and untested."""
-        records = check_records(link.found.proofs)
+        records = check_records(link.found.checks)
         self.working, self.problems, self.untested = {}, {}, frozenset()
         for row in self._shared.languages:
             candidate = _candidate(row, link)

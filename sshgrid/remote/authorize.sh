@@ -1,7 +1,7 @@
 # shellcheck shell=sh
-# One public key into the account's authorized_keys, at most once. Fed to `exec /bin/sh` on standard input, after
-# `set --` has put the key's line into $1. Answers `added`, `there` or `unfit WHY`, and `loose FOLDER` for a home that sshd
-# will not trust. Every other line of the file stays as it is; modes become what sshd asks for.
+# Add one public key to the account's authorized_keys, at most once. Fed to `exec /bin/sh` on standard input, after `set
+# --` has put the key's line into $1. Prints `added`, `there` or `unfit WHY`, and `loose FOLDER` for a home folder that
+# sshd does not trust. Other lines of the file stay unchanged; modes become those that sshd requires.
 
 umask 077
 LC_ALL=C
@@ -22,7 +22,7 @@ holds_key() {
 }
 
 append_key() {
-  # A last line without its end must not swallow ours.
+  # Complete a last line that has no line break: it would swallow the key.
   if [ -s "$file" ] && [ -n "$(tail -c 1 "$file")" ]; then
     printf '\n' >>"$file" || return
   fi
@@ -38,13 +38,13 @@ put_key() {
 }
 
 if put_key 2>/dev/null; then
-  # Where SELinux is in force, sshd reads only what is labelled as its own.
+  # With SELinux, sshd reads only files with its label.
   if command -v restorecon >/dev/null 2>&1; then restorecon "$folder" "$file" 2>/dev/null; fi
   echo "$word"
 else
   echo "unfit cannot write in $folder"
 fi
-# shellcheck disable=SC2012 # ls is the one portable way to see a mode
+# shellcheck disable=SC2012 # ls is the one portable way to read a mode
 case $(ls -ldn "$HOME") in
   ?????w* | ????????w*) echo "loose $HOME" ;;
 esac

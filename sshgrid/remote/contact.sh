@@ -1,8 +1,9 @@
 # shellcheck shell=sh
-# First contact: what this machine is, in one round trip. Fed to `exec /bin/sh` on standard input, after `set --` has put
-# the working folder's template, the name of the verb library and the tool names into the positional parameters.
-# Leaves $W (working folder), $LIB (path of the library, not yet written) and $BOOT behind for the shell that goes on.
-# POSIX only; one fork is about a millisecond on a small machine, so everything that can be a builtin is one.
+# First contact: print the facts of this machine, in one round trip. Fed to `exec /bin/sh` on standard input, after `set
+# --` has put the template of the working folder, the name of the function library and the names of tools into the
+# positional parameters. Sets $W (working folder), $LIB (path of the library, not yet written) and $BOOT for the
+# commands that follow in this shell.
+# POSIX only. A fork takes about a millisecond on a small machine, so builtins are used wherever possible.
 
 umask 077
 LC_ALL=C
@@ -28,53 +29,56 @@ done
 fact() { printf '%s %s\n' "$1" "$2"; }
 unfit() { fact unfit "$1"; }
 
-# --- a working folder that is ours alone: another local user may have put a link or a folder of theirs in our way ------
+# --- the working folder: another local user may have put a link or a folder of theirs in its place -------------
 
-private_folder() {
+check_working_folder() {
   case $W in /*) ;; *) unfit "the working folder $W is not an absolute path"; return 1 ;; esac
   mkdir -p "$W" 2>/dev/null
   [ -d "$W" ] || { unfit "cannot make the working folder $W"; return 1; }
   [ ! -L "$W" ] || { unfit "the working folder $W is a link"; return 1; }
-  # shellcheck disable=SC2012 # ls -n is the one portable way to see owner and mode
+  # shellcheck disable=SC2012 # ls -n is the one portable way to read owner and mode
   owner_and_mode=$(ls -ldn "$W" | { read -r mode _ owner _; echo "$owner $mode"; })
   case $owner_and_mode in
     "$uid drwx------"*) ;;
-    "$uid "*) chmod 700 "$W" || { unfit "cannot close the working folder $W to others"; return 1; } ;;
+    "$uid "*) chmod 700 "$W" || { unfit "cannot make the working folder $W private"; return 1; } ;;
     *) unfit "the working folder $W belongs to another user"; return 1 ;;
   esac
-  for folder in bin objects builds runs proofs; do
+  # The name of this folder in earlier versions.
+  if [ -d "$W/proofs" ] && [ ! -d "$W/checks" ]; then mv "$W/proofs" "$W/checks" 2>/dev/null; fi
+  for folder in bin objects builds runs checks; do
     [ -d "$W/$folder" ] || make_folder "$W/$folder" || [ -d "$W/$folder" ] || { unfit "cannot write in the working folder $W"; return 1; }
   done
-  # A program, small as it is, tells a full disk, a read-only one, and one mounted noexec, where all would end with 126.
-  # printf, because a redirection that fails at `:` would end this shell.
-  trial=$W/bin/.trial.$$
-  trouble="cannot write in the working folder $W (disk full or read-only)"
-  if { printf '#!/bin/sh\n' >"$trial"; } 2>/dev/null; then
-    trouble="programs cannot run in the working folder $W (mounted noexec, or without links): set workdir"
-    if { chmod 700 "$trial" && "$trial" && ln -s trial "$trial.link"; } 2>/dev/null; then trouble=; fi
+  # Running a small program detects a full disk, a read-only one, and one mounted noexec, where every run would end with
+  # 126. printf, because a redirection that fails at `:` would end this shell.
+  probe=$W/bin/.probe.$$
+  problem="cannot write in the working folder $W (disk full or read-only)"
+  if { printf '#!/bin/sh\n' >"$probe"; } 2>/dev/null; then
+    problem="programs cannot run in the working folder $W (mounted noexec, or without links): set workdir"
+    if { chmod 700 "$probe" && "$probe" && ln -s probe "$probe.link"; } 2>/dev/null; then problem=; fi
   fi
-  rm -f "$trial" "$trial.link" 2>/dev/null
-  [ -z "$trouble" ] || { unfit "$trouble"; return 1; }
+  rm -f "$probe" "$probe.link" 2>/dev/null
+  [ -z "$problem" ] || { unfit "$problem"; return 1; }
 }
 
 make_folder() {
   mkdir "$1" || return
-  # Runs have nothing to do with each other: ext4 may spread them. Where it has no journal it passes over the inodes that
-  # were freed in the last minutes one by one, and side by side with the files of past runs a new one costs ten times as much.
+  # Runs are independent of each other: let ext4 spread them. Without a journal it skips recently freed inodes one by
+  # one, and beside the files of past runs a new file costs ten times as much.
   case $1 in */runs) chattr +T "$1" || : ;; esac
 } 2>/dev/null
 
-# --- what it is --------------------------------------------------------------------------------------------------------
+# --- facts -------------------------------------------------------------------------------------------------------------
 
 boot_identity() {
   boot_id=$system
   [ -r /proc/sys/kernel/random/boot_id ] && read -r boot_id </proc/sys/kernel/random/boot_id
-  # Containers of one kernel share its boot id; the pid namespace and the start of its first process tell them apart.
+  # Containers of one kernel share its boot id; the pid namespace and the start time of its first process distinguish
+  # them.
   first=
   [ -r /proc/1/stat ] && read -r first </proc/1/stat
   # shellcheck disable=SC2086 # split into fields on purpose
   set -- ${first##*') '}
-  # No brackets: the identity travels through login shells that take them for a pattern.
+  # No brackets: the identity passes through login shells that would read them as a pattern.
   namespace=$(readlink /proc/self/ns/pid 2>/dev/null)
   namespace=${namespace#*'['}
   echo "$boot_id/${namespace%']'}/${20:-0}"
@@ -97,7 +101,7 @@ c_library() {
   echo unknown
 }
 
-# The strongest isolation that really works here, found by running it: in a pid namespace nothing of a run can escape.
+# Print the strongest isolation that works here, found by trying it: processes of a run cannot leave a pid namespace.
 isolation() {
   if [ "$uid" = 0 ]; then user_namespace=; else user_namespace='--user --map-current-user'; fi
   # shellcheck disable=SC2086 # two options or none
@@ -114,7 +118,7 @@ helper() { # NAME COMMAND...: report NAME when the command works
   "$@" >/dev/null 2>&1 </dev/null && fact helper "$name"
 }
 
-# A shell that was not started by a login sees a bare PATH; toolchains often live elsewhere.
+# A shell that is not a login shell has a short PATH; toolchains are often in other folders.
 search_path() {
   PATH=${PATH:-/usr/bin:/bin}
   for folder in /usr/local/bin /usr/bin /bin /usr/sbin /sbin /usr/local/go/bin /snap/bin /opt/homebrew/bin \
@@ -139,7 +143,7 @@ find_tools() { # NAME...: the first executable of each name, without a fork
     done
     IFS=$saved_ifs
   done
-  # Size, time and inode of each: a proof of yesterday counts while they are the same.
+  # Size, time and inode of each: a toolchain check is valid while they are unchanged.
   IFS=:
   # shellcheck disable=SC2086,SC2012 # split at the colons; ls because stat is not POSIX
   [ -z "$found" ] || ls -lLin ${found#:} 2>/dev/null | while IFS= read -r line; do fact file "$line"; done
@@ -153,8 +157,8 @@ fact uid "$uid"
 fact workdir "$W"
 search_path
 fact path "$PATH"
-if private_folder; then
-  # shellcheck disable=SC2034 # for the shell that goes on
+if check_working_folder; then
+  # shellcheck disable=SC2034 # for the commands that follow in this shell
   LIB=$W/bin/$library
   fact cores "$(count_cores)"
   fact memory "$(memory_bytes)"
@@ -176,7 +180,7 @@ if private_folder; then
   helper fractional-sleep sleep 0.01
   for locale in /usr/lib/locale/C.utf8 /usr/lib/locale/C.UTF-8; do [ -d "$locale" ] && fact helper C.UTF-8; done
   find_tools "$@"
-  for proof in "$W"/proofs/*; do
-    [ -f "$proof" ] && while IFS= read -r line; do fact proof "$line"; done <"$proof"
+  for record in "$W"/checks/*; do
+    [ -f "$record" ] && while IFS= read -r line; do fact check "$line"; done <"$record"
   done
 fi

@@ -1,6 +1,7 @@
 # shellcheck shell=sh
-# What silently breaks people on a node, as lines of facts; sshgrid/node/diagnosis.py says what they mean. Fed to
-# `exec /bin/sh` on standard input, after `set --` has put the working folder into $1. It changes nothing.
+# Print facts about settings of a node that cause failures without an error message; sshgrid/node/diagnosis.py says what
+# they mean. Fed to `exec /bin/sh` on standard input, after `set --` has put the working folder into $1. It changes
+# nothing.
 
 LC_ALL=C
 export LC_ALL
@@ -8,7 +9,7 @@ workdir=$1
 
 fact() { printf '%s %s\n' "$1" "$2"; }
 
-# What is written in a file of settings, its drop-ins first, as sshd reads them.
+# Print the value of a setting; drop-in files first, as sshd reads them.
 setting() { # NAME FILE...
   name=$1
   shift
@@ -29,10 +30,10 @@ setting() { # NAME FILE...
 clock() { fact clock "$(date +%s)"; }
 
 sshd_limits() {
-  sshd_says=$(sshd -T 2>/dev/null)
+  sshd_settings=$(sshd -T 2>/dev/null)
   for name in MaxSessions MaxStartups; do
     small=$(echo "$name" | tr '[:upper:]' '[:lower:]')
-    found=$(echo "$sshd_says" | while read -r key value; do [ "$key" != "$small" ] || echo "$value"; done)
+    found=$(echo "$sshd_settings" | while read -r key value; do [ "$key" != "$small" ] || echo "$value"; done)
     [ -n "$found" ] || found=$(setting "$name" /etc/ssh/sshd_config.d/*.conf /etc/ssh/sshd_config)
     [ -z "$found" ] || fact "$small" "$found"
   done
@@ -52,7 +53,7 @@ logind() {
   if [ -e "/var/lib/systemd/linger/$(id -un)" ]; then fact linger yes; else fact linger no; fi
 }
 
-space() { # FOLDER: KiB free, and files that may still be made
+space() { # FOLDER: print the free KiB and the free inodes
   free=$(df -Pk "$1" 2>/dev/null | { read -r _; read -r _ _ _ left _; echo "$left"; })
   files=$(df -Pi "$1" 2>/dev/null | { read -r _; read -r _ total _ left _; [ "${total:-0}" = 0 ] || echo "$left"; })
   fact space "${free:--} ${files:--} $1"
@@ -60,10 +61,10 @@ space() { # FOLDER: KiB free, and files that may still be made
 
 temporary_folder() {
   folder=${TMPDIR:-/tmp}
-  trial=$folder/.sshgrid-$$
-  # In a shell of its own: a redirection that fails may end the shell.
-  if (umask 077 && printf x >"$trial") 2>/dev/null; then fact tmp "ok $folder"; else fact tmp "unfit $folder"; fi
-  rm -f "$trial"
+  probe=$folder/.sshgrid-$$
+  # In a subshell: a redirection that fails may end the shell.
+  if (umask 077 && printf x >"$probe") 2>/dev/null; then fact tmp "ok $folder"; else fact tmp "unfit $folder"; fi
+  rm -f "$probe"
   space "$folder"
 }
 
@@ -81,7 +82,7 @@ limits() {
   fact processes "$(ps -u "$(id -u)" 2>/dev/null | wc -l)"
 }
 
-# What a login shell adds to PATH; its files may print, read and hang.
+# Print the PATH of a login shell; its start-up files may print, read and hang.
 login_path() {
   fact path "$PATH"
   command -v timeout >/dev/null 2>&1 || return
@@ -111,5 +112,5 @@ temporary_folder
 [ -r /proc/self/limits ] && limits
 isolation
 login_path
-# shellcheck disable=SC2034 # for whoever asked
+# shellcheck disable=SC2034 # read by the caller
 answer=ok

@@ -1,10 +1,11 @@
 # shellcheck shell=sh
-# What lies in a run's folder, fed to a shell on standard input after `set --` has put the folder and words for find into
-# the positional parameters. A line each: "f SIZE ./NAME" for a file or a link to a file inside, "d ./NAME" for a link to a
-# folder, "o ./NAME" for a link out of the folder or to nowhere, "s ./NAME" for what is no file at all, and "n ./" when
-# there are names with a line break. Follows no link to look behind it; $answer says whether there was a folder.
+# List a run's folder. Fed to a shell on standard input after `set --` has put the folder and expressions for find into
+# the positional parameters. One line each: "f SIZE ./NAME" for a file or a link to a file inside, "d ./NAME" for a link
+# to a folder, "o ./NAME" for a link out of the folder or to nowhere, "s ./NAME" for other kinds of files, and "n ./"
+# when there are names with a line break. Links are not followed any further. Sets $answer to "listed", or to "gone"
+# without a folder.
 
-# shellcheck disable=SC2034 # read by who feeds this
+# shellcheck disable=SC2034 # read by the caller
 answer=gone
 if cd "$1" 2>/dev/null; then
   # shellcheck disable=SC2034
@@ -14,7 +15,7 @@ if cd "$1" 2>/dev/null; then
   broken='*
 *'
   [ -z "$(find . \( "$@" \) ! -type d -path "$broken" 2>/dev/null | head -n 1)" ] || echo 'n ./'
-  # GNU and busybox know -c, the BSDs -f.
+  # GNU and busybox have -c, the BSDs -f.
   if stat -c %s . >/dev/null 2>&1; then
     size_of() { stat -L -c %s "$1"; }
     find . \( "$@" \) -type f ! -path "$broken" -exec stat -c 'f %s %n' {} + 2>/dev/null

@@ -19,7 +19,7 @@ class BuildVerbs:
 
     async def has(self, key: str) -> bool:
         """Return whether the node has this build, and mark it as used now."""
-        return (await self._control.request("built", key)).strip() == b"yes"
+        return (await self._control.request("has_build", key)).strip() == b"yes"
 
     async def unpack(self, key: str, sha256: str) -> str:
         """Turn an uploaded archive into a build, and remove it. Return an error reason, or "" on success."""

@@ -65,7 +65,7 @@ class Link:
                 await _install(control)
                 starter = StarterShell(control, starter_shell)
                 link = cls(control, starter, how)
-                sampler.write(control.variables() + LOAD + b"sampler\n")
+                sampler.write(control.variables() + LOAD + b"sample_load\n")
                 samples = _read_samples(control, sampler, on_sample, clock)
                 link._tasks = [asyncio.create_task(starter.listen()), asyncio.create_task(samples)]
                 return link

@@ -18,7 +18,7 @@ DIAGNOSE_SECONDS = 60
 DIAGNOSE_BYTES = 1024 * 1024
 PRUNE_SECONDS = 600
 _DOCTOR = read_script("doctor.sh")
-_PRUNE = read_script("sweep.sh")
+_PRUNE = read_script("prune.sh")
 
 
 class Maintenance:
@@ -72,5 +72,5 @@ class Maintenance:
 
     async def record_check(self, name: str, line: str) -> None:
         """Record the result of a toolchain check on the node, as one line under this name."""
-        command = f"printf '%s\\n' {shlex.quote(line)} | prove {shlex.quote(name)}"
+        command = f"printf '%s\\n' {shlex.quote(line)} | record_check {shlex.quote(name)}"
         await self._control.request("eval", command)

@@ -19,7 +19,7 @@ class Found(Struct, frozen=True):
     facts: Facts
     tools: Mapping[str, str]  # name -> absolute path
     signatures: Mapping[str, str]  # absolute path -> size, time and inode: changes when the tool changes
-    proofs: tuple[str, ...]  # lines that `prove` has written
+    checks: tuple[str, ...]  # lines that `record_check` has written
     path: str  # PATH for runs
 
 
@@ -80,7 +80,7 @@ def parse_contact(node: str, output: bytes) -> Found:
     single: dict[str, str] = {}
     tools: dict[str, str] = {}
     signatures: dict[str, str] = {}
-    proofs: list[str] = []
+    checks: list[str] = []
     helpers: set[str] = set()
     for line in output.decode("utf-8", "replace").splitlines():
         key, _, value = line.partition(" ")
@@ -92,8 +92,8 @@ def parse_contact(node: str, output: bytes) -> Found:
                 fields = value.split(maxsplit=9)
                 if len(fields) == 10:
                     signatures[fields[9]] = " ".join((fields[0], *fields[4:9]))
-            case "proof":
-                proofs.append(value)
+            case "check":
+                checks.append(value)
             case "helper":
                 helpers.add(value)
             case "unfit":
@@ -120,7 +120,7 @@ def parse_contact(node: str, output: bytes) -> Found:
     missing = sorted({"setsid", "awk"} - helpers)
     if missing:
         raise NodeUnfit(node, f"it lacks {' and '.join(missing)}", "install util-linux and an awk there")
-    return Found(facts, tools, signatures, tuple(proofs), single["path"])
+    return Found(facts, tools, signatures, tuple(checks), single["path"])
 
 
 _LISTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([0-9a-f]+-b?[\d_]+\.\d+)/([a-z.]+)(?: -> (.*))?$")
@@ -183,7 +183,7 @@ _TAR_BLOCK = 512
 
 
 def parse_batch(output: bytes, batch: str) -> BatchLook:
-    """What `look_batch` answers: records of the ledger and an archive of small outputs, or, without any, poll."""
+    """What `batch_status` prints: records of the ledger and an archive of small outputs, or, without any, poll."""
     if not output.startswith(b"news"):
         return BatchLook(parse_poll(output, [batch])[batch])
     head, _, rest = output.partition(b"\n")

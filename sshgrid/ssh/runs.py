@@ -55,7 +55,7 @@ class RunVerbs:
         self, batch: str, part: int, not_after_uptime: float, job: bytes, tasks: int, needed: Sequence[str]
     ) -> Started:
         """Add tasks to a running batch, as its job.PART.sh, at most once. The answer "already": it takes no more."""
-        words = ("more", batch, str(int(not_after_uptime)), " ".join(needed) or "-", str(part), str(tasks))
+        words = ("add_tasks", batch, str(int(not_after_uptime)), " ".join(needed) or "-", str(part), str(tasks))
         return await self._starter.send(f"{batch}.{part}", words, job)
 
     @contextlib.asynccontextmanager
@@ -90,7 +90,7 @@ class RunVerbs:
 
     async def block_start(self, run: str) -> None:
         """Prevent the wrapper of a claimed run, which has not started, from starting late."""
-        await self._control.request("forestall", run)
+        await self._control.request("block_start", run)
 
     async def refuse_tasks(self, batch: str, tasks: Sequence[str]) -> list[str]:
         """Prevent tasks of a batch from starting. Return those that had not started."""
@@ -106,24 +106,24 @@ class RunVerbs:
         """Return the state of each of these runs."""
         return parse_poll(await self._control.request("poll", *runs), runs)
 
-    async def glance(self, run: str, offset: int, count: int) -> tuple[RunLook, bytes]:
+    async def poll_with_output(self, run: str, offset: int, count: int) -> tuple[RunLook, bytes]:
         """Return the state of one run, and its standard output from `offset`, in one round trip."""
-        answer = b"\n" + await self._control.request("glance", run, str(offset), str(count))
+        answer = b"\n" + await self._control.request("poll_with_output", run, str(offset), str(count))
         listed, _, piece = answer.partition(b"\nout\n")
         return parse_poll(listed, [run])[run], piece
 
-    async def look_batch(self, batch: str, seen: int) -> BatchLook:
+    async def batch_status(self, batch: str, seen: int) -> BatchLook:
         """Return the records of a batch's ledger after the first `seen`, with small outputs of tasks that ended."""
         words = (batch, str(seen), str(LOOK_RECORDS), str(SMALL_BLOCKS))
-        return parse_batch(await self._control.request("look_batch", *words), batch)
+        return parse_batch(await self._control.request("batch_status", *words), batch)
 
     async def sizes(self, batch: str, files: Sequence[str]) -> dict[str, int]:
         """Return the sizes in bytes of those of these files of a batch that exist."""
-        return parse_sizes(await self._control.request("sizes_in", batch, *files))
+        return parse_sizes(await self._control.request("file_sizes", batch, *files))
 
     async def piece(self, run: str, file: str, offset: int, count: int) -> bytes:
         """Return at most `count` bytes of a file of a run, from `offset`."""
-        return await self._control.request("piece", f"{run}/{file}", str(offset), str(count))
+        return await self._control.request("read_piece", f"{run}/{file}", str(offset), str(count))
 
     # --- end
 
@@ -133,7 +133,7 @@ class RunVerbs:
 
     async def renew(self, run: str, until_uptime: float) -> None:
         """Move the end of the run's lease to this uptime of the node."""
-        await self._control.request("renew", run, str(int(until_uptime)))
+        await self._control.request("renew_lease", run, str(int(until_uptime)))
 
     async def clean(self, runs: Sequence[str]) -> None:
         """Kill the processes of these runs and remove their files. Raises NodeUnfit when some are left."""

@@ -127,7 +127,7 @@ class Transfer:
 
     async def missing(self, objects: Sequence[str]) -> list[str]:
         """Return those of these digests that the node does not have."""
-        return (await self._control.request("have", *objects)).decode().split() if objects else []
+        return (await self._control.request("missing_objects", *objects)).decode().split() if objects else []
 
     async def upload(self, sha256: str, source: Path) -> int:
         """Send one file to the node's objects. Return the number of bytes sent, after the node has checked them."""
@@ -140,7 +140,7 @@ class Transfer:
             if size <= SFTP_BYTES and self.has_sftp:
                 part = f"{sha256[:16]}.{secrets.token_hex(4)}"
                 if await self._put(source, part):
-                    answer = await self._control.request("keep", part, sha256, str(size), seconds=CHECK_SECONDS)
+                    answer = await self._control.request("store_object", part, sha256, str(size), seconds=CHECK_SECONDS)
                     self._check_kept(answer)
                     yield size
                     return
@@ -175,7 +175,7 @@ class Transfer:
                 command = f"umask 077; mkdir {folder} && cd {folder} && tar -x -o -f - && printf whole >whole"
                 sent = await self._feed(command, _archive(sources))
         digests = (sha256 for sha256, _ in sources)
-        self._check_kept(await self._control.request("unpack_crate", crate, *digests, seconds=CHECK_SECONDS))
+        self._check_kept(await self._control.request("unpack_small_objects", crate, *digests, seconds=CHECK_SECONDS))
         return sent
 
     def _check_kept(self, answer: bytes) -> None:
@@ -192,7 +192,7 @@ class Transfer:
             with blame_in_use(self._node):
                 return await self._put_by_sftp(source, self._object(part))
         except NodeUnfit:
-            await self._control.request("drop", part)
+            await self._control.request("remove_part", part)
             raise
 
     async def _put_by_sftp(self, source: Path, target: str) -> bool:
@@ -217,7 +217,7 @@ class Transfer:
         """Send a file from where an earlier try was cut. Yield the bytes of each step, and last the node's answer."""
         control, nonce = self._control, secrets.token_hex(8)
         facts = control.facts
-        words = ("/bin/sh", control.library, "receive", facts.workdir, sha256, facts.boot_id, str(size), nonce)
+        words = ("/bin/sh", control.library, "receive_object", facts.workdir, sha256, facts.boot_id, str(size), nonce)
         check_words(self._node.name, facts.workdir, *words)
         with blame_in_use(self._node):
             channel, offset = await self._open_upload(f"exec {' '.join(words)}", nonce, size)

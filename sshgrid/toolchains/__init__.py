@@ -1,7 +1,7 @@
-"""Which language is a file, and does a node have what it takes? Reads file names, first bytes and lists of paths.
+"""Languages and toolchains: which language a file is in, and whether a node has its tools.
 
-Refuses to guess: an ambiguous file is an error that names the candidates. Everything about languages can be had from
-here: the table itself is in table.py, versions in versions.py, and what a node must do in recipes.py.
+An ambiguous file is an error that names the candidates. table.py has the languages, versions.py their versions,
+recipes.py what a node does to build and run a program.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from sshgrid.model import Language
 from sshgrid.notation.filenames import check_name, check_program
 from sshgrid.toolchains.recipes import (
     argv_in,
-    given_away,
-    hello,
+    made_by,
     matches,
     placed,
     recipe,
     restore_names,
     row_error,
+    smoke_test,
     suffix_of,
     verified,
 )
@@ -33,15 +33,15 @@ __all__ = [
     "check_name",
     "check_program",
     "commands",
-    "given_away",
-    "hello",
     "language_of",
+    "made_by",
     "placed",
     "recipe",
     "resolve",
     "restore_names",
     "row_error",
     "satisfies",
+    "smoke_test",
     "tools",
     "verified",
     "version_in",
@@ -58,10 +58,10 @@ _ELF = b"\x7fELF"
 def language_of(
     file_name: str, head: bytes, executable: bool, languages: Sequence[Language] = LANGUAGES, wanted: str = ""
 ) -> tuple[Language, str]:
-    """The language of a file and the version asked for (``wanted="java>=17"`` -> (java, ">=17")).
+    """Return the language of a file and the requested version (``wanted="java>=17"`` gives (java, ">=17")).
 
-    `head` is the first few kilobytes. What the user wants wins, then mode x with ELF, then the name, where #! settles
-    a tie, then #! alone. UnknownLanguage; UsageError when several fit.
+    `head` is the first few kilobytes. In this order: `wanted`, mode x with ELF, the name (#! decides between several),
+    #! alone. Raises UnknownLanguage, or UsageError when several languages match.
     """
     if wanted:
         return _by_name(wanted, languages)
@@ -70,12 +70,12 @@ def language_of(
     if executable and head.startswith(_ELF) and program:
         return program, ""
     fitting = [language for language in languages if matches(language, file_name)]
-    spoken = _interpreter(head)
+    shebang = _interpreter(head)
     if len(fitting) > 1:
-        fitting = _settle(file_name, fitting, spoken, head, program)
-    if not fitting and spoken:
-        fitting = [language for language in languages if spoken in language.interpreters][:1]
-    if not fitting and executable and spoken and program:
+        fitting = _choose(file_name, fitting, shebang, head, program)
+    if not fitting and shebang:
+        fitting = [language for language in languages if shebang in language.interpreters][:1]
+    if not fitting and executable and shebang and program:
         fitting = [program]
     if not fitting:
         raise _unknown(file_name, head, languages)
@@ -96,17 +96,19 @@ def _by_name(wanted: str, languages: Sequence[Language]) -> tuple[Language, str]
     return language, constraint
 
 
-def _settle(file_name: str, tied: list[Language], spoken: str, head: bytes, program: Language | None) -> list[Language]:
-    """One of several languages whose rows match the name. UsageError when nothing tells them apart."""
+def _choose(
+    file_name: str, tied: list[Language], shebang: str, head: bytes, program: Language | None
+) -> list[Language]:
+    """Return one of several languages that match the name. Raises UsageError when nothing distinguishes them."""
     own = [language for language in tied if language not in LANGUAGES]
-    if len(own) == 1:  # a row of the user's inventory wins over ours
+    if len(own) == 1:  # a row of the user's inventory overrides a built-in one
         return own
-    if said := [language for language in tied if spoken and spoken in language.interpreters]:
-        return said[:1]
+    if interpreted := [language for language in tied if shebang and shebang in language.interpreters]:
+        return interpreted[:1]
     names = {language.name for language in tied}
     if names == {"sh", "bash"}:
-        # #!/bin/zsh: the kernel finds it, where it is; without #! it is POSIX, as for execvp
-        return [program] if spoken and program else [each for each in tied if each.name == "sh"]
+        # #!/bin/zsh: the kernel finds it; without #! the file is POSIX sh, as for execvp
+        return [program] if shebang and program else [each for each in tied if each.name == "sh"]
     if names == {"perl", "prolog"} and b":-" not in head:
         return [each for each in tied if each.name == "perl"]
     candidates = sorted(names)
@@ -117,7 +119,7 @@ def _settle(file_name: str, tied: list[Language], spoken: str, head: bytes, prog
 
 
 def _interpreter(head: bytes) -> str:
-    """ "python3" of #!/usr/bin/env -S python3 -u; "" without a #! line."""
+    """Return the interpreter of a #! line: "python3" for #!/usr/bin/env -S python3 -u; "" without such a line."""
     if not head.startswith(b"#!"):
         return ""
     words = head[2:512].partition(b"\n")[0].decode("utf-8", "replace").split()
@@ -139,7 +141,7 @@ def _unknown(file_name: str, head: bytes, languages: Sequence[Language]) -> Unkn
     if not (stem and dot):
         return UnknownLanguage(f"{shown}: no language is known for a file without an ending", _HINT)
     known = sorted({pattern[1:] for row in languages for pattern in row.match if pattern.startswith("*.")})
-    # what was most likely meant: the same ending in other letters, then the name of a language, then a near one
+    # The likely intention: the same suffix in other case, then the name of a language, then a similar suffix.
     named = {row.name: suffix_of(row) for row in languages}
     meant = next((each for each in known if each[1:] == ending.lower()), "") or named.get(ending.lower(), "")
     near = f"; did you mean {meant!r}?" if meant else _near(f".{ending}", known)
@@ -147,7 +149,7 @@ def _unknown(file_name: str, head: bytes, languages: Sequence[Language]) -> Unkn
 
 
 def _near(word: str, known: Iterable[str]) -> str:
-    import difflib  # only for the error: the client's start is what people wait for
+    import difflib  # here, as it would slow down the start of every command
 
     found = difflib.get_close_matches(word[:64], list(known), n=1, cutoff=0.6)
     return f"; did you mean {found[0]!r}?" if found else ""
@@ -157,25 +159,25 @@ def _shown(file_name: str) -> str:
     return file_name if file_name.isprintable() else repr(file_name)
 
 
-# --- does a node have it ---------------------------------------------------------------------------------------------
+# --- tools of a node -------------------------------------------------------------------------------------------------
 
 
 def commands(language: Language) -> tuple[str, ...]:
-    """The programs a row starts, as it writes them: ("gcc|clang|cc",)."""
+    """Return the programs of a row, as it names them: ("gcc|clang|cc",)."""
     rows = (*language.compile, language.run, language.version)
     return tuple(dict.fromkeys(row[0] for row in rows if row and not row[0].startswith("{")))
 
 
 def tools(languages: Iterable[Language]) -> tuple[str, ...]:
-    """Every executable to look for on a node."""
+    """Return every executable to look for on a node."""
     return tuple(dict.fromkeys(tool for row in languages for command in commands(row) for tool in command.split("|")))
 
 
 def resolve(language: Language, paths: Mapping[str, str]) -> Mapping[str, str] | None:
-    """From what was found on a node (tool -> path) to what its commands are (command as written -> path).
+    """Return the paths of a row's commands (command as written -> path), given the tools of a node (tool -> path).
 
-    None when something is missing that a run needs. A tool that is only asked for the version may be missing, when
-    a hello can prove the language instead.
+    None when a tool that a run needs is missing. A tool that only prints the version may be missing when the language
+    has a smoke test.
     """
     found = {command: path for command in commands(language) if (path := _first_found(command, paths))}
     needed = {row[0] for row in (*language.compile, language.run) if row and not row[0].startswith("{")}

@@ -1,7 +1,7 @@
-"""Where is main in a Java file? Finds its package, its public type and its type with main.
+"""Finds the package, the public type and the type with main in a Java file.
 
-It is a lexer, not a compiler: comments, strings, text blocks, annotations and bodies are skipped, wrong programs are
-refused by javac later and never here. Any text gives an answer.
+A lexer, not a compiler: it skips comments, strings, text blocks, annotations and bodies, and returns an answer for any
+text. javac reports wrong programs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*")
 
 
 class JavaSource(Struct, frozen=True):
-    """What the node must know of a Java file."""
+    """What a node needs to know to compile and start a Java file."""
 
     package: str  # "a.b" or ""
     stem: str  # the file must be called stem + ".java"
@@ -37,14 +37,14 @@ class JavaSource(Struct, frozen=True):
 class _Type(Struct, frozen=True):
     name: str
     public: bool
-    main: int  # 0 none, 1 one that only Java 21 and later start, 2 static void main(String...)
+    main: int  # 0: none; 1: only Java 21 and later start it; 2: static void main(String...)
 
 
 def find_main(source: bytes, file_name: str) -> JavaSource:
-    """The package, file name and main class of a Java file; the first type, or the file's name, when none has main."""
+    """Return package, file name and main class of a Java file; without main, the first type or the file's name."""
     package, types = _outline(source.decode("utf-8", "replace").removeprefix("\ufeff"))
     own_stem = file_name.rpartition("/")[2].removesuffix(".java")
-    if not types:  # since Java 21 main may stand in the file itself, whose name is then the class's
+    if not types:  # since Java 21 a file may have main without a class; its name is then the class's
         stem = own_stem if _IDENTIFIER.fullmatch(own_stem) else "Main"
         return JavaSource(package, stem, _qualified(package, stem))
     public = next((each for each in types if each.public), None)
@@ -85,7 +85,7 @@ def _tokens(text: str) -> Iterator[str]:
 
 
 def _without_brackets(tokens: Iterator[str]) -> Iterator[str]:
-    """Each (...) becomes one token "(" + its words: arguments of annotations and parameters are no declarations."""
+    """Turn each (...) into one token "(" + its words: arguments and parameters are not declarations."""
     inside, depth = list[str](), 0
     for token in tokens:
         if token == "(":
@@ -122,7 +122,7 @@ def _declared(head: list[str], main: int) -> _Type | None:
 
 
 def _without_annotations(head: list[str]) -> list[str]:
-    """Drop @a.b.C(...), keep the @ of @interface out of the way of its keyword."""
+    """Drop @a.b.C(...), and the @ of @interface."""
     kept, place = list[str](), 0
     while place < len(head):
         if head[place] != "@":
@@ -141,7 +141,7 @@ def _without_annotations(head: list[str]) -> list[str]:
 
 
 def _main_in(tokens: Iterator[str]) -> int:
-    """Read a body up to its closing brace; how good a main does it hold directly?"""
+    """Read a body up to its closing brace. Return the best `main` that it has directly."""
     best, depth, head = 0, 0, list[str]()
     for token in tokens:
         if token == "{":

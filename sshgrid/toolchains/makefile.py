@@ -1,7 +1,7 @@
-"""What does a Makefile build, and how is it started? Reads the rules of a Makefile's text, without running make.
+"""Finds what a Makefile builds, and how to start it. Reads the rules of its text, without running make.
 
-Convention: the program is the first target; when that is only a name for others (`all: prog`), the first of those.
-When no program can be told, a target `run` is called with the arguments in ARGS. Refuses Makefiles with neither.
+The program is the first target; when that only names other targets (`all: prog`), the first of these. Without such a
+program, the target `run` is called with the arguments in ARGS. A Makefile with neither is a UsageError.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from sshgrid.model import Struct
 _VARIABLE = re.compile(r"^(?:override\s+|export\s+)?([\w.-]+)\s*(?::{0,3}|\?)=\s*(.*)$")
 _MAX_TEXT = 1024 * 1024
 _REFERENCE = re.compile(r"\$[({]([\w.-]+)[)}]|\$(\w)")
-# names that are chores by custom, declared .PHONY or not
+# targets that are not files by convention, with or without .PHONY
 _CHORES = frozenset({"all", "build", "check", "clean", "default", "help", "install", "release", "run", "test"})
 _GROUPS = frozenset({"all", "build", "default", "release"})
 
 
 class MakeProgram(Struct, frozen=True):
-    """How what a Makefile makes is started."""
+    """How to start the program of a Makefile."""
 
-    binary: str = ""  # path in the project; "" = call the target `run`
-    builds: bool = True  # False: the default target is `run` itself, so there is nothing to make before
+    binary: str = ""  # path in the project; "": call the target `run`
+    builds: bool = True  # False: the default target is `run`, so nothing is built before
 
 
 def find_program(source: bytes) -> MakeProgram:
-    """What to start once `make` has run. UsageError when the Makefile does not say."""
+    """Return what to start after `make`. Raises UsageError when the Makefile has no program and no target `run`."""
     rules, variables = _read(source.decode("utf-8", "replace"))
     targets = [target for target in rules if not target.startswith(".") and "%" not in target]
     phony = frozenset(rules.get(".PHONY", ()))
@@ -44,7 +44,7 @@ def find_program(source: bytes) -> MakeProgram:
 
 
 def _binary(goal: str, rules: dict[str, tuple[str, ...]], phony: frozenset[str]) -> str:
-    """The first thing behind `goal` that is a file; loops of names end after as many steps as there are rules."""
+    """Return the first file that `goal` leads to, or "". A loop of names ends after one step per rule."""
     for _ in range(len(rules) + 1):
         if goal in phony or goal in _CHORES:
             needs = rules.get(goal, ())
@@ -77,13 +77,13 @@ def _read(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
 
 
 def _needs(text: str, variables: dict[str, str]) -> tuple[str, ...]:
-    """Prerequisites; a recipe after a semicolon, order-only ones after a bar and variables are none."""
+    """Return the prerequisites: without a recipe after a semicolon, order-only ones after a bar, and variables."""
     text = text.removeprefix(":").partition(";")[0].partition("|")[0]
     return () if "=" in text else tuple(_expand(text, variables).split())
 
 
 def _expand(text: str, variables: dict[str, str]) -> str:
-    """Plain $(NAME) only; what stays unknown keeps its dollar. Bounded: a variable may name itself."""
+    """Replace $(NAME) by its value; unknown names stay. The number of passes is bounded: a variable may name itself."""
     for _ in range(8):
         expanded = _REFERENCE.sub(lambda found: variables.get(found[1] or found[2], found[0]), text)[:10_000]
         if expanded == text:

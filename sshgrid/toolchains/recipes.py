@@ -1,7 +1,7 @@
-"""From a program and a node's toolchain to what that node must do: where files lie, which commands build, which run.
+"""Turns a program and a node's toolchain into a recipe: where files are placed, which commands build and which run.
 
-Pure text work: names, arguments and flags of users are data that no shell ever reads and no tool takes for an option.
-Refuses names that could leave the build folder, and flags for languages that take none.
+Pure text. Names, arguments and flags of users are data: no shell reads them, and no tool takes a name for an option.
+Names that could leave the build folder, and flags for languages without flags, are UsageErrors.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from sshgrid.errors import UnknownLanguage, UsageError
 from sshgrid.model import Facts, Language, Program, Recipe, SourceFile, Struct, Toolchain
 from sshgrid.notation.filenames import MAX_COMPONENT_BYTES, MAX_NAME_BYTES, check_program
 from sshgrid.toolchains import java_source, makefile
-from sshgrid.toolchains.sharing import compiler_environment, may_be_shared
+from sshgrid.toolchains.sharing import compiler_environment, is_shareable
 
-_KEY_VERSION = "sshgrid build 2"  # raise when the meaning of a recipe changes: old builds are then not taken for new
+_KEY_VERSION = "sshgrid build 2"  # increase it when the meaning of a recipe changes: old builds are then not used
 
-_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*")  # no tool takes such a name for anything but a name
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/-]*")  # no tool takes such a name for an option
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SUFFIX = re.compile(r"\*\.[^*?\[/]+")
 _PLACEHOLDER = re.compile(r"\{(src|srcs|exe|out|main|dir|flags|libs|args|cache)\}")
 _WHOLE = frozenset({"{flags}", "{libs}", "{args}", "{srcs}"})
 _FOLDER_FIRST = ("{src}", "{exe}", "{out}", "{dir}")
 _LOOKS_PLACED = re.compile(rb"\{+dir\}")
-# compilers that make a module's name, an import path or a linker script of the file's: an odd name becomes `main`
+# compilers that derive a module name, an import path or a linker script from the file name: an odd name becomes `main`
 _NAME_IS_MODULE = frozenset({"d", "dart", "go", "haskell", "kotlin", "nim", "ocaml", "pascal", "swift", "zig"})
 
 
 def matches(language: Language, name: str) -> bool:
-    """Does the table say that a file of this name is of this language?"""
+    """Return whether the table assigns a file of this name to this language."""
     base = name.rpartition("/")[2]
     return any(fnmatch.fnmatchcase(base, pattern) for pattern in language.match)
 
 
 def suffix_of(language: Language) -> str:
-    """ ".c": what a file of this language ends in; "" when whole names are matched."""
+    """Return the suffix of files in this language, like ".c"; "" when the table matches whole names."""
     return next((pattern[1:] for pattern in language.match if _SUFFIX.fullmatch(pattern)), "")
 
 
@@ -48,7 +48,7 @@ def suffix_of(language: Language) -> str:
 
 
 class _Plan(Struct, frozen=True):
-    """Where things lie in the build folder, all names relative to it."""
+    """Where files are placed in the build folder; all names are relative to it."""
 
     files: tuple[tuple[str, SourceFile], ...]
     entry: str
@@ -59,9 +59,9 @@ class _Plan(Struct, frozen=True):
 
 
 def recipe(language: Language, toolchain: Toolchain, program: Program, source: bytes, facts: Facts) -> Recipe:
-    """What a node with `toolchain` and `facts` must do for `program`; `source` = the bytes of its entry file.
+    """Return what a node with `toolchain` and `facts` does for `program`; `source` is the content of its entry file.
 
-    The same arguments give the same recipe. UsageError when the program cannot be laid out.
+    The same arguments give the same recipe. Raises UsageError when the files cannot be placed.
     """
     check_program(program)
     plan = _plan(language, program, source)
@@ -80,7 +80,7 @@ def recipe(language: Language, toolchain: Toolchain, program: Program, source: b
         env=tuple((name, value.replace("{cache}", cache).encode()) for name, value in language.env),
         renamed=plan.renamed,
         address_space_limit=language.address_space_limit,
-        shared=may_be_shared(language, compiled, program.env, facts),
+        shared=is_shareable(language, compiled, program.env, facts),
     )
 
 
@@ -89,7 +89,7 @@ def _plan(language: Language, program: Program, source: bytes) -> _Plan:
     taken = {file.name for file in others}
     java = java_source.find_main(source, program.entry) if language.name == "java" else None
     wanted = _java_name(java, program.entry) if java else _node_name(language, program.entry)
-    entry = program.entry if wanted == program.entry else _free(wanted, taken)
+    entry = program.entry if wanted == program.entry else _free_name(wanted, taken)
     run_is_entry = language.run[0] == "{src}"
     laid = [(file.name, file) for file in others]
     laid += [
@@ -111,7 +111,7 @@ def _plan(language: Language, program: Program, source: bytes) -> _Plan:
 
 def _renamed(entry: str, program: Program) -> tuple[tuple[str, str], ...]:
     pairs = [(_safe(entry), program.entry), (entry, program.entry)]
-    if entry != program.entry:  # go says ./main.go of what it was given as main.go
+    if entry != program.entry:  # go prints ./main.go for main.go
         pairs.append((f"./{entry}", program.entry))
     pairs += [(_safe(file.name), file.name) for file in program.files]
     return tuple(dict.fromkeys(pair for pair in pairs if pair[0] != pair[1]))
@@ -125,7 +125,7 @@ def _java_name(java: java_source.JavaSource, entry: str) -> str:
 
 
 def _node_name(language: Language, entry: str) -> str:
-    """The user's own name, but one that the compiler can take: with its suffix, and an identifier where it must be."""
+    """Return the user's file name, changed where the compiler requires it: with its suffix, or as an identifier."""
     suffix = suffix_of(language)
     if not (language.compile and suffix):
         return entry
@@ -134,15 +134,15 @@ def _node_name(language: Language, entry: str) -> str:
         base += suffix
     stem, dot, ending = base.rpartition(".")
     odd = language.name in _NAME_IS_MODULE and not _IDENTIFIER.fullmatch(stem)
-    # go leaves out files that are named for a test or another system
+    # go ignores files that are named like a test or for another system
     odd = odd or (language.name == "go" and "_" in stem)
     if odd or len(base.encode()) > MAX_COMPONENT_BYTES:
         stem = "main"
     return f"{folder}{slash}{stem}{dot}{ending}"
 
 
-def _free(wanted: str, taken: set[str]) -> str:
-    """`wanted`, or the same in a folder of its own when another file has that name or stands in the way."""
+def _free_name(wanted: str, taken: set[str]) -> str:
+    """Return `wanted`, or the same name in a new folder when another file or folder has that name."""
     folders = {wanted[:place] for place, sign in enumerate(wanted) if sign == "/"}
     below = any(name.startswith(f"{wanted}/") for name in taken)
     if wanted not in taken and not below and not folders & taken:
@@ -189,7 +189,7 @@ def _check_flags(language: Language, flags: tuple[str, ...]) -> None:
 
 
 def _first_line_flags(language: Language, source: bytes) -> tuple[str, ...]:
-    """Options of a #! line (#!/bin/bash -eu) for the interpreters that would have got them from the kernel."""
+    """Return the options of a #! line (#!/bin/bash -eu), which the kernel would pass to the interpreter."""
     if language.compile or not source.startswith(b"#!") or "{flags}" not in language.run:
         return ()
     words = source[2:512].partition(b"\n")[0].decode("utf-8", "replace").split()
@@ -232,7 +232,7 @@ def _sources(language: Language, plan: _Plan) -> tuple[str, ...]:
 
 
 def _flag_lists(row: tuple[str, ...], flags: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """Libraries (-lssl) go to {libs}, which stands after the sources: a linker takes only what was asked for before."""
+    """Put libraries (-lssl) into {libs}, after the sources: a linker takes only symbols that are already needed."""
     if "{libs}" not in row:
         return {"{flags}": flags, "{libs}": ()}
     libs = tuple(flag for flag in flags if flag.startswith("-l"))
@@ -240,7 +240,7 @@ def _flag_lists(row: tuple[str, ...], flags: tuple[str, ...]) -> dict[str, tuple
 
 
 def _overridden(word: str, flags: tuple[str, ...]) -> bool:
-    """--edition=2021 in the table gives way to the user's --edition: given twice it is an error."""
+    """Return whether the user's flags replace this option of the table: --edition given twice is an error."""
     option, equals, _ = word.partition("=")
     return bool(equals) and word.startswith("--") and any(flag.partition("=")[0] == option for flag in flags)
 
@@ -280,7 +280,7 @@ def _run_words(
 
 
 def _make_arguments(args: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """ARGS=... for a target `run`: quoted for the shell that make starts, and for make itself."""
+    """Return ARGS=... for a target `run`, quoted for the shell that make starts and for make itself."""
     if any(b"\n" in arg for arg in args):
         raise UsageError(
             "make cannot pass an argument with a newline", "let the Makefile's first target name the program"
@@ -290,29 +290,29 @@ def _make_arguments(args: tuple[bytes, ...]) -> tuple[bytes, ...]:
 
 
 def _fill(word: str, values: Mapping[str, str]) -> str:
-    """One pass: a file called `{exe}.c` is a name, not a placeholder."""
+    """Fill the placeholders in one pass: the name of a file `{exe}.c` is not filled again."""
     return _PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), word)
 
 
 def _escaped(word: bytes) -> bytes:
-    """A user's own word that begins with {dir} gets one more brace, which `placed` takes off again."""
+    """Add a brace to a user's word that begins with {dir}; `placed` removes it."""
     return b"{" + word if _LOOKS_PLACED.match(word) else word
 
 
 def placed(word: bytes) -> tuple[bool, bytes]:
-    """A run word as (does it begin with the build folder?, the rest of it, exactly as the program must see it)."""
+    """Split a run word: whether it is below the build folder, and the rest, exactly as the program receives it."""
     if word.startswith(b"{dir}"):
         return True, word[len(b"{dir}") :]
     return False, word[1:] if _LOOKS_PLACED.match(word) else word
 
 
 def argv_in(words: Iterable[bytes], folder: bytes) -> tuple[bytes, ...]:
-    """The real argument list of a recipe's run words, for the absolute build folder `folder`."""
+    """Return the arguments of a recipe's run words, for the absolute build folder `folder`."""
     return tuple(folder + rest if inside else rest for inside, rest in map(placed, words))
 
 
 def row_error(language: Language) -> str:
-    """What is wrong with a row that a user wrote ("" = nothing): placeholders that could never be filled in."""
+    """Return what is wrong with a user's row of the table, such as placeholders in wrong places; "" for a good row."""
     if not language.run or not all((language.run, *language.compile)):
         return "run and compile must be lists of words, and run is needed"
     for row in (*language.compile, language.run):
@@ -321,7 +321,7 @@ def row_error(language: Language) -> str:
         for word in row:
             named = [found[0] for found in _PLACEHOLDER.finditer(word)]
             if word not in _WHOLE and any(each in _WHOLE for each in named):
-                return f"{word!r}: {' '.join(sorted(_WHOLE))} stand as words of their own"
+                return f"{word!r}: {' '.join(sorted(_WHOLE))} must be separate words"
     for word in language.run:
         if any(found[0] in _FOLDER_FIRST and found.start() for found in _PLACEHOLDER.finditer(word)):
             return f"{word!r}: in run, a path placeholder can only begin a word"
@@ -330,7 +330,7 @@ def row_error(language: Language) -> str:
     return ""
 
 
-# --- key, hello, names in messages ------------------------------------------------------------------------------------
+# --- build key, smoke test, names in messages -------------------------------------------------------------------------
 
 
 def _build_key(
@@ -341,7 +341,7 @@ def _build_key(
     compile_rows: tuple[tuple[str, ...], ...],
     facts: Facts,
 ) -> str:
-    """Everything that can change what a build holds; the node's paths to caches are not among it."""
+    """Return a digest of everything that can change the build; the paths of the node's caches cannot."""
     identity = (
         _KEY_VERSION,
         language,
@@ -357,8 +357,8 @@ def _build_key(
     return hashlib.sha256(msgspec.json.encode(identity)).hexdigest()
 
 
-def hello(language: Language) -> tuple[Program, bytes] | None:
-    """A program whose output is "hello" and a newline, and its source; None when the row has none."""
+def smoke_test(language: Language) -> tuple[Program, bytes] | None:
+    """Return a program that prints "hello" and a newline, and its source; None for a language without one."""
     if not language.hello:
         return None
     source = language.hello.encode()
@@ -370,17 +370,17 @@ def hello(language: Language) -> tuple[Program, bytes] | None:
 
 
 def verified(recipe: Recipe, language: str) -> Recipe:
-    """The same, but a build of another node is taken only after a hello of that node has run.
+    """Return the recipe with a build of another node used only after a smoke test.
 
-    Such builds are kept apart: what was taken without a look must not be taken for one that was looked at.
+    Its build key differs, so that a build that was used without a smoke test does not count as tested.
     """
     if not recipe.shared:
         return recipe
     return msgspec.structs.replace(recipe, build_key=_other_key(recipe, "verified"), verify=language)
 
 
-def given_away(recipe: Recipe, maker: str) -> Recipe:
-    """As the build that this node makes for others, whatever is there already."""
+def made_by(recipe: Recipe, maker: str) -> Recipe:
+    """Return the recipe with a build key for builds of this maker alone."""
     return msgspec.structs.replace(recipe, build_key=_other_key(recipe, f"of {maker}"))
 
 
@@ -389,7 +389,7 @@ def _other_key(recipe: Recipe, why: str) -> str:
 
 
 def restore_names(text: bytes, recipe: Recipe) -> bytes:
-    """A compiler's words with the user's file names instead of the node's."""
+    """Return a compiler's output with the user's file names instead of the node's."""
     names = {node.encode(): user.encode() for node, user in recipe.renamed}
     if not names:
         return text

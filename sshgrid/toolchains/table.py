@@ -1,4 +1,4 @@
-"""The table of languages: how each is recognised, compiled, run, asked for its version, and proved by a hello.
+"""The table of languages: how each is recognised, compiled and run, how its version is read, and its smoke test.
 
 One row is one language; to add a language, add a row. Commands are argument lists, never shell text, and a row refuses
 nothing and decides nothing: `toolchains` chooses rows and `recipes` fills in their placeholders.
@@ -19,7 +19,7 @@ _COBOL = (
     "       IDENTIFICATION DIVISION.\n       PROGRAM-ID. HELLO.\n       PROCEDURE DIVISION.\n"
     '           DISPLAY "hello".\n           STOP RUN.\n'
 )
-# std.os.linux is the one way to write that every zig since 0.6 understands: std.io moves with each release
+# every zig since 0.6 has std.os.linux; std.io changes with each release
 _ZIG = 'const std = @import("std");\npub fn main() void {\n    _ = std.os.linux.write(1, "hello\\n", 6);\n}\n'
 _NASM = (
     "global _start\nsection .text\n_start:\n    mov rax, 1\n    mov rdi, 1\n    mov rsi, text\n    mov rdx, 6\n"
@@ -27,13 +27,13 @@ _NASM = (
 )
 _OTP_RELEASE = 'io:format("~s~n", [erlang:system_info(otp_release)]), halt().'
 
-# HotSpot keeps a file for each JVM under its process number, which is another's too in the next PID namespace; then it
-# says so on the standard output of the program. Other JVMs pass over what they do not know.
+# HotSpot has a file for each JVM under its process number. In another PID namespace a JVM may have the same number, and
+# then prints a warning on the program's standard output. Other JVMs ignore the option.
 _JVM = ("-XX:+IgnoreUnrecognizedVMOptions", "-XX:-UsePerfData")
-# A compiler lives too short for the second compiler of the JVM: half the CPU time, for one class as for 400.
+# A compilation is too short for the second compiler of the JVM: without it, half the CPU time for one class or 400.
 _JAVAC = tuple(f"-J{option}" for option in (*_JVM, "-XX:TieredStopAtLevel=1"))
 
-# A cache of our own, so that nothing is written into the account's home; GOTOOLCHAIN=local downloads no other go.
+# A cache outside the account's home; GOTOOLCHAIN=local prevents the download of another go.
 _GO_ENV = (
     ("CGO_ENABLED", "0"),
     ("GOCACHE", "{cache}/go"),
@@ -120,7 +120,7 @@ _ON = (
     Language(
         name="rust",
         match=("*.rs",),
-        # the crate's name would come from the file's, which may hold any character
+        # the default crate name is the file's name, which may have any character
         compile=(("rustc", "-O", "--edition=2021", "--crate-name=main", "{flags}", "-o", "{exe}", "{src}"),),
         run=("{exe}", "{args}"),
         version=("rustc", "--version"),
@@ -163,7 +163,7 @@ _ON = (
     ),
     Language(
         name="executable",
-        match=(),  # told by its first bytes and mode x
+        match=(),  # recognised by its first bytes and mode x
         run=("{src}", "{args}"),
         hello="#!/bin/sh\necho hello\n",
     ),
@@ -171,7 +171,7 @@ _ON = (
         name="make",
         match=("Makefile", "makefile", "GNUmakefile"),
         compile=(("make|gmake", "-f", "{src}", "{flags}"),),
-        run=("{exe}", "{args}"),  # what {exe} is here: see makefile.py
+        run=("{exe}", "{args}"),  # makefile.py finds {exe}
         version=("make|gmake", "--version"),
         hello="hello:\n\tprintf '#!/bin/sh\\necho hello\\n' >$@\n\tchmod +x $@\n",
     ),
@@ -382,7 +382,7 @@ _OFFERED = (
     Language(
         name="prolog",
         match=("*.pro", "*.prolog", "*.pl"),
-        # a program starts itself by `:- initialization(main).`; halt instead of the interactive toplevel after it
+        # a program starts by `:- initialization(main).`; halt instead of the interactive toplevel after it
         run=("swipl", "-q", "-t", "halt", "{flags}", "{src}", "--", "{args}"),
         version=("swipl", "--version"),
         interpreters=("swipl",),
@@ -425,7 +425,7 @@ _OFFERED = (
     Language(
         name="sql",
         match=("*.sql",),
-        # SQL has no arguments: what is given after the file is SQL that runs after it
+        # SQL has no arguments: words after the file are SQL that runs after it
         run=("sqlite3", "-batch", "-bail", "{flags}", "-init", "{src}", ":memory:", "{args}"),
         version=("sqlite3", "--version"),
         hello="SELECT 'hello';\n",
@@ -434,7 +434,7 @@ _OFFERED = (
 
 LANGUAGES: tuple[Language, ...] = (*_ON, *(msgspec.structs.replace(language, default=False) for language in _OFFERED))
 
-# Other words for a language that people type after --lang.
+# Other names that --lang accepts.
 ALIASES = {
     "asm": "nasm",
     "c#": "csharp",

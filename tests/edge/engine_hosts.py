@@ -80,7 +80,8 @@ class Host:
 
     def new_engine(self) -> DirectEngine:
         """As of a master that has just started."""
-        return direct_engine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0, BuildCache(self.spool))
+        self.builds = BuildCache(self.spool)
+        return direct_engine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0, self.builds)
 
     async def connected(self, patience_seconds: float) -> Link:
         if self.link is None or self.link.lost.done():

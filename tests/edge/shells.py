@@ -204,7 +204,7 @@ class ShellNode:
         assert self.start(batch, not_after=not_after, lease=lease) == f"claimed {batch.run}"
         return batch.run
 
-    def look_batch(self, batch: str) -> BatchLook:
+    def batch_status(self, batch: str) -> BatchLook:
         """The batch as a run, with all that its ledger says."""
         begun, ended, records = list[str](), list[TaskEnd](), 0
         while (look := self.news_of_batch(batch, records)).records:
@@ -213,7 +213,7 @@ class ShellNode:
 
     def news_of_batch(self, batch: str, records: int) -> BatchLook:
         script = self.variables() + '. "$LIB"; . "${LIB%/*}/batch.sh"; "$@"'
-        words = ("look_batch", batch, str(records), "5000", "8")
+        words = ("batch_status", batch, str(records), "5000", "8")
         done = self._run(script, "sh", *words)
         assert not done.stderr, done.stderr
         return parse_batch(done.stdout, batch)
@@ -222,10 +222,10 @@ class ShellNode:
         script = self.variables() + '. "$LIB"; . "${LIB%/*}/batch.sh"; "$@"'
         return self._run(script, "sh", *words, stdin=stdin).stdout.decode().strip()
 
-    def more(self, batch: str, part: int, orders: Sequence[RunSpec], *, not_after: float | None = None) -> str:
+    def add_tasks(self, batch: str, part: int, orders: Sequence[RunSpec], *, not_after: float | None = None) -> str:
         """What the node answers to more tasks for this batch."""
         guard = str(int(uptime() + 15 if not_after is None else not_after))
-        words = ("more", batch, guard, " ".join(needed_by(orders)) or "-", str(part), str(len(orders)))
+        words = ("add_tasks", batch, guard, " ".join(needed_by(orders)) or "-", str(part), str(len(orders)))
         return self.batch_verb(*words, stdin=tasks_script(batch, orders))
 
     def ended_batch(self, batch: str, seconds: float = PATIENCE_SECONDS) -> BatchLook:
@@ -233,7 +233,7 @@ class ShellNode:
 
         def over() -> bool:
             nonlocal look
-            look = self.look_batch(batch)
+            look = self.batch_status(batch)
             return look.run.record is not None or not look.run.alive
 
         wait_until(over, f"the end of {batch}", seconds, lambda: (look, self.log_of(batch)))

@@ -29,6 +29,8 @@ from sshgrid.model import (
     TimedOut,
 )
 from sshgrid.ssh.link import Link
+from sshgrid.ssh.parsers import BatchLook
+from sshgrid.ssh.runs import RunVerbs
 from tests.edge.engine_hosts import Host, Kept
 from tests.edge.engines.test_direct import until
 from tests.lab.machine import argv_of
@@ -202,6 +204,24 @@ async def test_a_program_that_does_not_compile_ends_every_task(host: Host) -> No
     await run(host, batch, told)
     assert told.outcomes(batch) == [CompileFailed(1)] * 3
     assert [told.task(order)["compile"] for order in orders] == [b"no\n", b"", b""]
+
+
+async def test_a_batch_that_ends_before_it_is_looked_at_has_made_its_build(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = (("sh", "-c", "cp p.sh exe; chmod 755 exe"),)
+    orders = [host.order(b"#!/bin/sh\n", compiler=copy, run=(b"{dir}/exe",)) for _ in range(2)]
+    told, batch = Told(), make_batch(orders)
+    batch_status = RunVerbs.batch_status
+
+    async def after_the_end(runs: RunVerbs, name: str, seen: int) -> BatchLook:
+        await until((folder(host, batch) / "rc").is_symlink, "the end of the batch")
+        return await batch_status(runs, name, seen)
+
+    monkeypatch.setattr(RunVerbs, "batch_status", after_the_end)
+    await run(host, batch, told)
+    assert told.outcomes(batch) == [Exited(0)] * 2
+    assert [*host.builds._holders_of(batch.recipe.build_key)] == [host.name]
 
 
 async def test_F3_after_a_lost_connection_the_rest_is_read_and_nothing_twice(host: Host) -> None:

@@ -120,7 +120,7 @@ def test_limits_of_tasks_that_come_later_hold_too(shell: ShellNode) -> None:
     source = b'[ "$1" != 0 ] || exec sleep 0.5; exec sleep 1000'
     orders = limited(shell, source, 3, Limits(wall_seconds=1.0))
     batch = shell.start_batch(orders[:1])
-    assert shell.more(batch, 2, orders[1:]) == f"claimed {batch}.2"
+    assert shell.add_tasks(batch, 2, orders[1:]) == f"claimed {batch}.2"
     found = shell.ended_batch(batch).ended
     assert [(end.record.code, end.why) for end in found] == [(0, ""), (143, "wall"), (143, "wall")]
 
@@ -155,7 +155,7 @@ def test_each_task_gets_its_own_copy_of_what_travels(shell: ShellNode) -> None:
     data = {"a/words": b"words\n", "a/tool": b"#!/bin/sh\necho tool\n"}
     orders = [shell.order(source, b"%d" % number, data=data) for number in range(4)]
     batch = shell.start_batch(orders[:3])
-    shell.more(batch, 2, orders[3:])
+    shell.add_tasks(batch, 2, orders[3:])
     ends = shell.ended_batch(batch).ended
     assert {out(end) for end in ends} == {b"words\ntool\n"}
     folder = shell.workdir / "runs" / batch

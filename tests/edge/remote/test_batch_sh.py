@@ -150,7 +150,7 @@ def test_what_a_task_leaves_running_ends_while_the_batch_goes_on(node: ShellNode
     batch = node.start_batch(orders)
     said(node, batch, orders[1])
     wait_until(lambda: not node.processes(orders[0].run), "the end of what the first task left", 20.0)
-    assert node.look_batch(batch).run.record is None
+    assert node.batch_status(batch).run.record is None
     assert node.batch_verb("signal", f"{batch}/{task_name(orders[1])}", "KILL") == "sent"
     assert list(codes(node.ended_batch(batch)).values()) == [0, 137]
 
@@ -163,7 +163,7 @@ def test_one_task_is_signalled_alone(node: ShellNode) -> None:
         said(node, batch, order)
     place = f"{batch}/{task_name(orders[1])}"
     assert node.batch_verb("signal", place, "TERM") == "sent"
-    wait_until(lambda: codes(node.look_batch(batch)) == {task_name(orders[1]): 9}, "the second to end alone")
+    wait_until(lambda: codes(node.batch_status(batch)) == {task_name(orders[1]): 9}, "the second to end alone")
     assert node.batch_verb("signal", place, "TERM") == "none"
     assert node.batch_verb("signal", f"{batch}/77.1", "TERM") == "none"
     assert node.batch_verb("signal", f"{batch}/{task_name(orders[0])}", "KILL") == "sent"
@@ -197,9 +197,9 @@ def test_more_tasks_come_while_a_batch_runs(node_of: NodeOf, kind: str, lanes: i
     orders = numbered(node, UNTIL_TOLD % os.fsencode(node.folder), 9)
     batch = node.start_batch(orders[:2], lanes)
     said(node, batch, orders[0])
-    assert node.more(batch, 2, orders[2:5]) == f"claimed {batch}.2"
-    assert node.more(batch, 2, orders[2:5]) == f"already {batch}.2"
-    assert node.more(batch, 3, orders[5:]) == f"claimed {batch}.3"
+    assert node.add_tasks(batch, 2, orders[2:5]) == f"claimed {batch}.2"
+    assert node.add_tasks(batch, 2, orders[2:5]) == f"already {batch}.2"
+    assert node.add_tasks(batch, 3, orders[5:]) == f"claimed {batch}.3"
     (node.folder / "go").touch()
     look = node.ended_batch(batch)
     assert codes(look) == {task_name(order): number for number, order in enumerate(orders)}
@@ -213,10 +213,10 @@ def test_a_batch_that_is_over_takes_no_more(node_of: NodeOf, kind: str) -> None:
     orders = numbered(node, b'exit "$1"', 4)
     batch = node.start_batch(orders[:2])
     node.ended_batch(batch)
-    assert node.more(batch, 2, orders[2:]) == f"already {batch}.2"
-    assert codes(node.look_batch(batch)) == {task_name(orders[0]): 0, task_name(orders[1]): 1}
+    assert node.add_tasks(batch, 2, orders[2:]) == f"already {batch}.2"
+    assert codes(node.batch_status(batch)) == {task_name(orders[0]): 0, task_name(orders[1]): 1}
     node.batch_verb("clean", batch)
-    assert node.more(batch, 2, orders[2:]) == f"already {batch}.2"
+    assert node.add_tasks(batch, 2, orders[2:]) == f"already {batch}.2"
     assert not (node.workdir / "runs" / batch).exists()
 
 
@@ -225,12 +225,12 @@ def test_F5_more_tasks_that_come_too_late_or_lack_something_are_not_taken(node: 
     first, second = node.order(source, b"0"), node.order(source, b"1", stdin=b"1")
     batch = node.start_batch([first])
     said(node, batch, first)
-    assert node.more(batch, 2, [second], not_after=uptime() - 2) == f"late {batch}.2"
+    assert node.add_tasks(batch, 2, [second], not_after=uptime() - 2) == f"late {batch}.2"
     assert second.program.stdin
     (node.workdir / "objects" / second.program.stdin.sha256).rename(node.folder / "aside")
-    assert node.more(batch, 2, [second]) == f"missing {batch}.2 {second.program.stdin.sha256}"
+    assert node.add_tasks(batch, 2, [second]) == f"missing {batch}.2 {second.program.stdin.sha256}"
     (node.folder / "aside").rename(node.workdir / "objects" / second.program.stdin.sha256)
-    assert node.more(batch, 2, [second]) == f"claimed {batch}.2"
+    assert node.add_tasks(batch, 2, [second]) == f"claimed {batch}.2"
     node.batch_verb("signal", f"{batch}/{task_name(first)}", "KILL")
     assert codes(node.ended_batch(batch)) == {task_name(first): 137, task_name(second): 0}
 
@@ -242,7 +242,7 @@ def test_more_tasks_go_on_in_a_new_lane(node_of: NodeOf, kind: str) -> None:
     orders = numbered(node, b'[ "$1" != 0 ] || { echo ready; ' + wait + b'; kill -9 0; }; exit "$1"', 3)
     batch = node.start_batch(orders[:1])
     said(node, batch, orders[0])
-    assert node.more(batch, 2, orders[1:]) == f"claimed {batch}.2"
+    assert node.add_tasks(batch, 2, orders[1:]) == f"claimed {batch}.2"
     (node.folder / "go").touch()
     look = node.ended_batch(batch)
     assert codes(look) == {task_name(orders[0]): 137, task_name(orders[1]): 1, task_name(orders[2]): 2}
@@ -283,8 +283,8 @@ def test_a_killed_wrapper_begins_nothing_more_once_it_was_looked_at(node: ShellN
     wrapper = str((node.workdir / "runs" / batch / "pid").readlink())
     os.kill(int(wrapper.partition(",")[0].removeprefix("pid=")), signal.SIGKILL)
     lanes = lanes_of(node, batch)
-    wait_until(lambda: not node.look_batch(batch).run.alive, "the death to be seen")
-    look = node.look_batch(batch)
+    wait_until(lambda: not node.batch_status(batch).run.alive, "the death to be seen")
+    look = node.batch_status(batch)
     assert not look.ended
     assert set(look.begun) == set(map(task_name, orders[:2]))
     assert not any(map(is_alive, lanes))
@@ -306,8 +306,8 @@ def test_F6_a_lease_ends_the_whole_batch(node: ShellNode) -> None:
     batch = node.start_batch(orders, 2, lease=uptime() + 5)
     said(node, batch, orders[0])
     said(node, batch, orders[1])
-    wait_until(lambda: not node.look_batch(batch).run.alive, "the lease to end", 20.0)
-    look = node.look_batch(batch)
+    wait_until(lambda: not node.batch_status(batch).run.alive, "the lease to end", 20.0)
+    look = node.batch_status(batch)
     assert look.run.why == "lease"
     assert set(look.begun) == set(map(task_name, orders[:2]))
     assert not node.processes()

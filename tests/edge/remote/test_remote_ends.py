@@ -144,13 +144,13 @@ def test_F6_a_lease_ends_at_an_absolute_time_unless_it_is_renewed(node_of: NodeO
     until = uptime() + 2
     for order in (kept, lost):
         assert node.start(order, lease=until) == f"claimed {order.run}"
-    node.verb("renew", kept.run, str(int(until) + 600))
+    node.verb("renew_lease", kept.run, str(int(until) + 600))
     look = node.ended(lost)
     assert (code(look), look.why) == (137, "lease")
     assert until - 1 < uptime() < until + 6
     assert node.look(kept.run).alive
     assert not node.look(kept.run).record
-    node.verb("renew", kept.run, str(int(uptime()) - 1))
+    node.verb("renew_lease", kept.run, str(int(uptime()) - 1))
     assert node.ended(kept).why == "lease"
 
 

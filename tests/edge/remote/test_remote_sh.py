@@ -43,8 +43,8 @@ def test_the_scripts_are_shellcheck_clean() -> None:
 # --- first contact ----------------------------------------------------------------------------------------------------
 
 
-def test_first_contact_tells_facts_tools_and_proofs(node: ShellNode) -> None:
-    node.verb("prove", "abc", stdin=b"sh\tfingerprint\t1.0\t\n")
+def test_first_contact_tells_facts_tools_and_checks(node: ShellNode) -> None:
+    node.verb("record_check", "abc", stdin=b"sh\tfingerprint\t1.0\t\n")
     found = node.contact("sh", "no-such-tool", "ls")
     assert found.facts.system == "Linux"
     assert found.facts.uid == os.getuid()
@@ -54,7 +54,7 @@ def test_first_contact_tells_facts_tools_and_proofs(node: ShellNode) -> None:
     assert found.facts.workdir == str(node.workdir)
     assert set(found.tools) == {"sh", "ls"}
     assert found.signatures.keys() == set(found.tools.values())
-    assert found.proofs == ("sh\tfingerprint\t1.0\t",)
+    assert found.checks == ("sh\tfingerprint\t1.0\t",)
     assert not set("[]* ?") & set(found.facts.boot_id), "it travels through login shells that would take a pattern"
 
 
@@ -170,7 +170,7 @@ def test_a_run_whose_wrapper_never_came_can_be_forestalled(node: ShellNode) -> N
     assert node.start(order, verb="prepare") == f"claimed {order.run}"
     look = node.look(order.run)
     assert (look.present, look.begun, look.alive) == (True, False, True)
-    node.verb("forestall", order.run)
+    node.verb("block_start", order.run)
     assert not node.look(order.run).alive
     node.verb("launch", order.run)
     wait_until(lambda: not node.processes(order.run), "the late wrapper to leave", 5, node.processes)
@@ -442,7 +442,7 @@ def test_pieces_of_output_by_offset(node: ShellNode) -> None:
     node.run(order)
     content = ALL_BYTES * 1000
     for offset, count in ((0, 10), (1, 255), (100_001, 50_000), (254_990, 1000), (255_000, 10)):
-        assert node.verb("piece", f"{order.run}/out", str(offset), str(count)) == content[offset : offset + count]
+        assert node.verb("read_piece", f"{order.run}/out", str(offset), str(count)) == content[offset : offset + count]
 
 
 def test_usage_is_recorded(node: ShellNode) -> None:
@@ -475,7 +475,7 @@ def test_a_dead_connection_does_not_disturb_the_bell(node: ShellNode) -> None:
 
 def test_the_sampler_prints_a_sample_a_second(node: ShellNode) -> None:
     with subprocess.Popen(
-        [node.sh, "-c", node.variables() + '. "$LIB"; sampler'], stdout=subprocess.PIPE, env={"PATH": node.path}
+        [node.sh, "-c", node.variables() + '. "$LIB"; sample_load'], stdout=subprocess.PIPE, env={"PATH": node.path}
     ) as shell:
         assert shell.stdout
         meter = LoadMeter(2)
@@ -498,17 +498,17 @@ def test_F25_an_upload_counts_only_when_size_and_digest_are_right(node: ShellNod
     content = b"0123456789"
     sha256 = hashlib.sha256(content).hexdigest()
     part = node.workdir / "objects" / "abc.part"
-    assert node.verb("have", sha256) == f"{sha256}\n".encode()
+    assert node.verb("missing_objects", sha256) == f"{sha256}\n".encode()
     part.write_bytes(content[:5])
-    assert node.verb("keep", "abc.part", sha256, "10") == b"short 5\n"
+    assert node.verb("store_object", "abc.part", sha256, "10") == b"short 5\n"
     part.write_bytes(content[::-1])
-    assert node.verb("keep", "abc.part", sha256, "10") == b"corrupt\n"
+    assert node.verb("store_object", "abc.part", sha256, "10") == b"corrupt\n"
     assert list(part.parent.iterdir()) == []
     part.write_bytes(content)
-    assert node.verb("keep", "abc.part", sha256, "10") == b"kept\n"
-    assert node.verb("have", sha256) == b""
+    assert node.verb("store_object", "abc.part", sha256, "10") == b"kept\n"
+    assert node.verb("missing_objects", sha256) == b""
     part.write_bytes(content)
-    node.verb("drop", "abc.part")
+    node.verb("remove_part", "abc.part")
     assert [path.name for path in part.parent.iterdir()] == [sha256]
 
 
@@ -534,7 +534,7 @@ def test_cleaning_takes_files_that_the_program_has_locked_away(node: ShellNode) 
 def test_a_receiver_that_is_killed_leaves_no_process(node: ShellNode) -> None:
     sha256 = hashlib.sha256(b"never whole").hexdigest()
     paths = [str(path) for path in (node.sh, node.library, node.workdir)]
-    words = [*paths[:2], "receive", paths[2], sha256, node.facts.boot_id, "60000000", "nonce"]
+    words = [*paths[:2], "receive_object", paths[2], sha256, node.facts.boot_id, "60000000", "nonce"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env={"PATH": node.path}) as receiver:
         assert receiver.stdin
         part = node.workdir / "objects" / f"{sha256}.part"

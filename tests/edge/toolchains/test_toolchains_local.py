@@ -287,7 +287,7 @@ each_echo = pytest.mark.parametrize("name", sorted(ECHO))
 @each_language
 def test_its_hello_says_hello_and_nothing_else(name: str, node: Node) -> None:
     language = present(name)
-    program, source = toolchains.hello(language) or pytest.fail("every row of the table has a hello")
+    program, source = toolchains.smoke_test(language) or pytest.fail("every row of the table has a hello")
     done = node.build(language, program, {program.entry: source}).run()
     assert (done.stdout, done.stderr, done.returncode) == (b"hello\n", b"", 0)
 

@@ -17,6 +17,6 @@ def test_every_requested_verb_is_a_function_of_the_scripts_for_nodes() -> None:
     started = set(re.findall(r'words = \("(\w+)", batch', code))
     scripts = "".join((ROOT / "remote" / name).read_text() for name in ("node.sh", "batch.sh"))
     known = set(re.findall(r"^(\w+)\(\) ", scripts, re.MULTILINE))
-    assert {"poll", "piece", "renew", "clean", "have"} <= requested
-    assert started == {"more"}
+    assert {"poll", "read_piece", "renew_lease", "clean", "missing_objects"} <= requested
+    assert started == {"add_tasks"}
     assert {*requested, *started, "start", "prepare"} <= known

@@ -178,7 +178,7 @@ def test_a_row_without_args_gets_them_at_its_end() -> None:
     [
         (Language("x", (), ()), "run is needed"),
         (Language("x", (), ("",)), "first word"),
-        (Language("x", (), ("x", "a{args}")), "words of their own"),
+        (Language("x", (), ("x", "a{args}")), "separate words"),
         (Language("x", (), ("x", "-f={src}")), "can only begin"),
         (Language("x", (), ("x",), compile=((),)), "lists of words"),
         (Language("x", (), ("x",), compile=(("cc", "{args}"),)), "belongs to run"),

@@ -59,7 +59,7 @@ def test_a_row_has_no_fault_and_tunes_for_no_cpu(language: Language) -> None:
 
 @each_language
 def test_the_hello_of_a_row_is_recognised_as_that_language_unless_its_ending_is_shared(language: Language) -> None:
-    made = toolchains.hello(language)
+    made = toolchains.smoke_test(language)
     assert made is not None
     hello, source = made
     assert hello.files == (source_file(hello.entry, source, executable=language.name == "executable"),)
@@ -69,7 +69,7 @@ def test_the_hello_of_a_row_is_recognised_as_that_language_unless_its_ending_is_
 
 @each_language
 def test_every_row_gives_a_recipe_without_placeholders(language: Language) -> None:
-    hello, source = toolchains.hello(language) or pytest.fail("no hello")
+    hello, source = toolchains.smoke_test(language) or pytest.fail("no hello")
     recipe = toolchains.recipe(language, toolchain(language), hello, source, FACTS)
     words = [word for command in recipe.compile for word in command]
     words += [word.decode() for word in toolchains.argv_in(recipe.run, b"/b")]
