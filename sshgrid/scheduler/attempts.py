@@ -23,10 +23,10 @@ from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler.attempt_registry import AttemptRegistry, RunningAttempt
 from sshgrid.scheduler.attempt_tasks import AttemptTasks, result_or_blame
 from sshgrid.scheduler.batch_attempts import BatchAttempts
-from sshgrid.scheduler.batches import Begun, by_batch
 from sshgrid.scheduler.keyboards import Keyboards
 from sshgrid.scheduler.launching import Launching
 from sshgrid.scheduler.run_removal import RunRemoval
+from sshgrid.scheduler.running_batch import Begun, by_batch
 from sshgrid.scheduler.settlement import Settlement
 from sshgrid.scheduler.termination import Termination
 from sshgrid.spool.outputs import Outputs

@@ -18,9 +18,9 @@ from sshgrid.nodes import NodePool
 from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler.attempt_registry import AttemptRegistry, RunningAttempt
 from sshgrid.scheduler.attempt_tasks import AttemptTasks, result_or_blame
-from sshgrid.scheduler.batches import Begun, RunningBatch
 from sshgrid.scheduler.launching import Launching, Tasks
 from sshgrid.scheduler.run_removal import RunRemoval
+from sshgrid.scheduler.running_batch import Begun, RunningBatch
 from sshgrid.scheduler.settlement import Settlement
 from sshgrid.scheduler.termination import Termination
 

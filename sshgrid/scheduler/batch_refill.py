@@ -15,7 +15,7 @@ from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler.active_sweeps import ActiveSweeps
 from sshgrid.scheduler.batch_attempts import BatchAttempts
 from sshgrid.scheduler.batch_times import AHEAD_SECONDS, BatchTimes
-from sshgrid.scheduler.batches import RunningBatch
+from sshgrid.scheduler.running_batch import RunningBatch
 from sshgrid.scheduler.step_views import StepViews
 from sshgrid.scheduler.sweep_outlooks import SweepOutlooks
 from sshgrid.sweeps.chunking import LONG_SECONDS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sshgrid.scheduler.active_sweeps import ActiveSweeps
-from sshgrid.scheduler.batches import RunningBatch
+from sshgrid.scheduler.running_batch import RunningBatch
 from sshgrid.scheduler.sweep_state import SweepState
 from sshgrid.sweeps.chunking import LONG_SECONDS
 from sshgrid.sweeps.estimates import rest_seconds

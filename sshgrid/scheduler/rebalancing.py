@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from sshgrid.scheduler.batch_attempts import BatchAttempts
 from sshgrid.scheduler.batch_times import AHEAD_SECONDS, BatchTimes
-from sshgrid.scheduler.batches import RunningBatch
+from sshgrid.scheduler.running_batch import RunningBatch
 from sshgrid.scheduler.step_views import StepViews
 from sshgrid.scheduler.sweep_state import SweepState
 from sshgrid.sweeps.estimates import slot_in_use

@@ -32,8 +32,8 @@ from sshgrid.nodes import NodePool
 from sshgrid.policy import placement, retry
 from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler.attempt_registry import AttemptRegistry, RunningAttempt
-from sshgrid.scheduler.batches import Ends
 from sshgrid.scheduler.keyboards import Keyboards
+from sshgrid.scheduler.running_batch import Ends
 
 log = logging.getLogger(__name__)
 MANY = 10  # so many attempts that ended together are logged in one line
