@@ -75,7 +75,7 @@ def _extract(
 ) -> list[str]:
     """Write one member of the archive; returns error messages. OSError when the disk is full."""
     name = member.name.removeprefix("./")
-    if fault := globs.fault(name):
+    if fault := globs.fetch_problem(name):
         return [f"{ascii(name)[:200]} {fault}: skipped"]
     if not any(globs.matches(glob, name) for glob in job.fetch):
         return [f"{name} does not match --fetch: skipped"]

@@ -35,7 +35,7 @@ async def fetch_files(link: Link, order: RunSpec, sink: Sink) -> None:
     if most <= 0:
         await sink.fetched(Fetched())
         return
-    listing = await link.transfer.files(order.run, globs.where(program.fetch))
+    listing = await link.transfer.files(order.run, globs.find_arguments(program.fetch))
     chosen, warnings = await asyncio.to_thread(globs.choose, listing, program.fetch, most)
     await sink.again(STREAM)
     warnings_of_read = await _read_archive(link, order.run, chosen, sink) if chosen else ()

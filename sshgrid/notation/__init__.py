@@ -1,1 +1,1 @@
-"""How people write selectors, globs, quantities and file names."""
+"""Parsers for what users type: selectors, globs, quantities and file names."""

@@ -1,7 +1,7 @@
-"""SHA-256 for a few bytes, without hashlib: that loads OpenSSL, 3 ms which each command would wait for.
+"""SHA-256 for small inputs, without hashlib: hashlib loads OpenSSL, which takes 3 ms at the start of each command.
 
-The digest is the same. Refuses nothing; for what is large, hashlib is five times as fast (Python's own `random` does
-it in this way).
+The digest is the same. For large inputs use hashlib, which is five times as fast. The module `random` of Python imports
+SHA-2 in the same way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ try:
 except ImportError:
     try:
         from _sha256 import sha256  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:  # another Python than CPython
+    except ImportError:  # not CPython
         from hashlib import sha256
 
 __all__ = ["sha256"]

@@ -1,7 +1,7 @@
-"""Durations (`500ms 10s 5m 2h 1d`) and sizes (`512M 4G`) as people write them, and back.
+"""Parse and format durations (`500ms 10s 5m 2h 1d`) and sizes (`512M 4G`).
 
-For the command line and the inventory alike, so it imports nothing heavy. Refuses, with a UsageError that shows the
-accepted forms, whatever is negative, empty, not finite, or carries a unit it does not know.
+The command line and the inventory use this module, so it imports nothing slow. Values that are negative, empty or not
+finite, and unknown units, are a UsageError whose hint shows the accepted forms.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
 def parse_duration(text: str) -> float:
-    """Seconds; a bare number means seconds, as for timeout(1), and parts add up: ``1h30m``."""
+    """Seconds. A number without a unit means seconds, as in timeout(1); parts are added: ``1h30m``."""
     if _BARE.fullmatch(text):
         return float(text)
     if not _DURATION.fullmatch(text):
@@ -29,7 +29,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_size(text: str) -> int:
-    """Bytes. K, M, G, T, P are powers of 1024 (as is KiB), KB, MB ... powers of 1000: the rule of GNU coreutils."""
+    """Bytes. As in GNU coreutils, K, M, G, T, P (and KiB ...) are powers of 1024, and KB, MB ... powers of 1000."""
     found = _SIZE.fullmatch(text)
     suffix = (found[3] or "").upper() if found else ""
     if found is None or (suffix == "IB" and not found[2]):
@@ -40,7 +40,7 @@ def parse_size(text: str) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """At most two units, and parse_duration reads it: ``350ms 1.5s 42s 2m5s 3h10m 2d4h``."""
+    """A text with at most two units that parse_duration reads: ``350ms 1.5s 42s 2m5s 3h10m 2d4h``."""
     if seconds < 0:
         return f"-{format_duration(-seconds)}"
     if seconds < 0.9995:
@@ -66,7 +66,7 @@ def _joined(*parts: tuple[int, str]) -> str:
 
 
 def format_size(size: int) -> str:
-    """Three digits at most, in powers of 1024: ``0B 512B 1.5K 640M 31G``."""
+    """A text with at most three digits, in powers of 1024: ``0B 512B 1.5K 640M 31G``."""
     value, powers = float(abs(size)), iter("BKMGTP")
     unit = next(powers)
     while value >= 999.5 and unit != "P":

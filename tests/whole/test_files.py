@@ -110,7 +110,7 @@ def test_what_is_not_there_is_told_and_the_exit_code_is_the_programs(grid: Grid)
     grid.write("links.sh", "mkdir out; ln -s /etc/passwd out/passwd; echo x >out/x; exit 4\n")
     done = grid("-q", "run", "--fetch", "none/*", "--fetch", "out", "--into", "b", "links.sh")
     assert (done.code, done.out) == (4, b"")
-    assert "--fetch none/*: nothing there" in done.err
+    assert "--fetch none/*: no file matches" in done.err
     assert "out/passwd is a link out of the run's folder" in done.err
     assert fetched(grid.folder / "b") == {"out/x": b"x\n"}
 

@@ -475,7 +475,10 @@ def test_the_listing_is_the_same_under_every_shell(tmp_path: Path, shell: str) -
     script = b'%s\nprintf "%%s\\n" "$answer"\n' % transfer._LIST
     words = ["sh"] if shell == "busybox" else []
     done = subprocess.run(
-        [shell, *words, "-s", str(tmp_path / "w"), *globs.where(["**"])], input=script, capture_output=True, check=True
+        [shell, *words, "-s", str(tmp_path / "w"), *globs.find_arguments(["**"])],
+        input=script,
+        capture_output=True,
+        check=True,
     )
     *lines, answer = done.stdout.decode().splitlines()
     assert answer == "listed"

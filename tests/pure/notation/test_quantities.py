@@ -1,4 +1,4 @@
-"""Durations and sizes: what is read, what is refused, and that what we print can be read again."""
+"""Durations and sizes: what is accepted, what is an error, and that formatted values can be parsed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sshgrid.notation.quantities import format_duration, format_size, parse_dura
         ("1h30m", 5400.0),
     ],
 )
-def test_a_duration_is_read_as_people_write_it(text: str, seconds: float) -> None:
+def test_parse_duration_accepts_each_unit_and_sums(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
@@ -32,7 +32,7 @@ def test_a_duration_is_read_as_people_write_it(text: str, seconds: float) -> Non
     "text",
     ["", "s", "10 s", "-5s", "+5s", "1:30", "5min", "1e9s", "inf", "nan", "5S", "٣s", "10s\n", "1,5s", "9" * 400],
 )
-def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_duration_is_an_error_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_duration(text)
     assert "10s" in caught.value.hint
@@ -53,12 +53,12 @@ def test_what_is_no_duration_is_refused_with_an_example(text: str) -> None:
         ("2T", 2 * 1024**4),
     ],
 )
-def test_a_size_is_read_as_coreutils_would(text: str, size: int) -> None:
+def test_parse_size_follows_coreutils(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "4 G", "-1", "4X", "4iB", "0x10", "1e3", "4Gi", "4G\n"])
-def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
+def test_an_invalid_size_is_an_error_with_an_example(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_size(text)
     assert "512M" in caught.value.hint
@@ -81,7 +81,7 @@ def test_what_is_no_size_is_refused_with_an_example(text: str) -> None:
         (-5, "-5s"),
     ],
 )
-def test_a_duration_is_shown_in_at_most_two_units(seconds: float, text: str) -> None:
+def test_format_duration_uses_at_most_two_units(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
@@ -97,15 +97,15 @@ def test_a_duration_is_shown_in_at_most_two_units(seconds: float, text: str) -> 
         (31 * 1024**3, "31G"),
     ],
 )
-def test_a_size_is_shown_with_three_digits(size: int, text: str) -> None:
+def test_format_size_uses_at_most_three_digits(size: int, text: str) -> None:
     assert format_size(size) == text
 
 
 @given(st.floats(min_value=0, max_value=1e9))
-def test_a_shown_duration_reads_back_within_its_rounding(seconds: float) -> None:
+def test_a_formatted_duration_parses_to_the_rounded_value(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=0.06, abs=0.001)
 
 
 @given(st.integers(min_value=0, max_value=2**59))
-def test_a_shown_size_reads_back_within_its_rounding(size: int) -> None:
+def test_a_formatted_size_parses_to_the_rounded_value(size: int) -> None:
     assert parse_size(format_size(size)) == pytest.approx(size, rel=0.06, abs=1)

@@ -1,4 +1,4 @@
-"""Which nodes and jobs a selector means, and which it refuses."""
+"""Selectors: which nodes and jobs they select, and which selectors are errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def names(selector: str) -> str:
         ("n[0-0]", "n0"),
     ],
 )
-def test_a_pattern_stands_for_its_names(pattern: str, expected: str) -> None:
+def test_expand_gives_the_names_of_a_pattern(pattern: str, expected: str) -> None:
     assert expand(pattern) == tuple(expected.split())
 
 
@@ -47,20 +47,20 @@ def test_a_pattern_stands_for_its_names(pattern: str, expected: str) -> None:
     "pattern",
     ["n[1-", "n1]", "n[]", "n[1-2-3]", "n[a-b]", "n[3-1]", "n[[1-2]]", "n[-1]", "n[1,]", "n[٣]", "]n[", "n[1-2]]"],
 )
-def test_a_broken_range_is_refused_and_never_taken_for_a_name(pattern: str) -> None:
+def test_a_malformed_range_is_an_error_and_never_a_name(pattern: str) -> None:
     with pytest.raises(UsageError) as caught:
         expand(pattern)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("pattern", ["n[0-10000]", "n[0-999999999]", "a[0-999]b[0-999]", "a[0-9999]b[0-9999]c[0-9999]"])
-def test_a_range_that_would_fill_the_memory_is_refused_before_it_is_written_out(pattern: str) -> None:
+def test_a_range_with_too_many_names_is_an_error_before_it_is_expanded(pattern: str) -> None:
     with pytest.raises(UsageError, match=str(MAX_NAMES)):
         expand(pattern)
 
 
 @given(st.integers(0, 5000), st.integers(0, 300))
-def test_a_range_has_as_many_names_as_numbers_and_none_twice(first: int, more: int) -> None:
+def test_a_range_has_one_distinct_name_for_each_number(first: int, more: int) -> None:
     found = expand(f"n[{first}-{first + more}]")
     assert len(found) == len(set(found)) == more + 1
     assert found[-1] == f"n{first + more}"
@@ -81,11 +81,11 @@ def test_a_range_has_as_many_names_as_numbers_and_none_twice(first: int, more: i
         ("alpha,alpha", "alpha"),
     ],
 )
-def test_a_selector_means_these_nodes_in_the_order_of_the_inventory(selector: str, expected: str) -> None:
+def test_a_selector_selects_nodes_in_the_order_of_the_inventory(selector: str, expected: str) -> None:
     assert names(selector) == expected
 
 
-def test_the_empty_selector_means_every_node() -> None:
+def test_the_empty_selector_selects_all_nodes() -> None:
     assert nodes("", KNOWN) == KNOWN
     assert nodes("  ", ()) == ()
 
@@ -97,18 +97,18 @@ def test_the_empty_selector_means_every_node() -> None:
         ("alpha,gone", "no node 'gone'"),
         ("@fsat", "did you mean 'fast'"),
         ("!gone", "no node 'gone'"),
-        ("alpha,!alpha", "leaves no node"),
+        ("alpha,!alpha", "selects no node"),
         ("node[11-12]", "no node 'node[11-12]'"),
     ],
 )
-def test_a_part_that_names_nothing_known_is_refused(selector: str, words: str) -> None:
+def test_a_part_that_selects_no_node_is_an_error(selector: str, words: str) -> None:
     with pytest.raises(NoSuchNode) as caught:
         names(selector)
     assert words in caught.value.message
 
 
 @pytest.mark.parametrize("selector", ["alpha,", ",", "@", "!", "!!alpha", "node[1-", "!@"])
-def test_a_malformed_selector_is_wrong_usage(selector: str) -> None:
+def test_a_malformed_node_selector_is_a_usage_error(selector: str) -> None:
     with pytest.raises(UsageError) as caught:
         names(selector)
     assert caught.value.exit_status == 2
@@ -132,17 +132,17 @@ def test_a_malformed_selector_is_wrong_usage(selector: str) -> None:
         ("42.17-42.18", [task_id(JobId(42), 17), task_id(JobId(42), 18)]),
     ],
 )
-def test_a_selector_means_these_jobs(selector: str, expected: list[int]) -> None:
+def test_a_selector_selects_jobs_in_the_order_of_its_parts(selector: str, expected: list[int]) -> None:
     assert list(jobs(selector, JOBS)) == expected
 
 
 @pytest.mark.parametrize("selector", ["4", "6-7", "1,4", "100-200", "4.1"])
-def test_a_job_that_is_not_there_is_said(selector: str) -> None:
+def test_a_part_that_selects_no_job_is_an_error(selector: str) -> None:
     with pytest.raises(NoSuchJob):
         jobs(selector, JOBS)
 
 
-def test_last_of_no_jobs_is_an_error_and_all_of_no_jobs_is_none() -> None:
+def test_without_jobs_last_is_an_error_and_all_is_empty() -> None:
     assert jobs("all", ()) == ()
     with pytest.raises(NoSuchJob):
         jobs("last", ())
@@ -151,7 +151,7 @@ def test_last_of_no_jobs_is_an_error_and_all_of_no_jobs_is_none() -> None:
 @pytest.mark.parametrize(
     "selector", ["x", "1-", "-1", "8-3", "1,,2", "42.0", "42.", "42.9-3", "42.1-20000", "1 2", "٣", "0x10"]
 )
-def test_what_is_no_job_selector_is_wrong_usage(selector: str) -> None:
+def test_a_malformed_job_selector_is_a_usage_error(selector: str) -> None:
     with pytest.raises(UsageError) as caught:
         jobs(selector, JOBS)
     assert (caught.value.exit_status, caught.value.code) == (2, "usage")
@@ -159,13 +159,13 @@ def test_what_is_no_job_selector_is_wrong_usage(selector: str) -> None:
 
 
 @given(st.text(max_size=30))
-def test_no_text_makes_a_selector_crash(text: str) -> None:
+def test_any_text_is_a_selector_or_a_usage_error(text: str) -> None:
     for select in (lambda: nodes(text, KNOWN), lambda: jobs(text, JOBS), lambda: expand(text)):
         with suppress(UsageError):
             assert isinstance(select(), tuple)
 
 
-def test_a_near_miss_is_suggested_and_a_far_one_is_not() -> None:
+def test_only_a_similar_word_is_suggested() -> None:
     assert did_you_mean("hosts", ["host", "port"]) == "; did you mean 'host'?"
     assert did_you_mean("zzz", ["host", "port"]) == ""
 
@@ -189,12 +189,12 @@ def test_a_near_miss_is_suggested_and_a_far_one_is_not() -> None:
         ("x1234567890 x1234567891", "x1[234567890-234567891]"),
     ],
 )
-def test_names_are_folded_as_clush_folds_them(found: str, expected: str) -> None:
+def test_names_are_folded_as_in_clustershell(found: str, expected: str) -> None:
     assert fold(found.split()) == expected
 
 
 @given(st.sets(st.from_regex(r"[a-c]{0,1}[0-9]{0,4}[.x]?[0-9]{0,3}[a-c]?", fullmatch=True).filter(bool), min_size=1))
-def test_what_is_folded_is_what_comes_out_again(found: set[str]) -> None:
+def test_a_folded_pattern_expands_to_the_same_names(found: set[str]) -> None:
     parts = re.split(r",(?![^\[]*\])", fold(found))
     again = [name for part in parts for name in expand(part)]
     assert sorted(again) == sorted(found)

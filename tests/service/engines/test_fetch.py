@@ -44,7 +44,7 @@ async def test_files_are_there_when_the_job_is_done_also_for_the_next_master(gri
     assert (line.state, line.fetch) == ("FAILED", ("out", "none"))
     assert line.fetched is not None
     assert (line.fetched.files, line.fetched.size) == (1, 5)
-    assert line.fetched.warnings == ("--fetch none: nothing there",)
+    assert line.fetched.warnings == ("--fetch none: no file matches",)
     assert contents(await asked_for(grid, job)) == {"./out/a": b"first"}
     await grid.end()
     grid = await grids()
