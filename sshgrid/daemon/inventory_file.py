@@ -7,8 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from sshgrid.daemon import inventory_cache
 from sshgrid.errors import InventoryError
-from sshgrid.inventory import cache
 from sshgrid.model import Inventory
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class InventoryFile:
         self._reading = asyncio.Lock()  # two readers would use two lists of nodes at the same time
         self._stamp = self._read_stamp()
         self.error = ""
-        self.inventory = cache.load(path, cache_path)
+        self.inventory = inventory_cache.load(path, cache_path)
 
     async def reload_if_changed(self, use: Callable[[Inventory], Awaitable[None]]) -> None:
         """As `reload`, when the file was written since it was read."""
@@ -39,7 +39,7 @@ class InventoryFile:
         async with self._reading:
             self._stamp = self._read_stamp()
             try:
-                inventory = cache.load(self._path, self._cache_path)
+                inventory = inventory_cache.load(self._path, self._cache_path)
             except InventoryError as error:
                 self.error = error.message
                 log.warning("the inventory file has errors, so the earlier one stays in use:\n%s", error.message)
