@@ -1,7 +1,7 @@
-"""What is wrong with a node, or could be better, out of the facts that `remote/doctor.sh` prints. Pure.
+"""The diagnosis of a node, from the facts that `remote/doctor.sh` prints. Pure.
 
-A finding that is not ok breaks work sooner or later; one that is ok may still carry advice. Refuses to guess: what a
-node does not say is not judged.
+A finding that is not ok breaks runs sooner or later; one that is ok may have a hint how to improve it. A fact that the
+node does not report gives no finding.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sshgrid.errors import HostError
 from sshgrid.notation.quantities import format_size
 from sshgrid.protocol.messages import Finding
 
-CHANNELS = 6  # that the master and people's questions take on one connection
+CHANNELS = 6  # that the master opens on one connection, with those for user commands
 LEAST_STARTUPS = 4  # logins at the same time
 LEAST_FREE_BYTES = 100 << 20
 LEAST_FREE_FILES = 1000
@@ -24,7 +24,7 @@ Facts = Mapping[str, Sequence[str]]
 
 
 def read(output: bytes) -> dict[str, list[str]]:
-    """The facts by their names; a name may come more than once."""
+    """Return the values of each fact by its name: a fact can have more than one value."""
     facts: dict[str, list[str]] = {}
     for line in output.decode("utf-8", "replace").splitlines():
         name, _, value = line.partition(" ")
@@ -33,12 +33,12 @@ def read(output: bytes) -> dict[str, list[str]]:
 
 
 def unreachable(error: HostError) -> Finding:
-    """Of a node that could not be asked."""
+    """Return the finding of a node without a connection."""
     return Finding("connection", False, error.reason, error.hint or f"sshgrid node check {error.node}")
 
 
 def findings(facts: Facts, seconds_ahead: float, slack_seconds: float, *, by_sshd: bool = True) -> Iterator[Finding]:
-    """All that the facts say. `seconds_ahead`: the node's clock against ours, uncertain by `slack_seconds`."""
+    """Yield what the facts show. The node's clock is `seconds_ahead` of the master's, plus or minus `slack_seconds`."""
     yield Finding("system", True, f"{_one(facts, 'system')}, login shell {_one(facts, 'shell')}")
     if by_sshd:
         yield from _sshd(facts)
@@ -81,9 +81,9 @@ def _logind(facts: Facts) -> Iterator[Finding]:
     keep_warm = _one(facts, "linger") == "yes"
     if kills in ("yes", "true", "1", "on") and not keep_warm:
         what = "KillUserProcesses=yes: runs are killed when the connection ends"
-        yield Finding("logind", False, what, "loginctl enable-linger, there, as that account")
+        yield Finding("logind", False, what, "run on the node, as that account: loginctl enable-linger")
     else:
-        yield Finding("logind", True, f"KillUserProcesses={kills}" + (", the account lingers" if keep_warm else ""))
+        yield Finding("logind", True, f"KillUserProcesses={kills}" + (", lingering is enabled" if keep_warm else ""))
 
 
 def _space(facts: Facts) -> Iterator[Finding]:
@@ -93,16 +93,16 @@ def _space(facts: Facts) -> Iterator[Finding]:
             continue
         enough = int(free) * 1024 >= LEAST_FREE_BYTES and not (files.isdigit() and int(files) < LEAST_FREE_FILES)
         detail = f"{format_size(int(free) * 1024)} free in {folder}" + (f", {files} files" if files.isdigit() else "")
-        yield Finding("space", enough, detail, "" if enough else f"make room there, or set workdir: df {folder}")
+        yield Finding("space", enough, detail, "" if enough else f"free space on the node, or set workdir: df {folder}")
     word, _, folder = _one(facts, "tmp").partition(" ")
     if word == "unfit":
-        yield Finding("temporary files", False, f"nothing can be written in {folder}", f"ls -ld {folder}, there")
+        yield Finding("temporary files", False, f"{folder} is not writable", f"run on the node: ls -ld {folder}")
 
 
 def _clock(ahead: float, slack: float) -> Finding:
     good = abs(ahead) <= CLOCK_SECONDS + slack
     detail = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the master's" if abs(ahead) > 1 else "right"
-    return Finding("clock", good, detail, "" if good else "timedatectl set-ntp true, there")
+    return Finding("clock", good, detail, "" if good else "run on the node: timedatectl set-ntp true")
 
 
 def _path(facts: Facts) -> Iterator[Finding]:
@@ -111,10 +111,12 @@ def _path(facts: Facts) -> Iterator[Finding]:
     seen = _one(facts, "path").split(":")
     hidden = [folder for folder in _one(facts, "loginpath").split(":") if folder.startswith("/") and folder not in seen]
     if hidden:
-        detail = f"only a login shell looks in {', '.join(hidden)}: tools there are not found"
-        yield Finding("PATH", True, detail, "put them into PATH at the top of ~/.bashrc, or in /etc/environment, there")
+        detail = f"only a login shell searches {', '.join(hidden)}: tools in it are not found"
+        yield Finding(
+            "PATH", True, detail, "add them to PATH at the top of ~/.bashrc or in /etc/environment on the node"
+        )
     else:
-        yield Finding("PATH", True, "a login shell looks nowhere else")
+        yield Finding("PATH", True, "a login shell searches no other folders")
 
 
 def _limits(facts: Facts) -> Iterator[Finding]:
@@ -123,26 +125,26 @@ def _limits(facts: Facts) -> Iterator[Finding]:
         if name not in LEAST_LIMITS:
             continue
         enough = not number.isdigit() or int(number) >= LEAST_LIMITS[name]
-        hint = "" if enough else f"{_SETTERS[name]}, in /etc/security/limits.conf there"
+        hint = "" if enough else f"{_SETTERS[name]}, in /etc/security/limits.conf on the node"
         yield Finding(f"limit of {name.removeprefix('Max ')}", enough, number, hint)
 
 
 def _isolation(facts: Facts) -> Finding:
     if "pidns" in facts:
         return Finding("isolation", True, "pidns: no process of a run can escape")
-    barrier = _one(facts, "barrier") or "unshare says no"
+    barrier = _one(facts, "barrier") or "unshare fails"
     settings = {name: value for value, _, name in (each.partition(" ") for each in facts.get("sysctl", []))}
-    detail = f"session: processes that leave their run are looked for, not held. No pid namespace: {barrier}"
+    detail = f"session: processes that leave their run are searched for, not contained. No pid namespace: {barrier}"
     return Finding("isolation", True, detail, _remedy(barrier, settings))
 
 
 def _remedy(barrier: str, settings: Mapping[str, str]) -> str:
     if "not installed" in barrier:
-        return "install util-linux there"
+        return "install util-linux on the node"
     if settings.get("kernel/unprivileged_userns_clone") == "0":
-        return "sysctl kernel.unprivileged_userns_clone=1, there"
+        return "run on the node: sysctl kernel.unprivileged_userns_clone=1"
     if settings.get("user/max_user_namespaces") == "0":
-        return "sysctl user.max_user_namespaces=10000, there"
+        return "run on the node: sysctl user.max_user_namespaces=10000"
     if settings.get("kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return "sysctl kernel.apparmor_restrict_unprivileged_userns=0, there"
+        return "run on the node: sysctl kernel.apparmor_restrict_unprivileged_userns=0"
     return "in a container: run it with its own /proc, or with --security-opt systempaths=unconfined"

@@ -1,7 +1,7 @@
-"""One SSH connection to one node: whose key is accepted, whose login is used, and who is to blame when it fails.
+"""Opens one SSH connection to one node: the host key that is accepted, the login, and the error when it fails.
 
-Every failure of a library or the system becomes a `HostError` here and nowhere else. Refuses to connect without
-checking the host key; there is no setting for that.
+Errors of asyncssh and of the system become a `HostError` here and nowhere else. The host key is always checked: there
+is no setting that disables it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 LOGIN_TIMEOUT_SECONDS = 15
 READ_BYTES = 64 * 1024
-# A cut is noticed after interval x (count + 1) seconds.
+# A lost connection is noticed after interval x (count + 1) seconds.
 KEEPALIVE_SECONDS = 5
 KEEPALIVE_COUNT = 3
-# Under asyncssh's own first choice a short packet costs six times as much, and a long one three times; both are sound.
+# With asyncssh's own first choice a short packet costs six times as much CPU, and a long one three times.
 CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 HOST_KEY_KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-256")
 SYSTEM_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2", "/etc/ssh/ssh_known_hosts")
 
 
 class Dialing(Struct, frozen=True):
-    """What of the user's SSH setup a connection may use."""
+    """The part of the user's SSH setup that a connection uses."""
 
     known_hosts: str = ""  # sshgrid's own file, written by `node add`
     ssh_config: str = "~/.ssh/config"  # "" = none
@@ -44,7 +44,7 @@ class Dialing(Struct, frozen=True):
 
 
 def dialing(config_dir: str | Path, environ: Mapping[str, str]) -> Dialing:
-    """What the environment says: our known_hosts, the user's ssh_config and agent."""
+    """Return the settings of an environment: sshgrid's known_hosts, the user's ssh_config and agent."""
     return Dialing(
         known_hosts=str(Path(config_dir) / "known_hosts"),
         ssh_config=environ.get("SSHGRID_SSH_CONFIG", "~/.ssh/config"),
@@ -53,7 +53,7 @@ def dialing(config_dir: str | Path, environ: Mapping[str, str]) -> Dialing:
 
 
 async def dial(node: Node, how: Dialing, password: str | None = None) -> asyncssh.SSHClientConnection:
-    """A logged-in connection, by key or, where one is given, by password alone.
+    """Return a logged-in connection: by key, or by password alone when one is given.
 
     Raises Unreachable, LoginRefused, HostKeyUnknown, HostKeyChanged.
     """
@@ -102,7 +102,7 @@ async def _connect(
 
 
 async def _connect_by_kind(node: Node, options: dict[str, object]) -> asyncssh.SSHClientConnection:
-    """Dropbear's child dies when it is asked for a kind of host key that it has not got: ask for one kind at a time."""
+    """Connect with one type of host key at a time: Dropbear closes the connection for a type that it does not have."""
     for kind in HOST_KEY_KINDS[:-1]:
         with contextlib.suppress(asyncssh.ConnectionLost):
             return await asyncssh.connect(node.ssh_config or node.host, server_host_key_algs=[kind], **options)
@@ -110,14 +110,14 @@ async def _connect_by_kind(node: Node, options: dict[str, object]) -> asyncssh.S
 
 
 def _has_keys(node: Node, how: Dialing, known_hosts: asyncssh.SSHKnownHosts) -> bool:
-    """Is there a key that this host is known by? Then that kind alone has been asked for."""
+    """Return whether known_hosts has a key of this host: then only keys of its type were requested."""
     place = asyncssh.SSHClientConnectionOptions(config=config_files(how), host=node.host or node.ssh_config)
     keys, authorities, *_ = known_hosts.match(place.host, "", node.port or place.port)
     return bool(keys or authorities)
 
 
 def dial_address(node: Node, how: Dialing) -> str:
-    """The server at which a connection to this node knocks first: the first jump host, or the node itself."""
+    """Return the address of the server that is dialled first: the first jump host, or the node itself."""
     if node.connection == "local":
         return node.name
     hops = _hops(node, how)
@@ -125,7 +125,7 @@ def dial_address(node: Node, how: Dialing) -> str:
 
 
 def _hops(node: Node, how: Dialing) -> list[str]:
-    """The hosts of ssh_config's ProxyJump."""
+    """Return the hosts of ProxyJump in ssh_config."""
     with blame(node):
         options = asyncssh.SSHClientConnectionOptions(config=config_files(how), host=node.ssh_config or node.host)
     hops = options.tunnel if isinstance(options.tunnel, str) else ""
@@ -133,7 +133,7 @@ def _hops(node: Node, how: Dialing) -> list[str]:
 
 
 async def _through_jumps(node: Node, how: Dialing) -> asyncssh.SSHClientConnection | None:
-    """The connection to the last jump host; each one's key is checked as any other's."""
+    """Return the connection to the last jump host, None without one. The host key of each is checked."""
     jump: asyncssh.SSHClientConnection | None = None
     for hop in _hops(node, how):
         try:
@@ -146,7 +146,7 @@ async def _through_jumps(node: Node, how: Dialing) -> asyncssh.SSHClientConnecti
 
 
 def _hop(node: Node, text: str) -> Node:
-    """A jump host as a node: `[user@]host[:port]`, where the host may be an alias of its own."""
+    """Return a jump host `[user@]host[:port]` as a node. The host can be an alias of ssh_config."""
     user, _, place = text.rpartition("@")
     host, _, port = place.rpartition(":") if ":" in place else (place, "", "")
     return Node(
@@ -160,7 +160,7 @@ def _hop(node: Node, text: str) -> Node:
 
 
 def _overrides(node: Node) -> dict[str, object]:
-    """What the inventory says wins over ssh_config; what it leaves out is left to ssh_config."""
+    """Return the options that the inventory sets, which override ssh_config."""
     options: dict[str, object] = {}
     if node.ssh_config and node.host:
         options["host"] = node.host
@@ -177,7 +177,7 @@ def _overrides(node: Node) -> dict[str, object]:
 
 
 def ciphers(node: Node, how: Dialing) -> dict[str, object]:
-    """Ours, unless ssh_config says which."""
+    """Return the option for CIPHERS, unless ssh_config sets ciphers."""
     files = config_files(how)
     if files:
         place = asyncssh.SSHClientConnectionOptions(config=files, host=node.ssh_config or node.host, client_keys=None)
@@ -187,7 +187,7 @@ def ciphers(node: Node, how: Dialing) -> dict[str, object]:
 
 
 def config_files(how: Dialing) -> list[str]:
-    """The user's ssh_config, if there is one."""
+    """Return the path of the user's ssh_config, if it exists."""
     path = Path(how.ssh_config).expanduser() if how.ssh_config else None
     return [str(path)] if path and path.is_file() else []
 
@@ -196,7 +196,7 @@ def config_files(how: Dialing) -> list[str]:
 
 
 class _Witness(asyncssh.SSHClient):
-    """Remembers the key of a host that is not trusted, so that the error can show it."""
+    """Records the key of a host that is not trusted, so that the error can show it."""
 
     key: asyncssh.SSHKey | None = None
     host = ""
@@ -209,7 +209,7 @@ class _Witness(asyncssh.SSHClient):
 
 
 def known_hosts_files(node: Node, how: Dialing) -> list[Path]:
-    """The node's own file alone, or else sshgrid's, the user's and the system's."""
+    """Return the node's own file alone, or else sshgrid's, the user's and the system's, as far as they exist."""
     names = (node.known_hosts,) if node.known_hosts else (how.known_hosts, *SYSTEM_KNOWN_HOSTS)
     return [path for name in names if name and (path := Path(name).expanduser()).is_file()]
 
@@ -218,11 +218,11 @@ def _known_hosts(node: Node, how: Dialing) -> asyncssh.SSHKnownHosts:
     text = "".join(path.read_text(errors="replace") + "\n" for path in known_hosts_files(node, how))
     try:
         return asyncssh.import_known_hosts(text)
-    except ValueError:  # as OpenSSH does, pass over lines that nobody understands
-        return asyncssh.import_known_hosts("".join(line + "\n" for line in text.splitlines() if _understood(line)))
+    except ValueError:  # ignore invalid lines, as OpenSSH does
+        return asyncssh.import_known_hosts("".join(line + "\n" for line in text.splitlines() if _is_valid(line)))
 
 
-def _understood(line: str) -> bool:
+def _is_valid(line: str) -> bool:
     try:
         asyncssh.import_known_hosts(line + "\n")
     except ValueError:
@@ -231,7 +231,7 @@ def _understood(line: str) -> bool:
 
 
 def _untrusted(node: Node, how: Dialing, witness: _Witness) -> HostError:
-    """asyncssh says the same of an unknown and of a changed key; they are very different news."""
+    """Return the error for a key that is unknown, changed or revoked: asyncssh does not tell them apart."""
     if witness.key is None:
         return HostKeyUnknown(node.name, "the host key could not be checked")
     fingerprint = witness.key.get_fingerprint()
@@ -241,14 +241,14 @@ def _untrusted(node: Node, how: Dialing, witness: _Witness) -> HostError:
                 return HostKeyChanged(
                     node.name,
                     f"host key revoked: it shows {fingerprint}, which {path}:{number} revokes",
-                    "the machine needs a new host key; otherwise somebody may be in between",
+                    "the machine needs a new host key; if it has one, the connection may be intercepted",
                 )
             if _names_host(line, witness):
                 return HostKeyChanged(
                     node.name,
                     f"host key changed: it shows {fingerprint}, which is not the key in {path}:{number}",
                     "if the machine was reinstalled, remove that line and run: "
-                    f"sshgrid node check {node.name} --accept-new; otherwise somebody may be in between",
+                    f"sshgrid node check {node.name} --accept-new; if not, the connection may be intercepted",
                 )
     # A jump host in front of a node is accepted together with that node.
     name = node.name.partition(" (jump host ")[0]
@@ -263,13 +263,13 @@ def _names_host(line: str, witness: _Witness) -> bool:
 
 
 def _revokes(line: str, witness: _Witness) -> bool:
-    """A pattern may name all hosts: the line is about this one only when it has this one's key."""
+    """Return whether a line revokes the host's key. Its pattern can match all hosts, so the key must be the same."""
     marker, _, rest = line.strip().partition(" ")
     return marker == "@revoked" and witness.key in _keys_for_host(rest, witness)
 
 
 def _keys_for_host(line: str, witness: _Witness) -> list[asyncssh.SSHKey]:
-    """Keys of hosts and authorities that a line of known_hosts gives this host."""
+    """Return the keys of hosts and certificate authorities that a line of known_hosts has for this host."""
     with contextlib.suppress(ValueError):
         keys, authorities, *_ = asyncssh.import_known_hosts(line + "\n").match(
             witness.host, witness.address, witness.port
@@ -279,9 +279,9 @@ def _keys_for_host(line: str, witness: _Witness) -> list[asyncssh.SSHKey]:
 
 
 def unknown_host_key(node: Node, how: Dialing) -> tuple[str, str] | None:
-    """(fingerprint, known_hosts line) of the first key on the way to a node that is not known yet; None = all are.
+    """Return the fingerprint and the known_hosts line of the first unknown key on the way to a node; None without one.
 
-    For a program without an event loop. Raises HostError for what else is wrong before that point.
+    For a program without an event loop. Raises HostError for another failure before that point.
     """
     return asyncio.run(_unknown_host_key(node, how))
 
@@ -296,12 +296,12 @@ async def _unknown_host_key(node: Node, how: Dialing) -> tuple[str, str] | None:
     return None
 
 
-# --- blame --------------------------------------------------------------------------------------------------------
+# --- errors --------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def blame(node: Node, witness: _Witness | None = None, how: Dialing | None = None) -> Iterator[None]:
-    """Whatever goes wrong inside is the machine's fault, or the road's, and says so."""
+    """Turn errors while connecting into a HostError: the machine, or the network to it, is at fault."""
     try:
         yield
     except asyncssh.HostKeyNotVerifiable as error:
@@ -340,7 +340,7 @@ def blame(node: Node, witness: _Witness | None = None, how: Dialing | None = Non
 
 @contextlib.contextmanager
 def blame_in_use(node: Node) -> Iterator[None]:
-    """On a connection that had worked: whatever goes wrong inside, it is no longer of use."""
+    """Turn errors on an open connection into Dropped: it cannot be used any more."""
     try:
         yield
     except asyncssh.ChannelOpenError as error:
@@ -355,11 +355,11 @@ def _short(error: BaseException) -> str:
 
 
 def hush_abandoned_transfers(loop: asyncio.AbstractEventLoop) -> None:
-    """asyncssh leaves the tasks of a cut SFTP transfer unasked; the transfer itself has failed and was said already."""
+    """Log unretrieved errors of asyncssh as DEBUG: it leaves tasks of a lost SFTP transfer, which has failed itself."""
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if isinstance(context.get("exception"), asyncssh.Error) and "never retrieved" in context.get("message", ""):
-            log.debug("a cut transfer: %s", context["exception"])
+            log.debug("a lost transfer: %s", context["exception"])
         else:
             loop.default_exception_handler(context)
 
@@ -367,12 +367,12 @@ def hush_abandoned_transfers(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def read_in_smaller_pieces() -> None:
-    """asyncio asks for 256 KiB at a time, which malloc maps and unmaps anew: 12 of the 15 us of a short read."""
+    """Make asyncio read 64 KiB at a time: malloc maps and unmaps 256 KiB for each read, 12 us of 15 us."""
     selector_events._SelectorSocketTransport.max_size = READ_BYTES  # type: ignore[attr-defined]
 
 
 async def end(connection: asyncssh.SSHClientConnection) -> None:
-    """End now. What is still in the socket's buffer must not reach the node later and start things."""
+    """Close a connection at once. Bytes in the socket's buffer must not reach the node later and start a run."""
     transport_socket = connection.get_extra_info("socket")
     if transport_socket is not None:
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""A dial beside another one, or beside a connection: what was sent into the dark is repeated ever more seldom.
+"""A second dial beside a slow first one, or beside a silent connection.
 
-A lost SYN is sent again after 1, 3 and 7 s, so a host that comes back may go unnoticed for four; two dials in turn
-halve that. A rebooted host says nothing to an old connection until something is sent. What is not needed is taken back.
-Refuses to know what is dialled.
+TCP repeats a lost SYN after 1, 3 and 7 s, so a host that is back can go unnoticed for four seconds; a second dial
+halves that. A rebooted host sends nothing on an old connection until it receives something. The dial or connection that
+is not needed is closed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ async def first_of_two(
     hurried: Callable[[], bool],
     seconds: float = SECOND_DIAL_SECONDS,
 ) -> T:
-    """What `open_one` gives. It is called a second time when the first takes longer than this and `hurried()`."""
+    """Return the result of `open_one`. Call it a second time when the first takes `seconds` and `hurried()` is true."""
 
     async def dial() -> T:
         return await open_one()
@@ -39,10 +39,10 @@ async def first_of_two(
         dials.discard(won)
         return won.result()
     finally:
-        await _take_back(dials, close_one)
+        await _cancel(dials, close_one)
 
 
-async def _take_back(dials: Collection[asyncio.Task[Any]], close_one: Callable[[T], Awaitable[None]]) -> None:
+async def _cancel(dials: Collection[asyncio.Task[Any]], close_one: Callable[[T], Awaitable[None]]) -> None:
     for task in dials:
         task.cancel()
     for opened in await asyncio.gather(*dials, return_exceptions=True):
@@ -51,7 +51,7 @@ async def _take_back(dials: Collection[asyncio.Task[Any]], close_one: Callable[[
 
 
 class Spare(Generic[T]):
-    """One dial beside a connection that has fallen silent. It is not repeated before that connection speaks again."""
+    """One dial beside a silent connection. It is not repeated before `drop`: the connection is not silent any more."""
 
     def __init__(self, open_one: Callable[[], Awaitable[T]], close_one: Callable[[T], Awaitable[None]]) -> None:
         self._open, self._close = open_one, close_one
@@ -67,7 +67,7 @@ class Spare(Generic[T]):
     async def _dial(self) -> T | None:
         try:
             return await self._open()
-        except HostError:  # the next ordinary dial says what is wrong
+        except HostError:  # the next ordinary dial reports what is wrong
             self.dials.clear()
             return None
 
@@ -76,12 +76,12 @@ class Spare(Generic[T]):
         return any(dial.done() for dial in self.dials)
 
     async def drop(self) -> None:
-        """The connection speaks again."""
+        """Cancel the dial, or close its result, and allow another one."""
         dials, self.dials, self.begun = self.dials, set(), False
-        await _take_back(dials, self._close)
+        await _cancel(dials, self._close)
 
     async def end(self) -> T | None:
-        """What has answered by now, if anything has; it is the caller's."""
+        """Return the new connection if it is open by now; else cancel the dial."""
         if self.answered:
             return self.dials.pop().result()
         await self.drop()

@@ -1,8 +1,8 @@
 """A node without sshd: an SSH server in the master's own process, for `connection: local`.
 
-It listens on a loopback port for one connection, the one this process makes itself, with keys made for it alone, then
-the port is closed. It runs `/bin/sh -c COMMAND` as the master's own user and serves SFTP; forwarding, other logins and
-a second connection are refused. So a local node goes through exactly the code of any other node.
+It accepts one connection on a loopback port, from this process, with keys that are made for it, and closes the port. It
+runs `/bin/sh -c COMMAND` as the master's user and serves SFTP; forwarding, other logins and a second connection are
+refused. So a local node uses the same code as any other node.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _PIECE = 65536
 
 
 async def serve_local() -> asyncssh.SSHClientConnection:
-    """Both ends of a fresh loopback connection, logged in. Its server ends with it."""
+    """Return a new loopback connection, logged in. Its server ends with it."""
     commands = LocalCommands()
     host_key = asyncssh.generate_private_key("ssh-ed25519")
     user_key = asyncssh.generate_private_key("ssh-ed25519")
-    ours, theirs = _loopback_pair()
+    client_socket, server_socket = _loopback_pair()
     server = asyncssh.run_server(
-        theirs,
+        server_socket,
         server_host_keys=[host_key],
         authorized_client_keys=asyncssh.import_authorized_keys(user_key.export_public_key().decode()),
         password_auth=False,
@@ -43,7 +43,7 @@ async def serve_local() -> asyncssh.SSHClientConnection:
         keepalive_interval=0,
     )
     client = asyncssh.run_client(
-        ours,
+        client_socket,
         config=None,
         known_hosts=([host_key.convert_to_public()], [], []),
         username="local",
@@ -56,7 +56,7 @@ async def serve_local() -> asyncssh.SSHClientConnection:
 
 
 class LocalCommands:
-    """The exec requests of one local node; `close` ends those that are left when its connection is gone."""
+    """The exec requests of one local node. `close` ends those that are left after the connection has ended."""
 
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
@@ -67,7 +67,7 @@ class LocalCommands:
         self._running.add(task)
         try:
             await _run_command(process)
-        except asyncio.CancelledError:  # by `close`, and ended properly
+        except asyncio.CancelledError:  # by `close`; _run_command has cleaned up
             pass
         finally:
             self._running.discard(task)
@@ -80,25 +80,25 @@ class LocalCommands:
 
 
 def _loopback_pair() -> tuple[socket.socket, socket.socket]:
-    """Two connected TCP sockets. A stranger who was quicker to connect is turned away."""
+    """Return two connected TCP sockets. Raises Unreachable when another process has connected first."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
-        ours = socket.create_connection(listener.getsockname(), timeout=5)
-        theirs, peer = listener.accept()
-    if peer != ours.getsockname():
-        theirs.close()
-        ours.close()
+        client_socket = socket.create_connection(listener.getsockname(), timeout=5)
+        server_socket, peer = listener.accept()
+    if peer != client_socket.getsockname():
+        server_socket.close()
+        client_socket.close()
         raise Unreachable("", "another process took the loopback connection of a local node")
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    for end in (ours, theirs):
+    client_socket.setblocking(False)
+    server_socket.setblocking(False)
+    for end in (client_socket, server_socket):
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return ours, theirs
+    return client_socket, server_socket
 
 
 async def _run_command(process: asyncssh.SSHServerProcess[bytes]) -> None:
-    """One exec request: the command's streams, then its status. With a terminal, on a pseudo-terminal of its own."""
+    """Serve one exec request: the command's streams, then its status; on a pseudo-terminal if one was requested."""
     command = process.command or "exec /bin/sh"
     if process.term_type is not None:
         await _run_on_terminal(process, command)
@@ -120,20 +120,20 @@ async def _run_command(process: asyncssh.SSHServerProcess[bytes]) -> None:
         await asyncio.gather(_pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr))
         _leave(process, await child.wait())
     except (asyncssh.Error, OSError):
-        pass  # the channel is gone, and so is the reason for this shell; what it detached lives on
+        pass  # the channel has ended: the shell is killed, and processes that it has detached continue
     finally:
         feeding.cancel()
         await _end(child)
 
 
 async def _end(child: asyncio.subprocess.Process) -> None:
-    """Kill it if it lives, and let go of its pipes: what it detached may hold their other ends for hours."""
+    """Kill the child and close its pipes: processes that it has detached can keep the other ends open for hours."""
     for descriptor in range(3):
-        # Nothing public closes the pipes without also reaping the process, behind the back of whoever waits for it.
+        # The public methods also reap the process, which breaks a pending `wait`.
         if (pipe := child._transport.get_pipe_transport(descriptor)) is not None:  # type: ignore[attr-defined]
             pipe.close()
     if child.returncode is None:
-        # Not child.kill(): it reaps a process that has just ended, and asyncio's own waiting then fails (Python 3.11).
+        # Not child.kill(): it reaps a process that has just ended, and asyncio's own wait then fails (Python 3.11).
         with contextlib.suppress(ProcessLookupError):
             os.kill(child.pid, signal.SIGKILL)
     await child.wait()
@@ -203,7 +203,7 @@ def _take_terminal() -> None:
 
 
 class _Terminal:
-    """The master's side of a pseudo-terminal. No thread waits for it: a few of them would use up all there are."""
+    """The master's side of a pseudo-terminal. It needs no thread: a few terminals would use up the thread pool."""
 
     def __init__(self) -> None:
         self._master, self.slave = os.openpty()

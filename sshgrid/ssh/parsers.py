@@ -1,7 +1,7 @@
-"""What the scripts on a node print, as values: first contact, the state of runs, load samples. Pure.
+"""Parsers of what the scripts on a node print: first contact, the state of runs, load samples. Pure.
 
-The formats are those of `remote/contact.sh` and `remote/node.sh`. Refuses nothing that a node may say: a line that is
-not understood is passed over, and a node that lacks what runs need is NodeUnfit.
+The formats are those of `remote/contact.sh`, `remote/node.sh` and `remote/batch.sh`. Unknown lines are ignored. A node
+that lacks what runs need raises NodeUnfit.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from sshgrid.model import Facts, Sample, Struct
 
 
 class Found(Struct, frozen=True):
-    """First contact: the facts, and what is known of tools."""
+    """What first contact has found."""
 
     facts: Facts
     tools: Mapping[str, str]  # name -> absolute path
     signatures: Mapping[str, str]  # absolute path -> size, time and inode: changes when the tool changes
-    checks: tuple[str, ...]  # lines that `record_check` has written
+    checks: tuple[str, ...]  # recorded toolchain checks, one line each
     path: str  # PATH for runs
 
 
 class Started(Struct, frozen=True):
-    """The starter's answer: "claimed" | "already" | "late" | "missing" | "unfit", and its words."""
+    """The answer to a start: "claimed", "already", "late", "missing" or "unfit", and the rest of the line."""
 
     word: str
     rest: str = ""
@@ -34,7 +34,7 @@ class RunRecord(Struct, frozen=True):
     """The target of a run's rc link."""
 
     code: int
-    stage: str  # what ended: "layout" or "start" (nothing of the user's had begun), "build", "run"
+    stage: str  # that ended: "layout" or "start" (the program had not started), "build", "run"
     began_uptime: float
     ended_uptime: float
     cpu_seconds: float | None
@@ -42,11 +42,11 @@ class RunRecord(Struct, frozen=True):
 
 
 class RunLook(Struct, frozen=True):
-    """What one look at a run folder shows."""
+    """The state of a run folder."""
 
     present: bool = False
     begun: bool = False  # its wrapper is or was there
-    alive: bool = True  # False: the folder is there, the wrapper is not
+    alive: bool = True  # False: the folder exists, and the wrapper has ended
     compiled: bool = False
     running: bool = False  # the program itself, not its build
     why: str = ""
@@ -60,23 +60,23 @@ class TaskEnd(Struct, frozen=True):
     task: str
     lane: str
     why: str
-    record: RunRecord  # its CPU time is that of all tasks of the lane so far
-    at: int  # its place in the look, from 1
+    record: RunRecord  # its CPU time is that of all tasks of the lane up to here
+    at: int  # its position in the answer, from 1
     printed: str = ""  # "o", "e" for each output that is not empty
-    small: Mapping[str, bytes] = {}  # "out", "err": what they hold, where that is little
+    small: Mapping[str, bytes] = {}  # "out", "err": the content of small outputs
 
 
 class BatchLook(Struct, frozen=True):
-    """What one look at a batch shows: the batch as a run, and what is new in its ledger."""
+    """The state of a batch as a run, and the new records of its ledger."""
 
     run: RunLook
     begun: tuple[str, ...] = ()
     ended: tuple[TaskEnd, ...] = ()
-    records: int = 0  # of the ledger; more than these two: begun and ended in one look
+    records: int = 0  # number of new records, which can be more than those of `begun` and `ended`
 
 
 def parse_contact(node: str, output: bytes) -> Found:
-    """Raises NodeUnfit when the node says that it cannot work."""
+    """Parse the output of first contact. Raises NodeUnfit when the node cannot run programs."""
     single: dict[str, str] = {}
     tools: dict[str, str] = {}
     signatures: dict[str, str] = {}
@@ -127,7 +127,7 @@ _LISTED = re.compile(rb"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s+.*?\s([0-9a-f]+-b?[\d_]
 
 
 def parse_poll(output: bytes, runs: Sequence[str]) -> dict[str, RunLook]:
-    """`ls -ln` of the run folders, then the wrappers that are gone."""
+    """Parse the answer to `poll`: `ls -ln` of the run folders, then the wrappers that have ended."""
     files: dict[str, dict[str, tuple[int, str]]] = {run: {} for run in runs}
     dead: set[str] = set()
     for line in output.splitlines():
@@ -156,7 +156,7 @@ def _look(found: Mapping[str, tuple[int, str]], alive: bool) -> RunLook:
 
 
 def parse_record(text: str) -> RunRecord | None:
-    """`rc=0,stage=run,began=1,ended=2,cpu=0m0.01s+0m0.00s,peak=`; None when it is not one."""
+    """Parse `rc=0,stage=run,began=1,ended=2,cpu=0m0.01s+0m0.00s,peak=`. Return None for another form."""
     fields = dict(part.split("=", 1) for part in text.strip().split(",") if "=" in part)
     try:
         return RunRecord(
@@ -172,7 +172,7 @@ def parse_record(text: str) -> RunRecord | None:
 
 
 def _cpu_seconds(text: str) -> float | None:
-    """What the shell's `times` prints: minutes and seconds of user and system time."""
+    """Parse the output of the shell's `times`: minutes and seconds of user and system time."""
     parts = re.findall(r"(\d+)m(\d+(?:\.\d+)?)s", text)
     return sum(int(minutes) * 60 + float(seconds) for minutes, seconds in parts) if parts else None
 
@@ -183,7 +183,7 @@ _TAR_BLOCK = 512
 
 
 def parse_batch(output: bytes, batch: str) -> BatchLook:
-    """What `batch_status` prints: records of the ledger and an archive of small outputs, or, without any, poll."""
+    """Parse the answer to `batch_status`: new records and an archive of small outputs, or the answer to `poll`."""
     if not output.startswith(b"news"):
         return BatchLook(parse_poll(output, [batch])[batch])
     head, _, rest = output.partition(b"\n")
@@ -210,13 +210,13 @@ _SIZED = re.compile(r"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s.*\s(\S+)$")
 
 
 def parse_sizes(output: bytes) -> dict[str, int]:
-    """What `sizes_in` answers: bytes of each file."""
+    """Parse the answer to `sizes_in`: the size in bytes of each file."""
     lines = output.decode("utf-8", "replace").splitlines()
     return {match[2]: int(match[1]) for line in lines if (match := _SIZED.match(line))}
 
 
 def _unpack(archive: bytes) -> Iterator[tuple[str, bytes]]:
-    """The files of a tar archive: POSIX 1003.1, ustar; names shorter than 100 bytes, nothing unusual."""
+    """Yield the files of a tar archive in ustar format (POSIX 1003.1) with names shorter than 100 bytes."""
     at = 0
     while at + _TAR_BLOCK <= len(archive) and archive[at]:
         head = archive[at : at + _TAR_BLOCK]
@@ -228,13 +228,14 @@ def _unpack(archive: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 class LoadMeter:
-    """Two lines of the sampler make a Sample: CPU use is a difference."""
+    """Turns lines of the sampler into load samples. CPU use is the difference of two lines."""
 
     def __init__(self, cores: int) -> None:
         self._cores = cores
         self._last: tuple[float, float] | None = None
 
     def read(self, line: bytes, at: float) -> Sample | None:
+        """Return the sample of a line that arrived at this time; None for a line of another form."""
         try:
             uptime, load, busy, idle, free = map(float, line.split())
             free_bytes = int(free) * 1024

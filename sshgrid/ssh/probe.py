@@ -1,7 +1,7 @@
-"""A node that is about to be added: does it answer, whose key does it show, can it work, and how it gets our key.
+"""First contact with a node that is about to be added, and the installation of the user's public key on it.
 
-For the command line, which has no event loop: each call is one connection from beginning to end. Refuses to keep a
-password for longer than the one login it is for.
+For the command line, which has no event loop: each call opens and closes one connection. A password is used for one
+login and not stored.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ _AUTHORIZE = (resources.files("sshgrid") / "remote" / "authorize.sh").read_bytes
 
 
 def first_contact(node: Node, how: Dialing) -> Found:
-    """What the node is. Raises a HostError that says why it cannot be one."""
-    return parse_contact(node.name, asyncio.run(_asked(node, how, contact_script(node, ()))))
+    """Return what first contact finds. Raises a HostError that says why the machine cannot be a node."""
+    return parse_contact(node.name, asyncio.run(_run(node, how, contact_script(node, ()))))
 
 
 def install_key(node: Node, how: Dialing, password: str, key: str) -> bool:
-    """The public key may log in there from now on; False when it might before. Raises LoginRefused, NodeUnfit."""
+    """Allow this public key to log in. Return False when it was allowed already. Raises LoginRefused, NodeUnfit."""
     script = b"set -- " + shlex.quote(key).encode() + b"\n" + _AUTHORIZE
     try:
-        answer = asyncio.run(_asked(node, how, script, password)).decode("utf-8", "replace")
+        answer = asyncio.run(_run(node, how, script, password)).decode("utf-8", "replace")
     except LoginRefused as error:
         raise LoginRefused(
             node.name,
-            f"login refused for {node.user or 'the default user'}: the password was wrong, or none is taken there",
-            "ask whoever runs that machine to put your public key there",
+            f"login refused for {node.user or 'the default user'}: the password was wrong, or none is accepted",
+            "ask the administrator of the machine to install your public key",
         ) from error
     lines = dict(line.partition(" ")[::2] for line in answer.splitlines())
     if "unfit" in lines:
         raise NodeUnfit(node.name, lines["unfit"])
     if "loose" in lines:
-        hint = f"chmod go-w {lines['loose']}, there"
-        raise NodeUnfit(node.name, f"others can write {lines['loose']}, so sshd takes no key from there", hint)
+        hint = f"run on the node: chmod go-w {lines['loose']}"
+        raise NodeUnfit(node.name, f"other users can write {lines['loose']}, so sshd accepts no key from it", hint)
     return "added" in lines
 
 
-async def _asked(node: Node, how: Dialing, script: bytes, password: str | None = None) -> bytes:
+async def _run(node: Node, how: Dialing, script: bytes, password: str | None = None) -> bytes:
     connection = await dial(node, how, password)
     try:
         with blame_in_use(node):
@@ -60,11 +60,11 @@ async def _asked(node: Node, how: Dialing, script: bytes, password: str | None =
         await end(connection)
 
 
-# --- our key ----------------------------------------------------------------------------------------------------------
+# --- the public key ---------------------------------------------------------------------------------------------------
 
 
 def public_key(node: Node, how: Dialing) -> str:
-    """The line of the key that a login to this node shows first. UsageError when there is none."""
+    """Return the public key that a login to this node offers first. Raises UsageError when there is none."""
     if node.identity_file:
         return _public_part(Path(node.identity_file).expanduser())
     options = asyncssh.SSHClientConnectionOptions(config=config_files(how), host=node.ssh_config or node.host)
@@ -75,11 +75,11 @@ def public_key(node: Node, how: Dialing) -> str:
             return _public_part(path)
     if how.agent and (lines := asyncio.run(_agent_keys(how.agent))):
         return lines[0]
-    raise UsageError("--copy-key: there is no key to copy", "ssh-keygen -t ed25519")
+    raise UsageError("--copy-key: no public key was found", "ssh-keygen -t ed25519")
 
 
 def _public_part(path: Path) -> str:
-    """Of the .pub file beside it, or else of the private key itself."""
+    """Read the .pub file beside a private key, or derive it from the private key."""
     beside = path.with_name(f"{path.name}.pub")
     try:
         key = asyncssh.read_public_key(beside) if beside.is_file() else asyncssh.read_private_key(path)

@@ -1,4 +1,4 @@
-"""What the facts of a node mean: what is ill has a remedy, and what is not said is not judged."""
+"""The findings of a node: each problem has a hint, and missing facts give no finding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from sshgrid.node.diagnosis import findings, read
 from sshgrid.protocol.messages import Finding
 
-WELL = """\
+HEALTHY = """\
 clock 1700000000
 system Linux 6.1
 shell /bin/bash
@@ -28,9 +28,9 @@ loginpath /usr/bin
 
 
 def found(*changes: str, ahead: float = 0.0) -> dict[str, Finding]:
-    """The findings of a well node, but for the lines that begin as these do."""
+    """Return the findings of a healthy node whose facts are replaced by `changes`."""
     names = {line.split()[0] for line in changes}
-    lines = [line for line in WELL.splitlines() if line.split()[0] not in names]
+    lines = [line for line in HEALTHY.splitlines() if line.split()[0] not in names]
     return {each.name: each for each in findings(read("\n".join([*lines, *changes]).encode()), ahead, 1.0)}
 
 
@@ -89,7 +89,7 @@ def test_folders_that_only_a_login_shell_searches_have_a_hint() -> None:
     ],
 )
 def test_weaker_isolation_has_a_reason_and_a_hint(facts: list[str], hint: str) -> None:
-    lines = [line for line in WELL.splitlines() if not line.startswith("pidns")]
+    lines = [line for line in HEALTHY.splitlines() if not line.startswith("pidns")]
     finding = {each.name: each for each in findings(read("\n".join([*lines, *facts]).encode()), 0, 1)}
     assert finding["isolation"].ok
     assert facts[0].removeprefix("barrier ") in finding["isolation"].detail
