@@ -240,8 +240,9 @@ class JobFollower(EventFollower):
         on_disconnect: OnDisconnect = OnDisconnect.KEEP,
         interrupt_cancels: bool = True,
         keyboard: Keyboard | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        super().__init__(connection, job, reopen, interrupt_cancels=interrupt_cancels, keyboard=keyboard)
+        super().__init__(connection, job, reopen, interrupt_cancels=interrupt_cancels, keyboard=keyboard, clock=clock)
         self._screen = screen
         self._watch = Watch(job, on_disconnect=on_disconnect)
         self._printed: dict[str, PrintedOutput] = {}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from sshgrid.client import poll
 from sshgrid.client.connection import Connection
 from sshgrid.client.poll import MasterPoller, Snapshot, fetch_snapshot, request_all
 from sshgrid.client.session import Session
+from sshgrid.clock import Clock
 from sshgrid.errors import MasterGone, SshgridError
 from sshgrid.model import JobId
 from sshgrid.monitor import actions
@@ -62,13 +65,11 @@ def test_a_live_view_does_not_replace_a_master_of_another_version(cli: Cli, sess
             session.connect_running()
 
 
-def test_a_master_that_does_not_answer_is_an_error_after_a_timeout(
-    fake: FakeMaster, session: Session, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(poll, "ANSWER_SECONDS", 0.1)
+def test_a_master_that_does_not_answer_is_an_error_after_a_timeout(fake: FakeMaster, session: Session) -> None:
+    late = Clock(time.time, lambda: time.monotonic() - poll.ANSWER_SECONDS)  # the deadline has already passed
     fake.reply(messages.Status)
     with session.connect_running() as connection, pytest.raises(MasterGone, match="does not answer"):
-        ask_status(connection)
+        request_all(connection, [messages.Status()], [messages.StatusReply], late)
 
 
 def test_the_actions_of_the_monitor_are_performed(fake: FakeMaster, session: Session) -> None:
