@@ -1,16 +1,146 @@
-"""Base classes of commands in click: every command takes the global options before and after its name.
+"""What all commands share in click: options made from the table (sshgrid.client.run_options), types, command classes.
 
-The values of global options are stored in the session (sshgrid.client.session).
+Every command takes the global options before and after its name; their values are stored in the session
+(sshgrid.client.session). This module imports only click, so that `sshgrid --help` is fast.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sshgrid.cli.options import global_options
+from sshgrid.client.run_options import COUNT, FLAG, GLOBAL_OPTIONS, Option, options_of
 from sshgrid.client.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# --- types of values -------------------------------------------------------------------------------------------------
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # not generic before click 8.3
+
+
+class Parsed(_ParamType):
+    """A type of values that a function parses, which raises UsageError."""
+
+    def __init__(self, name: str, parse: Callable[[str], object]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from sshgrid.errors import UsageError
+
+        if not isinstance(value, str) or (ctx is not None and ctx.resilient_parsing):
+            return value
+        try:
+            return self._parse(value)
+        except UsageError as error:
+            option = f"{param.opts[-1]}: " if param else ""
+            raise UsageError(option + error.message, error.hint) from error
+
+
+def _duration(text: str) -> float:
+    from sshgrid.notation.quantities import parse_duration
+
+    return parse_duration(text)
+
+
+def _size(text: str) -> int:
+    from sshgrid.notation.quantities import parse_size
+
+    return parse_size(text)
+
+
+DURATION = Parsed("duration", _duration)
+SIZE = Parsed("size", _size)
+
+
+# --- options from the table ------------------------------------------------------------------------------------------
+
+
+def run_options(verb: str) -> Callable[[F], F]:
+    """A decorator that adds the options of "run" or "sweep" to a command."""
+
+    def add(command: F) -> F:
+        for option in reversed(list(options_of(verb))):
+            default = None if option.many else option.default
+            click.option(*option.flags, option.name, help=option.help[verb], default=default, **_settings(option))(
+                command
+            )
+        return command
+
+    return add
+
+
+def global_options(*, hidden: bool) -> list[click.Parameter]:
+    """The global options, whose values go into the session."""
+    return [
+        click.Option(
+            (*option.flags, option.name),
+            help=option.help["run"],
+            hidden=hidden,
+            expose_value=False,
+            callback=_store(option.name),
+            is_eager=option.name == "json",  # so that errors in later options are printed as JSON
+            **_settings(option),
+        )
+        for option in GLOBAL_OPTIONS
+    ]
+
+
+def _settings(option: Option) -> dict[str, Any]:
+    """The keyword arguments of click for this row."""
+    settings: dict[str, Any] = {"metavar": option.metavar, "multiple": option.many}
+    if option.completes:
+        settings["shell_complete"] = _completion(option.completes)
+    if option.kind == FLAG:
+        return {**settings, "is_flag": True}
+    if option.kind == COUNT:
+        return {**settings, "count": True}
+    return {**settings, "type": _type(option)}
+
+
+def _completion(name: str) -> Callable[[click.Context, click.Parameter, str], Any]:
+    """The function `complete_NAME`, imported when it is called, so that `--help` does not import it."""
+
+    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
+        from sshgrid.cli import completion
+
+        return getattr(completion, f"complete_{name}")(ctx, parameter, incomplete)
+
+    return complete
+
+
+def _type(option: Option) -> Any:
+    match option.kind:
+        case "text":
+            return click.STRING
+        case "path":
+            return click.Path()
+        case "integer":
+            return click.IntRange(option.least, option.most)
+        case "choice":
+            return click.Choice(option.choices)
+        case "duration":
+            return DURATION
+        case "size":
+            return SIZE
+    raise AssertionError(f"an option of no known kind: {option.kind}")
+
+
+def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def store(ctx: click.Context, _: click.Parameter, value: Any) -> None:
+        if value not in (None, False, 0):
+            setattr(ctx.ensure_object(Session), name, value)
+
+    return store
+
+
+# --- command classes -------------------------------------------------------------------------------------------------
 
 _AFTER_THE_NAME = global_options(hidden=True)
 

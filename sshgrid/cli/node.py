@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sshgrid.cli.base import Verbs, pass_session
+from sshgrid.cli.base import DURATION, Verbs, pass_session
 from sshgrid.cli.completion import complete_nodes
-from sshgrid.cli.options import DURATION
 from sshgrid.client.inventory_change import (
     UNKNOWN_HOST_KEY,
     NodeFailed,

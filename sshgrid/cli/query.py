@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sshgrid.cli.base import Verb, pass_session
+from sshgrid.cli.base import DURATION, Verb, pass_session
 from sshgrid.cli.completion import complete_jobs, complete_nodes, complete_users
-from sshgrid.cli.options import DURATION
 from sshgrid.client.session import Session
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.terminal.info import info_text

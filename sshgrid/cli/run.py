@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sshgrid.cli.base import Verb, pass_session, session_of
+from sshgrid.cli.base import DURATION, Verb, pass_session, run_options, session_of
 from sshgrid.cli.completion import complete_jobs
-from sshgrid.cli.options import DURATION, run_options
 from sshgrid.client import run_job
 from sshgrid.client.session import PIPE_CLOSED, Session
 from sshgrid.errors import SshgridError

@@ -9,9 +9,8 @@ from typing import Any
 
 import click
 
-from sshgrid.cli.base import Verb, pass_session, session_of
+from sshgrid.cli.base import Verb, pass_session, run_options, session_of
 from sshgrid.cli.completion import complete_jobs
-from sshgrid.cli.options import run_options
 from sshgrid.client.session import Session
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from sshgrid.cli.base import Verbs, pass_session
+from sshgrid.cli.base import Parsed, Verbs, pass_session
 from sshgrid.cli.completion import complete_users
-from sshgrid.cli.options import Parsed
 from sshgrid.client.session import Session
 from sshgrid.errors import FileMissing, UsageError
 from sshgrid.model import Caps, Role

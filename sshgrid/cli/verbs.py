@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sshgrid.cli.base import Verb
-from sshgrid.cli.options import global_options
+from sshgrid.cli.base import Verb, global_options
 from sshgrid.client import files
 from sshgrid.client.session import INTERRUPTED, Session, reporting_errors
 

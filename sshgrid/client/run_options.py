@@ -1,6 +1,6 @@
 """The options of `run` and `sweep`, and the global options: one table that everything else is derived from.
 
-The click options and their help (sshgrid.cli.options), the parser that needs no click (sshgrid.cli.fast_run), the
+The click options and their help (sshgrid.cli.base), the parser that needs no click (sshgrid.cli.fast_run), the
 default values, and the fields of the submission come from these rows. Does not import click, so that `run` starts
 quickly.
 """
