@@ -128,12 +128,12 @@ class Master:
     # --- submissions
 
     async def submit(self, submission: Submission, key: str, owner: str = "") -> JobId:
-        """Accept a job; it is durable on return. A `key` that this owner has used before gives the job of that time.
+        """Accept a job; it is durable on return. A `key` that this owner has used before returns the earlier job.
 
         Raises UnknownLanguage, NoNodeLeft, UsageError, OverLimit.
         """
         if before := self.active_jobs.store.jobs.by_key(owner, key):
-            return before.id  # it was accepted, even if the grid could not accept it now
+            return before.id  # it was accepted before, even if no node could take it now
         caps = self.accounts.caps(owner)
         waiting = 0 if caps.queued is None else self.active_jobs.queued_of(owner) + self.sweeps.unstarted(owner)
         submission = quota.apply_caps(submission, caps, waiting)

@@ -34,7 +34,7 @@ def load(path: Path, cache: Path) -> Inventory:
 
 
 def _stored(path: Path, cache: Path) -> Inventory | None:
-    """The stored inventory; None when it is not that of this file, or the file cannot be read, as parsing says why."""
+    """The stored inventory; None when it is that of another text, or the file cannot be read (parsing says why)."""
     try:
         if path.stat().st_size > MAX_BYTES:
             return None

@@ -19,7 +19,7 @@ from sshgrid.paths import not_private
 
 PORT = 4200
 FILE = "gateway.json"
-OLD_FILE = "door.json"  # its name before the SSH gateway was called so
+OLD_FILE = "door.json"  # the name of this file in earlier versions
 
 
 class GatewayAddress(Struct, frozen=True):

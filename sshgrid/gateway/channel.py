@@ -136,7 +136,7 @@ class Channel:
                 loop.remove_reader(ours)
 
     async def _wait(self, worker: Worker, pumps: list[Pump]) -> None:
-        """Pump both output streams to their end, then send the status. The worker ends when the client is gone."""
+        """Copy both output streams to their end, then send the status. End the worker when the client is gone."""
         feeding, *showing = [asyncio.create_task(pump()) for pump in pumps]
         gone = asyncio.create_task(self._process.wait_closed())
         shown = asyncio.create_task(_all(showing))
@@ -218,7 +218,7 @@ class Channel:
     # --- the worker's connections to the master
 
     def _connect_worker(self, sock: socket.socket) -> None:
-        """Answer a worker that asks for a connection: one end for it, and a session of the user behind the other."""
+        """Answer a worker that asks for a connection: pass it one end of a socket pair, serve the user on the other."""
         loop = asyncio.get_running_loop()
         try:
             if not sock.recv(64):

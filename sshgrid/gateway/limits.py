@@ -6,7 +6,7 @@ from sshgrid.model import Struct
 
 
 class GatewayLimits(Struct, frozen=True):
-    """Counts of connections and channels, and times in seconds. A test gives smaller ones."""
+    """Counts of connections and channels, and times in seconds. Tests use smaller ones."""
 
     # Connections that have logged in.
     connections: int = 500

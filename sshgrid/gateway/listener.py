@@ -18,12 +18,12 @@ from asyncssh.kex import get_kex_algs
 from sshgrid.errors import StoreError
 
 KEY_FILE = "gateway_host_key"
-OLD_KEY_FILE = "door_host_key"  # its name before the SSH gateway was called so
+OLD_KEY_FILE = "door_host_key"  # the name of this file in earlier versions
 MOST_OPEN_FILES = 65_536
 
-# No finite fields: a client without a login could make the server compute with them without end. The algorithm that the
-# client prefers is used; curve25519 is first because dropbear sends a guess at once, which asyncssh and dropbear judge
-# differently when another one is first.
+# No Diffie-Hellman over finite fields: a client without a login could make the server compute with them without end. The
+# algorithm that the client prefers is used; curve25519 is first because dropbear sends a guess at once, which asyncssh
+# and dropbear judge differently when another one is first.
 KEX = (
     "curve25519-sha256",
     "curve25519-sha256@libssh.org",

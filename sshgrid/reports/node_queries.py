@@ -78,7 +78,7 @@ class NodeQueries:
         return await fanout.execute(await self._dialled(request.selector), request, self._clock)
 
     async def diagnose(self, selector: str) -> tuple[NodeFindings, ...]:
-        """Look for settings that break runs on the selected nodes; the finding of a node that is down is why."""
+        """Look for settings that break runs on the selected nodes. For a node that is down, the finding says why."""
         return await fanout.diagnose(await self._dialled(selector), self._clock)
 
     async def _dialled(self, selector: str) -> list[ManagedNode]:

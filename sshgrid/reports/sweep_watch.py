@@ -45,7 +45,7 @@ class SweepWatcher:
             yield progress, b""
 
     async def pause(self) -> None:
-        """Wait between two looks, as a busy sweep changes a thousand times a second; not at its end."""
+        """Wait between two looks: a busy sweep changes a thousand times per second. Returns at once at its end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PROGRESS_SECONDS):
                 await self._state.finished.wait()
