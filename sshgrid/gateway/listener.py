@@ -21,7 +21,7 @@ KEY_FILE = "gateway_host_key"
 OLD_KEY_FILE = "door_host_key"  # the name of this file in earlier versions
 MOST_OPEN_FILES = 65_536
 
-# No Diffie-Hellman over finite fields: a client without a login could make the server compute with them without end. The
+# No Diffie-Hellman over finite fields: a client without a login could make the server compute with them for ever. The
 # algorithm that the client prefers is used; curve25519 is first because dropbear sends a guess at once, which asyncssh
 # and dropbear judge differently when another one is first.
 KEX = (
