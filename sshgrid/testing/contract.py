@@ -46,7 +46,7 @@ class Bench(Protocol):
     spool: Spool
 
     async def left(self) -> Sequence[str]:
-        """Whatever is on the node of any run: folders, processes."""
+        """Return what is on the node of any run: folders, processes."""
 
 
 MakeBench: TypeAlias = Callable[[], AbstractAsyncContextManager[Bench]]
@@ -54,14 +54,14 @@ Check: TypeAlias = Callable[[Bench], Awaitable[None]]
 
 
 class Script(Struct, frozen=True):
-    """A program of the contract, and the same in Python."""
+    """A program of the contract, and its imitation in Python."""
 
     source: bytes
     imitation: Callable[[Stage], Awaitable[Outcome]]
 
 
 class Notes:
-    """A sink that keeps what it is given; `before` is what an earlier master kept."""
+    """A sink that keeps what it receives; `before` is the stdout that an earlier master kept."""
 
     def __init__(self, before: bytes = b"") -> None:
         self.streams = {"stdout": before, "stderr": b"", "compile": b""}
@@ -96,15 +96,15 @@ class Notes:
         self.files = fetched
 
     async def until(self, words: bytes) -> None:
-        """Until the program has said this."""
+        """Wait until the program has printed these words."""
         deadline = time.monotonic() + DEADLINE_SECONDS
         while words not in self.streams["stdout"]:
-            assert time.monotonic() < deadline, f"waited for {words!r}; said was {self.streams}"
+            assert time.monotonic() < deadline, f"waited for {words!r}; printed: {self.streams}"
             await asyncio.sleep(0.005)
 
 
 class BatchNotes:
-    """A batch sink that keeps what it is given."""
+    """A batch sink that keeps what it receives."""
 
     def __init__(self, batch: BatchSpec, *, resumed: bool = False) -> None:
         self.state = BatchState({task.run: task for task in batch.tasks}, resumed=resumed)
@@ -138,7 +138,7 @@ class BatchNotes:
 
 
 def order(bench: Bench, script: Script, *args: bytes, stdin: bytes | None = None, interactive: bool = False) -> RunSpec:
-    """A new attempt at one of the contract's programs."""
+    """Return a new attempt at one of the contract's programs."""
     attempt = Attempt(JobId(next(_jobs)), 1, bench.node)
     source = SourceFile("main.sh", bench.spool.blobs.keep(script.source), len(script.source))
     given = None if stdin is None else SourceFile("stdin", bench.spool.blobs.keep(stdin), len(stdin))
@@ -148,7 +148,7 @@ def order(bench: Bench, script: Script, *args: bytes, stdin: bytes | None = None
 
 
 def batch_of(bench: Bench, script: Script, *args: bytes) -> BatchSpec:
-    """A batch of one program, with a task for each argument."""
+    """Return a batch of one program, with a task for each argument."""
     return make_batch([order(bench, script, arg) for arg in args])
 
 
@@ -275,27 +275,27 @@ IMITATIONS = {
 
 
 async def imitate(stage: Stage) -> Outcome:
-    """A play for ScriptedEngine: whatever program of the contract it is given."""
+    """A play for ScriptedEngine: imitates any program of the contract."""
     return await IMITATIONS[stage.order.program.files[0].sha256](stage)
 
 
 # --- the checks -------------------------------------------------------------------------------------------------------
 
 
-async def says_hello(bench: Bench) -> None:
+async def returns_the_output_of_a_program(bench: Bench) -> None:
     notes = Notes()
     what = order(bench, HELLO)
     assert (await finish(bench, what, notes)).outcome == Exited(0)
     assert notes.streams == {"stdout": b"hello\n", "stderr": b"", "compile": b""}
 
 
-async def hands_over_arguments_exactly(bench: Bench) -> None:
+async def passes_arguments_exactly(bench: Bench) -> None:
     notes = Notes()
     assert (await finish(bench, order(bench, ARGS, *AWKWARD), notes)).outcome == Exited(0)
     assert notes.streams["stdout"] == b"".join(arg + b"\0" for arg in AWKWARD)
 
 
-async def hands_over_standard_input_exactly(bench: Bench) -> None:
+async def passes_standard_input_exactly(bench: Bench) -> None:
     for stdin in (b"", b"no newline at the end", EVERY_BYTE * 2000):
         notes = Notes()
         assert (await finish(bench, order(bench, CAT, stdin=stdin), notes)).outcome == Exited(0)
@@ -308,13 +308,13 @@ async def has_empty_standard_input_when_none_is_given(bench: Bench) -> None:
     assert notes.streams["stdout"] == b""
 
 
-async def reports_the_programs_own_exit_code(bench: Bench) -> None:
+async def returns_the_exit_code_of_the_program(bench: Bench) -> None:
     for code in (0, 1, 3, 124, 125, 126, 127, 255):
         outcome = (await finish(bench, order(bench, EXITS, b"%d" % code), Notes())).outcome
         assert outcome == Exited(code), f"{code} came back as {outcome}"
 
 
-async def reports_the_signal_that_ended_the_program(bench: Bench) -> None:
+async def returns_the_signal_that_ended_the_program(bench: Bench) -> None:
     for number in (2, 9, 15):
         outcome = (await finish(bench, order(bench, EXITS, b"-%d" % number), Notes())).outcome
         assert outcome == Exited(128 + number), f"signal {number} came back as {outcome}"
@@ -327,7 +327,7 @@ async def keeps_the_output_of_each_stream_in_order(bench: Bench) -> None:
     assert notes.streams["stderr"] == b"".join(b"err %d\n" % number for number in range(2000))
 
 
-async def brings_back_files_that_were_asked_for_whatever_the_exit_code(bench: Bench) -> None:
+async def fetches_the_requested_files_for_any_exit_code(bench: Bench) -> None:
     for code in (0, 3):
         notes, what = Notes(), order(bench, WRITES, b"%d" % code)
         wanted = msgspec.structs.replace(what.program, fetch=("**/*.csv", "nothing.*"))
@@ -340,7 +340,7 @@ async def brings_back_files_that_were_asked_for_whatever_the_exit_code(bench: Be
         assert (notes.files.files, notes.files.size, len(notes.files.warnings)) == (2, 4, 1), notes.files
 
 
-async def brings_back_nothing_when_nobody_wants_it_any_more(bench: Bench) -> None:
+async def fetches_nothing_when_the_sink_has_no_room(bench: Bench) -> None:
     notes, what = Notes(), order(bench, WRITES, b"0")
     notes.wanted = False
     wanted = msgspec.structs.replace(what.program, fetch=("out",))
@@ -360,7 +360,7 @@ async def sends_signals(bench: Bench) -> None:
     assert Step.RUNNING in notes.steps, notes.steps
 
 
-async def kills_what_listens_to_nothing_else(bench: Bench) -> None:
+async def kills_a_program_that_ignores_other_signals(bench: Bench) -> None:
     what, notes = order(bench, DEAF), Notes()
     running = asyncio.create_task(finish(bench, what, notes))
     await notes.until(b"ready\n")
@@ -369,7 +369,7 @@ async def kills_what_listens_to_nothing_else(bench: Bench) -> None:
     assert (await running).outcome == Exited(137)
 
 
-async def knows_no_run_that_never_was(bench: Bench) -> None:
+async def does_not_signal_an_unknown_run(bench: Bench) -> None:
     what = order(bench, HELLO)
     assert not await bench.engine.runs.signal(what.run, "TERM")
     await bench.engine.runs.discard(what.run)
@@ -399,7 +399,7 @@ async def finds_a_finished_run_again(bench: Bench) -> None:
         assert (second.outcome, again.streams["stdout"]) == (first.outcome, notes.streams["stdout"])
 
 
-async def goes_on_with_a_run_that_nobody_watched(bench: Bench) -> None:
+async def follows_a_run_again_after_a_restart(bench: Bench) -> None:
     what, notes = order(bench, WAITS), Notes()
     watching = asyncio.create_task(bench.engine.runs.run(what, notes))
     await notes.until(b"ready\n")
@@ -415,7 +415,7 @@ async def goes_on_with_a_run_that_nobody_watched(bench: Bench) -> None:
     assert again.streams["stdout"] == b"ready\nheard USR1\nbye\n"
 
 
-async def never_begins_a_run_that_is_only_looked_for(bench: Bench) -> None:
+async def never_starts_a_run_that_is_resumed(bench: Bench) -> None:
     what, notes = order(bench, HELLO), Notes()
     for resume in (True, False):  # and after that it is too late to begin it
         try:
@@ -426,7 +426,7 @@ async def never_begins_a_run_that_is_only_looked_for(bench: Bench) -> None:
     assert notes.streams["stdout"] == b""
 
 
-async def runs_many_at_once_without_mixing_them_up(bench: Bench) -> None:
+async def keeps_concurrent_runs_apart(bench: Bench) -> None:
     async def one(number: int) -> None:
         notes = Notes()
         outcome = (await finish(bench, order(bench, ARGS, b"%d" % number), notes)).outcome
@@ -448,7 +448,7 @@ async def converses_with_an_interactive_run(bench: Bench) -> None:
     assert notes.streams["stdout"] == b"hi\n"
 
 
-async def leaves_nothing_of_what_is_discarded(bench: Bench) -> None:
+async def leaves_nothing_of_a_discarded_run(bench: Bench) -> None:
     ended, running, notes = order(bench, HELLO), order(bench, DEAF), Notes()
     await finish(bench, ended, Notes())
     watching = asyncio.create_task(bench.engine.runs.run(running, notes))
@@ -520,24 +520,24 @@ async def leaves_nothing_of_a_batch_that_is_discarded(bench: Bench) -> None:
 
 
 RUN_CHECKS: tuple[Check, ...] = (
-    says_hello,
-    hands_over_arguments_exactly,
-    hands_over_standard_input_exactly,
+    returns_the_output_of_a_program,
+    passes_arguments_exactly,
+    passes_standard_input_exactly,
     has_empty_standard_input_when_none_is_given,
-    reports_the_programs_own_exit_code,
-    reports_the_signal_that_ended_the_program,
+    returns_the_exit_code_of_the_program,
+    returns_the_signal_that_ended_the_program,
     keeps_the_output_of_each_stream_in_order,
-    brings_back_files_that_were_asked_for_whatever_the_exit_code,
-    brings_back_nothing_when_nobody_wants_it_any_more,
+    fetches_the_requested_files_for_any_exit_code,
+    fetches_nothing_when_the_sink_has_no_room,
     sends_signals,
-    kills_what_listens_to_nothing_else,
-    knows_no_run_that_never_was,
+    kills_a_program_that_ignores_other_signals,
+    does_not_signal_an_unknown_run,
     refuses_a_run_before_it_begins_and_not_after,
     finds_a_finished_run_again,
-    goes_on_with_a_run_that_nobody_watched,
-    never_begins_a_run_that_is_only_looked_for,
-    runs_many_at_once_without_mixing_them_up,
-    leaves_nothing_of_what_is_discarded,
+    follows_a_run_again_after_a_restart,
+    never_starts_a_run_that_is_resumed,
+    keeps_concurrent_runs_apart,
+    leaves_nothing_of_a_discarded_run,
 )
 BATCH_CHECKS: tuple[Check, ...] = (
     returns_the_result_of_each_task_of_a_batch,
@@ -550,7 +550,7 @@ CHECKS = RUN_CHECKS + BATCH_CHECKS + CONVERSATION_CHECKS
 
 
 def checks_of(engine: Engine) -> tuple[Check, ...]:
-    """The checks of the parts that an engine offers."""
+    """Return the checks of the parts that an engine offers."""
     batch_checks = () if engine.batches is None else BATCH_CHECKS
     conversation_checks = () if engine.conversations is None else CONVERSATION_CHECKS
     return RUN_CHECKS + batch_checks + conversation_checks

@@ -1,7 +1,7 @@
 """An engine that plays a script instead of running programs.
 
-A scripted run is detached as a real one is: it lives on when the master that started it goes. Refuses to begin a run
-twice, or one that was refused.
+A scripted run is detached like a real one: it continues when the master that started it ends. A run starts at most
+once, and not after it was refused.
 """
 
 from __future__ import annotations
@@ -26,22 +26,28 @@ Play: TypeAlias = "Outcome | HostError | Callable[[Stage], Awaitable[Outcome]]"
 
 
 class Stage:
-    """A run on a scripted node, as the function that plays it sees it."""
+    """A run on a scripted node, for the function that plays it."""
 
     def __init__(self, order: RunSpec, stdin: bytes) -> None:
         self.order = order
-        self.node = order.attempt.node
-        self.args = order.program.args
         self.stdin = stdin
         self.keyboard: Keyboard | None = None
         self.printed: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray(), "compile": bytearray()}
-        self.files: dict[str, bytes] = {}  # what it leaves in its folder
+        self.files: dict[str, bytes] = {}  # in its folder at the end
         self.step = Step.RUNNING
         self.end: Outcome | HostError | None = None
         self.task: asyncio.Task[None] | None = None
-        self.heard: list[str] = []  # signals so far
+        self.received: list[str] = []  # signals so far
         self._signals: asyncio.Queue[str] = asyncio.Queue()
         self._news = asyncio.Event()
+
+    @property
+    def node(self) -> str:
+        return self.order.attempt.node
+
+    @property
+    def args(self) -> tuple[bytes, ...]:
+        return self.order.program.args
 
     async def enter(self, step: Step) -> None:
         self.step = step
@@ -52,11 +58,11 @@ class Stage:
         self._news.set()
 
     async def signal(self) -> str:
-        """The next signal that is sent to the run."""
+        """Return the next signal that is sent to the run."""
         return await self._signals.get()
 
     def send(self, name: str) -> None:
-        self.heard.append(name)
+        self.received.append(name)
         self._signals.put_nowait(name)
         if name == "KILL" and self.task is not None and self.end is None:
             self.end = Exited(137)
@@ -64,7 +70,7 @@ class Stage:
             self._news.set()
 
     async def play(self, play: Play) -> None:
-        """To the end, whatever it is."""
+        """Play to the end, and record how it ended."""
         try:
             if isinstance(play, HostError):
                 self.step = Step.UPLOADING
@@ -76,8 +82,8 @@ class Stage:
         self.end = end
         self._news.set()
 
-    async def bring(self, sink: Sink) -> Outcome:
-        """Everything said so far and from now on to the sink, from where that ends; then the end. Raises HostError."""
+    async def deliver(self, sink: Sink) -> Outcome:
+        """Pass the output that the sink lacks, and further output, to the sink; return the end. Raises HostError."""
         offsets = {stream: sink.kept(stream) for stream in self.printed}
         while True:
             self._news.clear()
@@ -90,11 +96,11 @@ class Stage:
             if isinstance(end, HostError):
                 raise end
             if end is not None:
-                await self._bring_files(sink, end)
+                await self._deliver_files(sink, end)
                 return end
             await self._news.wait()
 
-    async def _bring_files(self, sink: Sink, end: Outcome) -> None:
+    async def _deliver_files(self, sink: Sink, end: Outcome) -> None:
         wanted = self.order.program.fetch
         if not wanted or isinstance(end, CompileFailed | ToolchainBroken):
             return
@@ -110,9 +116,9 @@ class Stage:
 
 
 class ScriptedEngine:
-    """All nodes of a scripted grid: the n-th run that is started plays the n-th play, the last ones Exited(0).
+    """The engine of all nodes of a scripted grid: the n-th run plays the n-th play, further runs end as Exited(0).
 
-    A play is an outcome, a HostError, or an async function that is given the Stage. `ran_on` says where runs went.
+    A play is an outcome, a HostError, or an async function that receives the Stage. `ran_on` has the node of each run.
     """
 
     def __init__(self, *plays: Play, blob: Callable[[str], bytes] = lambda _: b"") -> None:
@@ -124,7 +130,7 @@ class ScriptedEngine:
         self.discarded: list[str] = []
         self.batches = ScriptedBatches(self)
         self.signals: list[tuple[str, str]] = []
-        self.uploads = asyncio.Event()  # cleared: whatever is started stays in its upload
+        self.uploads = asyncio.Event()  # while it is cleared, runs stay in their upload
         self.uploads.set()
         self._away: dict[str, asyncio.Future[HostError]] = {}
         self._blob = blob
@@ -133,17 +139,18 @@ class ScriptedEngine:
         self.coming += plays
 
     def stage(self, job: int, attempt: int = 1) -> Stage | None:
-        """The run of this attempt; None before it has begun."""
+        """Return the run of this attempt; None before it has begun."""
         found = (s for s in self.stages.values() if (s.order.attempt.job, s.order.attempt.number) == (job, attempt))
         return next(found, None)
 
     def lose(self, node: str, reason: str = "connection lost") -> None:
-        """The node does not answer from now on; what runs there goes on unseen."""
+        """Let the node not answer from now on; its runs continue."""
         away = self._away.setdefault(node, asyncio.get_running_loop().create_future())
         if not away.done():
             away.set_result(Dropped(node, reason))
 
     def find(self, node: str) -> None:
+        """Let the node answer again."""
         self._away.pop(node, None)
 
     def _check(self, node: str) -> None:
@@ -166,12 +173,12 @@ class ScriptedEngine:
         stage = self.stages.get(order.run)
         if stage is None:
             stage = await self._begin(order, sink, resume)
-        return AttemptResult(await self._while_it_answers(stage.node, stage.bring(sink)))
+        return AttemptResult(await self._while_it_answers(stage.node, stage.deliver(sink)))
 
     async def converse(self, order: RunSpec, sink: Sink, keyboard: Keyboard) -> AttemptResult:
         self._check(order.attempt.node)
         stage = await self._begin(order, sink, resume=False, keyboard=keyboard)
-        return AttemptResult(await self._while_it_answers(stage.node, stage.bring(sink)))
+        return AttemptResult(await self._while_it_answers(stage.node, stage.deliver(sink)))
 
     async def _begin(self, order: RunSpec, sink: Sink, resume: bool, keyboard: Keyboard | None = None) -> Stage:
         node, run = order.attempt.node, order.run
@@ -240,7 +247,7 @@ class ScriptedEngine:
 
 
 def _run_at(place: str) -> str:
-    """The run that a place of a batch stands for."""
+    """Return the run at a place BATCH/TASK, or the run itself."""
     batch, slash, task = place.rpartition("/")
     return f"{batch.partition('-')[0]}-{task}" if slash else place
 
@@ -346,7 +353,7 @@ async def _end(stage: Stage) -> None:
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
-    """A tar archive as a node makes it."""
+    """Return a tar archive like those of nodes."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name, content in files.items():
@@ -357,7 +364,7 @@ def archive(files: Mapping[str, bytes]) -> bytes:
 
 
 def after(said: bytes, end: Outcome | HostError, stream: str = "stdout") -> Callable[[Stage], Awaitable[Outcome]]:
-    """A play that prints and ends so."""
+    """Return a play that prints `said` and ends as `end`."""
 
     async def play(stage: Stage) -> Outcome:
         await stage.say(said, stream)
@@ -369,7 +376,7 @@ def after(said: bytes, end: Outcome | HostError, stream: str = "stdout") -> Call
 
 
 async def until_killed(stage: Stage) -> Outcome:
-    """A play that says it is ready, then ends by whatever signal comes first."""
+    """A play that prints "ready" and ends by the first signal."""
     await stage.say(b"ready\n")
     name = await stage.signal()
     return Exited(128 + {"HUP": 1, "INT": 2, "TERM": 15}.get(name, 9))

@@ -122,7 +122,7 @@ async def revoke(host: Host, batch: BatchSpec, told: Told, *runs: str) -> list[s
     return revoked
 
 
-async def test_1000_tasks_each_with_its_own_code_and_bytes(host: Host) -> None:
+async def test_each_of_1000_tasks_has_its_own_exit_code_and_output(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'echo "out $1"; echo "err $1" >&2; exit $(($1 % 256))', 1000, 4)
     await run(host, batch, told)
     for number, order in enumerate(batch.tasks):
@@ -134,7 +134,7 @@ async def test_1000_tasks_each_with_its_own_code_and_bytes(host: Host) -> None:
     assert not folder(host, batch).exists()
 
 
-async def test_large_outputs_come_whole(host: Host) -> None:
+async def test_large_outputs_of_tasks_are_complete(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'head -c $((3000000 * $1)) /dev/zero | tr "\\0" "$1"', 3)
     await run(host, batch, told)
     assert [told.task(order)["stdout"] for order in batch.tasks] == [b"", b"1" * 3000000, b"2" * 6000000]
@@ -173,7 +173,7 @@ async def test_limits_are_the_verdicts_of_single_tasks(
     assert told.outcomes(batch) == [Exited(0), outcome, Exited(2)]
 
 
-async def test_what_a_long_task_prints_is_seen_while_it_runs_and_nothing_twice(host: Host) -> None:
+async def test_output_of_a_long_task_is_read_while_it_runs_and_only_once(host: Host) -> None:
     go = Path(host.node.workdir) / "go"
     wait = b"until [ -e %s ]; do sleep 0.05; done" % os.fsencode(go)
     source = b'echo first; echo error >&2; [ "$1" = 0 ] || exit 0; %s; echo last' % wait
@@ -189,7 +189,7 @@ async def test_what_a_long_task_prints_is_seen_while_it_runs_and_nothing_twice(h
     assert (long["stdout"], long["stderr"]) == (b"first\nlast\n", b"error\n")
 
 
-async def test_what_travels_is_sent_once_and_found_by_each_task(host: Host) -> None:
+async def test_data_files_are_uploaded_once_and_present_for_each_task(host: Host) -> None:
     content = os.urandom(50_000)
     orders = [host.order(b"cat a/file; rm -r a", data={"a/file": content}) for _ in range(20)]
     told, batch = Told(), make_batch(orders, 2)
@@ -224,7 +224,7 @@ async def test_a_batch_that_ends_before_it_is_looked_at_has_made_its_build(
     assert [*host.builds._holders_of(batch.recipe.build_key)] == [host.name]
 
 
-async def test_F3_after_a_lost_connection_the_rest_is_read_and_nothing_twice(host: Host) -> None:
+async def test_F3_after_a_lost_connection_the_rest_is_read_and_no_result_twice(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'echo "$1"; sleep 0.01', 200)
     running = asyncio.create_task(run(host, batch, told))
     for cut in (10, 60, 120):
@@ -237,7 +237,7 @@ async def test_F3_after_a_lost_connection_the_rest_is_read_and_nothing_twice(hos
     assert host.dials >= 3
 
 
-async def test_a_next_master_finds_what_is_left_of_a_batch(host: Host) -> None:
+async def test_the_next_master_follows_the_rest_of_a_batch(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'echo "$1"; sleep 0.02; echo "$1"', 60)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: len(told.finishes) >= 10, "ten tasks to end")
@@ -252,7 +252,7 @@ async def test_a_next_master_finds_what_is_left_of_a_batch(host: Host) -> None:
     assert [told.sinks[order.run]["stdout"] for order in batch.tasks] == [b"%d\n%d\n" % (n, n) for n in range(60)]
 
 
-async def test_a_killed_wrapper_loses_what_had_begun_and_frees_the_rest(host: Host) -> None:
+async def test_a_killed_wrapper_loses_tasks_that_had_begun_and_the_rest_never_begin(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'[ "$1" = 0 ] || { echo ready; sleep 600; }', 6)
     running = asyncio.create_task(run(host, batch, told))
     two = batch.tasks[1:3]
@@ -267,7 +267,7 @@ async def test_a_killed_wrapper_loses_what_had_begun_and_frees_the_rest(host: Ho
     assert begun == list(batch.tasks[:3])
 
 
-async def test_one_task_is_killed_and_one_refused(host: Host) -> None:
+async def test_one_task_of_a_batch_is_killed_and_one_revoked(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'echo ready; [ "$1" != 0 ] || sleep 600', 4, 1)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "the first to run")
@@ -281,7 +281,7 @@ async def test_one_task_is_killed_and_one_refused(host: Host) -> None:
     assert [told.finishes[batch.tasks[n].run].outcome for n in (0, 1, 3)] == [Exited(143), Exited(0), Exited(0)]
 
 
-async def test_more_tasks_join_a_batch_until_it_is_over(host: Host) -> None:
+async def test_a_batch_is_extended_until_it_ends(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 2)
     more = batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 50).tasks
     assert not await extend(host, batch, told, more)
@@ -298,7 +298,7 @@ async def test_more_tasks_join_a_batch_until_it_is_over(host: Host) -> None:
     assert not await extend(host, batch, told, more)
 
 
-async def test_a_batch_that_lingers_takes_more_when_all_have_ended(host: Host) -> None:
+async def test_a_batch_kept_warm_takes_more_tasks_after_the_last_has_ended(host: Host) -> None:
     tasks = batch_of(host, b'echo "$1"', 9, 1).tasks
     told, batch = Told(), make_batch(tasks[:1], 1, keep_warm=True)
     running = asyncio.create_task(run(host, batch, told))
@@ -312,7 +312,7 @@ async def test_a_batch_that_lingers_takes_more_when_all_have_ended(host: Host) -
     assert told.task(tasks[8])["stdout"] == b"8\n"
 
 
-async def test_more_tasks_run_although_their_lane_died_while_it_lingered(host: Host) -> None:
+async def test_added_tasks_run_when_their_lane_died_while_kept_warm(host: Host) -> None:
     tasks = batch_of(host, b'echo "$1"', 4, 1).tasks
     told, batch = Told(), make_batch(tasks[:1], 1, keep_warm=True)
     running = asyncio.create_task(run(host, batch, told))
@@ -330,7 +330,7 @@ async def test_more_tasks_run_although_their_lane_died_while_it_lingered(host: H
     assert not await extend(host, batch, told, tasks[1:])
 
 
-async def test_a_batch_that_lingers_in_vain_ends_by_itself(host: Host) -> None:
+async def test_a_batch_kept_warm_ends_when_no_tasks_are_added(host: Host) -> None:
     told, batch = Told(), make_batch(batch_of(host, b"exit 3", 2, 1).tasks, 1, keep_warm=True)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: len(told.finishes) == 2, "both to end")
@@ -341,7 +341,7 @@ async def test_a_batch_that_lingers_in_vain_ends_by_itself(host: Host) -> None:
     assert told.outcomes(batch) == [Exited(3)] * 2
 
 
-async def test_more_tasks_that_were_cut_off_end_once(host: Host) -> None:
+async def test_added_tasks_end_once_when_the_connection_breaks(host: Host) -> None:
     """Whether they have arrived or not."""
     told, batch = Told(), batch_of(host, b"sleep 0.5", 1)
     more = batch_of(host, b"sleep 0.5", 3).tasks
@@ -358,7 +358,7 @@ async def test_more_tasks_that_were_cut_off_end_once(host: Host) -> None:
     assert ends in ({Exited(0)}, {HostLost(NEVER_BEGAN)})
 
 
-async def test_more_tasks_that_nothing_was_sent_of_are_not_taken(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tasks_that_could_not_be_sent_are_not_taken(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     told, batch = Told(), batch_of(host, b"sleep 0.5", 1)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "it to run")

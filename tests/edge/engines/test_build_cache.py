@@ -90,7 +90,7 @@ async def grid(tmp_path: Path) -> AsyncIterator[Grid]:
 COPY = "sleep 0.3; cp p.sh exe; chmod 755 exe"
 
 
-async def test_nodes_that_need_the_same_build_at_once_compile_it_once(grid: Grid) -> None:
+async def test_nodes_that_need_the_same_build_compile_it_once(grid: Grid) -> None:
     finishes, sinks = await grid.run(COPY)
     assert [finish.outcome for finish in finishes] == [Exited(0)] * 3
     assert [sink["stdout"] for sink in sinks] == [b"ran\n"] * 3
@@ -100,7 +100,7 @@ async def test_nodes_that_need_the_same_build_at_once_compile_it_once(grid: Grid
     assert all(not any((Path(host.node.workdir) / "objects").glob("*.*")) for host in grid.hosts)
 
 
-async def test_a_build_of_a_node_that_is_gone_is_still_in_the_spool(grid: Grid) -> None:
+async def test_a_build_of_a_lost_node_is_still_in_the_spool(grid: Grid) -> None:
     one, two, three = grid.hosts
     await grid.run(COPY, one)
     await grid.run(COPY, two)
@@ -112,7 +112,7 @@ async def test_a_build_of_a_node_that_is_gone_is_still_in_the_spool(grid: Grid) 
     assert (finishes[0].outcome, sinks[0].was_compiled, grid.compilations) == (Exited(0), False, 1)
 
 
-async def test_a_swept_spool_costs_another_fetch_and_a_lost_node_another_build(grid: Grid) -> None:
+async def test_a_pruned_spool_fetches_a_build_again_and_a_lost_node_means_another_build(grid: Grid) -> None:
     one, two, three = grid.hosts
     await grid.run(COPY, one)
     await grid.run(COPY, two)
@@ -122,7 +122,7 @@ async def test_a_swept_spool_costs_another_fetch_and_a_lost_node_another_build(g
     assert (finishes[0].outcome, grid.compilations) == (Exited(0), 1)
 
 
-async def test_a_node_that_has_the_build_already_is_sent_nothing(grid: Grid) -> None:
+async def test_nothing_is_sent_to_a_node_that_has_the_build(grid: Grid) -> None:
     await grid.run(COPY)
     grid.share(BuildCache(grid.spool))  # as after a restart of the master
     await grid.run(COPY, grid.hosts[0])
@@ -130,7 +130,7 @@ async def test_a_node_that_has_the_build_already_is_sent_nothing(grid: Grid) -> 
     assert (sinks[0].uploaded_bytes, grid.compilations) == (0, 1)
 
 
-async def test_a_compile_error_ends_all_who_wait_for_it_and_nobody_who_comes_later(grid: Grid) -> None:
+async def test_a_compile_error_ends_all_runs_that_wait_for_it_but_no_later_run(grid: Grid) -> None:
     script = "sleep 0.3; echo 'p.sh:1: error'; exit 4"
     finishes, sinks = await grid.run(script)
     assert [finish.outcome for finish in finishes] == [CompileFailed(4)] * 3
@@ -155,7 +155,7 @@ def gated(grid: Grid) -> str:
     return f"if mkdir {grid.folder}/first 2>/dev/null; then {wait}; fi; {COPY}"
 
 
-async def test_a_builder_that_falls_silent_is_no_longer_waited_for(grid: Grid) -> None:
+async def test_runs_stop_waiting_for_a_silent_builder(grid: Grid) -> None:
     one, two, three = grid.hosts
     first = asyncio.create_task(grid.run(gated(grid), one))
     await grid.until_compiling(1)
@@ -169,7 +169,7 @@ async def test_a_builder_that_falls_silent_is_no_longer_waited_for(grid: Grid) -
     assert (await first)[0][0].outcome == Exited(0), "its build was not in vain for itself"
 
 
-async def test_when_all_are_silent_nobody_takes_over(grid: Grid) -> None:
+async def test_when_all_nodes_are_silent_the_builder_is_kept(grid: Grid) -> None:
     one, two, _ = grid.hosts
     first = asyncio.create_task(grid.run(gated(grid), one))
     await grid.until_compiling(1)
@@ -225,7 +225,7 @@ def verified(grid: Grid, judge: Judge) -> BuildCache:
     return builds
 
 
-async def test_a_build_that_is_to_be_verified_is_taken_only_after_a_hello_of_who_made_it(grid: Grid) -> None:
+async def test_a_verified_build_is_used_only_after_a_smoke_test_of_its_maker(grid: Grid) -> None:
     one, two, three = grid.hosts
     judge = Judge("", "h1's does not run here")
     builds = verified(grid, judge)
@@ -239,7 +239,7 @@ async def test_a_build_that_is_to_be_verified_is_taken_only_after_a_hello_of_who
     assert [builds.why_not_taken(key, host.name) for host in grid.hosts] == ["", "", "h1's does not run here"]
 
 
-async def test_what_was_taken_without_a_look_is_not_taken_for_one_that_was_looked_at(grid: Grid) -> None:
+async def test_a_build_used_without_a_smoke_test_does_not_count_as_tested(grid: Grid) -> None:
     one, two, _ = grid.hosts
     await grid.run(COPY, one)
     await grid.run(COPY, two)
@@ -250,7 +250,7 @@ async def test_what_was_taken_without_a_look_is_not_taken_for_one_that_was_looke
     assert (grid.compilations, judge.asked) == (3, [("sh", "n1", "n2")])
 
 
-async def test_why_a_node_has_not_taken_a_build_is_known(grid: Grid) -> None:
+async def test_the_reason_why_a_node_did_not_use_a_build_is_known(grid: Grid) -> None:
     builds = BuildCache(grid.spool, max_build_bytes=20_000)
     grid.share(builds)
     script = f"head -c 100000 /dev/zero >big; {COPY}"
@@ -264,7 +264,7 @@ async def test_a_build_with_links_stays_where_it_was_made(grid: Grid) -> None:
     assert ([finish.outcome for finish in finishes], grid.compilations) == ([Exited(0)] * 3, 3)
 
 
-async def test_what_is_kept_is_bounded(grid: Grid) -> None:
+async def test_the_size_of_cached_builds_is_bounded(grid: Grid) -> None:
     grid.share(BuildCache(grid.spool, max_kept_bytes=15_000))
     for number in range(3):
         await grid.run(f"echo {number} >number; {COPY}")
@@ -272,13 +272,13 @@ async def test_what_is_kept_is_bounded(grid: Grid) -> None:
     assert (grid.compilations, len(kept)) == (3, 1)
 
 
-async def test_what_is_not_to_be_shared_is_built_on_each_node(grid: Grid) -> None:
+async def test_a_build_that_is_not_shared_is_made_on_each_node(grid: Grid) -> None:
     await asyncio.gather(*(host.run(shared(grid.order(host, COPY), False)) for host in grid.hosts))
     assert grid.compilations == 3
 
 
 @pytest.mark.parametrize("who", ["builder", "receiver"])
-async def test_a_connection_that_breaks_while_a_build_is_brought(
+async def test_a_connection_that_breaks_while_a_build_is_passed_on(
     grid: Grid, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two, _ = grid.hosts
@@ -302,7 +302,7 @@ async def test_a_connection_that_breaks_while_a_build_is_brought(
         assert (finishes[0].outcome, grid.compilations) == (Exited(0), 2)
 
 
-async def test_who_waits_is_shown_as_compiling(grid: Grid) -> None:
+async def test_a_run_that_waits_for_a_build_is_shown_as_compiling(grid: Grid) -> None:
     _, sinks = await grid.run(COPY)
     assert all(Step.COMPILING in sink.steps for sink in sinks)
 
@@ -338,24 +338,24 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_A23_an_archive_with_more_than_files_in_it_goes_nowhere(name: str) -> None:
+def test_A23_an_archive_with_other_entries_than_files_is_not_passed_on(name: str) -> None:
     with pytest.raises(ValueError, match="not a plain file or folder"):
         rewrite(archive(member("./exe"), HOSTILE[name]), io.BytesIO(), 1 << 20, 0.0)
 
 
 @pytest.mark.parametrize("junk", [b"", b"junk" * 1000, archive(member("a")).getvalue()[:600]])
-def test_A23_bytes_that_are_no_archive_go_nowhere(junk: bytes) -> None:
+def test_A23_bytes_that_are_not_an_archive_are_not_passed_on(junk: bytes) -> None:
     clean = io.BytesIO()
     with pytest.raises((tarfile.TarError, ValueError, EOFError)):
         rewrite(io.BytesIO(junk), clean, 1 << 20, 0.0)
 
 
-def test_an_archive_with_more_than_is_allowed_goes_nowhere() -> None:
+def test_an_archive_above_the_size_limit_is_not_passed_on() -> None:
     with pytest.raises(ValueError, match="more than 5 bytes"):
         rewrite(archive(member("a"), member("b"), content=b"xxx"), io.BytesIO(), 5, 0.0)
 
 
-def test_of_a_file_only_name_bytes_and_whether_it_is_executable_are_passed_on() -> None:
+def test_only_name_content_and_executable_mode_of_a_file_are_passed_on() -> None:
     plain, long = member("./notes"), "d" * 60 + "/" + "f" * 60 + "/é"
     plain.mode = 0o4644
     clean = io.BytesIO()
@@ -395,7 +395,7 @@ def test_a_build_is_packed_and_unpacked_under_every_shell(node: ShellNode) -> No
     assert list((node.workdir / "objects").iterdir()) == []
 
 
-def test_unpacking_twice_or_beside_a_build_of_its_own_changes_nothing(node: ShellNode) -> None:
+def test_unpacking_twice_or_beside_an_own_build_changes_nothing(node: ShellNode) -> None:
     own = node.workdir / "builds" / KEY
     own.mkdir()
     (own / "exe").write_text("own")
@@ -406,7 +406,7 @@ def test_unpacking_twice_or_beside_a_build_of_its_own_changes_nothing(node: Shel
 
 
 @pytest.mark.parametrize("content", [b"no archive", None])
-def test_what_cannot_be_unpacked_leaves_nothing(node: ShellNode, content: bytes | None) -> None:
+def test_an_archive_that_cannot_be_unpacked_leaves_nothing(node: ShellNode, content: bytes | None) -> None:
     sha256 = SHA if content is None else node.put(content)
     assert node.verb("unpack_build", KEY, sha256).startswith(b"it cannot be unpacked")
     assert [path.name for path in (node.workdir / "builds").iterdir()] == [f"{KEY}.used"]
@@ -414,7 +414,7 @@ def test_what_cannot_be_unpacked_leaves_nothing(node: ShellNode, content: bytes 
 
 
 @pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("ldd")), reason="needs gcc and ldd")
-def test_a_program_whose_library_is_not_here_is_not_taken(node: ShellNode, tmp_path: Path) -> None:
+def test_a_build_whose_library_is_missing_is_not_used(node: ShellNode, tmp_path: Path) -> None:
     (tmp_path / "lib.c").write_text("int seven(void) { return 7; }\n")
     (tmp_path / "p.c").write_text("int seven(void); int main(void) { return seven(); }\n")
     for words in ("-shared -fPIC -o libseven.so lib.c", "-o exe p.c -L. -lseven"):

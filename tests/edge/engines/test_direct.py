@@ -74,7 +74,7 @@ async def begun(host: Host, order: RunSpec, words: bytes = b"ready") -> None:
 # --- the connection ---------------------------------------------------------------------------------------------------
 
 
-async def test_facts_samples_and_a_quiet_end(host: Host) -> None:
+async def test_a_link_has_facts_and_load_samples_and_closes_quietly(host: Host) -> None:
     link = await host.open()
     assert link.facts.workdir == host.node.workdir
     assert set(link.found.tools) == {"sh"}
@@ -89,7 +89,7 @@ async def test_facts_samples_and_a_quiet_end(host: Host) -> None:
         await link.runs.start("ab-1.1", 1e9, b"", "b", [], [])
 
 
-async def test_a_question_that_nobody_waits_for_any_more_does_not_shift_the_answers(host: Host) -> None:
+async def test_a_cancelled_request_does_not_shift_later_answers(host: Host) -> None:
     link, random = await host.open(), Random(1)
     contents = {f"f{number}": f"content of {number} ".encode() * 2000 for number in range(20)}
     run = Path(host.node.workdir) / "runs" / f"{host.grid}-1.1"
@@ -113,7 +113,7 @@ async def test_a_question_that_nobody_waits_for_any_more_does_not_shift_the_answ
     assert right >= 60
 
 
-async def test_a_connection_that_breaks_under_a_question_is_dropped_not_unreachable(host: Host) -> None:
+async def test_a_connection_that_breaks_during_a_request_is_dropped_not_unreachable(host: Host) -> None:
     link = await host.open()
     asking = [asyncio.create_task(link.runs.poll(["ab-1.1"])) for _ in range(3)]
     await asyncio.sleep(0)
@@ -131,7 +131,7 @@ async def test_a_connection_that_breaks_under_a_question_is_dropped_not_unreacha
             await verb
 
 
-async def test_a_verb_library_that_a_power_cut_has_emptied_is_written_again(host: Host) -> None:
+async def test_a_function_library_emptied_by_a_power_cut_is_written_again(host: Host) -> None:
     await host.open()
     await host.close()
     library = Path(host.node.workdir) / "bin" / LIBRARY_NAME
@@ -143,7 +143,7 @@ async def test_a_verb_library_that_a_power_cut_has_emptied_is_written_again(host
         await host.close()
 
 
-async def test_a_slow_answer_is_waited_for_as_long_as_something_comes(host: Host) -> None:
+async def test_a_slow_answer_is_waited_for_while_bytes_arrive(host: Host) -> None:
     link = await host.open()
     status, output = await link.control.shell.request(b"for i in 1 2 3 4 5 6; do sleep 0.2; echo $i; done", 0.6)
     assert (status, output) == (0, b"1\n2\n3\n4\n5\n6\n")
@@ -169,7 +169,7 @@ def objects(host: Host) -> list[str]:
     return [path.name for path in (Path(host.node.workdir) / "objects").iterdir()]
 
 
-async def test_F25_what_arrives_is_what_was_sent_or_is_no_object(host: Host, way: str) -> None:
+async def test_F25_an_object_has_exactly_the_bytes_that_were_sent(host: Host, way: str) -> None:
     link = await link_by(host, way)
     content = Random(2).randbytes(3_000_001)
     sha256 = host.put(content)
@@ -182,7 +182,7 @@ async def test_F25_what_arrives_is_what_was_sent_or_is_no_object(host: Host, way
     assert objects(host) == [sha256]
 
 
-async def test_F25_an_upload_that_is_cut_never_becomes_an_object(host: Host, way: str) -> None:
+async def test_F25_an_interrupted_upload_never_becomes_an_object(host: Host, way: str) -> None:
     link = await link_by(host, way)
     sha256 = host.put(bytes(60_000_000))
     uploading = asyncio.create_task(link.transfer.upload(sha256, host.blobs / sha256))
@@ -206,7 +206,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @needs_root
-async def test_F24_an_upload_to_a_full_disk_is_the_node_s_fault_and_takes_no_room(
+async def test_F24_an_upload_to_a_full_disk_is_the_node_s_fault_and_leaves_nothing(
     small_disk: Path, host: Host, way: str
 ) -> None:
     link = await link_by(host, way)
@@ -233,7 +233,7 @@ async def test_a_run_from_upload_to_record(host: Host) -> None:
     assert not folder(host, order).exists()
 
 
-async def test_many_runs_at_once_do_not_mix(host: Host) -> None:
+async def test_outputs_of_concurrent_runs_do_not_mix(host: Host) -> None:
     async def one(number: int) -> None:
         word = b"%d " % number
         order, sink = (
@@ -248,7 +248,7 @@ async def test_many_runs_at_once_do_not_mix(host: Host) -> None:
     assert host.dials == 1
 
 
-async def test_F8_a_connection_that_breaks_again_and_again_costs_a_run_nothing(host: Host) -> None:
+async def test_F8_a_connection_that_breaks_repeatedly_does_not_affect_a_run(host: Host) -> None:
     """The program is started once, and its output is the same as if nothing had happened."""
     loop = b"i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); [ $((i%100)) != 0 ] || sleep 0.05; done"
     source = b"echo x >>../../../started; " + loop
@@ -264,7 +264,7 @@ async def test_F8_a_connection_that_breaks_again_and_again_costs_a_run_nothing(h
     assert host.dials == 4
 
 
-async def test_F10_a_new_master_reads_on_where_the_old_one_stopped(host: Host) -> None:
+async def test_F10_a_new_master_continues_reading_where_the_old_one_stopped(host: Host) -> None:
     order, old = (
         host.order(b"echo first; echo ready; until [ -e ../go ]; do sleep 0.02; done; echo last; exit 4"),
         Kept(),
@@ -281,7 +281,7 @@ async def test_F10_a_new_master_reads_on_where_the_old_one_stopped(host: Host) -
     assert new["stdout"] == b"first\nready\nlast\n"
 
 
-async def test_F11_a_run_that_never_began_cannot_begin_after_it_was_looked_for(host: Host) -> None:
+async def test_F11_a_run_that_never_began_cannot_begin_after_a_resume(host: Host) -> None:
     order = host.order(b"echo ran")
     with pytest.raises(NodeUnfit, match="never began"):
         await host.run(order, resume=True)
@@ -296,7 +296,7 @@ async def test_a_run_that_was_refused_is_not_waited_for(host: Host) -> None:
         await asyncio.wait_for(host.run(order, resume=True), 5)
 
 
-async def test_a_wrapper_that_never_comes_is_given_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_wrapper_that_never_starts_is_given_up(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "BEGIN_SECONDS", 0.3)
     order = msgspec.structs.replace(host.order(b"echo ran"), interactive=True)
     await host.engine.runs._starter.start(order, Kept())
@@ -304,7 +304,7 @@ async def test_a_wrapper_that_never_comes_is_given_up(host: Host, monkeypatch: p
         await asyncio.wait_for(host.run(order, resume=True), 10)
 
 
-async def test_F19_a_killed_wrapper_is_a_lost_run_and_its_program_is_ended_before_that_is_said(host: Host) -> None:
+async def test_F19_a_killed_wrapper_is_a_lost_run_and_its_program_is_killed_first(host: Host) -> None:
     order = host.order(b"echo ready; exec sleep 1000")
     running = asyncio.create_task(host.run(order))
     await begun(host, order)
@@ -315,7 +315,7 @@ async def test_F19_a_killed_wrapper_is_a_lost_run_and_its_program_is_ended_befor
     await until(lambda: not is_alive(program), "the program to be gone", 1)
 
 
-async def test_a_silent_host_is_told_as_dropped_when_patience_ends(host: Host) -> None:
+async def test_a_silent_host_is_dropped_when_patience_ends(host: Host) -> None:
     order = host.order(b"echo ready; exec sleep 1000")
     running = asyncio.create_task(host.run(order))
     await begun(host, order)
@@ -371,7 +371,9 @@ async def test_limits_are_verdicts(host: Host, source: bytes, limits: Limits, ou
         ("echo 'as: No space left on device'; exit 1", HostLost, b""),
     ],
 )
-async def test_whose_fault_a_failed_build_is(host: Host, script: str, outcome: object, words: bytes) -> None:
+async def test_a_failed_build_is_blamed_on_program_toolchain_or_node(
+    host: Host, script: str, outcome: object, words: bytes
+) -> None:
     sink = Kept()
     order = host.order(b"", compiler=(("/bin/sh", "-c", script),), run=(b"{dir}/exe",))
     finish = await host.run(order, sink)
@@ -380,7 +382,7 @@ async def test_whose_fault_a_failed_build_is(host: Host, script: str, outcome: o
     assert Step.RUNNING not in sink.steps
 
 
-async def test_a_tool_that_is_gone_is_the_toolchain_s_fault(host: Host) -> None:
+async def test_a_missing_tool_is_the_toolchain_s_fault(host: Host) -> None:
     finish = await host.run(host.order(b"", run=(b"/no/such/python3", b"{dir}/p.sh")))
     assert finish.outcome == ToolchainBroken("/no/such/python3 is no longer there")
 
@@ -412,7 +414,7 @@ async def test_runs_that_need_the_same_build_compile_once(host: Host) -> None:
     assert sorted(sink.was_compiled or False for sink in sinks) == [False] * 7 + [True]
 
 
-async def test_who_waits_for_a_build_does_not_wait_for_the_run_of_who_built(host: Host) -> None:
+async def test_a_run_waits_for_a_build_but_not_for_the_run_that_makes_it(host: Host) -> None:
     meets = b"touch ../../../began.$1; while [ ! -e ../../../began.$2 ]; do sleep 0.02; done; exit 6"
     orders = [host.order(meets, b"a", b"b"), host.order(meets, b"b", b"a")]
     async with asyncio.timeout(20):
@@ -447,7 +449,7 @@ async def test_an_interactive_run_reads_what_is_typed_and_keeps_its_streams_apar
     assert (sink["stdout"], sink["stderr"]) == (b"name?\nhello Anna\n", b"err\n")
 
 
-async def test_an_interactive_run_on_a_terminal_has_one_and_learns_its_size(host: Host) -> None:
+async def test_an_interactive_run_has_a_terminal_and_its_size(host: Host) -> None:
     async def typed(keyboard: Keyboard, sink: Kept) -> None:
         await until(lambda: b"ready" in sink["stdout"], "the program")
         await keyboard.put((132, 43))

@@ -41,7 +41,7 @@ def modes(home: Path) -> tuple[int, int]:
     return folder.stat().st_mode & 0o7777, (folder / "authorized_keys").stat().st_mode & 0o7777
 
 
-def test_a_first_key_makes_the_folder_and_the_file(authorize: Authorize, tmp_path: Path) -> None:
+def test_the_first_key_creates_the_folder_and_the_file(authorize: Authorize, tmp_path: Path) -> None:
     assert authorize() == ["added"]
     assert (tmp_path / ".ssh/authorized_keys").read_text() == f"{KEY}\n"
     assert modes(tmp_path) == (0o700, 0o600)
@@ -49,7 +49,7 @@ def test_a_first_key_makes_the_folder_and_the_file(authorize: Authorize, tmp_pat
     assert (tmp_path / ".ssh/authorized_keys").read_text() == f"{KEY}\n"
 
 
-def test_other_lines_stay_and_one_without_its_end_gets_it(authorize: Authorize, tmp_path: Path) -> None:
+def test_other_lines_stay_and_a_last_line_without_a_line_break_gets_one(authorize: Authorize, tmp_path: Path) -> None:
     (tmp_path / ".ssh").mkdir(mode=0o777)
     file = tmp_path / ".ssh/authorized_keys"
     file.write_bytes(b"# " + KEY.encode() + b"\r\nssh-rsa B\\n \xff")
@@ -58,18 +58,18 @@ def test_other_lines_stay_and_one_without_its_end_gets_it(authorize: Authorize, 
     assert modes(tmp_path) == (0o700, 0o600)
 
 
-def test_a_key_with_options_or_another_comment_is_there(authorize: Authorize, tmp_path: Path) -> None:
+def test_a_key_with_options_or_another_comment_is_found(authorize: Authorize, tmp_path: Path) -> None:
     (tmp_path / ".ssh").mkdir()
     kind, blob, _ = KEY.split(" ", 2)
     (tmp_path / ".ssh/authorized_keys").write_text(f'no-pty {kind} {blob} another name"')
     assert authorize() == ["there"]
 
 
-def test_a_home_that_others_can_write_is_said(authorize: Authorize, tmp_path: Path) -> None:
+def test_a_home_folder_that_others_can_write_is_reported(authorize: Authorize, tmp_path: Path) -> None:
     tmp_path.chmod(0o775)
     assert authorize() == ["added", f"loose {tmp_path}"]
 
 
-def test_a_folder_that_cannot_be_made_is_said(authorize: Authorize, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(authorize: Authorize, tmp_path: Path) -> None:
     (tmp_path / ".ssh").write_text("a file in its place")
     assert authorize() == [f"unfit cannot write in {tmp_path}/.ssh"]

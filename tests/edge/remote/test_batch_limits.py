@@ -46,7 +46,7 @@ def run(node: ShellNode, orders: list[RunSpec], lanes: int = 1) -> dict[str, Tas
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
-def test_of_50_tasks_every_third_is_over_its_time_and_no_other(shell: ShellNode) -> None:
+def test_every_third_of_50_tasks_exceeds_the_wall_limit_and_no_other(shell: ShellNode) -> None:
     source = b'[ $(($1 % 3)) != 0 ] || exec sleep 1000; echo "$1"'
     ends = run(shell, limited(shell, source, 50, Limits(wall_seconds=0.4)), 3)
     assert fates(ends) == [(0, "") if number % 3 else (143, "wall") for number in range(50)]
@@ -56,7 +56,7 @@ def test_of_50_tasks_every_third_is_over_its_time_and_no_other(shell: ShellNode)
         assert end.why != "wall" or end.record.ended_uptime - end.record.began_uptime >= 0.4
 
 
-def test_the_time_of_a_task_begins_with_it(shell: ShellNode) -> None:
+def test_the_wall_time_of_a_task_begins_with_the_task(shell: ShellNode) -> None:
     """Eight tasks, each for half of its limit: together they take four times that."""
     ends = run(shell, limited(shell, b"sleep 0.5", 8, Limits(wall_seconds=1.0)))
     assert fates(ends) == [(0, "")] * 8
@@ -82,7 +82,7 @@ def test_a_task_whose_child_holds_the_memory_is_killed_alone(shell: ShellNode) -
     gone(shell)
 
 
-def test_the_address_space_is_a_backstop_and_the_lane_s_own_business_goes_on(shell: ShellNode) -> None:
+def test_the_address_space_limit_does_not_stop_the_lane(shell: ShellNode) -> None:
     orders = limited(shell, b"ulimit -v", 2, Limits(memory_bytes=1 << 20))
     orders = [
         msgspec.structs.replace(order, recipe=msgspec.structs.replace(order.recipe, address_space_limit=True))
@@ -98,7 +98,7 @@ def test_F28_the_output_limit_of_a_task_counts_both_streams(shell: ShellNode) ->
     assert fates(run(shell, orders)) == [(0, ""), (143, "output"), (0, "")]
 
 
-def test_a_task_that_ends_at_its_limit_has_ended_one_way_and_harms_no_other(shell: ShellNode) -> None:
+def test_a_task_that_ends_at_its_limit_has_one_result_and_affects_no_other(shell: ShellNode) -> None:
     source = b'[ "$1" != 1 ] || exit 7; exec sleep 0.3'
     orders = [shell.order(source, b"%d" % (each % 2), limits=Limits(wall_seconds=0.3)) for each in range(30)]
     found = fates(run(shell, orders, 2))
@@ -106,7 +106,7 @@ def test_a_task_that_ends_at_its_limit_has_ended_one_way_and_harms_no_other(shel
     assert set(found[::2]) <= {(0, ""), (0, "wall"), (143, "wall")}
 
 
-def test_a_limit_is_the_reason_even_when_a_signal_was_outlived(shell: ShellNode) -> None:
+def test_a_limit_is_the_reason_after_a_signal_that_the_task_survived(shell: ShellNode) -> None:
     source = b"trap 'echo got' INT; echo ready; while :; do sleep 0.05; done"
     orders = limited(shell, source, 1, Limits(wall_seconds=1.5))
     batch = shell.start_batch(orders)
@@ -116,7 +116,7 @@ def test_a_limit_is_the_reason_even_when_a_signal_was_outlived(shell: ShellNode)
     assert [(end.record.code, end.why) for end in shell.ended_batch(batch).ended] == [(143, "wall")]
 
 
-def test_limits_of_tasks_that_come_later_hold_too(shell: ShellNode) -> None:
+def test_limits_hold_for_added_tasks(shell: ShellNode) -> None:
     source = b'[ "$1" != 0 ] || exec sleep 0.5; exec sleep 1000'
     orders = limited(shell, source, 3, Limits(wall_seconds=1.0))
     batch = shell.start_batch(orders[:1])
@@ -128,7 +128,7 @@ def test_limits_of_tasks_that_come_later_hold_too(shell: ShellNode) -> None:
 # --- memory that is reported ------------------------------------------------------------------------------------------
 
 
-def test_the_memory_of_a_task_is_told_when_it_ran_for_long_enough(shell: ShellNode) -> None:
+def test_the_memory_of_a_task_is_recorded_when_it_ran_for_long_enough(shell: ShellNode) -> None:
     source = b"import sys, time\nif sys.argv[1] == '1':\n    x = b'x' * (50 << 20)\n    time.sleep(1.6)"
     ends = [*run(shell, [shell.order(source, b"%d" % n, run=(PYTHON, b"{dir}/p.sh")) for n in (1, 1)], 2).values()]
     for end in ends:
@@ -150,7 +150,7 @@ def test_a_record_stays_within_its_128_bytes(shell: ShellNode) -> None:
 # --- files that travel ------------------------------------------------------------------------------------------------
 
 
-def test_each_task_gets_its_own_copy_of_what_travels(shell: ShellNode) -> None:
+def test_each_task_gets_its_own_copy_of_the_data_files(shell: ShellNode) -> None:
     source = b'cat a/words; ./a/tool; rm -r a; ls -A; [ "$1" != 1 ] || chmod 0 .'
     data = {"a/words": b"words\n", "a/tool": b"#!/bin/sh\necho tool\n"}
     orders = [shell.order(source, b"%d" % number, data=data) for number in range(4)]
@@ -162,7 +162,7 @@ def test_each_task_gets_its_own_copy_of_what_travels(shell: ShellNode) -> None:
     assert sorted(path.name for path in (folder / "work" / "a").iterdir()) == ["tool", "words"]
 
 
-def test_the_watcher_of_a_batch_goes_with_it(shell: ShellNode) -> None:
+def test_the_watchdog_of_a_batch_ends_with_it(shell: ShellNode) -> None:
     batch = shell.start_batch(limited(shell, b"exit 0", 3, Limits(wall_seconds=50)))
     shell.ended_batch(batch)
     wait_until(lambda: not shell.processes(), "the watcher to go", 5, shell.processes)

@@ -53,7 +53,7 @@ def lanes_of(node: ShellNode, batch: str) -> list[int]:
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
-def test_each_task_has_its_own_code_and_bytes(node: ShellNode, lanes: int) -> None:
+def test_each_task_has_its_own_exit_code_and_output(node: ShellNode, lanes: int) -> None:
     orders = numbered(node, b'printf "out %s\\000\\n" "$1"; printf "err %s" "$1" >&2; exit "$1"', 20)
     ends = node.run_batch(orders, lanes)
     for number, order in enumerate(orders):
@@ -72,7 +72,7 @@ def test_arguments_arrive_byte_for_byte(node: ShellNode) -> None:
     assert [out(ends[task_name(order)]) for order in orders] == [expected, b"next\37"]
 
 
-def test_no_task_sees_the_variables_of_another_and_ours_may_have_any_name(node: ShellNode) -> None:
+def test_no_task_sees_the_variables_of_another_and_any_name_is_allowed(node: ShellNode) -> None:
     # Also names that our own shells use, and values that are hard to quote.
     names = [
         "A",
@@ -124,7 +124,7 @@ def test_signals_are_not_ignored_in_a_task(node: ShellNode) -> None:
         assert not any(map(err, ends.values())), "the lane's shell has words of its own"
 
 
-def test_a_tool_that_is_no_longer_there_is_said(node: ShellNode) -> None:
+def test_a_missing_tool_is_the_reason_of_a_task(node: ShellNode) -> None:
     orders = [node.order(b"", word, run=(b"/no/such",)) for word in (b"1", b"2")]
     ends = node.run_batch(orders)
     assert [(end.record.code, end.why) for end in ends.values()] == [(127, "toolchain")] * 2
@@ -134,7 +134,7 @@ def test_a_tool_that_is_no_longer_there_is_said(node: ShellNode) -> None:
 
 
 @pytest.mark.parametrize("signal_name", ["TERM", "KILL", "INT"])
-def test_a_task_may_end_its_own_group_and_ends_nothing_else(node: ShellNode, signal_name: str) -> None:
+def test_a_task_that_kills_its_own_group_ends_nothing_else(node: ShellNode, signal_name: str) -> None:
     source = b'[ "$1" != 1 ] || { kill -s %s 0; sleep 600; }; echo "$1"' % signal_name.encode()
     orders = numbered(node, source, 4)
     ends = node.run_batch(orders)
@@ -144,7 +144,7 @@ def test_a_task_may_end_its_own_group_and_ends_nothing_else(node: ShellNode, sig
 
 
 @pytest.mark.parametrize("escape", [b"", b"setsid"])
-def test_what_a_task_leaves_running_ends_while_the_batch_goes_on(node: ShellNode, escape: bytes) -> None:
+def test_processes_left_by_a_task_end_while_the_batch_continues(node: ShellNode, escape: bytes) -> None:
     source = b'[ "$1" = 1 ] && { echo ready; exec sleep 600; }; %s sleep 601 & echo $!' % escape
     orders = numbered(node, source, 2)
     batch = node.start_batch(orders)
@@ -155,7 +155,7 @@ def test_what_a_task_leaves_running_ends_while_the_batch_goes_on(node: ShellNode
     assert list(codes(node.ended_batch(batch)).values()) == [0, 137]
 
 
-def test_one_task_is_signalled_alone(node: ShellNode) -> None:
+def test_a_signal_reaches_one_task_alone(node: ShellNode) -> None:
     source = b"trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
     orders = numbered(node, source, 2)
     batch = node.start_batch(orders, 2)
@@ -192,7 +192,7 @@ UNTIL_TOLD = b'echo ready; while [ ! -e "%s/go" ]; do sleep 0.02; done; echo "$1
 
 @pytest.mark.parametrize("kind", SHELLS)
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_more_tasks_come_while_a_batch_runs(node_of: NodeOf, kind: str, lanes: int) -> None:
+def test_tasks_are_added_while_a_batch_runs(node_of: NodeOf, kind: str, lanes: int) -> None:
     node = node_of(kind)
     orders = numbered(node, UNTIL_TOLD % os.fsencode(node.folder), 9)
     batch = node.start_batch(orders[:2], lanes)
@@ -208,7 +208,7 @@ def test_more_tasks_come_while_a_batch_runs(node_of: NodeOf, kind: str, lanes: i
 
 
 @pytest.mark.parametrize("kind", SHELLS)
-def test_a_batch_that_is_over_takes_no_more(node_of: NodeOf, kind: str) -> None:
+def test_a_batch_that_has_ended_takes_no_more_tasks(node_of: NodeOf, kind: str) -> None:
     node = node_of(kind)
     orders = numbered(node, b'exit "$1"', 4)
     batch = node.start_batch(orders[:2])
@@ -220,7 +220,7 @@ def test_a_batch_that_is_over_takes_no_more(node_of: NodeOf, kind: str) -> None:
     assert not (node.workdir / "runs" / batch).exists()
 
 
-def test_F5_more_tasks_that_come_too_late_or_lack_something_are_not_taken(node: ShellNode) -> None:
+def test_F5_added_tasks_that_are_late_or_lack_an_object_are_refused(node: ShellNode) -> None:
     source = b'[ "$1" != 0 ] || { echo ready; exec sleep 600; }; cat'
     first, second = node.order(source, b"0"), node.order(source, b"1", stdin=b"1")
     batch = node.start_batch([first])
@@ -236,7 +236,7 @@ def test_F5_more_tasks_that_come_too_late_or_lack_something_are_not_taken(node: 
 
 
 @pytest.mark.parametrize("kind", SHELLS)
-def test_more_tasks_go_on_in_a_new_lane(node_of: NodeOf, kind: str) -> None:
+def test_added_tasks_continue_in_a_new_lane(node_of: NodeOf, kind: str) -> None:
     node = node_of(kind)
     wait = b'while [ ! -e "%s/go" ]; do sleep 0.02; done' % os.fsencode(node.folder)
     orders = numbered(node, b'[ "$1" != 0 ] || { echo ready; ' + wait + b'; kill -9 0; }; exit "$1"', 3)
@@ -249,7 +249,7 @@ def test_more_tasks_go_on_in_a_new_lane(node_of: NodeOf, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SHELLS)
-def test_a_new_lane_gives_no_task_the_folder_that_another_has_used(node_of: NodeOf, kind: str) -> None:
+def test_a_new_lane_reuses_no_folder_of_an_earlier_task(node_of: NodeOf, kind: str) -> None:
     node = node_of(kind)
     orders = numbered(node, b'ls -A; echo mine >"of $1"; [ "$1" != 1 ] || kill -9 0', 5)
     ends = node.run_batch(orders)
@@ -275,7 +275,7 @@ def test_a_batch_starts_once_and_in_time(node: ShellNode) -> None:
     assert node.start(other) == f"missing {other.run} {inputs[0]} {inputs[1]}"
 
 
-def test_a_killed_wrapper_begins_nothing_more_once_it_was_looked_at(node: ShellNode) -> None:
+def test_a_batch_with_a_killed_wrapper_starts_no_task_after_a_status_request(node: ShellNode) -> None:
     orders = numbered(node, LONG, 4)
     batch = node.start_batch(orders, 2)
     for order in orders[:2]:
@@ -291,7 +291,7 @@ def test_a_killed_wrapper_begins_nothing_more_once_it_was_looked_at(node: ShellN
     assert not node.processes(node.grid)
 
 
-def test_clean_ends_a_batch_that_runs_and_leaves_nothing(node: ShellNode) -> None:
+def test_clean_ends_a_running_batch_and_leaves_nothing(node: ShellNode) -> None:
     orders = numbered(node, b"setsid sleep 600 & echo ready; exec sleep 600", 4)
     batch = node.start_batch(orders, 2)
     said(node, batch, orders[0])
@@ -314,7 +314,7 @@ def test_F6_a_lease_ends_the_whole_batch(node: ShellNode) -> None:
 
 
 @pytest.mark.parametrize("kind", SHELLS)
-def test_a_ledger_is_read_on_from_any_record(node_of: NodeOf, kind: str) -> None:
+def test_the_ledger_is_read_from_any_record(node_of: NodeOf, kind: str) -> None:
     node = node_of(kind)
     orders = numbered(node, b'echo "$1"; exit "$1"', 30)
     batch = node.start_batch(orders, 3)

@@ -40,7 +40,7 @@ def running(mark: str) -> str:
     return subprocess.run(["pgrep", "-f", mark], capture_output=True, text=True, check=False).stdout
 
 
-def test_a_command_gives_its_output_and_status_and_reads_nothing(aside: Aside) -> None:
+def test_a_command_returns_output_and_status_with_empty_input(aside: Aside) -> None:
     assert aside("execute.sh", "60", "sh", "-c", 'cat; echo "$1"; echo err >&2; exit 3', "x", "a  b") == [
         "a  b",
         "err",
@@ -51,7 +51,7 @@ def test_a_command_gives_its_output_and_status_and_reads_nothing(aside: Aside) -
     assert aside("execute.sh", "60", "sh", "-c", "kill -9 $$")[-1] == "137 "
 
 
-def test_the_limit_ends_even_what_does_not_listen(aside: Aside) -> None:
+def test_the_limit_ends_a_command_that_ignores_signals(aside: Aside) -> None:
     began = time.monotonic()
     script = "trap '' TERM; while :; do sleep 97.531; done & while :; do sleep 97.531; done"
     assert aside("execute.sh", "1", "sh", "-c", script)[-1] == "124 late"
@@ -59,7 +59,7 @@ def test_the_limit_ends_even_what_does_not_listen(aside: Aside) -> None:
     wait_until(lambda: not running("sleep 97[.]531"), "all of it to end", 5, lambda: running("sleep 97[.]531"))
 
 
-def test_doctor_says_what_can_be_judged(aside: Aside, tmp_path: Path) -> None:
+def test_doctor_prints_the_facts_that_the_diagnosis_needs(aside: Aside, tmp_path: Path) -> None:
     *lines, _, answer = aside("doctor.sh", str(tmp_path))
     assert answer == "ok"
     facts = read("\n".join(lines).encode())

@@ -60,7 +60,7 @@ def use_up_inodes(place: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_F24_a_full_disk_takes_no_start(disk: Disk, node_of: NodeOf, kind: str) -> None:
+def test_F24_a_full_disk_refuses_a_start(disk: Disk, node_of: NodeOf, kind: str) -> None:
     place = disk("size=1m")
     node = node_of(kind, place / "w")
     order = node.order(b"echo ran")
@@ -78,7 +78,9 @@ def test_F24_a_full_disk_takes_no_start(disk: Disk, node_of: NodeOf, kind: str) 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("left", [0, 1, 2, 3, 4, 5, 6])
-def test_F24_without_inodes_a_start_is_refused_whole(disk: Disk, node_of: NodeOf, kind: str, left: int) -> None:
+def test_F24_a_start_without_inodes_is_refused_and_leaves_nothing(
+    disk: Disk, node_of: NodeOf, kind: str, left: int
+) -> None:
     place = disk("size=4m,nr_inodes=200")
     node = node_of(kind, place / "w")
     order = node.order(b"echo ran")
@@ -145,7 +147,7 @@ def test_F23_wherever_the_inodes_end_no_result_is_invented(disk: Disk, node_of: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_compiler_that_finds_the_disk_full_says_so(disk: Disk, node_of: NodeOf, kind: str) -> None:
+def test_a_full_disk_during_compilation_is_reported(disk: Disk, node_of: NodeOf, kind: str) -> None:
     place = disk("size=2m")
     node = node_of(kind, place / "w")
     order = node.order(
@@ -159,7 +161,7 @@ def test_a_compiler_that_finds_the_disk_full_says_so(disk: Disk, node_of: NodeOf
 
 
 @pytest.mark.parametrize("kind", ["dash-session", "busybox-session"])
-def test_a_read_only_working_folder_is_said(disk: Disk, node_of: NodeOf, kind: str) -> None:
+def test_a_read_only_working_folder_is_reported(disk: Disk, node_of: NodeOf, kind: str) -> None:
     place = disk("size=1m")
     node = node_of(kind, place / "w")
     order = node.order(b"echo ran")
@@ -173,7 +175,7 @@ def test_a_read_only_working_folder_is_said(disk: Disk, node_of: NodeOf, kind: s
 
 
 @pytest.mark.parametrize("kind", ["dash-session", "busybox-session"])
-def test_a_working_folder_where_no_program_may_run_is_said(disk: Disk, node_of: NodeOf, kind: str) -> None:
+def test_a_working_folder_mounted_noexec_is_reported(disk: Disk, node_of: NodeOf, kind: str) -> None:
     """Else every compiled program would end with 126, as if that were its own word."""
     place = disk("size=1m")
     node = node_of(kind, place / "w")

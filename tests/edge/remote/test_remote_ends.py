@@ -68,7 +68,7 @@ def test_the_wall_limit_ends_a_run_in_hundredths_of_a_second(node: ShellNode) ->
 
 
 @pytest.mark.parametrize("kind", ["dash-session", "dash-pidns", "busybox-session"])
-def test_who_ignores_term_is_killed_after_the_grace(node_of: NodeOf, kind: str) -> None:
+def test_a_program_that_ignores_TERM_is_killed_after_five_seconds(node_of: NodeOf, kind: str) -> None:
     node, seconds = node_of(kind), next(_seconds)
     order = node.order(FAMILY % {b"n": seconds} + b"while :; do sleep 0.1; done", limits=Limits(wall_seconds=0.3))
     began = uptime()
@@ -111,7 +111,7 @@ def test_F28_the_output_limit_counts_both_streams(node: ShellNode) -> None:
     gone(node)
 
 
-def test_the_output_limit_holds_whatever_the_node_s_language_is(node_of: NodeOf) -> None:
+def test_the_output_limit_holds_in_any_locale(node_of: NodeOf) -> None:
     """In other languages `ls -l` writes the date as two words, or one."""
     node = node_of("dash-session")
     fake = node.folder / "fake"
@@ -127,7 +127,7 @@ def test_the_output_limit_holds_whatever_the_node_s_language_is(node_of: NodeOf)
     )
 
 
-def test_a_limit_that_ends_a_run_is_its_reason_even_when_a_signal_was_outlived(node: ShellNode) -> None:
+def test_a_limit_is_the_reason_of_a_run_that_survived_a_signal(node: ShellNode) -> None:
     order = node.order(
         b"trap 'echo got' INT; echo ready; while :; do sleep 0.05; done", limits=Limits(wall_seconds=1.0)
     )
@@ -182,14 +182,14 @@ def test_memory_beyond_two_gigabytes_is_counted_exactly(node_of: NodeOf, awk: st
 # --- nothing is left --------------------------------------------------------------------------------------------------
 
 
-def test_F21_a_run_that_ends_takes_its_children_along(node: ShellNode) -> None:
+def test_F21_children_of_a_run_end_with_it(node: ShellNode) -> None:
     seconds = next(_seconds)
     order = node.order(FAMILY % {b"n": seconds} + b"exit 5")
     assert code(node.run(order)) == 5
     gone(node, seconds)
 
 
-def test_F21_kill_ends_the_whole_family(node: ShellNode) -> None:
+def test_F21_KILL_ends_all_processes_of_a_run(node: ShellNode) -> None:
     seconds = next(_seconds)
     order = node.order(FAMILY % {b"n": seconds} + b"exec sleep %d" % seconds)
     node.start(order)
@@ -200,7 +200,7 @@ def test_F21_kill_ends_the_whole_family(node: ShellNode) -> None:
     gone(node, seconds)
 
 
-def test_in_a_pid_namespace_nothing_escapes_at_all(node_of: NodeOf) -> None:
+def test_no_process_leaves_a_pid_namespace(node_of: NodeOf) -> None:
     node, seconds = node_of("dash-pidns"), next(_seconds)
     order = node.order(b"env -i setsid sh -c 'sleep %d & exec sleep %d' & sleep 0.1; exit 0" % (seconds, seconds))
     assert code(node.run(order)) == 0
@@ -208,7 +208,7 @@ def test_in_a_pid_namespace_nothing_escapes_at_all(node_of: NodeOf) -> None:
 
 
 @pytest.mark.parametrize("moment", ["", "pid", "child", "running", "rc"])
-def test_F20_clean_leaves_nothing_whenever_it_comes(node: ShellNode, moment: str) -> None:
+def test_F20_clean_leaves_nothing_at_any_moment(node: ShellNode, moment: str) -> None:
     for _ in range(3):
         seconds = next(_seconds)
         wait = "sleep 0.05; cp p.sh exe"
@@ -226,7 +226,7 @@ def test_F20_clean_leaves_nothing_whenever_it_comes(node: ShellNode, moment: str
         gone(node, seconds)
 
 
-def test_F19_a_program_whose_wrapper_was_killed_is_noticed_and_ended(node: ShellNode) -> None:
+def test_F19_a_program_whose_wrapper_was_killed_is_found_and_killed(node: ShellNode) -> None:
     seconds = next(_seconds)
     order = node.order(FAMILY % {b"n": seconds} + b"exec sleep %d" % seconds)
     node.start(order)
@@ -291,7 +291,7 @@ def test_F16_a_process_of_another_boot_is_not_the_run(node: ShellNode) -> None:
         assert is_alive(pid)
 
 
-def test_the_very_process_is_recognised(node: ShellNode) -> None:
+def test_the_same_process_is_recognised(node: ShellNode) -> None:
     """The counter-check of the two above: with everything right it is taken for the run."""
     order = node.order(b"echo ran")
     node.start(order, verb="prepare")
@@ -302,7 +302,7 @@ def test_the_very_process_is_recognised(node: ShellNode) -> None:
         assert other.wait(5) == -signal.SIGKILL
 
 
-def test_a_process_with_a_newline_in_its_name_disturbs_nothing(node: ShellNode) -> None:
+def test_a_process_name_with_a_newline_is_parsed(node: ShellNode) -> None:
     name = b"import ctypes; ctypes.CDLL(None).prctl(15, b'a\\n) Z 1', 0, 0, 0)"
     source = name + b"\nprint('ready', flush=True)\nimport time; time.sleep(1000)"
     order = node.order(source, run=(PYTHON, b"{dir}/p.sh"))
@@ -316,7 +316,7 @@ def test_a_process_with_a_newline_in_its_name_disturbs_nothing(node: ShellNode) 
 # --- conversations ----------------------------------------------------------------------------------------------------
 
 
-def test_an_interactive_run_speaks_over_the_channel_s_own_streams(node: ShellNode) -> None:
+def test_an_interactive_run_uses_the_streams_of_the_channel(node: ShellNode) -> None:
     order = node.order(b"read word; echo out $word; echo err $word >&2; exit 6")
     order = msgspec.structs.replace(order, interactive=True)
     assert node.start(order, verb="prepare") == f"claimed {order.run}"

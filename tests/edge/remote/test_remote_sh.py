@@ -43,7 +43,7 @@ def test_the_scripts_are_shellcheck_clean() -> None:
 # --- first contact ----------------------------------------------------------------------------------------------------
 
 
-def test_first_contact_tells_facts_tools_and_checks(node: ShellNode) -> None:
+def test_first_contact_prints_facts_tools_and_checks(node: ShellNode) -> None:
     node.verb("record_check", "abc", stdin=b"sh\tfingerprint\t1.0\t\n")
     found = node.contact("sh", "no-such-tool", "ls")
     assert found.facts.system == "Linux"
@@ -58,7 +58,7 @@ def test_first_contact_tells_facts_tools_and_checks(node: ShellNode) -> None:
     assert not set("[]* ?") & set(found.facts.boot_id), "it travels through login shells that would take a pattern"
 
 
-def test_the_working_folder_is_closed_to_others(node: ShellNode) -> None:
+def test_the_working_folder_is_private(node: ShellNode) -> None:
     folders = [node.workdir, *(path for path in node.workdir.iterdir() if path.is_dir())]
     assert len(folders) == 6
     assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
@@ -67,7 +67,7 @@ def test_the_working_folder_is_closed_to_others(node: ShellNode) -> None:
     assert node.workdir.stat().st_mode & 0o777 == 0o700
 
 
-def test_the_file_system_may_spread_runs_and_need_not(node: ShellNode) -> None:
+def test_run_folders_are_spread_where_the_file_system_can(node: ShellNode) -> None:
     called, place = node.folder / "called", node.folder / "other"
     chattr = node.folder / "early" / "chattr"
     chattr.parent.mkdir()
@@ -88,7 +88,7 @@ def test_A41_a_working_folder_that_is_a_link_is_refused(node: ShellNode, slash: 
 
 
 @needs_root
-def test_A41_a_working_folder_of_somebody_else_is_refused(node: ShellNode) -> None:
+def test_A41_a_working_folder_of_another_user_is_refused(node: ShellNode) -> None:
     theirs = node.folder / "theirs"
     theirs.mkdir()
     os.chown(theirs, 12345, 12345)
@@ -97,7 +97,7 @@ def test_A41_a_working_folder_of_somebody_else_is_refused(node: ShellNode) -> No
     assert list(theirs.iterdir()) == []
 
 
-def test_a_working_folder_that_cannot_be_made_or_has_no_place_is_said(node: ShellNode) -> None:
+def test_a_working_folder_that_cannot_be_made_is_reported(node: ShellNode) -> None:
     (node.folder / "file").write_text("")
     with pytest.raises(NodeUnfit, match="cannot make the working folder"):
         node.contact(workdir=f"{node.folder}/file/below")
@@ -105,7 +105,7 @@ def test_a_working_folder_that_cannot_be_made_or_has_no_place_is_said(node: Shel
         node.contact(workdir="below")
 
 
-def test_the_account_s_number_and_home_may_stand_in_the_working_folder_s_name(node: ShellNode) -> None:
+def test_uid_and_home_are_replaced_in_the_name_of_the_working_folder(node: ShellNode) -> None:
     assert node.contact(workdir=f"{node.folder}/of-{{uid}}-x").facts.workdir == f"{node.folder}/of-{os.getuid()}-x"
     assert node.contact(workdir="~/deep/er").facts.workdir == f"{node.folder}/deep/er"
 
@@ -122,13 +122,13 @@ def test_F12_the_same_attempt_starts_once(node: ShellNode) -> None:
     assert (node.workdir / "ran").read_text() == "1\n"
 
 
-def test_F5_a_start_that_comes_too_late_does_nothing(node: ShellNode) -> None:
+def test_F5_a_late_start_does_nothing(node: ShellNode) -> None:
     order = node.order(b"echo ran")
     assert node.start(order, not_after=uptime() - 2) == f"late {order.run}"
     assert not node.dir(order).exists()
 
 
-def test_what_is_missing_is_named(node: ShellNode) -> None:
+def test_missing_objects_are_named(node: ShellNode) -> None:
     order = node.order(b"cat", stdin=b"words")
     assert order.program.stdin
     source, stdin = order.recipe.layout[0][1].sha256, order.program.stdin.sha256
@@ -138,7 +138,7 @@ def test_what_is_missing_is_named(node: ShellNode) -> None:
     assert not node.dir(order).exists()
 
 
-def test_a_build_that_is_there_needs_no_sources_but_its_input(node: ShellNode) -> None:
+def test_an_existing_build_needs_no_sources_but_the_input(node: ShellNode) -> None:
     first = node.order(b"cat", stdin=b"words")
     assert code(node.run(first)) == 0
     second = node.order(b"cat", stdin=b"other words")
@@ -148,7 +148,7 @@ def test_a_build_that_is_there_needs_no_sources_but_its_input(node: ShellNode) -
     assert node.start(second) == f"missing {second.run} {second.program.stdin.sha256}"
 
 
-def test_a_cancel_before_the_start_takes_its_place(node: ShellNode) -> None:
+def test_a_claim_before_the_start_prevents_it(node: ShellNode) -> None:
     order = node.order(b"echo ran")
     assert node.verb("claim", order.run) == b"claimed\n"
     assert node.start(order) == f"already {order.run}"
@@ -157,7 +157,7 @@ def test_a_cancel_before_the_start_takes_its_place(node: ShellNode) -> None:
     assert (look.present, look.begun, look.why) == (True, False, "refused")
 
 
-def test_a_claim_is_not_taken_for_done_when_the_folder_cannot_be_made(node: ShellNode) -> None:
+def test_a_claim_whose_folder_cannot_be_made_is_unfit(node: ShellNode) -> None:
     runs = node.workdir / "runs"
     runs.rmdir()
     assert node.verb("claim", "ab-1.1") == b"unfit\n"
@@ -165,7 +165,7 @@ def test_a_claim_is_not_taken_for_done_when_the_folder_cannot_be_made(node: Shel
     runs.mkdir()
 
 
-def test_a_run_whose_wrapper_never_came_can_be_forestalled(node: ShellNode) -> None:
+def test_a_run_without_a_wrapper_can_be_blocked(node: ShellNode) -> None:
     order = node.order(b"echo ran")
     assert node.start(order, verb="prepare") == f"claimed {order.run}"
     look = node.look(order.run)
@@ -179,7 +179,7 @@ def test_a_run_whose_wrapper_never_came_can_be_forestalled(node: ShellNode) -> N
 
 
 @pytest.mark.parametrize("cut", [0.1, 0.5, 0.9, 0.999])
-def test_half_a_start_never_runs(node: ShellNode, cut: float) -> None:
+def test_an_incomplete_start_never_runs(node: ShellNode, cut: float) -> None:
     """The connection breaks while a start is being sent: the shell sees the end of its input."""
     order = node.order(b"echo ran", b"x" * 5000)
     words = f"start {order.run} {int(uptime()) + 15} {order.recipe.build_key} - {order.recipe.layout[0][1].sha256}"
@@ -214,7 +214,7 @@ def test_A42_the_exit_code_is_the_program_s_own(node: ShellNode, source: bytes, 
     assert node.link(order, "rc").startswith(f"rc={status},stage=run,")
 
 
-def test_output_is_exact_and_apart(node: ShellNode) -> None:
+def test_stdout_and_stderr_are_exact_and_separate(node: ShellNode) -> None:
     content = ALL_BYTES + b"\0\0no newline at the end"
     order = node.order(b"cat; cat ../../../both >&2", stdin=content)
     (node.workdir / "both").write_bytes(content[::-1])
@@ -224,7 +224,7 @@ def test_output_is_exact_and_apart(node: ShellNode) -> None:
     assert look.sizes["out"] == len(content)
 
 
-def test_A39_without_input_a_program_reads_nothing(node: ShellNode) -> None:
+def test_A39_a_program_without_input_reads_end_of_file(node: ShellNode) -> None:
     order = node.order(b"cat; readlink /proc/self/fd/0")
     assert code(node.run(order)) == 0
     assert node.read(order, "out") == b"/dev/null\n"
@@ -286,7 +286,7 @@ def test_the_environment_is_exact_and_cannot_change_what_the_wrapper_does(node: 
     assert seen[b"SSHGRID_RUN"] == order.run.encode() + b"/"
 
 
-def test_nothing_of_the_wrapper_is_in_the_program_s_environment(node: ShellNode) -> None:
+def test_the_program_s_environment_has_no_variable_of_the_wrapper(node: ShellNode) -> None:
     order = node.order(b"cat /proc/self/environ")
     node.run(order)
     names = {pair.split(b"=")[0] for pair in node.read(order, "out").split(b"\0") if pair}
@@ -304,7 +304,7 @@ def test_a_program_has_ordinary_signals_a_folder_of_its_own_and_an_ordinary_umas
 
 
 @pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "QUIT", "USR1", "USR2"])
-def test_a_signal_reaches_the_program_and_only_ends_it_when_the_program_wants(node: ShellNode, name: str) -> None:
+def test_a_program_can_handle_a_signal(node: ShellNode, name: str) -> None:
     order = node.order(
         b"trap 'echo got; n=1' %s; echo ready\nn=0; while [ $n = 0 ]; do sleep 0.05; done; exit 9" % name.encode()
     )
@@ -325,7 +325,7 @@ def test_an_unhandled_signal_ends_the_program_with_its_code(node: ShellNode) -> 
         assert node.verb("signal", order.run, "INT") == b"none\n"
 
 
-def test_a_tool_that_is_gone_is_the_toolchain_s_fault(node: ShellNode) -> None:
+def test_a_missing_tool_is_the_toolchain_s_fault(node: ShellNode) -> None:
     order = node.order(b"", run=(b"/nowhere/python3", b"{dir}/p.sh"))
     assert node.run(order).why == "toolchain"
 
@@ -349,7 +349,7 @@ def test_a_program_is_compiled_once(node: ShellNode) -> None:
     assert (node.workdir / "compilations").read_text() == "once\n"
 
 
-def test_F37_a_source_is_no_older_and_no_younger_than_its_node_s_own_clock_says(node: ShellNode) -> None:
+def test_F37_the_times_of_sources_are_those_of_the_node_s_clock(node: ShellNode) -> None:
     """Else make would say "Clock skew detected", and build again each time."""
     source = b"echo dated"
     order = node.order(source)
@@ -361,7 +361,7 @@ def test_F37_a_source_is_no_older_and_no_younger_than_its_node_s_own_clock_says(
     assert began - 1 <= placed.stat().st_mtime <= time.time()
 
 
-def test_a_build_that_fails_is_recorded_with_its_words_and_leaves_no_build(node: ShellNode) -> None:
+def test_a_failed_build_is_recorded_with_the_compiler_s_output_and_leaves_no_build(node: ShellNode) -> None:
     order = node.order(b"", compiler=(("/bin/sh", "-c", "echo 'p.c:1: error' >&2; exit 4"),), run=(b"{dir}/exe",))
     look = node.run(order)
     assert (code(look), stage(look), look.running) == (4, "build", False)
@@ -392,7 +392,7 @@ def test_a_build_folder_that_cannot_be_filled_is_not_the_program_s_fault(node: S
     assert (code(look), stage(look), look.running) == (74, "layout", False)
 
 
-def test_an_input_that_is_gone_is_not_the_program_s_exit(node: ShellNode) -> None:
+def test_a_missing_input_is_not_the_program_s_exit_code(node: ShellNode) -> None:
     order = node.order(b"cat", stdin=b"words")
     assert order.program.stdin
     assert node.start(order, verb="prepare") == f"claimed {order.run}"
@@ -401,7 +401,7 @@ def test_an_input_that_is_gone_is_not_the_program_s_exit(node: ShellNode) -> Non
     assert stage(node.ended(order)) == "start"
 
 
-def test_a_namespace_that_cannot_be_had_any_more_is_not_the_program_s_exit(node_of: Callable[..., ShellNode]) -> None:
+def test_a_namespace_that_fails_is_not_the_program_s_exit_code(node_of: Callable[..., ShellNode]) -> None:
     node = node_of("dash-pidns")
     refusing = node.folder / "refusing"
     refusing.mkdir()
@@ -417,12 +417,12 @@ def test_a_namespace_that_cannot_be_had_any_more_is_not_the_program_s_exit(node_
 # --- looking ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_is_not_there_is_told(node: ShellNode) -> None:
+def test_poll_reports_a_run_that_does_not_exist(node: ShellNode) -> None:
     look = node.look(f"{node.grid}-99.1")
     assert (look.present, look.alive, look.record) == (False, False, None)
 
 
-def test_one_poll_shows_many_runs(node: ShellNode) -> None:
+def test_one_poll_reports_many_runs(node: ShellNode) -> None:
     ended, running = node.order(b"echo words; exit 5"), node.order(b"echo ready; exec sleep 1000")
     node.run(ended)
     node.start(running)
@@ -437,7 +437,7 @@ def test_one_poll_shows_many_runs(node: ShellNode) -> None:
     assert not looks["ff-1.1"].present
 
 
-def test_pieces_of_output_by_offset(node: ShellNode) -> None:
+def test_output_is_read_by_offset(node: ShellNode) -> None:
     order = node.order(b"cat", stdin=ALL_BYTES * 1000)
     node.run(order)
     content = ALL_BYTES * 1000
@@ -454,7 +454,7 @@ def test_usage_is_recorded(node: ShellNode) -> None:
     assert uptime() - 60 < look.record.began_uptime <= look.record.ended_uptime <= uptime()
 
 
-def test_the_starter_hears_when_a_run_begins_and_ends(node: ShellNode) -> None:
+def test_the_starter_is_notified_when_a_run_starts_and_ends(node: ShellNode) -> None:
     order = node.order(b"echo words")
     script = f'{node.variables()}\n. "$LIB"\nexec 9>&1\nlaunch {order.run}\n'
     assert node.start(order, verb="prepare") == f"claimed {order.run}"
@@ -462,7 +462,7 @@ def test_the_starter_hears_when_a_run_begins_and_ends(node: ShellNode) -> None:
     assert node.script(script.encode()).stdout == f"running {order.run}\nend {order.run}\n".encode()
 
 
-def test_a_dead_connection_does_not_disturb_the_bell(node: ShellNode) -> None:
+def test_a_run_ignores_a_dead_connection_that_it_notifies(node: ShellNode) -> None:
     order = node.order(b"echo words")
     node.start(order, verb="prepare")
     script = f'{node.variables()}. "$LIB"; exec 9>&1; sleep 0.05; launch {order.run}'
@@ -473,7 +473,7 @@ def test_a_dead_connection_does_not_disturb_the_bell(node: ShellNode) -> None:
     assert node.read(order, "out") == b"words\n"
 
 
-def test_the_sampler_prints_a_sample_a_second(node: ShellNode) -> None:
+def test_sample_load_prints_a_sample_a_second(node: ShellNode) -> None:
     with subprocess.Popen(
         [node.sh, "-c", node.variables() + '. "$LIB"; sample_load'], stdout=subprocess.PIPE, env={"PATH": node.path}
     ) as shell:
@@ -519,7 +519,7 @@ def test_runs_of_another_grid_are_not_listed(node: ShellNode) -> None:
     node.verb("clean", "0-1.1")
 
 
-def test_cleaning_takes_files_that_the_program_has_locked_away(node: ShellNode) -> None:
+def test_clean_removes_files_without_permissions(node: ShellNode) -> None:
     order = node.order(b"mkdir -p a/b/c; echo x >a/b/c/d; chmod 0 a/b/c a/b; chmod 500 a; ln -s / root; mkfifo p")
     assert code(node.run(order)) == 0
     assert node.verb("clean", order.run) == b""

@@ -285,7 +285,7 @@ each_echo = pytest.mark.parametrize("name", sorted(ECHO))
 
 
 @each_language
-def test_its_hello_says_hello_and_nothing_else(name: str, node: Node) -> None:
+def test_the_smoke_test_of_a_language_prints_hello(name: str, node: Node) -> None:
     language = present(name)
     program, source = toolchains.smoke_test(language) or pytest.fail("every row of the table has a hello")
     done = node.build(language, program, {program.entry: source}).run()
@@ -293,7 +293,7 @@ def test_its_hello_says_hello_and_nothing_else(name: str, node: Node) -> None:
 
 
 @each_language
-def test_its_version_command_prints_a_version(name: str) -> None:
+def test_the_version_command_of_a_language_prints_a_version(name: str) -> None:
     language = present(name)
     if not language.version:
         pytest.skip("has no version command")
@@ -315,7 +315,7 @@ def test_arguments_arrive_byte_for_byte_and_stdin_and_exit_code_pass(name: str, 
 
 
 @each_echo
-def test_it_runs_without_arguments(name: str, node: Node) -> None:
+def test_a_language_runs_without_arguments(name: str, node: Node) -> None:
     language = present(name)
     done = build(node, name, {file_name(language, "echo"): ECHO[name]}).run(b"only input\n")
     assert (done.stdout, done.stderr, done.returncode) == (b"only input\n", b"", 3)
@@ -331,7 +331,7 @@ def test_A9_a_file_with_an_odd_name_compiles_and_runs(name: str, stem: str, node
 
 
 @each_echo
-def test_a_file_called_as_the_executable_is_in_nobodys_way(name: str, node: Node) -> None:
+def test_a_file_named_like_the_executable_does_not_collide(name: str, node: Node) -> None:
     language = present(name)
     files = {file_name(language, "echo"): ECHO[name], "exe": "data", "out/exe_": "data", "entry": "data"}
     done = build(node, name, files, (b"a",)).run()
@@ -411,7 +411,7 @@ def test_flags_reach_the_compiler_and_libraries_stand_after_the_sources(node: No
     assert made.recipe.compile[0][-3:] == ("m.c", "-lm", "-lm")
 
 
-def test_options_of_a_first_line_hold_for_scripts(node: Node) -> None:
+def test_options_of_a_first_line_apply_to_scripts(node: Node) -> None:
     done = build(node, "bash", {"x.sh": "#!/bin/bash -e\nfalse\necho not reached\n"}).run()
     assert (done.stdout, done.returncode) == (b"", 1)
 
@@ -426,7 +426,7 @@ def test_a_makefile_without_a_program_runs_its_target_run(node: Node) -> None:
     assert list(node.cwd.iterdir()) == []
 
 
-def test_a_user_row_works_without_hello_or_version(node: Node) -> None:
+def test_a_user_row_works_without_smoke_test_or_version(node: Node) -> None:
     row = Language(name="shout", match=("*.shout",), run=("sh", "{src}"))
     text = 'echo "$1"!\n'
     done = node.build(row, program_of(row, {"a.shout": text}, (b"hey",)), {"a.shout": text.encode()}).run()

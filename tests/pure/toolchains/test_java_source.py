@@ -70,7 +70,7 @@ def test_package_file_name_and_main_of_a_java_file_are_found(source: str, packag
     assert java_source.find_main(source.encode(), "prog.java") == java_source.JavaSource(package, stem, main)
 
 
-def test_a_java_file_lies_where_javac_wants_it_and_messages_show_the_users_name() -> None:
+def test_a_java_file_is_placed_where_javac_expects_it_and_messages_show_the_user_s_name() -> None:
     recipe = recipe_of("java", "my prog.java", source=b"package a.b; public class Main { }")
     assert [path for path, _ in recipe.layout] == ["a/b/Main.java"]
     assert recipe.compile[1][-1] == "a/b/Main.java"

@@ -29,7 +29,7 @@ from tests.pure.toolchains.programs import recipe_of
         ("# prog: x\nreal: ; cc\n", "real"),
     ],
 )
-def test_the_program_of_a_makefile_is_its_first_target_or_what_that_stands_for(text: str, binary: str) -> None:
+def test_the_program_of_a_makefile_is_its_first_target_or_the_first_behind_it(text: str, binary: str) -> None:
     assert makefile.find_program(text.encode()) == makefile.MakeProgram(binary)
 
 
@@ -47,7 +47,7 @@ def test_a_makefile_without_a_program_has_its_target_run_called(text: str, build
     assert makefile.find_program(text.encode()) == makefile.MakeProgram("", builds)
 
 
-def test_a_makefile_with_neither_is_refused_with_what_to_write() -> None:
+def test_a_makefile_without_program_and_run_is_refused_with_a_hint() -> None:
     with pytest.raises(UsageError, match="does not say what to run") as caught:
         recipe_of("make", "Makefile", source=b"all:\n\techo hi\n")
     assert "run:" in caught.value.hint

@@ -68,7 +68,7 @@ def test_A10_what_is_accepted_stays_in_its_folder(name: str) -> None:
 @pytest.mark.parametrize(
     ("names", "message"), [(("a.c", "a.c"), "given twice"), (("a.c", "a.c/b"), "both a file and a folder")]
 )
-def test_A10_files_that_cannot_lie_side_by_side_are_refused(names: tuple[str, ...], message: str) -> None:
+def test_A10_files_whose_names_collide_are_refused(names: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         recipe_of("c", *names)
 
@@ -77,7 +77,7 @@ def test_A10_files_that_cannot_lie_side_by_side_are_refused(names: tuple[str, ..
 
 
 @pytest.mark.parametrize("name", ["-x.c", "@x.c", "my prog.c", "x\ny.c", "$(id).c", "'q'.c", "{exe}.c", ".x.c"])
-def test_A9_a_name_that_is_not_plainly_safe_is_never_taken_for_an_option(name: str) -> None:
+def test_A9_an_unsafe_name_never_becomes_an_option(name: str) -> None:
     recipe = recipe_of("c", name)
     assert recipe.compile[0][4] == f"./{name}"
     assert recipe.layout[0][0] == name
@@ -95,24 +95,24 @@ def test_A9_no_source_looks_like_an_option_or_a_response_file(stem: str) -> None
     assert word.removeprefix("./") == name
 
 
-def test_all_sources_of_the_language_are_compiled_and_the_others_only_laid_out() -> None:
+def test_all_sources_of_the_language_are_compiled_and_other_files_only_placed() -> None:
     recipe = recipe_of("c", "main.c", "lib/b.c", "a.c", "a.h", "data.txt")
     assert recipe.compile[0][4:-1] == ("a.c", "lib/b.c", "main.c")
     assert [path for path, _ in recipe.layout] == ["a.c", "a.h", "data.txt", "lib/b.c", "main.c"]
 
 
-def test_the_executable_gives_way_to_the_users_files() -> None:
+def test_the_executable_avoids_the_names_of_the_user_s_files() -> None:
     recipe = recipe_of("c", "a.c", "exe", "exe_/b")
     assert recipe.compile[0][2:4] == ("-o", "exe__")
     assert recipe.run == (b"{dir}/exe__",)
 
 
-def test_libraries_stand_after_the_sources() -> None:
+def test_libraries_follow_the_sources() -> None:
     words = recipe_of("c", "a.c", flags=("-O3", "-lssl", "-Wall")).compile[0]
     assert words == ("/bin/gcc", "-O2", "-O3", "-Wall", "-o", "exe", "a.c", "-lssl", "-lm")
 
 
-def test_the_users_edition_takes_the_place_of_ours() -> None:
+def test_the_user_s_edition_replaces_the_default() -> None:
     assert "--edition=2021" in recipe_of("rust", "a.rs").compile[0]
     words = recipe_of("rust", "a.rs", flags=("--edition=2018",)).compile[0]
     assert [word for word in words if "edition" in word] == ["--edition=2018"]
@@ -141,7 +141,7 @@ def test_options_of_a_first_line_are_kept(language: str, name: str, first_line: 
     assert list(run) == [plain[0], *options, *plain[1:]]
 
 
-def test_an_executable_is_laid_out_executable() -> None:
+def test_an_executable_is_placed_with_its_mode() -> None:
     assert [(path, file.executable) for path, file in recipe_of("executable", "tool", "x").layout] == [
         ("tool", True),
         ("x", False),
@@ -155,7 +155,7 @@ def test_arguments_are_data_whatever_they_hold(args: list[bytes]) -> None:
 
 
 @given(st.integers(0, 3), st.text("{}dirxargs/", max_size=8))
-def test_an_argument_that_looks_like_a_placeholder_is_no_placeholder(braces: int, rest: str) -> None:
+def test_an_argument_that_looks_like_a_placeholder_is_not_filled(braces: int, rest: str) -> None:
     arg = ("{" * braces + "dir}" + rest).encode()
     recipe = recipe_of("c", "a.c", args=(arg,))
     assert toolchains.argv_in(recipe.run, b"/b") == (b"/b/exe", arg)
@@ -185,12 +185,12 @@ def test_a_row_without_args_gets_them_at_its_end() -> None:
         (Language("x", (), ("x", "{src}", "print {$1}"), compile=(("cc", "-o{exe}"),)), ""),
     ],
 )
-def test_a_row_of_a_user_that_could_not_work_is_explained(row: Language, fault: str) -> None:
+def test_an_invalid_row_of_a_user_is_explained(row: Language, fault: str) -> None:
     assert fault in toolchains.row_error(row)
     assert bool(fault) is bool(toolchains.row_error(row))
 
 
-def test_a_command_that_the_node_has_no_more_is_named() -> None:
+def test_a_command_that_the_node_lacks_is_named() -> None:
     with pytest.raises(UnknownLanguage, match="gcc or clang or cc"):
         toolchains.recipe(ROWS["c"], Toolchain("c", "", {}, ""), program("c", "a.c"), b"", FACTS)
 
@@ -278,7 +278,7 @@ def test_keys_are_equal_exactly_when_flags_are(one: list[str], two: list[str]) -
 
 
 @given(st.binary(max_size=200))
-def test_words_of_a_compiler_stay_as_they_are_when_nothing_was_renamed(words: bytes) -> None:
+def test_compiler_output_is_unchanged_when_no_file_was_renamed(words: bytes) -> None:
     assert toolchains.restore_names(words, recipe_of("c", "a.c")) == words
 
 
@@ -289,7 +289,7 @@ def test_a_name_with_a_prefix_is_shown_without_it() -> None:
     )
 
 
-def test_an_odd_name_of_a_language_whose_files_are_modules_is_laid_out_as_main() -> None:
+def test_a_module_file_with_an_odd_name_is_placed_as_main() -> None:
     for name in ("my prog.go", "-x.go", "x_test.go", "x_windows.go", "2.go"):
         recipe = recipe_of("go", name)
         assert [path for path, _ in recipe.layout] == ["main.go"]

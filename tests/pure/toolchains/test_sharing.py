@@ -22,14 +22,14 @@ def is_shared(row: Language = ROWS["c"], *flags: str, env: dict[str, bytes] | No
 
 
 @pytest.mark.parametrize("name", [row.name for row in toolchains.LANGUAGES if row.portable])
-def test_what_a_portable_language_builds_is_shared(name: str) -> None:
+def test_a_build_of_a_portable_language_is_shared(name: str) -> None:
     assert ROWS[name].compile, "there is something to share"
     assert is_shared(ROWS[name])
 
 
 # make: whatever the makefile says; zig: for the processor it is built on; the others: with libraries of the machine.
 @pytest.mark.parametrize("name", ["make", "zig", "crystal", "swift", "haskell", "nim", "cobol", "python", "sh"])
-def test_what_other_languages_build_stays(name: str) -> None:
+def test_a_build_of_another_language_is_not_shared(name: str) -> None:
     assert not ROWS[name].portable
     assert name == "make" or not is_shared(ROWS[name])
 
@@ -58,7 +58,7 @@ def test_what_other_languages_build_stays(name: str) -> None:
         ("-I~/include",),
     ],
 )
-def test_a_flag_that_names_something_of_the_machine_keeps_the_build_there(flags: tuple[str, ...]) -> None:
+def test_a_machine_specific_flag_prevents_sharing(flags: tuple[str, ...]) -> None:
     assert not is_shared(ROWS["c"], *flags)
 
 
@@ -66,7 +66,7 @@ def test_a_flag_that_names_something_of_the_machine_keeps_the_build_there(flags:
     "flags",
     [(), ("-O3", "-Wall"), ("-march=x86-64-v3",), ("-std=c17",), ("-pthread", "-lm"), ("-DN=1",), ("-Iinclude",)],
 )
-def test_other_flags_do_not(flags: tuple[str, ...]) -> None:
+def test_other_flags_do_not_prevent_sharing(flags: tuple[str, ...]) -> None:
     assert is_shared(ROWS["c"], *flags)
 
 
@@ -76,7 +76,7 @@ def test_without_a_known_c_library_nothing_is_shared(libc: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["RUSTFLAGS", "CFLAGS", "CPATH", "LIBRARY_PATH", "PATH", "GOAMD64", "CC", "HOME"])
-def test_a_variable_that_compilers_read_makes_another_build_which_stays(name: str) -> None:
+def test_a_variable_that_compilers_read_changes_the_key_and_prevents_sharing(name: str) -> None:
     def key(**env: bytes) -> str:
         asked = msgspec.structs.replace(program("c", "a.c"), env=tuple(env.items()))
         return toolchains.recipe(ROWS["c"], toolchain(ROWS["c"]), asked, b"", FACTS).build_key
@@ -86,7 +86,7 @@ def test_a_variable_that_compilers_read_makes_another_build_which_stays(name: st
 
 
 @pytest.mark.parametrize("name", ["SEED", "N", "GOAL", "ACCOUNT", "LDAP", "INPUT_FILE"])
-def test_a_variable_of_the_program_s_own_changes_nothing(name: str) -> None:
+def test_a_variable_that_compilers_do_not_read_changes_nothing(name: str) -> None:
     assert compiler_environment([(name, b"x")]) == ()
     assert is_shared(env={name: b"x"})
 

@@ -58,7 +58,7 @@ def test_a_row_has_no_fault_and_tunes_for_no_cpu(language: Language) -> None:
 
 
 @each_language
-def test_the_hello_of_a_row_is_recognised_as_that_language_unless_its_ending_is_shared(language: Language) -> None:
+def test_the_smoke_test_of_a_row_is_recognised_as_its_language(language: Language) -> None:
     made = toolchains.smoke_test(language)
     assert made is not None
     hello, source = made
@@ -143,7 +143,7 @@ def test_go_has_a_cache_of_its_own_and_no_cgo() -> None:
         ("tool.d", b"\x7fELF\x02", True, "executable"),
     ],
 )
-def test_a_language_is_told_by_name_first_line_and_mode(
+def test_a_language_is_recognised_by_name_first_line_and_mode(
     name: str, head: bytes, executable: bool, language: str
 ) -> None:
     assert which(name, head, executable) == language
@@ -179,7 +179,7 @@ def test_an_ambiguous_file_is_refused_with_its_candidates(name: str, head: bytes
         ("objective-c<5", ("objective-c", "<5")),
     ],
 )
-def test_what_the_user_wants_wins(wanted: str, expected: tuple[str, str]) -> None:
+def test_the_requested_language_overrides_the_file(wanted: str, expected: tuple[str, str]) -> None:
     language, constraint = toolchains.language_of("any.pl", b":-", False, LANGUAGES, wanted)
     assert (language.name, constraint) == expected
 
@@ -187,7 +187,7 @@ def test_what_the_user_wants_wins(wanted: str, expected: tuple[str, str]) -> Non
 @pytest.mark.parametrize(
     "wanted", ["java=17", "java>=", "java>=x", "java 17", ">=17", " ", "java>=17;x", "java!=17", "c>=1,"]
 )
-def test_a_wish_that_cannot_be_read_is_wrong_usage(wanted: str) -> None:
+def test_an_invalid_request_for_a_language_is_a_usage_error(wanted: str) -> None:
     with pytest.raises(UsageError) as caught:
         which("a.c", wanted=wanted)
     assert caught.value.exit_status == 2
@@ -205,7 +205,7 @@ def test_a_wish_that_cannot_be_read_is_wrong_usage(wanted: str) -> None:
         ("tool", b"#!/opt/x\n", "mode is not executable", "chmod +x tool"),
     ],
 )
-def test_an_unknown_file_is_named_with_what_was_perhaps_meant(name: str, head: bytes, message: str, hint: str) -> None:
+def test_an_unknown_file_is_named_with_a_suggestion(name: str, head: bytes, message: str, hint: str) -> None:
     with pytest.raises(UnknownLanguage) as caught:
         which(name, head)
     assert message in caught.value.message
@@ -213,13 +213,13 @@ def test_an_unknown_file_is_named_with_what_was_perhaps_meant(name: str, head: b
     assert caught.value.exit_status == 127
 
 
-def test_an_unknown_wish_is_named_with_what_was_perhaps_meant() -> None:
+def test_an_unknown_language_is_named_with_a_suggestion() -> None:
     with pytest.raises(UnknownLanguage, match=r"'pyton'; did you mean 'python'\?") as caught:
         which("a.py", wanted="pyton")
     assert caught.value.hint == "sshgrid toolchains"
 
 
-def test_a_row_of_the_user_wins_over_ours_for_the_same_ending() -> None:
+def test_a_user_row_overrides_a_built_in_row_for_the_same_suffix() -> None:
     own = Language(name="gnucobol", match=("*.cob",), run=("cobc", "-xj", "{src}"))
     assert toolchains.language_of("a.cob", b"", False, (*LANGUAGES, own))[0] == own
 
@@ -263,7 +263,7 @@ def test_a_language_with_half_of_its_tools_is_missing() -> None:
     assert found == {"java": "/j", "javac": "/jc", "mkdir": "/m"}
 
 
-def test_a_tool_only_asked_for_the_version_may_be_missing_when_a_hello_proves() -> None:
+def test_a_tool_for_the_version_alone_may_be_missing_with_a_smoke_test() -> None:
     erlang = ROWS["erlang"]
     assert toolchains.resolve(erlang, {"escript": "/e"}) == {"escript": "/e"}
     assert toolchains.resolve(msgspec.structs.replace(erlang, hello=""), {"escript": "/e"}) is None

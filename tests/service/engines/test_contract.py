@@ -90,7 +90,7 @@ ENGINES = {"scripted": scripted, "direct": direct}
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.usefixtures("quiet_log")
-async def test_an_engine(tmp_path: Path, engine: str, check: Check) -> None:
+async def test_an_engine_keeps_the_contract(tmp_path: Path, engine: str, check: Check) -> None:
     async with ENGINES[engine](tmp_path)() as bench:
         await check(bench)
         # Whatever a check leaves behind must be possible to discard.
@@ -100,7 +100,7 @@ async def test_an_engine(tmp_path: Path, engine: str, check: Check) -> None:
         await until_clean(bench)
 
 
-async def test_the_contract_is_one_call(tmp_path: Path) -> None:
+async def test_check_engine_runs_the_whole_contract(tmp_path: Path) -> None:
     await check_engine(scripted(tmp_path))
 
 
@@ -120,7 +120,7 @@ async def test_an_engine_of_single_runs_passes_the_contract(tmp_path: Path) -> N
     await check_engine(make)
 
 
-async def test_an_engine_that_breaks_a_promise_is_found(tmp_path: Path) -> None:
+async def test_check_engine_fails_for_an_engine_that_breaks_a_promise(tmp_path: Path) -> None:
     @asynccontextmanager
     async def liar() -> AsyncIterator[ScriptedBench]:
         bench = ScriptedBench(tmp_path)
@@ -132,5 +132,5 @@ async def test_an_engine_that_breaks_a_promise_is_found(tmp_path: Path) -> None:
         await check_engine(liar)
 
 
-def test_every_program_of_the_contract_has_its_imitation() -> None:
+def test_every_program_of_the_contract_has_an_imitation() -> None:
     assert len(IMITATIONS) == 9

@@ -37,7 +37,7 @@ async def asked_for(grid: ScriptedGrid, job: JobId) -> bytes:
     return b"".join(payload for _, payload in events)
 
 
-async def test_files_are_there_when_the_job_is_done_also_for_the_next_master(grids: Grids) -> None:
+async def test_fetched_files_are_stored_when_the_job_is_done_and_after_a_restart(grids: Grids) -> None:
     grid = await grids(leaves_two)
     job = await grid.submit(grid.submission(fetch=("out", "none")))
     line = await grid.wait(job)
@@ -52,7 +52,7 @@ async def test_files_are_there_when_the_job_is_done_also_for_the_next_master(gri
     assert contents(await asked_for(grid, job)) == {"./out/a": b"first"}
 
 
-async def test_rm_frees_them(grids: Grids) -> None:
+async def test_removing_a_job_removes_its_fetched_files(grids: Grids) -> None:
     grid = await grids(leaves_two)
     job = await grid.submit(grid.submission(fetch=("*",)))
     await grid.wait(job)
@@ -61,7 +61,9 @@ async def test_rm_frees_them(grids: Grids) -> None:
     assert grid.spool.outputs.jobs() == []
 
 
-async def test_they_are_on_disk_before_the_job_is_settled(grids: Grids, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fetched_files_are_on_disk_before_the_job_is_settled(
+    grids: Grids, monkeypatch: pytest.MonkeyPatch
+) -> None:
     grid = await grids(leaves_two)
     synced: list[tuple[int, str]] = []
     sync = Outputs.sync
@@ -77,7 +79,7 @@ async def test_they_are_on_disk_before_the_job_is_settled(grids: Grids, monkeypa
     assert synced[0][0] > 0
 
 
-async def test_only_the_attempt_that_counts_brings_files(grids: Grids) -> None:
+async def test_only_the_attempt_that_counts_fetches_files(grids: Grids) -> None:
     async def is_lost(stage: Stage) -> Outcome:
         stage.files["old"] = b"old"
         raise Dropped("n1", "reset")
@@ -89,7 +91,7 @@ async def test_only_the_attempt_that_counts_brings_files(grids: Grids) -> None:
     assert contents(await asked_for(grid, job)).keys() == {"./out/a", "./b"}
 
 
-async def test_a_cancelled_job_and_one_that_does_not_compile_bring_nothing(grids: Grids) -> None:
+async def test_a_cancelled_job_and_one_that_does_not_compile_fetch_nothing(grids: Grids) -> None:
     async def is_told(stage: Stage) -> Outcome:
         stage.files["x"] = b"x"
         await stage.say(b"ready\n")
@@ -106,7 +108,7 @@ async def test_a_cancelled_job_and_one_that_does_not_compile_bring_nothing(grids
     assert (line.state, line.fetched) == ("COMPILE_ERROR", None)
 
 
-async def test_without_room_on_the_master_nothing_is_taken_and_the_result_stands(
+async def test_with_a_full_disk_on_the_master_no_files_are_fetched_and_the_result_is_kept(
     grids: Grids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Outputs, "room", lambda _: 6)
@@ -118,13 +120,13 @@ async def test_without_room_on_the_master_nothing_is_taken_and_the_result_stands
 
 
 @pytest.mark.parametrize("glob", ["/etc/passwd", "../x", "", "a\0b"])
-async def test_A10_a_client_that_does_not_check_is_refused_by_the_master(grids: Grids, glob: str) -> None:
+async def test_A10_the_master_refuses_a_name_that_the_client_did_not_check(grids: Grids, glob: str) -> None:
     grid = await grids()
     with pytest.raises(UsageError, match="--fetch"):
         await grid.submit(grid.submission(fetch=(glob,)))
 
 
-async def test_A10_data_with_a_name_that_leads_out_or_that_was_not_sent_is_refused(grids: Grids) -> None:
+async def test_A10_data_with_a_name_outside_the_folder_or_not_uploaded_is_refused(grids: Grids) -> None:
     grid = await grids()
     good = grid.submission().program.files[0]
     for name in ("../x", "/x", "a/../../x", ""):

@@ -128,19 +128,19 @@ def engine(*links: SilentLink, host: Host | None = None) -> DirectEngine:
     )  # nothing is passed on here
 
 
-async def test_F1_a_host_is_waited_for_as_long_as_the_run_had_worked_when_it_was_last_heard_of() -> None:
+async def test_F1_a_silent_host_is_waited_for_as_long_as_the_run_had_worked() -> None:
     host = Host(SilentLink(ENDED))
     host.silent = 5.0
     await engine(host=host).runs.run(order(OnHostLoss.RELAUNCH, worked_seconds=30.0), Sink(), resume=True)
     assert host.patience == pytest.approx(25.0, abs=1.0)
 
 
-async def test_F12_a_start_without_an_answer_is_looked_for_before_anybody_moves() -> None:
+async def test_F12_a_start_without_an_answer_is_searched_for_before_the_job_moves() -> None:
     finish = await engine(SilentLink(ENDED)).runs.run(order(OnHostLoss.RELAUNCH), Sink())
     assert finish.outcome == Exited(7)
 
 
-async def test_F12_a_start_that_never_arrived_is_forestalled_and_the_job_moves() -> None:
+async def test_F12_a_start_that_never_arrived_is_blocked_and_the_job_moves() -> None:
     link = SilentLink(RunLook())
     with pytest.raises(NeverBegan):
         await engine(link).runs.run(order(OnHostLoss.RELAUNCH), Sink())
@@ -150,14 +150,14 @@ async def test_F12_a_start_that_never_arrived_is_forestalled_and_the_job_moves()
 @pytest.mark.parametrize(
     ("on_host_loss", "seconds"), [(OnHostLoss.RELAUNCH, START_GUARD_SECONDS), (OnHostLoss.FENCE, PATIENCE_SECONDS)]
 )
-async def test_F5_a_start_is_never_later_than_its_lease(on_host_loss: OnHostLoss, seconds: float) -> None:
+async def test_F5_a_start_is_refused_after_the_end_of_its_lease(on_host_loss: OnHostLoss, seconds: float) -> None:
     link = SilentLink(ENDED)
     await engine(link).runs.run(order(on_host_loss), Sink())
     assert link.runs.not_after == UPTIME + seconds
 
 
 @pytest.mark.parametrize("worked_seconds", [0.0, 0.6])
-async def test_F6_nobody_else_begins_before_the_lease_of_an_earlier_master_has_ended(
+async def test_F6_no_other_attempt_starts_before_the_lease_of_an_earlier_master_has_ended(
     monkeypatch: pytest.MonkeyPatch, worked_seconds: float
 ) -> None:
     monkeypatch.setattr(host_wait, "LEASE_MARGIN_SECONDS", 0.3)

@@ -517,7 +517,7 @@ async def test_a_lost_client_cancels_its_job_with_on_disconnect_cancel(process: 
 
 async def test_a_client_lost_during_output_cancels_its_job(process: FakeProcess) -> None:
     async def chatters(stage: Stage) -> Outcome:
-        while not stage.heard:
+        while not stage.received:
             await stage.say(b"x" * 300_000)
             await asyncio.sleep(0)
         return Exited(0)
