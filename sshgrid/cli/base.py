@@ -129,7 +129,7 @@ def _type(option: Option) -> Any:
             return DURATION
         case "size":
             return SIZE
-    raise AssertionError(f"an option of no known kind: {option.kind}")
+    raise AssertionError(f"unknown kind of option: {option.kind}")
 
 
 def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

@@ -177,7 +177,7 @@ def _doctor_object(values: list[Setting], checks: list[Check]) -> dict[str, obje
 def _doctor_text(session: Session, values: list[Setting], checks: list[Check]) -> str:
     from sshgrid.terminal.render import table
 
-    look = session.out
-    text = table(("SETTING", "VALUE", "FROM"), ((each.name, each.value, each.source) for each in values), look) + "\n"
+    style = session.out
+    text = table(("SETTING", "VALUE", "FROM"), ((each.name, each.value, each.source) for each in values), style) + "\n"
     rows = [(each.name, "ok" if each.ok else "FAILED", each.detail, each.hint) for each in checks]
-    return text * bool(values) + table(("CHECK", "RESULT", "DETAIL", "HINT"), rows, look)
+    return text * bool(values) + table(("CHECK", "RESULT", "DETAIL", "HINT"), rows, style)

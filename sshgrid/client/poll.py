@@ -75,7 +75,7 @@ def _reply(connection: Connection, kind: type[Any], deadline: float) -> Any:
     if isinstance(message, Failure):
         raise to_error(message)
     if not isinstance(message, kind):
-        raise MasterGone(f"the master answered {type(message).__name__} instead of {kind.__name__}")
+        raise MasterGone(f"the master sent {type(message).__name__} instead of {kind.__name__}")
     return message
 
 

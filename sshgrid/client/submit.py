@@ -202,7 +202,7 @@ def _send(
 
     upload(connection, sources, _transfer_bar(session, sources))
     connection.send(Submit(submission, key))
-    import sshgrid.client.follow  # noqa: F401 - options next, and the master is busy with this job now
+    import sshgrid.client.follow  # noqa: F401 - needed next; import it while the master works
 
     return connection.reply(Accepted).job
 

@@ -22,8 +22,8 @@ def print_once(session: Session) -> int:
 
     with session.connect() as connection:
         snapshot = fetch_snapshot(connection)
-    look = session.out
-    session.show(lambda: as_object(snapshot), lambda: plain(snapshot, look.columns))
+    style = session.out
+    session.show(lambda: as_object(snapshot), lambda: plain(snapshot, style.columns))
     return 0
 
 

@@ -54,16 +54,16 @@ def _graphic(over: int, total: int) -> str:
 class TransferBar:
     """The progress of an upload, in a line that is cleared at the end; only with `shown` and on a terminal."""
 
-    def __init__(self, look: render.TextStyle, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._look, self._shown, self._clock = look, shown and look.terminal, clock
+    def __init__(self, style: render.TextStyle, *, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._style, self._shown, self._clock = style, shown and style.terminal, clock
         self._drawn_at: float | None = None
 
     def update(self, what: str, sent: int, total: int) -> None:
         """Draw the line, at most every DRAW_SECONDS."""
         if not self._shown or (self._drawn_at is not None and self._clock() - self._drawn_at < DRAW_SECONDS):
             return
-        line = self._look.safe(transfer_text(what, sent, total))[: (self._look.columns or 80) - 1]
-        render.write_err(_CLEAR_LINE + self._look.paint(line, "dim"))
+        line = self._style.safe(transfer_text(what, sent, total))[: (self._style.columns or 80) - 1]
+        render.write_err(_CLEAR_LINE + self._style.paint(line, "dim"))
         self._drawn_at = self._clock()
 
     def clear(self) -> None:
@@ -76,9 +76,9 @@ class ProgressBar:
     """The progress of a sweep. Call `clear` before printing anything else to the same terminal."""
 
     def __init__(
-        self, look: render.TextStyle, *, shown: bool, bar: bool, clock: Callable[[], float] = time.monotonic
+        self, style: render.TextStyle, *, shown: bool, bar: bool, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._look, self._shown, self._bar, self._clock = look, shown, bar, clock
+        self._style, self._shown, self._bar, self._clock = style, shown, bar, clock
         self._newest: SweepProgress | None = None
         self._drawn_at = clock()
         self._dirty = False
@@ -89,23 +89,23 @@ class ProgressBar:
         if not self._shown:
             return
         now = self._clock()
-        if self._look.terminal:
+        if self._style.terminal:
             self._draw()
         elif now - self._drawn_at >= PLAIN_SECONDS:
-            render.write_err(self._look.safe(text(progress, bar=self._bar)) + "\n")
+            render.write_err(self._style.safe(text(progress, bar=self._bar)) + "\n")
             self._drawn_at = now
 
     def redraw(self) -> None:
         """Draw the line again after other output, at most every DRAW_SECONDS."""
-        if self._shown and self._look.terminal and self._clock() - self._drawn_at > DRAW_SECONDS:
+        if self._shown and self._style.terminal and self._clock() - self._drawn_at > DRAW_SECONDS:
             self._draw()
 
     def _draw(self) -> None:
         if self._newest is None:
             return
-        line = text(self._newest, bar=self._bar)[: (self._look.columns or 80) - 1]
+        line = text(self._newest, bar=self._bar)[: (self._style.columns or 80) - 1]
         begin = "\n" if self.in_line else _CLEAR_LINE
-        render.write_err(begin + self._look.paint(self._look.safe(line), "dim"))
+        render.write_err(begin + self._style.paint(self._style.safe(line), "dim"))
         self._drawn_at, self._dirty, self.in_line = self._clock(), True, False
 
     def clear(self) -> None:
@@ -116,5 +116,5 @@ class ProgressBar:
     def end(self) -> None:
         """Clear the line on a terminal; elsewhere print the final state."""
         self.clear()
-        if self._shown and not self._look.terminal and self._newest is not None:
-            render.write_err(self._look.safe(text(self._newest, bar=self._bar)) + "\n")
+        if self._shown and not self._style.terminal and self._newest is not None:
+            render.write_err(self._style.safe(text(self._newest, bar=self._bar)) + "\n")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from sshgrid.terminal.render import TextStyle
 
 
-def info_text(look: TextStyle, job: JobLine) -> str:
+def info_text(style: TextStyle, job: JobLine) -> str:
     """The text that `info` prints for a job."""
     from sshgrid.model import job_text
     from sshgrid.notation.quantities import format_duration
@@ -31,13 +31,13 @@ def info_text(look: TextStyle, job: JobLine) -> str:
             ("time", format_duration(job.seconds)),
             ("exit", "" if job.exit_status is None else f"{job.exit_status} ({render.exit_text(job)})"),
         ),
-        look,
+        style,
     )
     if job.attempts:
         header = ("ATTEMPT", "NODE", "OUTCOME", "TIME", "SENT", "COMPILED", "CPU", "MEMORY", "TOOLCHAIN", "ISOLATION")
-        text += "\n" + render.table(header, (render.attempt_row(each) for each in job.attempts), look)
+        text += "\n" + render.table(header, (render.attempt_row(each) for each in job.attempts), style)
     if taken := [(each.node, each.why_compiled) for each in job.attempts if each.why_compiled]:
-        text += "\n" + render.table(("NODE", "WHY COMPILED THERE"), taken, look)
+        text += "\n" + render.table(("NODE", "WHY COMPILED THERE"), taken, style)
     if job.why:
-        text += "\n" + render.table(("NODE", "WHY NOT"), ((each.node, each.reason) for each in job.why), look)
+        text += "\n" + render.table(("NODE", "WHY NOT"), ((each.node, each.reason) for each in job.why), style)
     return text

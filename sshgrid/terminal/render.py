@@ -95,40 +95,40 @@ def _escaped(letter: str) -> str:
 def table(
     header: Sequence[str],
     rows: Iterable[Sequence[str]],
-    look: TextStyle,
+    style: TextStyle,
     *,
     right: frozenset[str] = frozenset(),
     with_header: bool = True,
 ) -> str:
     """Rows with two spaces between columns; on a terminal, lines are cut at its width."""
-    cells = [[look.safe(cell).replace("\n", " ") for cell in row] for row in rows]
+    cells = [[style.safe(cell).replace("\n", " ") for cell in row] for row in rows]
     if with_header:
         cells.insert(0, list(header))
     widths = [max((len(row[column]) for row in cells), default=0) for column in range(len(header))]
-    lines = [_line(row, header, widths, look, right) for row in cells]
+    lines = [_line(row, header, widths, style, right) for row in cells]
     return "".join(f"{line}\n" for line in lines)
 
 
 def _line(
-    row: Sequence[str], header: Sequence[str], widths: Sequence[int], look: TextStyle, right: frozenset[str]
+    row: Sequence[str], header: Sequence[str], widths: Sequence[int], style: TextStyle, right: frozenset[str]
 ) -> str:
     padded = [
         cell.rjust(width) if name in right else cell.ljust(width)
         for cell, width, name in zip(row, widths, header, strict=True)
     ]
     line = "  ".join(padded).rstrip()
-    if look.columns and len(line) > look.columns:
-        line = line[: look.columns - 1] + "…"
-    return _painted(line, row, look)
+    if style.columns and len(line) > style.columns:
+        line = line[: style.columns - 1] + "…"
+    return _painted(line, row, style)
 
 
-def _painted(line: str, row: Sequence[str], look: TextStyle) -> str:
+def _painted(line: str, row: Sequence[str], style: TextStyle) -> str:
     """Add colour after cutting: escape codes have no width, and a cut must not remove the one that ends the colour."""
-    if not look.colour:
+    if not style.colour:
         return line
     for cell in row:
         if colour := STATE_COLOURS.get(cell.partition("*")[0], ""):
-            return line.replace(cell, look.paint(cell, colour), 1)
+            return line.replace(cell, style.paint(cell, colour), 1)
     return line
 
 
@@ -208,11 +208,11 @@ def node_row(node: NodeLine) -> tuple[str, ...]:
     )
 
 
-def pairs(rows: Iterable[tuple[str, str]], look: TextStyle) -> str:
+def pairs(rows: Iterable[tuple[str, str]], style: TextStyle) -> str:
     """Lines of `label  value`; empty values are left out."""
-    known = [(label, look.safe(value)) for label, value in rows if value]
+    known = [(label, style.safe(value)) for label, value in rows if value]
     width = max((len(label) for label, _ in known), default=0)
-    return "".join(f"{look.paint(label.ljust(width), 'dim')}  {value}\n" for label, value in known)
+    return "".join(f"{style.paint(label.ljust(width), 'dim')}  {value}\n" for label, value in known)
 
 
 # --- JSON ------------------------------------------------------------------------------------------------------------
@@ -312,10 +312,10 @@ def error_object(error: SshgridError) -> dict[str, object]:
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
-def error_text(error: SshgridError, look: TextStyle) -> str:
+def error_text(error: SshgridError, style: TextStyle) -> str:
     """The lines `error: ...` and, if there is a hint, `hint: ...`."""
-    text = f"{look.paint('error:', 'red')} {look.safe(error.message)}\n"
-    return text + (f"{look.paint('hint:', 'cyan')} {look.safe(error.hint)}\n" if error.hint else "")
+    text = f"{style.paint('error:', 'red')} {style.safe(error.message)}\n"
+    return text + (f"{style.paint('hint:', 'cyan')} {style.safe(error.hint)}\n" if error.hint else "")
 
 
 def write_out(text: str) -> None:
