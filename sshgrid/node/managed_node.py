@@ -45,10 +45,15 @@ class ManagedNode:
         self.engine: Engine = make_engine(
             self, shared.spool.blobs.path, lambda worked: patience(shared.retry, worked), shared.builds, clock
         )
-        self.toolchains = NodeToolchains(
-            self.name, shared, self.engine.runs, lambda: not self._has_runs(), lambda: self.connection.announce()
-        )
         self.cleanup = Cleanup(self.name, shared, self.slots.running.keys())
+        self.toolchains = NodeToolchains(
+            self.name,
+            shared,
+            self.engine.runs,
+            self.cleanup.leftovers,
+            is_idle=lambda: not self._has_runs(),
+            changed=lambda: self.connection.announce(),
+        )
         self._shared = shared
 
     # --- what placement sees

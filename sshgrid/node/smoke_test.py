@@ -88,11 +88,15 @@ class _FirstOutput:
 
 
 class SmokeTester:
-    """Tests toolchains of one node through its engine. A HostError says that the node did not answer."""
+    """Tests toolchains of one node through its engine. Raises HostError when the node does not answer.
 
-    def __init__(self, shared: Shared, runs: Runs) -> None:
+    A run that could not be removed is added to `leftovers`, which the cleanup of the node removes later.
+    """
+
+    def __init__(self, shared: Shared, runs: Runs, leftovers: set[str]) -> None:
         self._shared = shared
         self._runs = runs
+        self._leftovers = leftovers
 
     async def check(self, row: Language, candidate: Toolchain, facts: Facts) -> CheckRecord:
         """Ask the toolchain for its version, and run its smoke test."""
@@ -141,6 +145,9 @@ class SmokeTester:
         try:
             result = await self._runs.run(order, sink)
             await self._runs.discard(order.run)
+        except BaseException:  # also when the connection ends and this test is cancelled
+            self._leftovers.add(order.run)
+            raise
         finally:
             self._shared.smoke_runs.names.discard(order.run)
         if isinstance(result.outcome, HostLost):

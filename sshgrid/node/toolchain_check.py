@@ -28,17 +28,27 @@ RETRY_SECONDS = 30.0  # after a check that a failing connection has ended
 
 
 class NodeToolchains:
-    """The toolchains of one node. `is_idle` says whether the node has no runs; `changed` is called after a check."""
+    """The toolchains of one node.
+
+    Runs that a check could not remove go to `leftovers`; `is_idle` says whether the node has no runs; `changed` is
+    called after a check.
+    """
 
     def __init__(
-        self, name: str, shared: Shared, runs: Runs, is_idle: Callable[[], bool], changed: Callable[[], None]
+        self,
+        name: str,
+        shared: Shared,
+        runs: Runs,
+        leftovers: set[str],
+        is_idle: Callable[[], bool],
+        changed: Callable[[], None],
     ) -> None:
         self.working: Mapping[str, Toolchain] = {}  # by language; replaced, never changed: views hold it
         self.problems: dict[str, str] = {}  # by language: why its toolchain does not work
         self.untested: frozenset[str] = frozenset()
         self._name = name
         self._shared = shared
-        self._smoke_tests = SmokeTester(shared, runs)
+        self._smoke_tests = SmokeTester(shared, runs, leftovers)
         self._is_idle = is_idle
         self._changed = changed
         self._wanted: list[str] = []  # in the order of the requests
