@@ -98,6 +98,7 @@ class Attempts:
         self._launching = Launching(pool, clock)
         self.running = AttemptRegistry(active_jobs.store.grid)
         self.keyboards = Keyboards()
+        # Termination revokes tasks of batches, and batches end attempts: the first one gets a function.
         self.termination = Termination(
             pool, self.running, self._tasks, lambda running, node: self.batches.revoke_cancelled(running, node)
         )

@@ -12,7 +12,7 @@ from sshgrid.errors import Dropped, UsageError
 from sshgrid.model import Attempt, Exited, Outcome, RetryPolicy, Step
 from sshgrid.protocol.messages import Cancel, Watch
 from sshgrid.scheduler import attempts, keyboards, run_removal, termination
-from sshgrid.testing import ScriptedEngine, ScriptedGrid, Stage, after, until, until_killed
+from sshgrid.testing import ScriptedEngine, ScriptedGrid, Stage, after, inventory, until, until_killed
 from tests.service.conftest import Grids
 
 pytestmark = pytest.mark.usefixtures("quiet_log", "quick")
@@ -183,6 +183,20 @@ async def test_a_cancelled_job_is_not_retried_when_its_host_is_lost(grids: Grids
     grid.engine.lose("n1")
     line = await grid.wait(job)
     assert (line.state, grid.engine.ran_on) == ("CANCELLED", ["n1"])
+
+
+async def test_a_run_on_a_node_that_left_the_inventory_runs_elsewhere(grids: Grids) -> None:
+    grid = await grids(ignores_signals, Exited(0), nodes=("n1",))
+    job = await grid.submit()
+    await grid.begun(job)
+    await grid.end()
+    grid.inventory = inventory("n2")
+    await grid.begin()
+    line = await grid.wait(job)
+    assert [(attempt.node, attempt.outcome) for attempt in line.attempts] == [
+        ("n1", "host-lost: n1 is no longer in the inventory"),
+        ("n2", "exited 0"),
+    ]
 
 
 async def test_a_late_result_is_dropped(grids: Grids, caplog: pytest.LogCaptureFixture) -> None:

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from sshgrid.engines.launch import RunSpec
-from sshgrid.errors import NodeUnfit
-from sshgrid.model import Exited, Group, Halt, JobId, Node, Phase, SweepDone, sweep_of
+from sshgrid.errors import Dropped, NodeUnfit
+from sshgrid.model import Exited, Group, Halt, HostLost, JobId, Node, Phase, SweepDone, sweep_of
 from sshgrid.protocol.messages import Cancel
 from sshgrid.scheduler.sweep_state import SweepState
-from sshgrid.testing.engine import Stage
+from sshgrid.testing.engine import ScriptedBatches, Stage
 from sshgrid.testing.grid import ScriptedGrid, inventory, until
 from tests.service.scheduler.test_sweeps import sweep, verdict
 
@@ -184,6 +184,63 @@ async def test_tasks_that_a_batch_refuses_start_elsewhere(grid: ScriptedGrid, mo
     assert verdict(grid, job) == SweepDone(300, 0)
     assert sorted(-order.attempt.job & 0xFFFFF for order in grid.engine.orders) == list(range(1, 301))
     assert {len(task.attempts) for task in grid.store.jobs.tasks(job)} == {1}
+
+
+async def test_tasks_that_cannot_be_sent_to_a_batch_are_retried(
+    grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+
+    async def extend(batch: str, orders: Sequence[RunSpec]) -> bool:
+        if lost:
+            return await ScriptedBatches.extend(grid.engine.batches, batch, orders)
+        lost.extend(order.run for order in orders)
+        raise Dropped("h1", "reset")
+
+    monkeypatch.setattr(grid.engine.batches, "extend", extend)
+    job = await grid.submit(sweep(grid, *["go"] * 40))
+    await grid.wait(job)
+    assert verdict(grid, job) == SweepDone(40, 0)
+    retried = [task for task in grid.store.jobs.tasks(job) if len(task.attempts) > 1]
+    assert [task.attempts[0].outcome for task in retried] == [HostLost("reset")] * len(lost)
+
+
+async def test_tasks_are_revoked_again_when_the_node_did_not_answer(
+    grid: ScriptedGrid, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[Sequence[str]] = []
+
+    async def revoke(batch: str, runs: Sequence[str]) -> list[str]:
+        tries.append(runs)
+        if len(tries) == 1:
+            raise Dropped("h1", "reset")
+        return await ScriptedBatches.revoke(grid.engine.batches, batch, runs)
+
+    monkeypatch.setattr(grid.engine.batches, "revoke", revoke)
+    grid.node("h2").go_down()
+    job = await grid.submit(sweep(grid, *["go"] * 12, "wait", *["go"] * 20))
+    await waits_in_a_batch(grid, job)
+    grid.node("h2").come_up()
+    await until(lambda: len(grid.engine.orders) == 33, lambda: (len(grid.engine.orders), tries))
+    assert len(tries) > 1
+    gate.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == SweepDone(33, 0)
+
+
+async def test_a_batch_on_a_node_that_left_the_inventory_runs_elsewhere(grid: ScriptedGrid, gate: Gate) -> None:
+    grid.node("h2").go_down()
+    job = await grid.submit(sweep(grid, "wait", *["go"] * 5))
+    await until(lambda: len(grid.engine.orders) == 1)
+    await grid.end()
+    grid.inventory = inventory(Node("h2", host="127.0.0.1", slots=1))
+    await grid.begin()
+    gate.open.set()
+    await grid.wait(job)
+    assert verdict(grid, job) == SweepDone(6, 0)
+    first = grid.store.jobs.tasks(job)[0]
+    assert first.attempts[0].outcome == HostLost("h1 is no longer in the inventory")
+    assert first.attempts[1].node == "h2"
 
 
 async def test_an_idle_batch_is_extended(grid: ScriptedGrid) -> None:
