@@ -1,1 +1,1 @@
-"""What every face shares to reach a master and to follow work."""
+"""What the command line, the shell and the monitor share: connections to a master, submitting and following jobs."""

@@ -1,4 +1,4 @@
-"""Which inventory is taken, and where its state is."""
+"""Which inventory is used, and where its state is."""
 
 from __future__ import annotations
 

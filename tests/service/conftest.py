@@ -27,7 +27,7 @@ ROOT = str(Path(__file__).parents[2])
 
 
 class Cli:
-    """Runs `python -m sshgrid` with a home of its own."""
+    """Runs `python -m sshgrid` with a separate home folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -38,10 +38,10 @@ def test_jobs_are_listed_shown_and_killed(here: LocalGrid) -> None:
     with monitor(here) as tmux:
         tmux.see("evil\\x1b[31m")
         tmux.until(lambda screen: any(line.startswith(">here") and "%]" in line for line in screen.splitlines()), "CPU")
-        assert "local" in tmux.screen  # who submitted it, and this monitor
+        assert "local" in tmux.screen  # the client that submitted it, and this monitor
         tmux.press("Tab", "l")
         tmux.see("line 3 \\x1b[2Jescaped")
-        tmux.see("line 20 \\x1b[2Jescaped")  # it follows
+        tmux.see("line 20 \\x1b[2Jescaped")  # the page follows the output
         tmux.press("q", "Enter")
         tmux.see("ATTEMPT")
         tmux.press("q", "x")
@@ -96,7 +96,7 @@ def test_a_lost_master_is_shown_until_it_is_back(here: LocalGrid) -> None:
         tmux.see(">here")
         here.stop()
         tmux.see("reconnecting")
-        assert ">here" in tmux.screen  # what was known stays
+        assert ">here" in tmux.screen  # the last snapshot stays
         here("master", "start")
         tmux.see_no_more("reconnecting")
         tmux.see("IDLE")

@@ -40,11 +40,11 @@ def tmux(here: LocalGrid) -> Iterator[Tmux]:
         tmux.see("1 of 1 up")
         yield tmux
         assert "internal error" not in tmux.screen
-        assert f"{ROOT}/sshgrid" not in tmux.screen  # a traceback of ours, not of a program
+        assert f"{ROOT}/sshgrid" not in tmux.screen  # a traceback of sshgrid, not of a program
 
 
 def prompt(tmux: Tmux) -> str:
-    """The line at which the cursor is: the last one but for the live line."""
+    """The line with the cursor: the last one above the bottom line."""
     return next((line for line in reversed(tmux.lines) if "sshgrid>" in line), "")
 
 
@@ -182,7 +182,7 @@ def test_ctrl_d_must_be_repeated_while_own_jobs_run(tmux: Tmux, here: LocalGrid)
 def test_the_bottom_line_shows_when_the_master_is_lost_and_back(tmux: Tmux, here: LocalGrid) -> None:
     here.stop()
     tmux.see("no master is running")
-    tmux.type("nodes", "Enter")  # starts one, as it does outside
+    tmux.type("nodes", "Enter")  # starts a master, as it does outside of the shell
     tmux.see("TOOLCHAINS")
     tmux.see("1 of 1 up")
     tmux.press("C-d")

@@ -29,10 +29,10 @@ class Tmux:
         if shutil.which("tmux") is None:
             assert os.environ.get("CI") != "true", "CI has no tmux: scripts/setup-test-host.sh"
             pytest.skip("tmux is not installed: scripts/setup-test-host.sh")
-        # A relative name, as a socket's whole path may not be long.
+        # A relative name, as the path of a socket must be short.
         self._folder, self._tmux = folder, ["tmux", "-S", "tmux.socket", "-f", "/dev/null"]
         self._environ = {**environ, "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
-        # tmux may forget to ask how a program ended; Ctrl-C is for the program, not for this shell.
+        # The shell keeps the exit status, which tmux can lose; Ctrl-C must reach only the program.
         command = f"trap : INT; {shlex.join(words)}; echo $? >tmux.status.new; mv tmux.status.new tmux.status"
         size = ("-x", str(columns), "-y", str(lines))
         self._call(
@@ -61,11 +61,11 @@ class Tmux:
     # --- hands and eyes
 
     def press(self, *keys: str) -> None:
-        """Keys by tmux's names: Enter, Tab, Up, C-c, M-Enter, Escape."""
+        """Press keys, by the names of tmux: Enter, Tab, Up, C-c, M-Enter, Escape."""
         self._call("send-keys", "-t", ":", *keys)
 
     def type(self, text: str, *keys: str) -> None:
-        """These letters, then these keys."""
+        """Type this text, then press these keys."""
         self._call("send-keys", "-t", ":", "-l", "--", text)
         if keys:
             self.press(*keys)
@@ -83,14 +83,14 @@ class Tmux:
 
     @property
     def pid(self) -> int:
-        """Of the program."""
+        """The process ID of the program."""
         shell = psutil.Process(int(self._call("display-message", "-p", "-t", ":", "#{pane_pid}")))
         return int(shell.children()[0].pid)
 
     # --- waiting
 
     def until(self, holds: Callable[[str], object], what: str, seconds: float = SECONDS) -> str:
-        """The first screen of which it is so."""
+        """The first screen for which the predicate is true."""
         return until_value(lambda: self.screen, lambda screen: bool(holds(screen)), f"{what} on the screen", seconds)
 
     def see(self, expected: str, seconds: float = SECONDS) -> str:
@@ -100,7 +100,7 @@ class Tmux:
         return self.until(lambda screen: unwanted not in screen, f"{unwanted!r} to be gone")
 
     def status(self, seconds: float = SECONDS) -> int:
-        """How the program ended."""
+        """The exit status of the program."""
         file = self._folder / "tmux.status"
         until(file.exists, "the program to end", seconds, lambda: self.screen)
         return int(file.read_text())

@@ -1,4 +1,4 @@
-"""The joblog and the results folder of a sweep as files: what is there after a kill, a full disk, a second writer."""
+"""The joblog and the results folder of a sweep as files: after a kill, on a full disk, with a second writer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def written(output: ResultOutput, out: bytes, err: bytes = b"") -> ResultOutput:
 
 
 def put(results: Results, ended: TaskLine, value: bytes, out: bytes = b"", err: bytes = b"") -> None:
-    """A task whose output came and which then ended."""
+    """Record a task with this output."""
     output = written(results.output(ended.number), out, err)
     try:
         results.add(ended, [value], output)
@@ -73,7 +73,7 @@ def test_output_of_an_unfinished_task_is_removed_at_the_next_start(folder: Path)
         half.close()
         parts = [path.name for path in folder.iterdir() if path.name.startswith(".part")]
     assert len(parts) == 2
-    (folder / parts[0]).write_bytes(b"half")  # as a kill would leave it
+    (folder / parts[0]).write_bytes(b"half")  # as after a kill
     with Results(str(folder), ("x",), numbered=False) as second:
         second.begin()
         assert [path.name for path in folder.iterdir()] == ["results.csv"]

@@ -1,4 +1,4 @@
-"""A joblog's lines, a results table's rows, and what of them a kill leaves: bytes in, values out."""
+"""The lines of a joblog and the rows of results.csv, also when the file was cut by a kill."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`inventory` and `node`: the file, the edits, and whose host key is trusted."""
+"""`inventory` and `node`: the file, its edits, and which host keys are trusted."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_show_path_and_schema(cli: Cli) -> None:
 def test_node_add_prints_the_line_that_it_added(cli: Cli, fake: FakeMaster) -> None:
     path = cli.home / "inventory.yaml"
     before = path.read_bytes()
-    words = ("ann@10.0.0.3:2222", "--tag", "fast", "--tag", "lab", "--slots", "2", "--identity-file", "~/k")
-    done = cli("node", "add", "h3", *words, "--no-check")
+    argv = ("ann@10.0.0.3:2222", "--tag", "fast", "--tag", "lab", "--slots", "2", "--identity-file", "~/k")
+    done = cli("node", "add", "h3", *argv, "--no-check")
     line = "  h3: {host: 10.0.0.3, user: ann, port: 2222, identity_file: ~/k, slots: 2, tags: [fast, lab]}"
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == f"written to {path.resolve()}:\n{line}\n"
@@ -163,5 +163,5 @@ def test_A8_a_hostile_address_does_not_get_into_the_file(cli: Cli, text: str) ->
 
 
 def test_node_add_needs_exactly_one_address(cli: Cli) -> None:
-    for words in (["h9"], ["h9", "host", "--local"], ["h9", "--local", "--ssh-config", "x"]):
-        assert cli("node", "add", *words).returncode == 2
+    for argv in (["h9"], ["h9", "host", "--local"], ["h9", "--local", "--ssh-config", "x"]):
+        assert cli("node", "add", *argv).returncode == 2

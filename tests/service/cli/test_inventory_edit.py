@@ -11,7 +11,7 @@ from tests.service.fake_master import FakeMaster
 
 
 def editor(cli: Cli, script: str) -> str:
-    """An editor that does this with the file in $1."""
+    """An editor that runs this script with the file as $1."""
     path = cli.folder / "editor"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -34,8 +34,8 @@ def test_a_valid_edit_replaces_the_file_and_reloads_the_master(cli: Cli, fake: F
 
 
 def test_visual_overrides_editor_and_an_unchanged_file_is_reported(cli: Cli, fake: FakeMaster) -> None:
-    words = editor(cli, '[ "$1" = --wait ]') + " --wait"
-    done = cli("--json", "inventory", "edit", VISUAL=words, EDITOR="false")
+    argv = editor(cli, '[ "$1" = --wait ]') + " --wait"
+    done = cli("--json", "inventory", "edit", VISUAL=argv, EDITOR="false")
     assert (done.returncode, json.loads(done.stdout)["changed"]) == (0, False)
     assert not fake.received(messages.Reload)
 
@@ -68,8 +68,8 @@ def test_a_file_that_changed_meanwhile_is_not_replaced_and_the_text_is_saved(cli
 
 
 def test_an_editor_that_fails_changes_nothing(cli: Cli) -> None:
-    for words in ("no-such-editor", editor(cli, 'echo x >"$1"; exit 3')):
-        done = cli("inventory", "edit", EDITOR=words, VISUAL="")
+    for argv in ("no-such-editor", editor(cli, 'echo x >"$1"; exit 3')):
+        done = cli("inventory", "edit", EDITOR=argv, VISUAL="")
         assert done.returncode == 2
         assert (cli.home / "inventory.yaml").read_text() == INVENTORY
     assert cli("--no-input", "inventory", "edit", EDITOR="true").returncode == 2
@@ -123,14 +123,14 @@ def test_import_of_ssh_config_follows_includes(cli: Cli) -> None:
 
 def test_unusable_imports_are_errors(cli: Cli) -> None:
     (cli.folder / "empty").write_text("# nothing\n")
-    for words, status in (
+    for argv, status in (
         (["--ansible", "none"], 127),
         (["--ansible", "empty"], 2),
         (["--ansible", "."], 2),
         (["--ssh-config"], 127),
         ([], 2),
     ):
-        done = cli("inventory", "import", *words)
-        assert done.returncode == status, (words, done)
+        done = cli("inventory", "import", *argv)
+        assert done.returncode == status, (argv, done)
         assert done.stderr.startswith(b"error: ")
     assert (cli.home / "inventory.yaml").read_text() == INVENTORY

@@ -49,8 +49,8 @@ ATTEMPT_KEYS = {
 ATTEMPT = messages.AttemptLine(1, "h1", "lost: no answer", 1_700_000_001.0, 1_700_000_011.0, 2048, True, 0.5, 1 << 20)
 
 
-def printed(cli: Cli, *words: str, status: int = 0) -> Any:
-    done = cli(*words)
+def printed(cli: Cli, *argv: str, status: int = 0) -> Any:
+    done = cli(*argv)
     assert done.returncode == status, done.stderr
     assert done.stderr == b""
     return json.loads(done.stdout)
@@ -139,8 +139,8 @@ def test_toolchains_are_grouped_by_version(cli: Cli, fake: FakeMaster) -> None:
 
 def test_commands_that_change_jobs_send_their_request(cli: Cli, fake: FakeMaster) -> None:
     fake.reply(messages.Jobs, messages.JobsReply((job_line(3), job_line(4))))
-    for words in (("kill", "3-4", "--signal", "sigusr1"), ("kill", "7", "--signal", "9"), ("rm", "7")):
-        done = cli(*words)
+    for argv in (("kill", "3-4", "--signal", "sigusr1"), ("kill", "7", "--signal", "9"), ("rm", "7")):
+        done = cli(*argv)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert printed(cli, "hold", "7", "--json") == {"schema": 1, "count": 1, "jobs": [7]}
     assert cli("release", "7").returncode == 0
@@ -173,7 +173,7 @@ def test_an_error_of_the_master_is_printed_with_its_hint_or_as_json(cli: Cli, fa
 
 
 @pytest.mark.parametrize(
-    ("words", "begin"),
+    ("argv", "begin"),
     [
         (("rnu", "x.py"), "error: no such command: rnu\nhint: sshgrid run\n"),
         (("ps", "--bogus"), "error: no such option"),
@@ -187,10 +187,10 @@ def test_an_error_of_the_master_is_printed_with_its_hint_or_as_json(cli: Cli, fa
     ],
 )
 def test_wrong_usage_exits_with_2_and_prints_a_hint(
-    cli: Cli, fake: FakeMaster, words: tuple[str, ...], begin: str
+    cli: Cli, fake: FakeMaster, argv: tuple[str, ...], begin: str
 ) -> None:
     (cli.folder / "x.py").write_text("")
-    done = cli(*words)
+    done = cli(*argv)
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode().startswith(begin)
     assert not fake.received(messages.Submit)
@@ -230,7 +230,7 @@ def test_A34_a_jobs_name_cannot_repaint_the_terminal(cli: Cli, fake: FakeMaster)
 
 
 @pytest.mark.parametrize(
-    ("words", "environ", "coloured"),
+    ("argv", "environ", "coloured"),
     [
         (("ps", "-a"), {}, False),
         (("--color", "always", "ps", "-a"), {}, True),
@@ -238,10 +238,10 @@ def test_A34_a_jobs_name_cannot_repaint_the_terminal(cli: Cli, fake: FakeMaster)
     ],
 )
 def test_colour_is_off_for_a_pipe_unless_requested(
-    cli: Cli, fake: FakeMaster, words: tuple[str, ...], environ: dict[str, str], coloured: bool
+    cli: Cli, fake: FakeMaster, argv: tuple[str, ...], environ: dict[str, str], coloured: bool
 ) -> None:
     cli.environ |= environ
-    assert (b"\x1b[32mCOMPLETED\x1b[0m" in cli(*words).stdout) == coloured
+    assert (b"\x1b[32mCOMPLETED\x1b[0m" in cli(*argv).stdout) == coloured
 
 
 # --- master, doctor, version, completion -----------------------------------------------------------------------------
@@ -314,16 +314,16 @@ HEAVY = {"asyncio", "asyncssh", "pydantic", "yaml", "rich", "prompt_toolkit", "s
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["run", "x.py"], ["run", "-d", "x.py"], ["ps"], ["nodes"], ["info", "1"], ["logs", "1"]]
+    "argv", [["--help"], ["run", "x.py"], ["run", "-d", "x.py"], ["ps"], ["nodes"], ["info", "1"], ["logs", "1"]]
 )
-def test_the_client_imports_no_large_module(cli: Cli, fake: FakeMaster, words: list[str]) -> None:
+def test_the_client_imports_no_large_module(cli: Cli, fake: FakeMaster, argv: list[str]) -> None:
     (cli.folder / "x.py").write_text("")
-    # -S: what site's .pth files import is not ours.
+    # -S: without the imports of .pth files.
     path = os.pathsep.join([ROOT, *(each for each in sys.path if each.endswith("site-packages"))])
     code = (
         "import os, sys; leave = os._exit; "
         "os._exit = lambda status: (print(*sorted(sys.modules), file=sys.stderr, flush=True), leave(status)); "
-        f"sys.argv[1:] = {words!r}; from sshgrid.cli import main; main()"
+        f"sys.argv[1:] = {argv!r}; from sshgrid.cli import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],

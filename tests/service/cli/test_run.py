@@ -82,9 +82,9 @@ def test_an_argument_that_is_not_utf8_is_submitted_unchanged(cli: Cli, fake: Fak
 
 
 def test_every_option_of_run_is_in_the_submission(cli: Cli, fake: FakeMaster, program: str) -> None:
-    words = ["--lang", "java>=17", "--time-limit", "1m30s", "--memory", "512M", "--retries", "5", "--priority", "-3"]
-    words += ["--name", "n", "--on-host-loss", "fence", "--on-disconnect", "cancel", "--flags", "-O3 '-DA=b c'"]
-    assert cli("run", *words, "--env", "A=1=2", "--env", "B", program, B="from here").returncode == 0
+    argv = ["--lang", "java>=17", "--time-limit", "1m30s", "--memory", "512M", "--retries", "5", "--priority", "-3"]
+    argv += ["--name", "n", "--on-host-loss", "fence", "--on-disconnect", "cancel", "--flags", "-O3 '-DA=b c'"]
+    assert cli("run", *argv, "--env", "A=1=2", "--env", "B", program, B="from here").returncode == 0
     got = submitted(fake)
     assert (got.program.language, got.program.version) == ("java", ">=17")
     assert (got.program.limits.wall_seconds, got.program.limits.memory_bytes) == (90.0, 512 << 20)
@@ -199,7 +199,7 @@ def test_with_main_all_files_of_a_folder_are_submitted(cli: Cli, fake: FakeMaste
 
 
 @pytest.mark.parametrize(
-    ("main", "file", "status", "words"),
+    ("main", "file", "status", "argv"),
     [
         ("b.c", "project", 127, "error: no such file in project: b.c (--main)"),
         ("src", "project", 127, "error: no such file in project: src (--main)"),
@@ -210,12 +210,12 @@ def test_with_main_all_files_of_a_folder_are_submitted(cli: Cli, fake: FakeMaste
     ],
 )
 def test_a_main_file_outside_of_the_folder_is_refused(
-    cli: Cli, fake: FakeMaster, program: str, main: str, file: str, status: int, words: str
+    cli: Cli, fake: FakeMaster, program: str, main: str, file: str, status: int, argv: str
 ) -> None:
     (cli.folder / "project" / "src").mkdir(parents=True)
     (cli.folder / "project" / "a.c").write_text("int main(void) { return 0; }\n")
     done = cli("run", "--main", main, file)
-    assert (done.returncode, done.stderr.decode().splitlines()[0]) == (status, words)
+    assert (done.returncode, done.stderr.decode().splitlines()[0]) == (status, argv)
     assert not fake.requests
 
 
@@ -269,15 +269,15 @@ def test_a_large_file_is_sent_only_if_the_master_lacks_it(cli: Cli, fake: FakeMa
 BIG = bytes(9 << 20)
 
 
-@pytest.mark.parametrize("words", [["--with", "big"], ["--stdin", "big"]])
+@pytest.mark.parametrize("argv", [["--with", "big"], ["--stdin", "big"]])
 def test_a_large_file_is_offered_by_name_to_a_local_master(
-    cli: Cli, fake: FakeMaster, program: str, words: list[str]
+    cli: Cli, fake: FakeMaster, program: str, argv: list[str]
 ) -> None:
     (cli.folder / "big").write_bytes(BIG)
     digest = sha256(b"whatever the master has read").hexdigest()
     fake.reply(messages.TakeFile, messages.TakeFileReply(digest))
     fake.reply(messages.MissingBlobs, messages.MissingBlobsReply(()))
-    assert cli("run", *words, program).returncode == 0
+    assert cli("run", *argv, program).returncode == 0
     path = cli.folder / "big"
     assert fake.received(messages.TakeFile) == [messages.TakeFile.of(str(path), path.stat())]
     assert digest in {file.sha256 for file in submitted(fake).program.uploads}
@@ -308,8 +308,8 @@ def test_large_files_are_not_read_when_another_file_is_missing(cli: Cli, fake: F
 def test_upload_progress_is_in_json_and_not_in_a_pipe(cli: Cli, fake: FakeMaster, program: str) -> None:
     half = messages.Progress(1, 3, "h2", "uploading", 1 << 29, 1 << 30)
     fake.reply(messages.Watch, half, messages.Progress(1, 3, "h2", "running"), messages.Ended(job_line()))
-    for words in ([], ["-q"], ["-v"]):
-        assert b"uploading" not in cli(*words, "run", program).stderr
+    for argv in ([], ["-q"], ["-v"]):
+        assert b"uploading" not in cli(*argv, "run", program).stderr
     lines = [json.loads(line) for line in cli("run", "--json", program).stdout.splitlines()]
     assert (lines[1]["sent_bytes"], lines[1]["total_bytes"]) == (1 << 29, 1 << 30)
     assert "sent_bytes" not in lines[2]

@@ -83,8 +83,8 @@ def rows(folder: Path) -> list[list[str]]:
 
 def test_a_sweep_is_submitted_with_its_table_and_template(cli: Cli, fake: FakeMaster, program: str) -> None:
     fake.reply(WatchSweep, ENDED)
-    words = ["-p", "x=1..3", "-p", "y=a,b", "-j", "5", "--halt", "soon,fail=10%", "--timeout", "90s", "--retries", "4"]
-    assert cli("sweep", *words, program, "--n={x}", "{y}").returncode == 0
+    argv = ["-p", "x=1..3", "-p", "y=a,b", "-j", "5", "--halt", "soon,fail=10%", "--timeout", "90s", "--retries", "4"]
+    assert cli("sweep", *argv, program, "--n={x}", "{y}").returncode == 0
     got = submitted(fake)[0]
     plan = plan_of(fake)
     table = parameters.Table(
@@ -98,7 +98,7 @@ def test_a_sweep_is_submitted_with_its_table_and_template(cli: Cli, fake: FakeMa
 
 
 @pytest.mark.parametrize(
-    ("words", "commands"),
+    ("argv", "commands"),
     [
         (["-p", "x=1..3", "hello.py"], ["hello.py 1", "hello.py 2", "hello.py 3"]),
         (["hello.py", "-p", "x=1..2"], ["hello.py 1", "hello.py 2"]),
@@ -114,18 +114,18 @@ def test_a_sweep_is_submitted_with_its_table_and_template(cli: Cli, fake: FakeMa
     ],
 )  # fmt: skip
 def test_a_dry_run_prints_each_command_without_a_master(
-    cli: Cli, program: str, words: list[str], commands: list[str]
+    cli: Cli, program: str, argv: list[str], commands: list[str]
 ) -> None:
     (cli.folder / "lines").write_text("a/b.txt\nc\n")
     (cli.folder / "table.csv").write_text("x,y\n1,2\n3,q r\n")
-    done = cli("sweep", "--dry-run", *words)
+    done = cli("sweep", "--dry-run", *argv)
     assert (done.returncode, done.stdout.decode().splitlines(), done.stderr) == (0, commands, b"")
 
 
 def test_backup_is_off_by_default(cli: Cli, fake: FakeMaster, program: str) -> None:
-    for words in ([], ["--backup"]):
+    for argv in ([], ["--backup"]):
         fake.reply(WatchSweep, ENDED)
-        assert cli("sweep", *words, "-p", "x=1..3", program).returncode == 0
+        assert cli("sweep", *argv, "-p", "x=1..3", program).returncode == 0
     assert [each.sweep.backup for each in submitted(fake) if each.sweep] == [False, True]
 
 
@@ -136,7 +136,7 @@ def with_inputs(cli: Cli, *names: str) -> None:
 
 
 def inputs_of(fake: FakeMaster) -> inputs.Inputs:
-    """As they were sent, with all that they name."""
+    """The task inputs that were sent, with their contents."""
     sent = {
         sha256(payload).hexdigest(): payload
         for message, payload in fake.requests
@@ -169,9 +169,9 @@ def test_a_dry_run_offers_no_large_file(cli: Cli, fake: FakeMaster, program: str
 
 def test_a_dry_run_shows_what_each_task_reads(cli: Cli, program: str) -> None:
     with_inputs(cli, "a b", "c")
-    words = ("--dry-run", "--stdin", "in/{1}", "hello.py", "{#}", ":::", "a b", "c")
-    assert cli("sweep", *words).stdout.decode().splitlines() == ["hello.py 1 < 'in/a b'", "hello.py 2 < in/c"]
-    lines = [json.loads(line) for line in cli("--json", "sweep", *words).stdout.splitlines()]
+    argv = ("--dry-run", "--stdin", "in/{1}", "hello.py", "{#}", ":::", "a b", "c")
+    assert cli("sweep", *argv).stdout.decode().splitlines() == ["hello.py 1 < 'in/a b'", "hello.py 2 < in/c"]
+    lines = [json.loads(line) for line in cli("--json", "sweep", *argv).stdout.splitlines()]
     assert [line["stdin"] for line in lines] == ["in/a b", "in/c"]
 
 
@@ -182,27 +182,27 @@ def test_all_unusable_inputs_are_reported_together_before_anything_runs(
     (cli.folder / "in" / "2").mkdir()
     done = cli("sweep", "--stdin", "in/{x}", "-p", "x=1..9", "-p", "y=1,2", program, "{y}")
     assert done.returncode == 2
-    words = "task {}: in/{}: No such file or directory (--stdin)"
+    argv = "task {}: in/{}: No such file or directory (--stdin)"
     lines = done.stderr.decode().splitlines()
     assert lines[0] == "error: task 3: in/2: is not a file (--stdin)"
-    assert lines[1:6] == [*(words.format(2 * x - 1, x) for x in range(4, 8)), "and 2 more"]
+    assert lines[1:6] == [*(argv.format(2 * x - 1, x) for x in range(4, 8)), "and 2 more"]
     assert fake.requests == []
 
 
 def test_a_resumed_sweep_needs_only_the_inputs_of_missing_tasks(cli: Cli, fake: FakeMaster, program: str) -> None:
     with_inputs(cli, "1", "2", "3")
-    words = ("--results", "R", "--stdin", "in/{x}", "-p", "x=1..3", "hello.py")
+    argv = ("--results", "R", "--stdin", "in/{x}", "-p", "x=1..3", "hello.py")
     fake.reply(WatchSweep, *task(1, b"a\n"), *task(2, state="CANCELLED", status=143), ENDED)
-    cli("sweep", *words)
+    cli("sweep", *argv)
     known(fake, state="CANCELLED", exit_status=143)
     (cli.folder / "in" / "1").unlink()
     (cli.folder / "in" / "2").write_text("another")
     fake.reply(WatchSweep, *task(2, b"b\n"), *task(3, b"c\n"), ENDED)
-    assert cli("sweep", "--resume", *words).returncode == 0
+    assert cli("sweep", "--resume", *argv).returncode == 0
     found = inputs_of(fake)
     assert (plan_of(fake).chosen, found.of(1)) == ("2-3", None)
     assert [file.size for number in (2, 3) if (file := found.of(number))] == [len("another"), len("input 3")]
-    other = cli("sweep", "--resume", *words[:2], "--stdin", "./in/{x}", *words[4:])
+    other = cli("sweep", "--resume", *argv[:2], "--stdin", "./in/{x}", *argv[4:])
     assert b"belongs to another sweep" in other.stderr
 
 
@@ -212,7 +212,7 @@ def test_values_can_come_from_a_pipe(cli: Cli, program: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("argv", "message"),
     [
         (["hello.py"], "a sweep needs a parameter"),
         (["--stdin", "{y}", "-p", "x=1..3", "hello.py"], "--stdin: unknown placeholder {y}"),
@@ -243,11 +243,11 @@ def test_values_can_come_from_a_pipe(cli: Cli, program: str) -> None:
     ],
 )  # fmt: skip
 def test_wrong_usage_is_reported_before_anything_runs(
-    cli: Cli, fake: FakeMaster, program: str, words: list[str], message: str
+    cli: Cli, fake: FakeMaster, program: str, argv: list[str], message: str
 ) -> None:
     (cli.folder / "ragged.csv").write_text("x,y\n1,2\n3\n")
     (cli.folder / "empty").write_bytes(b"")
-    done = cli("sweep", *words)
+    done = cli("sweep", *argv)
     assert done.returncode == (127 if "no such file" in message else 2)
     assert message in done.stderr.decode()
     assert fake.received(messages.Submit) == []
@@ -480,11 +480,11 @@ def test_resume_failed_runs_failed_tasks_again(cli: Cli, fake: FakeMaster, progr
 
 def test_resume_with_every_task_recorded_sends_nothing(cli: Cli, fake: FakeMaster, program: str) -> None:
     fake.reply(WatchSweep, *task(1), *task(2), *task(3), ENDED)
-    words = ("sweep", "--joblog", "L", "-p", "x=1..3", program)
-    cli(*words)
+    argv = ("sweep", "--joblog", "L", "-p", "x=1..3", program)
+    cli(*argv)
     assert not (cli.folder / "L.sweep.json").exists()
     before = len(fake.requests)
-    assert cli(words[0], "--resume", *words[1:]).returncode == 0
+    assert cli(argv[0], "--resume", *argv[1:]).returncode == 0
     assert len(fake.requests) == before
 
 
@@ -507,12 +507,12 @@ def test_records_of_another_sweep_are_refused(cli: Cli, fake: FakeMaster, progra
     fake.reply(WatchSweep, *task(1), ENDED)
     cli(*RECORDED)
     other = ["-p", "x=2..4", program]
-    for words, message in (
+    for argv, message in (
         (["--results", "R", "-p", "x=1..3", program], "R already has results"),
         (["--results", "R", "--resume", *other], "belongs to another sweep"),
         (["--joblog", "L", "--resume", *other], "belongs to another sweep: its task 1 is `hello.py 1`"),
     ):
-        done = cli("sweep", *words)
+        done = cli("sweep", *argv)
         assert (done.returncode, message in done.stderr.decode()) == (2, True), done.stderr
     assert len(fake.received(messages.Submit)) == 1
 
@@ -546,16 +546,16 @@ def test_equal_rows_get_different_folders(cli: Cli, fake: FakeMaster, program: s
 def test_resume_completes_each_task_once_wherever_the_client_was_killed(
     cli: Cli, fake: FakeMaster, program: str
 ) -> None:
-    """Killed by a signal that comes at the n-th write of its own, for many n."""
+    """The client is killed at its n-th write to a record, for many n."""
     everything = [message for number in range(1, 9) for message in task(number, b"%d\n" % number)]
     for tracer in range(1, 40, 2):
         fake.requests.clear()
         fake.scripts.pop(messages.Info, None)
         fake.reply(WatchSweep, *everything, ENDED)
         name = f"R{tracer}"
-        words = ["--results", name, "--joblog", f"{name}.log", "-p", "x=1..8", program]
+        argv = ["--results", name, "--joblog", f"{name}.log", "-p", "x=1..8", program]
         child = subprocess.run(
-            [sys.executable, "-c", KILLED_AT, str(tracer), "sweep", *words],
+            [sys.executable, "-c", KILLED_AT, str(tracer), "sweep", *argv],
             cwd=cli.folder, env=cli.environ, capture_output=True, timeout=30, check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert child.returncode == -signal.SIGKILL, child
@@ -569,7 +569,7 @@ def test_resume_completes_each_task_once_wherever_the_client_was_killed(
             ] + [ENDED]
 
         fake.scripts[WatchSweep] = rest
-        assert cli("sweep", "--resume", *words).returncode == 0
+        assert cli("sweep", "--resume", *argv).returncode == 0
         assert sorted(int(row[0]) for row in rows(cli.folder / name)) == list(range(1, 9))
         logged = [line.split("\t")[0] for line in (cli.folder / f"{name}.log").read_text().splitlines()[1:]]
         assert sorted(map(int, logged)) == list(range(1, 9))
@@ -578,7 +578,7 @@ def test_resume_completes_each_task_once_wherever_the_client_was_killed(
         assert not [path for path in (cli.folder / name).iterdir() if path.name.startswith(".")]
 
 
-# The command line, which kills itself at the n-th change that it makes to a file of its records.
+# The command line, which kills itself at its n-th change of a record.
 KILLED_AT = """
 import os, signal, sys
 left = int(sys.argv.pop(1))
@@ -602,7 +602,7 @@ main()
 
 
 def test_the_progress_bar_does_not_split_output_lines(cli: Cli, fake: FakeMaster, program: str) -> None:
-    """stderr is a terminal, stdout a pipe: the bar is on the one, and no byte of it on the other."""
+    """stderr is a terminal and stdout a pipe: the bar goes only to stderr."""
     fake.reply(WatchSweep, progress(), *task(1, b"a\n"), progress(ended=2), *task(2, b"b"), progress(ended=3), ENDED)
     ours, theirs = os.openpty()
     child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Finding, greeting, starting and replacing a master."""
+"""Connecting to a master, starting one, and replacing one."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_state_folder_of_another_user_is_refused(cli: Cli) -> None:
 
 
 def fake_starts(monkeypatch: pytest.MonkeyPatch, starts: list[FakeMaster]) -> None:
-    """Instead of a process, `_spawn` starts a scripted master."""
+    """Make `_spawn` start a scripted master instead of a process."""
 
     class Process:
         returncode: int | None = None
@@ -189,12 +189,14 @@ def test_a_busy_master_of_another_protocol_is_an_error(cli: Cli) -> None:
 
 
 def test_a_signal_handler_never_splits_a_message(fake: FakeMaster, cli: Cli) -> None:
-    """What is queued while a send is under way goes out behind it, whole."""
+    """A message that is queued during a send is sent after it, as a whole."""
     with start.connect(cli.places, start=False) as link:
         link._sending = True
         link.queue(messages.Cancel((JobId(1),)))
         assert not link.flush_some()
         link._sending = False
-        assert link.request(messages.Status(), messages.Done).count == 1  # of the Cancel, which went first
+        assert (
+            link.request(messages.Status(), messages.Done).count == 1
+        )  # the reply to the Cancel, which was sent first
         fake.wait_for(messages.Status)
     assert [type(message) for message, _ in fake.requests] == [messages.Hello, messages.Cancel, messages.Status]

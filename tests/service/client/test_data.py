@@ -32,7 +32,7 @@ def write(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def contents(read: Data) -> dict[str, tuple[bytes, bool]]:
-    """Everything that would lie in the run's folder."""
+    """All files that would be in the folder of the run."""
     found = {}
     for source in read.sources:
         content = b"".join(source.pieces())
@@ -110,7 +110,7 @@ def test_gitignore_applies_in_every_folder_and_git_folders_are_not_sent(folder: 
         },
     )  # fmt: skip
     assert names("p") == ["p/.gitignore", "p/keep.o", "p/src.c", "p/sub/.gitignore", "p/sub/b.o", "p/sub/top"]
-    assert names("p/a.o") == ["p/a.o"]  # named by its owner
+    assert names("p/a.o") == ["p/a.o"]  # given as an argument
 
 
 def test_links_out_of_the_folder_are_errors(folder: Path) -> None:

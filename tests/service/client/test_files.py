@@ -29,7 +29,7 @@ print(json.dumps([found, [files.exists(path) for path in sys.argv[2:]], sorted(f
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A user's folder with every trick in it, and a secret beside it."""
+    """A user folder with links and a FIFO, and a secret file beside it."""
     (tmp_path / "secret").write_text("TOPSECRET")
     home = tmp_path / "home"
     (home / "sub").mkdir(parents=True)

@@ -29,7 +29,7 @@ _ESCAPES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Terminal:
-    """A pseudo-terminal of 100 columns with the shell on it; it answers where the cursor is, as terminals do."""
+    """The shell on a pseudo-terminal of 100 columns, which reports the position of the cursor, as terminals do."""
 
     def __init__(self, cli: Cli) -> None:
         self._master, slave = pty.openpty()
