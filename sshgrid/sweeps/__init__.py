@@ -1,1 +1,1 @@
-"""Pure parts of sweeps: parameters, templates, halt rules and estimates."""
+"""Pure parts of sweeps: parameters, templates, halt rules, runtime estimates, chunking and speculation."""

@@ -59,3 +59,9 @@ WHOLE = collect(2, {1: file(b"a"), 2: file(b"b")})
 def test_an_invalid_list_of_inputs_is_a_usage_error(packed: bytes, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         decode(packed)
+
+
+def test_a_list_of_an_earlier_version_is_decoded() -> None:
+    earlier = {"digests": WHOLE.digests, "sizes": WHOLE.sizes, "whose": WHOLE.numbers}
+    assert decode(msgspec.msgpack.encode(earlier)) == WHOLE
+    assert msgspec.msgpack.decode(encode(WHOLE)).keys() == earlier.keys()

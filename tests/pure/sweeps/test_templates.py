@@ -1,4 +1,4 @@
-"""Sweeps, the pure part: a task's arguments from placeholders, and the name of its results folder."""
+"""Arguments of tasks from placeholders, and names of results folders."""
 
 from __future__ import annotations
 
