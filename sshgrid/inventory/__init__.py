@@ -1,7 +1,7 @@
-"""inventory.yaml -> Inventory: which machines there are and how to reach them, with every error of the file at once.
+"""Reads inventory.yaml, the list of nodes, into an `Inventory`.
 
-`parse` is pure; `load` is the one place that reads the file. Refuses what is unknown, said twice or contradicts itself,
-and never guesses: an Inventory that exists is fit for use.
+`parse` is pure; `load` reads the file. Unknown keys, duplicates and contradictions are errors. An InventoryError has
+all errors of the file, each with its line and column. An Inventory is always valid.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ __all__ = ["Inventory", "json_schema", "load", "parse", "show", "show_yaml"]
 
 HINT = "sshgrid inventory check"
 
-Complaint: TypeAlias = tuple[inventory_text.Path, bool, str]  # about what, about its key?, a sentence
+# The path of the value, whether its key is meant, and the message.
+Violation: TypeAlias = tuple[inventory_text.Path, bool, str]
 
 
 def load(path: Path) -> Inventory:
-    """Read and parse. InventoryError for whatever is wrong with the file, be it missing or malformed."""
+    """Read and parse the file. Raises InventoryError when it is missing, unreadable or invalid."""
     return parse(read_file(path), str(path))
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of the file, at most one more than allowed. Only a regular file: a pipe could block for ever."""
+    """The first MAX_BYTES + 1 bytes of a regular file. Raises InventoryError, also for a pipe, which could block."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -57,7 +58,7 @@ def read_file(path: Path) -> bytes:
 
 
 def parse(text: bytes, path: str) -> Inventory:
-    """The inventory that `text` describes. InventoryError carries every error, as file:line:column."""
+    """The inventory in `text`. Raises InventoryError with all errors, as file:line:column."""
     _, document = read(text, path)
     return Inventory(
         path=path,
@@ -71,84 +72,84 @@ def parse(text: bytes, path: str) -> Inventory:
 
 
 def read(text: bytes, path: str) -> tuple[Tree, Document]:
-    """The tree with its places, and the valid document in it."""
+    """The tree with its places, and the valid document. Raises InventoryError."""
     decoded, problems = inventory_text.decode(text)
     if problems:
-        raise _refusal(problems, path, decoded)
+        raise _error(problems, path, decoded)
     tree, problems = inventory_text.read(decoded)
     if tree is None:
-        raise _refusal(problems or [Problem(0, 0, "the file is empty; it needs `nodes:`")], path, decoded)
-    document, complaints = _validate(inventory_text.plain(tree))
-    taken = {(problem.line, problem.column) for problem in problems}  # what is no YAML for us needs no second error
-    located = _locate(complaints, tree, decoded)
+        raise _error(problems or [Problem(0, 0, "the file is empty; it needs `nodes:`")], path, decoded)
+    document, violations = _validate(inventory_text.plain(tree))
+    taken = {(problem.line, problem.column) for problem in problems}  # one error for each place is enough
+    located = _locate(violations, tree, decoded)
     problems += [problem for problem in located if (problem.line, problem.column) not in taken]
     if problems or document is None:
-        raise _refusal(problems, path, decoded)
+        raise _error(problems, path, decoded)
     return tree, document
 
 
-def _refusal(problems: list[Problem], path: str, text: Text) -> InventoryError:
+def _error(problems: list[Problem], path: str, text: Text) -> InventoryError:
     return InventoryError(inventory_text.render(problems, path, text), HINT)
 
 
-def _validate(raw: object) -> tuple[Document | None, list[Complaint]]:
-    found = list(_contradictions(raw)) if isinstance(raw, dict) else []
+def _validate(raw: object) -> tuple[Document | None, list[Violation]]:
+    found = list(_cross_checks(raw)) if isinstance(raw, dict) else []
     try:
         return Document.model_validate(raw), found
     except ValidationError as error:
-        return None, [*inventory_schema.complaints(error), *found]
+        return None, [*inventory_schema.violations(error), *found]
 
 
-def _locate(complaints: list[Complaint], tree: Tree, text: Text) -> list[Problem]:
-    if not complaints:
+def _locate(violations: list[Violation], tree: Tree, text: Text) -> list[Problem]:
+    if not violations:
         return []
     known = dict(inventory_text.places(tree))
-    return [text.problem(_offset(known, path, of_key), message) for path, of_key, message in complaints]
+    return [text.problem(_offset(known, path, of_key), message) for path, of_key, message in violations]
 
 
 def _offset(known: Mapping[inventory_text.Path, Position], path: inventory_text.Path, of_key: bool) -> int:
-    """The nearest place there is: what is missing, or inside a value that is read as a whole, has none of its own."""
+    """The place of the path, or of the nearest path above it: a missing key has no place."""
     whole = path in known
     while path not in known:
         path = path[:-1]
     return known[path].key if of_key or not whole else known[path].value
 
 
-# --- what no single value can know ------------------------------------------------------------------------------------
+# --- checks of several values -----------------------------------------------------------------------------------------
 
 
-def _contradictions(raw: dict[str, Any]) -> Iterator[Complaint]:
-    """On the plain values, so that they are found even where the schema has complaints of its own."""
+def _cross_checks(raw: dict[str, Any]) -> Iterator[Violation]:
+    """Checks on plain values, so that they also run when the document violates the schema."""
     nodes = _mapping(raw.get("nodes"))
     defaults = _mapping(raw.get("defaults"))
     languages = _mapping(raw.get("toolchains"))
-    yield from _names_twice(nodes)
+    yield from _duplicate_nodes(nodes)
     yield from _incomplete_languages(languages)
     known = {language.name for language in LANGUAGES} | languages.keys()
     yield from _unknown_toolchains(("defaults",), defaults, known)
-    yield from _two_roads(("defaults",), defaults, defaults)
-    yield from _group_complaints(_mapping(raw.get("groups")), nodes, defaults, known)
+    yield from _conflicting_keys(("defaults",), defaults, defaults)
+    yield from _group_violations(_mapping(raw.get("groups")), nodes, defaults, known)
     for name, value in nodes.items():
         fields = _mapping(value)
         yield from _unknown_toolchains(("nodes", name), fields, known)
-        yield from _two_roads(("nodes", name), fields, defaults)
-        yield from _one_host_for_many(name, fields, defaults)
+        yield from _conflicting_keys(("nodes", name), fields, defaults)
+        yield from _shared_hosts(name, fields, defaults)
 
 
-def _group_complaints(
+def _group_violations(
     groups: dict[str, Any], nodes: dict[str, Any], defaults: dict[str, Any], known: set[str]
-) -> Iterator[Complaint]:
-    there = {name for entry in nodes for name in _expanded(entry)}
+) -> Iterator[Violation]:
+    known_nodes = {name for entry in nodes for name in _expanded(entry)}
     for group, value in groups.items():
         fields = _mapping(value)
         yield from _unknown_toolchains(("groups", group), fields, known)
-        yield from _two_roads(("groups", group), fields, defaults)
+        yield from _conflicting_keys(("groups", group), fields, defaults)
         members = fields.get("nodes")
         for number, pattern in enumerate(members if isinstance(members, list) else ()):
             names = _expanded(pattern) if isinstance(pattern, str) else ()
-            missing = next((name for name in names if name not in there), None)
+            missing = next((name for name in names if name not in known_nodes), None)
             if missing is not None:
-                message = f"there is no node {missing!r}{did_you_mean(missing, there)}"
+                message = f"unknown node {missing!r}{did_you_mean(missing, known_nodes)}"
                 yield ("groups", group, "nodes", number), False, message
 
 
@@ -156,7 +157,7 @@ def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _names_twice(nodes: dict[str, Any]) -> Iterator[Complaint]:
+def _duplicate_nodes(nodes: dict[str, Any]) -> Iterator[Violation]:
     owner: dict[str, str] = {}
     total = 0
     for entry in nodes:
@@ -168,7 +169,7 @@ def _names_twice(nodes: dict[str, Any]) -> Iterator[Complaint]:
         counts = Counter(names)
         twice = next((name for name in names if name in owner or counts[name] > 1), None)
         if twice is not None:
-            yield ("nodes", entry), True, f"the node {twice!r} is already in {owner.get(twice, entry)!r}"
+            yield ("nodes", entry), True, f"the node {twice!r} is already defined by {owner.get(twice, entry)!r}"
         owner.update(dict.fromkeys(names, entry))
 
 
@@ -176,61 +177,63 @@ def _expanded(entry: str) -> tuple[str, ...]:
     try:
         return expand(entry)
     except UsageError:
-        return ()  # the schema says what is wrong with it
+        return ()  # the schema reports the error
 
 
-def _incomplete_languages(languages: dict[str, Any]) -> Iterator[Complaint]:
+def _incomplete_languages(languages: dict[str, Any]) -> Iterator[Violation]:
     builtin = {language.name for language in LANGUAGES}
     for name, fields in languages.items():
         if name not in builtin and isinstance(fields, dict):
             missing = [key for key in ("match", "run") if key not in fields]
             if missing:
-                words = " and ".join(map(repr, missing))
-                message = f"a language of your own needs {words}{did_you_mean(name, builtin)}"
+                keys = f"the key{'s' if len(missing) > 1 else ''} {' and '.join(map(repr, missing))}"
+                message = f"the new language {name!r} needs {keys}{did_you_mean(name, builtin)}"
                 yield ("toolchains", name), True, message
 
 
-def _unknown_toolchains(path: inventory_text.Path, fields: dict[str, Any], known: set[str]) -> Iterator[Complaint]:
+def _unknown_toolchains(path: inventory_text.Path, fields: dict[str, Any], known: set[str]) -> Iterator[Violation]:
     wanted = fields.get("toolchains")
     for number, name in enumerate(wanted if isinstance(wanted, list) else ()):
         if isinstance(name, str) and name not in known:
-            message = f"no language is called {name!r}{did_you_mean(name, known)}"
+            message = f"unknown language {name!r}{did_you_mean(name, known)}"
             yield (*path, "toolchains", number), False, message
 
 
-_REMOTE_ONLY = ("host", "ssh_config", "port", "user", "identity_file", "known_hosts")
+_SSH_KEYS = ("host", "ssh_config", "port", "user", "identity_file", "known_hosts")
 
 
-def _two_roads(path: inventory_text.Path, fields: dict[str, Any], defaults: dict[str, Any]) -> Iterator[Complaint]:
+def _conflicting_keys(
+    path: inventory_text.Path, fields: dict[str, Any], defaults: dict[str, Any]
+) -> Iterator[Violation]:
     if "host" in fields and "ssh_config" in fields:
-        yield (*path, "ssh_config"), True, "`host` and `ssh_config` exclude each other; keep one"
+        yield (*path, "ssh_config"), True, "`host` and `ssh_config` cannot be used together; remove one of them"
     if fields.get("connection", defaults.get("connection")) == "local":
-        for key in _REMOTE_ONLY:
+        for key in _SSH_KEYS:
             if key in fields and fields is not defaults:
-                yield (*path, key), True, f"{key!r} means nothing with `connection: local`"
+                yield (*path, key), True, f"{key!r} has no effect with `connection: local`; remove it"
 
 
-def _one_host_for_many(name: str, fields: dict[str, Any], defaults: dict[str, Any]) -> Iterator[Complaint]:
+def _shared_hosts(name: str, fields: dict[str, Any], defaults: dict[str, Any]) -> Iterator[Violation]:
     if len(_expanded(name)) < 2:
         return
     for key in ("host", "ssh_config"):
         value = fields.get(key)
         if isinstance(value, str) and "{" not in value:
-            message = f'all nodes of {name!r} would be the one host {value!r}; write for example "{{name}}.lab"'
+            message = f'all nodes of {name!r} would have the same {key} {value!r}; use the name, as in "{{name}}.lab"'
             yield ("nodes", name, key), False, message
 
 
-# --- the valid document to nouns --------------------------------------------------------------------------------------
+# --- from the valid document to values of the model -------------------------------------------------------------------
 
-_RENAMED = {"connect_timeout": "connect_timeout_seconds"}
+_FIELD_NAMES = {"connect_timeout": "connect_timeout_seconds"}
 _TEMPLATES = ("host", "ssh_config", "identity_file", "known_hosts", "workdir")
 
 
 def _nodes(document: Document) -> tuple[Node, ...]:
-    defaults = document.defaults.written()
+    defaults = document.defaults.set_values()
     groups = [(group.name, group.nodes, document.groups[group.name].shared()) for group in _groups(document)]
     return tuple(
-        _node(name, _grouped(defaults, groups, name, entry))
+        _node(name, _with_groups(defaults, groups, name, entry))
         for pattern, entry in document.nodes.items()
         for name in expand(pattern)
     )
@@ -243,24 +246,27 @@ def _groups(document: Document) -> tuple[Group, ...]:
     )
 
 
-def _grouped(
+def _with_groups(
     defaults: dict[str, Any], groups: list[tuple[str, frozenset[str], dict[str, Any]]], name: str, entry: NodeFields
 ) -> dict[str, Any]:
-    """What holds for a node: the later group wins, and the node's own words over all. Tags come together."""
-    own = [(group, shared) for group, nodes, shared in groups if name in nodes]
+    """The fields of a node. The node overrides its groups, the last group first, and they override the defaults.
+
+    The tags of the node and of its groups are joined.
+    """
+    node_groups = [(group, shared) for group, nodes, shared in groups if name in nodes]
     common = defaults
-    for _, shared in own:
-        common = _over(common, shared)
-    fields = _effective(common, entry)
-    if own:
-        shared_tags = [tag for _, shared in own for tag in shared.get("tags", ())]
-        mine = entry.tags if "tags" in entry.model_fields_set else defaults.get("tags", ())
-        fields["tags"] = [*mine, *shared_tags, *(group for group, _ in own)]
+    for _, shared in node_groups:
+        common = _override(common, shared)
+    fields = _effective_fields(common, entry)
+    if node_groups:
+        shared_tags = [tag for _, shared in node_groups for tag in shared.get("tags", ())]
+        node_tags = entry.tags if "tags" in entry.model_fields_set else defaults.get("tags", ())
+        fields["tags"] = [*node_tags, *shared_tags, *(group for group, _ in node_groups)]
     return fields
 
 
-def _over(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """`own` before `defaults`; of the two ways to say where a node is, the nearer one counts."""
+def _override(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """`own` overrides `defaults`; a `host` also replaces an `ssh_config`, and the reverse."""
     fields = defaults | own
     if "host" in own:
         fields.pop("ssh_config", None)
@@ -269,15 +275,15 @@ def _over(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return fields
 
 
-def _effective(defaults: dict[str, Any], entry: NodeFields) -> dict[str, Any]:
-    fields = _over(defaults, entry.written())
+def _effective_fields(defaults: dict[str, Any], entry: NodeFields) -> dict[str, Any]:
+    fields = _override(defaults, entry.set_values())
     if fields.get("connection") == "local":
-        return {key: value for key, value in fields.items() if key not in _REMOTE_ONLY}
+        return {key: value for key, value in fields.items() if key not in _SSH_KEYS}
     return fields if "ssh_config" in fields else {"host": "{name}", **fields}
 
 
 def _node(name: str, fields: dict[str, Any]) -> Node:
-    named: dict[str, Any] = {_RENAMED.get(key, key): value for key, value in fields.items()}
+    named: dict[str, Any] = {_FIELD_NAMES.get(key, key): value for key, value in fields.items()}
     for key in _TEMPLATES:
         if key in named:
             named[key] = named[key].replace("{name}", name)
@@ -295,7 +301,7 @@ def _languages(document: Document) -> tuple[Language, ...]:
 
 
 def _language(name: str, entry: LanguageFields, base: Language | None) -> Language:
-    fields = entry.written()
+    fields = entry.set_values()
     if "probe" in fields:
         fields["version"] = fields.pop("probe")
     for key in ("match", "interpreters"):
@@ -315,31 +321,31 @@ def _retry(document: Document) -> RetryPolicy:
     )
 
 
-# --- and back: what is in force ---------------------------------------------------------------------------------------
+# --- back to text -----------------------------------------------------------------------------------------------------
 
 
 def show(inventory: Inventory) -> dict[str, object]:
-    """Everything in force, as plain values for --json: times in seconds, the keys of the nouns."""
+    """The inventory with all defaults, as plain values for --json. Times are in seconds."""
     return {
         "schema": 1,
         "path": inventory.path,
         "digest": inventory.digest,
-        "nodes": [_plain(node) for node in inventory.nodes],
-        "languages": [_plain(language) for language in inventory.languages],
-        "groups": [_plain(group) for group in inventory.groups],
+        "nodes": [_as_builtins(node) for node in inventory.nodes],
+        "languages": [_as_builtins(language) for language in inventory.languages],
+        "groups": [_as_builtins(group) for group in inventory.groups],
         "placement": inventory.placement,
-        "retry": _plain(inventory.retry),
+        "retry": _as_builtins(inventory.retry),
         "queue": "sqlite",
     }
 
 
-def _plain(noun: Struct) -> dict[str, object]:
-    plain: dict[str, object] = msgspec.to_builtins(noun, order="sorted")
-    return plain
+def _as_builtins(value: Struct) -> dict[str, object]:
+    builtins: dict[str, object] = msgspec.to_builtins(value, order="sorted")
+    return builtins
 
 
 def show_yaml(inventory: Inventory) -> str:
-    """Everything in force as an inventory again, a line a node: parsing it gives the same nodes and languages."""
+    """The inventory with all defaults, as YAML with one line for each node. It parses to an equal inventory."""
     changed = [language for language in inventory.languages if language not in LANGUAGES]
     lines = ["version: 1"]
     if changed:

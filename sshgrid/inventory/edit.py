@@ -1,12 +1,11 @@
-"""Edits of inventory.yaml by command: text spans are cut and inserted, and the result is proved by parsing it again.
+"""Edits inventory.yaml by command: spans of text are replaced, and the result is checked by parsing it.
 
-Every byte outside the changed span stays: comments, blank lines, order, quoting, line endings. An edit whose result is
-not exactly the old inventory plus the change is refused, never guessed; so are `nodes` written in braces, one member of
-a range, the last node, and files that are not valid to begin with.
+Every byte outside the changed spans stays: comments, blank lines, order, quoting and line endings. An edit is refused
+when its result is not exactly the old inventory with the change. Also refused are edits of an invalid file, of `nodes`
+in braces, of one node of a range, and the removal of the last node.
 
-What belongs to a node's entry and goes with it: its lines, a comment at the end of such a line, and comment lines below
-that are indented deeper than its name. A comment above it stays: whether it speaks of this node or of all that follow,
-only its author knows.
+The entry of a node is its lines with the comments at their ends, and the comment lines below that are indented deeper
+than its name. Comment lines above it stay when it is removed, because they may be about several nodes.
 """
 
 from __future__ import annotations
@@ -27,71 +26,71 @@ from sshgrid.errors import InventoryError, NoSuchNode, UsageError
 from sshgrid.inventory.text import Pairs, Scalar, Tree, emit, plain
 from sshgrid.notation.selectors import did_you_mean, expand
 
-BY_HAND = "sshgrid inventory edit"
-TRIES = 5
+EDIT_HINT = "sshgrid inventory edit"
+MAX_TRIES = 5
 
 Entry: TypeAlias = tuple[Scalar, Tree]
-Splice: TypeAlias = tuple[int, int, str]  # from, to, what stands there instead
+Splice: TypeAlias = tuple[int, int, str]  # start, end, new text
 
 _BREAK = re.compile(r"\r\n|\n|\r")
 _COLON = re.compile(r"[ \t]*:")
 _COMMA = re.compile(r"[ \t]*,[ \t]*")
 _COMMENT_LINE = re.compile(r"( *)#")
 _BLANK_LINE = re.compile(r"[ \t]*(?=[\r\n])")
-_NOTHING_SAID = re.compile(r"(?:[ \t]*(?:#[^\r\n]*)?(?:\r\n|\n|\r|$))*")
+_ONLY_COMMENTS = re.compile(r"(?:[ \t]*(?:#[^\r\n]*)?(?:\r\n|\n|\r|$))*")
 _PLAIN_RANGE = re.compile(r"[A-Za-z][A-Za-z0-9._-]*(?:\[[0-9,-]+\][A-Za-z0-9._-]*)+")
 
 
-# --- what the commands ask for ----------------------------------------------------------------------------------------
+# --- the edits --------------------------------------------------------------------------------------------------------
 
 
 def add_node(text: str, name: str, fields: Mapping[str, object]) -> str:
-    """The text with one more node, or range, after the last one. `fields` are keys and values as in the file."""
+    """The text with a new node or range after the last one. `fields` are keys and values as in the file."""
     return add_nodes(text, {name: fields})
 
 
 def add_nodes(text: str, nodes: Mapping[str, Mapping[str, object]]) -> str:
-    """As add_node, for all of them at once."""
-    values = {name: {key: _listed(value) for key, value in fields.items()} for name, fields in nodes.items()}
+    """As add_node, for several nodes."""
+    values = {name: {key: _as_list(value) for key, value in fields.items()} for name, fields in nodes.items()}
     lines = [
         f"{name if _PLAIN_RANGE.fullmatch(name) else emit(name)}: {emit(fields)}" for name, fields in values.items()
     ]
-    if _NOTHING_SAID.fullmatch(text):
+    if _ONLY_COMMENTS.fullmatch(text):
         file, changed = None, _first_nodes(text, lines)
     else:
         file = _File(text)
-        file.refuse_known(nodes)
+        file.check_new(nodes)
         key, _ = last = file.nodes.items[-1]
         at = file.after(last)
         indent = " " * file.column(key.start)
         changed = file.changed([(at, at, "".join(indent + line + file.newline for line in lines))])
     before: dict[str, Any] = file.values() if file else {"version": 1, "nodes": {}}
-    return _proved(changed, {**before, "nodes": {**before["nodes"], **values}})
+    return _checked(changed, {**before, "nodes": {**before["nodes"], **values}})
 
 
 def new_lines(before: str, after: str) -> list[str]:
-    """The lines that one edit has put in."""
+    """The lines that an edit has inserted."""
     old, new = before.splitlines(), after.splitlines()
     same = next((at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), len(old))
     return new[same : same + len(new) - len(old)]
 
 
 def remove_nodes(text: str, names: Collection[str]) -> str:
-    """The text without these nodes; a range is removed by its pattern. The comments above them stay."""
+    """The text without these nodes. A range is removed by its pattern. Comments above the nodes stay."""
     file = _File(text)
     entries = file.entries(names)
     if len(entries) == len(file.nodes.items):
-        raise UsageError("an inventory needs a node, and this would remove the last one", BY_HAND)
-    gone = {key.text for key, _ in entries}
+        raise UsageError("the last node cannot be removed: an inventory needs at least one", EDIT_HINT)
+    removed = {key.text for key, _ in entries}
     expected = file.values()
-    expected["nodes"] = {name: value for name, value in expected["nodes"].items() if name not in gone}
-    return _proved(
+    expected["nodes"] = {name: value for name, value in expected["nodes"].items() if name not in removed}
+    return _checked(
         file.changed([(file.line_start(key), file.after((key, value)), "") for key, value in entries]), expected
     )
 
 
 def set_drained(text: str, names: Collection[str], drained: bool) -> str:
-    """The text with `drained: true` at these nodes, or without; a range only as a whole."""
+    """The text with or without `drained: true` at these nodes. A range is changed by its pattern."""
     file = _File(text)
     entries = [(key, value) for key, value in file.entries(names) if _is_drained(value) != drained]
     if not entries:
@@ -100,15 +99,15 @@ def set_drained(text: str, names: Collection[str], drained: bool) -> str:
     for key, _ in entries:
         rest = {name: value for name, value in expected["nodes"][key.text].items() if name != "drained"}
         expected["nodes"][key.text] = {**rest, "drained": True} if drained else rest
-    splice = file.drained if drained else file.not_drained
-    return _proved(file.changed([splice(key, value) for key, value in entries]), expected)
+    splice = file.drained if drained else file.resumed
+    return _checked(file.changed([splice(key, value) for key, value in entries]), expected)
 
 
 def _is_drained(value: Tree) -> bool:
     return isinstance(value, Pairs) and plain(value.get("drained")) is True
 
 
-def _listed(value: object) -> object:
+def _as_list(value: object) -> object:
     if isinstance(value, Collection) and not isinstance(value, str | bytes):
         return sorted(value) if isinstance(value, set | frozenset) else list(value)
     return value
@@ -121,17 +120,17 @@ def _first_nodes(text: str, lines: list[str]) -> str:
     return newline.join([before + "version: 1", "nodes:", *(f"  {line}" for line in lines), ""])
 
 
-# --- the proof --------------------------------------------------------------------------------------------------------
+# --- the check of an edit ---------------------------------------------------------------------------------------------
 
 
-def _proved(changed: str, expected: Mapping[str, Any]) -> str:
-    """`changed`, if it is a valid inventory that says `expected` and nothing else."""
+def _checked(changed: str, expected: Mapping[str, Any]) -> str:
+    """Return `changed` if it is a valid inventory with exactly the values `expected`. Raises UsageError otherwise."""
     try:
         tree, _ = inventory.read(changed.encode(), "inventory.yaml")
     except InventoryError as error:
-        raise UsageError(f"the file would not be valid with this change:\n{error.message}", BY_HAND) from error
+        raise UsageError(f"the change would make the file invalid:\n{error.message}", EDIT_HINT) from error
     if _comparable(plain(tree)) != _comparable(expected):
-        raise UsageError("the file is written in a way that a command cannot change without harm", BY_HAND)
+        raise UsageError("the layout of the file does not allow this change by command", EDIT_HINT)
     return changed
 
 
@@ -142,7 +141,7 @@ def _values(tree: Tree) -> dict[str, Any]:
 
 
 def _comparable(document: object) -> str:
-    """Text that is the same when two documents say the same in the same order; `drained: false` says nothing."""
+    """A text that is equal for documents with equal values in the same order. `drained: false` counts as absent."""
     assert isinstance(document, Mapping)
     nodes = [
         (name, sorted((key, value) for key, value in (fields or {}).items() if (key, value) != ("drained", False)))
@@ -155,33 +154,36 @@ def _comparable(document: object) -> str:
 
 
 class _File:
-    """A valid inventory and the places of its nodes. Works on whole lines: a missing last newline is lent meanwhile."""
+    """A valid inventory and the places of its nodes. A missing newline at the end is added during the edit."""
 
     def __init__(self, text: str) -> None:
         found = _BREAK.search(text)
         self.newline = found[0] if found else "\n"
-        self.lent = "" if text.endswith(("\n", "\r")) else self.newline
-        self.text = text + self.lent
+        self.added_newline = "" if text.endswith(("\n", "\r")) else self.newline
+        self.text = text + self.added_newline
         self.tree, _ = inventory.read(self.text.encode(), "inventory.yaml")
         nodes = self.tree.get("nodes") if isinstance(self.tree, Pairs) else None
         assert isinstance(nodes, Pairs)
         if nodes.flow:
-            raise UsageError("`nodes` is written in braces, where a command would harm the layout", BY_HAND)
+            raise UsageError(
+                "`nodes` is written in braces, which a command cannot edit; write one node on each line", EDIT_HINT
+            )
         self.nodes = nodes
 
     def values(self) -> dict[str, Any]:
         return _values(self.tree)
 
     def changed(self, splices: list[Splice]) -> str:
-        """All splices at once, from the last to the first so that no place moves."""
+        """The text after all splices. They are applied from the last to the first, so that the places stay valid."""
         text = self.text
-        for start, end, words in sorted(splices, reverse=True):
-            text = text[:start] + words + text[end:]
-        return text.removesuffix(self.lent)
+        for start, end, new_text in sorted(splices, reverse=True):
+            text = text[:start] + new_text + text[end:]
+        return text.removesuffix(self.added_newline)
 
-    # which entries
+    # entries
 
-    def refuse_known(self, names: Iterable[str]) -> None:
+    def check_new(self, names: Iterable[str]) -> None:
+        """Raise UsageError when one of these nodes is already in the file."""
         wanted = {node for name in names for node in expand(name)}
         twice = {key.text: sorted(wanted.intersection(expand(key.text))) for key, _ in self.nodes.items}
         known = [name for members in twice.values() for name in members]
@@ -193,24 +195,23 @@ class _File:
         raise UsageError(f"these nodes are already in the inventory: {', '.join(known)}", "sshgrid inventory show")
 
     def entries(self, names: Collection[str]) -> list[Entry]:
-        """The entries that these names or ranges are, as wholes."""
+        """The entries of these names or ranges. Raises NoSuchNode, or UsageError for a part of a range."""
         wanted = {node for name in names for node in expand(name)}
         found = [(entry, set(expand(entry[0].text))) for entry in self.nodes.items]
         known = {node for _, members in found for node in members}
         for name in sorted(wanted - known):
             raise NoSuchNode(f"no node {name!r} in the inventory{did_you_mean(name, known)}", "sshgrid nodes")
         for (key, _), members in found:
-            self._refuse_part(key.text, members & wanted, members)
+            self._check_whole_range(key.text, members & wanted, members)
         return [entry for entry, members in found if members & wanted]
 
     @staticmethod
-    def _refuse_part(pattern: str, hit: set[str], members: set[str]) -> None:
-        if hit and hit != members:
-            one = min(hit)
-            message = f"{one!r} is one of the range {pattern!r}, which the file describes in one entry"
-            raise UsageError(message, f"name the whole range ('{pattern}'), or split it: {BY_HAND}")
+    def _check_whole_range(pattern: str, selected: set[str], members: set[str]) -> None:
+        if selected and selected != members:
+            message = f"{min(selected)!r} is a part of the range {pattern!r}, which is one entry of the file"
+            raise UsageError(message, f"use the whole range ('{pattern}'), or split it: {EDIT_HINT}")
 
-    # where
+    # places
 
     def column(self, offset: int) -> int:
         return offset - self._start_of_line(offset)
@@ -225,11 +226,11 @@ class _File:
     def line_start(self, key: Scalar) -> int:
         start = self._start_of_line(key.start)
         if self.text[start : key.start].strip(" "):
-            raise UsageError(f"the entry {key.text!r} does not begin on a line of its own", BY_HAND)
+            raise UsageError(f"the entry {key.text!r} does not start on a new line", EDIT_HINT)
         return start
 
     def _content_end(self, key: Scalar, value: Tree) -> int:
-        """Where the last word of an entry ends; the end of a block as YAML has it is where the next one begins."""
+        """The end of the last value of an entry. For YAML, a block ends only where the next one begins."""
         if isinstance(value, Scalar):
             return value.end if value.end > value.start else key.end
         if value.flow:
@@ -239,12 +240,12 @@ class _File:
         return self._content_end(key, value.items[-1])
 
     def after_content(self, entry: Entry) -> int:
-        """The start of the line after an entry's last word."""
+        """The start of the line after the last value of an entry."""
         end = self._content_end(*entry)
         return end if end == self._start_of_line(end) else self._next_line(end)
 
     def after(self, entry: Entry) -> int:
-        """As after_content, but after the comment lines, too, that are indented deeper than the entry's key."""
+        """As after_content, but also after the comment lines that are indented deeper than the entry's key."""
         column = self.column(entry[0].start)
         end = position = self.after_content(entry)
         while position < len(self.text):
@@ -260,6 +261,7 @@ class _File:
     # drained: true
 
     def drained(self, key: Scalar, value: Tree) -> Splice:
+        """The splice that adds `drained: true` to an entry."""
         if isinstance(value, Pairs):
             return self._drained_pair(value)
         if self.text[value.start : value.end].strip():
@@ -279,7 +281,8 @@ class _File:
         at = self.after_content(fields.items[-1])
         return at, at, " " * self.column(fields.items[0][0].start) + "drained: true" + self.newline
 
-    def not_drained(self, _: Scalar, value: Tree) -> Splice:
+    def resumed(self, _: Scalar, value: Tree) -> Splice:
+        """The splice that removes `drained: true` from an entry."""
         assert isinstance(value, Pairs)
         number = next(number for number, (key, _) in enumerate(value.items) if key.text == "drained")
         pair = value.items[number]
@@ -293,7 +296,7 @@ class _File:
         return self._whole_line(start, comma.end() if comma else end)
 
     def _whole_line(self, start: int, end: int) -> Splice:
-        """A span, widened to its line when nothing else stands there."""
+        """A splice that removes a span, or its whole line when nothing else is on it."""
         line = self._start_of_line(start)
         alone = not self.text[line:start].strip() and _BLANK_LINE.match(self.text, end)
         return (line, self._next_line(end), "") if alone else (start, end, "")
@@ -303,32 +306,32 @@ class _File:
 
 
 def edit_file(path: Path, change: Callable[[str], str], create: bool = False) -> None:
-    """Apply `change` to the file's text; on return the new file is durable. Edits by command wait for one another.
+    """Apply `change` to the file's text; the new file is durable on return. Edits by command wait for each other.
 
-    A symbolic link stays and its target changes; mode and owner stay. With `create`, a missing file counts as empty.
+    A symbolic link stays and its target is changed. Mode and owner stay. With `create`, a missing file counts as empty.
     """
     target = Path(os.path.realpath(path))
     with _locked(target.parent):
-        for _ in range(TRIES):
-            if _edited(path, target, change, create):
+        for _ in range(MAX_TRIES):
+            if _try_edit(path, target, change, create):
                 return
-    raise UsageError(f"{path}: something else keeps changing the file", "close the editor and try again")
+    raise UsageError(f"{path}: another program keeps changing the file", "close the editor and try again")
 
 
 def replace(path: Path, before: bytes | None, after: bytes) -> None:
-    """Put `after` in the place of `before` (None = no file), durably. UsageError when it is not there any more."""
+    """Replace the content `before` (None = no file) by `after`, durably. Raises UsageError if the file has changed."""
     inventory.parse(after, str(path))
     target = Path(os.path.realpath(path))
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(target.parent):
         found = _identity(target)
-        if (None if found is None else inventory.read_file(path)) != before or not _written(path, target, after, found):
-            raise UsageError(f"{path}: the file was changed meanwhile, and is left as it is now", BY_HAND)
+        if (None if found is None else inventory.read_file(path)) != before or not _write(path, target, after, found):
+            raise UsageError(f"{path}: the file was changed meanwhile; nothing was written", EDIT_HINT)
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """An exclusive lock on the folder: it leaves nothing behind, and a process that dies lets go of it."""
+    """Hold an exclusive lock on the folder. It needs no lock file, and ends with the process."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -341,28 +344,28 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _edited(path: Path, target: Path, change: Callable[[str], str], create: bool) -> bool:
-    """One try; False when an editor, which knows no lock, changed the file meanwhile."""
+def _try_edit(path: Path, target: Path, change: Callable[[str], str], create: bool) -> bool:
+    """Try the edit once. False when an editor, which does not use the lock, changed the file meanwhile."""
     before = _identity(target)
     data = b"" if before is None and create else inventory.read_file(path)
     if data:
-        inventory.read(data, str(path))  # complain with the right path, before the change can
+        inventory.read(data, str(path))  # errors of the old file name its real path
     text = data.decode("utf-8")
     changed = change(text)
     if changed == text:
         return True
     inventory.parse(changed.encode(), str(path))
-    return _written(path, target, changed.encode(), before)
+    return _write(path, target, changed.encode(), before)
 
 
-def _written(path: Path, target: Path, data: bytes, before: os.stat_result | None) -> bool:
-    """False when an editor was quicker."""
+def _write(path: Path, target: Path, data: bytes, before: os.stat_result | None) -> bool:
+    """Write the file. False when an editor changed it meanwhile."""
     if before is not None and not os.access(target, os.W_OK):
         raise UsageError(f"{path}: the file is read-only", f"chmod u+w {path}")
     try:
-        return _replaced(target, data, before)
+        return _replace_file(target, data, before)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+        raise UsageError(f"{path}: cannot write: {error.strerror}") from error
 
 
 def _identity(target: Path) -> os.stat_result | None:
@@ -372,13 +375,13 @@ def _identity(target: Path) -> os.stat_result | None:
         return None
 
 
-def _same(one: os.stat_result | None, other: os.stat_result | None) -> bool:
+def _is_same_file(one: os.stat_result | None, other: os.stat_result | None) -> bool:
     if one is None or other is None:
         return one is other
     return (one.st_ino, one.st_size, one.st_mtime_ns) == (other.st_ino, other.st_size, other.st_mtime_ns)
 
 
-def _replaced(target: Path, data: bytes, before: os.stat_result | None) -> bool:
+def _replace_file(target: Path, data: bytes, before: os.stat_result | None) -> bool:
     descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -386,7 +389,7 @@ def _replaced(target: Path, data: bytes, before: os.stat_result | None) -> bool:
             file.flush()
             _inherit(file.fileno(), before)
             os.fsync(file.fileno())
-        if not _same(before, _identity(target)):
+        if not _is_same_file(before, _identity(target)):
             return False
         Path(name).replace(target)
         return True
@@ -396,6 +399,6 @@ def _replaced(target: Path, data: bytes, before: os.stat_result | None) -> bool:
 
 def _inherit(descriptor: int, before: os.stat_result | None) -> None:
     if before is not None:
-        with suppress(PermissionError):  # another's file in our folder: it becomes ours, with the same mode
+        with suppress(PermissionError):  # without the right to keep the owner, the file becomes ours
             os.fchown(descriptor, before.st_uid, before.st_gid)
     os.fchmod(descriptor, stat.S_IMODE(before.st_mode) if before else 0o644)

@@ -1,7 +1,7 @@
-"""Nodes out of other tools' files: Ansible inventories (INI and YAML) and the Host aliases of an ssh_config.
+"""Imports nodes from Ansible inventories (INI and YAML) and from the Host aliases of an ssh_config.
 
-Pure: text in, entries as they would stand in an inventory out, with a sentence for everything that has no place there.
-Refuses what it would have to guess at; secrets are named, never repeated.
+The functions are pure: they turn a text into entries for inventory.yaml, with a note for everything that is not
+imported. Notes name variables but never contain their values, because these may be secret.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sshgrid.notation.selectors import MAX_NAMES
 
 MAX_DEPTH = 30
 
-_EVERYWHERE = ("all", "ungrouped")  # groups of Ansible's own
+_BUILTIN_GROUPS = ("all", "ungrouped")  # groups that Ansible defines
 _FIELDS = {
     "ansible_host": "host",
     "ansible_ssh_host": "host",
@@ -42,7 +42,7 @@ _COMMENTS = ("#", ";")
 
 @dataclass(slots=True)
 class Imported:
-    """Entries by name, in the order of the file, and what could not be taken."""
+    """Entries by name, in the order of the file, and notes about what was not imported."""
 
     nodes: dict[str, dict[str, object]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Imported:
 
 
 def from_ssh_config(texts: Iterable[str], pattern: str = "*") -> Imported:
-    """An entry for each alias without wildcards that `pattern` fits; the rest of a Host stays in ssh_config."""
+    """An entry for each alias without wildcards that matches `pattern`. All other settings stay in the ssh_config."""
     found = Imported()
     for alias in dict.fromkeys(alias for text in texts for alias in _aliases(text)):
         if any(char in alias for char in "*?!") or not fnmatch.fnmatchcase(alias, pattern):
@@ -60,7 +60,7 @@ def from_ssh_config(texts: Iterable[str], pattern: str = "*") -> Imported:
         if NODE_NAME.fullmatch(alias) and WORD.fullmatch(alias):
             found.nodes[alias] = {"ssh_config": alias}
         else:
-            found.notes.append(f"Host {alias}: not a name that a node can have")
+            found.notes.append(f"Host {alias}: not a valid node name")
     return found
 
 
@@ -71,7 +71,7 @@ def _aliases(text: str) -> Iterator[str]:
 
 
 def ssh_config_lines(text: str) -> Iterator[tuple[str, list[str]]]:
-    """(keyword in small letters, its words) of each line that says something."""
+    """The keyword in lower case and the words of each line that is not empty or a comment."""
     for line in text.splitlines():
         keyword, *rest = re.split(r"\s*=\s*|\s+", line.strip(), maxsplit=1)
         if keyword and not keyword.startswith("#"):
@@ -81,7 +81,7 @@ def ssh_config_lines(text: str) -> Iterator[tuple[str, list[str]]]:
 def _words(text: str) -> list[str]:
     try:
         return shlex.split(text, comments=True)
-    except ValueError:  # a quote without its partner
+    except ValueError:  # an unmatched quote
         return text.split()
 
 
@@ -99,7 +99,7 @@ Groups = dict[str, _Group]
 
 
 def from_ansible(text: str, name: str = "") -> Imported:
-    """Hosts become nodes, groups tags, ansible_host and the like fields. UsageError for what is neither."""
+    """Nodes from hosts, tags from groups, keys from variables. Raises UsageError for a text in another format."""
     return _imported(_read_yaml(text, name) if _is_yaml(text, name) else _read_ini(text, name))
 
 
@@ -152,7 +152,7 @@ def _unquoted(text: str) -> str:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Every scalar is text, but for null and merges; tags (`!vault`) are passed over."""
+    """Reads every scalar as text, except null and merge keys. A value with a tag (`!vault`) is read as ""."""
 
     yaml_implicit_resolvers = {
         first: [each for each in resolvers if each[0] in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
@@ -165,12 +165,12 @@ _Loader.add_multi_constructor("!", lambda loader, suffix, node: "")
 
 def _read_yaml(text: str, name: str) -> Groups:
     try:
-        _refuse_depth(text)
+        _check_depth(text)
         raw = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"{name}: not YAML: {' '.join(str(error).split())[:200]}") from error
+        raise UsageError(f"{name}: invalid YAML: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(raw, dict):
-        raise UsageError(f"{name}: not an inventory of Ansible's: no groups in it")
+        raise UsageError(f"{name}: not an Ansible inventory: it has no groups")
     groups: Groups = {}
     waiting: list[tuple[str, Any, int]] = [(str(key), value, 0) for key, value in raw.items()]
     for _ in range(MAX_NAMES):
@@ -181,10 +181,10 @@ def _read_yaml(text: str, name: str) -> Groups:
         if depth > MAX_DEPTH:
             break
         waiting += [(child, fields, depth + 1) for child, fields in children]
-    raise UsageError(f"{name}: its groups never end")
+    raise UsageError(f"{name}: its groups are nested too deeply")
 
 
-def _refuse_depth(text: str) -> None:
+def _check_depth(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -193,7 +193,7 @@ def _refuse_depth(text: str) -> None:
 
 
 def _yaml_group(group: _Group, name: str, value: Any, file: str) -> list[tuple[str, Any]]:
-    """Fill the group; its children with what they hold."""
+    """Add the hosts and variables to the group; returns its children with their values."""
     fields = _mapping(value, file, name)
     for host, variables in _mapping(fields.get("hosts"), file, name).items():
         known = group.hosts.setdefault(str(host), {})
@@ -208,7 +208,7 @@ def _mapping(value: Any, file: str, name: str) -> dict[Any, Any]:
     if value is None or value == "":
         return {}
     if not isinstance(value, dict):
-        raise UsageError(f"{file}: not an inventory of Ansible's: {name!r} is no mapping")
+        raise UsageError(f"{file}: not an Ansible inventory: {name!r} must be a mapping")
     return value
 
 
@@ -220,35 +220,35 @@ def _scalar(value: Any) -> str:
 
 
 def _imported(groups: Groups) -> Imported:
-    found, order = Imported(), _from_the_top(groups)
+    found, order = Imported(), _parents_first(groups)
     patterns = dict.fromkeys(pattern for group in groups.values() for pattern in group.hosts)
     members = {pattern: list(_expanded(pattern)) for pattern in patterns}
     if sum(map(len, members.values())) > MAX_NAMES:
         raise UsageError(f"more than {MAX_NAMES} hosts")
     variables: dict[str, dict[str, str]] = {}
     tags: dict[str, set[str]] = {}
-    for group in order:  # what is said further down counts more
+    for group in order:  # children override their parents
         for host in _hosts_below(groups, group, members):
             variables.setdefault(host, {}).update(groups[group].variables)
-            tags.setdefault(host, set()).update({group} - set(_EVERYWHERE))
-    for own in groups.values():
-        for pattern, words in own.hosts.items():
+            tags.setdefault(host, set()).update({group} - set(_BUILTIN_GROUPS))
+    for each in groups.values():
+        for pattern, host_variables in each.hosts.items():
             for host, port in members[pattern]:
-                variables[host].update(({"ansible_port": port} if port else {}) | words)
+                variables[host].update(({"ansible_port": port} if port else {}) | host_variables)
     unmapped: dict[str, list[str]] = {}
     nodes = {host: _node(host, variables[host], sorted(tags[host]), unmapped) for host in variables}
-    found.notes += [f"{what}: {_some(hosts)}" for what, hosts in unmapped.items()]
+    found.notes += [f"{text}: {_some_names(hosts)}" for text, hosts in unmapped.items()]
     found.nodes = _with_ranges(nodes, members)
     return found
 
 
-def _some(hosts: Sequence[str]) -> str:
+def _some_names(hosts: Sequence[str]) -> str:
     shown = ", ".join(hosts[:5])
     return shown if len(hosts) <= 5 else f"{shown} and {len(hosts) - 5} more"
 
 
-def _from_the_top(groups: Groups) -> list[str]:
-    """Parents before their children, as Ansible lets the deeper group win; alphabetical beside one another."""
+def _parents_first(groups: Groups) -> list[str]:
+    """The groups with parents before their children, as the deeper group wins in Ansible; each level sorted by name."""
     depth = dict.fromkeys(groups, 1) | {"all": 0}
     for _ in range(MAX_DEPTH):
         deeper = {child: depth[name] + 1 for name in groups for child in groups[name].children if name != "all"}
@@ -256,7 +256,7 @@ def _from_the_top(groups: Groups) -> list[str]:
         depth |= changed
         if not changed:
             return sorted(groups, key=lambda name: (depth[name], name))
-    raise UsageError("its groups are children of one another")
+    raise UsageError("the groups contain each other")
 
 
 def _hosts_below(groups: Groups, top: str, members: Mapping[str, Sequence[tuple[str, str]]]) -> list[str]:
@@ -271,17 +271,17 @@ def _hosts_below(groups: Groups, top: str, members: Mapping[str, Sequence[tuple[
 
 
 def _expanded(pattern: str) -> Iterator[tuple[str, str]]:
-    """(host, port) of `web[01:10].lab:2222`."""
+    """The hosts of a pattern such as `web[01:10].lab:2222`, each with its port or ""."""
     found = _PORT.fullmatch(pattern)
     name, port = (found[1], found[2]) if found else (pattern, "")
     pieces = _RANGE.split(name)
     fixed, ranges = pieces[::4], list(zip(pieces[1::4], pieces[2::4], pieces[3::4], strict=True))
-    counted = [_counted(*each, pattern) for each in ranges]
+    counted = [_range_values(*each, pattern) for each in ranges]
     for chosen in itertools.islice(itertools.product(*counted), MAX_NAMES + 1):
         yield "".join(itertools.chain.from_iterable(itertools.zip_longest(fixed, chosen, fillvalue=""))), port
 
 
-def _counted(first: str, last: str, step: str | None, pattern: str) -> list[str]:
+def _range_values(first: str, last: str, step: str | None, pattern: str) -> list[str]:
     first = first or "0"
     if first.isdigit() and last.isdigit() and len(last) < 10:
         width = len(first) if first.startswith("0") else 0
@@ -290,7 +290,7 @@ def _counted(first: str, last: str, step: str | None, pattern: str) -> list[str]
         ]
     if len(first) == len(last) == 1 and first.isalpha() and last.isalpha():
         return [chr(n) for n in range(ord(first), ord(last) + 1, int(step or 1) or 1)]
-    raise UsageError(f"{pattern!r} has a range that Ansible would not know")
+    raise UsageError(f"{pattern!r} has an invalid range")
 
 
 def _node(
@@ -302,33 +302,33 @@ def _node(
         if key == "ansible_connection" and value in ("local", "ssh", "smart", "paramiko"):
             fields |= {"connection": "local"} if value == "local" else {}
         elif name is None:
-            unmapped.setdefault(f"{key} has no place in an inventory", []).append(host)
+            unmapped.setdefault(f"{key} is not supported", []).append(host)
         elif "{{" in value or not value:
-            unmapped.setdefault(f"{key} is worked out by Ansible alone", []).append(host)
+            unmapped.setdefault(f"{key} has a value that only Ansible can compute", []).append(host)
         else:
             fields[name] = int(value) if name == "port" and value.isdigit() else value
     if "connection" in fields:
         fields = {"connection": "local"}
     elif "host" not in fields:
         fields = {"host": host, **fields}
-    fit = [tag for tag in tags if WORD.fullmatch(tag)]
-    for tag in set(tags).difference(fit):
-        unmapped.setdefault(f"the group {tag!r} is not a name that a tag can have", []).append(host)
-    return {**fields, **({"tags": fit} if fit else {})}
+    valid_tags = [tag for tag in tags if WORD.fullmatch(tag)]
+    for tag in set(tags).difference(valid_tags):
+        unmapped.setdefault(f"the group {tag!r} is not a valid tag", []).append(host)
+    return {**fields, **({"tags": valid_tags} if valid_tags else {})}
 
 
 def _with_ranges(
     nodes: Mapping[str, dict[str, object]], members: Mapping[str, Sequence[tuple[str, str]]]
 ) -> dict[str, dict[str, object]]:
-    """A range stays one entry where all of it is alike but for the name."""
+    """Entries in which a range is one entry if all its nodes have the same fields."""
     left, entries = dict(nodes), dict[str, dict[str, object]]()
     for pattern, hosts in members.items():
         found = _PORT.fullmatch(pattern)
         plain = _PLAIN_RANGE.fullmatch(found[1] if found else pattern)
         names = [host for host, _ in hosts]
         rests = [{key: value for key, value in nodes[name].items() if key != "host"} for name in names]
-        alike = all(nodes[name].get("host") == name for name in names) and all(rest == rests[0] for rest in rests)
-        if plain and len(names) > 1 and alike and all(name in left for name in names):
+        equal = all(nodes[name].get("host") == name for name in names) and all(rest == rests[0] for rest in rests)
+        if plain and len(names) > 1 and equal and all(name in left for name in names):
             entries[f"{plain[1]}[{plain[2]}-{plain[3]}]{plain[4]}"] = {"host": "{name}", **rests[0]}
         else:
             entries |= {name: left[name] for name in names if name in left}

@@ -1,8 +1,8 @@
-"""The text of an inventory: bytes -> a tree in which every key and value knows its place, or problems with theirs.
+"""Reads the text of an inventory into a tree of keys and values with their places, or into problems with places.
 
-YAML 1.2 core scalars on PyYAML's event stream, which is iterative: depth and number of values are bounded while
-reading, before anything is built. Refuses what is not plain UTF-8, more than MAX_BYTES, MAX_DEPTH or MAX_VALUES,
-anchors, aliases, tags, duplicate keys, tabs as indentation and several documents.
+Scalars follow YAML 1.2; the events come from PyYAML. Depth and number of values are limited while reading, without
+recursion. These are problems: text that is not UTF-8, more than MAX_BYTES, MAX_DEPTH or MAX_VALUES, anchors, aliases,
+tags, duplicate keys, tabs in the indentation, and several documents.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import yaml
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 30
-MAX_VALUES = 100_000  # a thousand nodes with every key set are 30,000
-MAX_SHOWN = 50
+MAX_VALUES = 100_000  # 1,000 nodes with every key have 30,000
+MAX_SHOWN = 50  # problems in one message
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _BREAK = re.compile(r"\r\n|\n|\r")
@@ -31,7 +31,7 @@ _SECRET = re.compile(r"((?:pass(?:word|wd|phrase)?|secret|token)\w*[\"']?[ \t]*:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong; line and column count from 1, 0 = the file as a whole."""
+    """One error. Line and column count from 1; 0 = the whole file."""
 
     line: int
     column: int
@@ -40,12 +40,12 @@ class Problem:
 
 @dataclass(slots=True)
 class Scalar:
-    """A single value and its place in the text."""
+    """A scalar and its place in the text, as offsets."""
 
     start: int
     end: int
     text: str  # as written, without quotes
-    value: object  # what YAML 1.2 core makes of it
+    value: object  # by the core schema of YAML 1.2
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class Items:
 
 @dataclass(slots=True)
 class Pairs:
-    """A mapping, in the order of the file. A key is its text: `no`, `017` and `1` are names like any other."""
+    """A mapping, in the order of the file. A key is its text: `no`, `017` and `1` are names too."""
 
     start: int
     end: int
@@ -75,7 +75,7 @@ Tree: TypeAlias = Scalar | Items | Pairs
 
 
 class Text:
-    """Decoded text with the places of its lines; offsets are characters."""
+    """Decoded text with the offsets of its lines. Offsets count characters."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -98,7 +98,7 @@ class Text:
 
 
 def decode(data: bytes) -> tuple[Text, list[Problem]]:
-    """The text, and what makes it unfit to be parsed at all."""
+    """The text, and the problems that prevent parsing."""
     text = Text(data[:MAX_BYTES].decode("utf-8", "backslashreplace"))
     if len(data) > MAX_BYTES:
         return text, [Problem(0, 0, f"the file is larger than {MAX_BYTES // 1024} KiB")]
@@ -111,16 +111,16 @@ def decode(data: bytes) -> tuple[Text, list[Problem]]:
     except UnicodeDecodeError as error:
         before = len(data[: error.start].decode("utf-8"))
         return text, [text.problem(before, f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8")]
-    return text, _unfit_characters(text)
+    return text, _forbidden_characters(text)
 
 
-def _unfit_characters(text: Text) -> list[Problem]:
+def _forbidden_characters(text: Text) -> list[Problem]:
     problems = [
         text.problem(found.start(), f"character U+{ord(found[0]):04X} is not allowed")
         for found in _FORBIDDEN.finditer(text.text)
     ]
     problems += [
-        text.problem(text.text.index("\t", found.start()), "a tab in the indentation; YAML wants spaces")
+        text.problem(text.text.index("\t", found.start()), "a tab in the indentation; YAML allows only spaces")
         for found in _TAB_INDENT.finditer(text.text)
     ]
     return problems
@@ -129,26 +129,26 @@ def _unfit_characters(text: Text) -> list[Problem]:
 # --- text to tree -----------------------------------------------------------------------------------------------------
 
 
-# In braces, YAML ends a plain word at the next brace, but `{workdir: /var/tmp/sshgrid-{uid}}` is what people write. The
-# braces of a placeholder inside a word are exchanged, for the parser alone, for characters no inventory may hold.
+# In braces, YAML ends a plain word at the next brace, but users write `{workdir: /var/tmp/sshgrid-{uid}}`. Before
+# parsing, the braces of a placeholder inside a word are replaced by characters that are forbidden in an inventory.
 _INSIDE_WORD = re.compile(r"(?<=[A-Za-z0-9._/~-])\{(name|uid)\}")
 _HIDDEN = "\ue000\\1\ue001"
 _SHOWN = str.maketrans("\ue000\ue001", "{}")
 
 
-class TooMuch(Exception):
-    """Too deep, too many values, a second document: reading stops here."""
+class ReadingStopped(Exception):
+    """Too much nesting, too many values, or a second document: reading stops."""
 
 
 class Builder:
-    """One tree out of the event stream, with a stack of its own: nothing recurses."""
+    """Builds a tree from the event stream, with a stack instead of recursion."""
 
     def __init__(self, text: Text) -> None:
         self.text = text
         self.root: Tree | None = None
         self.problems: list[Problem] = []
         self._open: list[Pairs | Items] = []
-        self._keys: list[Scalar | None] = []  # for each open mapping: the key that waits for its value
+        self._keys: list[Scalar | None] = []  # for each open mapping: the key whose value comes next
         self._seen: list[dict[str, Scalar]] = []
         self._values = 0
 
@@ -158,15 +158,15 @@ class Builder:
         offset, end = event.start_mark.index, event.end_mark.index
         if isinstance(event, yaml.NodeEvent):
             self._count(offset)
-            self._refuse_decoration(event, offset)
+            self._check_decoration(event, offset)
         match event:
             case yaml.DocumentStartEvent() if self.root is not None:
-                self._stop(offset, "a second document begins here; an inventory is one document")
+                self._stop(offset, "a second document begins here; an inventory has only one")
             case yaml.AliasEvent():
-                self._place(Scalar(offset, end, "", None))
+                self._add(Scalar(offset, end, "", None))
             case yaml.ScalarEvent():
-                words = event.value.translate(_SHOWN)
-                self._place(Scalar(offset, end, words, resolve(words) if event.implicit[0] else words))
+                value = event.value.translate(_SHOWN)
+                self._add(Scalar(offset, end, value, resolve(value) if event.implicit[0] else value))
             case yaml.MappingStartEvent():
                 self._enter(Pairs(offset, end, bool(event.flow_style)))
             case yaml.SequenceStartEvent():
@@ -179,26 +179,26 @@ class Builder:
         if self._values > MAX_VALUES:
             self._stop(offset, f"more than {MAX_VALUES} values")
         if len(self._open) > MAX_DEPTH:
-            self._stop(offset, f"nested more than {MAX_DEPTH} deep")
+            self._stop(offset, f"more than {MAX_DEPTH} levels of nesting")
 
     def _stop(self, offset: int, message: str) -> None:
         self.problems.append(self.text.problem(offset, message))
-        raise TooMuch
+        raise ReadingStopped
 
-    def _refuse_decoration(self, event: yaml.NodeEvent, offset: int) -> None:
+    def _check_decoration(self, event: yaml.NodeEvent, offset: int) -> None:
         if isinstance(event, yaml.AliasEvent):
-            message = f"aliases are not allowed (*{event.anchor}); what nodes share goes into `defaults`"
+            message = f"aliases are not allowed (*{event.anchor}); write common keys in `defaults` or in a group"
             self.problems.append(self.text.problem(offset, message))
         elif event.anchor is not None:
-            message = f"anchors are not allowed (&{event.anchor}); what nodes share goes into `defaults`"
+            message = f"anchors are not allowed (&{event.anchor}); write common keys in `defaults` or in a group"
             self.problems.append(self.text.problem(offset, message))
         if getattr(event, "tag", None) is not None:
-            self.problems.append(self.text.problem(offset, "tags are not allowed; put quotes around what is text"))
+            self.problems.append(self.text.problem(offset, "tags are not allowed; write text in quotes"))
 
     def _enter(self, collection: Pairs | Items) -> None:
         if self._is_key():
-            self._stop(collection.start, "a key must be a word, not a list or a mapping")
-        self._place(collection)
+            self._stop(collection.start, "a key must be a name, not a list or a mapping")
+        self._add(collection)
         self._open.append(collection)
         self._keys.append(None)
         self._seen.append({})
@@ -211,7 +211,7 @@ class Builder:
     def _is_key(self) -> bool:
         return bool(self._open) and isinstance(self._open[-1], Pairs) and self._keys[-1] is None
 
-    def _place(self, tree: Tree) -> None:
+    def _add(self, tree: Tree) -> None:
         if not self._open:
             self.root = tree
         elif isinstance(parent := self._open[-1], Items):
@@ -219,12 +219,12 @@ class Builder:
         elif (key := self._keys[-1]) is None:
             assert isinstance(tree, Scalar)
             self._keys[-1] = tree
-            self._refuse_twice(tree)
+            self._check_duplicate(tree)
         else:
             parent.items.append((key, tree))
             self._keys[-1] = None
 
-    def _refuse_twice(self, key: Scalar) -> None:
+    def _check_duplicate(self, key: Scalar) -> None:
         first = self._seen[-1].setdefault(key.text, key)
         if first is not key:
             line = self.text.place(first.start)[0]
@@ -233,30 +233,30 @@ class Builder:
 
 
 def read(text: Text) -> tuple[Tree | None, list[Problem]]:
-    """The tree, or None when the text ends being YAML somewhere; with everything that was wrong on the way."""
+    """The tree, or None when reading stopped at an error; and all problems found."""
     builder = Builder(text)
     try:
         for event in yaml.parse(_INSIDE_WORD.sub(_HIDDEN, text.text), Loader=_LOADER):
             builder.feed(event)
-    except TooMuch:
+    except ReadingStopped:
         return None, builder.problems
     except yaml.MarkedYAMLError as error:
         return None, [*builder.problems, _syntax_problem(text, error)]
     except yaml.YAMLError as error:
-        return None, [*builder.problems, Problem(0, 0, f"not YAML: {error}")]
+        return None, [*builder.problems, Problem(0, 0, f"invalid YAML: {error}")]
     return builder.root, builder.problems
 
 
 def _syntax_problem(text: Text, error: yaml.MarkedYAMLError) -> Problem:
     mark = error.problem_mark or error.context_mark
     context = f" {error.context}" if error.context else ""
-    # A parser that has a limit of its own reads on to it before it tells of the first bracket.
+    # A parser with its own limit of nesting reports that limit, not the first bracket.
     is_deep = "maximum nesting depth" in (error.problem or "")
-    message = f"nested more than {MAX_DEPTH} deep" if is_deep else f"not YAML: {error.problem}{context}"
+    message = f"more than {MAX_DEPTH} levels of nesting" if is_deep else f"invalid YAML: {error.problem}{context}"
     if mark is None:
         return Problem(0, 0, message)
     line, column = text.place(min(mark.index, len(text.text)))
-    hint = '; put a template in quotes: "{name}.lab"' if _BARE_TEMPLATE.search(text.line(line)) else ""
+    hint = '; write a template in quotes: "{name}.lab"' if _BARE_TEMPLATE.search(text.line(line)) else ""
     return Problem(line, column, message + hint)
 
 
@@ -274,7 +274,7 @@ _WORDS: Mapping[str, object] = {
 
 
 def resolve(text: str) -> object:
-    """What a plain scalar means by the YAML 1.2 core schema (section 10.3.2): `no`, `1:30` and dates are text."""
+    """The value of a plain scalar by the YAML 1.2 core schema (section 10.3.2): `no`, `1:30` and dates are text."""
     if text in _WORDS:
         return _WORDS[text]
     if _INT.fullmatch(text):
@@ -283,11 +283,11 @@ def resolve(text: str) -> object:
 
 
 _PLAIN = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_./~+@%-]*|~/[A-Za-z0-9_./-]+")
-_old_resolver = yaml.SafeLoader("")
+_yaml_1_1_resolver = yaml.SafeLoader("")
 
 
 def emit(value: object) -> str:
-    """A value as one line of YAML, in braces where it nests. Read back by us and by a YAML 1.1 reader alike."""
+    """A value as one line of YAML, with braces for mappings. YAML 1.1 readers get the same value."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, Mapping):
@@ -298,8 +298,8 @@ def emit(value: object) -> str:
 
 
 def _emit_text(text: str) -> str:
-    old_tag = _old_resolver.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
-    plain = _PLAIN.fullmatch(text) and isinstance(resolve(text), str) and old_tag == "tag:yaml.org,2002:str"
+    yaml_1_1_tag = _yaml_1_1_resolver.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    plain = _PLAIN.fullmatch(text) and isinstance(resolve(text), str) and yaml_1_1_tag == "tag:yaml.org,2002:str"
     return text if plain else json.dumps(text, ensure_ascii=False)
 
 
@@ -309,7 +309,7 @@ Path: TypeAlias = tuple[str | int, ...]
 
 
 def plain(tree: Tree | None) -> object:
-    """Dicts, lists and scalars; recursion is bounded by MAX_DEPTH."""
+    """The tree as dicts, lists and scalars. MAX_DEPTH limits the recursion."""
     match tree:
         case Pairs():
             return {name: plain(value) for name, _, value in _named(tree)}
@@ -322,7 +322,7 @@ def plain(tree: Tree | None) -> object:
 
 
 def _named(pairs: Pairs) -> Iterator[tuple[str, Scalar, Tree]]:
-    """The entries; a second one of the same name, which is refused anyway, gets another so that its errors are seen."""
+    """The entries of a mapping. A duplicate key, an error, gets another name so that its value is checked too."""
     seen: set[str] = set()
     for number, (key, value) in enumerate(pairs.items):
         yield (f"{key.text}\0{number}" if key.text in seen else key.text), key, value
@@ -331,14 +331,14 @@ def _named(pairs: Pairs) -> Iterator[tuple[str, Scalar, Tree]]:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a value stands; for an entry of a mapping, where its key stands too."""
+    """The offset of a value and of its key; both are equal for a value without a key."""
 
     key: int
     value: int
 
 
 def places(tree: Tree, path: Path = (), key: int | None = None) -> Iterator[tuple[Path, Position]]:
-    """Every path of the tree with its place."""
+    """Every path of the tree with its position."""
     start = tree.start if key is None or tree.end > tree.start else key
     yield path, Position(start if key is None else key, start)
     if isinstance(tree, Pairs):
@@ -349,15 +349,15 @@ def places(tree: Tree, path: Path = (), key: int | None = None) -> Iterator[tupl
             yield from places(item, (*path, number))
 
 
-# --- problems to words ------------------------------------------------------------------------------------------------
+# --- problems to messages ---------------------------------------------------------------------------------------------
 
 
 def render(problems: Sequence[Problem], path: str, text: Text) -> str:
-    """All problems in the order of the file, each as file:line:column, the line and a caret."""
+    """The message for these problems in the order of the file: for each file:line:column, the line and a caret."""
     ordered = sorted(set(problems))
     blocks = [_block(problem, path, text) for problem in ordered[:MAX_SHOWN]]
     if len(ordered) > MAX_SHOWN:
-        blocks.append(f"{path}: and {len(ordered) - MAX_SHOWN} more")
+        blocks.append(f"{path}: and {len(ordered) - MAX_SHOWN} more errors")
     return "\n".join(blocks)
 
 
@@ -366,7 +366,7 @@ def _block(problem: Problem, path: str, text: Text) -> str:
         return f"{path}: {problem.message}"
     head = f"{path}:{problem.line}:{problem.column}: {problem.message}"
     line = text.line(problem.line)
-    cut = max(0, problem.column - 80)  # a file of one endless line must not become an endless message
+    cut = max(0, problem.column - 80)  # a file may have very long lines
     shown = _SECRET.sub(r"\1 ***", line)[cut : cut + 160]
     shown = "".join(char if char == "\t" or char.isprintable() else "?" for char in shown)
     before = line[cut : problem.column - 1]

@@ -1,4 +1,4 @@
-"""The inventory as a real file: what load refuses, and that edits are atomic, durable and never lose one another."""
+"""The inventory as a real file: errors of load, and edits that are atomic, durable and do not overwrite each other."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def left_over(path: Path) -> list[str]:
 # --- load -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_missing_file_is_an_inventory_error_with_the_way_out(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_inventory_error_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(InventoryError, match="no such file") as caught:
         inventory.load(tmp_path / "none.yaml")
     assert caught.value.hint.startswith("sshgrid node add")
 
 
-def test_what_is_no_regular_file_is_refused_and_a_pipe_does_not_block(tmp_path: Path) -> None:
+def test_a_folder_or_a_pipe_is_an_error_and_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(InventoryError, match="not a regular file"):
@@ -55,7 +55,7 @@ def test_an_unreadable_file_is_an_inventory_error(file: Path) -> None:
         inventory.load(file)
 
 
-def test_A1_a_huge_file_is_refused_without_reading_it_whole(tmp_path: Path) -> None:
+def test_A1_a_huge_file_is_an_error_without_being_read_completely(tmp_path: Path) -> None:
     path = tmp_path / "huge.yaml"
     with path.open("wb") as huge:
         huge.truncate(1 << 40)
@@ -63,7 +63,7 @@ def test_A1_a_huge_file_is_refused_without_reading_it_whole(tmp_path: Path) -> N
         inventory.load(path)
 
 
-def test_errors_name_the_file_as_it_was_given(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_have_the_path_of_the_file_as_given(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("nodes:\n  a: {hosts: x}\n")
     monkeypatch.chdir(file.parent)
     with pytest.raises(InventoryError, match=r"^inventory\.yaml:2:7: "):
@@ -73,7 +73,7 @@ def test_errors_name_the_file_as_it_was_given(file: Path, monkeypatch: pytest.Mo
 # --- edit -------------------------------------------------------------------------------------------------------------
 
 
-def test_an_edit_keeps_mode_and_comments_and_leaves_nothing_behind(file: Path) -> None:
+def test_an_edit_keeps_mode_and_comments_and_leaves_no_other_file(file: Path) -> None:
     file.chmod(0o640)
     edit_file(file, lambda text: add_node(text, "c", {"host": "h"}))
     assert file.read_text() == TEXT + "  c: {host: h}\n"
@@ -108,21 +108,21 @@ def test_an_edit_that_changes_nothing_does_not_touch_the_file(file: Path) -> Non
 
 
 @pytest.mark.parametrize("result", ["nodes: {}\n", "", "nodes:\n  a: {hosts: x}\n", "nodes: [\n"])
-def test_an_edit_that_breaks_the_file_is_refused_and_the_file_stays(file: Path, result: str) -> None:
+def test_an_edit_that_makes_the_file_invalid_is_refused(file: Path, result: str) -> None:
     with pytest.raises(InventoryError):
         edit_file(file, lambda _: result)
     assert file.read_text() == TEXT
     assert left_over(file) == []
 
 
-def test_a_broken_file_is_not_edited_and_its_errors_carry_its_name(file: Path) -> None:
+def test_an_invalid_file_is_not_edited_and_the_errors_have_its_path(file: Path) -> None:
     file.write_text("nodes:\n  a: {hosts: x}\n")
     with pytest.raises(InventoryError) as caught:
         edit_file(file, lambda text: add_node(text, "c", {}))
     assert caught.value.message.startswith(f"{file}:2:7: ")
 
 
-def test_a_change_that_raises_leaves_the_file_and_lets_go_of_the_lock(file: Path) -> None:
+def test_a_change_that_raises_keeps_the_file_and_releases_the_lock(file: Path) -> None:
     def change(text: str) -> str:
         raise UsageError("not today")
 
@@ -132,7 +132,7 @@ def test_a_change_that_raises_leaves_the_file_and_lets_go_of_the_lock(file: Path
     assert file.read_text() == TEXT
 
 
-def test_a_missing_file_is_made_only_when_asked_for(tmp_path: Path) -> None:
+def test_a_missing_file_is_created_only_with_create(tmp_path: Path) -> None:
     path = tmp_path / "new.yaml"
     with pytest.raises(InventoryError, match="no such file"):
         edit_file(path, lambda text: add_node(text, "a", {}))
@@ -148,8 +148,8 @@ def test_a_missing_folder_is_an_inventory_error(tmp_path: Path) -> None:
         edit_file(tmp_path / "none" / "inventory.yaml", lambda text: text, create=True)
 
 
-def test_an_editor_that_saves_meanwhile_loses_nothing(file: Path) -> None:
-    """It knows no lock: the change is applied again to what it wrote."""
+def test_a_save_by_an_editor_during_an_edit_is_kept(file: Path) -> None:
+    """An editor does not use the lock: the change is applied again to the text that it wrote."""
     saved = iter(["# saved by hand\n" + TEXT])
 
     def change(text: str) -> str:
@@ -161,14 +161,14 @@ def test_an_editor_that_saves_meanwhile_loses_nothing(file: Path) -> None:
     assert file.read_text() == "# saved by hand\n" + TEXT + "  c: {}\n"
 
 
-def test_a_file_that_never_stands_still_is_given_up_with_a_sentence(file: Path) -> None:
+def test_an_edit_of_a_file_that_keeps_changing_is_an_error(file: Path) -> None:
     count = iter(range(100))
 
     def change(text: str) -> str:
         file.write_text(TEXT + f"# {next(count)}\n")
         return add_node(text, "c", {})
 
-    with pytest.raises(UsageError, match="something else keeps changing the file"):
+    with pytest.raises(UsageError, match="another program keeps changing the file"):
         edit_file(file, change)
     assert left_over(file) == []
 
@@ -180,7 +180,7 @@ def test_a_read_only_file_is_not_replaced(file: Path) -> None:
         edit_file(file, lambda text: add_node(text, "c", {}))
 
 
-def test_edits_of_many_threads_do_not_lose_one_another(file: Path) -> None:
+def test_edits_by_many_threads_are_all_kept(file: Path) -> None:
     failures: list[Exception] = []
 
     def work(name: str) -> None:
@@ -213,9 +213,9 @@ for number in range(8):
 """
 
 
-def test_edits_of_many_processes_do_not_lose_one_another(file: Path) -> None:
+def test_edits_by_many_processes_are_all_kept(file: Path) -> None:
     workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(file), name]) for name in ("x", "y", "z")]
-    seen = {inventory.load(file).digest}  # a reader never meets half a file
+    seen = {inventory.load(file).digest}  # a reader never sees a part of a file
     while any(worker.poll() is None for worker in workers):
         seen.add(inventory.load(file).digest)
     assert [worker.returncode for worker in workers] == [0, 0, 0]
@@ -224,7 +224,7 @@ def test_edits_of_many_processes_do_not_lose_one_another(file: Path) -> None:
     assert left_over(file) == []
 
 
-def test_a_killed_edit_leaves_the_old_file_or_the_new_one_and_no_lock(file: Path) -> None:
+def test_a_killed_edit_leaves_the_old_or_the_new_file_and_no_lock(file: Path) -> None:
     script = (
         "import os, sys\nfrom pathlib import Path\nfrom sshgrid.inventory import edit as inventory_edit\n"
         "inventory_edit.os.fsync = lambda _: os.kill(os.getpid(), 9)\n"

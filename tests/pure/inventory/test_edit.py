@@ -1,4 +1,4 @@
-"""Edits by command keep every byte that they were not asked to change, or are refused."""
+"""Edits by command: every byte outside the change stays, and other edits are refused."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def nodes(text: str) -> dict[str, Node]:
 # --- add --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_node_stands_after_the_last_one_and_before_the_comments_that_follow() -> None:
+def test_a_new_node_is_inserted_after_the_last_one_and_before_the_next_comment() -> None:
     changed = add_node(TEXT, "delta", {"host": "10.0.0.9", "port": 2222, "tags": ["a", "no"], "slots": "auto"})
     line = '  delta: {host: 10.0.0.9, port: 2222, tags: [a, "no"], slots: auto}\n'
     assert changed == TEXT.replace("  gamma:\n", "  gamma:\n" + line)
     assert nodes(changed)["delta"] == Node("delta", "10.0.0.9", user="grid", port=2222, tags=frozenset({"a", "no"}))
 
 
-def test_a_new_node_comes_after_the_deeper_comments_of_the_last_one() -> None:
+def test_a_new_node_is_inserted_after_the_deeper_comments_of_the_last_one() -> None:
     text = "nodes:\n    a:\n        host: x  # y\n\n        # port: 3\n    # b: {}\n"
     assert (
         add_node(text, "b", {}) == "nodes:\n    a:\n        host: x  # y\n\n        # port: 3\n    b: {}\n    # b: {}\n"
@@ -64,18 +64,18 @@ def test_a_new_node_comes_after_the_deeper_comments_of_the_last_one() -> None:
 
 
 @pytest.mark.parametrize("name", ["node[11-12]", "no", "1", "a.b", "_x", "x:y"])
-def test_a_name_is_written_so_that_it_is_read_as_that_name(name: str) -> None:
+def test_a_new_name_is_quoted_where_yaml_needs_it(name: str) -> None:
     assert nodes(add_node(TEXT, name, {})).keys() - nodes(TEXT).keys() == set(expand(name))
 
 
-def test_the_first_node_makes_the_file() -> None:
+def test_the_first_node_is_added_to_an_empty_file() -> None:
     assert add_node("", "a", {"host": "h"}) == "version: 1\nnodes:\n  a: {host: h}\n"
     assert add_node("# mine", "a", {}) == "# mine\nversion: 1\nnodes:\n  a: {}\n"
     assert add_node("# mine\r\n", "a", {}) == "# mine\r\nversion: 1\r\nnodes:\r\n  a: {}\r\n"
 
 
 @pytest.mark.parametrize("name", ["alpha", "node03", "node[09-12]"])
-def test_a_name_that_is_taken_is_refused(name: str) -> None:
+def test_adding_a_node_that_exists_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="already in the inventory"):
         add_node(TEXT, name, {})
 
@@ -83,14 +83,14 @@ def test_a_name_that_is_taken_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "words"),
     [
-        ("-x", {}, "is not a node name"),
-        ("a\nb", {}, "is not a node name"),
-        ("x: {}", {}, "is not a node name"),
-        ("new", {"host": "-oProxyCommand=x"}, "is not a host"),
+        ("-x", {}, "is not a valid node name"),
+        ("a\nb", {}, "is not a valid node name"),
+        ("x: {}", {}, "is not a valid node name"),
+        ("new", {"host": "-oProxyCommand=x"}, "is not a valid host"),
         ("new", {"hots": "x"}, "did you mean 'host'?"),
         ("new", {"password": "x"}, "--copy-key"),
-        ("new", {"tags": ["a, drained: true"]}, "is not a name"),
-        ("new", {"slots": 0}, "slots are between"),
+        ("new", {"tags": ["a, drained: true"]}, "is not a valid name"),
+        ("new", {"slots": 0}, "'slots' must be between"),
     ],
 )
 def test_A8_a_node_that_would_make_the_file_invalid_is_refused(
@@ -104,7 +104,7 @@ def test_A8_a_node_that_would_make_the_file_invalid_is_refused(
 # --- remove -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_removed_node_takes_its_lines_and_deeper_comments_and_leaves_the_comment_above() -> None:
+def test_a_node_is_removed_with_its_deeper_comments_and_without_the_comment_above() -> None:
     changed = remove_nodes(TEXT, ["beta"])
     start, end = TEXT.index("  beta:"), TEXT.index("\n  # ten alike")
     assert changed == TEXT[:start] + TEXT[end:]
@@ -112,37 +112,37 @@ def test_a_removed_node_takes_its_lines_and_deeper_comments_and_leaves_the_comme
     assert "in the cellar" not in remove_nodes(TEXT, ["alpha"])
 
 
-def test_the_comment_of_the_next_node_survives() -> None:
-    """What other editors lose: facts say that ruamel.yaml deletes it."""
+def test_the_comment_above_the_next_node_stays() -> None:
+    """Editors that rewrite the file lose it: ruamel.yaml does."""
     for name in ("alpha", "beta", "gamma", "node[01-10]"):
         changed = remove_nodes(TEXT, [name])
         for comment in ("# our grid", "# everywhere", "# the fast one", "# ten alike", "# delta: {host: gone}"):
             assert comment in changed
 
 
-def test_a_range_goes_as_a_whole_and_one_of_it_is_refused_with_the_way_out() -> None:
+def test_a_range_is_removed_as_a_whole_and_one_node_of_it_is_refused_with_a_hint() -> None:
     assert "node" not in "".join(nodes(remove_nodes(TEXT, ["node[01-10]"])))
     with pytest.raises(UsageError) as caught:
         remove_nodes(TEXT, ["node03"])
-    assert "'node03' is one of the range 'node[01-10]'" in caught.value.message
+    assert "'node03' is a part of the range 'node[01-10]'" in caught.value.message
     assert "sshgrid inventory edit" in caught.value.hint
 
 
-def test_several_nodes_go_at_once_and_all_members_of_a_range_are_the_range() -> None:
+def test_several_nodes_are_removed_at_once_and_all_nodes_of_a_range_are_the_range() -> None:
     members = [f"node{number:02d}" for number in range(1, 11)]
     assert list(nodes(remove_nodes(TEXT, [*members, "alpha"]))) == ["beta", "gamma"]
-    with pytest.raises(UsageError, match="is one of the range"):
+    with pytest.raises(UsageError, match="is a part of the range"):
         remove_nodes(TEXT, [*members[1:], "alpha"])
 
 
-def test_the_last_node_stays() -> None:
-    with pytest.raises(UsageError, match="the last one"):
+def test_removing_the_last_node_is_refused() -> None:
+    with pytest.raises(UsageError, match="the last node cannot be removed"):
         remove_nodes("nodes:\n  a: {}\n", ["a"])
-    with pytest.raises(UsageError, match="the last one"):
+    with pytest.raises(UsageError, match="the last node cannot be removed"):
         remove_nodes(TEXT, list(nodes(TEXT)))
 
 
-def test_an_unknown_node_is_said_with_what_was_meant() -> None:
+def test_an_unknown_node_is_an_error_with_a_suggestion() -> None:
     edits: list[Callable[[], str]] = [
         lambda: remove_nodes(TEXT, ["alpah"]),
         lambda: set_drained(TEXT, ["alpah"], drained=True),
@@ -178,7 +178,7 @@ def test_an_unknown_node_is_said_with_what_was_meant() -> None:
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 @pytest.mark.parametrize("rest", ["  b: {}\n", "", "\n# end\n"])
-def test_a_node_is_drained_in_the_style_that_it_is_written_in(before: str, after: str, newline: str, rest: str) -> None:
+def test_a_node_is_drained_in_the_style_of_its_entry(before: str, after: str, newline: str, rest: str) -> None:
     text = f"nodes:\n  z: {{}}\n{before}{rest}".replace("\n", newline)
     changed = set_drained(text, ["a"], drained=True)
     assert changed == f"nodes:\n  z: {{}}\n{after}{rest}".replace("\n", newline)
@@ -206,7 +206,7 @@ def test_a_node_is_drained_in_the_style_that_it_is_written_in(before: str, after
     ],
 )
 @pytest.mark.parametrize("rest", ["  b: {}\n", ""])
-def test_a_resumed_node_loses_the_word_and_nothing_else(before: str, after: str, rest: str) -> None:
+def test_resuming_a_node_removes_only_drained(before: str, after: str, rest: str) -> None:
     changed = set_drained(f"nodes:\n  z: {{}}\n{before}{rest}", ["a"], drained=False)
     assert changed == f"nodes:\n  z: {{}}\n{after}{rest}"
     assert not nodes(changed)["a"].drained
@@ -216,11 +216,11 @@ def test_several_nodes_are_drained_at_once_and_a_range_only_as_a_whole() -> None
     changed = set_drained(TEXT, ["alpha", "beta", "gamma", "node[01-10]"], drained=True)
     assert all(node.drained for node in nodes(changed).values())
     assert set_drained(changed, list(nodes(TEXT)), drained=False) == TEXT.replace("  gamma:\n", "  gamma: {}\n")
-    with pytest.raises(UsageError, match="is one of the range"):
+    with pytest.raises(UsageError, match="is a part of the range"):
         set_drained(TEXT, ["node03"], drained=True)
 
 
-# --- refused ----------------------------------------------------------------------------------------------------------
+# --- refused edits ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_file_that_is_not_valid_is_not_edited(text: str) -> None:
         remove_nodes(text, ["a"])
 
 
-def test_an_entry_that_shares_its_line_is_refused_rather_than_guessed() -> None:
+def test_editing_an_entry_that_shares_its_line_is_refused() -> None:
     text = "nodes:\n  ? a\n  : {host: h}\n  ? b\n  : {}\n"
     assert list(nodes(text)) == ["a", "b"]
     edits: list[Callable[[], str]] = [lambda: remove_nodes(text, ["a"]), lambda: add_node(text, "c", {})]
@@ -260,7 +260,7 @@ def test_an_entry_that_shares_its_line_is_refused_rather_than_guessed() -> None:
             edit()
 
 
-def test_what_follows_a_document_end_stays_behind_it() -> None:
+def test_a_new_node_is_inserted_before_the_end_of_the_document() -> None:
     text = "---\nnodes:\n  a: {}\n...\n"
     assert add_node(text, "b", {}) == "---\nnodes:\n  a: {}\n  b: {}\n...\n"
 
@@ -296,7 +296,7 @@ values = st.sampled_from(
 
 @st.composite
 def inventories(draw: st.DrawFn) -> str:
-    """Files as people write them: comments and blank lines everywhere, both styles, any line ending."""
+    """Files with comments and blank lines everywhere, in both styles, with any line ending."""
     lines = [draw(st.sampled_from(["version: 1", "# top", "defaults: {port: 22}  # d"])), "nodes:  # all"]
     for name in NAMES[: draw(st.integers(1, 4))]:
         lines += draw(st.lists(comments, max_size=2))
@@ -310,7 +310,7 @@ def inventories(draw: st.DrawFn) -> str:
 @given(
     inventories(), st.sampled_from(["zz", "no", "z[1-3]", "017"]), st.sampled_from([{}, {"host": "x{name}", "port": 3}])
 )
-def test_adding_and_removing_a_node_gives_the_file_byte_for_byte(
+def test_adding_and_removing_a_node_restores_the_file_byte_for_byte(
     text: str, name: str, fields: dict[str, object]
 ) -> None:
     before = nodes(text)
@@ -335,7 +335,7 @@ def test_removing_a_node_keeps_every_other_node_and_all_lines_outside(text: str,
 
 
 @given(inventories(), st.data())
-def test_draining_changes_one_node_and_resuming_brings_the_meaning_back(text: str, data: st.DataObject) -> None:
+def test_draining_changes_one_node_and_resuming_restores_its_values(text: str, data: st.DataObject) -> None:
     before = nodes(text)
     name = data.draw(st.sampled_from(sorted(before)))
     drained = set_drained(text, [name], drained=True)

@@ -1,4 +1,4 @@
-"""Other tools' files become entries, and what has no place here is said."""
+"""Imports from Ansible and ssh_config: the entries, and the notes about what was not imported."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ NODES: dict[str, dict[str, object]] = {
 
 
 @pytest.mark.parametrize(("name", "text"), [("hosts", INI), ("hosts.yml", YAML), ("hosts", YAML)])
-def test_both_forms_of_an_ansible_inventory_give_the_same_nodes(name: str, text: str) -> None:
+def test_both_formats_of_an_ansible_inventory_give_the_same_nodes(name: str, text: str) -> None:
     found = from_ansible(text, name)
     keyed = {
         name: fields if "connection" in fields else {**fields, "identity_file": "~/.ssh/lab"}
@@ -76,15 +76,15 @@ def test_both_forms_of_an_ansible_inventory_give_the_same_nodes(name: str, text:
     assert found.nodes == keyed
     assert "hunter2" not in str(found)
     assert sorted(found.notes) == [
-        "ansible_host is worked out by Ansible alone: db-a, db-b",
-        "ansible_password has no place in an inventory: db-a, db-b, here",
-        "ansible_python_interpreter has no place in an inventory: here",
+        "ansible_host has a value that only Ansible can compute: db-a, db-b",
+        "ansible_password is not supported: db-a, db-b, here",
+        "ansible_python_interpreter is not supported: here",
     ]
     after = add_nodes("# ours\nnodes:\n  a: {}\n", found.nodes)
     assert [node.name for node in inventory.parse(after.encode(), "i").nodes][-3:] == ["db-a", "db-b", "here"]
 
 
-def test_a_range_with_one_host_that_differs_is_written_host_by_host() -> None:
+def test_a_range_with_a_differing_host_is_imported_as_single_hosts() -> None:
     found = from_ansible("[a]\nn[1:3]\n[b]\nn2 ansible_port=7\n", "hosts")
     assert found.nodes == {
         "n1": {"host": "n1", "tags": ["a"]},
@@ -93,7 +93,7 @@ def test_a_range_with_one_host_that_differs_is_written_host_by_host() -> None:
     }
 
 
-def test_a_range_with_steps_is_written_host_by_host() -> None:
+def test_a_range_with_steps_is_imported_as_single_hosts() -> None:
     assert [*from_ansible("n[0:4:2]\n", "hosts").nodes] == ["n0", "n2", "n4"]
 
 
@@ -103,16 +103,16 @@ def test_a_range_with_steps_is_written_host_by_host() -> None:
         ("hosts", "[web]\nweb1 and words\n", "hosts:2: not a host"),
         ("hosts", "[web:vars]\nfoo\n", "hosts:2: not a variable"),
         ("hosts", "n[1:999999]\n", "more than 10000 hosts"),
-        ("hosts", "n[a:99]\n", "a range that Ansible would not know"),
-        ("hosts", "[a:children]\nb\n[b:children]\na\n", "children of one another"),
-        ("h.yml", "- a\n", "no groups in it"),
-        ("h.yml", "all: {hosts: [a]}\n", "is no mapping"),
-        ("h.yml", "a: &a {children: {b: *a}}\n", "not YAML|never end"),
-        ("h.yml", "a: [\n", "not YAML"),
-        ("h.yml", "[" * 5000, "not YAML"),
+        ("hosts", "n[a:99]\n", "has an invalid range"),
+        ("hosts", "[a:children]\nb\n[b:children]\na\n", "contain each other"),
+        ("h.yml", "- a\n", "it has no groups"),
+        ("h.yml", "all: {hosts: [a]}\n", "must be a mapping"),
+        ("h.yml", "a: &a {children: {b: *a}}\n", "invalid YAML|nested too deeply"),
+        ("h.yml", "a: [\n", "invalid YAML"),
+        ("h.yml", "[" * 5000, "invalid YAML"),
     ],
 )
-def test_what_is_no_inventory_is_refused_with_its_place(name: str, text: str, message: str) -> None:
+def test_a_file_in_another_format_is_an_error_with_its_place(name: str, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         from_ansible(text, name)
 
@@ -129,8 +129,8 @@ Host "quoted one" -dash
 """
 
 
-def test_aliases_without_wildcards_are_taken_and_odd_names_are_said() -> None:
+def test_aliases_without_wildcards_are_imported_and_invalid_names_are_noted() -> None:
     found = from_ssh_config([SSH_CONFIG, "Host more\nHost plain\n"])
     assert found.nodes == {name: {"ssh_config": name} for name in ("lab-beta", "lab-gamma", "plain", "more")}
-    assert found.notes == [f"Host {name}: not a name that a node can have" for name in ("quoted one", "-dash")]
+    assert found.notes == [f"Host {name}: not a valid node name" for name in ("quoted one", "-dash")]
     assert [*from_ssh_config([SSH_CONFIG], "lab-*").nodes] == ["lab-beta", "lab-gamma"]

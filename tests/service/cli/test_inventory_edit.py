@@ -100,7 +100,7 @@ def test_import_of_ansible_adds_lines_and_reports_the_rest(cli: Cli) -> None:
     assert path.read_text() == INVENTORY + "".join(f"{line}\n" for line in LINES)
     assert done.stdout.decode() == f"written to {path.resolve()}:\n" + "".join(f"{line}\n" for line in LINES)
     assert done.stderr.decode().splitlines() == [
-        "not imported: ansible_host_key_checking has no place in an inventory: web1, web2",
+        "not imported: ansible_host_key_checking is not supported: web1, web2",
         "not imported: the folder group_vars/ was not read",
     ]
     again = cli("--json", "inventory", "import", "--ansible", "hosts")
