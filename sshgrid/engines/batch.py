@@ -257,7 +257,7 @@ class BatchFollower:
             if piece := here[at:]:
                 await self._sink.output_of(run, stream, piece)
             return
-        while piece := await link.runs.piece(self._batch.run, f"{end.task}.{file}", at, PIECE_BYTES):
+        while piece := await link.runs.read_piece(self._batch.run, f"{end.task}.{file}", at, PIECE_BYTES):
             await self._sink.output_of(run, stream, piece)
             at += len(piece)
         if not at:
@@ -273,10 +273,12 @@ class BatchFollower:
             return
         self._live_at = now
         files = {f"{name_in_batch(run)}.{file}": (run, stream) for run in runs for stream, file in OUTPUT_FILES.items()}
-        for file, size in (await link.runs.sizes(self._batch.run, [*files])).items():
+        for file, size in (await link.runs.file_sizes(self._batch.run, [*files])).items():
             run, stream = files[file]
             at = self._sink.kept_of(run, stream)
-            if size > at and (piece := await link.runs.piece(self._batch.run, file, at, min(size - at, PIECE_BYTES))):
+            if size > at and (
+                piece := await link.runs.read_piece(self._batch.run, file, at, min(size - at, PIECE_BYTES))
+            ):
                 await self._sink.output_of(run, stream, piece)
 
     async def _task_outcome(self, link: Link, end: TaskEnd) -> Outcome:

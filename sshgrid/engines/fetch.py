@@ -57,7 +57,9 @@ async def _read_archive(link: Link, run: str, chosen: Mapping[str, int], sink: S
             if sink.room() <= 0:
                 return ("not everything was fetched: the job was cancelled, or the master's disk is full",)
             await sink.output(STREAM, piece)
-    errors = (await link.runs.piece(run, "fetch.err", 0, _ERROR_BYTES)).decode("utf-8", "replace") if has_tar else ""
+    errors = (
+        (await link.runs.read_piece(run, "fetch.err", 0, _ERROR_BYTES)).decode("utf-8", "replace") if has_tar else ""
+    )
     return (f"not everything was fetched: {' '.join(errors.split())}",) if errors.strip() else ()
 
 
@@ -69,7 +71,7 @@ async def _archive_by_file(link: Link, run: str, chosen: Mapping[str, int]) -> A
         yield member.tobuf(tarfile.GNU_FORMAT)
         at = 0
         while at < size:
-            piece = await link.runs.piece(run, f"work/{name}", at, min(PIECE_BYTES, size - at))
+            piece = await link.runs.read_piece(run, f"work/{name}", at, min(PIECE_BYTES, size - at))
             # The file is shorter now: fill it up with zeros, as tar does.
             piece = piece or bytes(min(PIECE_BYTES, size - at))
             at += len(piece)

@@ -170,7 +170,9 @@ class RunFollower:
         for stream, file in self._streams.items():
             unread = look.sizes.get(file, 0) - self._offsets[stream]
             if unread > 0:
-                piece = await link.runs.piece(self._order.run, file, self._offsets[stream], min(unread, PIECE_BYTES))
+                piece = await link.runs.read_piece(
+                    self._order.run, file, self._offsets[stream], min(unread, PIECE_BYTES)
+                )
                 await self._keep(stream, piece)
                 count += len(piece)
         return count
@@ -202,7 +204,7 @@ async def read_outcome(
     """
     text = b""
     if file := run_outcome.evidence(record, look.why, look.sizes):
-        text = (await link.runs.piece(order.run, file.name, 0, file.most_bytes)).rstrip(b" ")
+        text = (await link.runs.read_piece(order.run, file.name, 0, file.most_bytes)).rstrip(b" ")
     shown = toolchains.restore_names(text, order.recipe) if text and record.stage == "build" else text
     limits, language = order.program.limits, order.program.language
     outcome = run_outcome.outcome(record, look.why, limits, language, order.recipe.run[0], shown)

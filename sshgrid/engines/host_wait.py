@@ -52,5 +52,5 @@ class HostWait:
             seconds = self._worth_seconds()
             # Noted before it is sent: a renewal without an answer may have arrived.
             self._lease_ends = max(self._lease_ends, now + seconds + LEASE_MARGIN_SECONDS)
-            await link.runs.renew(self._order.run, self.host.uptime_now() + seconds)
+            await link.runs.renew_lease(self._order.run, self.host.uptime_now() + seconds)
             self._renew_at = now + seconds / 4

@@ -56,7 +56,7 @@ class Cleanup:
         Nodes may share a working folder: `_remove_leftovers` spares what another node runs.
         """
         try:
-            found = await link.runs.names(self._shared.grid)
+            found = await link.runs.names_of_grid(self._shared.grid)
         except HostError as error:
             log.info("%s: cannot list its runs: %s", self._name, error.reason)
             return

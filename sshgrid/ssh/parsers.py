@@ -210,7 +210,7 @@ _SIZED = re.compile(r"^\S+\s+\d+\s+\d+\s+\d+\s+(\d+)\s.*\s(\S+)$")
 
 
 def parse_sizes(output: bytes) -> dict[str, int]:
-    """Parse the answer to `sizes_in`: the size in bytes of each file."""
+    """Parse the answer to `file_sizes`: the size in bytes of each file."""
     lines = output.decode("utf-8", "replace").splitlines()
     return {match[2]: int(match[1]) for line in lines if (match := _SIZED.match(line))}
 

@@ -117,11 +117,11 @@ class RunVerbs:
         words = (batch, str(seen), str(LOOK_RECORDS), str(SMALL_BLOCKS))
         return parse_batch(await self._control.request("batch_status", *words), batch)
 
-    async def sizes(self, batch: str, files: Sequence[str]) -> dict[str, int]:
+    async def file_sizes(self, batch: str, files: Sequence[str]) -> dict[str, int]:
         """Return the sizes in bytes of those of these files of a batch that exist."""
         return parse_sizes(await self._control.request("file_sizes", batch, *files))
 
-    async def piece(self, run: str, file: str, offset: int, count: int) -> bytes:
+    async def read_piece(self, run: str, file: str, offset: int, count: int) -> bytes:
         """Return at most `count` bytes of a file of a run, from `offset`."""
         return await self._control.request("read_piece", f"{run}/{file}", str(offset), str(count))
 
@@ -131,7 +131,7 @@ class RunVerbs:
         """Send a signal to a run. Return False when it is not running."""
         return (await self._control.request("signal", run, name)).strip() == b"sent"
 
-    async def renew(self, run: str, until_uptime: float) -> None:
+    async def renew_lease(self, run: str, until_uptime: float) -> None:
         """Move the end of the run's lease to this uptime of the node."""
         await self._control.request("renew_lease", run, str(int(until_uptime)))
 
@@ -143,6 +143,6 @@ class RunVerbs:
         if left.strip():
             raise NodeUnfit(self._control.node.name, f"cannot remove {left.decode(errors='replace').strip()}")
 
-    async def names(self, grid: str) -> list[str]:
+    async def names_of_grid(self, grid: str) -> list[str]:
         """Return the names of the run folders of this grid."""
         return (await self._control.request("runs_of", grid)).decode("utf-8", "replace").split()

@@ -121,7 +121,7 @@ class Host:
         """Everything of this grid is cleaned away, and it is."""
         self.silent = False
         link = await self.open()
-        if runs := await link.runs.names(self.grid):
+        if runs := await link.runs.names_of_grid(self.grid):
             await link.runs.clean(runs)
-        assert await link.runs.names(self.grid) == []
+        assert await link.runs.names_of_grid(self.grid) == []
         await self.close()

@@ -98,7 +98,7 @@ async def test_a_cancelled_request_does_not_shift_later_answers(host: Host) -> N
         (run / name).write_bytes(content)
 
     async def ask(name: str) -> bool:
-        return await link.runs.piece(run.name, name, 0, 10**6) == contents[name]
+        return await link.runs.read_piece(run.name, name, 0, 10**6) == contents[name]
 
     right = 0
     for _ in range(15):
@@ -125,7 +125,7 @@ async def test_a_connection_that_breaks_during_a_request_is_dropped_not_unreacha
         link.runs.signal("ab-1.1", "TERM"),
         link.runs.clean(["ab-1.1"]),
         link.runs.claim("ab-1.1"),
-        link.runs.names("ab"),
+        link.runs.names_of_grid("ab"),
     ):
         with pytest.raises(Dropped):
             await verb

@@ -429,7 +429,7 @@ async def test_unreadable_file_is_reported_and_the_others_are_fetched(host: Host
     link = await host.open()
     archive = b"".join([piece async for piece in link.transfer.archive(order.run, ["a", "gone", "b"])])
     assert contents(archive) == {"./a": b"1\n", "./b": b"2\n"}
-    assert b"gone" in await link.runs.piece(order.run, "fetch.err", 0, 1000)
+    assert b"gone" in await link.runs.read_piece(order.run, "fetch.err", 0, 1000)
 
 
 async def test_without_tar_files_are_fetched_in_pieces(host: Host) -> None:

@@ -46,7 +46,7 @@ class SilentRuns:
         self.claimed.append(run)
         return True
 
-    async def renew(self, _run: str, _until: float) -> None:
+    async def renew_lease(self, _run: str, _until: float) -> None:
         return
 
     def wakeup(self, _run: str) -> asyncio.Event:
