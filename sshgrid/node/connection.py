@@ -115,7 +115,7 @@ class NodeConnection:
         await self._wait_for_breaker()
         self._breaker = self._breaker.dial_started()
         try:
-            return await first_of_two(self._open_link, Link.close, self._has_runs)
+            return await first_of_two(self._open_link, _close, self._has_runs)
         except HostError as error:
             longest = WAITED_FOR_SECONDS if self._has_runs() else DIAL_MAX_SECONDS
             now = self._shared.clock.monotonic()
@@ -148,7 +148,7 @@ class NodeConnection:
 
         Return the next connection, if it is open by then.
         """
-        spare = Spare(self._open_link, Link.close)
+        spare = Spare(self._open_link, _close)
         try:
             while not link.lost.done():
                 await self._wait_for_silence(link, spare)
@@ -192,3 +192,7 @@ class NodeConnection:
     async def close(self) -> None:
         if self._link is not None:
             await self._link.close()
+
+
+async def _close(link: Link) -> None:
+    await link.close()

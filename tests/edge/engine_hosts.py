@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 from pathlib import Path
@@ -25,6 +26,7 @@ class Kept:
 
     def __init__(self, **already: bytes) -> None:
         self.streams: dict[str, bytearray] = {name: bytearray(said) for name, said in already.items()}
+        self.has_output = asyncio.Event()
         self.steps: list[Step] = []
         self.uploaded_bytes = 0
         self.was_compiled: bool | None = None
@@ -38,6 +40,7 @@ class Kept:
 
     async def output(self, stream: str, piece: bytes) -> None:
         self.streams.setdefault(stream, bytearray()).extend(piece)
+        self.has_output.set()
 
     async def step(self, step: Step) -> None:
         if step not in self.steps[-1:]:

@@ -1,4 +1,4 @@
-"""The spool over a real disk: files by digest, and output that only grows."""
+"""The spool on a real disk: files by digest, and output that only grows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def everything(spool: Spool) -> list[str]:
 
 
 def calls_of(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
-    """Write down these calls of os with the path of their first argument, and still make them."""
+    """Record these calls of os with the path of their first argument."""
     calls: list[str] = []
 
     def watched(name: str, real: Callable[..., object], *arguments: Any) -> object:
@@ -129,7 +129,7 @@ def test_two_clients_can_send_the_same_file_at_the_same_time(spool: Spool) -> No
 
 
 def test_file_of_another_size_is_compared_without_reading_it(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may be larger than the memory, and whoever knows its digest may ask."""
+    """It can be larger than the memory, and any user who knows its digest can ask."""
     spool.blobs.keep(CONTENT)
     assert spool.blobs.holds(DIGEST, CONTENT)
     monkeypatch.setattr(Blobs, "read", lambda _, sha256: pytest.fail(f"{sha256} was read"))
@@ -273,7 +273,7 @@ def test_eviction_leaves_unknown_files(spool: Spool) -> None:
     assert strange.exists()
 
 
-# --- what attempts printed --------------------------------------------------------------------------------------------
+# --- outputs --------------------------------------------------------------------------------------------
 
 
 def test_each_stream_of_each_attempt_has_an_output_that_grows(spool: Spool) -> None:
@@ -428,7 +428,7 @@ def test_link_in_place_of_an_output_is_not_followed(spool: Spool, tmp_path: Path
 
 
 def start_of_last(text: bytes, lines: int) -> int:
-    """The plain way: cut the whole text into lines."""
+    """Return the expected offset, by splitting the whole text into lines."""
     last = text.splitlines(keepends=True)[-lines:] if lines > 0 else []
     return len(text) - sum(map(len, last))
 

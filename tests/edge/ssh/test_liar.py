@@ -1,4 +1,4 @@
-"""Servers that lie, drop, stay silent or are no SSH at all: each gives the right error, its words, in its time."""
+"""Servers that lie, drop connections, stay silent or speak another protocol: each gives its error in time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Refusal(NamedTuple):
 
 
 async def refused(node: Node, how: Dialing = PLAIN) -> Refusal:
-    """The error of opening a link; nothing may be left open."""
+    """Return the error of opening a link, and the seconds until it is raised."""
     began = time.monotonic()
     with pytest.raises(HostError) as caught:
         await asyncio.wait_for(Link.open(node, how, (), lambda _: None), 40)
@@ -108,7 +108,7 @@ async def test_F31_refused_login_names_the_user_and_has_a_hint(liar: NewLiar, tm
     assert "grid" in refusal.error.reason
     assert "ssh-copy-id" in refusal.error.hint
     assert refusal.seconds < 5
-    assert server.connections == 1, "it is not asked again by itself"
+    assert server.connections == 1, "the login is not repeated"
 
 
 async def test_missing_identity_file_is_reported_before_a_connection_is_made(liar: NewLiar, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ async def test_A21_revoked_key_is_refused_as_changed(liar: NewLiar, tmp_path: Pa
 
 
 async def test_invalid_lines_of_known_hosts_are_ignored(liar: NewLiar, tmp_path: Path) -> None:
-    """OpenSSH does the same; one bad line in a person's file must not make every node unreachable."""
+    """OpenSSH ignores them as well: one invalid line must not make every node unreachable."""
     server = liar(Mode.HONEST)
     bad = "half-a-line\n@what is this line\nhost ssh-ed25519 AAAA!!\n|1|bad|hash ssh-rsa AAAA\n\xff\n"
     server.known_hosts.write_text(bad + server.known_hosts.read_text() + "last-half", encoding="latin-1")
@@ -201,7 +201,7 @@ async def test_A22_host_key_check_cannot_be_disabled(liar: NewLiar, tmp_path: Pa
 async def test_connection_lost_at_first_contact_is_reported_as_lost(liar: NewLiar, tmp_path: Path) -> None:
     refusal = await refused(node_of(liar(Mode.DROPS), tmp_path))
     assert isinstance(refusal.error, Unreachable | Dropped)
-    assert "login shell" not in refusal.error.reason, "nobody should look for a fault in start-up files"
+    assert "login shell" not in refusal.error.reason, "the error blames the login shell"
     assert refusal.seconds < 5
 
 
@@ -216,7 +216,7 @@ async def test_A16_exit_status_zero_without_the_nonce_is_a_failure(liar: NewLiar
 async def test_F32_server_that_is_silent_after_the_login_fails_in_time(
     liar: NewLiar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing at all is answered, not even a keepalive: the longest of three times counts, all of them known."""
+    """The server answers nothing, not even keepalives: the longest of three timeouts counts."""
     monkeypatch.setattr(connect, "KEEPALIVE_SECONDS", 0.5)
     monkeypatch.setattr(channels, "GREETING_SECONDS", 2)
     refusal = await refused(node_of(liar(Mode.MUTE_AFTER_LOGIN), tmp_path))
@@ -245,7 +245,7 @@ async def test_F25_sftp_that_confirms_but_stores_nothing_is_detected(liar: NewLi
         with pytest.raises(NodeUnfit, match="an upload arrived"):
             await link.transfer.upload(sha256, tmp_path / "file")
         assert await link.transfer.missing([sha256]) == [sha256]
-        assert not link.lost.done(), "the node still works"
+        assert not link.lost.done(), "the connection is lost"
 
 
 async def test_upload_that_does_not_stay_is_not_repeated_for_ever(liar: NewLiar, tmp_path: Path) -> None:

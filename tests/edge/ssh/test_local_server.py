@@ -1,4 +1,4 @@
-"""The SSH server inside the master's own process: what it serves, whom it turns away, what ends with it."""
+"""The SSH server inside the master's process: commands, terminals, SFTP, and refused connections."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from sshgrid.errors import Unreachable
 from sshgrid.ssh import local_server
 from sshgrid.ssh.connect import end
+from sshgrid.testing import until
 from tests.lab.machine import descendants, is_alive
 
 
@@ -31,12 +32,10 @@ async def connection() -> AsyncIterator[asyncssh.SSHClientConnection]:
 
 
 async def ended(pid: int) -> None:
-    async with asyncio.timeout(10):
-        while is_alive(pid):  # noqa: ASYNC110 - another process
-            await asyncio.sleep(0.01)
+    await until(lambda: not is_alive(pid))
 
 
-def said(done: asyncssh.SSHCompletedProcess) -> bytes:
+def output(done: asyncssh.SSHCompletedProcess) -> bytes:
     assert isinstance(done.stdout, bytes)
     return done.stdout
 
@@ -79,7 +78,7 @@ async def test_output_is_complete_when_the_command_ends_at_once(
 
 async def test_each_command_has_a_session_of_its_own(connection: asyncssh.SSHClientConnection) -> None:
     done = await run(connection, "ps -o sid= -p $$; echo $$")
-    sid, pid = (int(word) for word in said(done).split())
+    sid, pid = (int(word) for word in output(done).split())
     assert sid == pid != os.getsid(0)
 
 
@@ -96,8 +95,8 @@ async def test_F27_slow_reader_blocks_the_command(connection: asyncssh.SSHClient
     async with asyncio.timeout(30):
         while written[-1] != written[-2] or written[-1] == 0:
             written.append(progress())
-            await asyncio.sleep(0.2)
-    assert written[-1] < 30 << 20, "it waits"
+            await asyncio.sleep(0.2)  # the command is blocked when it has written nothing more after this time
+    assert written[-1] < 30 << 20, "the command was not blocked"
     assert psutil.Process().memory_info().rss - before < 60 << 20
     assert (await run(connection, "echo still here")).stdout == b"still here\n"
     process.close()
@@ -129,7 +128,7 @@ async def test_terminal_has_a_size_and_passes_ctrl_c(connection: asyncssh.SSHCli
     process.stdin.write(b"\x03")
     done = await asyncio.wait_for(process.wait(), 20)
     assert done.exit_status == 9
-    assert b"got" in said(done)
+    assert b"got" in output(done)
 
 
 async def test_more_terminals_than_threads_can_be_open(connection: asyncssh.SSHClientConnection) -> None:
@@ -143,7 +142,7 @@ async def test_more_terminals_than_threads_can_be_open(connection: asyncssh.SSHC
     async with asyncio.timeout(20):
         results = [await process.wait() for process in processes]
     assert [result.exit_status for result in results] == [3] * count
-    assert all(b"word%d" % number in said(result) for number, result in enumerate(results))
+    assert all(b"word%d" % number in output(result) for number, result in enumerate(results))
 
 
 async def test_terminal_hangs_up_when_its_channel_closes(connection: asyncssh.SSHClientConnection) -> None:
@@ -182,37 +181,43 @@ async def test_no_port_stays_open() -> None:
 
 
 def test_connection_of_another_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between listen and our own connect somebody else connects: neither of the two sockets is used."""
-    strangers: list[socket.socket] = []
+    """Another process connects between listen and connect: neither of the two sockets is used."""
+    others: list[socket.socket] = []
     connect = socket.create_connection
 
     def beaten(address: tuple[str, int], timeout: float) -> socket.socket:
-        strangers.append(connect(address, timeout=timeout))
+        others.append(connect(address, timeout=timeout))
         return connect(address, timeout=timeout)
 
     monkeypatch.setattr(socket, "create_connection", beaten)
     with pytest.raises(Unreachable, match="another process took"):
         local_server._loopback_pair()
-    stranger = strangers[0]
-    stranger.settimeout(5)
+    other = others[0]
+    other.settimeout(5)
     with contextlib.suppress(ConnectionResetError):
-        assert stranger.recv(1) == b""
-    stranger.close()
+        assert other.recv(1) == b""
+    other.close()
 
 
 async def test_key_of_another_process_is_refused() -> None:
-    """Were a stranger on the very socket, only the key of this one connection would let it in."""
-    ours, theirs = local_server._loopback_pair()
+    """A process that has the socket cannot log in: only the key that was made for the connection is accepted."""
+    client_socket, server_socket = local_server._loopback_pair()
     host_key, right, wrong = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(3))
     server = asyncssh.run_server(
-        theirs,
+        server_socket,
         server_host_keys=[host_key],
         authorized_client_keys=asyncssh.import_authorized_keys(right.export_public_key().decode()),
         password_auth=False,
         kbdint_auth=False,
     )
     client = asyncssh.run_client(
-        ours, config=None, known_hosts=None, username="local", client_keys=[wrong], agent_path=None, password="x"
+        client_socket,
+        config=None,
+        known_hosts=None,
+        username="local",
+        client_keys=[wrong],
+        agent_path=None,
+        password="x",
     )
     results = await asyncio.gather(server, client, return_exceptions=True)
     assert isinstance(results[1], asyncssh.PermissionDenied)

@@ -1,4 +1,4 @@
-"""The words of the system's ssh: the login of the connection, and nothing that a configuration adds."""
+"""The arguments of the system's ssh: the login of the connection, and no other settings of a configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_only_the_host_key_of_the_connection_is_accepted_without_a_prompt() -> N
     assert found["StrictHostKeyChecking"] == "yes"
     assert found["UserKnownHostsFile"] == '"/tmp/50%% known"'
     assert found["GlobalKnownHostsFile"] == "/dev/null"
-    assert found["VerifyHostKeyDNS"] == "no", "a key that the DNS vouches for is another one"
+    assert found["VerifyHostKeyDNS"] == "no", "DNS can vouch for another key"
     assert found["HostKeyAlgorithms"] == "ssh-ed25519"
     assert found["BatchMode"] == "yes"
 
@@ -34,7 +34,7 @@ def test_login_is_that_of_the_inventory(tmp_path: Path) -> None:
     found = options(words)
     assert (found["Port"], found["User"], found["IdentitiesOnly"]) == ("2200", "grid", "yes")
     assert found["IdentityFile"] == f'"{tmp_path}/key"'
-    assert found["IdentityAgent"] == "none", "as the connection, which asks no agent then"
+    assert found["IdentityAgent"] == "none", "the connection does not use the agent either"
     assert words[-2:] == ["--", "h"]
     assert words[words.index("-F") + 1] == "none"
 

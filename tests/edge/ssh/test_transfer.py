@@ -1,4 +1,4 @@
-"""Files to a node and back over a real SSH connection to this very machine."""
+"""Files to a node and back over a real SSH connection to this machine."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from sshgrid.notation import globs
 from sshgrid.ssh import transfer
 from sshgrid.ssh.link import Link
 from sshgrid.ssh.openssh import OpensshUpload
+from sshgrid.testing import until
 from tests.edge.engine_hosts import Host, Kept
 from tests.lab.machine import is_alive
 
@@ -44,7 +45,7 @@ def contents(archive: bytes) -> dict[str, bytes]:
         return {name: stream.read() for name, stream in streams.items() if stream is not None}
 
 
-# --- there ------------------------------------------------------------------------------------------------------------
+# --- uploads ----------------------------------------------------------------------------------------------------------
 
 
 async def test_many_small_files_are_one_step_and_each_large_file_is_one(host: Host) -> None:
@@ -90,25 +91,21 @@ async def test_F25_cut_stream_leaves_no_object(host: Host, monkeypatch: pytest.M
     assert [count async for count in link.transfer.upload_all(sources)] == [sum(map(len, whole))]
 
 
-STEP_BYTES = 4 << 20  # of remote/node.sh: a part that was cut goes on at a multiple of it
+STEP_BYTES = 4 << 20  # of remote/node.sh: a cut upload continues at a multiple of it
 
 
 async def cut_upload(host: Host, content: bytes) -> tuple[str, Path]:
-    """An upload whose connection ends in the middle: its digest, and the part that is left."""
+    """Cut an upload in the middle. Return its digest, and the path of the part that is left."""
     link = await host.open()
     sha256 = host.put(content)
     uploading = asyncio.create_task(link.transfer.upload(sha256, host.blobs / sha256))
     part = Path(host.node.workdir) / "objects" / f"{sha256}.part"
-    async with asyncio.timeout(20):
-        while not part.exists() or part.stat().st_size < 3 * STEP_BYTES:  # noqa: ASYNC110 - of others
-            await asyncio.sleep(0.001)
+    await until(lambda: part.exists() and part.stat().st_size >= 3 * STEP_BYTES, lambda: objects(host))
     link.control.connection.abort()
     with pytest.raises(Dropped):
         await uploading
     writer = part.with_suffix(".by")
-    async with asyncio.timeout(20):
-        while writer.is_symlink() and is_alive(int(re.findall(r"\d+", str(writer.readlink()))[0])):  # noqa: ASYNC110 - of others
-            await asyncio.sleep(0.001)
+    await until(lambda: not (writer.is_symlink() and is_alive(int(re.findall(r"\d+", str(writer.readlink()))[0]))))
     assert part.stat().st_size < len(content), "cut too late"
     return sha256, part
 
@@ -161,7 +158,7 @@ async def test_upload_uses_the_connection_when_the_systems_ssh_fails(
         sha256 = host.put(bytes([number]) * 40_000_000)
         assert await link.transfer.upload(sha256, host.blobs / sha256) == 40_000_000
         assert sha256 in objects(host)
-    assert len(tries) == 1, "it is not tried again on this connection"
+    assert len(tries) == 1, "the system's ssh is not tried again on this connection"
 
 
 async def test_cancelled_upload_leaves_no_process_and_no_folder(
@@ -169,7 +166,7 @@ async def test_cancelled_upload_leaves_no_process_and_no_folder(
 ) -> None:
     link = await host.open()
     begun = asyncio.Event()
-    folder = tmp_path / "carrier"
+    folder = tmp_path / "openssh"
     folder.mkdir()
     processes = []
 
@@ -200,7 +197,7 @@ async def another_link(host: Host) -> Link:
 
 
 async def test_two_uploads_of_one_file_at_the_same_time_leave_one_complete_object(host: Host) -> None:
-    """As two masters would that share an account."""
+    """Two masters can share an account."""
     content = Random(6).randbytes(30_000_000)
     sha256 = host.put(content)
     links = [await another_link(host), await another_link(host)]
@@ -213,23 +210,23 @@ async def test_two_uploads_of_one_file_at_the_same_time_leave_one_complete_objec
 
 
 async def test_stalled_upload_is_taken_over(host: Host) -> None:
-    """Its connection is cut, and neither end knows it yet."""
+    """The connection of the first upload is cut, and neither end has noticed."""
     content = Random(7).randbytes(30_000_000)
     sha256 = host.put(content)
     first = await another_link(host)
     begun = first.transfer._upload(sha256, host.blobs / sha256)
     for _ in range(60):
-        await anext(begun)  # and nobody asks for more
+        await anext(begun)  # then the upload stalls
     part = Path(host.node.workdir) / "objects" / f"{sha256}.part"
     async with asyncio.timeout(20):
         seen = 0
         while part.stat().st_size != seen or seen < 2 * STEP_BYTES:
             seen = part.stat().st_size
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # the part has stopped growing when it has the same size after this time
     second = await another_link(host)
     assert await second.transfer.upload(sha256, host.blobs / sha256) < len(content)
     assert objects(host) == {sha256}
-    assert sum([count async for count in begun]) < len(content), "the first one has not seen that it is there"
+    assert sum([count async for count in begun]) < len(content), "the first upload has sent everything"
     assert objects(host) == {sha256}
     assert (Path(host.node.workdir) / "objects" / sha256).read_bytes() == content
     await first.close()
@@ -277,6 +274,12 @@ async def test_data_is_writable_in_the_run_folder_with_and_without_a_cached_buil
 LARGE = 40_000_000
 
 
+async def printed(sink: Kept) -> None:
+    """Wait until the run has printed something: its files are in its folder then."""
+    async with asyncio.timeout(30):
+        await sink.has_output.wait()
+
+
 @pytest.mark.parametrize("writes", [False, True])
 async def test_large_file_is_moved_to_its_run_and_back_unless_it_was_changed(host: Host, writes: bool) -> None:
     content = Random(8).randbytes(LARGE)
@@ -289,8 +292,8 @@ async def test_large_file_is_moved_to_its_run_and_back_unless_it_was_changed(hos
         order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, data=(big,)))
         kept = Kept()
         assert (await host.run(order, kept)).outcome == Exited(0)
-        assert int(kept["stdout"].split()[1]) == LARGE, "what the run before has written is not seen"
-        assert big.sha256 not in objects(host), "the run has it"
+        assert int(kept["stdout"].split()[1]) == LARGE, "the run sees what an earlier run has written"
+        assert big.sha256 not in objects(host), "the object was not moved to the run"
         assert (folder / "runs" / order.run / "work/d/big").stat().st_nlink == 1
         sent = kept.uploaded_bytes
         assert (sent < 10_000) == (bool(again) and not writes), sent
@@ -307,14 +310,12 @@ async def test_file_in_use_by_a_run_is_available_to_another_run(host: Host) -> N
     runs = []
     for order, sink in zip(orders, sinks, strict=True):
         runs.append(asyncio.create_task(host.run(order, sink)))
-        async with asyncio.timeout(30):
-            while not sink["stdout"]:  # noqa: ASYNC110 - of others
-                await asyncio.sleep(0.01)
+        await printed(sink)
     for order in orders:
         (Path(host.node.workdir) / "runs" / order.run / "open").touch()
     assert [(await run).outcome for run in runs] == [Exited(0), Exited(0)]
     assert sinks[0]["stdout"] == sinks[1]["stdout"]
-    assert sinks[1].uploaded_bytes < 10_000, "nothing was sent for the second"
+    assert sinks[1].uploaded_bytes < 10_000, "the file was sent for the second run as well"
 
 
 async def test_run_that_changes_a_file_does_not_change_it_for_another_run(host: Host) -> None:
@@ -325,9 +326,7 @@ async def test_run_that_changes_a_file_does_not_change_it_for_another_run(host: 
     first = msgspec.structs.replace(first, program=msgspec.structs.replace(first.program, data=(big,)))
     sink = Kept()
     running = asyncio.create_task(host.run(first, sink))
-    async with asyncio.timeout(30):
-        while not sink["stdout"]:  # noqa: ASYNC110 - of another
-            await asyncio.sleep(0.01)
+    await printed(sink)
     second = host.order(b'cmp big "$1"\n', os.fsencode(host.blobs / big.sha256))
     second = msgspec.structs.replace(second, program=msgspec.structs.replace(second.program, data=(big,)))
     assert (await host.run(second)).outcome == Exited(0)
@@ -346,7 +345,7 @@ async def test_large_file_can_be_data_and_standard_input_of_one_run(host: Host) 
 
 
 async def test_file_that_a_prepared_run_needs_is_not_moved_away(host: Host) -> None:
-    """The other one is prepared, and begins later."""
+    """The run that needs the file is prepared, and its program starts later."""
     content = Random(13).randbytes(LARGE)
     big = SourceFile("big", host.put(content), LARGE)
     link = await host.open()
@@ -358,8 +357,10 @@ async def test_file_that_a_prepared_run_needs_is_not_moved_away(host: Host) -> N
     layout = sorted({file.sha256 for _, file in reads.recipe.layout})
     for sha256 in layout:
         await link.transfer.upload(sha256, host.blobs / sha256)
-    until = host.uptime_now() + 60
-    started = await link.runs.start(reads.run, until, script, reads.recipe.build_key, needed(reads), layout, "prepare")
+    not_after = host.uptime_now() + 60
+    started = await link.runs.start(
+        reads.run, not_after, script, reads.recipe.build_key, needed(reads), layout, "prepare"
+    )
     assert started.word == "claimed"
     assert (await host.run(takes)).outcome == Exited(0)
     assert big.sha256 in objects(host)
@@ -395,7 +396,7 @@ async def test_F24_data_that_does_not_fit_is_a_fault_of_the_node(host: Host) -> 
     assert kept["stdout"] == b""
 
 
-# --- and back ---------------------------------------------------------------------------------------------------------
+# --- downloads --------------------------------------------------------------------------------------------------------
 
 AWKWARD = ["a b", "it's", "-T", "back\\nslash", "tab\there"[:3], "ü", "$(id)", "*", "%s", "[x]", "dir/deep/.dot"]
 TRICKS = b"""mkdir -p dir/deep inner
@@ -446,7 +447,7 @@ async def test_without_tar_files_are_fetched_in_pieces(host: Host) -> None:
 
 
 async def test_more_bytes_than_announced_are_not_taken(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A node that lies, or a file that something still writes to."""
+    """The node announces a wrong size, or another process still writes to the file."""
     order = host.order(b"head -c 5000000 /dev/zero >big\n")
     order = msgspec.structs.replace(order, program=msgspec.structs.replace(order.program, fetch=("big",)))
     real = globs.parse_listing
@@ -464,7 +465,7 @@ async def test_more_bytes_than_announced_are_not_taken(host: Host, monkeypatch: 
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
-def test_the_listing_is_the_same_under_every_shell(tmp_path: Path, shell: str) -> None:
+def test_listing_is_the_same_in_every_shell(tmp_path: Path, shell: str) -> None:
     (tmp_path / "w/d").mkdir(parents=True)
     (tmp_path / "w/d/a b").write_text("123")
     (tmp_path / "w/x").write_text("")

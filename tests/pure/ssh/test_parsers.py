@@ -1,4 +1,4 @@
-"""A node may say anything: what is no load sample is passed over."""
+"""Load samples and file sizes, as nodes print them."""
 
 from __future__ import annotations
 

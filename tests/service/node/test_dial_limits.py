@@ -1,4 +1,4 @@
-"""Which server a connection knocks at first: as many dials as it bears go there at once."""
+"""Nodes that share the limit on dials to one server: those whose connection is dialled at the same address."""
 
 from __future__ import annotations
 

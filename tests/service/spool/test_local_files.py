@@ -1,4 +1,4 @@
-"""Files that a client of the master's own machine hands over by name."""
+"""Files of the master's own machine that a client names."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sshgrid.errors import UsageError
 from sshgrid.protocol.messages import TakeFile
 from sshgrid.spool.local_files import LocalFiles
 from sshgrid.spool.spool import Spool
+from sshgrid.testing import until
 
 OLD = 1_700_000_000
 
@@ -27,7 +28,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 
 @pytest.fixture
 def copies(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with each file that is really read."""
+    """Return a list that grows with each file that is read."""
     made: list[int] = []
     adopt = spool.blobs.adopt
 
@@ -39,7 +40,7 @@ def copies(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
-def handed(path: Path) -> TakeFile:
+def named(path: Path) -> TakeFile:
     return TakeFile.of(str(path), path.stat())
 
 
@@ -47,7 +48,7 @@ async def test_file_that_many_clients_name_is_read_once(tmp_path: Path, spool: S
     path = tmp_path / "big"
     path.write_bytes(os.urandom(20_000_000))
     local_files = LocalFiles(spool)
-    digests = await asyncio.gather(*(local_files.take(handed(path)) for _ in range(4)))
+    digests = await asyncio.gather(*(local_files.take(named(path)) for _ in range(4)))
     assert set(digests) == {hashlib.sha256(path.read_bytes()).hexdigest()}
     assert spool.blobs.read(digests[0]) == path.read_bytes()
     assert spool.blobs.path(digests[0]).stat().st_mode & 0o777 == 0o600
@@ -62,14 +63,14 @@ async def test_file_is_recognised_only_when_its_timestamps_had_settled(
     path.write_bytes(b"x" * 1000)
     local_files = LocalFiles(spool)
     for expected in (1, 2):
-        await local_files.take(handed(path))
-        assert len(copies) == expected, "it may have been written to within the same tick"
+        await local_files.take(named(path))
+        assert len(copies) == expected, "the file may have been written within the same tick"
     monkeypatch.setattr("sshgrid.spool.local_files.SETTLED_SECONDS", -1)
     for expected in (3, 3):
-        await local_files.take(handed(path))
+        await local_files.take(named(path))
         assert len(copies) == expected
     path.write_bytes(b"y" * 1000)
-    assert await local_files.take(handed(path)) == hashlib.sha256(b"y" * 1000).hexdigest()
+    assert await local_files.take(named(path)) == hashlib.sha256(b"y" * 1000).hexdigest()
 
 
 async def test_file_that_the_spool_has_lost_is_read_again(
@@ -79,8 +80,8 @@ async def test_file_that_the_spool_has_lost_is_read_again(
     path = tmp_path / "big"
     path.write_bytes(b"x")
     local_files = LocalFiles(spool)
-    spool.blobs.path(await local_files.take(handed(path))).unlink()
-    assert spool.blobs.has(await local_files.take(handed(path)))
+    spool.blobs.path(await local_files.take(named(path))).unlink()
+    assert spool.blobs.has(await local_files.take(named(path)))
     assert len(copies) == 2
 
 
@@ -90,7 +91,7 @@ async def test_file_that_differs_from_the_one_the_client_saw_is_refused(
 ) -> None:
     path = tmp_path / "big"
     path.write_bytes(b"x")
-    seen = handed(path)
+    seen = named(path)
     path.unlink()
     match trick:
         case "changed":
@@ -120,7 +121,7 @@ async def test_file_that_changes_while_it_is_read_is_refused(
 
     monkeypatch.setattr(spool.blobs, "adopt", meanwhile)
     with pytest.raises(UsageError, match="changed while it was read"):
-        await LocalFiles(spool).take(handed(path))
+        await LocalFiles(spool).take(named(path))
 
 
 async def test_master_that_stops_ends_a_long_copy(tmp_path: Path, spool: Spool) -> None:
@@ -128,10 +129,8 @@ async def test_master_that_stops_ends_a_long_copy(tmp_path: Path, spool: Spool) 
     with path.open("wb") as file:
         file.truncate(1 << 33)
     local_files = LocalFiles(spool)
-    taking = asyncio.create_task(local_files.take(handed(path)))
-    async with asyncio.timeout(20):
-        while not any(aside.stat().st_size for aside in spool.blobs.incoming.iterdir()):  # noqa: ASYNC110 - of a thread
-            await asyncio.sleep(0.001)
+    taking = asyncio.create_task(local_files.take(named(path)))
+    await until(lambda: any(copy.stat().st_size for copy in spool.blobs.incoming.iterdir()))
     await local_files.close()
     with pytest.raises(UsageError, match="is stopping"):
         await taking
@@ -141,7 +140,7 @@ async def test_master_that_stops_ends_a_long_copy(tmp_path: Path, spool: Spool) 
 async def test_file_that_another_process_can_write_is_not_recognised(
     tmp_path: Path, spool: Spool, copies: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mapped page that is dirty already changes without a new time."""
+    """A write to a mapped page that is dirty already does not change the timestamps."""
     monkeypatch.setattr("sshgrid.spool.local_files.SETTLED_SECONDS", -1)
     path = tmp_path / "big"
     path.write_bytes(bytes(8192))
@@ -149,21 +148,21 @@ async def test_file_that_another_process_can_write_is_not_recognised(
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 8192) as mapped:
         for content in (b"one", b"two"):
             mapped[:3] = content
-            sha256 = await local_files.take(handed(path))
+            sha256 = await local_files.take(named(path))
             assert spool.blobs.read(sha256)[:3] == content
     assert len(copies) == 2
     for _ in range(2):
-        await local_files.take(handed(path))
-    assert len(copies) == 3, "nobody has it open any more"
+        await local_files.take(named(path))
+    assert len(copies) == 3, "the file has no writer any more"
 
 
 async def test_file_with_fewer_bytes_than_its_size_is_refused(
     tmp_path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the kernel before Linux 5.19 copies nothing of what it makes up itself."""
+    """Before Linux 5.19 the kernel copies nothing from files that it generates."""
     path = tmp_path / "big"
     path.write_bytes(b"x" * 1000)
     monkeypatch.setattr(os, "copy_file_range", lambda *_: 0)
     with pytest.raises(UsageError, match="0 bytes were read"):
-        await LocalFiles(spool).take(handed(path))
+        await LocalFiles(spool).take(named(path))
     assert list(spool.blobs.incoming.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Two dials of one host: who wins, who is taken back."""
+"""Two dials of one host: which one is used, and which one is cancelled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOON = 0.01
 
 
 class Dials:
-    """Each dial waits for a future of its own, or for ever."""
+    """Dials that wait until a test sets their result."""
 
     def __init__(self) -> None:
         self.begun: list[asyncio.Future[str]] = []
