@@ -61,9 +61,10 @@ class CheckedNode:
         self.runs = CheckRuns()
         self.is_idle = True
         self.changes = 0
+        self.leftovers: set[str] = set()
         shared = Shared("grid", spool, Dialing(), Random(1), {}, lambda: None, self.time.clock)
         shared.languages = ROWS
-        self.toolchains = NodeToolchains("n1", shared, self.runs, lambda: self.is_idle, self._changed)
+        self.toolchains = NodeToolchains("n1", shared, self.runs, self.leftovers, lambda: self.is_idle, self._changed)
         self.link = FakeLink(TOOLS)
 
     def _changed(self) -> None:
@@ -147,6 +148,7 @@ async def test_failing_connection_leaves_the_toolchain_untested(node: CheckedNod
     await until(lambda: node.runs.languages)
     await until(lambda: not node.runs.results)
     assert (sorted(node.toolchains.untested), node.toolchains.problems) == (["python", "sh"], {})
+    assert len(node.leftovers) == 1, "the run is to be removed later"
     node.time.now += RETRY_SECONDS
     node.toolchains.want("sh")
     await until(lambda: "sh" in node.toolchains.working)
