@@ -1,0 +1,1 @@
+"""sshgrid runs programs on many machines over SSH and nothing else."""

@@ -1,4 +1,4 @@
-"""`python -m sshgrid`: the command line."""
+"""Runs the command line for `python -m sshgrid`."""
 
 from sshgrid.cli import main
 

@@ -1,6 +1,6 @@
-"""The version of sshgrid, where the command line can read it without looking at package metadata (which costs 20 ms).
+"""The version of sshgrid as a constant, because reading the metadata of the package takes 20 ms.
 
-A test holds it equal to pyproject.toml. A client and a master of different versions notice each other by it.
+A test checks that it is equal to the version in pyproject.toml. Client and master compare their versions with it.
 """
 
 VERSION = "0.1.0"

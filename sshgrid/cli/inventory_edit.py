@@ -20,14 +20,14 @@ from sshgrid.client.session import Session
 from sshgrid.errors import FileMissing, InventoryError, UsageError
 
 if TYPE_CHECKING:
-    from sshgrid.inventory.foreign import Imported
+    from sshgrid.inventory.importers import Imported
     from sshgrid.paths import Places
 
 EMPTY = b"version: 1\nnodes:\n  # name: {host: address, user: account, tags: [words]}\n"
 MAX_INCLUDES = 100
 
 
-# --- edit ------------------------------------------------------------------------------------------------------------
+# --- edit -------------------------------------------------------------------------------------------------------------
 
 
 def edit(session: Session) -> int:
@@ -103,7 +103,7 @@ def _with_saved_text(error: UsageError, path: Path, text: bytes) -> UsageError:
     return type(error)(f"{error.message}\nyour text is saved in {name}", f"diff {path} {name}")
 
 
-# --- import ----------------------------------------------------------------------------------------------------------
+# --- import -----------------------------------------------------------------------------------------------------------
 
 
 def import_hosts(session: Session, ansible: str | None, ssh_config: str | None, *, dry_run: bool) -> int:
@@ -144,14 +144,14 @@ def _text(path: Path) -> str:
 
 
 def _from_ansible(name: str) -> Imported:
-    from sshgrid.inventory import foreign
+    from sshgrid.inventory import importers
 
     path = Path(name).expanduser()
     if path.is_dir() or os.access(path, os.X_OK):
         kind = "a folder" if path.is_dir() else "a program"
         hint = f"ansible-inventory -i {shlex.quote(name)} --list --yaml >hosts.yaml"
         raise UsageError(f"{name} is {kind}, which only Ansible can read", hint)
-    found = foreign.from_ansible(_foreign_text(path), path.name)
+    found = importers.from_ansible(_foreign_text(path), path.name)
     unread = [folder for folder in ("group_vars", "host_vars") if (path.parent / folder).is_dir()]
     found.notes += [f"the folder {folder}/ was not read" for folder in unread]
     return found
@@ -167,15 +167,15 @@ def _foreign_text(path: Path) -> str:
 
 
 def _from_ssh_config(session: Session, pattern: str) -> Imported:
-    from sshgrid.inventory import foreign
+    from sshgrid.inventory import importers
 
     path = Path(session.environ.get("SSHGRID_SSH_CONFIG", "~/.ssh/config")).expanduser()
-    return foreign.from_ssh_config(_with_includes(path), pattern)
+    return importers.from_ssh_config(_with_includes(path), pattern)
 
 
 def _with_includes(first: Path) -> Iterator[str]:
     """Yield the text of the file and of the files it includes; missing ones are skipped, as ssh does."""
-    from sshgrid.inventory import foreign
+    from sshgrid.inventory import importers
 
     waiting, seen = [first], set[Path]()
     while waiting and len(seen) < MAX_INCLUDES:
@@ -185,6 +185,6 @@ def _with_includes(first: Path) -> Iterator[str]:
         seen.add(path)
         text = _foreign_text(path)
         yield text
-        patterns = [value for key, values in foreign.ssh_config_lines(text) if key == "include" for value in values]
+        patterns = [value for key, values in importers.ssh_config_lines(text) if key == "include" for value in values]
         for pattern in patterns:
             waiting += map(Path, sorted(glob.glob(str(Path("~/.ssh").expanduser() / Path(pattern).expanduser()))))

@@ -7,7 +7,7 @@ import pytest
 from sshgrid import inventory
 from sshgrid.errors import UsageError
 from sshgrid.inventory.edit import add_nodes
-from sshgrid.inventory.foreign import from_ansible, from_ssh_config
+from sshgrid.inventory.importers import from_ansible, from_ssh_config
 
 INI = """\
 # the machines
