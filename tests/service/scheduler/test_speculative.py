@@ -163,9 +163,9 @@ async def test_a_speculative_attempt_that_ends_first_is_the_result_and_the_origi
 ) -> None:
     caplog.set_level("INFO")
     original = Gated("original")
-    sweep_id, task = await with_speculative_attempt(grid, original, after(b"backup\n", Exited(3)))
+    sweep_id, task = await with_speculative_attempt(grid, original, after(b"speculative\n", Exited(3)))
     tasks, output = await watched(grid, sweep_id)
-    assert (tasks[4].attempt, tasks[4].node, tasks[4].exit_status, output) == (2, "h2", 3, b"backup\n")
+    assert (tasks[4].attempt, tasks[4].node, tasks[4].exit_status, output) == (2, "h2", 3, b"speculative\n")
     assert grid.job(sweep_id).verdict == SweepDone(4, 1)
     assert outcomes(grid, task) == [Superseded(2), Exited(3)]
     assert [line.outcome for line in grid.line(task).attempts] == ["superseded by attempt 2", "exited 3"]
@@ -177,8 +177,8 @@ async def test_a_speculative_attempt_that_ends_first_is_the_result_and_the_origi
 async def test_an_original_that_ends_first_is_the_result_and_the_speculative_attempt_is_killed(
     grid: ScriptedGrid,
 ) -> None:
-    original, backup = Gated("original"), Gated("backup")
-    sweep_id, task = await with_speculative_attempt(grid, original, backup)
+    original, speculative = Gated("original"), Gated("speculative")
+    sweep_id, task = await with_speculative_attempt(grid, original, speculative)
     await until(lambda: grid.kept(task, 2))
     original.gate.set()
     tasks, output = await watched(grid, sweep_id)
@@ -190,7 +190,7 @@ async def test_an_original_that_ends_first_is_the_result_and_the_speculative_att
 
 @pytest.mark.parametrize("first", [0, 1])
 async def test_one_result_counts_when_both_attempts_end_at_the_same_moment(grid: ScriptedGrid, first: int) -> None:
-    pair = (Gated("original", Exited(1)), Gated("backup", Exited(2)))
+    pair = (Gated("original", Exited(1)), Gated("speculative", Exited(2)))
     sweep_id, task = await with_speculative_attempt(grid, *pair)
     await until(lambda: grid.kept(task, 1) and grid.kept(task, 2))
     pair[first].gate.set()
@@ -223,22 +223,22 @@ async def test_a_speculative_attempt_without_a_result_is_recorded_and_the_origin
 
 
 async def test_a_speculative_attempt_continues_when_the_original_is_lost(grid: ScriptedGrid) -> None:
-    backup = Gated("backup")
-    sweep_id, task = await with_speculative_attempt(grid, Gated("original"), backup)
+    speculative = Gated("speculative")
+    sweep_id, task = await with_speculative_attempt(grid, Gated("original"), speculative)
     grid.node("h1").go_down()
     grid.engine.lose("h1")
     await until(lambda: outcomes(grid, task)[0], lambda: outcomes(grid, task))
     line = grid.line(task)
     assert (line.state, line.attempt, line.node, len(line.attempts)) == ("RUNNING", 2, "h2", 2)
-    backup.gate.set()
+    speculative.gate.set()
     tasks, output = await watched(grid, sweep_id)
-    assert (tasks[4].attempt, output) == (2, b"backup\n")
+    assert (tasks[4].attempt, output) == (2, b"speculative\n")
     assert isinstance(outcomes(grid, task)[0], HostLost)
     assert len(grid.engine.orders) == 5
 
 
 async def test_a_third_attempt_starts_when_both_are_lost(grid: ScriptedGrid) -> None:
-    lost = Gated("backup", HostLost("reset"))
+    lost = Gated("speculative", HostLost("reset"))
     sweep_id, task = await with_speculative_attempt(grid, Gated("original"), lost)
     grid.engine.coming.insert(0, after(b"third\n", Exited(0)))
     lost.gate.set()
@@ -255,7 +255,7 @@ async def test_a_third_attempt_starts_when_both_are_lost(grid: ScriptedGrid) -> 
 
 @pytest.mark.parametrize("winner", [1, 2])
 async def test_a_new_master_resumes_both_attempts_and_takes_the_first_result(grid: ScriptedGrid, winner: int) -> None:
-    pair = (Gated("original"), Gated("backup"))
+    pair = (Gated("original"), Gated("speculative"))
     sweep_id, task = await with_speculative_attempt(grid, *pair)
     await grid.end()
     await grid.begin()
@@ -291,11 +291,11 @@ async def test_a_new_master_learns_the_runtimes_of_ended_tasks(grid: ScriptedGri
     sweep_id = await grid.submit(sweep(grid))
     await until(lambda: len(grid.master.sweeps.read(grid.job(sweep_id)).ended) == 3)
     await grid.end()
-    grid.engine.coming[:0] = [after(b"backup\n", Exited(0))]
+    grid.engine.coming[:0] = [after(b"speculative\n", Exited(0))]
     grid.down.clear()
     await grid.begin()
     tasks, output = await watched(grid, sweep_id)
-    assert (tasks[4].attempt, output) == (2, b"backup\n")
+    assert (tasks[4].attempt, output) == (2, b"speculative\n")
 
 
 # --- ending early -----------------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ async def test_a_halted_sweep_ends_both_attempts(grid: ScriptedGrid) -> None:
 
 
 async def test_a_retried_task_starts_with_a_new_attempt_number(grid: ScriptedGrid) -> None:
-    sweep_id, _ = await with_speculative_attempt(grid, Gated("original"), after(b"backup\n", Exited(3)))
+    sweep_id, _ = await with_speculative_attempt(grid, Gated("original"), after(b"speculative\n", Exited(3)))
     await watched(grid, sweep_id)
     grid.engine.coming[:0] = [after(b"again\n", Exited(0))]
     assert await grid.master.retry([sweep_id], failed=True) == 1
@@ -344,8 +344,8 @@ async def test_a_retried_task_starts_with_a_new_attempt_number(grid: ScriptedGri
 async def test_a_superseded_attempt_on_a_silent_node_is_ended_when_the_node_is_back(
     grid: ScriptedGrid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backup = Gated("backup")
-    sweep_id, task = await with_speculative_attempt(grid, Gated("original"), backup)
+    speculative = Gated("speculative")
+    sweep_id, task = await with_speculative_attempt(grid, Gated("original"), speculative)
     tries: list[str] = []
     longest: list[JobId | None] = []
 
@@ -357,9 +357,9 @@ async def test_a_superseded_attempt_on_a_silent_node_is_ended_when_the_node_is_b
         return await ScriptedEngine.signal(grid.engine, run, name)
 
     monkeypatch.setattr(grid.engine, "signal", not_now)
-    backup.gate.set()
+    speculative.gate.set()
     tasks, output = await watched(grid, sweep_id)
-    assert (tasks[4].attempt, output) == (2, b"backup\n")
+    assert (tasks[4].attempt, output) == (2, b"speculative\n")
     await nothing_is_left(grid, task)
     assert tries == ["KILL"] * 3
     assert longest == [None] * 3  # a superseded attempt does not count
@@ -400,13 +400,13 @@ async def test_a_user_at_the_limit_of_running_jobs_gets_no_speculative_attempt(g
 
 
 async def test_a_speculative_attempt_counts_as_a_slot_of_its_user(grid: ScriptedGrid) -> None:
-    original, backup = Gated("original"), Gated("backup")
-    sweep_id, _ = await with_speculative_attempt(grid, original, backup)
+    original, speculative = Gated("original"), Gated("speculative")
+    sweep_id, _ = await with_speculative_attempt(grid, original, speculative)
     assert grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 2
     assert sorted(grid.active_jobs.slots_in_use().nodes_of("ann")) == ["h1", "h2"]
     progress = grid.master.job_queries.progress(sweep_id)
     assert (progress.ended, progress.running, progress.waiting, progress.speculative) == (3, 1, 0, 1)
-    backup.gate.set()
+    speculative.gate.set()
     await watched(grid, sweep_id)
     assert grid.active_jobs.slots_in_use().by_owner().get("ann", 0) == 0
 
@@ -415,7 +415,7 @@ async def test_a_drained_node_gets_no_speculative_attempt_and_its_tasks_can_have
     drained = Node("h2", host="127.0.0.1", slots=4, drained=True)
     grid = await ScriptedGrid(tmp_path, inventory("h1", drained, Node("h3", host="127.0.0.1", slots=1))).begin()
     original = Gated("original")
-    grid.engine.coming[:0] = [SHORT, SHORT, SHORT, original, after(b"backup\n", Exited(0))]
+    grid.engine.coming[:0] = [SHORT, SHORT, SHORT, original, after(b"speculative\n", Exited(0))]
     sweep_id = await grid.submit(sweep(grid))
     await grid.begun(task_id(sweep_id, 4))
     here = grid.node("h1")
@@ -466,12 +466,12 @@ async def test_a_new_master_ends_a_superseded_task_of_a_batch_that_continues(sma
     sweep_id, stuck = await stuck_in_a_batch(small)
     await small.end()
     with Store.open(small.folder / "queue.db") as store:
-        backup = store.attempts.begin_speculative(stuck, "h2", 1.0)
-        assert backup is not None
+        claimed = store.attempts.begin_speculative(stuck, "h2", 1.0)
+        assert claimed is not None
         job = store.jobs.get(stuck)
         record = msgspec.structs.replace(job.attempts[1], outcome=Exited(0), ended=2.0)
         won = retry.settle(job, job.attempts[1], Exited(0), RetryPolicy(), 2.0, Random(1))
-        assert store.attempts.settle(backup, record, won)
+        assert store.attempts.settle(claimed, record, won)
     await small.begin()
     tasks, output = await watched(small, sweep_id)
     assert sorted(tasks) == list(range(1, 72))
