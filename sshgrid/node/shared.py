@@ -77,7 +77,7 @@ class Shared:
         self.grid = grid
         self.clock = clock
         self.spool = spool
-        self.builds = BuildCache(spool)
+        self.builds = BuildCache(spool, clock=clock)
         self.dial_limits = DialLimits(dialing)
         self.rng = rng
         self.changed = changed

@@ -1,4 +1,4 @@
-"""What an engine needs around it, small: a host that dials again when its connection is lost, and a sink that keeps."""
+"""A host for engines, which dials again when its connection is lost, and a sink that keeps what it receives."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.lab.machine import uptime
 
 
 class Kept:
-    """A sink: what an engine brings of one run."""
+    """A sink that keeps what an engine reports of one run."""
 
     def __init__(self, **already: bytes) -> None:
         self.streams: dict[str, bytearray] = {name: bytearray(said) for name, said in already.items()}
@@ -75,14 +75,14 @@ class Host:
         self.grid = secrets.token_hex(4)
         self.samples: list[Sample] = []
         self.silent = False
-        self.quiet_seconds = 0.0  # what it says of itself
+        self.quiet_seconds = 0.0  # that it reports
         self.dials = 0
         self.link: Link | None = None
         self.engine = self.new_engine()
         self._jobs = 0
 
     def new_engine(self) -> DirectEngine:
-        """As of a master that has just started."""
+        """Return an engine like that of a master that has just started."""
         self.builds = BuildCache(self.spool)
         return direct_engine(self, lambda sha256: self.blobs / sha256, lambda _: 10.0, self.builds)
 
@@ -121,7 +121,7 @@ class Host:
         return await self.engine.runs.run(order, sink or Kept(), resume=resume)
 
     async def end(self) -> None:
-        """Everything of this grid is cleaned away, and it is."""
+        """Clean all runs of this grid, and check that none is left."""
         self.silent = False
         link = await self.open()
         if runs := await link.runs.names_of_grid(self.grid):

@@ -1,7 +1,7 @@
 """A node without SSH: the scripts of sshgrid/remote run by a chosen shell, as the connection would run them.
 
-Every call is a shell of its own, as verbs share nothing but files. A test's runs carry its own grid name, so what they
-leave behind is found and blamed on them. Refuses to end while a process of a run lives.
+Every call starts a new shell, as the functions share nothing but files. The runs of a test have their own grid name, so
+that processes they leave are found. A test fails that ends while a process of its runs exists.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.lab.machine import argv_of, is_alive, uptime, wait_until
 
 REMOTE = resources.files("sshgrid") / "remote"
 PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
-# What `readlink /proc/self/exe` says, how it is called, and whether the node has nothing but busybox.
+# The program, and the name by which it is called.
 SHELLS: Mapping[str, tuple[str, str]] = {
     "dash": ("dash", "dash"),
     "bash": ("bash", "bash"),
@@ -43,7 +43,7 @@ def missing_shell(name: str) -> str:
 
 
 def bare_shell(folder: Path, name: str) -> tuple[Path, str]:
-    """A shell under the name it is called by, and its PATH: where that is busybox, there is nothing else."""
+    """Return a shell under the name by which it is called, and its PATH: with busybox, only its applets."""
     program, called = SHELLS[name]
     found = shutil.which(program, path=PATH) or ""
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def bare_shell(folder: Path, name: str) -> tuple[Path, str]:
 
 
 class How(TypedDict, total=False):
-    """What an order may say beside its program's text."""
+    """What a run may have beside its program's text."""
 
     compiler: tuple[tuple[str, ...], ...]
     run: tuple[bytes, ...]
@@ -70,7 +70,7 @@ class How(TypedDict, total=False):
 def make_order(
     keep: Callable[[bytes], str], grid: str, number: int, source: bytes, args: tuple[bytes, ...], **how: Unpack[How]
 ) -> RunSpec:
-    """One attempt at a program of one file, `p.sh`; `keep` puts bytes away and gives their digest."""
+    """Return an attempt at a program of one file, `p.sh`; `keep` stores bytes and returns their digest."""
     file = SourceFile("p.sh", keep(source), len(source))
     stdin = how.get("stdin")
     compiler = how.get("compiler", ())
@@ -113,14 +113,14 @@ class ShellNode:
                 raise LookupError("no pid namespace can be had here")
             self.facts = msgspec.structs.replace(self.facts, isolation=isolation)
         self.library = self.workdir / "bin" / "node.sh"
-        # The node's own /bin/sh is the shell under test.
+        # On this node /bin/sh is the shell under test.
         for name in ("node.sh", "batch.sh"):
             text = (REMOTE / name).read_text().replace("/bin/sh", str(self.sh))
             self.library.with_name(name).write_text(text)
         self._jobs = 0
 
     def _applets(self) -> str:
-        """A machine that has busybox and nothing else."""
+        """Return the PATH of a machine with busybox and nothing else."""
         folder = self.folder / "applets"
         folder.mkdir()
         subprocess.run([shutil.which("busybox", path=PATH) or "", "--install", "-s", folder], check=True)
@@ -129,7 +129,7 @@ class ShellNode:
     # --- shells
 
     def script(self, text: bytes, seconds: float = PATIENCE_SECONDS) -> subprocess.CompletedProcess[bytes]:
-        """A shell that reads its commands from standard input, as the one of a connection."""
+        """Run a shell that reads its commands from standard input, like the one of a connection."""
         return subprocess.run(
             [self.sh], input=text, capture_output=True, check=False, env=self._environment(), timeout=seconds
         )
@@ -177,7 +177,7 @@ class ShellNode:
         return sha256
 
     def order(self, source: bytes, *args: bytes, **how: Unpack[How]) -> RunSpec:
-        """A program of one file, by default a sh script; each order is another run."""
+        """Return a run of a program of one file, by default a sh script; each call returns another run."""
         self._jobs += 1
         return make_order(self.put, self.grid, self._jobs, source, args, **how)
 
@@ -199,13 +199,13 @@ class ShellNode:
     def start_batch(
         self, orders: Sequence[RunSpec], lanes: int = 1, *, not_after: float | None = None, lease: float | None = None
     ) -> str:
-        """The name of the batch, when it was claimed."""
+        """Start a batch. Return its name."""
         batch = make_batch(orders, lanes)
         assert self.start(batch, not_after=not_after, lease=lease) == f"claimed {batch.run}"
         return batch.run
 
     def batch_status(self, batch: str) -> BatchLook:
-        """The batch as a run, with all that its ledger says."""
+        """Return the state of the batch as a run, with its whole ledger."""
         begun, ended, records = list[str](), list[TaskEnd](), 0
         while (look := self.news_of_batch(batch, records)).records:
             begun, ended, records = [*begun, *look.begun], [*ended, *look.ended], records + look.records
@@ -223,7 +223,7 @@ class ShellNode:
         return self._run(script, "sh", *words, stdin=stdin).stdout.decode().strip()
 
     def add_tasks(self, batch: str, part: int, orders: Sequence[RunSpec], *, not_after: float | None = None) -> str:
-        """What the node answers to more tasks for this batch."""
+        """Add tasks to a batch. Return the node's answer."""
         guard = str(int(uptime() + 15 if not_after is None else not_after))
         words = ("add_tasks", batch, guard, " ".join(needed_by(orders)) or "-", str(part), str(len(orders)))
         return self.batch_verb(*words, stdin=tasks_script(batch, orders))
@@ -240,7 +240,7 @@ class ShellNode:
         return look
 
     def run_batch(self, orders: Sequence[RunSpec], lanes: int = 1) -> Mapping[str, TaskEnd]:
-        """From start to record: the tasks' ends by name. Each has begun and ended once."""
+        """Run a batch to its record. Return the ends of the tasks by name. Each begins and ends once."""
         look = self.ended_batch(self.start_batch(orders, lanes))
         assert look.run.record, self.log_of(batch_name(orders[0].run))
         assert len(look.begun) == len(set(look.begun))
@@ -251,7 +251,7 @@ class ShellNode:
         return (self.workdir / "runs" / batch / "wrapper.log").read_text()
 
     def run(self, order: RunSpec, seconds: float = PATIENCE_SECONDS) -> RunLook:
-        """From start to record."""
+        """Run to the record."""
         assert self.start(order) == f"claimed {order.run}"
         return self.ended(order, seconds)
 
@@ -299,7 +299,7 @@ class ShellNode:
     # --- what is left
 
     def processes(self, run: str = "") -> dict[int, str]:
-        """Whatever carries a run of this node in its environment, or the working folder in its command line."""
+        """Return processes with a run of this node in the environment, or the working folder in the command line."""
         return {pid: " ".join(argv_of(pid)) for pid in _pids() if is_alive(pid) and self._is_ours(pid, run)}
 
     def _is_ours(self, pid: int, run: str) -> bool:
@@ -311,7 +311,7 @@ class ShellNode:
         return mark.encode() in environment or f"{self.workdir}/runs/{run}" in " ".join(argv_of(pid))
 
     def end(self) -> None:
-        """Everything of this node ends; AssertionError when `clean` would have left something."""
+        """End all processes of this node. Raises AssertionError when `clean` would have left some."""
         runs = self.verb("runs_of", self.grid).decode().split()
         if runs:
             assert self.verb("clean", *runs) == b""

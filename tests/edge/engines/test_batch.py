@@ -1,4 +1,4 @@
-"""Batches through the engine, over a real SSH connection to this very machine."""
+"""Batches through the engine, over a real SSH connection to this machine."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.lab.machine import argv_of
 
 
 class Told:
-    """A batch sink that keeps what it is given. A task ends once."""
+    """A batch sink that keeps what it receives. A task ends once."""
 
     def __init__(self) -> None:
         self.state = BatchState[RunSpec]({})
@@ -320,7 +320,7 @@ async def test_added_tasks_run_when_their_lane_died_while_kept_warm(host: Host) 
     processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
     lane = [pid for pid in processes if {"lane", batch.run} <= set(argv_of(pid))]
     for pid in lane:
-        os.kill(pid, signal.SIGSTOP)  # so that it does not see them
+        os.kill(pid, signal.SIGSTOP)  # so that it does not start them
     assert await extend(host, batch, told, tasks[1:])
     for pid in lane:
         os.kill(pid, signal.SIGKILL)
@@ -342,7 +342,7 @@ async def test_a_batch_kept_warm_ends_when_no_tasks_are_added(host: Host) -> Non
 
 
 async def test_added_tasks_end_once_when_the_connection_breaks(host: Host) -> None:
-    """Whether they have arrived or not."""
+    """The tasks may have arrived or not."""
     told, batch = Told(), batch_of(host, b"sleep 0.5", 1)
     more = batch_of(host, b"sleep 0.5", 3).tasks
     running = asyncio.create_task(run(host, batch, told))

@@ -1,4 +1,4 @@
-"""One build for several nodes: real shells, real engines, one coordinator. The compiler is a script with a ledger."""
+"""One build for several nodes: real shells, real engines, one cache. The compiler is a script that counts its runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ KEY, SHA = "b" * 64, "a" * 64
 
 
 class Grid:
-    """Three nodes of this machine, one spool, and a program whose compiler notes each of its runs."""
+    """Three nodes of this machine, one spool, and a program whose compiler counts its runs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,13 +48,13 @@ class Grid:
             host.engine = direct_engine(host, lambda sha256, host=host: host.blobs / sha256, lambda _: 10.0, builds)  # type: ignore[misc]
 
     def order(self, host: Host, script: str) -> RunSpec:
-        """`script` makes `exe`; the ledger gets a line before."""
+        """A program that `script` builds as `exe`; the ledger gets a line before."""
         words = f"echo built >>{self.folder}/ledger; {script}"
         order = host.order(b"#!/bin/sh\necho ran\n", compiler=(("/bin/sh", "-c", words),), run=(b"{dir}/exe",))
         return shared(order, True)
 
     async def run(self, script: str, *hosts: Host) -> tuple[list[AttemptResult], list[Kept]]:
-        """The same program at once on these hosts (without a word, on all)."""
+        """Run the same program on these hosts at the same time; by default on all."""
         chosen = hosts or tuple(self.hosts)
         sinks = [Kept() for _ in chosen]
         orders = [self.order(host, script) for host in chosen]
@@ -124,7 +124,7 @@ async def test_a_pruned_spool_fetches_a_build_again_and_a_lost_node_means_anothe
 
 async def test_nothing_is_sent_to_a_node_that_has_the_build(grid: Grid) -> None:
     await grid.run(COPY)
-    grid.share(BuildCache(grid.spool))  # as after a restart of the master
+    grid.share(BuildCache(grid.spool))  # like after a restart of the master
     await grid.run(COPY, grid.hosts[0])
     _, sinks = await grid.run(COPY, grid.hosts[1])
     assert (sinks[0].uploaded_bytes, grid.compilations) == (0, 1)
@@ -150,7 +150,7 @@ async def test_when_the_compiler_of_one_node_is_broken_the_next_one_builds(grid:
 
 
 def gated(grid: Grid) -> str:
-    """Whoever compiles first waits for a gate; others do not."""
+    """The first compilation waits for a gate, later ones do not."""
     wait = f"until [ -e {grid.folder}/gate ]; do sleep 0.05; done"
     return f"if mkdir {grid.folder}/first 2>/dev/null; then {wait}; fi; {COPY}"
 
@@ -200,7 +200,7 @@ async def test_a_large_build_stays_where_it_was_made(grid: Grid) -> None:
 
 
 class Judge:
-    """What is asked about builds of other nodes, and what is said to it."""
+    """A verification of builds that records the questions and returns a fixed answer."""
 
     def __init__(self, *said: str) -> None:
         self.said = list(said)

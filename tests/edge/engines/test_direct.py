@@ -1,4 +1,4 @@
-"""A node over a real SSH connection to this very machine: the connection, and the engine that follows runs over it."""
+"""The direct engine over a real SSH connection to this machine, and the connection itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The script that lets a key in: once, with the modes sshd asks for, and no other line touched; in every shell."""
+"""The script that adds a key: once, with the modes that sshd requires, and no other line changed; in every shell."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Authorize = Callable[[], list[str]]
 
 @pytest.fixture(params=SHELLS)
 def authorize(request: pytest.FixtureRequest, tmp_path: Path) -> Authorize:
-    """Let KEY into the account whose home is `tmp_path`; the script's answer."""
+    """Add KEY to the account whose home is `tmp_path`. Return the script's answer."""
     if why := missing_shell(request.param):
         pytest.skip(why)
     shell, path = bare_shell(tmp_path.with_name(f"{tmp_path.name}-tools"), request.param)

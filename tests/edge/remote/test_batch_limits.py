@@ -1,4 +1,4 @@
-"""What ends a task of a batch before its time, and what is told of its memory: as for single runs, with one watcher."""
+"""Limits of the tasks of a batch, and the memory that is recorded: as for single runs, with one watchdog."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shell(request: pytest.FixtureRequest, node_of: NodeOf) -> ShellNode:
 
 
 def limited(node: ShellNode, source: bytes, number: int, limits: Limits, run: bytes = b"/bin/sh") -> list[RunSpec]:
-    """Orders of one program, with 0, 1, 2 ... as argument."""
+    """Return runs of one program, with 0, 1, 2 ... as argument."""
     words = (run, b"{dir}/p.sh")
     return [node.order(source, str(each).encode(), run=words, limits=limits) for each in range(number)]
 
@@ -38,7 +38,7 @@ def fates(ends: dict[str, TaskEnd]) -> list[tuple[int, str]]:
 
 
 def run(node: ShellNode, orders: list[RunSpec], lanes: int = 1) -> dict[str, TaskEnd]:
-    """The tasks' ends, in the order of their orders."""
+    """Run the tasks. Return their ends, in the order of the runs."""
     ends = node.run_batch(orders, lanes)
     return {task_name(order): ends[task_name(order)] for order in orders}
 
@@ -147,7 +147,7 @@ def test_a_record_stays_within_its_128_bytes(shell: ShellNode) -> None:
     assert {len(line) for line in ledger.splitlines()} == {127}
 
 
-# --- files that travel ------------------------------------------------------------------------------------------------
+# --- data files -----------------------------------------------------------------------------------------------------
 
 
 def test_each_task_gets_its_own_copy_of_the_data_files(shell: ShellNode) -> None:

@@ -1,4 +1,4 @@
-"""Batches on the node, under every shell a node may have: what one run is promised, each of many tasks is, too."""
+"""Batches on the node, under every shell that a node can have: the promises of a run hold for each task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LONG = b"echo ready; exec sleep 600"
 
 
 def numbered(node: ShellNode, source: bytes, count: int) -> list[RunSpec]:
-    """Orders of one program, with 0, 1, 2 ... as argument."""
+    """Return runs of one program, with 0, 1, 2 ... as argument."""
     return [node.order(source, str(number).encode()) for number in range(count)]
 
 
@@ -49,7 +49,7 @@ def lanes_of(node: ShellNode, batch: str) -> list[int]:
     return [int(str(link.readlink()).partition(",")[0].removeprefix("pid=")) for link in links]
 
 
-# --- what a task sees and says ----------------------------------------------------------------------------------------
+# --- input and output of a task ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lanes", [1, 3])
@@ -73,7 +73,7 @@ def test_arguments_arrive_byte_for_byte(node: ShellNode) -> None:
 
 
 def test_no_task_sees_the_variables_of_another_and_any_name_is_allowed(node: ShellNode) -> None:
-    # Also names that our own shells use, and values that are hard to quote.
+    # Also names that the scripts use, and values that are hard to quote.
     names = [
         "A",
         "PATH",
@@ -130,7 +130,7 @@ def test_a_missing_tool_is_the_reason_of_a_task(node: ShellNode) -> None:
     assert [(end.record.code, end.why) for end in ends.values()] == [(127, "toolchain")] * 2
 
 
-# --- what is left of a task -------------------------------------------------------------------------------------------
+# --- processes of a task ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("signal_name", ["TERM", "KILL", "INT"])
@@ -185,7 +185,7 @@ def test_a_task_that_has_not_begun_is_refused(node: ShellNode) -> None:
     assert codes(look) == {task_name(orders[0]): 137, task_name(orders[2]): 0}
 
 
-# --- more tasks -------------------------------------------------------------------------------------------------------
+# --- added tasks ------------------------------------------------------------------------------------------------------
 
 UNTIL_TOLD = b'echo ready; while [ ! -e "%s/go" ]; do sleep 0.02; done; echo "$1"; exit "$1"'
 

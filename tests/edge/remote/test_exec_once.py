@@ -1,4 +1,4 @@
-"""The scripts behind `node exec` and `doctor`, in every shell that a node may have."""
+"""The scripts behind `node exec` and `doctor`, in every shell that a node can have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Aside = Callable[..., list[str]]
 
 @pytest.fixture(params=SHELLS)
 def aside(request: pytest.FixtureRequest, tmp_path: Path) -> Aside:
-    """Run a script with these words; what it said, and as the last line what it left in $answer."""
+    """Run a script with these words. Return its output, with $answer as the last line."""
     if why := missing_shell(request.param):
         pytest.skip(why)
     shell, path = bare_shell(tmp_path / "tools", request.param)

@@ -1,4 +1,4 @@
-"""What lies on a node is freed when it is old or too much, never when a run needs it: over a node of this machine."""
+"""The cache of a node is pruned by age and size, never what a run needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Full disks on a node: no run begins that could not be recorded, and no result is lost for lack of room."""
+"""Full disks on a node: no run starts that could not be recorded, and no result is lost for lack of space."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Disk = Callable[[str], Path]
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """`disk("size=1m")`: a small file system of its own."""
+    """`disk("size=1m")` mounts a small file system."""
     mounted: list[Path] = []
 
     def mount(options: str) -> Path:
@@ -36,7 +36,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 def fill(place: Path) -> Path:
-    """To the last byte."""
+    """Fill the disk to the last byte."""
     filler = place / "filler"
     with filler.open("ab", buffering=0) as file:
         for size in (65536, 4096, 1):
@@ -128,7 +128,7 @@ def test_F23_a_result_is_recorded_when_no_inode_is_left(disk: Disk, node_of: Nod
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("left", range(7))
 def test_F23_wherever_the_inodes_end_no_result_is_invented(disk: Disk, node_of: NodeOf, kind: str, left: int) -> None:
-    """The wrapper finds room for some of its links only: then it says so, or the exit code is the right one."""
+    """The wrapper has inodes for some of its links only: it reports that, or the exit code is right."""
     place = disk("size=4m,nr_inodes=200")
     node = node_of(kind, place / "w")
     order = node.order(b"exit 7")
@@ -176,7 +176,7 @@ def test_a_read_only_working_folder_is_reported(disk: Disk, node_of: NodeOf, kin
 
 @pytest.mark.parametrize("kind", ["dash-session", "busybox-session"])
 def test_a_working_folder_mounted_noexec_is_reported(disk: Disk, node_of: NodeOf, kind: str) -> None:
-    """Else every compiled program would end with 126, as if that were its own word."""
+    """Otherwise every compiled program would end with 126, like an exit code of its own."""
     place = disk("size=1m")
     node = node_of(kind, place / "w")
     subprocess.run(["mount", "-o", "remount,noexec", place], check=True)

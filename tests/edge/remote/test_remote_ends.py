@@ -1,4 +1,4 @@
-"""How runs end before their time on a node: limits, signals, killed wrappers, reused pids; and that nothing is left."""
+"""Early ends of runs on a node: limits, signals, killed wrappers, reused pids; and that nothing is left."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_F28_the_output_limit_counts_both_streams(node: ShellNode) -> None:
 
 
 def test_the_output_limit_holds_in_any_locale(node_of: NodeOf) -> None:
-    """In other languages `ls -l` writes the date as two words, or one."""
+    """In other locales `ls -l` prints the date as two words, or one."""
     node = node_of("dash-session")
     fake = node.folder / "fake"
     fake.mkdir()
@@ -235,7 +235,7 @@ def test_F19_a_program_whose_wrapper_was_killed_is_found_and_killed(node: ShellN
     wait_until(lambda: not node.look(order.run).alive, "the wrapper to be seen dead", 5)
     assert not node.look(order.run).record
     assert sleepers(seconds)
-    # As the engine does before it gives the run up.
+    # Like the engine before it gives the run up.
     node.verb("signal", order.run, "KILL")
     wait_until(lambda: not is_alive(node.pid(order, "child")), "the program to end", 5)
     assert node.verb("clean", order.run) == b""
@@ -292,7 +292,7 @@ def test_F16_a_process_of_another_boot_is_not_the_run(node: ShellNode) -> None:
 
 
 def test_the_same_process_is_recognised(node: ShellNode) -> None:
-    """The counter-check of the two above: with everything right it is taken for the run."""
+    """The counter-check of the two tests above: with the right identity it is the run."""
     order = node.order(b"echo ran")
     node.start(order, verb="prepare")
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as other:

@@ -1,4 +1,4 @@
-"""Every verb of the scripts that run on nodes, under every shell a node may have: start, run, record, look."""
+"""The functions of the scripts on nodes, under every shell that a node can have: start, run, record, poll."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_A9_arguments_arrive_byte_for_byte(node: ShellNode) -> None:
         b"y" * 100_000,
     )
     show = b"import sys, os; sys.stdout.buffer.write(repr([os.fsencode(a) for a in sys.argv[1:]]).encode())"
-    # As a recipe has them: a word of the user's that looks like the build folder gets one more brace.
+    # As in a recipe: a word of the user that looks like the build folder has an added brace.
     words = [b"{" + word if word.startswith(b"{dir}") else word for word in args]
     order = node.order(show, run=(PYTHON, b"{dir}/p.sh", *words))
     assert code(node.run(order)) == 0, node.log(order)
@@ -268,7 +268,7 @@ def test_A11_more_arguments_than_one_command_line_of_ssh_could_hold(node: ShellN
 
 
 def test_the_environment_is_exact_and_cannot_change_what_the_wrapper_does(node: ShellNode) -> None:
-    """Names that the scripts use themselves are the user's in the program, and the run is what it was."""
+    """The program gets variables whose names the scripts use, and the run is not affected."""
     text = (
         "W RUN DIR LIB BOOT BUILD BUILD_DIR INPUT input INTERACTIVE ISOLATION IFS status step now target pid LEASE HOME"
     )
@@ -298,7 +298,7 @@ def test_a_program_has_ordinary_signals_a_folder_of_its_own_and_an_ordinary_umas
     order = node.order(b"grep '^SigIgn' /proc/self/status; pwd; umask; ls -A")
     assert code(node.run(order)) == 0
     ignored, folder, mask = node.read(order, "out").decode().split("\n")[:3]
-    # The first 31; 32 and 33 are glibc's own, and whoever was started by make has them ignored.
+    # The first 31; 32 and 33 belong to glibc, and are ignored in processes that make has started.
     assert int(ignored.split()[1], 16) & 0x7FFFFFFF == 0, "no signal may be ignored, INT above all"
     assert (folder, mask) == (str(node.dir(order) / "work"), "0022")
 
@@ -350,7 +350,7 @@ def test_a_program_is_compiled_once(node: ShellNode) -> None:
 
 
 def test_F37_the_times_of_sources_are_those_of_the_node_s_clock(node: ShellNode) -> None:
-    """Else make would say "Clock skew detected", and build again each time."""
+    """Otherwise make would print "Clock skew detected", and build again each time."""
     source = b"echo dated"
     order = node.order(source)
     an_hour_on = time.time() + 3600
@@ -414,7 +414,7 @@ def test_a_namespace_that_fails_is_not_the_program_s_exit_code(node_of: Callable
     assert (code(compiled), stage(compiled)) == (1, "layout")
 
 
-# --- looking ----------------------------------------------------------------------------------------------------------
+# --- queries ----------------------------------------------------------------------------------------------------------
 
 
 def test_poll_reports_a_run_that_does_not_exist(node: ShellNode) -> None:
@@ -458,7 +458,7 @@ def test_the_starter_is_notified_when_a_run_starts_and_ends(node: ShellNode) -> 
     order = node.order(b"echo words")
     script = f'{node.variables()}\n. "$LIB"\nexec 9>&1\nlaunch {order.run}\n'
     assert node.start(order, verb="prepare") == f"claimed {order.run}"
-    # The shell's output ends when the wrapper, too, has let go of it.
+    # The shell's output ends when the wrapper, too, has closed it.
     assert node.script(script.encode()).stdout == f"running {order.run}\nend {order.run}\n".encode()
 
 
@@ -546,6 +546,6 @@ def test_a_receiver_that_is_killed_leaves_no_process(node: ShellNode) -> None:
 
 
 def receiving(sha256: str) -> list[int]:
-    """Processes that have to do with receiving this object."""
+    """Return the processes that receive this object."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
     return [pid for pid in pids if is_alive(pid) and sha256 in " ".join(argv_of(pid))]

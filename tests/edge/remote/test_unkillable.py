@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Disk:
-    """A file system of its own, on which every writer can be made to wait."""
+    """A file system on which every writer can be made to wait."""
 
     def __init__(self, folder: Path) -> None:
         self.place = folder / "disk"
@@ -68,7 +68,7 @@ def test_F40_a_process_that_cannot_be_killed_ends_once_its_disk_answers(
         assert node.verb("signal", order.run, "KILL") == b"sent\n"
         assert stuck(node)
         if node.facts.isolation == "pidns":
-            # The namespace has lost its first process: whatever is in it is going to end, and can do nothing more.
+            # The namespace has lost its first process: its other processes can only end.
             assert node.ended(order).record
         else:
             assert (node.look(order.run).alive, node.look(order.run).record) == (True, None)

@@ -1,4 +1,4 @@
-"""Every language whose tools are on this machine: its recipe is laid out, compiled and run by hand, as a node would.
+"""Every language whose tools are on this machine: its recipe is placed, compiled and run here, as on a node.
 
 Parametrised over the table. A missing tool skips on a laptop; the languages of MUST fail without it in CI.
 """
@@ -26,7 +26,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
     "LC_ALL": "C.UTF-8"
 }
 
-# Prints each argument in brackets on a line of its own, then all of standard input, and exits with 3.
+# Prints each argument in brackets on a separate line, then all of standard input, and exits with 3.
 ECHO: Mapping[str, str] = {
     "c": """#include <stdio.h>
 int main(int argc, char **argv) {
@@ -181,7 +181,7 @@ ODD_NAMES = ("-x", "@file", 'it\'s "my" $(touch pwned) {exe}', "two\nlines")
 
 
 class Node:
-    """A build folder and a current folder in a temporary place; what a node does, without the node."""
+    """A build folder and a current folder in a temporary place: does what a node does."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -201,7 +201,7 @@ class Node:
 
 
 class Build:
-    """Built aside, then renamed in, as on a node: nothing may remember where it was built."""
+    """Build in another folder and rename it, like a node: a build must not depend on its folder."""
 
     def __init__(self, node: Node, recipe: Recipe, blobs: Mapping[str, bytes]) -> None:
         self.node, self.recipe = node, recipe
@@ -239,7 +239,7 @@ def node(tmp_path: Path) -> Node:
 
 
 def present(name: str) -> Language:
-    """The row, if this machine has its tools."""
+    """Return the row of a language. Skips the test when its tools are not installed here."""
     language = ROWS[name]
     if toolchains.resolve(language, PATHS) is None:
         missing = f"{name}: one of {', '.join(toolchains.commands(language))} is not installed here"
@@ -247,7 +247,7 @@ def present(name: str) -> Language:
             pytest.fail(missing)
         pytest.skip(missing)
     if name == "objective-c" and not _compiles_objective_c():
-        pytest.skip("objective-c: this gcc comes without it (the case for which a hello is the proof)")
+        pytest.skip("objective-c: this gcc comes without it (smoke tests exist for such cases)")
     return language
 
 
@@ -258,7 +258,7 @@ def _compiles_objective_c() -> bool:
 
 
 def program_of(language: Language, files: Mapping[str, str], args: tuple[bytes, ...] = ()) -> Program:
-    """The first file is the entry."""
+    """Return a program of these files; the first one is the entry."""
     sources = tuple(
         SourceFile(name, hashlib.sha256(text.encode()).hexdigest(), len(text.encode())) for name, text in files.items()
     )
@@ -271,7 +271,7 @@ def build(node: Node, name: str, files: Mapping[str, str], args: tuple[bytes, ..
 
 
 def file_name(language: Language, stem: str) -> str:
-    """`stem` with the ending of the language; a Makefile has one name."""
+    """Return `stem` with the suffix of the language; a Makefile has one name."""
     if language.name == "make":
         return "Makefile"
     return stem + (language.match[0][1:] if language.match else "")

@@ -1,4 +1,4 @@
-"""Programs, toolchains and recipes to test with."""
+"""Programs, toolchains and recipes for tests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recipe_of(
 
 
 def is_refused(name: str) -> bool:
-    """Is it a name that no program's file may have?"""
+    """Return whether the file of a program cannot have this name."""
     try:
         toolchains.check_name(name)
     except UsageError:

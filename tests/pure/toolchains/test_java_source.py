@@ -1,4 +1,4 @@
-"""Where Java's main is: in any text, whatever its comments, strings and annotations say."""
+"""Java's main is found in any text, with any comments, strings and annotations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Makefile makes, and how that is started."""
+"""What a Makefile builds, and how it is started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe says, what its key depends on, and that a user's names and arguments stay data."""
+"""Recipes, what their keys depend on, and that a user's names and arguments stay data."""
 
 from __future__ import annotations
 

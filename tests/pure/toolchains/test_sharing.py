@@ -1,4 +1,4 @@
-"""Which builds may go to another node: those that nothing but their key has made what they are."""
+"""Which builds may be used on another node: those that depend on nothing but their key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_build_of_a_portable_language_is_shared(name: str) -> None:
     assert is_shared(ROWS[name])
 
 
-# make: whatever the makefile says; zig: for the processor it is built on; the others: with libraries of the machine.
+# make: any commands; zig: for the processor of the machine; the others: with libraries of the machine.
 @pytest.mark.parametrize("name", ["make", "zig", "crystal", "swift", "haskell", "nim", "cobol", "python", "sh"])
 def test_a_build_of_another_language_is_not_shared(name: str) -> None:
     assert not ROWS[name].portable

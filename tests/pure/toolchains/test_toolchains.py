@@ -1,4 +1,4 @@
-"""Which language a file is, what a node has for it, and what versions mean."""
+"""Languages of files, tools of nodes, and versions."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def test_every_name_of_a_language_is_its_own_or_ambiguous(language: Language, st
     assert found is not None or language.name in str(_refusal(name))
 
 
-# --- what a node has -------------------------------------------------------------------------------------------------
+# --- tools of a node -------------------------------------------------------------------------------------------------
 
 
 def test_the_first_alternative_that_was_found_is_taken() -> None:

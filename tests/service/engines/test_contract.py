@@ -1,4 +1,4 @@
-"""Every engine keeps the contract: the scripted one, and the one that runs programs on a real (local) node."""
+"""Every engine passes the contract: the scripted one, and the one that runs programs on a real (local) node."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def direct(folder: Path) -> MakeBench:
     @asynccontextmanager
     async def make() -> AsyncIterator[DirectBench]:
         with Spool(folder / "spool") as spool:
-            # Not the grid of the runs: no job stands behind those, so a roster of their own would take them for strays.
-            pool = NodePool("roster", spool, Dialing(), Random(1), lambda: None)
+            # Another grid than that of the runs: these have no job, so their own pool would remove them as strays.
+            pool = NodePool("pool", spool, Dialing(), Random(1), lambda: None)
             node = Node("here", connection="local", slots=4, workdir=str(folder / "work"))
             try:
                 await pool.follow([node], (), RetryPolicy())
@@ -93,7 +93,7 @@ ENGINES = {"scripted": scripted, "direct": direct}
 async def test_an_engine_keeps_the_contract(tmp_path: Path, engine: str, check: Check) -> None:
     async with ENGINES[engine](tmp_path)() as bench:
         await check(bench)
-        # Whatever a check leaves behind must be possible to discard.
+        # It must be possible to discard every run that a check leaves.
         for name in await bench.left():
             if name.startswith(GRID):
                 await bench.engine.runs.discard(name)

@@ -1,4 +1,4 @@
-"""Files that a run brings back, on the master: durable before the job is done, for whoever asks later, until `rm`."""
+"""Fetched files on the master: durable before the job is done, and available until `rm`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def contents(archive: bytes) -> dict[str, bytes]:
 
 
 async def asked_for(grid: ScriptedGrid, job: JobId) -> bytes:
-    """What a client gets that asks when the job is done."""
+    """Return the files that a client receives after the end of the job."""
     events = await grid.watch(job, Logs(job, streams=("files",)))
     assert [event.stream for event, _ in events if isinstance(event, Output)] == ["files"] * (len(events) - 1)
     return b"".join(payload for _, payload in events)

@@ -1,4 +1,4 @@
-"""What the engine makes of silence: a start without an answer, and leases that end before anybody else may begin."""
+"""The engine on silent hosts: a start without an answer, and leases that end before another attempt starts."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def engine(*links: SilentLink, host: Host | None = None) -> DirectEngine:
 
     return direct_engine(
         host or Host(*links), Path, patience, BuildCache(cast(Spool, None))
-    )  # nothing is passed on here
+    )  # no build is passed on here
 
 
 async def test_F1_a_silent_host_is_waited_for_as_long_as_the_run_had_worked() -> None:
