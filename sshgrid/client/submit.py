@@ -14,6 +14,7 @@ from sshgrid.errors import MasterGone, UsageError
 if TYPE_CHECKING:
     from sshgrid.client.connection import Connection
     from sshgrid.client.data import Data
+    from sshgrid.client.local_files import LocalFileOffer
     from sshgrid.client.program import ProgramFiles, Source
     from sshgrid.model import JobId, Submission
     from sshgrid.terminal.bar import TransferBar
@@ -53,13 +54,19 @@ class RunRequest:
         stdin = None if session.in_shell else our_stdin()
         if choice in ("", "-", "none") and not self._options["with"]:
             return program, read_stdin(choice, stdin, session.note), None
-        # Imported here, as most runs need neither.
-        from sshgrid.client.data import read_data
-        from sshgrid.client.local_files import LocalFileOffer
+        from sshgrid.client.local_files import LocalFileOffer  # here, as most runs do not need it
 
         with LocalFileOffer(session, enabled=offer_files) as offer:
-            data = read_data(self._options["with"], offer) if self._options["with"] else None
+            data = self._data(offer)
             return program, read_stdin(choice, stdin, session.note, offer), data
+
+    def _data(self, offer: LocalFileOffer) -> Data | None:
+        """The files of --with; None without the option."""
+        if not self._options["with"]:
+            return None
+        from sshgrid.client.data import read_data
+
+        return read_data(self._options["with"], offer)
 
     def submission(self, program_files: ProgramFiles, stdin: Source | None, data: Data | None) -> Submission:
         """The submission for these files."""
