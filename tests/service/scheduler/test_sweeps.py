@@ -604,12 +604,14 @@ async def test_a_watcher_of_a_task_in_a_batch_gets_output_while_it_runs(grid: Sc
     task = grid.engine.orders[-1]
     assert any(len(batch) > 2 and task.run in batch for batch in grid.engine.batches.runs.values())
     async with asyncio.timeout(10), grid.master.job_queries.watch(Logs(task.attempt.job, follow=True)) as events:
-        asyncio.get_running_loop().call_later(0.1, follows.set)
-        async for _, piece in events:
-            if piece:
-                assert piece == b"so far\n"
-                received.set()
-    assert received.is_set()
+        first = asyncio.create_task(anext(events))
+        await grid.scheduler_steps()
+        assert not first.done()  # it waits for output
+        follows.set()
+        _, piece = await first
+        assert piece == b"so far\n"
+        received.set()
+        assert [piece async for _, piece in events if piece] == []
     await grid.wait(job)
 
 
