@@ -134,7 +134,7 @@ def _print_or_watch(session: Session, show: Callable[[Connection], None], *, wat
 @click.argument("job", metavar="ID", shell_complete=complete_jobs)
 @pass_session
 def info(session: Session, job: str) -> int:
-    """Show the attempts, times and resources of a job; while it waits, why each node does not take it."""
+    """Show the attempts, times and resources of a job, and why it waits: the reason for each node."""
     from sshgrid.errors import NoSuchJob
     from sshgrid.protocol.messages import Info, JobsReply
     from sshgrid.terminal import render
@@ -157,7 +157,7 @@ def info(session: Session, job: str) -> int:
     "signal_name",
     metavar="S",
     default="TERM",
-    help="Signal: INT, TERM and KILL cancel the job, others are only sent.",
+    help="Signal to send (default: TERM); INT, TERM and KILL cancel the job.",
 )
 @pass_session
 def kill(session: Session, selector: str, signal_name: str) -> int:

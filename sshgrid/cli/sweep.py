@@ -64,7 +64,7 @@ def progress(session: Session, job: str) -> int:
 
 @click.command(cls=Verb)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
-@click.option("--failed", is_flag=True, help="Only failed jobs or tasks.")
+@click.option("--failed", is_flag=True, help="Run only failed jobs or tasks again.")
 @pass_session
 def retry(session: Session, selector: str, failed: bool) -> int:
     """Run ended jobs, or tasks of a sweep, again."""

@@ -202,7 +202,7 @@ def list_keys(session: Session, name: str) -> int:
 @click.argument("fingerprint")
 @pass_session
 def remove_key(session: Session, name: str, fingerprint: str) -> int:
-    """Remove the key of NAME with this FINGERPRINT, or with a fingerprint that starts so."""
+    """Remove the key of NAME with this FINGERPRINT, which can be shortened."""
     return _change_user(session, RemoveKey(name, fingerprint))
 
 
@@ -251,10 +251,10 @@ def _or_none(parse: str) -> Parsed:
 @user_group.command()
 @click.argument("name", shell_complete=complete_users)
 @click.option(
-    "--jobs", "running", metavar="N|none", type=_or_none("number"), help="Number of running jobs; others wait."
+    "--jobs", "running", metavar="N|none", type=_or_none("number"), help="Limit of running jobs; further ones wait."
 )
 @click.option(
-    "--queued", metavar="N|none", type=_or_none("number"), help="Number of waiting jobs; others are rejected."
+    "--queued", metavar="N|none", type=_or_none("number"), help="Limit of waiting jobs; further ones are rejected."
 )
 @click.option("--time", "wall_seconds", metavar="D|none", type=_or_none("duration"), help="Time limit of one run.")
 @click.option(

@@ -23,7 +23,7 @@ VERBS = {
     "run": ("cli.run", "run", "Run a program on the least busy node that can run it."),
     "sweep": ("cli.sweep", "sweep", "Run a program over many parameters."),
     "ps": ("cli.query", "ps", "List jobs that wait or run."),
-    "info": ("cli.query", "info", "Show all about a job; while it waits, why."),
+    "info": ("cli.query", "info", "Show the details of a job, and why it waits."),
     "logs": ("cli.run", "logs", "Show the kept output of a job."),
     "attach": ("cli.run", "attach", "Follow a job and exit with its status."),
     "wait": ("cli.run", "wait", "Wait until jobs have ended."),
