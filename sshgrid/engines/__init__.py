@@ -82,7 +82,7 @@ class BatchSink(Protocol):
 class Runs(Protocol):
     """Single runs. Raises HostError for failures of a machine or of the network to it."""
 
-    async def run(self, order: RunSpec, sink: Sink, *, resume: bool = False) -> AttemptResult:
+    async def run(self, spec: RunSpec, sink: Sink, *, resume: bool = False) -> AttemptResult:
         """Upload, start, follow and judge a run.
 
         With `resume` the run may have been started by an earlier master: find it, and never start it.
@@ -107,7 +107,7 @@ class Batches(Protocol):
         Of the HostErrors it raises only NeverBegan: the others are the results of the tasks.
         """
 
-    async def extend(self, batch: str, orders: Sequence[RunSpec]) -> bool:
+    async def extend(self, batch: str, specs: Sequence[RunSpec]) -> bool:
         """Add runs, which have joined the state, to a batch that is running; its sink receives their results.
 
         Return False when the batch takes no more: these runs never start, and the caller removes them from the state.
@@ -120,7 +120,7 @@ class Batches(Protocol):
 class Conversations(Protocol):
     """Interactive runs."""
 
-    async def converse(self, order: RunSpec, sink: Sink, keyboard: Keyboard) -> AttemptResult:
+    async def converse(self, spec: RunSpec, sink: Sink, keyboard: Keyboard) -> AttemptResult:
         """Run a program that reads the keyboard. It ends when the connection is lost. Raises HostError."""
 
 

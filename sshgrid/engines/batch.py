@@ -62,16 +62,16 @@ class DirectBatches:
         finally:
             del self._running[batch.run]
 
-    async def extend(self, batch: str, orders: Sequence[RunSpec]) -> bool:
+    async def extend(self, batch: str, specs: Sequence[RunSpec]) -> bool:
         sink = self._running.get(batch)
         if sink is None or not self._starter.was_sent(batch) or not sink.state.takes_more:
             return False
         try:
-            taken = await self._send_more(batch, sink, orders)
+            taken = await self._send_more(batch, sink, specs)
         except HostError as error:
             log.info("%s on %s: no more tasks: %s", batch, self._starter.host.name, error.reason)
             taken = False
-        sink.state.joined(order.run for order in orders)
+        sink.state.joined(spec.run for spec in specs)
         if not taken:
             sink.state.close()
             await self._wake_follower(batch)
@@ -84,15 +84,15 @@ class DirectBatches:
         with contextlib.suppress(HostError):
             (await self._starter.host.connected(0)).runs.wakeup(batch).set()
 
-    async def _send_more(self, batch: str, sink: BatchRunSink, orders: Sequence[RunSpec]) -> bool:
-        state, host, objects = sink.state, self._starter.host, needed_by(orders)
+    async def _send_more(self, batch: str, sink: BatchRunSink, specs: Sequence[RunSpec]) -> bool:
+        state, host, objects = sink.state, self._starter.host, needed_by(specs)
         state.parts += 1
-        script = tasks_script(batch, orders, keep_warm=state.keep_warm)
+        script = tasks_script(batch, specs, keep_warm=state.keep_warm)
         for _ in range(UPLOAD_TRIES):
             link = await host.connected(0)
             not_after = host.uptime_now() + START_GUARD_SECONDS
             try:
-                started = await link.runs.extend(batch, state.parts, not_after, script, len(orders), objects)
+                started = await link.runs.extend(batch, state.parts, not_after, script, len(specs), objects)
             except Dropped as error:
                 # They may have arrived: as for a start, what the node reports decides.
                 log.info("%s on %s: no answer to more tasks: %s", batch, host.name, error.reason)

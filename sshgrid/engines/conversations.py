@@ -19,11 +19,11 @@ class DirectConversations:
     def __init__(self, starter: RunStarter) -> None:
         self._starter = starter
 
-    async def converse(self, order: RunSpec, sink: Sink, keyboard: Keyboard) -> AttemptResult:
-        await self._starter.start(order, sink)
+    async def converse(self, spec: RunSpec, sink: Sink, keyboard: Keyboard) -> AttemptResult:
+        await self._starter.start(spec, sink)
         link = await self._starter.host.connected(0)
         await sink.step(Step.RUNNING)
-        async with link.runs.converse(order.run, terminal=order.terminal) as channel:
+        async with link.runs.converse(spec.run, terminal=spec.terminal) as channel:
             typing = asyncio.create_task(_forward_input(channel, keyboard))
             try:
                 await asyncio.gather(
@@ -32,8 +32,8 @@ class DirectConversations:
             finally:
                 typing.cancel()
         # The channel has delivered the output: only the record, the build's output and the files are left to read.
-        poller = Poller(order, sink, self._starter.wait(order), self._starter.clock)
-        return await to_end(RunFollower(order, sink, poller, streams={}), at_once=True)
+        poller = Poller(spec, sink, self._starter.wait(spec), self._starter.clock)
+        return await to_end(RunFollower(spec, sink, poller, streams={}), at_once=True)
 
 
 async def _forward_input(channel: Conversation, keyboard: Keyboard) -> None:

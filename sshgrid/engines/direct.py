@@ -50,12 +50,12 @@ class DirectRuns:
     def __init__(self, starter: RunStarter) -> None:
         self._starter = starter
 
-    async def run(self, order: RunSpec, sink: Sink, *, resume: bool = False) -> AttemptResult:
+    async def run(self, spec: RunSpec, sink: Sink, *, resume: bool = False) -> AttemptResult:
         def follower() -> RunFollower:
-            poller = Poller(order, sink, self._starter.wait(order), self._starter.clock)
-            return RunFollower(order, sink, poller)
+            poller = Poller(spec, sink, self._starter.wait(spec), self._starter.clock)
+            return RunFollower(spec, sink, poller)
 
-        return await self._starter.run(order, sink, follower, resume=resume)
+        return await self._starter.run(spec, sink, follower, resume=resume)
 
     async def signal(self, run: str, name: str) -> bool:
         link = await self._starter.host.connected(0)

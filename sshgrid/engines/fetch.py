@@ -28,17 +28,17 @@ _END_BYTES = 2 * tarfile.RECORDSIZE
 _ERROR_BYTES = 500
 
 
-async def fetch_files(link: Link, order: RunSpec, sink: Sink) -> None:
+async def fetch_files(link: Link, spec: RunSpec, sink: Sink) -> None:
     """Store the requested files that exist, and pass a warning for each of the others. Raises HostError."""
-    program = order.program
+    program = spec.program
     most = min(sink.room(), program.limits.fetch_bytes or MOST_BYTES)
     if most <= 0:
         await sink.fetched(Fetched())
         return
-    listing = await link.transfer.files(order.run, globs.find_arguments(program.fetch))
+    listing = await link.transfer.files(spec.run, globs.find_arguments(program.fetch))
     chosen, warnings = await asyncio.to_thread(globs.choose, listing, program.fetch, most)
     await sink.again(STREAM)
-    warnings_of_read = await _read_archive(link, order.run, chosen, sink) if chosen else ()
+    warnings_of_read = await _read_archive(link, spec.run, chosen, sink) if chosen else ()
     await sink.fetched(
         Fetched(len(chosen), sum(chosen.values()), warnings + warnings_of_read, whole=not warnings_of_read)
     )

@@ -36,11 +36,11 @@ Look: TypeAlias = "Callable[[Link], Awaitable[AttemptResult | None]]"
 class Poller:
     """Looks at a run when the node reports news, and otherwise after a pause."""
 
-    def __init__(self, order: RunSpec, sink: Sink, wait: HostWait, clock: Clock) -> None:
+    def __init__(self, spec: RunSpec, sink: Sink, wait: HostWait, clock: Clock) -> None:
         self.pause_seconds = FIRST_PAUSE_SECONDS  # until the next look; the poller lengthens it
         self.woken = False  # the node reported news before this look
         self.node = wait.host.name
-        self._order = order
+        self._order = spec
         self._sink = sink
         self._wait = wait
         self._clock = clock
@@ -115,8 +115,8 @@ class Poller:
 class RunFollower:
     """Follows a single run. `streams` maps the streams to read to their files in the run folder."""
 
-    def __init__(self, order: RunSpec, sink: Sink, poller: Poller, streams: Mapping[str, str] = OUTPUT_FILES) -> None:
-        self._order = order
+    def __init__(self, spec: RunSpec, sink: Sink, poller: Poller, streams: Mapping[str, str] = OUTPUT_FILES) -> None:
+        self._order = spec
         self._sink = sink
         self._poller = poller
         self._streams = streams
@@ -196,7 +196,7 @@ class RunFollower:
 
 
 async def read_outcome(
-    link: Link, order: RunSpec, sink: Sink, look: RunLook, record: RunRecord
+    link: Link, spec: RunSpec, sink: Sink, look: RunLook, record: RunRecord
 ) -> tuple[Outcome, bytes]:
     """Return the outcome that a record means, and what a failed build printed, with the node's file names.
 
@@ -204,10 +204,10 @@ async def read_outcome(
     """
     text = b""
     if file := run_outcome.evidence(record, look.why, look.sizes):
-        text = (await link.runs.read_piece(order.run, file.name, 0, file.most_bytes)).rstrip(b" ")
-    shown = toolchains.restore_names(text, order.recipe) if text and record.stage == "build" else text
-    limits, language = order.program.limits, order.program.language
-    outcome = run_outcome.outcome(record, look.why, limits, language, order.recipe.run[0], shown)
+        text = (await link.runs.read_piece(spec.run, file.name, 0, file.most_bytes)).rstrip(b" ")
+    shown = toolchains.restore_names(text, spec.recipe) if text and record.stage == "build" else text
+    limits, language = spec.program.limits, spec.program.language
+    outcome = run_outcome.outcome(record, look.why, limits, language, spec.recipe.run[0], shown)
     if isinstance(outcome, CompileFailed) and shown:
         await sink.output("compile", shown)
     return outcome, text

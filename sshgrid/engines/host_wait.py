@@ -17,17 +17,17 @@ from sshgrid.ssh.link import Link
 class HostWait:
     """Waits for the host of one run. `patience` maps seconds of work at stake to seconds of waiting."""
 
-    def __init__(self, host: EngineHost, order: RunSpec, patience: Callable[[float], float], clock: Clock) -> None:
+    def __init__(self, host: EngineHost, spec: RunSpec, patience: Callable[[float], float], clock: Clock) -> None:
         now = clock.monotonic()
         self.host = host
-        self._order = order
+        self._order = spec
         self._patience = patience
         self._clock = clock
-        self._began = now - order.worked_seconds
-        self._is_fenced = order.on_host_loss is OnHostLoss.FENCE
+        self._began = now - spec.worked_seconds
+        self._is_fenced = spec.on_host_loss is OnHostLoss.FENCE
         self._renew_at = 0.0
         # An earlier master cannot have given a longer lease.
-        longest = patience(order.worked_seconds) + LEASE_MARGIN_SECONDS
+        longest = patience(spec.worked_seconds) + LEASE_MARGIN_SECONDS
         self._lease_ends = now + longest if self._is_fenced else 0.0
 
     def _worth_seconds(self) -> float:

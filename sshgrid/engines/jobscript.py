@@ -15,14 +15,14 @@ from sshgrid.errors import UsageError
 from sshgrid.model import Facts, Limits, Program, Recipe, sweep_of, task_number
 
 
-def job_script(order: RunSpec, facts: Facts, lease_uptime: float | None = None) -> bytes:
+def job_script(spec: RunSpec, facts: Facts, lease_uptime: float | None = None) -> bytes:
     """Return the bytes of job.sh. `lease_uptime`: the node's uptime at which a run that is not renewed ends itself."""
-    if isinstance(order, BatchSpec):
-        return _batch_script(order, facts, lease_uptime)
+    if isinstance(spec, BatchSpec):
+        return _batch_script(spec, facts, lease_uptime)
     lines = [
-        *_head(order, facts, lease_uptime),
-        *_function("environment", _environment(_variables(order), facts)),
-        *_function("program", [b"exec " + b" ".join(_run_word(word, b'"$1"') for word in order.recipe.run)]),
+        *_head(spec, facts, lease_uptime),
+        *_function("environment", _environment(_variables(spec), facts)),
+        *_function("program", [b"exec " + b" ".join(_run_word(word, b'"$1"') for word in spec.recipe.run)]),
     ]
     return b"\n".join(lines) + b"\n"
 
@@ -41,22 +41,22 @@ def _batch_script(batch: BatchSpec, facts: Facts, lease_uptime: float | None) ->
 def tasks_script(batch: str, tasks: Sequence[RunSpec], *, keep_warm: bool = False) -> bytes:
     """Return one line for each of these tasks of a batch, to be sourced by its lanes."""
     mark = {"SSHGRID_BATCH": f"{batch}/".encode()}
-    variables = [_variables(order) | mark for order in tasks]
+    variables = [_variables(spec) | mark for spec in tasks]
     common = dict(set(variables[0].items()).intersection(*(each.items() for each in variables[1:])))
     lines = [
         _assign("KEEP_WARM", str(int(keep_warm))),
         b"COMMON=" + _quote(_assignments(common)),
-        *(_task(order, own, common.keys()) for order, own in zip(tasks, variables, strict=True)),
+        *(_task(spec, own, common.keys()) for spec, own in zip(tasks, variables, strict=True)),
     ]
     return b"\n".join(lines) + b"\n"
 
 
-def _task(order: RunSpec, variables: Mapping[str, bytes], common: Collection[str]) -> bytes:
+def _task(spec: RunSpec, variables: Mapping[str, bytes], common: Collection[str]) -> bytes:
     own = _assignments({name: value for name, value in variables.items() if name not in common})
-    build = b'"$W"/builds/' + order.recipe.build_key.encode()
-    stdin = order.program.stdin.sha256 if order.program.stdin else "-"
-    words = (_run_word(word, build) for word in order.recipe.run)
-    return b" ".join((b"task", task_name(order).encode(), stdin.encode(), _quote(own), *words))
+    build = b'"$W"/builds/' + spec.recipe.build_key.encode()
+    stdin = spec.program.stdin.sha256 if spec.program.stdin else "-"
+    words = (_run_word(word, build) for word in spec.recipe.run)
+    return b" ".join((b"task", task_name(spec).encode(), stdin.encode(), _quote(own), *words))
 
 
 def _assignments(variables: Mapping[str, bytes]) -> bytes:
@@ -67,25 +67,25 @@ def _lang(facts: Facts) -> bytes:
     return b": ${LANG:=C.UTF-8}; export LANG" if "C.UTF-8" in facts.helpers else b":"
 
 
-def _head(order: RunSpec, facts: Facts, lease_uptime: float | None) -> list[bytes]:
+def _head(spec: RunSpec, facts: Facts, lease_uptime: float | None) -> list[bytes]:
     """Return the lines that are the same for a run and a batch."""
-    recipe, limits = order.recipe, order.program.limits
+    recipe, limits = spec.recipe, spec.program.limits
     return [
         _assign("BUILD", recipe.build_key),
         _assign("COMPILES", "1" if recipe.compile else "0"),
-        _assign("ISOLATION", order.isolation(facts)),
+        _assign("ISOLATION", spec.isolation(facts)),
         _assign("USER_NAMESPACE", "" if facts.uid == 0 else "--user --map-current-user"),
-        _assign("INPUT", order.program.stdin.sha256 if order.program.stdin else ""),
-        _assign("DATA", str(int(bool(order.program.data or order.program.packs)))),
+        _assign("INPUT", spec.program.stdin.sha256 if spec.program.stdin else ""),
+        _assign("DATA", str(int(bool(spec.program.data or spec.program.packs)))),
         # Other tasks of a sweep need the object at the same time.
-        _assign("LEND", str(int(order.lend and sweep_of(order.attempt.job) is None))),
-        _assign("KEEP_CHILDREN", str(int(order.keep_children))),
-        _assign("INTERACTIVE", str(int(order.interactive))),
+        _assign("LEND", str(int(spec.lend and sweep_of(spec.attempt.job) is None))),
+        _assign("KEEP_CHILDREN", str(int(spec.keep_children))),
+        _assign("INTERACTIVE", str(int(spec.interactive))),
         _assign("LEASE", "" if lease_uptime is None else str(int(lease_uptime))),
         _assign("BUILD_LIMIT", str(BUILD_LIMIT_SECONDS * 100)),
         *_limits(limits, recipe),
         *_function("layout", _layout(recipe)),
-        *_function("data", _data(order.program)),
+        *_function("data", _data(spec.program)),
         *_function("tools_present", [b"[ -x " + _quote(_tool(recipe.run)) + b" ]"]),
         *_function("compile", _compile(recipe)),
     ]
@@ -129,18 +129,18 @@ def _data(program: Program) -> list[bytes]:
     return unpacked + put or [b":"]
 
 
-def _variables(order: RunSpec) -> dict[str, bytes]:
-    job, sweep = order.attempt.job, sweep_of(order.attempt.job)
+def _variables(spec: RunSpec) -> dict[str, bytes]:
+    job, sweep = spec.attempt.job, sweep_of(spec.attempt.job)
     own = {
-        "SSHGRID_RUN": f"{order.run}/",  # the slash at the end keeps 4.1 from matching 4.10
+        "SSHGRID_RUN": f"{spec.run}/",  # the slash at the end keeps 4.1 from matching 4.10
         "SSHGRID_JOB_ID": str(job if sweep is None else sweep),
         "SSHGRID_TASK_ID": str(job if sweep is None else task_number(job)),
-        "SSHGRID_ATTEMPT": str(order.attempt.number),
-        "SSHGRID_NODE": order.attempt.node,
+        "SSHGRID_ATTEMPT": str(spec.attempt.number),
+        "SSHGRID_NODE": spec.attempt.node,
     }
-    if order.gpus:
-        own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, order.gpus))
-    return dict([*order.recipe.env, *order.program.env, *((name, value.encode()) for name, value in own.items())])
+    if spec.gpus:
+        own["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, spec.gpus))
+    return dict([*spec.recipe.env, *spec.program.env, *((name, value.encode()) for name, value in own.items())])
 
 
 def _environment(variables: Mapping[str, bytes], facts: Facts) -> list[bytes]:

@@ -54,19 +54,19 @@ def batch_name(first: str) -> str:
     return f"{grid}-b{task}"
 
 
-def make_batch(orders: Iterable[RunSpec], lanes: int = 1, name: str = "", *, keep_warm: bool = False) -> BatchSpec:
+def make_batch(specs: Iterable[RunSpec], lanes: int = 1, name: str = "", *, keep_warm: bool = False) -> BatchSpec:
     """Return a batch of runs that differ only in arguments, variables and input; `lanes` of them run at the same time.
 
     `name` is that of a batch that was started before, of which these runs are left.
     """
-    tasks = tuple(orders)
+    tasks = tuple(specs)
     first = msgspec.structs.asdict(tasks[0]) | {"run": name or batch_name(tasks[0].run)}
     return BatchSpec(**first, tasks=tasks, lanes=min(lanes, len(tasks)), keep_warm=keep_warm)
 
 
-def task_name(order: RunSpec) -> str:
+def task_name(spec: RunSpec) -> str:
     """Return the name of a run within its batch."""
-    return name_in_batch(order.run)
+    return name_in_batch(spec.run)
 
 
 def name_in_batch(run: str) -> str:
@@ -79,14 +79,14 @@ def place_in(batch: str, run: str) -> str:
     return f"{batch}/{name_in_batch(run)}" if batch else run
 
 
-def needed(order: RunSpec) -> tuple[str, ...]:
+def needed(spec: RunSpec) -> tuple[str, ...]:
     """Return the digests of the files that a run, or each run of a batch, needs beside its build."""
-    return needed_by(order.tasks if isinstance(order, BatchSpec) else [order])
+    return needed_by(spec.tasks if isinstance(spec, BatchSpec) else [spec])
 
 
-def needed_by(orders: Iterable[RunSpec]) -> tuple[str, ...]:
+def needed_by(specs: Iterable[RunSpec]) -> tuple[str, ...]:
     """Return the digests of the files that these runs need beside their build."""
-    programs = [order.program for order in orders]
+    programs = [spec.program for spec in specs]
     files = [
         file
         for program in programs

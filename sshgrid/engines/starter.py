@@ -67,65 +67,65 @@ class RunStarter:
         self._refused: set[str] = set()  # runs that must not be sent
 
     async def run(
-        self, order: RunSpec, sink: Sink, make_follower: MakeFollower, *, resume: bool = False
+        self, spec: RunSpec, sink: Sink, make_follower: MakeFollower, *, resume: bool = False
     ) -> AttemptResult:
         """Start a run, or with `resume` find it, and follow it to its end. Raises HostError."""
-        self._check_refused(order.run)
+        self._check_refused(spec.run)
         if resume:
-            self._sent.add(order.run)
+            self._sent.add(spec.run)
             return await to_end(make_follower(), at_once=True)
-        follower = await self._obtain_build(order, sink, make_follower)
+        follower = await self._obtain_build(spec, sink, make_follower)
         if isinstance(follower, AttemptResult):
             return follower
         if follower is None:
-            await self.start(order, sink)
+            await self.start(spec, sink)
             follower = make_follower()
         return await to_end(follower)
 
-    def wait(self, order: RunSpec) -> HostWait:
+    def wait(self, spec: RunSpec) -> HostWait:
         """Return what waits for the host of this run."""
-        return HostWait(self.host, order, self._patience, self.clock)
+        return HostWait(self.host, spec, self._patience, self.clock)
 
     # --- the build
 
     async def _obtain_build(
-        self, order: RunSpec, sink: Sink, make_follower: MakeFollower
+        self, spec: RunSpec, sink: Sink, make_follower: MakeFollower
     ) -> Follower | AttemptResult | None:
         """Return None when the node has the build, or the follower of this run when it has built it.
 
         Return an AttemptResult when the build, or the run with it, has ended. Runs with the same build key wait for one
         build, not for the run that makes it.
         """
-        if order.recipe.build_key in self._built:
+        if spec.recipe.build_key in self._built:
             return None
-        match await self._builds.obtain(order.recipe, self.host, sink):
+        match await self._builds.obtain(spec.recipe, self.host, sink):
             case None:
-                self._built.add(order.recipe.build_key)
+                self._built.add(spec.recipe.build_key)
                 return None
             case BuildFailure(outcome, text):
                 if text:
-                    await sink.output("compile", toolchains.restore_names(text, order.recipe))
+                    await sink.output("compile", toolchains.restore_names(text, spec.recipe))
                 return AttemptResult(outcome)
             case Claim() as claim:
                 with claim:
-                    return await self._build(order, sink, make_follower, claim)
+                    return await self._build(spec, sink, make_follower, claim)
 
     async def _build(
-        self, order: RunSpec, sink: Sink, make_follower: MakeFollower, claim: Claim
+        self, spec: RunSpec, sink: Sink, make_follower: MakeFollower, claim: Claim
     ) -> Follower | AttemptResult:
-        await self.start(order, sink)
+        await self.start(spec, sink)
         follower = make_follower()
         result = await follower.follow(until_running=True)
         if result and isinstance(result.outcome, CompileFailed):
             claim.failed(BuildFailure(result.outcome, follower.compiler_output))
         elif result is None or follower.has_build:
             claim.built()
-            self._built.add(order.recipe.build_key)
+            self._built.add(spec.recipe.build_key)
         return result or follower
 
     # --- starting
 
-    async def start(self, order: RunSpec, sink: Sink) -> None:
+    async def start(self, spec: RunSpec, sink: Sink) -> None:
         """Claim the run on the node, after uploading what it lacks.
 
         On return the run is claimed, or may have been claimed before the connection was lost. Raises HostError when the
@@ -133,9 +133,9 @@ class RunStarter:
         """
         for _ in range(UPLOAD_TRIES):
             link = await self.host.connected(0)
-            if order.program.packs and "tar" not in link.facts.helpers:
+            if spec.program.packs and "tar" not in link.facts.helpers:
                 raise NodeUnfit(self.host.name, "it lacks tar, which unpacks the files of a run")
-            started = await self._send(order, link)
+            started = await self._send(spec, link)
             match started.word:
                 case "claimed" | "unknown":
                     return
@@ -145,36 +145,36 @@ class RunStarter:
                 case "missing":
                     await sink.step(Step.UPLOADING)
                     await self.upload(link, started.rest.split(), sink)
-                    order = msgspec.structs.replace(order, lend=True)
+                    spec = msgspec.structs.replace(spec, lend=True)
                 case "late":
                     raise Dropped(self.host.name, "the start reached the node too late and was refused there")
                 case _:
                     raise NodeUnfit(self.host.name, started.rest or f"answered {started.word!r} to a start")
         raise NodeUnfit(self.host.name, "what is uploaded there does not stay")
 
-    async def _send(self, order: RunSpec, link: Link) -> Started:
-        self._check_refused(order.run)
-        self._sent.add(order.run)
+    async def _send(self, spec: RunSpec, link: Link) -> Started:
+        self._check_refused(spec.run)
+        self._sent.add(spec.run)
         uptime = self.host.uptime_now()
         not_after, lease = uptime + START_GUARD_SECONDS, None
-        if order.on_host_loss is OnHostLoss.FENCE:
+        if spec.on_host_loss is OnHostLoss.FENCE:
             lease = uptime + self._patience(0.0)
             not_after = min(not_after, lease)
         try:
             return await link.runs.start(
-                order.run,
+                spec.run,
                 not_after,
-                job_script(order, link.facts, lease),
-                order.recipe.build_key,
-                needed(order),
-                sorted({file.sha256 for _, file in order.recipe.layout}),
-                "prepare" if order.interactive else "start",
+                job_script(spec, link.facts, lease),
+                spec.recipe.build_key,
+                needed(spec),
+                sorted({file.sha256 for _, file in spec.recipe.layout}),
+                "prepare" if spec.interactive else "start",
             )
         except Dropped as error:
-            if order.interactive:
+            if spec.interactive:
                 raise
             # The run may have started: as for any run on a silent host, patience and its run folder decide.
-            log.info("%s on %s: no answer to the start: %s", order.run, self.host.name, error.reason)
+            log.info("%s on %s: no answer to the start: %s", spec.run, self.host.name, error.reason)
             return Started("unknown")
 
     async def upload(self, link: Link, objects: list[str], sink: Sink) -> None:

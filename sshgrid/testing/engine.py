@@ -28,8 +28,8 @@ Play: TypeAlias = "Outcome | HostError | Callable[[Stage], Awaitable[Outcome]]"
 class Stage:
     """A run on a scripted node, for the function that plays it."""
 
-    def __init__(self, order: RunSpec, stdin: bytes) -> None:
-        self.order = order
+    def __init__(self, spec: RunSpec, stdin: bytes) -> None:
+        self.order = spec
         self.stdin = stdin
         self.keyboard: Keyboard | None = None
         self.printed: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray(), "compile": bytearray()}
@@ -168,20 +168,20 @@ class ScriptedEngine:
     def conversations(self) -> ScriptedEngine:
         return self
 
-    async def run(self, order: RunSpec, sink: Sink, *, resume: bool = False) -> AttemptResult:
-        self._check(order.attempt.node)
-        stage = self.stages.get(order.run)
+    async def run(self, spec: RunSpec, sink: Sink, *, resume: bool = False) -> AttemptResult:
+        self._check(spec.attempt.node)
+        stage = self.stages.get(spec.run)
         if stage is None:
-            stage = await self._begin(order, sink, resume)
+            stage = await self._begin(spec, sink, resume)
         return AttemptResult(await self._while_it_answers(stage.node, stage.deliver(sink)))
 
-    async def converse(self, order: RunSpec, sink: Sink, keyboard: Keyboard) -> AttemptResult:
-        self._check(order.attempt.node)
-        stage = await self._begin(order, sink, resume=False, keyboard=keyboard)
+    async def converse(self, spec: RunSpec, sink: Sink, keyboard: Keyboard) -> AttemptResult:
+        self._check(spec.attempt.node)
+        stage = await self._begin(spec, sink, resume=False, keyboard=keyboard)
         return AttemptResult(await self._while_it_answers(stage.node, stage.deliver(sink)))
 
-    async def _begin(self, order: RunSpec, sink: Sink, resume: bool, keyboard: Keyboard | None = None) -> Stage:
-        node, run = order.attempt.node, order.run
+    async def _begin(self, spec: RunSpec, sink: Sink, resume: bool, keyboard: Keyboard | None = None) -> Stage:
+        node, run = spec.attempt.node, spec.run
         if resume or run in self.refused:
             self.refused.add(run)
             raise NeverBegan(node, "the run is not there: it never began, or the machine was cleaned")
@@ -189,12 +189,12 @@ class ScriptedEngine:
         await self._while_it_answers(node, self.uploads.wait())
         if run in self.refused:
             raise NodeUnfit(node, "the run was refused")
-        await sink.uploaded(sum(file.size for file in order.program.files))
-        stdin = order.program.stdin
-        stage = self.stages[run] = Stage(order, self._blob(stdin.sha256) if stdin else b"")
+        await sink.uploaded(sum(file.size for file in spec.program.files))
+        stdin = spec.program.stdin
+        stage = self.stages[run] = Stage(spec, self._blob(stdin.sha256) if stdin else b"")
         stage.keyboard = keyboard
         self.ran_on.append(node)
-        self.orders.append(order)
+        self.orders.append(spec)
         play = self.coming.pop(0) if self.coming else Exited(0)
         stage.task = asyncio.create_task(stage.play(play), name=f"scripted {run}")
         return stage
@@ -264,20 +264,20 @@ class ScriptedBatches:
         self._states: dict[str, BatchState[Any]] = {}  # of the batches that are running
 
     async def run(self, batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
-        self.runs[batch.run] = [order.run for order in batch.tasks]
+        self.runs[batch.run] = [spec.run for spec in batch.tasks]
         ahead = self._ahead[batch.run] = list(batch.tasks)
         state = self._states[batch.run] = sink.state
         try:
             while ahead or (state.keep_warm and await self._more(batch.run)):
-                order = ahead.pop(0)
+                spec = ahead.pop(0)
                 try:
-                    result = await self._engine.run(order, _TaskSink(sink, order), resume=resume)
+                    result = await self._engine.run(spec, _TaskSink(sink, spec), resume=resume)
                 except NeverBegan as error:
                     result = AttemptResult(HostLost(error.reason))
                 except HostError as error:
-                    await sink.ended([(rest.run, AttemptResult(HostLost(error.reason))) for rest in (order, *ahead)])
+                    await sink.ended([(rest.run, AttemptResult(HostLost(error.reason))) for rest in (spec, *ahead)])
                     return
-                await sink.ended([(order.run, result)])
+                await sink.ended([(spec.run, result)])
         finally:
             del self._ahead[batch.run], self._states[batch.run]
 
@@ -289,12 +289,12 @@ class ScriptedBatches:
         del self.warm[batch]
         return bool(self._ahead[batch])
 
-    async def extend(self, batch: str, orders: Sequence[RunSpec]) -> bool:
+    async def extend(self, batch: str, specs: Sequence[RunSpec]) -> bool:
         if batch not in self._ahead or not self._states[batch].takes_more:
             return False
-        self.runs[batch] += [order.run for order in orders]
-        self._ahead[batch] += orders
-        self._states[batch].joined(order.run for order in orders)
+        self.runs[batch] += [spec.run for spec in specs]
+        self._ahead[batch] += specs
+        self._states[batch].joined(spec.run for spec in specs)
         if batch in self.warm:
             self.warm[batch].set()
         return True
@@ -308,18 +308,18 @@ class ScriptedBatches:
 
     async def revoke(self, batch: str, runs: Sequence[str]) -> list[str]:
         ahead = self._ahead.get(batch, [])
-        revoked = [order for order in ahead if order.run in runs]
-        for order in revoked:
-            ahead.remove(order)
-            self.runs[batch].remove(order.run)
-        return [order.run for order in revoked]
+        revoked = [spec for spec in ahead if spec.run in runs]
+        for spec in revoked:
+            ahead.remove(spec)
+            self.runs[batch].remove(spec.run)
+        return [spec.run for spec in revoked]
 
 
 class _TaskSink:
     """The sink of one run of a batch."""
 
-    def __init__(self, sink: BatchSink, order: RunSpec) -> None:
-        self._sink, self._order = sink, order
+    def __init__(self, sink: BatchSink, spec: RunSpec) -> None:
+        self._sink, self._order = sink, spec
         self.uploaded, self.compiled = sink.uploaded, sink.compiled
 
     def kept(self, stream: str) -> int:
