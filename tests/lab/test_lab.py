@@ -59,7 +59,7 @@ def detached(command: str) -> str:
     return f"setsid sh -c '{command}' </dev/null >/dev/null 2>&1 &"
 
 
-def test_four_hosts_are_up_quickly_and_know_their_names() -> None:
+def test_a_lab_of_four_hosts_starts_within_ten_seconds() -> None:
     start = time.monotonic()
     with Lab(4) as lab:
         seconds = time.monotonic() - start
@@ -68,7 +68,7 @@ def test_four_hosts_are_up_quickly_and_know_their_names() -> None:
     assert seconds < 10
 
 
-def test_two_labs_live_side_by_side_and_leave_nothing(lab_hosts: Lab) -> None:
+def test_a_second_lab_has_its_own_addresses_and_leaves_nothing_behind(lab_hosts: Lab) -> None:
     with Lab(1) as other:
         assert other["h1"].address != lab_hosts["h1"].address
         assert says(other, "h1", "id -un") == says(lab_hosts, "h1", "id -un") == "grid"
@@ -78,7 +78,7 @@ def test_two_labs_live_side_by_side_and_leave_nothing(lab_hosts: Lab) -> None:
     assert address not in machine.call("ip", "neigh")
 
 
-def test_the_inventory_names_every_host_with_its_key_and_pinned_host_key(lab_hosts: Lab) -> None:
+def test_the_inventory_lists_every_host_with_its_key_and_known_host_key(lab_hosts: Lab) -> None:
     text = lab_hosts.inventory_yaml("placement: pack\n", fields={"h2": {"tags": ["fast"], "slots": 3}})
     inventory = yaml.safe_load(text)
     assert inventory["placement"] == "pack"
@@ -89,7 +89,7 @@ def test_the_inventory_names_every_host_with_its_key_and_pinned_host_key(lab_hos
     assert lab_hosts["h3"].address in Path(inventory["nodes"]["h3"]["known_hosts"]).read_text()
 
 
-def test_a_cut_is_silent_and_heal_joins_the_old_connection_again(lab_hosts: Lab) -> None:
+def test_a_cut_drops_packets_silently_and_heal_restores_the_same_connection(lab_hosts: Lab) -> None:
     host = lab_hosts["h1"]
     session = subprocess.Popen(lab_hosts.ssh("h1", "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with session:
@@ -109,7 +109,7 @@ def test_a_cut_is_silent_and_heal_joins_the_old_connection_again(lab_hosts: Lab)
     assert can_connect(host, 5)
 
 
-def test_power_off_ends_everything_and_answers_nothing(lab_hosts: Lab) -> None:
+def test_power_off_kills_all_processes_and_the_host_does_not_answer(lab_hosts: Lab) -> None:
     host = lab_hosts["h2"]
     assert says(lab_hosts, "h2", detached("exec sleep 1000")) == ""
     wait_for_processes(host, ("sleep", "1000"))
@@ -134,7 +134,7 @@ def test_F16_a_reboot_keeps_the_disk_and_changes_boot_id_and_uptime(lab_hosts: L
         assert float(says(lab_hosts, "h3", "cat /proc/uptime").split()[0]) < 60 < machine.uptime() + 60
 
 
-def test_loads_differ_and_the_counters_move(lab_hosts: Lab) -> None:
+def test_each_host_has_its_own_load_and_cpu_counters(lab_hosts: Lab) -> None:
     lab_hosts["h1"].set_load(7.5, 1.0)
     assert says(lab_hosts, "h1", "cat /proc/loadavg").startswith("7.50 ")
     assert says(lab_hosts, "h2", "cat /proc/loadavg").startswith("0.00 ")
@@ -161,28 +161,28 @@ def cpu_deltas(lab: Lab, name: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("shell", ["bash", "dash", "csh", "fish", "mksh"])
-def test_A12_the_login_shell_is_really_the_one_asked_for(lab_hosts: Lab, shell: str) -> None:
+def test_A12_set_shell_changes_the_login_shell(lab_hosts: Lab, shell: str) -> None:
     lab_hosts["h1"].set_shell(shell)
     # The shell that reads the command is the parent of what it starts.
     program = says(lab_hosts, "h1", "sh -c 'readlink /proc/$PPID/exe; :'; true").rpartition("/")[2]
     assert program.removeprefix("bsd-") == shell
 
 
-def test_A13_nologin_runs_nothing(lab_hosts: Lab) -> None:
+def test_A13_an_account_with_nologin_runs_no_command(lab_hosts: Lab) -> None:
     lab_hosts["h1"].set_shell("nologin")
     done = ssh(lab_hosts, "h1", "echo ran")
     assert done.returncode == 1
     assert "ran" not in done.stdout
 
 
-def test_A14_a_noisy_bashrc_is_heard(lab_hosts: Lab) -> None:
+def test_A14_the_output_of_bashrc_comes_before_that_of_the_command(lab_hosts: Lab) -> None:
     lab_hosts["h1"].set_bashrc("echo noise\n")
     assert says(lab_hosts, "h1", "echo word") == "noise\nword"
     lab_hosts["h1"].power_cycle()
     assert says(lab_hosts, "h1", "echo word") == "noise\nword"
 
 
-def test_F8_a_reset_ends_the_session_but_not_a_detached_job(lab_hosts: Lab) -> None:
+def test_F8_reset_sessions_ends_the_session_but_not_a_detached_process(lab_hosts: Lab) -> None:
     host = lab_hosts["h4"]
     with subprocess.Popen(
         lab_hosts.ssh("h4", "echo here; exec cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -211,7 +211,7 @@ def test_F7_connections_are_reset_until_the_host_is_healed(lab_hosts: Lab) -> No
     assert can_connect(host, 5)
 
 
-def test_lost_packets_slow_a_host_down_until_it_is_healed(lab_hosts: Lab) -> None:
+def test_a_host_that_loses_all_packets_does_not_answer_until_it_is_healed(lab_hosts: Lab) -> None:
     host = lab_hosts["h3"]
     host.lose(100)
     with pytest.raises(TimeoutError):
@@ -220,7 +220,7 @@ def test_lost_packets_slow_a_host_down_until_it_is_healed(lab_hosts: Lab) -> Non
     assert can_connect(host, 5)
 
 
-def test_F9_without_its_listener_a_host_refuses_but_keeps_its_sessions(lab_hosts: Lab) -> None:
+def test_F9_stop_server_refuses_new_connections_and_keeps_sessions(lab_hosts: Lab) -> None:
     host = lab_hosts["h4"]
     with subprocess.Popen(lab_hosts.ssh("h4", "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as session:
         assert session.stdin is not None
@@ -237,7 +237,7 @@ def test_F9_without_its_listener_a_host_refuses_but_keeps_its_sessions(lab_hosts
     assert can_connect(host, 5)
 
 
-def test_F4_a_frozen_host_answers_only_when_thawed(lab_hosts: Lab) -> None:
+def test_F4_a_frozen_host_sends_nothing_until_it_is_thawed(lab_hosts: Lab) -> None:
     host = lab_hosts["h1"]
     host.freeze()
     with socket.create_connection((host.address, 22), timeout=5) as connection:
@@ -262,7 +262,7 @@ def test_F23_a_small_disk_can_be_filled_and_freed(lab_hosts: Lab) -> None:
         lab_hosts["h1"].fill_disk()
 
 
-def test_a_hidden_tool_is_missing_on_that_host_alone(lab_hosts: Lab) -> None:
+def test_a_hidden_tool_is_missing_only_on_that_host(lab_hosts: Lab) -> None:
     lab_hosts["h1"].hide("gcc", "perl")
     for name, found in (("h1", ""), ("h2", "/usr/bin/perl")):
         assert says(lab_hosts, name, "command -v perl; true") == found
@@ -282,21 +282,21 @@ def test_leftovers_are_found_even_when_the_host_is_off(lab_hosts: Lab) -> None:
     assert host.leftovers() == ["0a0a0a0a-1.1"]
 
 
-def test_a_process_left_on_a_host_is_told(lab_hosts: Lab) -> None:
+def test_check_quiet_reports_a_process_left_on_a_host(lab_hosts: Lab) -> None:
     says(lab_hosts, "h1", detached("exec sleep 1002"))
     with pytest.raises(LabError, match="1002"):
         lab_hosts.check_quiet(0.2)
     lab_hosts["h1"].end_processes()
 
 
-def test_a_host_that_died_unasked_is_told(lab_hosts: Lab) -> None:
+def test_check_quiet_reports_a_server_that_ended_unexpectedly(lab_hosts: Lab) -> None:
     lab_hosts["h1"].run(["sh", "-c", "kill -9 $(pgrep -o sshd)"])
     with pytest.raises(LabError, match="died unasked"):
         lab_hosts.check_quiet(0.2)
     lab_hosts["h1"].start_server()
 
 
-def test_orphans_are_reaped_as_on_a_real_machine(lab_hosts: Lab) -> None:
+def test_orphaned_processes_are_reaped(lab_hosts: Lab) -> None:
     says(lab_hosts, "h1", "(sh -c 'exit 3' &); setsid true; true")
 
     def zombies() -> str:
@@ -305,7 +305,7 @@ def test_orphans_are_reaped_as_on_a_real_machine(lab_hosts: Lab) -> None:
     machine.wait_until(lambda: not zombies(), "no zombie", 5, zombies)
 
 
-def test_A21_a_new_host_key_is_not_the_pinned_one(lab_hosts: Lab) -> None:
+def test_A21_new_host_key_differs_from_the_one_in_known_hosts(lab_hosts: Lab) -> None:
     with Lab(1) as other:
         other["h1"].new_host_key()
         done = ssh(other, "h1", "true")
@@ -313,7 +313,7 @@ def test_A21_a_new_host_key_is_not_the_pinned_one(lab_hosts: Lab) -> None:
     assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in done.stderr
 
 
-def test_F16_pid_and_start_time_are_those_of_the_host(lab_hosts: Lab) -> None:
+def test_F16_processes_are_listed_with_the_pids_that_the_host_sees(lab_hosts: Lab) -> None:
     process_id = int(says(lab_hosts, "h1", "sleep 1003 </dev/null >/dev/null 2>&1 & echo $!"))
     wait_for_processes(lab_hosts["h1"], ("sleep", "1003"))
     assert [process.pid for process in lab_hosts["h1"].processes()] == [process_id]
@@ -339,7 +339,7 @@ def test_sftp_works_on_an_openssh_host(lab_hosts: Lab) -> None:
     assert "/home/grid" in done.stdout
 
 
-def test_a_lab_whose_process_was_killed_is_cleared_away_by_the_next() -> None:
+def test_a_new_lab_removes_what_a_killed_one_left() -> None:
     script = """
 from tests.lab.hosts import Lab
 with Lab(1) as lab:
@@ -399,7 +399,7 @@ def test_logins_work_after_the_accounts_of_the_machine_were_replaced(tmp_path: P
     assert done.stdout.splitlines() == ["['grid', 'grid', '/home/grid'] []"] * 5
 
 
-def test_people_can_hold_a_lab_and_trouble_it_by_command() -> None:
+def test_a_lab_in_the_foreground_takes_commands_on_stdin_and_from_ctl() -> None:
     command = [sys.executable, "-m", "tests.lab", "--hosts", "1"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY

@@ -32,35 +32,35 @@ def ssh(liar: Liar, *words: str, program: str = "ssh", stdin: str = "", seconds:
 
 
 @needs_ssh
-def test_the_honest_mode_runs_a_command_with_its_stdin(tmp_path: Path) -> None:
+def test_the_correct_mode_runs_a_command_with_its_stdin(tmp_path: Path) -> None:
     with Liar(Mode.HONEST, tmp_path) as liar:
         assert ssh(liar, "cat; echo error >&2; exit 7", stdin="word\n") == (7, "word\n", "error\n")
         assert liar.commands == [b"cat; echo error >&2; exit 7"]
 
 
 @needs_ssh
-def test_the_honest_mode_takes_much_output_on_both_streams(tmp_path: Path) -> None:
+def test_the_correct_mode_sends_300_kB_on_each_stream(tmp_path: Path) -> None:
     with Liar(Mode.HONEST, tmp_path) as liar:
         code, out, error = ssh(liar, "head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero")
         assert (code, len(out), len(error)) == (0, 300_000, 300_000)
 
 
 @needs_ssh
-def test_a_dropped_connection_says_no_status(tmp_path: Path) -> None:
+def test_a_dropped_connection_has_no_exit_status(tmp_path: Path) -> None:
     with Liar(Mode.DROPS, tmp_path) as liar:
         code, out, _ = ssh(liar, "true")
         assert (code, out) == (255, "partial")
 
 
 @needs_ssh
-def test_A16_zero_is_said_and_nothing_runs(tmp_path: Path) -> None:
+def test_A16_the_server_reports_status_0_and_runs_nothing(tmp_path: Path) -> None:
     with Liar(Mode.SAYS_ZERO, tmp_path) as liar:
         assert ssh(liar, f"touch {tmp_path}/ran") == (0, "", "")
     assert not (tmp_path / "ran").exists()
 
 
 @needs_ssh
-def test_after_the_login_nothing_is_answered(tmp_path: Path) -> None:
+def test_the_server_answers_nothing_after_the_login(tmp_path: Path) -> None:
     with Liar(Mode.MUTE_AFTER_LOGIN, tmp_path) as liar:
         with pytest.raises(subprocess.TimeoutExpired):
             ssh(liar, "true", seconds=2)
@@ -68,7 +68,7 @@ def test_after_the_login_nothing_is_answered(tmp_path: Path) -> None:
 
 
 @needs_ssh
-def test_a_login_is_refused(tmp_path: Path) -> None:
+def test_the_server_refuses_the_login(tmp_path: Path) -> None:
     with Liar(Mode.REFUSES_LOGIN, tmp_path) as liar:
         code, _, error = ssh(liar, "true")
         assert code == 255
@@ -77,7 +77,7 @@ def test_a_login_is_refused(tmp_path: Path) -> None:
 
 
 @needs_ssh
-def test_A21_the_host_key_is_another(tmp_path: Path) -> None:
+def test_A21_the_server_shows_another_host_key(tmp_path: Path) -> None:
     with Liar(Mode.OTHER_HOST_KEY, tmp_path) as liar:
         code, _, error = ssh(liar, "true")
         assert code == 255
@@ -85,7 +85,7 @@ def test_A21_the_host_key_is_another(tmp_path: Path) -> None:
 
 
 @needs_ssh
-def test_A17_sftp_is_polluted_or_lies(tmp_path: Path) -> None:
+def test_A17_sftp_is_polluted_or_discards_writes(tmp_path: Path) -> None:
     with Liar(Mode.SFTP_POLLUTED, tmp_path) as liar:
         assert ssh(liar, program="sftp", stdin="pwd\n")[0] == 255
     source = tmp_path / "source"
@@ -105,16 +105,16 @@ def first_bytes(liar: Liar, count: int, say: bytes = b"") -> bytes:
         return received
 
 
-def test_F32_no_banner_ever_comes(tmp_path: Path) -> None:
+def test_F32_the_server_sends_no_banner(tmp_path: Path) -> None:
     with Liar(Mode.NO_BANNER, tmp_path) as liar, pytest.raises(TimeoutError):
         first_bytes(liar, 1)
 
 
-def test_F33_the_banner_never_ends(tmp_path: Path) -> None:
+def test_F33_the_server_sends_an_endless_banner(tmp_path: Path) -> None:
     with Liar(Mode.ENDLESS_BANNER, tmp_path) as liar:
         assert b"SSH-" not in first_bytes(liar, 3000)
 
 
-def test_F33_a_web_server_stands_on_the_port(tmp_path: Path) -> None:
+def test_F33_the_server_answers_as_a_web_server(tmp_path: Path) -> None:
     with Liar(Mode.HTTP, tmp_path) as liar:
         assert first_bytes(liar, 100, b"SSH-2.0-test\r\n").startswith(b"HTTP/1.1 400")

@@ -39,9 +39,7 @@ def ground(lab_hosts: Lab, tmp_path: Path) -> Iterator[Ground]:
 
 
 @pytest.mark.parametrize("make", RUNNERS, ids=lambda make: make.__name__)
-def test_a_peer_runs_everything_and_does_not_take_a_failure_for_a_run(
-    make: Callable[[Ground], Peer], ground: Ground
-) -> None:
+def test_a_peer_runs_all_tasks_and_reports_a_failed_one(make: Callable[[Ground], Peer], ground: Ground) -> None:
     peer = make(ground)
     assert peer.run(nothing(16)) > 0
     with pytest.raises(Failed):
@@ -50,7 +48,7 @@ def test_a_peer_runs_everything_and_does_not_take_a_failure_for_a_run(
 
 @pytest.mark.skipif(not HAS_PARALLEL, reason="there is no GNU parallel, or no rsync")
 @pytest.mark.parametrize("way", WAYS)
-def test_parallel_compiles_as_it_is_told(way: Way, ground: Ground) -> None:
+def test_parallel_runs_in_each_mode_and_wrong_output_is_detected(way: Way, ground: Ground) -> None:
     peer, work = Parallel(ground, way), squares(ground.home, "c", 6, 1)
     assert peer.run(work) > 0
     with pytest.raises(Failed, match="did not print"):
@@ -59,7 +57,7 @@ def test_parallel_compiles_as_it_is_told(way: Way, ground: Ground) -> None:
 
 @pytest.mark.parametrize("tar", [False, True], ids=["scp", "tar"])
 @pytest.mark.parametrize("files", [1, 20])
-def test_copies_arrive_whole_on_every_host(tar: bool, files: int, ground: Ground) -> None:
+def test_copies_arrive_complete_on_every_host(tar: bool, files: int, ground: Ground) -> None:
     peer, work = Copying(ground, tar=tar), carrying(ground.home, ground.hosts, files, 2048)
     assert peer.run(work) > 0
     with pytest.raises(Failed, match="did not print"):

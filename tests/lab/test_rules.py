@@ -35,7 +35,9 @@ def test_a_skipped_lab_test_fails_where_the_lab_is_required(
     assert outcomes(pytester) == {"failed": 1, "skipped": 1}
 
 
-def test_a_lab_test_may_be_skipped_on_a_laptop(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lab_test_is_skipped_where_the_lab_is_not_required(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("SSHGRID_REQUIRE_LAB", raising=False)
     assert outcomes(pytester) == {"skipped": 2}

@@ -93,7 +93,7 @@ def attempts(grid: Grid, count: int) -> list[dict[str, Any]]:
     return [grid.info(job["id"])["attempts"][-1] for job in jobs]
 
 
-def test_a_program_that_four_hosts_want_at_once_is_compiled_once(grid: Grid, hosts: Lab) -> None:
+def test_a_program_that_starts_on_four_hosts_at_once_is_compiled_once(grid: Grid, hosts: Lab) -> None:
     grid.write("once.c", PROGRAM.replace("NUMBER", "1"))
     hold(hosts)
     with ExitStack() as stack:
@@ -109,7 +109,7 @@ def test_a_program_that_four_hosts_want_at_once_is_compiled_once(grid: Grid, hos
     assert all(attempt["uploaded_bytes"] < 1_000 for attempt in last if attempt["compiled"])
 
 
-def test_what_one_host_has_compiled_another_need_not(grid: Grid, hosts: Lab) -> None:
+def test_a_second_host_uses_the_build_of_the_first(grid: Grid, hosts: Lab) -> None:
     grid.write("later.c", PROGRAM.replace("NUMBER", "2"))
     assert grid("run", "--on", "h1", "later.c", "x").out == b"x 2\n"
     assert grid("run", "--on", "h2", "later.c", "y") == (0, b"y 2\n", "")
@@ -121,7 +121,7 @@ def test_what_one_host_has_compiled_another_need_not(grid: Grid, hosts: Lab) -> 
     assert compilations(hosts, "later.c") == {"h1": 1, "h2": 1}
 
 
-def test_a_compile_error_that_four_wait_for_is_found_once(grid: Grid, hosts: Lab) -> None:
+def test_a_compile_error_ends_four_waiting_runs_after_one_compilation(grid: Grid, hosts: Lab) -> None:
     grid.write("wrong.c", "int main(void) { return nothing; }\n")
     hold(hosts)
     with ExitStack() as stack:
@@ -136,7 +136,7 @@ def test_a_compile_error_that_four_wait_for_is_found_once(grid: Grid, hosts: Lab
     assert sum(compilations(hosts, "wrong.c").values()) == 2, "what failed is not remembered"
 
 
-def test_a_builder_that_loses_power_is_replaced_and_every_result_is_right(grid: Grid, hosts: Lab) -> None:
+def test_when_the_compiling_host_loses_power_another_one_compiles(grid: Grid, hosts: Lab) -> None:
     grid.write("lost.c", PROGRAM.replace("NUMBER", "3"))
     hold(hosts)
     with ExitStack() as stack:
@@ -156,7 +156,7 @@ def test_a_builder_that_loses_power_is_replaced_and_every_result_is_right(grid: 
     assert sum(compilations(hosts, "lost.c").values()) == 1, "one more, on one of those that are left"
 
 
-def test_a_host_with_another_compiler_builds_its_own(grid: Grid, hosts: Lab) -> None:
+def test_a_host_with_a_different_compiler_compiles_for_itself(grid: Grid, hosts: Lab) -> None:
     install(hosts["h4"], LGCC + "# of another package\n")
     hosts["h4"].reset_sessions()
     grid.until_up("h4")
@@ -167,7 +167,7 @@ def test_a_host_with_another_compiler_builds_its_own(grid: Grid, hosts: Lab) -> 
 
 
 @pytest.mark.parametrize("flag", ["-march=native", "-I/usr/include", "-lrt -lcrypt"])
-def test_what_is_made_for_one_machine_stays_there(grid: Grid, hosts: Lab, flag: str) -> None:
+def test_a_build_with_machine_dependent_flags_is_not_shared(grid: Grid, hosts: Lab, flag: str) -> None:
     name = f"own{abs(hash(flag)) % 1000}.c"
     grid.write(name, PROGRAM.replace("NUMBER", "5"))
     for host in ("h1", "h2"):
@@ -175,7 +175,7 @@ def test_what_is_made_for_one_machine_stays_there(grid: Grid, hosts: Lab, flag: 
     assert compilations(hosts, name) == {"h1": 1, "h2": 1}
 
 
-def test_a_node_can_be_kept_out_of_it(grid: Grid, hosts: Lab) -> None:
+def test_a_node_with_shared_builds_false_compiles_for_itself(grid: Grid, hosts: Lab) -> None:
     grid.write("out.c", PROGRAM.replace("NUMBER", "6"))
     before = grid.inventory.read_text()
     try:
@@ -188,7 +188,7 @@ def test_a_node_can_be_kept_out_of_it(grid: Grid, hosts: Lab) -> None:
         grid.inventory.write_text(before)
 
 
-def test_with_verify_build_a_program_that_would_not_start_elsewhere_is_compiled_there(grid: Grid, hosts: Lab) -> None:
+def test_verify_build_compiles_again_where_the_smoke_test_fails(grid: Grid, hosts: Lab) -> None:
     hosts["h1"].run(["sh", "-c", OWN_LOADER], user="grid")
     grid.write("foreign.c", PROGRAM.replace("NUMBER", "7"))
     assert grid("run", "--on", "h1", "foreign.c", "x").out == b"x 7\n"
@@ -203,7 +203,7 @@ def test_with_verify_build_a_program_that_would_not_start_elsewhere_is_compiled_
     hosts["h1"].run(["rm", "/home/grid/ld.so"])
 
 
-def test_with_verify_build_a_sound_build_is_taken_and_the_hello_is_said_once(grid: Grid, hosts: Lab) -> None:
+def test_verify_build_uses_a_build_that_passes_and_runs_the_smoke_test_once(grid: Grid, hosts: Lab) -> None:
     before = until_value(
         lambda: compilations(hosts, "hello.c"),
         lambda found: {"h3", "h4"} <= set(found),

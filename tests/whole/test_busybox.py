@@ -23,7 +23,7 @@ def small_grid(busybox_lab: Lab, busybox_host: LabHost, tmp_path: Path) -> Itera
     grid.stop()
 
 
-def test_A18_a_busybox_host_runs_scripts_like_any_other(small_grid: Grid) -> None:
+def test_A18_a_busybox_host_runs_shell_scripts(small_grid: Grid) -> None:
     grid = small_grid
     grid.write("say.sh", 'printf "%s|" "$@"; cat; echo oops >&2; exit 3\n')
     assert grid("run", "say.sh", "a b", "it's", "", stdin=b"\x00\xff in") == (3, b"a b|it's||\x00\xff in", "oops\n")
@@ -51,7 +51,7 @@ def grid_says_why(grid: Grid) -> str:
     return f"error: job {job['id']}: {job['reason']}\nhint: sshgrid info {job['id']}\n"
 
 
-def test_A19_a_server_with_one_kind_of_host_key_shows_it_before_it_is_known(
+def test_A19_an_unknown_server_with_one_type_of_host_key_is_accepted_with_accept_new(
     small_grid: Grid, busybox_lab: Lab, busybox_host: LabHost
 ) -> None:
     """dropbear's child dies when it is asked for a key of another kind, as for a host that nobody knows yet."""
@@ -69,14 +69,14 @@ def test_A19_a_server_with_one_kind_of_host_key_shows_it_before_it_is_known(
         busybox_lab.known_hosts.write_text(keys)
 
 
-def test_A17_without_sftp_large_things_go_through_a_channel(small_grid: Grid) -> None:
+def test_A17_without_sftp_a_large_input_is_sent_through_a_channel(small_grid: Grid) -> None:
     grid = small_grid
     grid.write("size.sh", "wc -c\n")
     (grid.folder / "in").write_bytes(bytes(range(256)) * 20_000)
     assert grid("run", "--stdin", "in", "size.sh").text.split() == ["5120000"]
 
 
-def test_files_travel_there_and_back_without_sftp_too(small_grid: Grid) -> None:
+def test_files_are_sent_and_fetched_without_sftp(small_grid: Grid) -> None:
     grid = small_grid
     grid.write("add.sh", 'mkdir "o ut"; for f in data/*; do cat "$f" >>"o ut/all"; done; ln -s all "o ut/near"\n')
     for number in range(20):

@@ -16,7 +16,7 @@ SECONDS = 35.0
 
 
 @pytest.mark.lab
-def test_nothing_is_lost_while_everything_around_it_dies(lab_hosts: Lab, tmp_path: Path) -> None:
+def test_no_job_is_lost_while_hosts_clients_and_masters_fail(lab_hosts: Lab, tmp_path: Path) -> None:
     report = torture(Wish(SEED, JOBS, len(lab_hosts.hosts), 3, SECONDS), lab_hosts, tmp_path)
     assert report.accepted >= JOBS, report.text
     assert report.is_clean, report.text

@@ -178,7 +178,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in _SESSIONS])
-def test_what_a_page_shows_is_what_happens(page: Path, shell: Shell) -> None:
+def test_the_commands_of_a_page_print_what_the_page_shows(page: Path, shell: Shell) -> None:
     text = page.read_text(encoding="utf-8")
     missing = [tool for found in _NEEDS.findall(text) for tool in found.split() if shutil.which(tool) is None]
     if missing:
@@ -192,7 +192,7 @@ def test_what_a_page_shows_is_what_happens(page: Path, shell: Shell) -> None:
         assert fits(got, wanted), f"$ {command}\n--- the page says\n{wanted}\n--- it printed\n{said}"
 
 
-def test_the_pages_that_show_sessions_are_found() -> None:
+def test_pages_with_console_sessions_are_found() -> None:
     names = {page.name for page in _SESSIONS}
     assert names >= {"README.md", "tutorial.md", "exit-codes.md", "inventory.md", "troubleshooting.md"}
 
@@ -211,11 +211,11 @@ def test_the_pages_that_show_sessions_are_found() -> None:
         ("a+b", "a.b", False),
     ],
 )
-def test_dots_stand_for_anything_and_nothing_else_does(said: str, expected: str, same: bool) -> None:
+def test_only_dots_match_any_text(said: str, expected: str, same: bool) -> None:
     assert fits(said, expected) is same
 
 
-def test_measured_figures_may_differ_and_results_may_not() -> None:
+def test_measured_figures_are_ignored_and_results_are_compared() -> None:
     assert comparable("1  here-1   44ms  exit 3") == comparable("1 here-2 1.5s exit 3")
     assert comparable("exit 3") != comparable("exit 4")
 
@@ -223,7 +223,7 @@ def test_measured_figures_may_differ_and_results_may_not() -> None:
 # --- what is made from the code ---------------------------------------------------------------------------------------
 
 
-def test_the_module_map_names_every_module_and_no_other() -> None:
+def test_the_module_map_lists_exactly_the_modules() -> None:
     named = set(re.findall(r"^\| `([^`]+)` \|", reference.module_map(), re.MULTILINE))
     there = set()
     for path in (ROOT / "sshgrid").rglob("*.py"):
@@ -242,7 +242,7 @@ def test_every_command_and_every_option_is_in_the_reference() -> None:
             assert record is None or not record[1] or f"`{record[0]}`".replace("|", "\\|") in text, (path, record)
 
 
-def test_every_option_of_the_command_line_says_what_it_is_for() -> None:
+def test_every_option_of_the_command_line_has_a_help_text() -> None:
     silent = [
         f"{path} {parameter.opts[0]}"
         for path, context in reference.command_tree()
@@ -262,7 +262,7 @@ def test_every_key_of_the_inventory_is_in_the_reference() -> None:
 
 
 @each_page
-def test_everything_that_a_page_wants_generated_can_be(page: Path) -> None:
+def test_every_generated_part_of_a_page_can_be_generated(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "<!-- generated" not in reference.fill(text)
 
@@ -341,7 +341,7 @@ def _anchor(heading: str) -> str:
 
 
 @each_page
-def test_links_lead_somewhere(page: Path) -> None:
+def test_relative_links_have_a_target(page: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -392,7 +392,7 @@ def test_the_messages_that_troubleshooting_explains_are_in_the_code() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_module_and_every_public_function_and_class_says_what_it_is_for(path: Path) -> None:
+def test_modules_and_public_functions_and_classes_have_docstrings(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     assert not text.strip() or ast.get_docstring(tree), "a module says what it is for"

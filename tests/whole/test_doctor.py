@@ -23,7 +23,7 @@ def names(grid: Grid) -> dict[str, Any]:
     return {each["name"]: each for each in grid("--json", "doctor").json["checks"]}
 
 
-def test_a_well_grid_is_well_and_a_node_tells_everything(grid: Grid, lab: Lab) -> None:
+def test_a_healthy_grid_passes_and_a_named_node_is_checked_in_detail(grid: Grid, lab: Lab) -> None:
     grid.until_up()
     assert {"inventory", "state_dir", "disk", "master", "node h1", "node h4"} <= checks(grid).keys()
     found = checks(grid, "h2")
@@ -38,7 +38,7 @@ def test_a_well_grid_is_well_and_a_node_tells_everything(grid: Grid, lab: Lab) -
     assert not any(name.startswith("node h1") for name in found)
 
 
-def test_login_files_that_talk_and_a_path_of_the_login_shell_alone(grid: Grid, hosts: Lab) -> None:
+def test_a_path_that_only_the_login_shell_has_is_found_despite_a_noisy_bashrc(grid: Grid, hosts: Lab) -> None:
     hosts["h2"].run(["sh", "-c", "echo 'echo hello; PATH=$PATH:/opt/only/here; read x' >/home/grid/.profile"])
     hosts["h2"].set_bashrc("echo noise\n")
     finding = checks(grid, "h2")["node h2: PATH"]
@@ -47,7 +47,7 @@ def test_login_files_that_talk_and_a_path_of_the_login_shell_alone(grid: Grid, h
     hosts["h2"].run(["rm", "/home/grid/.profile"])
 
 
-def test_a_disk_without_room_and_a_host_that_is_away_are_ill(grid: Grid, hosts: Lab) -> None:
+def test_a_small_disk_and_an_unreachable_host_fail_the_check(grid: Grid, hosts: Lab) -> None:
     host = hosts["h3"]
     grid.until_down(host)
     host.small_disk(50 << 20)

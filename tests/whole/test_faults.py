@@ -78,7 +78,9 @@ def ticks(lab: Lab) -> dict[str, list[float]]:
     return found
 
 
-def test_F3_under_fence_the_cut_run_has_ended_before_another_begins(grid: Grid, hosts: Lab, inventory: Path) -> None:
+def test_F3_with_fence_a_cut_off_run_ends_before_the_next_attempt_starts(
+    grid: Grid, hosts: Lab, inventory: Path
+) -> None:
     grid.write_inventory("retry: {patience: [2s, 1m]}")
     grid.until_up()
     grid.write("ticks.py", TICKS)
@@ -97,7 +99,7 @@ def test_F3_under_fence_the_cut_run_has_ended_before_another_begins(grid: Grid, 
             host.disk_path("/var/tmp/ticks").unlink(missing_ok=True)
 
 
-def test_F9_a_dead_listener_does_not_disturb_the_connection_that_is_there(grid: Grid, hosts: Lab, gate: str) -> None:
+def test_F9_a_stopped_ssh_server_does_not_affect_the_open_connection(grid: Grid, hosts: Lab, gate: str) -> None:
     grid.until_up()
     job, host = begun(grid, gate)
     host.stop_server()
@@ -108,7 +110,7 @@ def test_F9_a_dead_listener_does_not_disturb_the_connection_that_is_there(grid: 
     assert grid.nodes()[host.name]["state"] != "DOWN"
 
 
-def test_F34_sessions_that_are_frozen_are_left_for_new_ones(grid: Grid, hosts: Lab, gate: str) -> None:
+def test_F34_frozen_sessions_are_replaced_by_new_ones(grid: Grid, hosts: Lab, gate: str) -> None:
     grid.until_up()
     job, host = begun(grid, gate)
     host.freeze_sessions()
@@ -117,7 +119,7 @@ def test_F34_sessions_that_are_frozen_are_left_for_new_ones(grid: Grid, hosts: L
     assert len(grid.info(job)["attempts"]) == 1
 
 
-def test_F29_many_nodes_behind_one_server_all_come_up(grid: Grid, hosts: Lab, inventory: Path) -> None:
+def test_F29_24_nodes_on_one_server_all_connect(grid: Grid, hosts: Lab, inventory: Path) -> None:
     """sshd drops connections at random when more than ten have not yet logged in."""
     node = hosts.inventory_yaml(hosts=["h1"]).partition("  h1:\n")[2]
     names = [f"n{number}" for number in range(24)]
@@ -127,7 +129,7 @@ def test_F29_many_nodes_behind_one_server_all_come_up(grid: Grid, hosts: Lab, in
     assert " is down: " not in grid.log[grid._log_read :]
 
 
-def test_F30_more_conversations_than_a_connection_has_channels(
+def test_F30_interactive_runs_over_the_channel_limit_are_refused_and_the_others_run(
     grid: Grid, hosts: Lab, gate: str, inventory: Path
 ) -> None:
     """sshd allows ten on a connection: who comes too late is told so, and nobody else is disturbed."""
@@ -153,7 +155,7 @@ def test_F30_more_conversations_than_a_connection_has_channels(
 # --- the node ---------------------------------------------------------------------------------------------------------
 
 
-def test_F17_a_result_outlives_the_crash_of_its_node(grid: Grid, hosts: Lab, gate: str) -> None:
+def test_F17_the_result_of_an_ended_run_survives_a_crash_of_its_node(grid: Grid, hosts: Lab, gate: str) -> None:
     grid.until_up()
     job, host = begun(grid, gate)
     host.cut()
@@ -166,7 +168,7 @@ def test_F17_a_result_outlives_the_crash_of_its_node(grid: Grid, hosts: Lab, gat
     assert len(grid.info(job)["attempts"]) == 1
 
 
-def test_F26_F27_much_output_and_a_client_that_does_not_read_cost_the_master_no_memory(grid: Grid, hosts: Lab) -> None:
+def test_F26_F27_100_MB_for_a_stopped_client_do_not_fill_the_memory_of_the_master(grid: Grid, hosts: Lab) -> None:
     grid.until_up()
     count = 100_000_000
     grid.write("much.sh", f"head -c {count} /dev/zero")
@@ -183,9 +185,7 @@ def test_F26_F27_much_output_and_a_client_that_does_not_read_cost_the_master_no_
     grid("rm", "last")
 
 
-def test_F36_hosts_that_share_a_working_folder_do_not_take_each_other_s_runs_for_strays(
-    grid: Grid, hosts: Lab, gate: str
-) -> None:
+def test_F36_hosts_that_share_a_working_folder_keep_the_runs_of_each_other(grid: Grid, hosts: Lab, gate: str) -> None:
     """As with a home on NFS: two machines, two boots, one folder."""
     shared = hosts["h1"].disk_path("/var/tmp")
     hosts["h2"].run(["mount", "--bind", str(shared), "/var/tmp"])

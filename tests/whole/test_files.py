@@ -27,7 +27,7 @@ def listed(*files: tuple[str, str, bytes]) -> str:
     return "".join(f"{name} {mode} {digest}\n" for name, mode, digest in rows)
 
 
-def test_a_folder_and_a_file_lie_in_the_runs_folder_under_the_names_they_were_given(
+def test_sent_files_arrive_with_their_names_modes_and_contents(
     grid: Grid, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     grid.write("list.sh", LIST)
@@ -66,7 +66,7 @@ def fetched(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_files_come_back_also_of_a_program_that_failed(grid: Grid) -> None:
+def test_files_of_a_failed_program_are_fetched(grid: Grid) -> None:
     grid.write("writes.sh", WRITES)
     done = grid("run", "--fetch", "out/**/*.csv", "--fetch", "tool.sh", "--into", "back", "writes.sh", "3")
     assert done == (
@@ -83,7 +83,7 @@ def test_files_come_back_also_of_a_program_that_failed(grid: Grid) -> None:
     assert not os.access(grid.folder / "back/out/a.csv", os.X_OK)
 
 
-def test_bad_words_are_refused_before_anything_runs(grid: Grid) -> None:
+def test_wrong_file_options_are_refused_before_a_job_is_created(grid: Grid) -> None:
     grid.write("hello.sh", "echo hello\n")
     grid.write("file", "")
     (grid.folder / "d").mkdir()
@@ -105,7 +105,7 @@ def test_bad_words_are_refused_before_anything_runs(grid: Grid) -> None:
     assert grid("--json", "ps", "-a").json["jobs"] == before
 
 
-def test_what_is_not_there_is_told_and_the_exit_code_is_the_programs(grid: Grid) -> None:
+def test_a_pattern_without_a_match_is_reported_and_the_exit_code_is_kept(grid: Grid) -> None:
     grid.write("writes.sh", WRITES + "ln -s /etc/passwd out/passwd\n")
     grid.write("links.sh", "mkdir out; ln -s /etc/passwd out/passwd; echo x >out/x; exit 4\n")
     done = grid("-q", "run", "--fetch", "none/*", "--fetch", "out", "--into", "b", "links.sh")
@@ -115,7 +115,7 @@ def test_what_is_not_there_is_told_and_the_exit_code_is_the_programs(grid: Grid)
     assert fetched(grid.folder / "b") == {"out/x": b"x\n"}
 
 
-def test_a_program_that_hit_its_time_limit_brings_what_it_had(grid: Grid) -> None:
+def test_files_are_fetched_after_the_time_limit_ended_the_program(grid: Grid) -> None:
     grid.write("slow.sh", "echo half >half; while :; do sleep 1; done\n")
     done = grid("run", "--time-limit", "1s", "--fetch", "half", "slow.sh")
     assert done.code == 124
@@ -123,7 +123,7 @@ def test_a_program_that_hit_its_time_limit_brings_what_it_had(grid: Grid) -> Non
     assert (grid.folder / "half").read_text() == "half\n"
 
 
-def test_later_and_in_json_and_until_rm(grid: Grid) -> None:
+def test_attach_fetches_the_files_of_an_ended_job_until_rm(grid: Grid) -> None:
     grid.write("writes.sh", WRITES)
     job = grid.detach("--fetch", "out/*.csv", "writes.sh")
     assert grid("wait", job).code == 0
@@ -138,7 +138,7 @@ def test_later_and_in_json_and_until_rm(grid: Grid) -> None:
     assert not list(grid.state_dir.glob(f"spool/out/{job}*"))
 
 
-def test_a_full_disk_here_is_said_and_the_files_can_be_had_again(grid: Grid) -> None:
+def test_a_full_local_disk_is_reported_and_attach_fetches_again(grid: Grid) -> None:
     grid.write("big.sh", "echo 1 >a; head -c 4000000 /dev/zero >big\n")
     small = grid.folder / "small"
     small.mkdir()
@@ -155,7 +155,7 @@ def test_a_full_disk_here_is_said_and_the_files_can_be_had_again(grid: Grid) -> 
     assert len(fetched(grid.folder / "again")["big"]) == 4_000_000
 
 
-def test_many_small_files_are_sent_once_a_node_and_come_back(grid: Grid) -> None:
+def test_many_small_files_are_sent_once_per_node_and_fetched(grid: Grid) -> None:
     grid.write("count.sh", "find data -type f | wc -l\nfor f in data/*/*; do echo more >>$f; done\n")
     for number in range(1000):
         grid.write(f"data/{number % 10}/{number}", f"{number}\n")
@@ -167,7 +167,7 @@ def test_many_small_files_are_sent_once_a_node_and_come_back(grid: Grid) -> None
     assert (grid.folder / "data/1/1").read_text() == "1\n"
 
 
-def test_F7_a_reset_while_files_come_back_costs_nothing(grid: Grid, hosts: Lab) -> None:
+def test_F7_a_reset_while_files_are_fetched_needs_no_second_attempt(grid: Grid, hosts: Lab) -> None:
     grid.until_up()
     grid.write("big.sh", "echo ready; head -c 300000000 /dev/zero >big\n")
     with grid.start("run", "--on", "h3", "--fetch", "big", "--into", "b", "big.sh") as client:
@@ -181,7 +181,7 @@ def test_F7_a_reset_while_files_come_back_costs_nothing(grid: Grid, hosts: Lab) 
     grid("rm", "last")
 
 
-def test_a_project_of_many_files_is_one_step(grid: Grid) -> None:
+def test_all_files_of_a_project_folder_are_sent(grid: Grid) -> None:
     grid.write("p/Makefile", "run:\n\t@ls parts | wc -l\n")
     for number in range(50):
         grid.write(f"p/parts/{number}", f"part {number}")
@@ -192,7 +192,7 @@ def test_a_project_of_many_files_is_one_step(grid: Grid) -> None:
 BIG_BYTES = 400_000_000
 
 
-def test_F7_an_upload_that_is_cut_sends_only_the_rest_and_says_how_far_it_is(
+def test_F7_an_interrupted_upload_sends_only_the_rest_and_reports_progress(
     grid: Grid, hosts: Lab, tmp_path: Path
 ) -> None:
     grid.write("sum.sh", "sha256sum <big | cut -c 1-64\n")
@@ -224,7 +224,7 @@ def test_F7_an_upload_that_is_cut_sends_only_the_rest_and_says_how_far_it_is(
     assert any(digest.hexdigest() in str(each.get("text")) for each in done.lines if each.get("event") == "output")
 
 
-def test_a_large_file_is_sent_once_a_node_and_each_run_may_write_into_it(grid: Grid) -> None:
+def test_a_large_file_is_sent_once_per_node_and_again_after_a_run_has_changed_it(grid: Grid) -> None:
     grid.write("spoil.sh", "cksum <big; chmod u+w big; echo spoiled >>big\n")
     grid.write("look.sh", "cksum <big\n")
     grid.write("big", os.urandom(40_000_000))

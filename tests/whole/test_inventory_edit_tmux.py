@@ -19,7 +19,7 @@ GOOD = "version: 1\nnodes:\n  here: {connection: local}\n  two: {connection: loc
 
 
 @pytest.mark.parametrize("again", [True, False])
-def test_a_file_with_errors_is_edited_again_or_stays_as_it_was(tmp_path: Path, again: bool) -> None:
+def test_after_an_error_the_file_is_edited_again_or_left_unchanged(tmp_path: Path, again: bool) -> None:
     grid = LocalGrid(tmp_path)
     before = grid.inventory.read_text()
     grid.write("version.1", GOOD.replace("two: {connection", "two: {connexion"))

@@ -31,7 +31,7 @@ sys.exit(7)
 # --- leaving and coming back ------------------------------------------------------------------------------------------
 
 
-def test_a_detached_job_is_waited_for_shown_and_forgotten(grid: Grid, gate: str) -> None:
+def test_a_detached_job_can_be_waited_for_followed_and_removed(grid: Grid, gate: str) -> None:
     grid.write("gated.py", GATED)
     detached = grid("run", "-d", "gated.py", gate)
     assert (detached.code, detached.err) == (0, "")
@@ -57,7 +57,7 @@ def test_a_detached_job_is_waited_for_shown_and_forgotten(grid: Grid, gate: str)
     assert grid("info", job).code == 1
 
 
-def test_the_check_for_leftovers_sees_a_job_that_runs(grid: Grid) -> None:
+def test_the_check_for_leftovers_finds_a_running_job(grid: Grid) -> None:
     grid.write("forever.py", FOREVER)
     job = grid.detach("forever.py")
     node = grid.until_state(job, "RUNNING")["node"]
@@ -79,7 +79,7 @@ def test_kill_sends_a_signal_and_ends_the_job(grid: Grid, name: str, code: int) 
     assert grid("wait", job).code == code
 
 
-def test_kill_with_another_signal_only_sends_it(grid: Grid) -> None:
+def test_kill_with_USR1_sends_the_signal_and_does_not_cancel(grid: Grid) -> None:
     grid.write(
         "listen.py",
         "import signal, sys\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(9))\n"
@@ -92,7 +92,7 @@ def test_kill_with_another_signal_only_sends_it(grid: Grid) -> None:
     assert grid.last()["state"] == "FAILED"
 
 
-def test_a_program_that_will_not_hear_is_ended_all_the_same(grid: Grid) -> None:
+def test_kill_ends_a_program_that_ignores_signals(grid: Grid) -> None:
     grid.write(
         "deaf.py",
         "import signal\nfor n in (1, 2, 15): signal.signal(n, signal.SIG_IGN)\n"
@@ -105,7 +105,7 @@ def test_a_program_that_will_not_hear_is_ended_all_the_same(grid: Grid) -> None:
     assert grid.last()["state"] == "CANCELLED"
 
 
-def test_a_job_is_told_who_and_where_it_is(grid: Grid) -> None:
+def test_the_environment_of_a_job_has_its_ids_attempt_and_node(grid: Grid) -> None:
     grid.write(
         "who.py", "import os\nfor n in ('JOB_ID', 'TASK_ID', 'ATTEMPT', 'NODE'): print(os.environ['SSHGRID_' + n])\n"
     )
@@ -114,7 +114,7 @@ def test_a_job_is_told_who_and_where_it_is(grid: Grid) -> None:
     assert done.text.split() == [str(job), str(job), "1", "h3"]
 
 
-def test_several_jobs_at_once_are_waited_for_together(grid: Grid) -> None:
+def test_wait_for_several_jobs_exits_with_0_or_1(grid: Grid) -> None:
     grid.write("leave.py", "import sys; sys.exit(int(sys.argv[1]))")
     first = int(grid.detach("leave.py", "0"))
     assert int(grid.detach("leave.py", "0")) == first + 1
@@ -126,7 +126,7 @@ def test_several_jobs_at_once_are_waited_for_together(grid: Grid) -> None:
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
 
-def test_control_c_ends_the_job_and_is_130(grid: Grid) -> None:
+def test_ctrl_c_ends_the_job_and_exits_with_130(grid: Grid) -> None:
     grid.write("forever.py", FOREVER)
     with grid.start("run", "forever.py") as client:
         client.until_out(b"begun\n")
@@ -139,7 +139,7 @@ def test_control_c_ends_the_job_and_is_130(grid: Grid) -> None:
     assert not programs(grid.lab[job["node"]], "forever.py")
 
 
-def test_a_second_control_c_detaches_and_prints_the_id(grid: Grid) -> None:
+def test_a_second_ctrl_c_detaches_and_prints_the_id(grid: Grid) -> None:
     grid.write(
         "slow.py",
         "import signal\nsignal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))\n"
@@ -159,7 +159,7 @@ def test_a_second_control_c_detaches_and_prints_the_id(grid: Grid) -> None:
     assert grid("wait", "last").code == 137
 
 
-def test_a_client_that_is_merely_lost_kills_nothing_unless_asked(grid: Grid, gate: str) -> None:
+def test_the_job_of_a_killed_client_continues_without_on_disconnect_cancel(grid: Grid, gate: str) -> None:
     grid.write("gated.py", GATED)
     with grid.start("run", "gated.py", gate) as client:
         client.until_out(b"first\n")
@@ -174,7 +174,7 @@ def test_a_client_that_is_merely_lost_kills_nothing_unless_asked(grid: Grid, gat
     assert grid("attach", str(lost - 1)) == (7, b"first\nsecond\n", "")
 
 
-def test_a_reader_that_leaves_ends_the_run(grid: Grid) -> None:
+def test_closing_stdout_cancels_the_run(grid: Grid) -> None:
     grid.write("yes.py", "while True: print('yes', flush=True)")
     client = subprocess.Popen(
         grid.argv("run", "yes.py"),
@@ -202,7 +202,7 @@ sys.exit(6)
 """
 
 
-def test_an_interactive_run_through_a_pipe_is_a_conversation(grid: Grid) -> None:
+def test_an_interactive_run_reads_input_from_a_pipe_while_it_runs(grid: Grid) -> None:
     grid.write("talk.py", TALK)
     read, write = os.pipe()
     with grid.start("run", "-I", "talk.py", stdin=read) as client:
@@ -254,7 +254,7 @@ class Terminal:
         return termios.tcgetattr(self._slave) == self.modes
 
 
-def test_an_interactive_run_has_the_terminal(grid: Grid) -> None:
+def test_an_interactive_run_has_a_terminal_of_the_same_size(grid: Grid) -> None:
     grid.write("talk.py", "import os\nprint('size', os.get_terminal_size(1), flush=True)\n" + TALK)
     with Terminal(grid, "run", "-I", "talk.py") as terminal:
         terminal.until(b"name?")
@@ -266,7 +266,7 @@ def test_an_interactive_run_has_the_terminal(grid: Grid) -> None:
     assert b"\x1b" not in terminal.seen
 
 
-def test_control_c_on_an_interactive_terminal_is_the_programs(grid: Grid) -> None:
+def test_ctrl_c_on_an_interactive_terminal_goes_to_the_program(grid: Grid) -> None:
     grid.write(
         "heed.py",
         "import signal\ntry:\n    print('ready', flush=True)\n    signal.pause()\nexcept KeyboardInterrupt:\n"
@@ -280,7 +280,7 @@ def test_control_c_on_an_interactive_terminal_is_the_programs(grid: Grid) -> Non
         assert terminal.is_as_before
 
 
-def test_an_interactive_run_ends_with_its_client(grid: Grid) -> None:
+def test_an_interactive_run_ends_when_its_client_is_killed(grid: Grid) -> None:
     grid.write("forever.py", FOREVER)
     read, write = os.pipe()
     with grid.start("run", "-I", "forever.py", stdin=read) as client:
@@ -291,7 +291,7 @@ def test_an_interactive_run_ends_with_its_client(grid: Grid) -> None:
     until(lambda: grid.last()["state"] not in ("RUNNING", "PENDING"), "the job to end", 20, grid.last)
 
 
-def test_a_waiting_person_at_a_terminal_sees_no_trace_in_the_output(grid: Grid) -> None:
+def test_a_run_at_a_terminal_prints_the_output_of_the_program(grid: Grid) -> None:
     grid.write("hello.py", "print('hello')")
     with Terminal(grid, "run", "hello.py") as terminal:
         terminal.until(b"hello\r\n")
@@ -301,7 +301,7 @@ def test_a_waiting_person_at_a_terminal_sees_no_trace_in_the_output(grid: Grid) 
 # --- what the environment and limits do -------------------------------------------------------------------------------
 
 
-def test_memory_that_is_too_much_is_137_and_said(grid: Grid) -> None:
+def test_exceeding_the_memory_limit_exits_with_137_and_state_OUT_OF_MEMORY(grid: Grid) -> None:
     grid.write(
         "greedy.py",
         "import signal\nkeep = bytearray(300 << 20)\nfor n in range(0, len(keep), 4096): keep[n] = 1\nsignal.pause()\n",
@@ -311,7 +311,7 @@ def test_memory_that_is_too_much_is_137_and_said(grid: Grid) -> None:
     assert grid.last()["state"] == "OUT_OF_MEMORY"
 
 
-def test_A37_a_secret_of_the_environment_is_nowhere_to_be_seen(grid: Grid) -> None:
+def test_A37_an_environment_value_does_not_appear_in_processes_logs_or_listings(grid: Grid) -> None:
     secret = "hunter2-" + os.urandom(8).hex()
     grid.write("tell.py", "import os, signal\nprint(os.environ['TOKEN'], flush=True)\nsignal.pause()\n")
     environ = {**grid.environ, "TOKEN": secret}

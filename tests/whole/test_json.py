@@ -39,7 +39,7 @@ def test_run_prints_events_and_the_job_last(grid: Grid) -> None:
     assert done.err == ""
 
 
-def test_output_that_is_no_text_is_base64_in_json(grid: Grid) -> None:
+def test_binary_output_is_base64_in_json(grid: Grid) -> None:
     grid.write("bytes.py", "import os; os.write(1, b'\\xff\\x00')")
     events = grid("--json", "run", "bytes.py").lines
     assert [event["base64"] for event in events if event.get("event") == "output"] == ["/wA="]
@@ -65,7 +65,7 @@ def test_ps_and_info_have_the_keys_of_the_interface(grid: Grid) -> None:
     assert isinstance(info["seconds"], float)
 
 
-def test_info_of_a_waiting_job_says_why_node_by_node(grid: Grid) -> None:
+def test_info_of_a_waiting_job_gives_a_reason_for_each_node(grid: Grid) -> None:
     grid.write("hello.py", "print('hello')")
     assert grid("node", "drain", "h1").code == 0
     try:
@@ -112,7 +112,7 @@ def test_nodes_have_the_keys_of_the_interface(grid: Grid) -> None:
     ],
     ids=" ".join,
 )
-def test_everything_that_prints_prints_one_json_value(grid: Grid, words: list[str]) -> None:
+def test_each_command_prints_one_json_value(grid: Grid, words: list[str]) -> None:
     grid.write("hello.py", "print('hello')")
     done = grid("--json", *words)
     assert len(done.out.splitlines()) == 1, done
@@ -127,7 +127,7 @@ def test_master_status_has_the_keys_of_the_interface(grid: Grid) -> None:
     assert isinstance(found["jobs"], dict)
 
 
-def test_tables_have_a_header_and_are_never_cut_in_a_pipe(grid: Grid) -> None:
+def test_tables_in_a_pipe_have_a_header_and_uncut_rows(grid: Grid) -> None:
     grid.write("hello.py", "print('hello')")
     long = "x" * 400
     grid("run", "hello.py", long)
@@ -142,11 +142,11 @@ def test_tables_have_a_header_and_are_never_cut_in_a_pipe(grid: Grid) -> None:
     assert "\x1b[" not in grid("nodes", env={"NO_COLOR": "1"}).text
 
 
-def test_no_header_on_request(grid: Grid) -> None:
+def test_no_header_prints_no_header(grid: Grid) -> None:
     assert "STATE" not in grid("ps", "-a", "--no-header").text
 
 
-def test_our_own_words_go_to_stderr_and_only_when_asked(grid: Grid) -> None:
+def test_messages_of_run_go_to_stderr_and_only_with_show_node(grid: Grid) -> None:
     grid.write("hello.py", "print('hello')")
     assert grid("run", "hello.py").err == ""
     assert "node: h" in grid("run", "--show-node", "hello.py").err

@@ -42,7 +42,7 @@ def test_a_local_node_runs_programs(here: LocalGrid) -> None:
     assert [job["exit_code"] for job in here("--json", "ps", "-a").json["jobs"]][:2] == [3, 139]
 
 
-def test_a_sweep_runs_its_tasks_here(here: LocalGrid) -> None:
+def test_a_sweep_runs_its_tasks_on_a_local_node(here: LocalGrid) -> None:
     here.write("say.py", "import sys; print(sys.argv[1:]); sys.exit(sys.argv[1] == '2')")
     words = ("--results", "out", "-p", "x=1..3", "say.py", ":::", "a b")
     done = here("sweep", "-k", *words)
@@ -56,7 +56,7 @@ def test_a_sweep_runs_its_tasks_here(here: LocalGrid) -> None:
     assert here("wait", job).code == 1
 
 
-def test_tasks_of_a_sweep_find_what_was_sent_along(here: LocalGrid) -> None:
+def test_tasks_of_a_sweep_can_read_the_sent_files(here: LocalGrid) -> None:
     here.write("data/words", "some words\n")
     here.write("cat.py", "import sys; print(sys.argv[1], open('data/words').read(), end='')")
     done = here("sweep", "-k", "--with", "data", "-p", "x=1..3", "cat.py")
@@ -72,7 +72,7 @@ SIDE_BY_SIDE = """class SideBySide {
 """
 
 
-def test_jvms_side_by_side_print_nothing_but_what_the_program_prints(here: LocalGrid) -> None:
+def test_concurrent_jvms_print_no_warnings(here: LocalGrid) -> None:
     # In PID namespaces all of them have the same number, by which HotSpot names its files in /tmp.
     here.write("SideBySide.java", SIDE_BY_SIDE)
     done = here("sweep", "-k", "--timeout", "60s", "-p", "x=1..8", "SideBySide.java")

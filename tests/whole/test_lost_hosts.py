@@ -35,7 +35,7 @@ def until_last_ran(grid: Grid) -> str:
     return str(grid.until_state("last", "RUNNING")["node"])
 
 
-def test_F16_a_host_that_loses_power_gives_its_job_to_another(grid: Grid, hosts: Lab, gate: str) -> None:
+def test_F16_a_job_moves_to_another_node_when_its_host_loses_power(grid: Grid, hosts: Lab, gate: str) -> None:
     grid.until_up()
     grid.write("halves.py", HALVES)
     with grid.start("run", "halves.py", gate) as client:
@@ -57,7 +57,7 @@ def test_F16_a_host_that_loses_power_gives_its_job_to_another(grid: Grid, hosts:
     until_value(lambda: remains(hosts[lost]), lambda found: not found, f"{lost} to be cleaned")
 
 
-def test_F16_a_host_that_reboots_is_not_waited_for(grid: Grid, hosts: Lab, gate: str) -> None:
+def test_F16_a_second_attempt_starts_when_the_host_of_a_job_reboots(grid: Grid, hosts: Lab, gate: str) -> None:
     grid.until_up()
     grid.write("halves.py", HALVES)
     with grid.start("run", "--on", "h1,h2", "halves.py", gate) as client:
@@ -70,7 +70,7 @@ def test_F16_a_host_that_reboots_is_not_waited_for(grid: Grid, hosts: Lab, gate:
     assert len(grid.last()["attempts"]) == 2
 
 
-def test_F2_a_cut_that_heals_in_time_costs_nothing(grid: Grid, hosts: Lab, gate: str) -> None:
+def test_F2_a_cut_that_heals_in_time_needs_no_second_attempt(grid: Grid, hosts: Lab, gate: str) -> None:
     grid.until_up()
     grid.write("halves.py", HALVES)
     with grid.start("run", "halves.py", gate) as client:
@@ -84,7 +84,7 @@ def test_F2_a_cut_that_heals_in_time_costs_nothing(grid: Grid, hosts: Lab, gate:
     assert len(grid.last()["attempts"]) == 1
 
 
-def test_F7_a_reset_while_it_runs_costs_nothing(grid: Grid, hosts: Lab, gate: str) -> None:
+def test_F7_a_reset_during_a_run_needs_no_second_attempt(grid: Grid, hosts: Lab, gate: str) -> None:
     grid.until_up()
     grid.write("halves.py", HALVES)
     with grid.start("run", "halves.py", gate) as client:
@@ -96,7 +96,7 @@ def test_F7_a_reset_while_it_runs_costs_nothing(grid: Grid, hosts: Lab, gate: st
     assert len(grid.last()["attempts"]) == 1
 
 
-def test_F7_a_reset_while_it_collects_costs_nothing(grid: Grid, hosts: Lab) -> None:
+def test_F7_a_reset_while_output_is_collected_needs_no_second_attempt(grid: Grid, hosts: Lab) -> None:
     grid.until_up()
     grid.write("much.py", "import os\nfor n in range(60): os.write(1, b'%06d\\n' % n * 149797)\n")
     with grid.start("run", "--on", "h3", "much.py") as client:
@@ -132,7 +132,7 @@ def building(grid: Grid, on: str, gate: str) -> Iterator[Running]:
         yield client
 
 
-def test_F7_a_reset_while_it_compiles_costs_nothing(grid: Grid, hosts: Lab, gate: str) -> None:
+def test_F7_a_reset_during_the_compilation_needs_no_second_attempt(grid: Grid, hosts: Lab, gate: str) -> None:
     grid.until_up()
     with building(grid, "h1,h2", gate) as client:
         hosts[grid.last()["node"]].reset_sessions()
@@ -161,7 +161,7 @@ def uploading(lab: Lab, sha256: str, *names: str) -> str:
     return ""
 
 
-def test_F25_a_reset_while_the_input_is_sent(grid: Grid, hosts: Lab) -> None:
+def test_F25_after_a_reset_during_an_upload_the_second_attempt_succeeds(grid: Grid, hosts: Lab) -> None:
     grid.until_up()
     size, sha256 = large_input(grid)
     with grid.start("run", "--on", "h1,h2", "--stdin", "in", "size.py") as client:
@@ -172,7 +172,9 @@ def test_F25_a_reset_while_the_input_is_sent(grid: Grid, hosts: Lab) -> None:
     grid("rm", "last")
 
 
-def test_F1_F4_hosts_that_fall_silent_at_any_stage_give_their_jobs_away(grid: Grid, hosts: Lab, gate: str) -> None:
+def test_F1_F4_jobs_move_when_hosts_fall_silent_during_compilation_run_or_upload(
+    grid: Grid, hosts: Lab, gate: str
+) -> None:
     grid.until_up()
     hosts["h4"].set_load(4.0, 1.5)
     until_value(grid.nodes, lambda nodes: nodes["h4"]["load"] == 4.0, "h4 to be busy")
@@ -200,7 +202,7 @@ def test_F1_F4_hosts_that_fall_silent_at_any_stage_give_their_jobs_away(grid: Gr
     grid("rm", "last")
 
 
-def test_a_host_lost_while_its_toolchain_is_tested(grid: Grid, hosts: Lab) -> None:
+def test_a_run_succeeds_after_a_reset_during_the_toolchain_check(grid: Grid, hosts: Lab) -> None:
     grid.until_up()
     host = hosts["h1"]
     grid.until_down(host)
@@ -214,7 +216,7 @@ def test_a_host_lost_while_its_toolchain_is_tested(grid: Grid, hosts: Lab) -> No
 
 
 @pytest.mark.parametrize("trouble", ["cut", "reset", "refuse", "freeze"])
-def test_F1_F7_F9_F32_a_host_that_does_not_connect_is_passed_over(grid: Grid, hosts: Lab, trouble: str) -> None:
+def test_F1_F7_F9_F32_a_run_skips_a_host_that_does_not_connect(grid: Grid, hosts: Lab, trouble: str) -> None:
     grid.until_up()
     host = hosts["h1"]
     match trouble:
@@ -232,7 +234,7 @@ def test_F1_F7_F9_F32_a_host_that_does_not_connect_is_passed_over(grid: Grid, ho
     assert (done.code, done.out) == (0, b"h2\n"), done
 
 
-def test_one_dead_host_slows_nobody(grid: Grid, hosts: Lab) -> None:
+def test_an_unreachable_host_does_not_slow_runs_on_other_hosts(grid: Grid, hosts: Lab) -> None:
     grid.until_up()
     grid.write("hello.py", "print('hello')")
 
@@ -252,7 +254,7 @@ def test_one_dead_host_slows_nobody(grid: Grid, hosts: Lab) -> None:
     assert nine_runs() < 2 * before + 1.0
 
 
-def test_F24_a_host_with_a_full_disk_is_passed_over(grid: Grid, hosts: Lab) -> None:
+def test_F24_a_run_moves_away_from_a_host_with_a_full_disk(grid: Grid, hosts: Lab) -> None:
     host = hosts["h1"]
     grid.write("hello.py", "print('hello')")
     grid.until_down(host)
@@ -278,7 +280,7 @@ def test_F24_a_host_with_a_full_disk_is_passed_over(grid: Grid, hosts: Lab) -> N
         host.reset()
 
 
-def test_F23_what_ends_on_a_full_disk_is_not_taken_for_whole(grid: Grid, hosts: Lab, gate: str) -> None:
+def test_F23_a_run_that_ends_on_a_full_disk_exits_with_125(grid: Grid, hosts: Lab, gate: str) -> None:
     host = hosts["h1"]
     grid.write("hello.py", "print('hello')")
     grid.until_down(host)
@@ -305,7 +307,7 @@ def test_F23_what_ends_on_a_full_disk_is_not_taken_for_whole(grid: Grid, hosts: 
     ("workdir", "why"),
     [("/tmp/others/new", "cannot make"), ("/tmp/link", "is a link"), ("/tmp/others", "another user")],
 )
-def test_A41_a_workdir_that_is_not_ours_is_refused_and_named(grid: Grid, hosts: Lab, workdir: str, why: str) -> None:
+def test_A41_an_unsafe_workdir_is_refused_and_named(grid: Grid, hosts: Lab, workdir: str, why: str) -> None:
     before = grid.inventory.read_text()
     hosts["h1"].run(["sh", "-c", "mkdir -p /tmp/others && ln -sfn /home/grid /tmp/link"])
     grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
@@ -318,7 +320,7 @@ def test_A41_a_workdir_that_is_not_ours_is_refused_and_named(grid: Grid, hosts: 
         grid.inventory.write_text(before)
 
 
-def test_A21_a_changed_host_key_is_refused_until_a_person_acts(grid: Grid, hosts: Lab) -> None:
+def test_A21_a_changed_host_key_is_refused_also_with_accept_new(grid: Grid, hosts: Lab) -> None:
     host = hosts["h1"]
     known = hosts.known_hosts.read_text()
     grid.until_down(host)
@@ -340,7 +342,7 @@ def test_A21_a_changed_host_key_is_refused_until_a_person_acts(grid: Grid, hosts
         hosts.known_hosts.write_text("\n".join((*lines, "")))
 
 
-def test_a_node_that_refuses_the_login_is_passed_over_and_said(grid: Grid, hosts: Lab, tmp_path: Path) -> None:
+def test_a_run_skips_a_node_that_refuses_the_login_and_reports_it(grid: Grid, hosts: Lab, tmp_path: Path) -> None:
     before = grid.inventory.read_text()
     machine.call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "stranger"))
     try:
@@ -364,7 +366,7 @@ def relogin(grid: Grid, host: LabHost) -> None:
 
 
 @pytest.mark.parametrize("shell", ["csh", "fish", "mksh", "dash"])
-def test_A12_any_login_shell_will_do(grid: Grid, hosts: Lab, shell: str) -> None:
+def test_A12_arguments_arrive_unchanged_with_each_login_shell(grid: Grid, hosts: Lab, shell: str) -> None:
     hosts["h1"].set_shell(shell)
     relogin(grid, hosts["h1"])
     grid.write("args.py", "import sys; print(sys.argv[1:])")
@@ -373,7 +375,7 @@ def test_A12_any_login_shell_will_do(grid: Grid, hosts: Lab, shell: str) -> None
     assert (done.code, done.text) == (0, f"{words}\n"), done
 
 
-def test_A14_a_noisy_bashrc_does_no_harm(grid: Grid, hosts: Lab) -> None:
+def test_A14_the_output_of_bashrc_is_not_in_the_output_of_the_run(grid: Grid, hosts: Lab) -> None:
     hosts["h1"].set_bashrc("echo Welcome to h1; echo oops >&2; printf 'no newline'\n")
     relogin(grid, hosts["h1"])
     grid.write("say.py", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(4)")
@@ -381,14 +383,14 @@ def test_A14_a_noisy_bashrc_does_no_harm(grid: Grid, hosts: Lab) -> None:
     assert grid("run", "-I", "--on", "h1", "say.py") == (4, b"out\n", "err\n")
 
 
-def test_A15_a_bashrc_that_reads_a_line_gets_one_that_nobody_needs(grid: Grid, hosts: Lab) -> None:
+def test_A15_a_bashrc_that_reads_a_line_does_not_affect_the_run(grid: Grid, hosts: Lab) -> None:
     hosts["h1"].set_bashrc("read -r line\n")
     relogin(grid, hosts["h1"])
     grid.write("say.py", "import sys; print('out'); sys.exit(4)")
     assert grid("run", "--on", "h1", "say.py") == (4, b"out\n", "")
 
 
-def test_A16_a_login_that_runs_nothing_is_found_out(grid: Grid, hosts: Lab) -> None:
+def test_A16_a_node_whose_bashrc_exits_is_down_with_a_reason(grid: Grid, hosts: Lab) -> None:
     hosts["h1"].set_bashrc("exit 0\n")
     hosts["h1"].reset_sessions()
     node = until_value(
@@ -402,7 +404,7 @@ def test_A16_a_login_that_runs_nothing_is_found_out(grid: Grid, hosts: Lab) -> N
     assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
 
 
-def test_A13_an_account_without_a_shell_is_said(grid: Grid, hosts: Lab) -> None:
+def test_A13_a_node_with_nologin_is_down_with_a_reason(grid: Grid, hosts: Lab) -> None:
     hosts["h1"].set_shell("nologin")
     hosts["h1"].reset_sessions()
     node = until_value(

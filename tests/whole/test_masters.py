@@ -26,7 +26,7 @@ def kill_master(grid: Grid) -> int:
     return pid
 
 
-def test_F10_a_killed_master_loses_nothing(grid: Grid, gate: str) -> None:
+def test_F10_the_next_master_finishes_the_job_of_a_killed_one(grid: Grid, gate: str) -> None:
     grid.write("lines.py", LINES)
     job = grid.detach("lines.py", gate)
     with grid.start("logs", "-f", job) as logs:
@@ -40,7 +40,7 @@ def test_F10_a_killed_master_loses_nothing(grid: Grid, gate: str) -> None:
     assert grid.master_pid() != pid
 
 
-def test_F10_a_run_outlives_its_master_and_prints_everything_once(grid: Grid, gate: str) -> None:
+def test_F10_a_run_survives_its_master_and_prints_each_line_once(grid: Grid, gate: str) -> None:
     grid.write("lines.py", LINES)
     with grid.start("run", "lines.py", gate) as client:
         client.until_out(b"first 999\n")
@@ -50,7 +50,7 @@ def test_F10_a_run_outlives_its_master_and_prints_everything_once(grid: Grid, ga
     assert len(grid.last()["attempts"]) == 1
 
 
-def test_F13_a_run_that_ended_while_nobody_looked_is_found(grid: Grid, gate: str) -> None:
+def test_F13_the_next_master_collects_a_run_that_ended_without_one(grid: Grid, gate: str) -> None:
     grid.write("lines.py", LINES.replace("sys.exit(0)", "sys.exit(9)"))
     job = grid.detach("lines.py", gate)
     node = grid.until_state(job, "RUNNING")["node"]
@@ -74,7 +74,7 @@ def test_a_stopped_master_leaves_its_jobs_running(grid: Grid, gate: str) -> None
     assert len(grid.info(job)["attempts"]) == 1
 
 
-def test_two_runs_that_start_the_master_at_once_share_it(new_grid: Callable[[], Grid]) -> None:
+def test_concurrent_runs_start_one_master(new_grid: Callable[[], Grid]) -> None:
     grid = new_grid()
     grid.write("hello.py", "print('hello')")
     clients = [grid.start("run", "hello.py") for _ in range(4)]
@@ -83,7 +83,7 @@ def test_two_runs_that_start_the_master_at_once_share_it(new_grid: Callable[[], 
     assert [job["exit_code"] for job in grid("--json", "ps", "-a").json["jobs"]] == [0] * 4
 
 
-def test_a_stale_socket_is_no_hindrance(new_grid: Callable[[], Grid]) -> None:
+def test_a_stale_socket_is_replaced(new_grid: Callable[[], Grid]) -> None:
     grid = new_grid()
     grid.write("hello.py", "print('hello')")
     grid("master", "start")
@@ -97,7 +97,7 @@ def test_a_stale_socket_is_no_hindrance(new_grid: Callable[[], Grid]) -> None:
     assert grid("run", "hello.py") == (0, b"hello\n", "")
 
 
-def test_a_corrupt_queue_file_is_said_and_kept(new_grid: Callable[[], Grid]) -> None:
+def test_a_corrupt_queue_file_is_reported_and_not_changed(new_grid: Callable[[], Grid]) -> None:
     grid = new_grid()
     grid.write("hello.py", "print('hello')")
     assert grid("run", "hello.py").code == 0
@@ -138,14 +138,14 @@ def test_A40_a_state_folder_that_others_can_write_is_refused(new_grid: Callable[
     assert grid("run", "hello.py").code == 0
 
 
-def test_A40_what_the_master_writes_is_for_its_owner_alone(grid: Grid) -> None:
+def test_A40_the_files_of_the_master_are_private(grid: Grid) -> None:
     grid.write("hello.py", "print('hello')")
     assert grid("run", "hello.py").code == 0
     paths = [grid.state_dir, *grid.state_dir.rglob("*")]
     assert {path.name: oct(path.stat().st_mode & 0o077) for path in paths if path.stat().st_mode & 0o077} == {}
 
 
-def test_an_inventory_with_errors_is_said_with_its_places(new_grid: Callable[[], Grid]) -> None:
+def test_an_invalid_or_missing_inventory_is_reported_with_its_path(new_grid: Callable[[], Grid]) -> None:
     grid = new_grid()
     good = grid.inventory.read_text()
     grid.write("hello.py", "print('hello')")
@@ -164,7 +164,7 @@ def test_an_inventory_with_errors_is_said_with_its_places(new_grid: Callable[[],
     assert grid("run", "hello.py").code == 0
 
 
-def test_an_idle_master_leaves_and_comes_back(new_grid: Callable[[], Grid], gate: str) -> None:
+def test_an_idle_master_exits_and_the_next_command_starts_one(new_grid: Callable[[], Grid], gate: str) -> None:
     grid = new_grid()
     grid.write("lines.py", LINES)
     assert grid("master", "start", "--idle-exit", "1s").code == 0
@@ -177,7 +177,7 @@ def test_an_idle_master_leaves_and_comes_back(new_grid: Callable[[], Grid], gate
     assert grid.info(job)["state"] == "COMPLETED"
 
 
-def test_a_master_drains_before_it_leaves(new_grid: Callable[[], Grid], gate: str) -> None:
+def test_master_stop_drain_waits_for_running_jobs(new_grid: Callable[[], Grid], gate: str) -> None:
     grid = new_grid()
     grid.write("lines.py", LINES)
     job = grid.detach("lines.py", gate)

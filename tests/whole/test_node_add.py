@@ -49,7 +49,7 @@ def authorized(host: LabHost) -> list[str]:
     return host.run(["cat", "/home/grid/.ssh/authorized_keys"]).stdout.splitlines()
 
 
-def test_a_node_is_added_and_removed_and_the_file_is_as_before(alone: Grid, hosts: Lab) -> None:
+def test_removing_an_added_node_restores_the_inventory_file(alone: Grid, hosts: Lab) -> None:
     before = alone.inventory.read_bytes()
     refused = alone("--no-input", "node", "add", "h2", f"grid@{hosts['h2'].address}")
     assert refused.code == 1
@@ -66,7 +66,7 @@ def test_a_node_is_added_and_removed_and_the_file_is_as_before(alone: Grid, host
     assert alone.inventory.read_bytes() == before
 
 
-def test_the_fingerprint_is_shown_and_asked_about_once(alone: Grid, hosts: Lab) -> None:
+def test_node_add_shows_the_fingerprint_and_asks_once(alone: Grid, hosts: Lab) -> None:
     words = [*alone.argv("node", "add", "h2", hosts["h2"].address)]
     before = alone.inventory.read_bytes()
     said, code = on_terminal(alone, words, "that machine?", "n\n")
@@ -112,7 +112,7 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-def test_copy_key_installs_the_key_once_with_a_password_that_stays_nowhere(
+def test_copy_key_installs_the_key_once_and_does_not_store_the_password(
     alone: Grid, with_password: LabHost, lab: Lab
 ) -> None:
     host, place = with_password, f"grid@{with_password.address}:{PORT}"
@@ -136,7 +136,7 @@ def test_copy_key_installs_the_key_once_with_a_password_that_stays_nowhere(
     assert kept == []
 
 
-def test_copy_key_asks_at_the_terminal_and_shows_nothing_of_the_answer(alone: Grid, with_password: LabHost) -> None:
+def test_copy_key_asks_for_the_password_without_echo(alone: Grid, with_password: LabHost) -> None:
     words = alone.argv("node", "add", "h3", f"grid@{with_password.address}:{PORT}", "--accept-new", "--copy-key")
     said, code = on_terminal(alone, words, "Password of grid@", f"{PASSWORD}\n")
     assert code == 0, said
@@ -145,7 +145,7 @@ def test_copy_key_asks_at_the_terminal_and_shows_nothing_of_the_answer(alone: Gr
     assert len(authorized(with_password)) == 1
 
 
-def test_copy_key_without_anybody_to_ask_says_so(alone: Grid, with_password: LabHost) -> None:
+def test_copy_key_without_a_terminal_or_a_password_on_stdin_is_refused(alone: Grid, with_password: LabHost) -> None:
     done = alone("node", "add", "h3", f"grid@{with_password.address}:{PORT}", "--accept-new", "--copy-key")
     assert done.code == 2
     assert "needs the password of the account once" in done.err
@@ -154,7 +154,7 @@ def test_copy_key_without_anybody_to_ask_says_so(alone: Grid, with_password: Lab
     until(lambda: not with_password.is_on, "h3 to be off")
 
 
-def test_eight_commands_at_once_lose_nothing_and_the_master_follows(alone: Grid) -> None:
+def test_eight_concurrent_changes_of_the_inventory_are_all_kept(alone: Grid) -> None:
     before = alone.inventory.read_bytes()
     names = [f"x{number}" for number in range(8)]
     running = [alone.start("node", "add", name, "127.0.0.1:9", "--no-check") for name in names]

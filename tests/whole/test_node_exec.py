@@ -21,7 +21,7 @@ def _up(grid: Grid) -> None:
     grid.until_up()
 
 
-def test_alike_answers_are_shown_once(grid: Grid) -> None:
+def test_equal_outputs_are_printed_once(grid: Grid) -> None:
     done = grid("node", "exec", "h[1-4]", "--", "echo", "same")
     assert (done.code, done.text, done.err) == (0, f"{RULE}\nh[1-4] (4)\n{RULE}\nsame\n", "")
     done = grid(
@@ -30,7 +30,7 @@ def test_alike_answers_are_shown_once(grid: Grid) -> None:
     assert done.text == f"{RULE}\nh[1,4] (2)\n{RULE}\nsame\n{RULE}\nh2\n{RULE}\nother\n"
 
 
-def test_one_status_that_is_not_0_makes_it_1_and_each_is_said(grid: Grid) -> None:
+def test_a_failed_command_exits_with_1_and_each_status_is_reported(grid: Grid) -> None:
     done = grid("node", "exec", "!h1", "--", "sh", "-c", "echo out; echo err >&2; [ $(hostname) = h3 ] || exit 3")
     assert done.code == 1
     assert done.text == f"{RULE}\nh[2,4] (2): exit 3\n{RULE}\nout\nerr\n{RULE}\nh3\n{RULE}\nout\nerr\n"
@@ -41,7 +41,7 @@ def test_one_status_that_is_not_0_makes_it_1_and_each_is_said(grid: Grid) -> Non
 
 
 @pytest.mark.parametrize("shell", ["bash", "csh", "fish"])
-def test_words_arrive_as_they_are_through_every_login_shell(grid: Grid, hosts: Lab, shell: str) -> None:
+def test_arguments_arrive_unchanged_through_each_login_shell(grid: Grid, hosts: Lab, shell: str) -> None:
     hosts["h1"].set_shell(shell)
     hosts["h1"].reset_sessions()
     grid.until_up("h1")
@@ -52,7 +52,7 @@ def test_words_arrive_as_they_are_through_every_login_shell(grid: Grid, hosts: L
     assert hosts["h1"].run(["ls", "/tmp/never"], check=False).returncode != 0
 
 
-def test_standard_input_is_empty_and_the_path_is_that_of_runs(grid: Grid) -> None:
+def test_stdin_is_empty_and_PATH_is_that_of_runs(grid: Grid) -> None:
     done = grid("node", "exec", "h1", "--", "sh", "-c", "cat; echo $PATH; pwd", stdin=b"not for nodes")
     assert done.code == 0, done
     assert "not for nodes" not in done.text
@@ -60,7 +60,7 @@ def test_standard_input_is_empty_and_the_path_is_that_of_runs(grid: Grid) -> Non
     assert done.text.endswith("\n/home/grid\n")
 
 
-def test_the_limit_ends_a_command_with_all_its_children(grid: Grid, hosts: Lab) -> None:
+def test_the_time_limit_ends_a_command_and_its_children(grid: Grid, hosts: Lab) -> None:
     started = time.monotonic()
     script = "trap '' TERM; sleep 4567 & sleep 4567; echo no"
     done = grid("node", "exec", "h1,h2", "--time-limit", "1s", "--", "sh", "-c", script)
@@ -72,7 +72,7 @@ def test_the_limit_ends_a_command_with_all_its_children(grid: Grid, hosts: Lab) 
     )
 
 
-def test_what_a_command_leaves_in_the_background_is_not_waited_for(grid: Grid, hosts: Lab) -> None:
+def test_background_processes_of_a_command_are_not_waited_for(grid: Grid, hosts: Lab) -> None:
     done = grid("node", "exec", "h1", "--time-limit", "20s", "--", "sh", "-c", "sleep 4568 & echo started")
     try:
         assert (done.code, done.text.splitlines()[-1]) == (0, "started")
@@ -81,7 +81,7 @@ def test_what_a_command_leaves_in_the_background_is_not_waited_for(grid: Grid, h
         machine.signal_all(programs(hosts["h1"], "4568"), 9)
 
 
-def test_a_flood_is_cut_and_said_and_bytes_that_are_no_text_come_whole(grid: Grid) -> None:
+def test_long_output_is_cut_and_reported_and_binary_output_is_unchanged(grid: Grid) -> None:
     done = grid("--json", "node", "exec", "h[1-4]", "--", "sh", "-c", "head -c 5000000 /dev/zero | tr '\\0' x; exit 4")
     assert done.code == 1
     for node in done.json["nodes"]:
@@ -95,7 +95,7 @@ def test_a_flood_is_cut_and_said_and_bytes_that_are_no_text_come_whole(grid: Gri
     assert raw.out.endswith(b"\xff\x00\n")
 
 
-def test_a_node_that_is_away_is_named_and_the_others_answer(grid: Grid, hosts: Lab) -> None:
+def test_an_unreachable_node_is_reported_and_the_others_answer(grid: Grid, hosts: Lab) -> None:
     hosts["h2"].stop_server()
     hosts["h2"].reset_sessions()
     done = grid("node", "exec", "h[1-2]", "--", "hostname")
@@ -106,7 +106,7 @@ def test_a_node_that_is_away_is_named_and_the_others_answer(grid: Grid, hosts: L
     assert (unknown.code, unknown.err.splitlines()[0]) == (1, "error: no node 'nowhere'")
 
 
-def test_jobs_go_on_beside_it(grid: Grid, hosts: Lab, gate: str) -> None:
+def test_jobs_continue_during_node_exec(grid: Grid, hosts: Lab, gate: str) -> None:
     grid.write("wait.sh", f"until [ -e {gate} ]; do sleep 0.1; done\necho through\n")
     job = grid.detach("--on", "h1", "wait.sh")
     grid.until_state(job, "RUNNING")

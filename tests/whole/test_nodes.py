@@ -41,7 +41,7 @@ def nodes_of(grid: Grid, times: int, *options: str) -> list[str]:
     return found
 
 
-def test_ten_runs_go_to_the_idle_host_and_none_to_the_one_at_load_9(grid: Grid, hosts: Lab) -> None:
+def test_all_runs_go_to_the_idle_host(grid: Grid, hosts: Lab) -> None:
     grid.until_up()
     hosts["h1"].set_load(9.0, 0.3)
     hosts["h3"].set_load(6.0, 1.5)
@@ -51,13 +51,13 @@ def test_ten_runs_go_to_the_idle_host_and_none_to_the_one_at_load_9(grid: Grid, 
     assert nodes_of(grid, 5, "--on", "h1,h2") == ["h2"] * 5
 
 
-def test_on_chooses_among_the_named_nodes_only(grid: Grid) -> None:
+def test_on_limits_runs_to_the_selected_nodes(grid: Grid) -> None:
     assert nodes_of(grid, 3, "--on", "h3") == ["h3"] * 3
     assert set(nodes_of(grid, 6, "--on", "h[1-2]")) <= {"h1", "h2"}
     assert set(nodes_of(grid, 6, "--on", "!h1,!h2,!h3")) == {"h4"}
 
 
-def test_max_load_keeps_new_runs_away(grid: Grid, hosts: Lab) -> None:
+def test_a_node_over_its_max_load_starts_no_run(grid: Grid, hosts: Lab) -> None:
     grid.write_inventory(fields={"h1": {"max_load": 0.5}})
     try:
         grid.until_up()
@@ -100,13 +100,13 @@ def test_a_second_run_of_a_python_file_sends_nothing(grid: Grid) -> None:
     assert sent[1] == 0
 
 
-def test_other_flags_are_another_build(grid: Grid) -> None:
+def test_other_flags_compile_the_program_again(grid: Grid) -> None:
     grid.write("flag.c", "#include <stdio.h>\nint main(void) { puts(WORD); }\n")
     assert grid("run", "--on", "h2", "--flags", "-DWORD='\"one two\"'", "flag.c").text == "one two\n"
     assert grid("run", "--on", "h2", "--flags", "-DWORD='\"three\"'", "flag.c").text == "three\n"
 
 
-def test_a_host_without_java_never_gets_a_java_program(grid: Grid, hosts: Lab) -> None:
+def test_a_host_without_java_gets_no_java_program(grid: Grid, hosts: Lab) -> None:
     host = hosts["h1"]
     try:
         host.hide("java", "javac")
@@ -152,7 +152,7 @@ def node_text(lab: Lab, name: str) -> str:
     return lab.inventory_yaml(hosts=[name]).split("nodes:\n")[1].rstrip("\n")
 
 
-def test_nodes_are_added_drained_resumed_and_removed_while_the_master_works(grid: Grid, lab: Lab) -> None:
+def test_nodes_are_added_drained_resumed_and_removed_while_the_master_runs(grid: Grid, lab: Lab) -> None:
     before = grid.inventory.read_text()
     defaults = json.dumps({
         "toolchains": ["python"], "user": "grid", "identity_file": str(lab.identity_file),
@@ -188,7 +188,7 @@ def test_nodes_are_added_drained_resumed_and_removed_while_the_master_works(grid
         grid.until_up("h1", "h2", "h3", "h4")
 
 
-def test_a_broken_inventory_changes_nothing_and_is_said(grid: Grid) -> None:
+def test_an_invalid_inventory_is_reported_and_the_last_valid_one_stays_in_use(grid: Grid) -> None:
     before = grid.inventory.read_text()
     try:
         grid.inventory.write_text(before.replace("host:", "hots:", 1))
@@ -206,7 +206,7 @@ def test_a_broken_inventory_changes_nothing_and_is_said(grid: Grid) -> None:
     until_value(lambda: grid("--json", "master", "status").json, lambda found: not found["inventory_error"], "peace")
 
 
-def test_A20_an_unknown_host_key_is_refused_until_somebody_accepts_it(grid: Grid, lab: Lab) -> None:
+def test_A20_an_unknown_host_key_is_refused_until_accept_new(grid: Grid, lab: Lab) -> None:
     before = grid.inventory.read_text()
     fields = {"toolchains": ["python"], "user": "grid", "identity_file": str(lab.identity_file)}
     one = f"version: 1\ndefaults: {json.dumps(fields)}\nnodes:\n  h1: {{host: {lab['h1'].address}}}\n"

@@ -44,7 +44,7 @@ def some_seconds() -> str:
     return f"600.{uuid.uuid4().int % 10**9:09d}"
 
 
-def test_F22_more_processes_than_allowed_end_the_run(grid: Grid) -> None:
+def test_F22_exceeding_max_processes_ends_the_run(grid: Grid) -> None:
     grid.write("many.py", MANY)
     assert grid("run", "--max-processes", "30", "many.py", "40", "600").code == 137
     last = grid.last()
@@ -52,14 +52,14 @@ def test_F22_more_processes_than_allowed_end_the_run(grid: Grid) -> None:
     assert grid("run", "--max-processes", "30", "many.py", "20", "2") == (0, b"all begun\n", "")
 
 
-def test_F22_a_fork_bomb_ends_with_its_job_and_the_node_is_of_use_at_once(grid: Grid) -> None:
+def test_F22_a_fork_bomb_ends_with_its_job_and_the_node_runs_the_next_one(grid: Grid) -> None:
     grid.write("bomb.py", BOMB)
     grid.write("hello.sh", "echo hello\n")
     assert grid("run", "--on", "h1", "--max-processes", "100", "bomb.py").code == 137
     assert grid("run", "--on", "h1", "hello.sh") == (0, b"hello\n", "")  # and the fixture looks for processes
 
 
-def test_children_are_kept_when_asked_for(grid: Grid, lab: Lab) -> None:
+def test_keep_children_keeps_a_child_after_the_run(grid: Grid, lab: Lab) -> None:
     grid.write("leaves.py", LEAVES)
     seconds = some_seconds()
     try:
@@ -74,7 +74,9 @@ def test_children_are_kept_when_asked_for(grid: Grid, lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("end", ["time limit", "kill"])
-def test_children_that_would_be_kept_go_when_the_run_is_ended(grid: Grid, lab: Lab, end: str) -> None:
+def test_keep_children_does_not_keep_children_of_a_run_that_is_killed_or_times_out(
+    grid: Grid, lab: Lab, end: str
+) -> None:
     grid.write("leaves.py", LEAVES)
     seconds = some_seconds()
     limit = ("--time-limit", "1s") if end == "time limit" else ()

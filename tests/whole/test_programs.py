@@ -87,13 +87,13 @@ def run_here(path: Path, words: list[str]) -> Done:
 
 
 @pytest.mark.parametrize("name", HELLO)
-def test_a_hello_says_and_returns_what_it_would_here(grid: Grid, name: str) -> None:
+def test_output_and_exit_code_equal_those_of_a_local_run(grid: Grid, name: str) -> None:
     path = grid.write(name, HELLO[name])
     assert grid("run", name, "a", "b c") == run_here(path, ["a", "b c"])
 
 
 @pytest.mark.parametrize("name", ["args.py", "args.c"])
-def test_arguments_arrive_as_they_are(grid: Grid, name: str) -> None:
+def test_arguments_arrive_unchanged(grid: Grid, name: str) -> None:
     print_all = "#include <unistd.h>\n#include <string.h>\nint main(int n, char **w) {"
     print_all += "for (int i = 1; i < n; i++) write(1, w[i], strlen(w[i]) + (i < n - 1)); }\n"
     grid.write(name, ECHO if name.endswith(".py") else print_all)
@@ -101,12 +101,12 @@ def test_arguments_arrive_as_they_are(grid: Grid, name: str) -> None:
     assert (done.code, done.text.split("\0")) == (0, HARD_WORDS)
 
 
-def test_arguments_need_not_be_utf8(grid: Grid) -> None:
+def test_arguments_that_are_not_utf8_arrive_unchanged(grid: Grid) -> None:
     grid.write("args.py", "import os, sys\nos.write(1, os.fsencode(sys.argv[1]))\n")
     assert grid("run", "args.py", b"\xff\xfe\x80").out == b"\xff\xfe\x80"
 
 
-def test_what_follows_the_file_is_the_programs(grid: Grid) -> None:
+def test_words_after_the_file_are_arguments_of_the_program(grid: Grid) -> None:
     grid.write("args.py", ECHO)
     done = grid("run", "args.py", "--json", "-d", "--on", "h9", "--", "-i", "x")
     assert done.text.split("\0") == ["--json", "-d", "--on", "h9", "--", "-i", "x"]
@@ -127,19 +127,19 @@ def test_what_follows_the_file_is_the_programs(grid: Grid) -> None:
         "*.py",
     ],
 )
-def test_A9_a_file_may_have_any_name(grid: Grid, name: str) -> None:
+def test_A9_a_python_file_with_an_unusual_name_runs(grid: Grid, name: str) -> None:
     grid.write(name, ECHO)
     assert grid("run", f"./{name}", "x", "y").text == "x\0y"
 
 
 @pytest.mark.parametrize("name", ["a b.c", "-o.c", "it's.c", "@name.c", "two\nlines.c", "x;y.c"])
-def test_A9_a_c_file_may_have_any_name(grid: Grid, name: str) -> None:
+def test_A9_a_c_file_with_an_unusual_name_runs(grid: Grid, name: str) -> None:
     grid.write(name, '#include <stdio.h>\nint main(void) { printf("%s", "fine"); }\n')
     done = grid("run", f"./{name}")
     assert (done.code, done.out) == (0, b"fine"), done
 
 
-def test_A9_a_java_file_may_have_any_name_and_a_package(grid: Grid) -> None:
+def test_A9_a_java_file_with_an_unusual_name_and_a_package_runs(grid: Grid) -> None:
     text = "package org.example.deep;\npublic class Inner {\n  public static void main(String... words) "
     text += "{ System.out.println(Inner.class.getName() + words.length); }\n}\nclass Other {}\n"
     grid.write("it's - not the class.java", text)
@@ -153,14 +153,14 @@ SEGV = "int main(void) { volatile int *nowhere = 0; return *nowhere; }\n"
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 126, 127, 254])
-def test_the_exit_code_is_the_programs(grid: Grid, code: int) -> None:
+def test_run_exits_with_the_exit_code_of_the_program(grid: Grid, code: int) -> None:
     grid.write("leave.py", f"import sys; sys.exit({code})")
     assert grid("run", "leave.py").code == code
     assert grid.last()["exit_code"] == code
     assert grid.last()["state"] == ("COMPLETED" if code == 0 else "FAILED")
 
 
-def test_A42_a_255_is_the_programs_own(grid: Grid) -> None:
+def test_A42_exit_code_255_of_a_program_is_not_a_host_error(grid: Grid) -> None:
     grid.write("leave.py", "import sys; sys.exit(255)")
     done = grid("run", "leave.py")
     assert (done.code, done.err) == (255, "")
@@ -168,13 +168,13 @@ def test_A42_a_255_is_the_programs_own(grid: Grid) -> None:
     assert len(grid.last()["attempts"]) == 1
 
 
-def test_A42_a_segmentation_fault_is_139(grid: Grid) -> None:
+def test_A42_a_segmentation_fault_exits_with_139(grid: Grid) -> None:
     grid.write("segv.c", SEGV)
     assert grid("run", "segv.c").code == 139
     assert grid.last()["signal"] == 11
 
 
-def test_A42_a_sigkill_is_137_and_shown_as_signal_9(grid: Grid) -> None:
+def test_A42_a_sigkill_exits_with_137_and_is_shown_as_signal_9(grid: Grid) -> None:
     grid.write("die.py", "import os\nprint('before', flush=True)\nos.kill(os.getpid(), 9)\n")
     done = grid("run", "die.py")
     assert (done.code, done.out) == (137, b"before\n")
@@ -182,7 +182,7 @@ def test_A42_a_sigkill_is_137_and_shown_as_signal_9(grid: Grid) -> None:
     assert (job["state"], job["signal"], len(job["attempts"])) == ("FAILED", 9, 1)
 
 
-def test_a_compile_error_speaks_of_the_users_file(grid: Grid) -> None:
+def test_a_compile_error_names_the_file_of_the_user(grid: Grid) -> None:
     grid.write("my bad.c", "int main(void) { return nothing; }\n")
     done = grid("run", "my bad.c")
     assert (done.code, done.out) == (126, b"")
@@ -192,20 +192,20 @@ def test_a_compile_error_speaks_of_the_users_file(grid: Grid) -> None:
     assert grid.last()["state"] == "COMPILE_ERROR"
 
 
-def test_a_java_compile_error_speaks_of_the_users_file(grid: Grid) -> None:
+def test_a_java_compile_error_names_the_file_of_the_user(grid: Grid) -> None:
     grid.write("Wrong.java", "public class Wrong { public static void main(String[] a) { int x = y; } }\n")
     done = grid("run", "Wrong.java")
     assert (done.code, "Wrong.java:1:" in done.err, "/var/tmp" in done.err) == (126, True, False), done
 
 
-def test_a_time_limit_is_124_and_leaves_nothing(grid: Grid) -> None:
+def test_the_time_limit_exits_with_124_and_leaves_nothing(grid: Grid) -> None:
     grid.write("forever.py", FOREVER)
     done = grid("run", "--time-limit", "1s", "forever.py")
     assert (done.code, done.out) == (124, b"begun\n")
     assert grid.last()["state"] == "TIMEOUT"
 
 
-def test_children_that_outlive_their_parent_do_not_outlive_the_run(grid: Grid) -> None:
+def test_children_that_outlive_their_parent_end_with_the_run(grid: Grid) -> None:
     grid.write(
         "fork.py",
         """import os, signal, sys
@@ -227,7 +227,7 @@ sys.exit(4)
 # --- standard input ---------------------------------------------------------------------------------------------------
 
 
-def test_standard_input_may_be_a_pipe_a_file_devnull_or_none(grid: Grid) -> None:
+def test_stdin_can_be_a_pipe_a_file_devnull_or_closed(grid: Grid) -> None:
     grid.write("cat.py", CAT)
     path = grid.write("in.bin", bytes(range(256)) * 300)
     assert grid("run", "cat.py", stdin=b"through\na pipe").out == b"through\na pipe"
@@ -239,19 +239,19 @@ def test_standard_input_may_be_a_pipe_a_file_devnull_or_none(grid: Grid) -> None
     assert grid("run", "--stdin", "-", "cat.py", stdin=b"asked for").out == b"asked for"
 
 
-def test_a_program_that_ignores_its_input_does_no_harm(grid: Grid) -> None:
+def test_a_program_that_ignores_its_stdin_ends_normally(grid: Grid) -> None:
     grid.write("hello.py", "print('hello')")
     assert grid("run", "hello.py", stdin=b"x" * 3_000_000) == (0, b"hello\n", "")
 
 
-def test_the_program_itself_may_come_from_standard_input(grid: Grid) -> None:
+def test_the_program_can_be_read_from_stdin(grid: Grid) -> None:
     assert grid("run", "--lang", "python", "-", "x", stdin=ECHO.encode()).text == "x"
 
 
 # --- output -----------------------------------------------------------------------------------------------------------
 
 
-def test_output_may_be_binary(grid: Grid) -> None:
+def test_binary_output_arrives_unchanged(grid: Grid) -> None:
     grid.write("bytes.py", "import os\nos.write(1, bytes(range(256)) * 40)\nos.write(2, bytes(range(255, -1, -1)))\n")
     done = subprocess.run(
         grid.argv("run", "bytes.py"), capture_output=True, cwd=grid.folder, env=grid.environ, check=True
@@ -260,17 +260,17 @@ def test_output_may_be_binary(grid: Grid) -> None:
     assert done.stderr == bytes(range(255, -1, -1))
 
 
-def test_output_may_be_a_megabyte_in_one_line(grid: Grid) -> None:
+def test_a_line_of_one_megabyte_arrives_unchanged(grid: Grid) -> None:
     grid.write("line.py", "print('x' * 1_000_000, end='')")
     assert grid("run", "line.py").out == b"x" * 1_000_000
 
 
-def test_output_may_be_nothing(grid: Grid) -> None:
+def test_a_program_without_output_prints_nothing(grid: Grid) -> None:
     grid.write("quiet.c", "int main(void) { return 0; }\n")
     assert grid("run", "quiet.c") == (0, b"", "")
 
 
-def test_output_may_be_200_megabytes(grid: Grid) -> None:
+def test_200_megabytes_of_output_arrive_unchanged(grid: Grid) -> None:
     grid.write(
         "much.py",
         """import hashlib, sys
@@ -299,7 +299,7 @@ sys.stderr.write(digest.hexdigest())
 # --- long programs ----------------------------------------------------------------------------------------------------
 
 
-def test_a_c_program_of_a_thousand_lines(grid: Grid) -> None:
+def test_a_c_program_of_a_thousand_lines_runs(grid: Grid) -> None:
     functions = [f"static long f{n}(long x) {{ return (x * {n + 3} + {n}) % 1000003; }}" for n in range(1000)]
     calls = [f"    x = f{n}(x);" for n in range(1000)]
     grid.write(
@@ -313,7 +313,7 @@ def test_a_c_program_of_a_thousand_lines(grid: Grid) -> None:
     assert grid("run", "long.c").text == f"{expected}\n"
 
 
-def test_a_python_program_of_a_thousand_lines(grid: Grid) -> None:
+def test_a_python_program_of_a_thousand_lines_runs(grid: Grid) -> None:
     lines = ["total = 0", *(f"total = (total * 31 + {n}) % 1000003" for n in range(1000)), "print(total)"]
     grid.write("long.py", "\n".join(lines))
     expected = 0
@@ -325,7 +325,7 @@ def test_a_python_program_of_a_thousand_lines(grid: Grid) -> None:
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_with_a_makefile_is_a_program(grid: Grid) -> None:
+def test_a_folder_with_a_makefile_is_built_and_run(grid: Grid) -> None:
     grid.write("project/Makefile", "prog: main.c lib/part.c\n\tgcc -o $@ $^\n")
     grid.write(
         "project/main.c",
@@ -349,7 +349,7 @@ def test_A38_text_is_utf8_in_every_language(grid: Grid) -> None:
         assert grid("run", name, words).text == f"{words} {words}\n", name
 
 
-def test_c_and_cpp_have_their_usual_libraries(grid: Grid) -> None:
+def test_c_and_cpp_programs_use_their_standard_libraries(grid: Grid) -> None:
     grid.write("m.c", '#include <math.h>\n#include <stdio.h>\nint main(int n, char **w) { printf("%.3f", sqrt(n)); }\n')
     grid.write(
         "v.cpp",
@@ -359,7 +359,7 @@ def test_c_and_cpp_have_their_usual_libraries(grid: Grid) -> None:
     assert grid("run", "--flags", "-std=c++20", "v.cpp").out == b"1"
 
 
-def test_a_script_and_a_binary_run_as_they_are(grid: Grid) -> None:
+def test_executable_scripts_and_binaries_run_without_a_toolchain(grid: Grid) -> None:
     grid.write("tool", "#!/bin/sh\nprintf '%s|' \"$@\"\nexit 5\n").chmod(0o755)
     assert grid("run", "./tool", "a b", "") == (5, b"a b||", "")
     source = grid.write("b.c", "#include <stdio.h>\nint main(int n, char **w) { puts(w[1]); return 6; }\n")
@@ -369,14 +369,14 @@ def test_a_script_and_a_binary_run_as_they_are(grid: Grid) -> None:
     assert grid("run", "s.sh", "x") == (0, b"3 x\n", "")
 
 
-def test_environment_variables_arrive_as_they_are(grid: Grid) -> None:
+def test_environment_variables_arrive_unchanged(grid: Grid) -> None:
     grid.write("env.py", "import os\nfor n in 'ABCD': print(repr(os.environ[n]))\n")
     values = ["a b'c\"", "two\nlines", "", "grüße $(id)"]
     words = [word for name, value in zip("ABCD", values, strict=True) for word in ("--env", f"{name}={value}")]
     assert grid("run", *words, "env.py").text.splitlines() == [repr(value) for value in values]
 
 
-def test_whatever_a_program_leaves_in_its_folder_is_removed(grid: Grid) -> None:
+def test_files_that_a_program_leaves_in_its_folder_are_removed(grid: Grid) -> None:
     grid.write(
         "litter.py",
         """import os
@@ -389,26 +389,26 @@ print(sorted(os.listdir(".")))
     assert grid("run", "litter.py").code == 0  # and the fixture looks at the disk
 
 
-def test_a_thousand_arguments(grid: Grid) -> None:
+def test_a_thousand_arguments_arrive(grid: Grid) -> None:
     grid.write("count.py", "import sys; print(len(sys.argv) - 1, sys.argv[-1])")
     assert grid("run", "count.py", *(f"argument {n}" for n in range(1000))).text == "1000 argument 999\n"
 
 
-def test_a_program_may_be_empty(grid: Grid) -> None:
+def test_an_empty_program_runs(grid: Grid) -> None:
     grid.write("empty.py", "")
     assert grid("run", "empty.py") == (0, b"", "")
     grid.write("empty.c", "")
     assert grid("run", "empty.c").code == 126
 
 
-def test_output_comes_while_the_program_runs_and_each_stream_in_order(grid: Grid) -> None:
+def test_output_arrives_while_the_program_runs_in_the_order_of_each_stream(grid: Grid) -> None:
     grid.write("both.py", "import sys\nfor n in range(500):\n    print('o', n)\n    print('e', n, file=sys.stderr)\n")
     done = grid("run", "both.py")
     assert done.out == b"".join(b"o %d\n" % n for n in range(500))
     assert done.err == "".join(f"e {n}\n" for n in range(500))
 
 
-def test_twenty_jobs_at_once_each_run_once(grid: Grid) -> None:
+def test_twenty_concurrent_jobs_run_once_each(grid: Grid) -> None:
     grid.write("twice.py", "import sys; print(int(sys.argv[1]) * 2)")
     clients = [grid.start("run", "twice.py", str(n)) for n in range(20)]
     assert [client.done() for client in clients] == [(0, b"%d\n" % (2 * n), "") for n in range(20)]
@@ -433,7 +433,7 @@ def test_twenty_jobs_at_once_each_run_once(grid: Grid) -> None:
                      "square.py": "def of(x): return x * x\n"}),
     ],
 )  # fmt: skip
-def test_a_program_of_several_files_is_compiled_as_one(grid: Grid, main: str, files: dict[str, str]) -> None:
+def test_a_program_of_several_files_is_compiled_together(grid: Grid, main: str, files: dict[str, str]) -> None:
     for name, text in files.items():
         grid.write(f"project/{name}", text)
     assert grid("run", "--main", main, "project", "7") == (0, b"49\n", "")

@@ -32,27 +32,27 @@ def no_job_is_made(module_grid: Grid) -> Iterator[None]:
     assert jobs(module_grid) == []
 
 
-def test_an_unknown_extension_is_127(grid: Grid) -> None:
+def test_an_unknown_extension_exits_with_127(grid: Grid) -> None:
     grid.write("prog.xyz", "what is this\n")
     refused(grid("run", "prog.xyz"), 127, "prog.xyz", "hint: ")
 
 
-def test_a_missing_file_is_127_and_a_near_one_is_named(grid: Grid) -> None:
+def test_a_missing_file_exits_with_127_and_a_similar_name_is_suggested(grid: Grid) -> None:
     grid.write("primes.py", "print(2)")
     refused(grid("run", "prime.py"), 127, "no such file: prime.py", "primes.py")
 
 
-def test_an_unreadable_place_is_2(grid: Grid) -> None:
+def test_a_path_below_a_file_exits_with_2(grid: Grid) -> None:
     grid.write("file", "")
     refused(grid("run", "file/below.py"), 2, "file/below.py")
 
 
-def test_a_folder_without_a_makefile_is_2(grid: Grid) -> None:
+def test_a_folder_without_a_makefile_exits_with_2(grid: Grid) -> None:
     grid.write("folder/main.c", "int main(void) { return 0; }")
     refused(grid("run", "folder"), 2, "folder is a folder without a Makefile", "hint: ")
 
 
-def test_A10_a_link_in_a_folder_is_refused_by_name(grid: Grid) -> None:
+def test_A10_a_symbolic_link_in_a_folder_is_refused_and_named(grid: Grid) -> None:
     grid.write("folder/Makefile", "all:\n")
     (grid.folder / "folder" / "away").symlink_to("/etc/passwd")
     refused(grid("run", "folder"), 2, "folder/away")
@@ -79,53 +79,53 @@ def test_A10_a_link_in_a_folder_is_refused_by_name(grid: Grid) -> None:
     ],
     ids=" ".join,
 )
-def test_wrong_usage_is_2(grid: Grid, words: list[str]) -> None:
+def test_wrong_usage_exits_with_2(grid: Grid, words: list[str]) -> None:
     grid.write("x.py", "print(1)")
     grid.write("x.c", "int main(void) { return 0; }")
     refused(grid(*words), 2)
 
 
-def test_no_such_node_is_125(grid: Grid) -> None:
+def test_an_unknown_node_exits_with_125(grid: Grid) -> None:
     grid.write("x.py", "print(1)")
     refused(grid("run", "--on", "h9", "x.py"), 125, "h9")
     refused(grid("run", "--on", "@nobody", "x.py"), 125, "nobody")
 
 
-def test_a_version_that_no_node_has_is_127(grid: Grid) -> None:
+def test_a_version_that_no_node_has_exits_with_127(grid: Grid) -> None:
     grid.write("X.java", "class X { public static void main(String[] a) {} }")
     grid.until_proved("java")
     refused(grid("run", "--lang", "java>=99", "X.java"), 127, "java>=99")
 
 
-def test_a_language_nobody_knows_is_127(grid: Grid) -> None:
+def test_an_unknown_language_exits_with_127(grid: Grid) -> None:
     grid.write("x.py", "print(1)")
     refused(grid("run", "--lang", "brainfog", "x.py"), 127, "brainfog")
 
 
-def test_no_such_job_is_1(grid: Grid) -> None:
+def test_an_unknown_job_exits_with_1(grid: Grid) -> None:
     for verb in ("info", "logs", "attach", "wait", "kill", "rm", "hold", "release"):
         refused(grid(verb, "9999"), 1, "no such job", "9999")
 
 
-def test_a_selector_of_jobs_that_names_none_is_1(grid: Grid) -> None:
+def test_a_selector_without_a_matching_job_exits_with_1(grid: Grid) -> None:
     for verb in ("wait", "kill", "rm", "hold", "release"):
         refused(grid(verb, "9000-9009"), 1, "no such jobs", "9000-9009")
         refused(grid(verb, "9999,9998"), 1, "no such job", "9999")
 
 
-def test_last_in_an_empty_queue_is_1(new_grid: Callable[[], Grid]) -> None:
+def test_last_in_an_empty_queue_exits_with_1(new_grid: Callable[[], Grid]) -> None:
     grid = new_grid()
     for verb in ("info", "logs", "attach", "wait", "kill", "rm", "hold", "release"):
         refused(grid(verb, "last"), 1, "there is no job yet", "sshgrid run")
 
 
-def test_A11_one_argument_may_be_as_long_as_the_system_takes(grid: Grid) -> None:
+def test_A11_an_argument_of_130_kB_arrives(grid: Grid) -> None:
     grid.write("length.py", "import sys; print(len(sys.argv[1]))")
     assert grid("run", "length.py", "x" * 130_000).out == b"130000\n"
     assert grid("rm", "last").code == 0
 
 
-def test_A11_an_argument_that_no_program_can_be_given_is_2(grid: Grid) -> None:
+def test_A11_arguments_over_the_limit_of_the_system_exit_with_2(grid: Grid) -> None:
     grid.write("length.py", "import sys; print(len(sys.argv[1]))")
     many = ["x" * 130_000] * 16
     refused(grid("run", "length.py", *many), 2, "2,080,000 bytes")
@@ -137,7 +137,7 @@ def test_A9_a_name_that_is_not_utf8_is_refused(grid: Grid) -> None:
     refused(grid("run", b"\xff.py"), 2, "not UTF-8")
 
 
-def test_errors_are_json_when_asked(grid: Grid) -> None:
+def test_an_error_is_json_with_the_option_json(grid: Grid) -> None:
     done = grid("--json", "run", "nowhere.py")
     assert done.code == 127
     assert done.json["schema"] == 1
@@ -146,7 +146,7 @@ def test_errors_are_json_when_asked(grid: Grid) -> None:
     assert done.err == ""
 
 
-def test_nobody_up_is_125_and_says_why_node_by_node(grid: Grid, hosts: Lab) -> None:
+def test_without_a_reachable_node_run_exits_with_125_and_gives_a_reason_for_each(grid: Grid, hosts: Lab) -> None:
     grid.write("x.py", "print(1)")
     assert grid("run", "x.py").out == b"1\n"
     assert grid("rm", "last").code == 0

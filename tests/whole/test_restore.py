@@ -103,7 +103,7 @@ def here(tmp_path: Path) -> Iterator[Restorable]:
         grid.stop()
 
 
-def test_a_restored_queue_finishes_what_runs_and_what_waits_and_nothing_runs_twice(here: Restorable) -> None:
+def test_running_and_waiting_jobs_of_a_restored_queue_run_once(here: Restorable) -> None:
     here.give(slots=1)
     running, waiting = here.send("a"), here.send("b")
     here.has_begun("a")
@@ -116,7 +116,7 @@ def test_a_restored_queue_finishes_what_runs_and_what_waits_and_nothing_runs_twi
     assert [len(here.info(job)["attempts"]) for job in (running, waiting)] == [1, 1]
 
 
-def test_a_job_that_a_restored_queue_does_not_know_leaves_nothing_to_the_next_of_its_number(here: Restorable) -> None:
+def test_a_job_that_a_restored_queue_lacks_does_not_affect_the_next_job_with_its_id(here: Restorable) -> None:
     first = here.send("a")
     here.has_begun("a")
     assert here("master", "backup", str(here.copy)).code == 0
@@ -130,7 +130,7 @@ def test_a_job_that_a_restored_queue_does_not_know_leaves_nothing_to_the_next_of
     assert len(here.words("a")) == 1
 
 
-def test_what_has_begun_or_ended_since_the_backup_has_one_result_that_is_its_own(here: Restorable) -> None:
+def test_jobs_that_ended_after_the_backup_run_again_and_have_one_result(here: Restorable) -> None:
     """The one case in which a program is run again: the restored queue cannot know that it has ended."""
     here.give(slots=1)
     running, waiting = here.send("a"), here.send("b")
@@ -149,7 +149,7 @@ def test_what_has_begun_or_ended_since_the_backup_has_one_result_that_is_its_own
         assert here.info(job)["state"] == "COMPLETED"
 
 
-def test_a_queue_that_is_restored_alone_finishes_what_runs_and_says_what_it_lacks(here: Restorable) -> None:
+def test_a_queue_restored_without_the_spool_ends_running_jobs_and_reports_missing_programs(here: Restorable) -> None:
     """The backup is of the queue; programs and output lie beside it."""
     here.give(slots=1)
     running, waiting = here.send("a"), here.send("b")
@@ -164,7 +164,7 @@ def test_a_queue_that_is_restored_alone_finishes_what_runs_and_says_what_it_lack
     assert here("run", "gated.py", str(here.ledger), str(here.gate("a")), "c").code == 0
 
 
-def test_a_backup_target_that_exists_is_refused_and_kept(here: Restorable) -> None:
+def test_a_backup_to_an_existing_file_is_refused(here: Restorable) -> None:
     here.copy.write_text("precious")
     done = here("master", "backup", str(here.copy))
     assert (done.code, done.out) == (2, b"")
@@ -173,7 +173,7 @@ def test_a_backup_target_that_exists_is_refused_and_kept(here: Restorable) -> No
     assert here.copy.read_text() == "precious"
 
 
-def test_a_second_master_is_refused_and_the_first_goes_on(here: Restorable) -> None:
+def test_a_second_master_is_refused_and_the_first_continues(here: Restorable) -> None:
     job = here.send("a")
     here.has_begun("a")
     pid = here.master_pid()
@@ -186,7 +186,7 @@ def test_a_second_master_is_refused_and_the_first_goes_on(here: Restorable) -> N
 
 
 @needs_root
-def test_F14_a_master_killed_between_a_result_and_the_cleaning_has_the_next_one_clean(here: Restorable) -> None:
+def test_F14_the_next_master_cleans_up_after_one_killed_between_result_and_cleanup(here: Restorable) -> None:
     """A mounted file system in the run's folder is what keeps the first master from removing it."""
     job = here.send("a")
     here.has_begun("a")

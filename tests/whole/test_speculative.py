@@ -70,7 +70,7 @@ def check_records(grid: Grid, backup: dict[str, Any]) -> None:
     assert (len(hosts), hosts[str(TASKS)]) == (TASKS, backup["node"])
 
 
-def test_a_straggler_is_overtaken_by_its_backup_and_leaves_nothing(grid: Grid, lab: Lab, gate: str) -> None:
+def test_a_speculative_attempt_replaces_a_straggler_which_leaves_nothing(grid: Grid, lab: Lab, gate: str) -> None:
     grid.write("hangs.py", HANGS)
     words = ("--backup", "--results", "out", "--joblog", "log", "-p", f"x=1..{TASKS}", "hangs.py", "{x}", gate)
     with grid.start("sweep", *words) as sweep:
@@ -91,7 +91,7 @@ def test_a_straggler_is_overtaken_by_its_backup_and_leaves_nothing(grid: Grid, l
     assert outcomes == ["superseded by attempt 2", "exited 0"]
 
 
-def test_a_killed_master_finds_both_attempts_again(grid: Grid, lab: Lab, gate: str) -> None:
+def test_the_next_master_continues_both_attempts_of_a_task(grid: Grid, lab: Lab, gate: str) -> None:
     grid.write("hangs.py", HANGS)
     words = ("--backup", "--results", "out", "--joblog", "log", "-p", f"x=1..{TASKS}", "hangs.py", "{x}", gate)
     with grid.start("sweep", *words) as sweep:
@@ -112,7 +112,7 @@ def batch_of(grid: Grid, task: JobId) -> str:
     return str(json.loads(record)["batch"])
 
 
-def test_a_straggler_in_a_batch_is_overtaken_too(grid: Grid) -> None:
+def test_a_straggler_in_a_batch_gets_a_speculative_attempt(grid: Grid) -> None:
     grid.write("short.sh", SHORT)
     done = grid("sweep", "--backup", "--results", "out", "-p", "x=1..300", "short.sh")
     assert (done.code, done.err) == (0, "")

@@ -56,7 +56,7 @@ def kill_master(grid: Grid) -> None:
     until(lambda: not Path(f"/proc/{pid}").exists() or "Z (" in Path(f"/proc/{pid}/status").read_text(), "its death")
 
 
-def test_a_sweep_runs_every_task_on_many_hosts_and_in_order_if_asked(grid: Grid) -> None:
+def test_a_sweep_runs_each_task_once_and_keep_order_prints_in_order(grid: Grid) -> None:
     grid.write("square.py", SQUARE)
     done = grid(
         "sweep", "--keep-order", "--tag", "--results", "out", "--joblog", "log", "-p", f"x=1..{TASKS}", "square.py"
@@ -69,7 +69,7 @@ def test_a_sweep_runs_every_task_on_many_hosts_and_in_order_if_asked(grid: Grid)
     assert sorted(int(line.split("\t")[0]) for line in lines) == list(range(1, TASKS + 1))
 
 
-def test_tasks_that_share_a_start_are_limited_each_by_itself(grid: Grid) -> None:
+def test_tasks_of_a_batch_have_their_own_time_limits(grid: Grid) -> None:
     grid.write("words.txt", "words\n")
     grid.write("third.sh", 'read -r word <words.txt; echo "$word $1"; [ $(($1 % 3)) != 0 ] || exec sleep 1000\n')
     options = ("--with", "words.txt", "--timeout", "1s", "--joblog", "log")
@@ -80,7 +80,7 @@ def test_tasks_that_share_a_start_are_limited_each_by_itself(grid: Grid) -> None
     assert {int(line[0]): line[6] for line in lines} == {x: "0" if x % 3 else "124" for x in range(1, 61)}
 
 
-def test_a_killed_master_costs_no_task(grid: Grid) -> None:
+def test_a_sweep_completes_after_its_master_was_killed(grid: Grid) -> None:
     grid.write("square.py", SQUARE)
     with grid.start("sweep", "--results", "out", "-p", f"x=1..{TASKS}", "square.py") as client:
         some_rows(grid.folder / "out", TASKS // 3)
@@ -91,7 +91,7 @@ def test_a_killed_master_costs_no_task(grid: Grid) -> None:
     check_results(grid.folder / "out")
 
 
-def test_a_killed_client_and_a_killed_master_and_resume_complete_it(grid: Grid) -> None:
+def test_resume_completes_a_sweep_after_client_and_master_were_killed(grid: Grid) -> None:
     grid.write("square.py", SQUARE)
     words = ("--results", "out", "--joblog", "log", "-p", f"x=1..{TASKS}", "square.py")
     with grid.start("sweep", *words) as client:
@@ -115,7 +115,7 @@ sys.exit(3 if text == "seven" else 0)
 """
 
 
-def test_each_task_reads_its_own_file_also_after_a_killed_master_and_a_retry(grid: Grid) -> None:
+def test_each_task_reads_its_own_stdin_also_after_a_killed_master_and_a_retry(grid: Grid) -> None:
     grid.write("read.py", READ)
     (grid.folder / "in").mkdir()
     for x in range(10):
@@ -152,7 +152,7 @@ def test_ctrl_c_ends_a_sweep_and_resume_runs_the_rest(grid: Grid) -> None:
     check_results(grid.folder / "out", 40)
 
 
-def test_exit_codes_say_what_became_of_it(grid: Grid) -> None:
+def test_the_exit_code_of_a_sweep_is_the_number_of_failed_tasks(grid: Grid) -> None:
     grid.write("fail.py", "import sys; sys.exit(1)")
     assert grid("sweep", "-p", "x=1..3", "fail.py").code == 3
     assert grid("sweep", "-p", "x=1..102", "fail.py").code == 101
@@ -162,7 +162,7 @@ def test_exit_codes_say_what_became_of_it(grid: Grid) -> None:
     assert done.err.count("bad.c:1:") < 5
 
 
-def test_a_halt_ends_what_runs_and_what_was_left_can_be_run(grid: Grid) -> None:
+def test_halt_now_ends_running_tasks_and_a_timeout_counts_as_a_failure(grid: Grid) -> None:
     grid.write("fail.py", "import signal, sys\nif sys.argv[1] != '1': signal.pause()\nsys.exit(1)")
     done = grid("sweep", "-j", "2", "--halt", "now,fail=1", "--results", "out", "-p", "x=1..8", "fail.py")
     assert done.code >= 1
@@ -174,7 +174,7 @@ def test_a_halt_ends_what_runs_and_what_was_left_can_be_run(grid: Grid) -> None:
 
 
 @pytest.mark.skipif(shutil.which("parallel") is None, reason="no GNU parallel here")
-def test_gnu_parallel_goes_on_with_our_joblog_and_we_with_its_own(grid: Grid) -> None:
+def test_gnu_parallel_and_sweep_resume_from_the_joblog_of_each_other(grid: Grid) -> None:
     """A shell script of the same name does for it what the grid does for us."""
     script = grid.write("say.sh", "#!/bin/sh\necho said $1\n")
     script.chmod(0o755)
@@ -198,7 +198,7 @@ sys.exit(x == 3)
 """
 
 
-def test_each_task_brings_its_files_back_also_when_it_fails(grid: Grid) -> None:
+def test_files_of_each_task_are_fetched_also_when_it_fails(grid: Grid) -> None:
     grid.write("writes.py", WRITES)
     done = grid("sweep", "writes.py", "-p", "x=1..6", "--fetch", "*.txt", "--results", "out", "--into", "files")
     assert done.code == 1
@@ -213,7 +213,7 @@ def test_each_task_brings_its_files_back_also_when_it_fails(grid: Grid) -> None:
     assert len(rows(grid.folder / "again")) == 6
 
 
-def test_the_files_of_tasks_need_a_folder(grid: Grid) -> None:
+def test_fetch_in_a_sweep_without_a_folder_is_refused(grid: Grid) -> None:
     grid.write("writes.py", WRITES)
     done = grid("sweep", "writes.py", "-p", "x=1..6", "--fetch", "*.txt")
     assert done.code == 2
