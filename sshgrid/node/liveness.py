@@ -47,15 +47,12 @@ class LoadHistory:
         self.sample: Sample | None = None  # the latest
         self.busy_minute: deque[float] = deque(maxlen=HISTORY_SAMPLES)  # busy cores, one value a second
 
-    def add(self, sample: Sample) -> None:
-        self.sample = sample
+    def add(self, sample: Sample) -> bool:
+        """Add a sample. Return whether the CPU use, which is the difference of two samples, was unknown before."""
+        before, self.sample = self.sample, sample
         if sample.busy_cores is not None:
             self.busy_minute.append(sample.busy_cores)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the CPU use is known: it is the difference of two samples."""
-        return self.sample is not None and self.sample.busy_cores is not None
+        return before is None or before.busy_cores is None
 
     def clear(self) -> None:
         self.sample = None

@@ -76,7 +76,7 @@ class ManagedNode:
             gpus_in_use=slots.gpus_in_use,
             started_since_sample=slots.taken_since(since),
             ended_since_sample=slots.freed_since(since),
-            next_try_seconds=connection.next_dial_seconds(),
+            next_try_seconds=None if up else connection.next_dial_seconds(),
         )
 
     @property
@@ -152,10 +152,9 @@ class ManagedNode:
         self.connection.announce()
 
     def _sampled(self, sample: Sample) -> None:
-        was_complete = self.load.is_complete
-        self.load.add(sample)
+        is_news = self.load.add(sample)
         self.liveness.seen(sample.uptime_seconds)
-        if not was_complete:  # only the first samples decide whether a waiting job may choose
+        if is_news:  # only the first samples decide whether a waiting job may choose
             self._shared.changed()
 
     async def _work(self, link: Link) -> Link | None:

@@ -55,15 +55,11 @@ class SlotUse:
 
     def taken_since(self, moment: float) -> int:
         """Return how many slots were taken after this moment of the monotonic clock."""
-        return _count_since(moment, self._starts)
+        return sum(at > moment for at in self._starts) if self._starts else 0
 
     def freed_since(self, moment: float) -> int:
         """Return how many slots were freed after this moment of the monotonic clock."""
-        return _count_since(moment, self._ends)
+        return sum(at > moment for at in self._ends) if self._ends else 0
 
     def _appended(self, times: Sequence[float], share: Share) -> list[float]:
         return [*times[1 - REMEMBERED :], *[self._clock.monotonic()] * share.slots]
-
-
-def _count_since(moment: float, times: Sequence[float]) -> int:
-    return sum(at > moment for at in times) if times else 0

@@ -46,11 +46,11 @@ def test_uptime_continues_from_the_last_sign_of_life() -> None:
     assert (liveness.silent_seconds(), liveness.uptime_now(), liveness.last_seen) == (7.0, 57.0, clock.now - 7)
 
 
-def test_load_is_complete_with_the_second_sample() -> None:
+def test_cpu_use_is_known_from_the_second_sample_on() -> None:
     load = LoadHistory()
-    load.add(Sample(1.0, 10.0, None, 0.0, 1))
-    assert not load.is_complete
-    load.add(Sample(2.0, 11.0, 0.5, 0.0, 1))
-    assert (load.is_complete, list(load.busy_minute)) == (True, [0.5])
+    assert load.add(Sample(1.0, 10.0, None, 0.0, 1))
+    assert load.add(Sample(2.0, 11.0, 0.5, 0.0, 1))
+    assert not load.add(Sample(3.0, 12.0, 0.25, 0.0, 1))
+    assert list(load.busy_minute) == [0.5, 0.25]
     load.clear()
     assert (load.sample, list(load.busy_minute)) == (None, [])
