@@ -1,6 +1,6 @@
-"""Shell completion: the values that the master knows, for click.
+"""Shell completion: the command `completion`, and the values that the master knows.
 
-Completion never starts a master; without one, or after an error, it offers nothing.
+Completing a value never starts a master; without a master, or after an error, nothing is offered.
 """
 
 from __future__ import annotations
@@ -8,15 +8,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeVar
 
+import click
+
+from sshgrid.cli.base import Verb, session_of
 from sshgrid.client.session import Session
+from sshgrid.errors import UsageError
 
 if TYPE_CHECKING:
-    import click
     from click.shell_completion import CompletionItem
 
     from sshgrid.client.connection import Connection
 
 T = TypeVar("T")
+
+
+@click.command(cls=Verb)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(ctx: click.Context, /, shell: str) -> int:
+    """Print a completion script for a shell: source <(sshgrid completion bash)"""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise UsageError(f"no completion script for {shell}")
+    script = kind(ctx.find_root().command, {}, "sshgrid", "_SSHGRID_COMPLETE").source()
+    session_of(ctx).show(lambda: {"schema": 1, "script": script}, lambda: script)
+    return 0
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
 
 
 def complete_nodes(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:

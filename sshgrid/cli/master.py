@@ -1,4 +1,4 @@
-"""`master start|stop|status|logs|backup` and `completion`.
+"""`master start`, `stop`, `status`, `logs` and `backup`.
 
 An inventory has one master: `start` does nothing when it runs.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sshgrid.cli.base import Verb, Verbs, pass_session
+from sshgrid.cli.base import Verbs, pass_session
 from sshgrid.client.session import Session
 from sshgrid.daemon import IDLE_EXIT, idle_seconds
 from sshgrid.errors import MasterGone, UsageError
@@ -226,20 +226,3 @@ def _log_pieces(text: str, tail: int, more: object) -> Iterator[str]:
             yield piece
         else:
             time.sleep(LOG_POLL_SECONDS)
-
-
-@click.command(cls=Verb)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@click.pass_context
-def completion(ctx: click.Context, /, shell: str) -> int:
-    """Print a completion script for a shell: source <(sshgrid completion bash)"""
-    from click.shell_completion import get_completion_class
-
-    from sshgrid.cli.base import session_of
-
-    kind = get_completion_class(shell)
-    if kind is None:
-        raise UsageError(f"no completion script for {shell}")
-    script = kind(ctx.find_root().command, {}, "sshgrid", "_SSHGRID_COMPLETE").source()
-    session_of(ctx).show(lambda: {"schema": 1, "script": script}, lambda: script)
-    return 0

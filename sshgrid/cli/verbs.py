@@ -42,7 +42,7 @@ VERBS = {
     "doctor": ("cli.doctor", "doctor", "Show settings and find problems."),
     "monitor": ("cli.verbs", "monitor", "Show nodes, jobs and clients live, on the full screen."),
     "shell": ("cli.verbs", "shell", "Start a shell for these commands."),
-    "completion": ("cli.master", "completion", "Print a completion script for bash, zsh or fish."),
+    "completion": ("cli.completion", "completion", "Print a completion script for bash, zsh or fish."),
     "version": ("cli.query", "version", "Print the version."),
 }
 
