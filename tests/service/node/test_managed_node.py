@@ -73,6 +73,7 @@ async def test_view_counts_slots_taken_since_the_last_sample(node: DialledNode) 
     await until(lambda: node.up)
     node.slots.begin("a", Share(2, (1,)))
     node._sampled(Sample(1.0, 71.0, 0.5, 0.1, 1 << 30))
+    node.time.now += 1
     node.slots.begin("b", Share(3))
     view = node.view()
     assert (view.running, sorted(view.gpus_in_use), view.started_since_sample) == (5, [1], 3)
