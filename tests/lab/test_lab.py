@@ -26,7 +26,7 @@ def ssh(lab: Lab, name: str, command: str, stdin: str = "", seconds: float = 20)
     )
 
 
-def says(lab: Lab, name: str, command: str, stdin: str = "") -> str:
+def stdout_of(lab: Lab, name: str, command: str, stdin: str = "") -> str:
     done = ssh(lab, name, command, stdin)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -63,7 +63,7 @@ def test_a_lab_of_four_hosts_starts_within_ten_seconds() -> None:
     start = time.monotonic()
     with Lab(4) as lab:
         seconds = time.monotonic() - start
-        names = [says(lab, name, "hostname") for name in lab.hosts]
+        names = [stdout_of(lab, name, "hostname") for name in lab.hosts]
     assert names == ["h1", "h2", "h3", "h4"]
     assert seconds < 10
 
@@ -71,7 +71,7 @@ def test_a_lab_of_four_hosts_starts_within_ten_seconds() -> None:
 def test_a_second_lab_has_its_own_addresses_and_leaves_nothing_behind(lab_hosts: Lab) -> None:
     with Lab(1) as other:
         assert other["h1"].address != lab_hosts["h1"].address
-        assert says(other, "h1", "id -un") == says(lab_hosts, "h1", "id -un") == "grid"
+        assert stdout_of(other, "h1", "id -un") == stdout_of(lab_hosts, "h1", "id -un") == "grid"
         address, directory = other["h1"].address, other.directory
     assert not directory.exists()
     assert directory.name not in machine.call("ip", "link") + machine.call("ip", "netns")
@@ -111,7 +111,7 @@ def test_a_cut_drops_packets_silently_and_heal_restores_the_same_connection(lab_
 
 def test_power_off_kills_all_processes_and_the_host_does_not_answer(lab_hosts: Lab) -> None:
     host = lab_hosts["h2"]
-    assert says(lab_hosts, "h2", detached("exec sleep 1000")) == ""
+    assert stdout_of(lab_hosts, "h2", detached("exec sleep 1000")) == ""
     wait_for_processes(host, ("sleep", "1000"))
     outside = [pid for pid in machine.descendants(host.init) if machine.argv_of(pid) == ("sleep", "1000")]
     assert len(outside) == 1
@@ -125,19 +125,21 @@ def test_power_off_kills_all_processes_and_the_host_does_not_answer(lab_hosts: L
 def test_F16_a_reboot_keeps_the_disk_and_changes_boot_id_and_uptime(lab_hosts: Lab) -> None:
     host = lab_hosts["h3"]
     identity = "cat /proc/sys/kernel/random/boot_id; readlink /proc/self/ns/pid"
-    before = says(lab_hosts, "h3", identity + "; echo kept >/var/tmp/kept; echo gone >/tmp/gone; echo gone >~/gone")
+    before = stdout_of(
+        lab_hosts, "h3", identity + "; echo kept >/var/tmp/kept; echo gone >/tmp/gone; echo gone >~/gone"
+    )
     host.power_cycle()
-    after = says(lab_hosts, "h3", identity)
+    after = stdout_of(lab_hosts, "h3", identity)
     assert set(before.split()).isdisjoint(after.split())
-    assert says(lab_hosts, "h3", "cat /var/tmp/kept; ls /tmp ~") == "kept\n/home/grid:\n\n/tmp:"
+    assert stdout_of(lab_hosts, "h3", "cat /var/tmp/kept; ls /tmp ~") == "kept\n/home/grid:\n\n/tmp:"
     if machine.has_time_namespaces():
-        assert float(says(lab_hosts, "h3", "cat /proc/uptime").split()[0]) < 60 < machine.uptime() + 60
+        assert float(stdout_of(lab_hosts, "h3", "cat /proc/uptime").split()[0]) < 60 < machine.uptime() + 60
 
 
 def test_each_host_has_its_own_load_and_cpu_counters(lab_hosts: Lab) -> None:
     lab_hosts["h1"].set_load(7.5, 1.0)
-    assert says(lab_hosts, "h1", "cat /proc/loadavg").startswith("7.50 ")
-    assert says(lab_hosts, "h2", "cat /proc/loadavg").startswith("0.00 ")
+    assert stdout_of(lab_hosts, "h1", "cat /proc/loadavg").startswith("7.50 ")
+    assert stdout_of(lab_hosts, "h2", "cat /proc/loadavg").startswith("0.00 ")
     busy, idle = (cpu_deltas(lab_hosts, name) for name in ("h1", "h2"))
     assert busy[0] > 0
     assert idle[0] == 0 < idle[1]
@@ -164,7 +166,7 @@ def cpu_deltas(lab: Lab, name: str) -> tuple[int, int]:
 def test_A12_set_shell_changes_the_login_shell(lab_hosts: Lab, shell: str) -> None:
     lab_hosts["h1"].set_shell(shell)
     # The shell that reads the command is the parent of what it starts.
-    program = says(lab_hosts, "h1", "sh -c 'readlink /proc/$PPID/exe; :'; true").rpartition("/")[2]
+    program = stdout_of(lab_hosts, "h1", "sh -c 'readlink /proc/$PPID/exe; :'; true").rpartition("/")[2]
     assert program.removeprefix("bsd-") == shell
 
 
@@ -177,9 +179,9 @@ def test_A13_an_account_with_nologin_runs_no_command(lab_hosts: Lab) -> None:
 
 def test_A14_the_output_of_bashrc_comes_before_that_of_the_command(lab_hosts: Lab) -> None:
     lab_hosts["h1"].set_bashrc("echo noise\n")
-    assert says(lab_hosts, "h1", "echo word") == "noise\nword"
+    assert stdout_of(lab_hosts, "h1", "echo word") == "noise\nword"
     lab_hosts["h1"].power_cycle()
-    assert says(lab_hosts, "h1", "echo word") == "noise\nword"
+    assert stdout_of(lab_hosts, "h1", "echo word") == "noise\nword"
 
 
 def test_F8_reset_sessions_ends_the_session_but_not_a_detached_process(lab_hosts: Lab) -> None:
@@ -189,7 +191,7 @@ def test_F8_reset_sessions_ends_the_session_but_not_a_detached_process(lab_hosts
     ) as session:
         assert session.stdout is not None
         assert session.stdout.readline() == b"here\n"
-        says(lab_hosts, "h4", detached("exec sleep 1001"))
+        stdout_of(lab_hosts, "h4", detached("exec sleep 1001"))
         host.reset_sessions()
         assert session.wait(10) == 255
     wait_for_processes(host, ("sleep", "1001"))
@@ -255,9 +257,9 @@ def test_F23_a_small_disk_can_be_filled_and_freed(lab_hosts: Lab) -> None:
     host.fill_disk()
     assert ssh(lab_hosts, "h2", "echo text >/var/tmp/file").returncode != 0
     host.free_disk()
-    assert says(lab_hosts, "h2", "echo text >/var/tmp/file; cat /var/tmp/file") == "text"
+    assert stdout_of(lab_hosts, "h2", "echo text >/var/tmp/file; cat /var/tmp/file") == "text"
     host.power_cycle()
-    assert says(lab_hosts, "h2", "cat /var/tmp/file") == "text"
+    assert stdout_of(lab_hosts, "h2", "cat /var/tmp/file") == "text"
     with pytest.raises(LabError, match="small"):
         lab_hosts["h1"].fill_disk()
 
@@ -265,25 +267,25 @@ def test_F23_a_small_disk_can_be_filled_and_freed(lab_hosts: Lab) -> None:
 def test_a_hidden_tool_is_missing_only_on_that_host(lab_hosts: Lab) -> None:
     lab_hosts["h1"].hide("gcc", "perl")
     for name, found in (("h1", ""), ("h2", "/usr/bin/perl")):
-        assert says(lab_hosts, name, "command -v perl; true") == found
-    assert says(lab_hosts, "h1", "command -v gcc cc; true") == ""
-    assert says(lab_hosts, "h2", "command -v gcc cc") == "/usr/bin/gcc\n/usr/bin/cc"
+        assert stdout_of(lab_hosts, name, "command -v perl; true") == found
+    assert stdout_of(lab_hosts, "h1", "command -v gcc cc; true") == ""
+    assert stdout_of(lab_hosts, "h2", "command -v gcc cc") == "/usr/bin/gcc\n/usr/bin/cc"
     lab_hosts["h1"].power_cycle()
-    assert says(lab_hosts, "h1", "command -v perl; true") == ""
+    assert stdout_of(lab_hosts, "h1", "command -v perl; true") == ""
     lab_hosts["h1"].reset()
-    assert says(lab_hosts, "h1", "command -v perl") == "/usr/bin/perl"
+    assert stdout_of(lab_hosts, "h1", "command -v perl") == "/usr/bin/perl"
 
 
 def test_leftovers_are_found_even_when_the_host_is_off(lab_hosts: Lab) -> None:
     host = lab_hosts["h1"]
     assert host.leftovers() == []
-    says(lab_hosts, "h1", f"mkdir -p {host.workdir}/runs/0a0a0a0a-1.1")
+    stdout_of(lab_hosts, "h1", f"mkdir -p {host.workdir}/runs/0a0a0a0a-1.1")
     host.power_off()
     assert host.leftovers() == ["0a0a0a0a-1.1"]
 
 
 def test_check_quiet_reports_a_process_left_on_a_host(lab_hosts: Lab) -> None:
-    says(lab_hosts, "h1", detached("exec sleep 1002"))
+    stdout_of(lab_hosts, "h1", detached("exec sleep 1002"))
     with pytest.raises(LabError, match="1002"):
         lab_hosts.check_quiet(0.2)
     lab_hosts["h1"].end_processes()
@@ -297,7 +299,7 @@ def test_check_quiet_reports_a_server_that_ended_unexpectedly(lab_hosts: Lab) ->
 
 
 def test_orphaned_processes_are_reaped(lab_hosts: Lab) -> None:
-    says(lab_hosts, "h1", "(sh -c 'exit 3' &); setsid true; true")
+    stdout_of(lab_hosts, "h1", "(sh -c 'exit 3' &); setsid true; true")
 
     def zombies() -> str:
         return lab_hosts["h1"].run(["sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status || :"]).stdout
@@ -314,7 +316,7 @@ def test_A21_new_host_key_differs_from_the_one_in_known_hosts(lab_hosts: Lab) ->
 
 
 def test_F16_processes_are_listed_with_the_pids_that_the_host_sees(lab_hosts: Lab) -> None:
-    process_id = int(says(lab_hosts, "h1", "sleep 1003 </dev/null >/dev/null 2>&1 & echo $!"))
+    process_id = int(stdout_of(lab_hosts, "h1", "sleep 1003 </dev/null >/dev/null 2>&1 & echo $!"))
     wait_for_processes(lab_hosts["h1"], ("sleep", "1003"))
     assert [process.pid for process in lab_hosts["h1"].processes()] == [process_id]
     assert process_id < 1000
@@ -322,15 +324,15 @@ def test_F16_processes_are_listed_with_the_pids_that_the_host_sees(lab_hosts: La
 
 
 def test_A18_the_busybox_host_has_busybox_and_no_sftp(busybox_lab: Lab, busybox_host: LabHost) -> None:
-    assert says(busybox_lab, "b1", "readlink -f /bin/sh") == "/bin/busybox"
-    assert says(busybox_lab, "b1", "command -v bash java gcc python3 perl; true") == ""
-    assert says(busybox_lab, "b1", "cat /proc/loadavg").startswith("0.00")
+    assert stdout_of(busybox_lab, "b1", "readlink -f /bin/sh") == "/bin/busybox"
+    assert stdout_of(busybox_lab, "b1", "command -v bash java gcc python3 perl; true") == ""
+    assert stdout_of(busybox_lab, "b1", "cat /proc/loadavg").startswith("0.00")
     batch = ["-b", "-", "-F", str(busybox_lab.ssh_config), "b1"]
     done = subprocess.run(["sftp", *batch], input="pwd\n", capture_output=True, text=True, check=False, timeout=20)
     assert done.returncode != 0
-    says(busybox_lab, "b1", "echo kept >/var/tmp/kept")
+    stdout_of(busybox_lab, "b1", "echo kept >/var/tmp/kept")
     busybox_host.power_cycle()
-    assert says(busybox_lab, "b1", "cat /var/tmp/kept") == "kept"
+    assert stdout_of(busybox_lab, "b1", "cat /var/tmp/kept") == "kept"
 
 
 def test_sftp_works_on_an_openssh_host(lab_hosts: Lab) -> None:
@@ -411,9 +413,9 @@ def test_a_lab_in_the_foreground_takes_commands_on_stdin_and_from_ctl() -> None:
         held.stdin.write("h1 run cat /etc/hostname\n")
         held.stdin.flush()
         assert held.stdout.readline() == "h1\n"
-        assert control(inventory, "h1", "power-off").returncode == 0
-        assert control(inventory, "status").stdout.endswith("off\n")
-        wrong = control(inventory, "h9", "power-off")
+        assert run_ctl(inventory, "h1", "power-off").returncode == 0
+        assert run_ctl(inventory, "status").stdout.endswith("off\n")
+        wrong = run_ctl(inventory, "h9", "power-off")
         assert (wrong.returncode, wrong.stdout) == (1, "")
         assert "h9" in wrong.stderr
         held.terminate()
@@ -421,7 +423,7 @@ def test_a_lab_in_the_foreground_takes_commands_on_stdin_and_from_ctl() -> None:
     assert not inventory.exists()
 
 
-def control(inventory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_ctl(inventory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tests.lab", "ctl", *words],
         env={**os.environ, "SSHGRID_LAB": str(inventory)},

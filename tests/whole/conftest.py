@@ -14,16 +14,16 @@ from tests.whole.grid import Grid
 
 
 @pytest.fixture(scope="session")
-def first_day_lab(lab: Lab) -> Lab:
+def clean_lab(lab: Lab) -> Lab:
     """The lab without what other folders' tests left of their own: small disks, other shells."""
     lab.reset()
     return lab
 
 
 @pytest.fixture(scope="module")
-def module_grid(first_day_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
+def module_grid(clean_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
     """One master for the tests of a module, and h1 to h4 as they are."""
-    grid = Grid(first_day_lab, tmp_path_factory.mktemp("grid"))
+    grid = Grid(clean_lab, tmp_path_factory.mktemp("grid"))
     yield grid
     try:
         grid.check(60, tests_too=True)
@@ -39,7 +39,7 @@ def grid(module_grid: Grid, tmp_path: Path) -> Iterator[Grid]:
     try:
         module_grid.check()
     except AssertionError:
-        module_grid.end_jobs()
+        module_grid.kill_jobs()
         raise
 
 
@@ -61,16 +61,16 @@ def hosts(grid: Grid, lab: Lab) -> Iterator[Lab]:
         host.set_load(0.0, 0.0)
         host.set_shell("bash")
         host.set_bashrc("")
-    grid.until_up()
+    grid.wait_until_up()
 
 
 @pytest.fixture
-def new_grid(first_day_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Grid]]:
+def new_grid(clean_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Grid]]:
     """Makes grids of the test's own, for tests that trouble the master itself."""
     with ExitStack() as stack:
 
         def make() -> Grid:
-            grid = Grid(first_day_lab, tmp_path_factory.mktemp("own"))
+            grid = Grid(clean_lab, tmp_path_factory.mktemp("own"))
             stack.callback(grid.stop)
             stack.callback(grid.check, 30, tests_too=True)
             return grid

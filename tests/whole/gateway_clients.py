@@ -16,7 +16,7 @@ import pytest
 
 from sshgrid.client.connection import Connection
 from sshgrid.protocol.messages import ClientLine, Clients, ClientsReply, Status, StatusReply
-from tests.whole.grid import Commands, Done, LocalGrid, until
+from tests.whole.grid import CommandResult, Commands, LocalGrid, wait_until
 
 SECONDS = 60.0
 
@@ -120,7 +120,7 @@ class Gateway:
 
     def run(
         self, client: str, command: str, stdin: bytes = b"", *, name: str = "alice", terminal: bool = False
-    ) -> Done:
+    ) -> CommandResult:
         """One command through one of CLIENTS."""
         if client == "paramiko":
             return self._paramiko(command, stdin, name, terminal)
@@ -134,7 +134,7 @@ class Gateway:
             done = subprocess.run(
                 [*words, command], **source, capture_output=True, timeout=SECONDS, check=False, env=environ
             )
-        return Done(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+        return CommandResult(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 
     @contextmanager
     def connected(self, name: str = "alice", key: str = "", password: str = "") -> Iterator[paramiko.Transport]:
@@ -152,7 +152,7 @@ class Gateway:
         finally:
             transport.close()
 
-    def _paramiko(self, command: str, stdin: bytes, name: str, terminal: bool) -> Done:
+    def _paramiko(self, command: str, stdin: bytes, name: str, terminal: bool) -> CommandResult:
         with self.connected(name) as transport:
             channel = transport.open_session()
             if terminal:
@@ -191,14 +191,14 @@ class Exchange:
             while ready():
                 into += read(1 << 16)
 
-    def until_out(self, wanted: bytes) -> None:
+    def wait_for_stdout(self, wanted: bytes) -> None:
         def holds() -> bool:
             self.look()
             return wanted in self.out
 
-        until(holds, f"{wanted!r}", 30, lambda: (bytes(self.out[-500:]), bytes(self.err)))
+        wait_until(holds, f"{wanted!r}", 30, lambda: (bytes(self.out[-500:]), bytes(self.err)))
 
-    def to_end(self, stdin: bytes = b"") -> Done:
+    def to_end(self, stdin: bytes = b"") -> CommandResult:
         rest = memoryview(stdin)
         while rest:
             self.look()
@@ -212,9 +212,9 @@ class Exchange:
             self.look()
             return bool(self.channel.exit_status_ready() and (self.channel.eof_received or self.channel.closed))
 
-        until(ended, "the end", SECONDS, lambda: (bytes(self.out[-500:]), bytes(self.err)))
+        wait_until(ended, "the end", SECONDS, lambda: (bytes(self.out[-500:]), bytes(self.err)))
         self.look()
-        return Done(self.channel.recv_exit_status(), bytes(self.out), self.err.decode(errors="replace"))
+        return CommandResult(self.channel.recv_exit_status(), bytes(self.out), self.err.decode(errors="replace"))
 
 
 CLIENTS = ("openssh", "dropbear", "plink", "paramiko")

@@ -31,7 +31,7 @@ LANGUAGES = ["c", "cpp", "java", "python", "sh", "bash", "make", "executable"]
 T = TypeVar("T")
 
 
-class Done(NamedTuple):
+class CommandResult(NamedTuple):
     """A command that has ended."""
 
     code: int
@@ -51,14 +51,14 @@ class Done(NamedTuple):
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-class Running:
+class RunningCommand:
     """A command that goes on; used as a context manager it is dead afterwards."""
 
     def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
         self.process = process
         self._out, self._err = out, err
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> RunningCommand:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -74,21 +74,21 @@ class Running:
     def err(self) -> str:
         return self._err.read_text()
 
-    def until_out(self, wanted: bytes, seconds: float = 20.0) -> None:
-        until(lambda: wanted in self.out, f"{wanted!r} on stdout", seconds, lambda: (self.out[-500:], self.err))
+    def wait_for_stdout(self, wanted: bytes, seconds: float = 20.0) -> None:
+        wait_until(lambda: wanted in self.out, f"{wanted!r} on stdout", seconds, lambda: (self.out[-500:], self.err))
 
-    def until_err(self, wanted: str, seconds: float = 20.0) -> None:
-        until(lambda: wanted in self.err, f"{wanted!r} on stderr", seconds, lambda: (self.out[-500:], self.err))
+    def wait_for_stderr(self, wanted: str, seconds: float = 20.0) -> None:
+        wait_until(lambda: wanted in self.err, f"{wanted!r} on stderr", seconds, lambda: (self.out[-500:], self.err))
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
-    def done(self, seconds: float = SECONDS) -> Done:
+    def result(self, seconds: float = SECONDS) -> CommandResult:
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {seconds:g} s: {self.out[-500:]!r} {self.err}") from None
-        return Done(code, self.out, self.err)
+        return CommandResult(code, self.out, self.err)
 
 
 class Commands:
@@ -110,7 +110,7 @@ class Commands:
 
     def __call__(
         self, *words: str | bytes, stdin: bytes | int | None = None, env: Mapping[str, str] | None = None
-    ) -> Done:
+    ) -> CommandResult:
         """Run a command to its end. `stdin`: bytes through a pipe, or a descriptor; without it /dev/null."""
         source: Any = {"input": stdin} if isinstance(stdin, bytes) else {"stdin": stdin or subprocess.DEVNULL}
         done = subprocess.run(
@@ -122,12 +122,12 @@ class Commands:
             timeout=SECONDS,
             check=False,
         )
-        return Done(done.returncode, done.stdout, done.stderr.decode(errors="backslashreplace"))
+        return CommandResult(done.returncode, done.stdout, done.stderr.decode(errors="backslashreplace"))
 
     def argv(self, *words: str | bytes) -> list[str | bytes]:
         return [sys.executable, "-m", "sshgrid", *words]
 
-    def start(self, *words: str | bytes, stdin: int = subprocess.DEVNULL) -> Running:
+    def start(self, *words: str | bytes, stdin: int = subprocess.DEVNULL) -> RunningCommand:
         """Start a command; its output goes to files."""
         self._commands += 1
         out, err = self.folder / f".{self._commands}.out", self.folder / f".{self._commands}.err"
@@ -135,7 +135,7 @@ class Commands:
             process = subprocess.Popen(
                 self.argv(*words), stdin=stdin, stdout=out_file, stderr=err_file, cwd=self.folder, env=self.environ
             )
-        return Running(process, out, err)
+        return RunningCommand(process, out, err)
 
     def write(self, name: str, text: str | bytes) -> Path:
         """A file where the commands are given."""
@@ -157,30 +157,30 @@ class Commands:
         assert done.code == 0, done
         return dict(done.json)
 
-    def last(self) -> dict[str, Any]:
+    def last_job(self) -> dict[str, Any]:
         return self.info("last")
 
-    def until_state(self, job: str, state: str, seconds: float = 20.0) -> dict[str, Any]:
-        return until_value(
+    def wait_for_state(self, job: str, state: str, seconds: float = 20.0) -> dict[str, Any]:
+        return wait_for_value(
             lambda: self.info(job), lambda found: found["state"] == state, f"job {job} to be {state}", seconds
         )
 
     def nodes(self) -> dict[str, Any]:
         return {node["name"]: node for node in self("--json", "nodes").json["nodes"]}
 
-    def until_up(self, *names: str, seconds: float = 30.0) -> None:
+    def wait_until_up(self, *names: str, seconds: float = 30.0) -> None:
         """Until these nodes (all, when none is named) are up and have given a load sample."""
         self("node", "check", *([",".join(names)] if names else []))
-        until_value(
+        wait_for_value(
             self.nodes,
             lambda found: set(names) <= set(found) and all(found[name]["load"] is not None for name in names or found),
             f"{names or 'all nodes'} to be up",
             seconds,
         )
 
-    def until_proved(self, language: str, *names: str, seconds: float = 60.0) -> None:
+    def wait_for_toolchain(self, language: str, *names: str, seconds: float = 60.0) -> None:
         """Until these nodes are known to have the language."""
-        until_value(
+        wait_for_value(
             self.nodes,
             lambda found: all(language in found[name]["toolchains"] for name in names or found),
             f"{language} on {names or 'all nodes'}",
@@ -205,7 +205,7 @@ class Commands:
         """Until the master's process has ended: it leaves its socket first, and closes its queue after that."""
         self("master", "stop")
         lock = self.state_dir / "master.lock"
-        until(lambda: not lock.exists() or _is_free(lock), "the master to end")
+        wait_until(lambda: not lock.exists() or _is_free(lock), "the master to end")
 
 
 def _is_free(lock: Path) -> bool:
@@ -246,11 +246,11 @@ class Grid(Commands):
         text = f"defaults: {{toolchains: {json.dumps(LANGUAGES)}}}\n{extra}"
         self.inventory.write_text(self.lab.inventory_yaml(text, hosts=hosts, fields=fields))
 
-    def until_down(self, host: LabHost) -> None:
+    def take_down(self, host: LabHost) -> None:
         """End the host's SSH server and sessions, until the master knows: it does not have to find out by silence."""
         host.stop_server()
         host.reset_sessions()
-        until_value(self.nodes, lambda nodes: nodes[host.name]["state"] == "DOWN", f"{host.name} to be down")
+        wait_for_value(self.nodes, lambda nodes: nodes[host.name]["state"] == "DOWN", f"{host.name} to be down")
 
     # --- after a test
 
@@ -261,9 +261,11 @@ class Grid(Commands):
         assert "Traceback" not in new, new
         for host in self.lab:
             if host.is_on:
-                until_value(partial(remains, host, tests_too), operator.not_, f"nothing on {host.name}", seconds)
+                wait_for_value(
+                    partial(find_leftovers, host, tests_too), operator.not_, f"nothing on {host.name}", seconds
+                )
 
-    def end_jobs(self) -> None:
+    def kill_jobs(self) -> None:
         """What a failed test left running must not trouble the next one."""
         self("kill", "all", "--signal", "KILL")
 
@@ -271,20 +273,20 @@ class Grid(Commands):
 # --- what is on a host ------------------------------------------------------------------------------------------------
 
 
-def remains(host: LabHost, tests_too: bool = False) -> list[object]:
+def find_leftovers(host: LabHost, tests_too: bool = False) -> list[object]:
     """Run folders and processes of jobs, and of tests of toolchains (they are nobody's job) if asked."""
     found: list[object] = [name for name in host.leftovers() if tests_too or "-0." not in name]
     below = set(machine.descendants(host.init))
     servers = {pid for pid in below if machine.program_of(pid) in INFRASTRUCTURE}
     sessions = servers.union(*(machine.descendants(pid) for pid in servers))
     for pid in below:
-        run = run_of(pid)
+        run = run_name_of(pid)
         if (tests_too or "-0." not in run) and (run or pid not in sessions) and machine.program_of(pid):
             found.append((machine.inner_pid(pid), machine.argv_of(pid), run))
     return found
 
 
-def run_of(pid: int) -> str:
+def run_name_of(pid: int) -> str:
     """The name of the run that a process belongs to, "" when it does not say so."""
     try:
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -293,7 +295,7 @@ def run_of(pid: int) -> str:
     return next((os.fsdecode(word[len(b"SSHGRID_RUN=") :]) for word in words if word.startswith(b"SSHGRID_RUN=")), "")
 
 
-def programs(host: LabHost, word: str) -> list[int]:
+def job_pids(host: LabHost, word: str) -> list[int]:
     """Processes of jobs whose command line has this word."""
     return [pid for pid in machine.descendants(host.init) if any(word in each for each in machine.argv_of(pid))]
 
@@ -308,7 +310,7 @@ def open_gate(lab: Lab, gate: str) -> None:
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 
-def until(holds: Callable[[], object], what: str, seconds: float = 20.0, seen: Callable[[], object] = str) -> None:
+def wait_until(holds: Callable[[], object], what: str, seconds: float = 20.0, seen: Callable[[], object] = str) -> None:
     """Return as soon as `holds()`; after the deadline say what was awaited and what was seen instead."""
     deadline = time.monotonic() + seconds
     while not holds():
@@ -316,7 +318,7 @@ def until(holds: Callable[[], object], what: str, seconds: float = 20.0, seen: C
         time.sleep(0.02)
 
 
-def until_value(value: Callable[[], T], good: Callable[[T], bool], what: str, seconds: float = 20.0) -> T:
+def wait_for_value(value: Callable[[], T], good: Callable[[T], bool], what: str, seconds: float = 20.0) -> T:
     """The first value that is `good`."""
     seen: list[T] = []
 
@@ -324,5 +326,5 @@ def until_value(value: Callable[[], T], good: Callable[[T], bool], what: str, se
         seen[:] = [value()]
         return good(seen[0])
 
-    until(holds, what, seconds, lambda: seen[0])
+    wait_until(holds, what, seconds, lambda: seen[0])
     return seen[0]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.lab.host import LabHost
 from tests.lab.hosts import Lab
-from tests.whole.grid import Done, Grid, Running, until, until_value
+from tests.whole.grid import CommandResult, Grid, RunningCommand, wait_for_value, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -29,7 +29,7 @@ HOSTS = ("h1", "h2", "h3", "h4")
 PROGRAM = '#include <stdio.h>\nint main(int n, char **a) { printf("%s %d\\n", a[1], NUMBER); return n - 2; }\n'
 
 
-def install(host: LabHost, text: str = LGCC) -> None:
+def install_compiler(host: LabHost, text: str = LGCC) -> None:
     """The same on all hosts, to the byte and the second: as of one package."""
     script = f"mkdir -p {TOOL.rpartition('/')[0]} && cat >{TOOL}.new && chmod 755 {TOOL}.new"
     script += f" && touch -d 2020-01-01T12:00:00 {TOOL}.new && mv {TOOL}.new {TOOL}"
@@ -37,7 +37,7 @@ def install(host: LabHost, text: str = LGCC) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_compiler(module_grid: Grid) -> Iterator[None]:
+def compiler_in_inventory(module_grid: Grid) -> Iterator[None]:
     module_grid.write_inventory(ROW)
     yield
     for host in module_grid.lab:
@@ -45,25 +45,25 @@ def own_compiler(module_grid: Grid) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def compilers(grid: Grid, hosts: Lab, own_compiler: None) -> None:
+def proved_compilers(grid: Grid, hosts: Lab, compiler_in_inventory: None) -> None:
     """Each host has the compiler (a /home does not outlive a reboot), and it is proved."""
     for host in hosts:
         host.run(["rm", "-f", "/tmp/hold"])
         if host.run(["cat", TOOL], check=False).stdout != LGCC:
-            install(host)
+            install_compiler(host)
             host.reset_sessions()
-    grid.until_up(*HOSTS)
+    grid.wait_until_up(*HOSTS)
     grid.write("first.c", PROGRAM.replace("NUMBER", "0"))
     for name in HOSTS:
         assert grid("run", "--on", name, "first.c", "x").code == 0
 
 
-def hold(lab: Lab, *names: str) -> None:
+def hold_compilers(lab: Lab, *names: str) -> None:
     for name in names or HOSTS:
         lab[name].run(["touch", "/tmp/hold"])
 
 
-def release(lab: Lab) -> None:
+def release_compilers(lab: Lab) -> None:
     for host in lab:
         if host.is_on:
             host.run(["rm", "-f", "/tmp/hold"])
@@ -76,10 +76,10 @@ def compilations(lab: Lab, source: str) -> dict[str, int]:
     return {name: count for name, count in found.items() if count}
 
 
-def start_on(grid: Grid, stack: ExitStack, source: str, *names: str) -> dict[str, Running]:
+def start_on(grid: Grid, stack: ExitStack, source: str, *names: str) -> dict[str, RunningCommand]:
     """The same program on these hosts; each waits for a build when this returns."""
     clients = {name: stack.enter_context(grid.start("run", "--on", f"{name},{name}", source, name)) for name in names}
-    until_value(
+    wait_for_value(
         lambda: [job["phase"] for job in grid("--json", "ps").json["jobs"]],
         lambda phases: phases.count("compiling") == len(names),
         "everybody to wait for the build",
@@ -95,13 +95,13 @@ def attempts(grid: Grid, count: int) -> list[dict[str, Any]]:
 
 def test_a_program_that_starts_on_four_hosts_at_once_is_compiled_once(grid: Grid, hosts: Lab) -> None:
     grid.write("once.c", PROGRAM.replace("NUMBER", "1"))
-    hold(hosts)
+    hold_compilers(hosts)
     with ExitStack() as stack:
         clients = start_on(grid, stack, "once.c", *HOSTS)
-        until(lambda: compilations(hosts, "once.c"), "a compiler to begin")
-        release(hosts)
-        ends = {name: client.done() for name, client in clients.items()}
-    assert ends == {name: Done(0, f"{name} 1\n".encode(), "") for name in HOSTS}
+        wait_until(lambda: compilations(hosts, "once.c"), "a compiler to begin")
+        release_compilers(hosts)
+        ends = {name: client.result() for name, client in clients.items()}
+    assert ends == {name: CommandResult(0, f"{name} 1\n".encode(), "") for name in HOSTS}
     assert sum(compilations(hosts, "once.c").values()) == 1
     last = attempts(grid, 4)
     assert sorted(attempt["compiled"] for attempt in last) == [False, False, False, True]
@@ -113,7 +113,7 @@ def test_a_second_host_uses_the_build_of_the_first(grid: Grid, hosts: Lab) -> No
     grid.write("later.c", PROGRAM.replace("NUMBER", "2"))
     assert grid("run", "--on", "h1", "later.c", "x").out == b"x 2\n"
     assert grid("run", "--on", "h2", "later.c", "y") == (0, b"y 2\n", "")
-    assert grid.last()["attempts"][0]["compiled"] is False
+    assert grid.last_job()["attempts"][0]["compiled"] is False
     assert compilations(hosts, "later.c") == {"h1": 1}
     # A person has changed the file: that is another program.
     grid.write("later.c", PROGRAM.replace("NUMBER", "22"))
@@ -123,12 +123,12 @@ def test_a_second_host_uses_the_build_of_the_first(grid: Grid, hosts: Lab) -> No
 
 def test_a_compile_error_ends_four_waiting_runs_after_one_compilation(grid: Grid, hosts: Lab) -> None:
     grid.write("wrong.c", "int main(void) { return nothing; }\n")
-    hold(hosts)
+    hold_compilers(hosts)
     with ExitStack() as stack:
         clients = start_on(grid, stack, "wrong.c", *HOSTS)
-        until(lambda: compilations(hosts, "wrong.c"), "a compiler to begin")
-        release(hosts)
-        ends = [client.done() for client in clients.values()]
+        wait_until(lambda: compilations(hosts, "wrong.c"), "a compiler to begin")
+        release_compilers(hosts)
+        ends = [client.result() for client in clients.values()]
     assert {end.code for end in ends} == {ends[0].code} != {0}
     assert all("wrong.c:1" in end.err and "nothing" in end.err for end in ends), ends
     assert sum(compilations(hosts, "wrong.c").values()) == 1
@@ -138,28 +138,28 @@ def test_a_compile_error_ends_four_waiting_runs_after_one_compilation(grid: Grid
 
 def test_when_the_compiling_host_loses_power_another_one_compiles(grid: Grid, hosts: Lab) -> None:
     grid.write("lost.c", PROGRAM.replace("NUMBER", "3"))
-    hold(hosts)
+    hold_compilers(hosts)
     with ExitStack() as stack:
         clients = {
             n: stack.enter_context(grid.start("run", "lost.c", f"job{n}")) for n in range(4)
         }  # anywhere: the lost one has to move
-        until_value(
+        wait_for_value(
             lambda: [job["phase"] for job in grid("--json", "ps").json["jobs"]],
             lambda phases: phases.count("compiling") == 4,
             "everybody to wait",
         )
-        builder = next(iter(until_value(lambda: compilations(hosts, "lost.c"), bool, "a compiler to begin")))
+        builder = next(iter(wait_for_value(lambda: compilations(hosts, "lost.c"), bool, "a compiler to begin")))
         hosts[builder].power_off()
-        release(hosts)
-        ends = [client.done(60) for client in clients.values()]
+        release_compilers(hosts)
+        ends = [client.result(60) for client in clients.values()]
     assert [(end.code, end.out) for end in ends] == [(0, f"job{n} 3\n".encode()) for n in range(4)], ends
     assert sum(compilations(hosts, "lost.c").values()) == 1, "one more, on one of those that are left"
 
 
 def test_a_host_with_a_different_compiler_compiles_for_itself(grid: Grid, hosts: Lab) -> None:
-    install(hosts["h4"], LGCC + "# of another package\n")
+    install_compiler(hosts["h4"], LGCC + "# of another package\n")
     hosts["h4"].reset_sessions()
-    grid.until_up("h4")
+    grid.wait_until_up("h4")
     grid.write("unlike.c", PROGRAM.replace("NUMBER", "4"))
     for name in HOSTS:
         assert grid("run", "--on", name, "unlike.c", "x").out == b"x 4\n"
@@ -180,7 +180,7 @@ def test_a_node_with_shared_builds_false_compiles_for_itself(grid: Grid, hosts: 
     before = grid.inventory.read_text()
     try:
         grid.write_inventory(ROW, fields={"h2": {"shared_builds": False}})
-        until(lambda: "shared_builds" in grid("inventory", "show").text, "the inventory to be taken up")
+        wait_until(lambda: "shared_builds" in grid("inventory", "show").text, "the inventory to be taken up")
         for host in ("h1", "h2", "h3"):
             assert grid("run", "--on", host, "out.c", "x").out == b"x 6\n"
         assert compilations(hosts, "out.c") == {"h1": 1, "h2": 1}
@@ -198,13 +198,13 @@ def test_verify_build_compiles_again_where_the_smoke_test_fails(grid: Grid, host
         assert (done.code, done.out) == (0, f"{name} 7\n".encode())
         refused = f"the c smoke test of h1, which built it, fails on {name}"
         assert done.err == ("" if name == "h1" else f"{name} compiled the program itself: {refused}\n")
-        assert grid.last()["attempts"][0]["why_compiled"] == ("" if name == "h1" else refused)
+        assert grid.last_job()["attempts"][0]["why_compiled"] == ("" if name == "h1" else refused)
     assert compilations(hosts, "foreign.c") == {"h1": 2, "h2": 1, "h3": 1}
     hosts["h1"].run(["rm", "/home/grid/ld.so"])
 
 
 def test_verify_build_uses_a_build_that_passes_and_runs_the_smoke_test_once(grid: Grid, hosts: Lab) -> None:
-    before = until_value(
+    before = wait_for_value(
         lambda: compilations(hosts, "hello.c"),
         lambda found: {"h3", "h4"} <= set(found),
         "h3 and h4 to have proved their own compilers",

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.lab
 
 
 @pytest.fixture
-def small_grid(busybox_lab: Lab, busybox_host: LabHost, tmp_path: Path) -> Iterator[Grid]:
+def busybox_grid(busybox_lab: Lab, busybox_host: LabHost, tmp_path: Path) -> Iterator[Grid]:
     """A grid of the one small host."""
     grid = Grid(busybox_lab, tmp_path)
     yield grid
@@ -23,21 +23,21 @@ def small_grid(busybox_lab: Lab, busybox_host: LabHost, tmp_path: Path) -> Itera
     grid.stop()
 
 
-def test_A18_a_busybox_host_runs_shell_scripts(small_grid: Grid) -> None:
-    grid = small_grid
+def test_A18_a_busybox_host_runs_shell_scripts(busybox_grid: Grid) -> None:
+    grid = busybox_grid
     grid.write("say.sh", 'printf "%s|" "$@"; cat; echo oops >&2; exit 3\n')
     assert grid("run", "say.sh", "a b", "it's", "", stdin=b"\x00\xff in") == (3, b"a b|it's||\x00\xff in", "oops\n")
     assert grid("run", "say.sh").code == 3
-    assert grid.last()["attempts"][0]["uploaded_bytes"] == 0
+    assert grid.last_job()["attempts"][0]["uploaded_bytes"] == 0
 
     grid.write("die.sh", "kill -9 $$")
     assert grid("run", "die.sh").code == 137
     grid.write("forever.sh", "echo begun; while :; do sleep 1; done")
-    assert grid("run", "--time-limit", "1s", "forever.sh") == (124, b"begun\n", grid_says_why(grid))
+    assert grid("run", "--time-limit", "1s", "forever.sh") == (124, b"begun\n", expected_error(grid))
     with grid.start("run", "forever.sh") as client:
-        client.until_out(b"begun\n")
+        client.wait_for_stdout(b"begun\n")
         client.interrupt()
-        assert client.done().code == 130
+        assert client.result().code == 130
     grid.write("x.py", "print(1)")
     assert grid("run", "x.py").code == 127
 
@@ -46,16 +46,16 @@ def test_A18_a_busybox_host_runs_shell_scripts(small_grid: Grid) -> None:
     assert "sh" in node["toolchains"]
 
 
-def grid_says_why(grid: Grid) -> str:
-    job = grid.last()
+def expected_error(grid: Grid) -> str:
+    job = grid.last_job()
     return f"error: job {job['id']}: {job['reason']}\nhint: sshgrid info {job['id']}\n"
 
 
 def test_A19_an_unknown_server_with_one_type_of_host_key_is_accepted_with_accept_new(
-    small_grid: Grid, busybox_lab: Lab, busybox_host: LabHost
+    busybox_grid: Grid, busybox_lab: Lab, busybox_host: LabHost
 ) -> None:
     """dropbear's child dies when it is asked for a key of another kind, as for a host that nobody knows yet."""
-    grid = small_grid
+    grid = busybox_grid
     keys = busybox_lab.known_hosts.read_text()
     busybox_lab.known_hosts.write_text("")
     try:
@@ -69,15 +69,15 @@ def test_A19_an_unknown_server_with_one_type_of_host_key_is_accepted_with_accept
         busybox_lab.known_hosts.write_text(keys)
 
 
-def test_A17_without_sftp_a_large_input_is_sent_through_a_channel(small_grid: Grid) -> None:
-    grid = small_grid
+def test_A17_without_sftp_a_large_input_is_sent_through_a_channel(busybox_grid: Grid) -> None:
+    grid = busybox_grid
     grid.write("size.sh", "wc -c\n")
     (grid.folder / "in").write_bytes(bytes(range(256)) * 20_000)
     assert grid("run", "--stdin", "in", "size.sh").text.split() == ["5120000"]
 
 
-def test_files_are_sent_and_fetched_without_sftp(small_grid: Grid) -> None:
-    grid = small_grid
+def test_files_are_sent_and_fetched_without_sftp(busybox_grid: Grid) -> None:
+    grid = busybox_grid
     grid.write("add.sh", 'mkdir "o ut"; for f in data/*; do cat "$f" >>"o ut/all"; done; ln -s all "o ut/near"\n')
     for number in range(20):
         grid.write(f"data/{number:02} ü", f"{number}\n")

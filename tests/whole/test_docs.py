@@ -65,13 +65,13 @@ _HIDDEN = re.compile(r"^<!-- file: (?P<file>\S+)\n(?P<body>.*?)^-->$", re.MULTIL
 _NEEDS = re.compile(r"^<!-- needs: (.*) -->$", re.MULTILINE)
 
 
-def files_of(text: str) -> dict[str, str]:
+def files_on(text: str) -> dict[str, str]:
     """The files that a page shows or brings along."""
     shown = {found["file"]: found["body"] for found in _FENCED.finditer(text) if found["file"]}
     return shown | {found["file"]: found["body"] for found in _HIDDEN.finditer(text)}
 
 
-def steps_of(text: str) -> list[Step]:
+def steps_on(text: str) -> list[Step]:
     """Every command of the page's console blocks, in order."""
     steps = []
     for block in _FENCED.finditer(text):
@@ -118,15 +118,15 @@ class Shell:
         self._bash.stdin.write(script.encode())
         self._bash.stdin.flush()
         lines: list[str] = []
-        impatience = threading.Timer(COMMAND_SECONDS, os.killpg, (self._bash.pid, signal.SIGKILL))
-        impatience.start()
+        time_limit = threading.Timer(COMMAND_SECONDS, os.killpg, (self._bash.pid, signal.SIGKILL))
+        time_limit.start()
         try:
             for line in self._bash.stdout:
                 if line.decode(errors="replace").strip() == mark:
                     return "".join(lines).removesuffix("\n")
                 lines.append(line.decode(errors="replace"))
         finally:
-            impatience.cancel()
+            time_limit.cancel()
         pytest.fail(f"the shell ended in: {command}\n{''.join(lines)}")
 
     def close(self) -> None:
@@ -159,14 +159,14 @@ def comparable(text: str, folder: Path | None = None) -> str:
     return "\n".join(lines).rstrip("\n")
 
 
-def fits(said: str, expected: str) -> bool:
+def matches(printed: str, expected: str) -> bool:
     """Is it what the page shows? A line `...` is any lines, `...` within a line is anything in it."""
     pattern = re.escape(expected).replace(re.escape("..."), "…")
     pattern = re.sub(r"(^|(?<=\n))…(\\?\n|$)", lambda _: r"(?:.*(?:\n|$))*?", pattern)
-    return re.fullmatch(pattern.replace("…", ".*"), said) is not None
+    return re.fullmatch(pattern.replace("…", ".*"), printed) is not None
 
 
-_SESSIONS = [page for page in ALL if steps_of(page.read_text(encoding="utf-8"))]
+_SESSIONS = [page for page in ALL if steps_on(page.read_text(encoding="utf-8"))]
 
 
 @pytest.fixture
@@ -184,12 +184,12 @@ def test_the_commands_of_a_page_print_what_the_page_shows(page: Path, shell: She
     if missing:
         assert os.environ.get("CI") != "true", f"CI has no {missing}"
         pytest.skip(f"the page needs {', '.join(missing)}")
-    for name, body in files_of(text).items():
+    for name, body in files_on(text).items():
         (shell.folder / name).write_text(body, encoding="utf-8")
-    for command, expected in steps_of(text):
-        said = shell.type(command)
-        got, wanted = comparable(said, shell.folder), comparable(expected)
-        assert fits(got, wanted), f"$ {command}\n--- the page says\n{wanted}\n--- it printed\n{said}"
+    for command, expected in steps_on(text):
+        printed = shell.type(command)
+        got, wanted = comparable(printed, shell.folder), comparable(expected)
+        assert matches(got, wanted), f"$ {command}\n--- the page says\n{wanted}\n--- it printed\n{printed}"
 
 
 def test_pages_with_console_sessions_are_found() -> None:
@@ -198,7 +198,7 @@ def test_pages_with_console_sessions_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "expected", "same"),
+    ("printed", "expected", "same"),
     [
         ("a\nb", "a\nb", True),
         ("a\nb", "a\nc", False),
@@ -211,8 +211,8 @@ def test_pages_with_console_sessions_are_found() -> None:
         ("a+b", "a.b", False),
     ],
 )
-def test_only_dots_match_any_text(said: str, expected: str, same: bool) -> None:
-    assert fits(said, expected) is same
+def test_only_dots_match_any_text(printed: str, expected: str, same: bool) -> None:
+    assert matches(printed, expected) is same
 
 
 def test_measured_figures_are_ignored_and_results_are_compared() -> None:

@@ -7,26 +7,26 @@ from typing import Any
 import pytest
 
 from tests.lab.hosts import Lab
-from tests.whole.grid import Grid, until_value
+from tests.whole.grid import Grid, wait_for_value
 
 pytestmark = pytest.mark.lab
 
 
-def checks(grid: Grid, *words: str, code: int = 0) -> dict[str, Any]:
+def run_doctor(grid: Grid, *words: str, code: int = 0) -> dict[str, Any]:
     done = grid("--json", "doctor", *words)
     assert done.code == code, done
     assert done.json["ok"] == (code == 0)
     return {each["name"]: each for each in done.json["checks"]}
 
 
-def names(grid: Grid) -> dict[str, Any]:
+def checks_by_name(grid: Grid) -> dict[str, Any]:
     return {each["name"]: each for each in grid("--json", "doctor").json["checks"]}
 
 
 def test_a_healthy_grid_passes_and_a_named_node_is_checked_in_detail(grid: Grid, lab: Lab) -> None:
-    grid.until_up()
-    assert {"inventory", "state_dir", "disk", "master", "node h1", "node h4"} <= checks(grid).keys()
-    found = checks(grid, "h2")
+    grid.wait_until_up()
+    assert {"inventory", "state_dir", "disk", "master", "node h1", "node h4"} <= run_doctor(grid).keys()
+    found = run_doctor(grid, "h2")
     assert {
         f"node h2: {name}" for name in ("clock", "space", "SFTP", "isolation", "limit of processes")
     } <= found.keys()
@@ -41,7 +41,7 @@ def test_a_healthy_grid_passes_and_a_named_node_is_checked_in_detail(grid: Grid,
 def test_a_path_that_only_the_login_shell_has_is_found_despite_a_noisy_bashrc(grid: Grid, hosts: Lab) -> None:
     hosts["h2"].run(["sh", "-c", "echo 'echo hello; PATH=$PATH:/opt/only/here; read x' >/home/grid/.profile"])
     hosts["h2"].set_bashrc("echo noise\n")
-    finding = checks(grid, "h2")["node h2: PATH"]
+    finding = run_doctor(grid, "h2")["node h2: PATH"]
     assert "/opt/only/here" in finding["detail"]
     assert finding["hint"]
     hosts["h2"].run(["rm", "/home/grid/.profile"])
@@ -49,22 +49,22 @@ def test_a_path_that_only_the_login_shell_has_is_found_despite_a_noisy_bashrc(gr
 
 def test_a_small_disk_and_an_unreachable_host_fail_the_check(grid: Grid, hosts: Lab) -> None:
     host = hosts["h3"]
-    grid.until_down(host)
+    grid.take_down(host)
     host.small_disk(50 << 20)
-    grid.until_up("h3")
+    grid.wait_until_up("h3")
     try:
-        ill = until_value(lambda: names(grid), lambda found: "node h3: space" in found, "h3 to be short of space")[
-            "node h3: space"
-        ]
+        ill = wait_for_value(
+            lambda: checks_by_name(grid), lambda found: "node h3: space" in found, "h3 to be short of space"
+        )["node h3: space"]
         assert not ill["ok"]
         assert "/var/tmp/sshgrid-2001" in ill["detail"]
         assert "df /var/tmp/sshgrid-2001" in ill["hint"]
         text = grid("doctor", "h3")
         assert text.code == 1
         assert "FAILED" in text.text
-        grid.until_down(host)
+        grid.take_down(host)
         host.power_off()
-        assert checks(grid, "h3", code=1)["node h3"]["hint"] == "sshgrid node check h3"
+        assert run_doctor(grid, "h3", code=1)["node h3"]["hint"] == "sshgrid node check h3"
     finally:
         host.reset()
-        grid.until_up("h3")
+        grid.wait_until_up("h3")

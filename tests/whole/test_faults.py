@@ -15,7 +15,7 @@ import pytest
 
 from tests.lab.host import LabHost
 from tests.lab.hosts import Lab
-from tests.whole.grid import Grid, open_gate, until, until_value
+from tests.whole.grid import Grid, open_gate, wait_for_value, wait_until
 from tests.whole.samples import halves, output_of_halves
 
 pytestmark = pytest.mark.lab
@@ -25,7 +25,7 @@ HALVES, OUTPUT = halves(100), output_of_halves(100)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def less_patience(module_grid: Grid) -> None:
+def short_patience(module_grid: Grid) -> None:
     """Nobody has to wait ten seconds for a host to be given up here."""
     module_grid.write_inventory(IMPATIENT)
 
@@ -38,16 +38,16 @@ def inventory(grid: Grid) -> Iterator[Path]:
     grid.inventory.write_text(before)
 
 
-def begun(grid: Grid, gate: str, *options: str) -> tuple[str, LabHost]:
+def start_waiting_job(grid: Grid, gate: str, *options: str) -> tuple[str, LabHost]:
     """A job that waits for the gate, and its host."""
     grid.write("halves.py", HALVES)
     job = grid.detach(*options, "halves.py", gate)
     with grid.start("logs", "-f", job) as logs:
-        logs.until_out(b"first 99\n")
+        logs.wait_for_stdout(b"first 99\n")
     return job, grid.lab[grid.info(job)["node"]]
 
 
-def master_peak(pid: int) -> int:
+def peak_memory_bytes(pid: int) -> int:
     """The most memory that a process has had, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
@@ -67,7 +67,7 @@ with open("/var/tmp/ticks", "a") as file:
 """
 
 
-def ticks(lab: Lab) -> dict[str, list[float]]:
+def times_alive(lab: Lab) -> dict[str, list[float]]:
     """When each attempt was alive. All hosts of a lab have one clock."""
     found: dict[str, list[float]] = {}
     for host in lab:
@@ -82,26 +82,26 @@ def test_F3_with_fence_a_cut_off_run_ends_before_the_next_attempt_starts(
     grid: Grid, hosts: Lab, inventory: Path
 ) -> None:
     grid.write_inventory("retry: {patience: [2s, 1m]}")
-    grid.until_up()
+    grid.wait_until_up()
     grid.write("ticks.py", TICKS)
     try:
         with grid.start("run", "--on-host-loss", "fence", "ticks.py") as client:
-            client.until_out(b"begun\n")
-            lost = hosts[grid.last()["node"]]
+            client.wait_for_stdout(b"begun\n")
+            lost = hosts[grid.last_job()["node"]]
             lost.cut()
-            done = client.done(40)
+            done = client.result(40)
         assert done.code == 0, done
-        alive = ticks(hosts)
+        alive = times_alive(hosts)
         assert max(alive["1"]) < min(alive["2"])
-        assert [attempt["node"] == lost.name for attempt in grid.last()["attempts"]] == [True, False]
+        assert [attempt["node"] == lost.name for attempt in grid.last_job()["attempts"]] == [True, False]
     finally:
         for host in hosts:
             host.disk_path("/var/tmp/ticks").unlink(missing_ok=True)
 
 
 def test_F9_a_stopped_ssh_server_does_not_affect_the_open_connection(grid: Grid, hosts: Lab, gate: str) -> None:
-    grid.until_up()
-    job, host = begun(grid, gate)
+    grid.wait_until_up()
+    job, host = start_waiting_job(grid, gate)
     host.stop_server()
     grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
     assert grid("run", "--on", host.name, "who.py").text == f"{host.name}\n"
@@ -111,8 +111,8 @@ def test_F9_a_stopped_ssh_server_does_not_affect_the_open_connection(grid: Grid,
 
 
 def test_F34_frozen_sessions_are_replaced_by_new_ones(grid: Grid, hosts: Lab, gate: str) -> None:
-    grid.until_up()
-    job, host = begun(grid, gate)
+    grid.wait_until_up()
+    job, host = start_waiting_job(grid, gate)
     host.freeze_sessions()
     open_gate(hosts, gate)
     assert grid("attach", job) == (0, OUTPUT, "")
@@ -125,7 +125,7 @@ def test_F29_24_nodes_on_one_server_all_connect(grid: Grid, hosts: Lab, inventor
     names = [f"n{number}" for number in range(24)]
     many = "".join(f"  {name}:\n{node}" for name in names)
     inventory.write_text(f"version: 1\n{IMPATIENT}\ndefaults: {{toolchains: [sh]}}\nnodes:\n{many}")
-    grid.until_up(*names)
+    grid.wait_until_up(*names)
     assert " is down: " not in grid.log[grid._log_read :]
 
 
@@ -134,20 +134,20 @@ def test_F30_interactive_runs_over_the_channel_limit_are_refused_and_the_others_
 ) -> None:
     """sshd allows ten on a connection: who comes too late is told so, and nobody else is disturbed."""
     grid.write_inventory(IMPATIENT, fields={"h1": {"slots": 20}})
-    grid.until_up()
+    grid.wait_until_up()
     grid.write("halves.py", HALVES)
     with ExitStack() as stack:
         clients = [stack.enter_context(grid.start("run", "-I", "--on", "h1", "halves.py", gate)) for _ in range(9)]
-        until(
+        wait_until(
             lambda: all(b"first 99\n" in client.out or client.process.poll() is not None for client in clients),
             "all to have begun or been refused",
             20,
             lambda: [(client.out[-20:], client.err) for client in clients],
         )
-        refused = [client.done() for client in clients if client.process.poll() is not None]
+        refused = [client.result() for client in clients if client.process.poll() is not None]
         assert grid("run", "--on", "h1", "halves.py", "/").code == 0
         open_gate(hosts, gate)
-        ends = [client.done() for client in clients]
+        ends = [client.result() for client in clients]
     assert all(done.code == 125 and "no further channel" in done.err for done in refused), refused
     assert len([done for done in ends if (done.code, done.out) == (0, OUTPUT)]) == 9 - len(refused) >= 5
 
@@ -156,32 +156,32 @@ def test_F30_interactive_runs_over_the_channel_limit_are_refused_and_the_others_
 
 
 def test_F17_the_result_of_an_ended_run_survives_a_crash_of_its_node(grid: Grid, hosts: Lab, gate: str) -> None:
-    grid.until_up()
-    job, host = begun(grid, gate)
+    grid.wait_until_up()
+    job, host = start_waiting_job(grid, gate)
     host.cut()
     open_gate(hosts, gate)
     run = next(name for name in host.leftovers() if name.endswith(f"-{job}.1"))
     record = host.disk_path(f"{host.workdir}/runs/{run}/rc")
-    until(record.is_symlink, "the run to end")
+    wait_until(record.is_symlink, "the run to end")
     host.power_cycle()
     assert grid("attach", job) == (0, OUTPUT, "")
     assert len(grid.info(job)["attempts"]) == 1
 
 
 def test_F26_F27_100_MB_for_a_stopped_client_do_not_fill_the_memory_of_the_master(grid: Grid, hosts: Lab) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     count = 100_000_000
     grid.write("much.sh", f"head -c {count} /dev/zero")
     pid = grid.master_pid()
-    before = master_peak(pid)
+    before = peak_memory_bytes(pid)
     with grid.start("run", "--on", "h1", "much.sh") as client:
-        until(lambda: client.out, "the first bytes")
+        wait_until(lambda: client.out, "the first bytes")
         client.process.send_signal(signal.SIGSTOP)
         assert grid("wait", "last").code == 0
         client.process.send_signal(signal.SIGCONT)
-        done = client.done()
+        done = client.result()
     assert (done.code, len(done.out)) == (0, count)
-    assert master_peak(pid) - before < 64 << 20
+    assert peak_memory_bytes(pid) - before < 64 << 20
     grid("rm", "last")
 
 
@@ -191,16 +191,16 @@ def test_F36_hosts_that_share_a_working_folder_keep_the_runs_of_each_other(grid:
     hosts["h2"].run(["mount", "--bind", str(shared), "/var/tmp"])
     hosts["h2"].reset_sessions()
     try:
-        grid.until_up()
-        jobs = [begun(grid, gate, "--on", name)[0] for name in ("h1", "h2", "h1", "h2")]
+        grid.wait_until_up()
+        jobs = [start_waiting_job(grid, gate, "--on", name)[0] for name in ("h1", "h2", "h1", "h2")]
         os.kill(grid.master_pid(), signal.SIGKILL)
-        grid.until_up()
+        grid.wait_until_up()
         hosts["h1"].reset_sessions()
-        grid.until_up()
+        grid.wait_until_up()
         open_gate(hosts, gate)
         assert [grid("attach", job) for job in jobs] == [(0, OUTPUT, "")] * 4
         assert [len(grid.info(job)["attempts"]) for job in jobs] == [1] * 4
-        until_value(hosts["h1"].leftovers, lambda found: not found, "the folder to be clean")
+        wait_for_value(hosts["h1"].leftovers, lambda found: not found, "the folder to be clean")
     finally:
         hosts["h2"].run(["umount", "-l", "/var/tmp"])
         hosts["h2"].reset_sessions()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.hosts import Lab
-from tests.whole.grid import Grid, until
+from tests.whole.grid import Grid, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -22,7 +22,7 @@ done
 """
 
 
-def listed(*files: tuple[str, str, bytes]) -> str:
+def expected_list(*files: tuple[str, str, bytes]) -> str:
     rows = sorted((f"./{name}", mode, hashlib.sha256(content).hexdigest()[:8]) for name, mode, content in files)
     return "".join(f"{name} {mode} {digest}\n" for name, mode, digest in rows)
 
@@ -41,7 +41,7 @@ def test_sent_files_arrive_with_their_names_modes_and_contents(
     done = grid("run", "--with", "./data/", "--with", "one/two/three.txt", "--with", str(outside), "list.sh")
     assert done == (
         0,
-        listed(
+        expected_list(
             ('data/it\'s "x" $(id).csv', "-", b"\0\xff"),
             ("data/deep/er/tool.sh", "x", b"echo tool\n"),
             ("data/big.bin", "-", big),
@@ -61,7 +61,7 @@ exit ${1-0}
 """
 
 
-def fetched(folder: Path) -> dict[str, bytes]:
+def files_below(folder: Path) -> dict[str, bytes]:
     """Every plain file below."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -74,7 +74,7 @@ def test_files_of_a_failed_program_are_fetched(grid: Grid) -> None:
         b"",
         "fetched back/out/a.csv (4B)\nfetched back/out/deep/b c.csv (10B)\nfetched back/tool.sh (4B)\n",
     )
-    assert fetched(grid.folder / "back") == {
+    assert files_below(grid.folder / "back") == {
         "out/a.csv": b"a,b\n",
         "out/deep/b c.csv": b"0123456789",
         "tool.sh": b"run\n",
@@ -112,7 +112,7 @@ def test_a_pattern_without_a_match_is_reported_and_the_exit_code_is_kept(grid: G
     assert (done.code, done.out) == (4, b"")
     assert "--fetch none/*: no file matches" in done.err
     assert "out/passwd is a link out of the run's folder" in done.err
-    assert fetched(grid.folder / "b") == {"out/x": b"x\n"}
+    assert files_below(grid.folder / "b") == {"out/x": b"x\n"}
 
 
 def test_files_are_fetched_after_the_time_limit_ended_the_program(grid: Grid) -> None:
@@ -132,7 +132,7 @@ def test_attach_fetches_the_files_of_an_ended_job_until_rm(grid: Grid) -> None:
     events = [(each["name"], each["size"]) for each in done.lines if each.get("event") == "fetched"]
     assert events == [("later/out/a.csv", 4)]
     assert done.lines[-1]["fetched"] == {"files": 1, "size": 4, "warnings": [], "whole": True}
-    assert fetched(grid.folder / "later") == {"out/a.csv": b"a,b\n"}
+    assert files_below(grid.folder / "later") == {"out/a.csv": b"a,b\n"}
     assert grid("attach", job, "--into", "later").err == "fetched later/out/a.csv (4B), replaced\n"
     grid("rm", job)
     assert not list(grid.state_dir.glob(f"spool/out/{job}*"))
@@ -148,11 +148,11 @@ def test_a_full_local_disk_is_reported_and_attach_fetches_again(grid: Grid) -> N
         assert done.code == 125
         assert "No space left on device" in done.err
         assert "attach" in done.err
-        assert fetched(small) == {"a": b"1\n"}
+        assert files_below(small) == {"a": b"1\n"}
     finally:
         subprocess.run(["umount", "-l", small], check=True)
     assert grid("attach", "last", "--into", "again").code == 0
-    assert len(fetched(grid.folder / "again")["big"]) == 4_000_000
+    assert len(files_below(grid.folder / "again")["big"]) == 4_000_000
 
 
 def test_many_small_files_are_sent_once_per_node_and_fetched(grid: Grid) -> None:
@@ -162,22 +162,22 @@ def test_many_small_files_are_sent_once_per_node_and_fetched(grid: Grid) -> None
     for again in range(2):
         done = grid("-q", "run", "--on", "h2", "--with", "data", "--fetch", "data", "--into", "b", "count.sh")
         assert (done.code, done.text.split(), done.err) == (0, ["1000"], "")
-        assert (grid.last()["attempts"][0]["uploaded_bytes"] == 0) == bool(again)
-    assert fetched(grid.folder / "b") == {f"data/{n % 10}/{n}": b"%d\nmore\n" % n for n in range(1000)}
+        assert (grid.last_job()["attempts"][0]["uploaded_bytes"] == 0) == bool(again)
+    assert files_below(grid.folder / "b") == {f"data/{n % 10}/{n}": b"%d\nmore\n" % n for n in range(1000)}
     assert (grid.folder / "data/1/1").read_text() == "1\n"
 
 
 def test_F7_a_reset_while_files_are_fetched_needs_no_second_attempt(grid: Grid, hosts: Lab) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     grid.write("big.sh", "echo ready; head -c 300000000 /dev/zero >big\n")
     with grid.start("run", "--on", "h3", "--fetch", "big", "--into", "b", "big.sh") as client:
         jobs = grid.state_dir / "spool/out"
-        until(lambda: any(path.stat().st_size for path in jobs.glob("*/*.files")), "the first bytes", 40)
+        wait_until(lambda: any(path.stat().st_size for path in jobs.glob("*/*.files")), "the first bytes", 40)
         hosts["h3"].reset_sessions()
-        done = client.done(60)
+        done = client.result(60)
     assert (done.code, done.out) == (0, b"ready\n")
     assert (grid.folder / "b/big").stat().st_size == 300_000_000
-    assert len(grid.last()["attempts"]) == 1
+    assert len(grid.last_job()["attempts"]) == 1
     grid("rm", "last")
 
 
@@ -203,24 +203,24 @@ def test_F7_an_interrupted_upload_sends_only_the_rest_and_reports_progress(
             file.write(piece)
     part = f"{hosts['h1'].workdir}/objects/{digest.hexdigest()}.part"
 
-    def there() -> int:
+    def bytes_received() -> int:
         return int(hosts["h1"].run(["sh", "-c", f"stat -c %s {part} 2>/dev/null || echo 0"]).stdout)
 
     with grid.start("--json", "run", "--on", "h1", "--with", "big", "sum.sh") as running:
-        until(lambda: there() > BIG_BYTES // 4, "a part of it to be there")
+        wait_until(lambda: bytes_received() > BIG_BYTES // 4, "a part of it to be there")
         hosts["h1"].reset_sessions()
-        left = there()
-        done = running.done()
+        left = bytes_received()
+        done = running.result()
     assert done.code == 0
     assert 0 < left < BIG_BYTES, "cut too late"
-    attempts = grid.last()["attempts"]
+    attempts = grid.last_job()["attempts"]
     sent = sum(attempt["uploaded_bytes"] for attempt in attempts)
     assert len(attempts) == 2
     assert attempts[1]["uploaded_bytes"] < BIG_BYTES * 4 // 5, (left, attempts)
     assert sent < BIG_BYTES * 3 // 2, (left, attempts)
-    told = [each for each in done.lines if each.get("event") == "progress" and "sent_bytes" in each]
-    assert told
-    assert all(each["sent_bytes"] < each["total_bytes"] for each in told)
+    progress = [each for each in done.lines if each.get("event") == "progress" and "sent_bytes" in each]
+    assert progress
+    assert all(each["sent_bytes"] < each["total_bytes"] for each in progress)
     assert any(digest.hexdigest() in str(each.get("text")) for each in done.lines if each.get("event") == "output")
 
 
@@ -228,11 +228,11 @@ def test_a_large_file_is_sent_once_per_node_and_again_after_a_run_has_changed_it
     grid.write("spoil.sh", "cksum <big; chmod u+w big; echo spoiled >>big\n")
     grid.write("look.sh", "cksum <big\n")
     grid.write("big", os.urandom(40_000_000))
-    said, sent = [], []
+    printed, sent = [], []
     for program in ("look.sh", "look.sh", "spoil.sh", "look.sh"):
         done = grid("-q", "run", "--on", "h3", "--with", "big", program)
         assert (done.code, done.err) == (0, "")
-        said.append(done.text)
-        sent.append(grid.last()["attempts"][0]["uploaded_bytes"] > 30_000_000)
-    assert len(set(said)) == 1
+        printed.append(done.text)
+        sent.append(grid.last_job()["attempts"][0]["uploaded_bytes"] > 30_000_000)
+    assert len(set(printed)) == 1
     assert sent == [True, False, False, True], "what a program has written into is sent anew"

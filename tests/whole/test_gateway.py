@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.whole.gateway_clients import CLIENTS, Exchange, Gateway, remote, require
-from tests.whole.grid import Commands, until
+from tests.whole.grid import Commands, wait_until
 from tests.whole.samples import FOREVER
 
 HELLO = b"import sys\nprint('hello', sys.argv[1:])\nprint('oops', file=sys.stderr)\nsys.exit(3)\n"
@@ -84,9 +84,9 @@ def test_the_window_size_and_its_changes_reach_the_program(gateway: Gateway) -> 
         channel.get_pty("xterm", 97, 31)
         channel.exec_command("run -I size.py")
         talk = Exchange(channel)
-        talk.until_out(b"97x31")
+        talk.wait_for_stdout(b"97x31")
         channel.resize_pty(120, 40)
-        talk.until_out(b"120x40")
+        talk.wait_for_stdout(b"120x40")
 
 
 def test_ctrl_c_ends_the_program(gateway: Gateway) -> None:
@@ -96,10 +96,10 @@ def test_ctrl_c_ends_the_program(gateway: Gateway) -> None:
         channel.get_pty("xterm", 80, 24)
         channel.exec_command("run forever.py")
         talk = Exchange(channel)
-        talk.until_out(b"begun")
+        talk.wait_for_stdout(b"begun")
         channel.send(b"\x03")
         assert talk.to_end().code == 130
-    until(lambda: gateway.grid("--json", "ps").json["jobs"] == [], "no job")
+    wait_until(lambda: gateway.grid("--json", "ps").json["jobs"] == [], "no job")
 
 
 def test_a_lost_client_does_not_end_its_job(gateway: Gateway) -> None:
@@ -107,8 +107,10 @@ def test_a_lost_client_does_not_end_its_job(gateway: Gateway) -> None:
     with gateway.connected() as transport:
         channel = transport.open_session()
         channel.exec_command("run --stdin none forever.py")
-        Exchange(channel).until_out(b"begun")
-    until(lambda: "alice disconnected" in gateway.audit.splitlines()[-1], "its end", seen=lambda: gateway.audit[-500:])
+        Exchange(channel).wait_for_stdout(b"begun")
+    wait_until(
+        lambda: "alice disconnected" in gateway.audit.splitlines()[-1], "its end", seen=lambda: gateway.audit[-500:]
+    )
     assert [job["state"] for job in gateway.grid("--json", "ps").json["jobs"]] == ["RUNNING"]
 
 
@@ -126,9 +128,9 @@ def test_a_terminal_without_a_command_gets_the_prompt(gateway: Gateway) -> None:
         channel.get_pty("xterm", 80, 24)
         channel.invoke_shell()
         talk = Exchange(channel)
-        talk.until_out(b"sshgrid>")
+        talk.wait_for_stdout(b"sshgrid>")
         channel.send(b"version\r")
-        talk.until_out(b"sshgrid 0.")
+        talk.wait_for_stdout(b"sshgrid 0.")
         channel.send(b"exit\r")
         assert talk.to_end().code == 0
 
@@ -255,7 +257,7 @@ def test_an_unknown_key_and_an_unknown_user_get_the_same_refusal(gateway: Gatewa
         said.append(done.stderr.decode().replace(name, "NAME"))
     assert "Permission denied" in said[0]
     assert len(set(said)) == 1, said
-    until(
+    wait_until(
         lambda: "login of 'mallory' from 127.0.0.1 was refused" in gateway.audit,
         "the refusal",
         seen=lambda: gateway.audit,
@@ -274,7 +276,7 @@ def test_A27_a_password_logs_in_and_wrong_ones_wait_and_end_the_connection(gatew
         for _ in range(3):
             with pytest.raises((paramiko.SSHException, EOFError)):
                 transport.auth_password(name, "wrong horse")
-        until(lambda transport=transport: not transport.is_active(), "the end of the connection")  # type: ignore[misc]
+        wait_until(lambda transport=transport: not transport.is_active(), "the end of the connection")  # type: ignore[misc]
     assert "horse" not in gateway.grid.log
     assert gateway.grid("user", "passwd", "bob", "--remove").code == 0
     with pytest.raises(paramiko.SSHException), gateway.connected("bob", password="correct horse"):
@@ -287,7 +289,7 @@ def test_A27_a_password_logs_in_and_wrong_ones_wait_and_end_the_connection(gatew
 def test_a_removed_user_is_disconnected_at_once(gateway: Gateway) -> None:
     with gateway.connected("bob") as transport:
         assert gateway.grid("user", "rm", "bob").code == 0
-        until(lambda: not transport.is_active(), "the end of the session")
+        wait_until(lambda: not transport.is_active(), "the end of the session")
     assert gateway.run("openssh", "version", name="bob").code == 255
     gateway.add_user("bob")
     assert gateway.run("openssh", "version", name="bob").code == 0
@@ -295,7 +297,7 @@ def test_a_removed_user_is_disconnected_at_once(gateway: Gateway) -> None:
 
 def test_A31_a_job_of_another_user_is_answered_like_a_missing_job(gateway: Gateway) -> None:
     job = gateway.run("openssh", "run -d --lang python - ", b"print('hers')\n").out.decode().strip()
-    until(lambda: gateway.run("openssh", f"logs {job}").out == b"hers\n", "its output")
+    wait_until(lambda: gateway.run("openssh", f"logs {job}").out == b"hers\n", "its output")
     for words in ("info", "logs", "attach", "wait", "kill", "rm", "hold"):
         his, missing = (
             gateway.run("openssh", f"{words} {job}", name="bob"),
@@ -373,7 +375,7 @@ def test_A29_the_master_answers_during_500_silent_connections(gateway: Gateway) 
         assert max(gateway.ping() for _ in range(20)) < PING_SECONDS
         elsewhere = [*gateway.openssh("alice", "-b", "127.0.0.2"), "version"]
         assert subprocess.run(elsewhere, capture_output=True, check=False).returncode == 0
-        until(lambda: gateway.run("openssh", "version").code == 0, "a place for a client that sends something", 5)
+        wait_until(lambda: gateway.run("openssh", "version").code == 0, "a place for a client that sends something", 5)
     finally:
         for sock in silent:
             sock.close()
@@ -384,7 +386,7 @@ def test_40_clients_at_once_are_served_and_counted(gateway: Gateway) -> None:
     with gateway.connected() as transport:
         channel = transport.open_session()
         channel.exec_command("run --stdin none forever.py")
-        Exchange(channel).until_out(b"begun")
+        Exchange(channel).wait_for_stdout(b"begun")
         (line,) = [line for line in gateway.clients() if line.user == "alice"]
         assert (line.address, line.running) == ("127.0.0.1", 1)
         asked = [
@@ -417,7 +419,7 @@ def test_A33_a_client_that_never_reads_costs_little_memory_and_delays_no_other(g
     with gateway.connected() as transport:
         channel = transport.open_session()
         channel.exec_command("run --stdin none much.py")
-        until(lambda: gateway.grid("--json", "ps", "-a").json["jobs"][-1]["state"] == "COMPLETED", "its end", 60)
+        wait_until(lambda: gateway.grid("--json", "ps", "-a").json["jobs"][-1]["state"] == "COMPLETED", "its end", 60)
         before = master.memory_info().rss
         assert max(gateway.ping() for _ in range(20)) < PING_SECONDS
         assert gateway.run("openssh", "version").code == 0

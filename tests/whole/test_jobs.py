@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole.grid import Grid, open_gate, programs, remains, until
+from tests.whole.grid import Grid, find_leftovers, job_pids, open_gate, wait_until
 from tests.whole.samples import FOREVER, WAIT_FOR_GATE
 
 pytestmark = pytest.mark.lab
@@ -37,16 +37,16 @@ def test_a_detached_job_can_be_waited_for_followed_and_removed(grid: Grid, gate:
     assert (detached.code, detached.err) == (0, "")
     job = detached.text.strip()
     assert job.isdigit()
-    grid.until_state(job, "RUNNING")
+    grid.wait_for_state(job, "RUNNING")
     assert grid("wait", "--timeout", "100ms", job).code == 124
     assert grid("rm", job).code == 1
     assert [line["id"] for line in grid("--json", "ps").json["jobs"]] == [int(job)]
     with grid.start("attach", job) as attached, grid.start("logs", "-f", job) as followed:
-        attached.until_out(b"first\n")
-        followed.until_out(b"first\n")
+        attached.wait_for_stdout(b"first\n")
+        followed.wait_for_stdout(b"first\n")
         open_gate(grid.lab, gate)
-        assert attached.done() == (7, b"first\nsecond\n", "")
-        assert followed.done() == (0, b"first\nsecond\n", "")
+        assert attached.result() == (7, b"first\nsecond\n", "")
+        assert followed.result() == (0, b"first\nsecond\n", "")
     assert grid("wait", job).code == 7
     assert grid("logs", job) == (0, b"first\nsecond\n", "")
     assert grid("logs", "--tail", "1", job).out == b"second\n"
@@ -60,10 +60,10 @@ def test_a_detached_job_can_be_waited_for_followed_and_removed(grid: Grid, gate:
 def test_the_check_for_leftovers_finds_a_running_job(grid: Grid) -> None:
     grid.write("forever.py", FOREVER)
     job = grid.detach("forever.py")
-    node = grid.until_state(job, "RUNNING")["node"]
-    until(lambda: programs(grid.lab[node], "forever.py"), "the program to run")
-    assert any(f"-{job}.1" in str(found) for found in remains(grid.lab[node]))
-    assert len(remains(grid.lab[node])) >= 2
+    node = grid.wait_for_state(job, "RUNNING")["node"]
+    wait_until(lambda: job_pids(grid.lab[node], "forever.py"), "the program to run")
+    assert any(f"-{job}.1" in str(found) for found in find_leftovers(grid.lab[node]))
+    assert len(find_leftovers(grid.lab[node])) >= 2
     assert grid("kill", job).code == 0
     assert grid("wait", job).code == 143
     assert grid("kill", job).code == 1
@@ -74,7 +74,7 @@ def test_the_check_for_leftovers_finds_a_running_job(grid: Grid) -> None:
 def test_kill_sends_a_signal_and_ends_the_job(grid: Grid, name: str, code: int) -> None:
     grid.write("forever.py", FOREVER)
     job = grid.detach("forever.py")
-    grid.until_state(job, "RUNNING")
+    grid.wait_for_state(job, "RUNNING")
     assert grid("kill", "--signal", name, job).code == 0
     assert grid("wait", job).code == code
 
@@ -86,10 +86,10 @@ def test_kill_with_USR1_sends_the_signal_and_does_not_cancel(grid: Grid) -> None
         "print('ready', flush=True)\nwhile True: signal.pause()\n",
     )
     with grid.start("run", "listen.py") as client:
-        client.until_out(b"ready\n")
+        client.wait_for_stdout(b"ready\n")
         assert grid("kill", "--signal", "USR1", "last").code == 0
-        assert client.done().code == 9
-    assert grid.last()["state"] == "FAILED"
+        assert client.result().code == 9
+    assert grid.last_job()["state"] == "FAILED"
 
 
 def test_kill_ends_a_program_that_ignores_signals(grid: Grid) -> None:
@@ -99,10 +99,10 @@ def test_kill_ends_a_program_that_ignores_signals(grid: Grid) -> None:
         "print('deaf', flush=True)\nwhile True: signal.pause()\n",
     )
     with grid.start("run", "deaf.py") as client:
-        client.until_out(b"deaf\n")
+        client.wait_for_stdout(b"deaf\n")
         assert grid("kill", "last").code == 0
-        assert client.done(20).code != 0
-    assert grid.last()["state"] == "CANCELLED"
+        assert client.result(20).code != 0
+    assert grid.last_job()["state"] == "CANCELLED"
 
 
 def test_the_environment_of_a_job_has_its_ids_attempt_and_node(grid: Grid) -> None:
@@ -110,7 +110,7 @@ def test_the_environment_of_a_job_has_its_ids_attempt_and_node(grid: Grid) -> No
         "who.py", "import os\nfor n in ('JOB_ID', 'TASK_ID', 'ATTEMPT', 'NODE'): print(os.environ['SSHGRID_' + n])\n"
     )
     done = grid("run", "--on", "h3", "who.py")
-    job = grid.last()["id"]
+    job = grid.last_job()["id"]
     assert done.text.split() == [str(job), str(job), "1", "h3"]
 
 
@@ -129,14 +129,14 @@ def test_wait_for_several_jobs_exits_with_0_or_1(grid: Grid) -> None:
 def test_ctrl_c_ends_the_job_and_exits_with_130(grid: Grid) -> None:
     grid.write("forever.py", FOREVER)
     with grid.start("run", "forever.py") as client:
-        client.until_out(b"begun\n")
+        client.wait_for_stdout(b"begun\n")
         began = time.monotonic()
         client.interrupt()
-        assert client.done().code == 130
+        assert client.result().code == 130
     assert time.monotonic() - began < 5  # Python takes INT for an answer
-    job = grid.last()
+    job = grid.last_job()
     assert (job["state"], job["exit_status"]) == ("CANCELLED", 130)
-    assert not programs(grid.lab[job["node"]], "forever.py")
+    assert not job_pids(grid.lab[job["node"]], "forever.py")
 
 
 def test_a_second_ctrl_c_detaches_and_prints_the_id(grid: Grid) -> None:
@@ -146,12 +146,12 @@ def test_a_second_ctrl_c_detaches_and_prints_the_id(grid: Grid) -> None:
         "print('begun', flush=True)\nwhile True: signal.pause()\n",
     )
     with grid.start("run", "slow.py") as client:
-        client.until_out(b"begun\n")
+        client.wait_for_stdout(b"begun\n")
         client.interrupt()
-        client.until_out(b"heard\n")
+        client.wait_for_stdout(b"heard\n")
         client.interrupt()
-        done = client.done()
-    job = grid.last()
+        done = client.result()
+    job = grid.last_job()
     assert done.code == 130
     assert f"job {job['id']} continues" in done.err
     assert f"sshgrid attach {job['id']}" in done.err
@@ -162,13 +162,13 @@ def test_a_second_ctrl_c_detaches_and_prints_the_id(grid: Grid) -> None:
 def test_the_job_of_a_killed_client_continues_without_on_disconnect_cancel(grid: Grid, gate: str) -> None:
     grid.write("gated.py", GATED)
     with grid.start("run", "gated.py", gate) as client:
-        client.until_out(b"first\n")
+        client.wait_for_stdout(b"first\n")
         client.process.kill()
     with grid.start("run", "--on-disconnect", "cancel", "gated.py", f"{gate}-never") as client:
-        client.until_out(b"first\n")
+        client.wait_for_stdout(b"first\n")
         client.process.kill()
-    lost = int(grid.last()["id"])
-    grid.until_state(str(lost), "CANCELLED")
+    lost = int(grid.last_job()["id"])
+    grid.wait_for_state(str(lost), "CANCELLED")
     assert grid.info(lost - 1)["state"] == "RUNNING"
     open_gate(grid.lab, gate)
     assert grid("attach", str(lost - 1)) == (7, b"first\nsecond\n", "")
@@ -189,7 +189,7 @@ def test_closing_stdout_cancels_the_run(grid: Grid) -> None:
         assert client.stdout.readline() == b"yes\n"
         client.stdout.close()
         assert client.wait(20) == 128 + signal.SIGPIPE
-    grid.until_state("last", "CANCELLED")
+    grid.wait_for_state("last", "CANCELLED")
 
 
 # --- interactive ------------------------------------------------------------------------------------------------------
@@ -207,11 +207,11 @@ def test_an_interactive_run_reads_input_from_a_pipe_while_it_runs(grid: Grid) ->
     read, write = os.pipe()
     with grid.start("run", "-I", "talk.py", stdin=read) as client:
         os.close(read)
-        client.until_out(b"name?\n")
+        client.wait_for_stdout(b"name?\n")
         os.write(write, b"world\n")
-        client.until_out(b"hello world")
+        client.wait_for_stdout(b"hello world")
         os.close(write)
-        assert client.done() == (6, b"name?\nhello world False False\n", "")
+        assert client.result() == (6, b"name?\nhello world False False\n", "")
 
 
 class Terminal:
@@ -239,7 +239,7 @@ class Terminal:
         os.close(self.master)
         os.close(self._slave)
 
-    def until(self, wanted: bytes, seconds: float = 20.0) -> None:
+    def wait_for(self, wanted: bytes, seconds: float = 20.0) -> None:
         deadline = time.monotonic() + seconds
         while wanted not in self.seen:
             assert time.monotonic() < deadline, f"no {wanted!r} in {self.seen!r}"
@@ -257,9 +257,9 @@ class Terminal:
 def test_an_interactive_run_has_a_terminal_of_the_same_size(grid: Grid) -> None:
     grid.write("talk.py", "import os\nprint('size', os.get_terminal_size(1), flush=True)\n" + TALK)
     with Terminal(grid, "run", "-I", "talk.py") as terminal:
-        terminal.until(b"name?")
+        terminal.wait_for(b"name?")
         terminal.type(b"world\r")
-        terminal.until(b"hello world True True")
+        terminal.wait_for(b"hello world True True")
         assert terminal.process.wait(20) == 6
         assert terminal.is_as_before
     assert b"columns=99, lines=33" in terminal.seen
@@ -273,9 +273,9 @@ def test_ctrl_c_on_an_interactive_terminal_goes_to_the_program(grid: Grid) -> No
         "    print('interrupted', flush=True)\n    raise SystemExit(11)\n",
     )
     with Terminal(grid, "run", "-I", "heed.py") as terminal:
-        terminal.until(b"ready")
+        terminal.wait_for(b"ready")
         terminal.type(b"\x03")
-        terminal.until(b"interrupted")
+        terminal.wait_for(b"interrupted")
         assert terminal.process.wait(20) == 11
         assert terminal.is_as_before
 
@@ -285,16 +285,16 @@ def test_an_interactive_run_ends_when_its_client_is_killed(grid: Grid) -> None:
     read, write = os.pipe()
     with grid.start("run", "-I", "forever.py", stdin=read) as client:
         os.close(read)
-        client.until_out(b"begun\n")
+        client.wait_for_stdout(b"begun\n")
         client.process.kill()
     os.close(write)
-    until(lambda: grid.last()["state"] not in ("RUNNING", "PENDING"), "the job to end", 20, grid.last)
+    wait_until(lambda: grid.last_job()["state"] not in ("RUNNING", "PENDING"), "the job to end", 20, grid.last_job)
 
 
 def test_a_run_at_a_terminal_prints_the_output_of_the_program(grid: Grid) -> None:
     grid.write("hello.py", "print('hello')")
     with Terminal(grid, "run", "hello.py") as terminal:
-        terminal.until(b"hello\r\n")
+        terminal.wait_for(b"hello\r\n")
         assert terminal.process.wait(20) == 0
 
 
@@ -308,7 +308,7 @@ def test_exceeding_the_memory_limit_exits_with_137_and_state_OUT_OF_MEMORY(grid:
     )
     done = grid("run", "--memory", "100M", "greedy.py")
     assert done.code == 137
-    assert grid.last()["state"] == "OUT_OF_MEMORY"
+    assert grid.last_job()["state"] == "OUT_OF_MEMORY"
 
 
 def test_A37_an_environment_value_does_not_appear_in_processes_logs_or_listings(grid: Grid) -> None:
@@ -324,10 +324,10 @@ def test_A37_an_environment_value_does_not_appear_in_processes_logs_or_listings(
             stdout=out,
         )
     with client:
-        until(lambda: secret.encode() in (grid.folder / "out").read_bytes(), "the program to know its secret")
-        node = grid.lab[grid.last()["node"]]
-        assert programs(node, "tell.py")
-        assert programs(node, secret) == []
+        wait_until(lambda: secret.encode() in (grid.folder / "out").read_bytes(), "the program to know its secret")
+        node = grid.lab[grid.last_job()["node"]]
+        assert job_pids(node, "tell.py")
+        assert job_pids(node, secret) == []
         assert not any(
             secret.encode() in path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()
         )
@@ -340,4 +340,6 @@ def test_A37_an_environment_value_does_not_appear_in_processes_logs_or_listings(
         client.wait(20)
     assert secret not in grid.log
     found = node.run(["grep", "-rl", secret, "/var/tmp"], check=False).stdout.split()
-    until(lambda: not node.run(["grep", "-rl", secret, "/var/tmp"], check=False).stdout, "the secret to be gone", 10)
+    wait_until(
+        lambda: not node.run(["grep", "-rl", secret, "/var/tmp"], check=False).stdout, "the secret to be gone", 10
+    )

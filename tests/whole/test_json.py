@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import pytest
 
@@ -19,12 +18,6 @@ NODE = {"name", "state", "reason", "cpu", "load", "memory_free", "running", "slo
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
-def objects(value: Any) -> list[dict[str, Any]]:
-    """Every object in a value, itself included."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [*([value] if isinstance(value, dict) else []), *(found for each in inner for found in objects(each))]
-
-
 def test_run_prints_events_and_the_job_last(grid: Grid) -> None:
     grid.write("say.py", "import sys\nprint('out')\nprint('err', file=sys.stderr)\nsys.exit(3)\n")
     done = grid("--json", "run", "say.py")
@@ -32,8 +25,8 @@ def test_run_prints_events_and_the_job_last(grid: Grid) -> None:
     assert done.code == 3
     assert all(event["schema"] == 1 and event["event"] for event in events)
     assert events[0]["event"] == "accepted"
-    said = [(event["stream"], event["text"]) for event in events if event["event"] == "output"]
-    assert sorted(said) == [("stderr", "err\n"), ("stdout", "out\n")]
+    outputs = [(event["stream"], event["text"]) for event in events if event["event"] == "output"]
+    assert sorted(outputs) == [("stderr", "err\n"), ("stdout", "out\n")]
     assert job.keys() >= JOB | {"attempts"}
     assert (job["id"], job["state"], job["exit_code"], job["signal"]) == (events[0]["id"], "FAILED", 3, None)
     assert done.err == ""
@@ -54,7 +47,7 @@ def test_ps_and_info_have_the_keys_of_the_interface(grid: Grid) -> None:
     assert job.keys() >= JOB
     assert (job["program"], job["state"], job["exit_code"]) == ("hello.py 'a b'", "COMPLETED", 0)
     assert "attempts" not in job
-    info = grid.last()
+    info = grid.last_job()
     assert info.keys() >= JOB | {"attempts"}
     assert "why" not in info
     (attempt,) = info["attempts"]
@@ -81,7 +74,7 @@ def test_info_of_a_waiting_job_gives_a_reason_for_each_node(grid: Grid) -> None:
 
 
 def test_nodes_have_the_keys_of_the_interface(grid: Grid) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     value = grid("--json", "nodes").json
     assert value["schema"] == 1
     assert [node["name"] for node in value["nodes"]] == ["h1", "h2", "h3", "h4"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole.grid import LocalGrid, until
+from tests.whole.grid import LocalGrid, wait_until
 from tests.whole.samples import FOREVER
 
 
@@ -17,7 +17,7 @@ def here(tmp_path: Path) -> Iterator[LocalGrid]:
     yield grid
     try:
         assert "Traceback" not in grid.log
-        until(
+        wait_until(
             lambda: not list(grid.workdir.glob("runs/*")),
             "no run folder",
             20,
@@ -35,9 +35,9 @@ def test_a_local_node_runs_programs(here: LocalGrid) -> None:
     here.write("forever.py", FOREVER)
     assert here("run", "--time-limit", "1s", "forever.py").code == 124
     with here.start("run", "forever.py") as client:
-        client.until_out(b"begun\n")
+        client.wait_for_stdout(b"begun\n")
         client.interrupt()
-        assert client.done().code == 130
+        assert client.result().code == 130
     assert here("run", "-I", "say.py", stdin=b"typed").out == b"[] typed\n"
     assert [job["exit_code"] for job in here("--json", "ps", "-a").json["jobs"]][:2] == [3, 139]
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import operator
 import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import pytest
 from tests.lab import machine
 from tests.lab.host import LabHost
 from tests.lab.hosts import Lab
-from tests.whole.grid import Grid, Running, open_gate, remains, until, until_value
+from tests.whole.grid import Grid, RunningCommand, find_leftovers, open_gate, wait_for_value, wait_until
 from tests.whole.samples import halves, output_of_halves
 
 pytestmark = pytest.mark.lab
@@ -25,27 +27,27 @@ HALVES, OUTPUT = halves(100), output_of_halves(100)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def less_patience(module_grid: Grid) -> None:
+def short_patience(module_grid: Grid) -> None:
     """Nobody has to wait ten seconds for a host to be given up here; a cut is still noticed first."""
     module_grid.write_inventory("retry: {patience: [8s, 1m]}")
 
 
-def until_last_ran(grid: Grid) -> str:
+def node_of_running_job(grid: Grid) -> str:
     """The node of the last job, once it runs."""
-    return str(grid.until_state("last", "RUNNING")["node"])
+    return str(grid.wait_for_state("last", "RUNNING")["node"])
 
 
 def test_F16_a_job_moves_to_another_node_when_its_host_loses_power(grid: Grid, hosts: Lab, gate: str) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     grid.write("halves.py", HALVES)
     with grid.start("run", "halves.py", gate) as client:
-        client.until_out(b"first 99\n")
-        lost = until_last_ran(grid)
+        client.wait_for_stdout(b"first 99\n")
+        lost = node_of_running_job(grid)
         hosts[lost].power_off()
         open_gate(hosts, gate)
-        done = client.done(40)
+        done = client.result(40)
     assert (done.code, done.out) == (0, OUTPUT)
-    job = grid.last()
+    job = grid.last_job()
     first, second = job["attempts"]
     assert (job["state"], job["attempt"]) == ("COMPLETED", 2)
     assert (first["node"], second["node"] != lost) == (lost, True)
@@ -53,59 +55,59 @@ def test_F16_a_job_moves_to_another_node_when_its_host_loses_power(grid: Grid, h
     assert f"{lost} lost" in done.err
     assert f"moved to {second['node']} (attempt 2 of 3)" in done.err
     hosts[lost].power_on()
-    grid.until_up(lost)
-    until_value(lambda: remains(hosts[lost]), lambda found: not found, f"{lost} to be cleaned")
+    grid.wait_until_up(lost)
+    wait_for_value(lambda: find_leftovers(hosts[lost]), lambda found: not found, f"{lost} to be cleaned")
 
 
 def test_F16_a_second_attempt_starts_when_the_host_of_a_job_reboots(grid: Grid, hosts: Lab, gate: str) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     grid.write("halves.py", HALVES)
     with grid.start("run", "--on", "h1,h2", "halves.py", gate) as client:
-        client.until_out(b"first 99\n")
-        lost = until_last_ran(grid)
+        client.wait_for_stdout(b"first 99\n")
+        lost = node_of_running_job(grid)
         hosts[lost].power_cycle()
         open_gate(hosts, gate)
-        done = client.done(40)
+        done = client.result(40)
     assert (done.code, done.out) == (0, OUTPUT)
-    assert len(grid.last()["attempts"]) == 2
+    assert len(grid.last_job()["attempts"]) == 2
 
 
 def test_F2_a_cut_that_heals_in_time_needs_no_second_attempt(grid: Grid, hosts: Lab, gate: str) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     grid.write("halves.py", HALVES)
     with grid.start("run", "halves.py", gate) as client:
-        client.until_out(b"first 99\n")
-        node = until_last_ran(grid)
+        client.wait_for_stdout(b"first 99\n")
+        node = node_of_running_job(grid)
         hosts[node].cut()
-        grid.until_state("last", "DISCONNECTED")
+        grid.wait_for_state("last", "DISCONNECTED")
         open_gate(hosts, gate)
         hosts[node].heal()
-        assert client.done(40) == (0, OUTPUT, "")
-    assert len(grid.last()["attempts"]) == 1
+        assert client.result(40) == (0, OUTPUT, "")
+    assert len(grid.last_job()["attempts"]) == 1
 
 
 def test_F7_a_reset_during_a_run_needs_no_second_attempt(grid: Grid, hosts: Lab, gate: str) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     grid.write("halves.py", HALVES)
     with grid.start("run", "halves.py", gate) as client:
-        client.until_out(b"first 99\n")
-        node = until_last_ran(grid)
+        client.wait_for_stdout(b"first 99\n")
+        node = node_of_running_job(grid)
         hosts[node].reset_sessions()
         open_gate(hosts, gate)
-        assert client.done(40) == (0, OUTPUT, "")
-    assert len(grid.last()["attempts"]) == 1
+        assert client.result(40) == (0, OUTPUT, "")
+    assert len(grid.last_job()["attempts"]) == 1
 
 
 def test_F7_a_reset_while_output_is_collected_needs_no_second_attempt(grid: Grid, hosts: Lab) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     grid.write("much.py", "import os\nfor n in range(60): os.write(1, b'%06d\\n' % n * 149797)\n")
     with grid.start("run", "--on", "h3", "much.py") as client:
-        until(lambda: len(client.out) > 1 << 20, "the first megabyte")
+        wait_until(lambda: len(client.out) > 1 << 20, "the first megabyte")
         hosts["h3"].reset_sessions()
-        done = client.done(40)
+        done = client.result(40)
     assert done.code == 0
     assert done.out == b"".join(b"%06d\n" % n * 149797 for n in range(60))
-    assert len(grid.last()["attempts"]) == 1
+    assert len(grid.last_job()["attempts"]) == 1
     grid("rm", "last")
 
 
@@ -117,28 +119,30 @@ SLOW_BUILD = """out: main.c
 
 
 @contextmanager
-def building(grid: Grid, on: str, gate: str) -> Iterator[Running]:
+def waiting_build(grid: Grid, on: str, gate: str) -> Iterator[RunningCommand]:
     """A run whose build has begun and waits for the gate."""
     grid.write("project/Makefile", SLOW_BUILD.replace("GATE", gate))
     grid.write("project/main.c", '#include <stdio.h>\nint main(void) { puts("built"); }\n')
     with grid.start("run", "--on", on, "project") as client:
-        jobs = until_value(
+        jobs = wait_for_value(
             lambda: grid("--json", "ps").json["jobs"],
             lambda found: found and found[-1]["phase"] == "compiling",
             "a build",
         )
         node = jobs[-1]["node"]
-        until(lambda: grid.lab[node].run(["test", "-e", f"{gate}.begun"], check=False).returncode == 0, "make to work")
+        wait_until(
+            lambda: grid.lab[node].run(["test", "-e", f"{gate}.begun"], check=False).returncode == 0, "make to work"
+        )
         yield client
 
 
 def test_F7_a_reset_during_the_compilation_needs_no_second_attempt(grid: Grid, hosts: Lab, gate: str) -> None:
-    grid.until_up()
-    with building(grid, "h1,h2", gate) as client:
-        hosts[grid.last()["node"]].reset_sessions()
+    grid.wait_until_up()
+    with waiting_build(grid, "h1,h2", gate) as client:
+        hosts[grid.last_job()["node"]].reset_sessions()
         open_gate(hosts, gate)
-        assert client.done(40) == (0, b"built\n", "")
-    assert len(grid.last()["attempts"]) == 1
+        assert client.result(40) == (0, b"built\n", "")
+    assert len(grid.last_job()["attempts"]) == 1
 
 
 def large_input(grid: Grid) -> tuple[int, str]:
@@ -151,7 +155,7 @@ def large_input(grid: Grid) -> tuple[int, str]:
         return 300_000_000, hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def uploading(lab: Lab, sha256: str, *names: str) -> str:
+def host_that_receives(lab: Lab, sha256: str, *names: str) -> str:
     """Which of these hosts is being sent this large file."""
     for host in map(lab.__getitem__, names):
         for part in host.disk_path(host.workdir).glob(f"objects/{sha256}*part"):
@@ -162,62 +166,62 @@ def uploading(lab: Lab, sha256: str, *names: str) -> str:
 
 
 def test_F25_after_a_reset_during_an_upload_the_second_attempt_succeeds(grid: Grid, hosts: Lab) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     size, sha256 = large_input(grid)
     with grid.start("run", "--on", "h1,h2", "--stdin", "in", "size.py") as client:
-        hosts[until_value(lambda: uploading(hosts, sha256, "h1", "h2"), bool, "an upload")].reset_sessions()
-        done = client.done(40)
+        hosts[wait_for_value(lambda: host_that_receives(hosts, sha256, "h1", "h2"), bool, "an upload")].reset_sessions()
+        done = client.result(40)
     assert (done.code, done.out) == (0, b"%d\n" % size), done
-    assert len(grid.last()["attempts"]) == 2
+    assert len(grid.last_job()["attempts"]) == 2
     grid("rm", "last")
 
 
 def test_F1_F4_jobs_move_when_hosts_fall_silent_during_compilation_run_or_upload(
     grid: Grid, hosts: Lab, gate: str
 ) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     hosts["h4"].set_load(4.0, 1.5)
-    until_value(grid.nodes, lambda nodes: nodes["h4"]["load"] == 4.0, "h4 to be busy")
+    wait_for_value(grid.nodes, lambda nodes: nodes["h4"]["load"] == 4.0, "h4 to be busy")
     size, sha256 = large_input(grid)
     grid.write("halves.py", HALVES)
     with ExitStack() as stack:
-        built = stack.enter_context(building(grid, "h1,h4", gate))
+        built = stack.enter_context(waiting_build(grid, "h1,h4", gate))
         ran = stack.enter_context(grid.start("run", "--on", "h2,h4", "halves.py", gate))
-        ran.until_out(b"first 99\n")
+        ran.wait_for_stdout(b"first 99\n")
         sent = stack.enter_context(grid.start("run", "--on", "h3,h4", "--stdin", "in", "size.py"))
-        until(lambda: uploading(hosts, sha256, "h3"), "an upload")
+        wait_until(lambda: host_that_receives(hosts, sha256, "h3"), "an upload")
         hosts["h3"].cut()
         hosts["h1"].power_off()
         hosts["h2"].freeze()
         hosts["h4"].run(["touch", gate])
-        ends = [client.done(40) for client in (built, ran, sent)]
+        ends = [client.result(40) for client in (built, ran, sent)]
     assert [(done.code, done.out) for done in ends] == [(0, b"built\n"), (0, OUTPUT), (0, b"%d\n" % size)]
     assert all("moved to h4 (attempt 2 of 3)" in done.err for done in ends), ends
     hosts["h2"].thaw()
     hosts["h1"].power_on()
     hosts["h3"].heal()
-    grid.until_up()
+    grid.wait_until_up()
     for name in ("h1", "h2", "h3"):
-        until_value(lambda host=hosts[name]: remains(host), lambda found: not found, f"{name} to be cleaned", 30)  # type: ignore[misc]
+        wait_for_value(partial(find_leftovers, hosts[name]), operator.not_, f"{name} to be cleaned", 30)
     grid("rm", "last")
 
 
 def test_a_run_succeeds_after_a_reset_during_the_toolchain_check(grid: Grid, hosts: Lab) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     host = hosts["h1"]
-    grid.until_down(host)
+    grid.take_down(host)
     host.reset()
     grid.write("A.java", "class A { public static void main(String[] a) { System.out.print(a[0]); } }")
     with grid.start("run", "--on", "h1", "A.java", "fine") as client:
-        until(lambda: any("-0." in run for run in host.leftovers()), "a test of java on h1")
+        wait_until(lambda: any("-0." in run for run in host.leftovers()), "a test of java on h1")
         host.reset_sessions()
-        done = client.done(40)
+        done = client.result(40)
     assert (done.code, done.out) == (0, b"fine"), done
 
 
 @pytest.mark.parametrize("trouble", ["cut", "reset", "refuse", "freeze"])
 def test_F1_F7_F9_F32_a_run_skips_a_host_that_does_not_connect(grid: Grid, hosts: Lab, trouble: str) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     host = hosts["h1"]
     match trouble:
         case "cut":
@@ -235,7 +239,7 @@ def test_F1_F7_F9_F32_a_run_skips_a_host_that_does_not_connect(grid: Grid, hosts
 
 
 def test_an_unreachable_host_does_not_slow_runs_on_other_hosts(grid: Grid, hosts: Lab) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     grid.write("hello.py", "print('hello')")
 
     def nine_runs() -> float:
@@ -250,56 +254,56 @@ def test_an_unreachable_host_does_not_slow_runs_on_other_hosts(grid: Grid, hosts
     grid("run", "hello.py")
     before = nine_runs()
     hosts["h4"].cut()
-    until_value(grid.nodes, lambda nodes: nodes["h4"]["state"] == "DOWN", "h4 to be down")
+    wait_for_value(grid.nodes, lambda nodes: nodes["h4"]["state"] == "DOWN", "h4 to be down")
     assert nine_runs() < 2 * before + 1.0
 
 
 def test_F24_a_run_moves_away_from_a_host_with_a_full_disk(grid: Grid, hosts: Lab) -> None:
     host = hosts["h1"]
     grid.write("hello.py", "print('hello')")
-    grid.until_down(host)
+    grid.take_down(host)
     host.small_disk(3 << 20)
     try:
-        grid.until_up()
+        grid.wait_until_up()
         assert grid("run", "--on", "h1", "hello.py").code == 0
         host.fill_disk()
         for name in ("h2", "h3", "h4"):
             hosts[name].set_load(5.0, 1.9)
-        until_value(grid.nodes, lambda nodes: all(nodes[n]["load"] == 5.0 for n in ("h2", "h3", "h4")), "the loads")
+        wait_for_value(grid.nodes, lambda nodes: all(nodes[n]["load"] == 5.0 for n in ("h2", "h3", "h4")), "the loads")
         grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])\n" + "# long\n" * 2000)
         done = grid("run", "who.py")
         assert done.code == 0, done
         assert done.out != b"h1\n"
-        job = grid.last()
+        job = grid.last_job()
         first = job["attempts"][0]
         assert first["node"] == "h1", job
         assert "disk full" in first["outcome"] or "no space" in first["outcome"]
         host.free_disk()
     finally:
-        grid.until_down(host)
+        grid.take_down(host)
         host.reset()
 
 
 def test_F23_a_run_that_ends_on_a_full_disk_exits_with_125(grid: Grid, hosts: Lab, gate: str) -> None:
     host = hosts["h1"]
     grid.write("hello.py", "print('hello')")
-    grid.until_down(host)
+    grid.take_down(host)
     host.small_disk(3 << 20)
     try:
-        grid.until_up()
+        grid.wait_until_up()
         assert grid("run", "--on", "h1", "hello.py").code == 0
         grid.write("gated.py", HALVES.split('for n in range(100): print("second"')[0] + "sys.exit(5)\n")
         with grid.start("run", "--on", "h1", "--retries", "0", "gated.py", gate) as client:
-            client.until_out(b"first 99\n")
+            client.wait_for_stdout(b"first 99\n")
             host.fill_disk()
             host.run(["touch", gate])
-            done = client.done()
+            done = client.result()
             assert done.code == 125
             assert "its disk was full when the run ended" in done.err
         host.free_disk()
-        until(lambda: not remains(host), "h1 to be cleaned", 20, lambda: remains(host))
+        wait_until(lambda: not find_leftovers(host), "h1 to be cleaned", 20, lambda: find_leftovers(host))
     finally:
-        grid.until_down(host)
+        grid.take_down(host)
         host.reset()
 
 
@@ -313,7 +317,7 @@ def test_A41_an_unsafe_workdir_is_refused_and_named(grid: Grid, hosts: Lab, work
     grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
     try:
         grid.write_inventory(fields={"h1": {"workdir": workdir}})
-        found = until_value(grid.nodes, lambda nodes: workdir in nodes["h1"]["reason"], "h1 to be refused")["h1"]
+        found = wait_for_value(grid.nodes, lambda nodes: workdir in nodes["h1"]["reason"], "h1 to be refused")["h1"]
         assert (found["state"], why in found["reason"]) == ("DOWN", True), found
         assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
     finally:
@@ -323,7 +327,7 @@ def test_A41_an_unsafe_workdir_is_refused_and_named(grid: Grid, hosts: Lab, work
 def test_A21_a_changed_host_key_is_refused_also_with_accept_new(grid: Grid, hosts: Lab) -> None:
     host = hosts["h1"]
     known = hosts.known_hosts.read_text()
-    grid.until_down(host)
+    grid.take_down(host)
     try:
         host.new_host_key()
         grid("node", "check", "h1")
@@ -347,7 +351,7 @@ def test_a_run_skips_a_node_that_refuses_the_login_and_reports_it(grid: Grid, ho
     machine.call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "stranger"))
     try:
         grid.write_inventory(fields={"h1": {"identity_file": str(tmp_path / "stranger")}})
-        until_value(grid.nodes, lambda nodes: nodes["h1"]["state"] == "DOWN", "h1 to refuse")
+        wait_for_value(grid.nodes, lambda nodes: nodes["h1"]["state"] == "DOWN", "h1 to refuse")
         assert "login refused" in grid.nodes()["h1"]["reason"]
         grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
         assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
@@ -360,15 +364,15 @@ def test_a_run_skips_a_node_that_refuses_the_login_and_reports_it(grid: Grid, ho
 # --- what logs in there -----------------------------------------------------------------------------------------------
 
 
-def relogin(grid: Grid, host: LabHost) -> None:
+def reconnect(grid: Grid, host: LabHost) -> None:
     host.reset_sessions()
-    grid.until_up(host.name)
+    grid.wait_until_up(host.name)
 
 
 @pytest.mark.parametrize("shell", ["csh", "fish", "mksh", "dash"])
 def test_A12_arguments_arrive_unchanged_with_each_login_shell(grid: Grid, hosts: Lab, shell: str) -> None:
     hosts["h1"].set_shell(shell)
-    relogin(grid, hosts["h1"])
+    reconnect(grid, hosts["h1"])
     grid.write("args.py", "import sys; print(sys.argv[1:])")
     words = ["a b", "it's", 'say "hi"', "$(id) `id` $HOME", "two\nlines", "", "!x", "*"]
     done = grid("run", "--on", "h1", "args.py", *words)
@@ -377,7 +381,7 @@ def test_A12_arguments_arrive_unchanged_with_each_login_shell(grid: Grid, hosts:
 
 def test_A14_the_output_of_bashrc_is_not_in_the_output_of_the_run(grid: Grid, hosts: Lab) -> None:
     hosts["h1"].set_bashrc("echo Welcome to h1; echo oops >&2; printf 'no newline'\n")
-    relogin(grid, hosts["h1"])
+    reconnect(grid, hosts["h1"])
     grid.write("say.py", "import sys; print('out'); print('err', file=sys.stderr); sys.exit(4)")
     assert grid("run", "--on", "h1", "say.py") == (4, b"out\n", "err\n")
     assert grid("run", "-I", "--on", "h1", "say.py") == (4, b"out\n", "err\n")
@@ -385,7 +389,7 @@ def test_A14_the_output_of_bashrc_is_not_in_the_output_of_the_run(grid: Grid, ho
 
 def test_A15_a_bashrc_that_reads_a_line_does_not_affect_the_run(grid: Grid, hosts: Lab) -> None:
     hosts["h1"].set_bashrc("read -r line\n")
-    relogin(grid, hosts["h1"])
+    reconnect(grid, hosts["h1"])
     grid.write("say.py", "import sys; print('out'); sys.exit(4)")
     assert grid("run", "--on", "h1", "say.py") == (4, b"out\n", "")
 
@@ -393,7 +397,7 @@ def test_A15_a_bashrc_that_reads_a_line_does_not_affect_the_run(grid: Grid, host
 def test_A16_a_node_whose_bashrc_exits_is_down_with_a_reason(grid: Grid, hosts: Lab) -> None:
     hosts["h1"].set_bashrc("exit 0\n")
     hosts["h1"].reset_sessions()
-    node = until_value(
+    node = wait_for_value(
         lambda: grid("node", "check", "h1") and grid.nodes()["h1"],
         lambda found: found["state"] == "DOWN",
         "h1 to be unfit",
@@ -407,7 +411,7 @@ def test_A16_a_node_whose_bashrc_exits_is_down_with_a_reason(grid: Grid, hosts: 
 def test_A13_a_node_with_nologin_is_down_with_a_reason(grid: Grid, hosts: Lab) -> None:
     hosts["h1"].set_shell("nologin")
     hosts["h1"].reset_sessions()
-    node = until_value(
+    node = wait_for_value(
         lambda: grid("node", "check", "h1") and grid.nodes()["h1"],
         lambda found: found["state"] == "DOWN",
         "h1 to be unfit",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole.grid import Grid, open_gate, until, until_value
+from tests.whole.grid import Grid, open_gate, wait_for_value, wait_until
 from tests.whole.samples import halves, output_of_halves
 
 pytestmark = pytest.mark.lab
@@ -22,7 +22,9 @@ OUTPUT = output_of_halves(1000)
 def kill_master(grid: Grid) -> int:
     pid = grid.master_pid()
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{pid}").exists() or "Z (" in Path(f"/proc/{pid}/status").read_text(), "its death")
+    wait_until(
+        lambda: not Path(f"/proc/{pid}").exists() or "Z (" in Path(f"/proc/{pid}/status").read_text(), "its death"
+    )
     return pid
 
 
@@ -30,7 +32,7 @@ def test_F10_the_next_master_finishes_the_job_of_a_killed_one(grid: Grid, gate: 
     grid.write("lines.py", LINES)
     job = grid.detach("lines.py", gate)
     with grid.start("logs", "-f", job) as logs:
-        logs.until_out(b"first 999\n")
+        logs.wait_for_stdout(b"first 999\n")
     pid = kill_master(grid)
     open_gate(grid.lab, gate)
     assert grid("attach", job) == (0, OUTPUT, "")
@@ -43,29 +45,29 @@ def test_F10_the_next_master_finishes_the_job_of_a_killed_one(grid: Grid, gate: 
 def test_F10_a_run_survives_its_master_and_prints_each_line_once(grid: Grid, gate: str) -> None:
     grid.write("lines.py", LINES)
     with grid.start("run", "lines.py", gate) as client:
-        client.until_out(b"first 999\n")
+        client.wait_for_stdout(b"first 999\n")
         kill_master(grid)
         open_gate(grid.lab, gate)
-        assert client.done(40) == (0, OUTPUT, "")
-    assert len(grid.last()["attempts"]) == 1
+        assert client.result(40) == (0, OUTPUT, "")
+    assert len(grid.last_job()["attempts"]) == 1
 
 
 def test_F13_the_next_master_collects_a_run_that_ended_without_one(grid: Grid, gate: str) -> None:
     grid.write("lines.py", LINES.replace("sys.exit(0)", "sys.exit(9)"))
     job = grid.detach("lines.py", gate)
-    node = grid.until_state(job, "RUNNING")["node"]
+    node = grid.wait_for_state(job, "RUNNING")["node"]
     kill_master(grid)
     open_gate(grid.lab, gate)
     run = next(name for name in grid.lab[node].leftovers() if f"-{job}." in name)
     record = grid.lab[node].disk_path(f"{grid.lab[node].workdir}/runs/{run}/rc")
-    until(record.is_symlink, "the run to end")
+    wait_until(record.is_symlink, "the run to end")
     assert grid("attach", job) == (9, OUTPUT, "")
 
 
 def test_a_stopped_master_leaves_its_jobs_running(grid: Grid, gate: str) -> None:
     grid.write("lines.py", LINES)
     job = grid.detach("lines.py", gate)
-    grid.until_state(job, "RUNNING")
+    grid.wait_for_state(job, "RUNNING")
     assert grid("master", "stop").code == 0
     assert grid("master", "status").code == 1
     assert grid.info(job)["state"] in ("RUNNING", "DISCONNECTED")
@@ -78,7 +80,7 @@ def test_concurrent_runs_start_one_master(new_grid: Callable[[], Grid]) -> None:
     grid = new_grid()
     grid.write("hello.py", "print('hello')")
     clients = [grid.start("run", "hello.py") for _ in range(4)]
-    assert [client.done() for client in clients] == [(0, b"hello\n", "")] * 4
+    assert [client.result() for client in clients] == [(0, b"hello\n", "")] * 4
     assert grid.log.count(" serves ") == 1
     assert [job["exit_code"] for job in grid("--json", "ps", "-a").json["jobs"]] == [0] * 4
 
@@ -169,11 +171,11 @@ def test_an_idle_master_exits_and_the_next_command_starts_one(new_grid: Callable
     grid.write("lines.py", LINES)
     assert grid("master", "start", "--idle-exit", "1s").code == 0
     job = grid.detach("lines.py", gate)
-    grid.until_state(job, "RUNNING")
+    grid.wait_for_state(job, "RUNNING")
     pid = grid.master_pid()
     open_gate(grid.lab, gate)
     assert grid("wait", job).code == 0
-    until(lambda: not Path(f"/proc/{pid}").exists(), "the master to leave")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the master to leave")
     assert grid.info(job)["state"] == "COMPLETED"
 
 
@@ -181,13 +183,13 @@ def test_master_stop_drain_waits_for_running_jobs(new_grid: Callable[[], Grid], 
     grid = new_grid()
     grid.write("lines.py", LINES)
     job = grid.detach("lines.py", gate)
-    grid.until_state(job, "RUNNING")
+    grid.wait_for_state(job, "RUNNING")
     with grid.start("master", "stop", "--drain") as stopping:
-        waiting = until_value(
+        waiting = wait_for_value(
             lambda: grid.detach("lines.py", gate),
             lambda job: grid.info(job)["state"] == "PENDING",
             "one that has to wait",
         )
         open_gate(grid.lab, gate)
-        assert stopping.done(40).code == 0
+        assert stopping.result(40).code == 0
     assert grid("wait", waiting).code == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole.grid import LocalGrid, until
+from tests.whole.grid import LocalGrid, wait_until
 from tests.whole.tmux import Tmux
 
 FOREVER = (
@@ -21,7 +21,7 @@ def here(tmp_path: Path) -> Iterator[LocalGrid]:
     yield grid
     try:
         grid("kill", "all", "--signal", "KILL")
-        until(lambda: not list(grid.workdir.glob("runs/*")), "no run folder")
+        wait_until(lambda: not list(grid.workdir.glob("runs/*")), "no run folder")
         assert "Traceback" not in grid.log
     finally:
         grid.stop()
@@ -34,10 +34,12 @@ def monitor(grid: LocalGrid, columns: int = 80, lines: int = 24) -> Tmux:
 def test_jobs_are_listed_shown_and_killed(here: LocalGrid) -> None:
     here.write("forever.py", FOREVER)
     job = here.detach("--name", "evil\x1b[31m", "forever.py")
-    here.until_state(job, "RUNNING")
+    here.wait_for_state(job, "RUNNING")
     with monitor(here) as tmux:
         tmux.see("evil\\x1b[31m")
-        tmux.until(lambda screen: any(line.startswith(">here") and "%]" in line for line in screen.splitlines()), "CPU")
+        tmux.wait_until(
+            lambda screen: any(line.startswith(">here") and "%]" in line for line in screen.splitlines()), "CPU"
+        )
         assert "local" in tmux.screen  # the client that submitted it, and this monitor
         tmux.press("Tab", "l")
         tmux.see("line 3 \\x1b[2Jescaped")
@@ -50,7 +52,7 @@ def test_jobs_are_listed_shown_and_killed(here: LocalGrid) -> None:
         tmux.see("nothing changed")
         tmux.press("x", "y")
         tmux.see(f"job {job} is being cancelled")
-        here.until_state(job, "CANCELLED")
+        here.wait_for_state(job, "CANCELLED")
         tmux.see("no jobs wait or run")
         tmux.press("q")
         assert tmux.status() == 0
@@ -79,7 +81,7 @@ def test_the_screen_follows_the_size_of_the_window(here: LocalGrid) -> None:
     with monitor(here, 200, 50) as tmux:
         tmux.see("LAST MINUTE")
         tmux.resize(80, 24)
-        tmux.until(lambda screen: " MINUTE " in screen and "LAST" not in screen, "the small layout")
+        tmux.wait_until(lambda screen: " MINUTE " in screen and "LAST" not in screen, "the small layout")
         assert len(tmux.lines) == 24
         tmux.resize(60, 20)
         tmux.see("needs 80x24, the terminal has 60x20")
@@ -105,7 +107,7 @@ def test_a_lost_master_is_shown_until_it_is_back(here: LocalGrid) -> None:
 
 
 def test_once_prints_the_screen_or_one_json_value(here: LocalGrid) -> None:
-    here.until_up("here")
+    here.wait_until_up("here")
     frame = here("monitor", "--once")
     assert frame.code == 0, frame
     assert "nodes 1 of 1 up" in frame.text
@@ -114,6 +116,6 @@ def test_once_prints_the_screen_or_one_json_value(here: LocalGrid) -> None:
     assert [node["name"] for node in found["nodes"]] == ["here"]
     assert [(client["address"], client["connections"]) for client in found["clients"]] == [("local", 1)]
     assert found["schema"] == 1
-    until(lambda: here("--json", "monitor", "--once").json["nodes"][0]["cpu_minute"], "a sample")
+    wait_until(lambda: here("--json", "monitor", "--once").json["nodes"][0]["cpu_minute"], "a sample")
     refused = here("monitor")
     assert (refused.code, "--once" in refused.err) == (2, True)

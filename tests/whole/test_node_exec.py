@@ -8,7 +8,7 @@ import pytest
 
 from tests.lab import machine
 from tests.lab.hosts import Lab
-from tests.whole.grid import Grid, programs, until_value
+from tests.whole.grid import Grid, job_pids, wait_for_value
 
 pytestmark = pytest.mark.lab
 
@@ -17,8 +17,8 @@ HOSTILE = ["a  b", "it's", '"', "$(touch /tmp/never)", "`id`", "*", "new\nline",
 
 
 @pytest.fixture(autouse=True)
-def _up(grid: Grid) -> None:
-    grid.until_up()
+def all_nodes_up(grid: Grid) -> None:
+    grid.wait_until_up()
 
 
 def test_equal_outputs_are_printed_once(grid: Grid) -> None:
@@ -44,7 +44,7 @@ def test_a_failed_command_exits_with_1_and_each_status_is_reported(grid: Grid) -
 def test_arguments_arrive_unchanged_through_each_login_shell(grid: Grid, hosts: Lab, shell: str) -> None:
     hosts["h1"].set_shell(shell)
     hosts["h1"].reset_sessions()
-    grid.until_up("h1")
+    grid.wait_until_up("h1")
     done = grid("--json", "node", "exec", "h1", "--", "printf", "<%s>", *HOSTILE)
     assert done.code == 0, done
     (node,) = done.json["nodes"]
@@ -67,8 +67,8 @@ def test_the_time_limit_ends_a_command_and_its_children(grid: Grid, hosts: Lab) 
     assert time.monotonic() - started < 15
     assert done.code == 1
     assert "h[1-2]: exit 124; ended by the time limit of 1 s" in done.err
-    until_value(
-        lambda: [programs(hosts[name], "4567") for name in ("h1", "h2")], lambda found: found == [[], []], "end"
+    wait_for_value(
+        lambda: [job_pids(hosts[name], "4567") for name in ("h1", "h2")], lambda found: found == [[], []], "end"
     )
 
 
@@ -76,9 +76,9 @@ def test_background_processes_of_a_command_are_not_waited_for(grid: Grid, hosts:
     done = grid("node", "exec", "h1", "--time-limit", "20s", "--", "sh", "-c", "sleep 4568 & echo started")
     try:
         assert (done.code, done.text.splitlines()[-1]) == (0, "started")
-        assert programs(hosts["h1"], "4568")
+        assert job_pids(hosts["h1"], "4568")
     finally:
-        machine.signal_all(programs(hosts["h1"], "4568"), 9)
+        machine.signal_all(job_pids(hosts["h1"], "4568"), 9)
 
 
 def test_long_output_is_cut_and_reported_and_binary_output_is_unchanged(grid: Grid) -> None:
@@ -109,7 +109,7 @@ def test_an_unreachable_node_is_reported_and_the_others_answer(grid: Grid, hosts
 def test_jobs_continue_during_node_exec(grid: Grid, hosts: Lab, gate: str) -> None:
     grid.write("wait.sh", f"until [ -e {gate} ]; do sleep 0.1; done\necho through\n")
     job = grid.detach("--on", "h1", "wait.sh")
-    grid.until_state(job, "RUNNING")
+    grid.wait_for_state(job, "RUNNING")
     assert [grid("node", "exec", "h1", "--", "touch", gate).code for _ in range(3)] == [0, 0, 0]
     assert grid("wait", "--timeout", "20s", job).code == 0
     hosts["h1"].run(["rm", gate])

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from tests.lab.hosts import Lab
-from tests.whole.grid import Grid, until_value
+from tests.whole.grid import Grid, wait_for_value
 
 pytestmark = pytest.mark.lab
 
 WHO = "import os\nprint(os.uname().nodename)\n"
 
 
-def until_load(grid: Grid, **loads: float) -> dict[str, Any]:
+def wait_for_load(grid: Grid, **loads: float) -> dict[str, Any]:
     """Until the master knows these loads, and has seen what they do to the CPU."""
-    return until_value(
+    return wait_for_value(
         grid.nodes,
         lambda nodes: all(
             nodes[name]["load"] == load and nodes[name]["cpu"] is not None for name, load in loads.items()
@@ -35,18 +35,18 @@ def nodes_of(grid: Grid, times: int, *options: str) -> list[str]:
         assert done.code == 0, done
         job = done.lines[-1]
         # It may come in pieces.
-        said = "".join(event["text"] for event in done.lines if event.get("event") == "output")
-        assert said.strip() == job["node"]
+        output = "".join(event["text"] for event in done.lines if event.get("event") == "output")
+        assert output.strip() == job["node"]
         found.append(job["node"])
     return found
 
 
 def test_all_runs_go_to_the_idle_host(grid: Grid, hosts: Lab) -> None:
-    grid.until_up()
+    grid.wait_until_up()
     hosts["h1"].set_load(9.0, 0.3)
     hosts["h3"].set_load(6.0, 1.5)
     hosts["h4"].set_load(6.0, 1.5)
-    until_load(grid, h1=9.0, h2=0.0, h3=6.0, h4=6.0)
+    wait_for_load(grid, h1=9.0, h2=0.0, h3=6.0, h4=6.0)
     assert nodes_of(grid, 10) == ["h2"] * 10
     assert nodes_of(grid, 5, "--on", "h1,h2") == ["h2"] * 5
 
@@ -60,9 +60,9 @@ def test_on_limits_runs_to_the_selected_nodes(grid: Grid) -> None:
 def test_a_node_over_its_max_load_starts_no_run(grid: Grid, hosts: Lab) -> None:
     grid.write_inventory(fields={"h1": {"max_load": 0.5}})
     try:
-        grid.until_up()
+        grid.wait_until_up()
         hosts["h1"].set_load(9.0, 2.0)
-        until_load(grid, h1=9.0)
+        wait_for_load(grid, h1=9.0)
         grid.write("who.py", WHO)
         job = grid.detach("--on", "h1", "who.py")
         info = grid.info(job)
@@ -75,18 +75,18 @@ def test_a_node_over_its_max_load_starts_no_run(grid: Grid, hosts: Lab) -> None:
 
 def test_a_second_run_of_an_unchanged_c_file_sends_nothing_and_compiles_nothing(grid: Grid) -> None:
     grid.write("once.c", '#include <stdio.h>\nint main(int n, char **w) { printf("%s", w[1]); }\n')
-    first, second = [grid.last() for word in "xy" if grid("run", "--on", "h2", "once.c", word).text == word]
+    first, second = [grid.last_job() for word in "xy" if grid("run", "--on", "h2", "once.c", word).text == word]
     assert [each["attempts"][0]["compiled"] for each in (first, second)] == [True, False]
     assert first["attempts"][0]["uploaded_bytes"] > 0
     assert second["attempts"][0]["uploaded_bytes"] == 0
     grid.write("once.c", '#include <stdio.h>\nint main(int n, char **w) { printf("%s!", w[1]); }\n')
     assert grid("run", "--on", "h2", "once.c", "z").text == "z!"
-    assert grid.last()["attempts"][0]["compiled"] is True
+    assert grid.last_job()["attempts"][0]["compiled"] is True
 
 
 def test_a_second_run_of_an_unchanged_java_file_sends_nothing_and_compiles_nothing(grid: Grid) -> None:
     grid.write("Once.java", "class Once { public static void main(String[] a) { System.out.print(a[0]); } }")
-    first, second = [grid.last() for word in "xy" if grid("run", "--on", "h2", "Once.java", word).text == word]
+    first, second = [grid.last_job() for word in "xy" if grid("run", "--on", "h2", "Once.java", word).text == word]
     assert [each["attempts"][0]["compiled"] for each in (first, second)] == [True, False]
     assert second["attempts"][0]["uploaded_bytes"] == 0
 
@@ -94,7 +94,7 @@ def test_a_second_run_of_an_unchanged_java_file_sends_nothing_and_compiles_nothi
 def test_a_second_run_of_a_python_file_sends_nothing(grid: Grid) -> None:
     grid.write("once.py", "print(1)\n" + "# what makes it larger\n" * 100)
     sent = [
-        grid.last()["attempts"][0]["uploaded_bytes"] for _ in "xy" if grid("run", "--on", "h2", "once.py").code == 0
+        grid.last_job()["attempts"][0]["uploaded_bytes"] for _ in "xy" if grid("run", "--on", "h2", "once.py").code == 0
     ]
     assert sent[0] > 2000
     assert sent[1] == 0
@@ -111,16 +111,16 @@ def test_a_host_without_java_gets_no_java_program(grid: Grid, hosts: Lab) -> Non
     try:
         host.hide("java", "javac")
         host.reset_sessions()
-        grid.until_up()
-        until_value(grid.nodes, lambda nodes: "java" not in nodes["h1"]["toolchains"], "h1 to be without java")
-        grid.until_proved("java", "h2")
+        grid.wait_until_up()
+        wait_for_value(grid.nodes, lambda nodes: "java" not in nodes["h1"]["toolchains"], "h1 to be without java")
+        grid.wait_for_toolchain("java", "h2")
         for name in ("h2", "h3", "h4"):
             hosts[name].set_load(5.0, 1.9)
-        until_load(grid, h2=5.0, h3=5.0, h4=5.0)
+        wait_for_load(grid, h2=5.0, h3=5.0, h4=5.0)
         grid.write("A.java", "class A { public static void main(String[] a) { System.out.print(a[0]); } }")
         for word in "abc":
             assert grid("run", "A.java", word).text == word
-            assert grid.last()["node"] != "h1"
+            assert grid.last_job()["node"] != "h1"
         assert nodes_of(grid, 1) == ["h1"]
         done = grid("run", "--on", "h1", "A.java", "x")
         assert done.code == 127, done
@@ -147,7 +147,7 @@ defaults: {defaults}
 """
 
 
-def node_text(lab: Lab, name: str) -> str:
+def inventory_text_of(lab: Lab, name: str) -> str:
     """The node's part of the lab's inventory."""
     return lab.inventory_yaml(hosts=[name]).split("nodes:\n")[1].rstrip("\n")
 
@@ -158,11 +158,11 @@ def test_nodes_are_added_drained_resumed_and_removed_while_the_master_runs(grid:
         "toolchains": ["python"], "user": "grid", "identity_file": str(lab.identity_file),
         "known_hosts": str(lab.known_hosts),
     })  # fmt: skip
-    text = COMMENTED.format(h1=node_text(lab, "h1"), h2=node_text(lab, "h2"), defaults=defaults)
+    text = COMMENTED.format(h1=inventory_text_of(lab, "h1"), h2=inventory_text_of(lab, "h2"), defaults=defaults)
     try:
         grid.inventory.write_text(text)
         pid = grid.master_pid()
-        until_value(grid.nodes, lambda nodes: set(nodes) == {"h1", "h2"}, "two nodes")
+        wait_for_value(grid.nodes, lambda nodes: set(nodes) == {"h1", "h2"}, "two nodes")
         added = grid("--json", "node", "add", "late", f"grid@{lab['h3'].address}:22", "--tag", "new", "--slots", "3")
         assert added.code == 0, added
         (line,) = added.json["nodes"]
@@ -177,7 +177,7 @@ def test_nodes_are_added_drained_resumed_and_removed_while_the_master_runs(grid:
         assert grid("node", "resume", "late").code == 0
         assert grid("wait", "--timeout", "20s", job).code == 0
         assert grid("node", "rm", "late").code == 0
-        until_value(grid.nodes, lambda nodes: set(nodes) == {"h1", "h2"}, "two nodes again")
+        wait_for_value(grid.nodes, lambda nodes: set(nodes) == {"h1", "h2"}, "two nodes again")
         assert grid.inventory.read_text() == text
         assert grid("node", "drain", "h1").code == 0
         assert grid("node", "resume", "h1").code == 0
@@ -185,7 +185,7 @@ def test_nodes_are_added_drained_resumed_and_removed_while_the_master_runs(grid:
         assert grid.master_pid() == pid
     finally:
         grid.inventory.write_text(before)
-        grid.until_up("h1", "h2", "h3", "h4")
+        grid.wait_until_up("h1", "h2", "h3", "h4")
 
 
 def test_an_invalid_inventory_is_reported_and_the_last_valid_one_stays_in_use(grid: Grid) -> None:
@@ -196,14 +196,14 @@ def test_an_invalid_inventory_is_reported_and_the_last_valid_one_stays_in_use(gr
         assert broken.code == 1
         assert "inventory.yaml:4:5" in broken.err
         assert "did you mean 'host'" in broken.err
-        status = until_value(
+        status = wait_for_value(
             lambda: grid("--json", "master", "status").json, lambda found: found["inventory_error"], "it to be said"
         )
         assert "hots" in status["inventory_error"]
         assert nodes_of(grid, 1, "--on", "h1") == ["h1"]
     finally:
         grid.inventory.write_text(before)
-    until_value(lambda: grid("--json", "master", "status").json, lambda found: not found["inventory_error"], "peace")
+    wait_for_value(lambda: grid("--json", "master", "status").json, lambda found: not found["inventory_error"], "peace")
 
 
 def test_A20_an_unknown_host_key_is_refused_until_accept_new(grid: Grid, lab: Lab) -> None:
@@ -213,7 +213,7 @@ def test_A20_an_unknown_host_key_is_refused_until_accept_new(grid: Grid, lab: La
     known_hosts = grid.home / "known_hosts"
     try:
         grid.inventory.write_text(one)
-        until_value(grid.nodes, lambda nodes: set(nodes) == {"h1"}, "one node")
+        wait_for_value(grid.nodes, lambda nodes: set(nodes) == {"h1"}, "one node")
         grid.write("who.py", WHO)
         done = grid("run", "who.py")
         assert done.code == 125
@@ -229,4 +229,4 @@ def test_A20_an_unknown_host_key_is_refused_until_accept_new(grid: Grid, lab: La
     finally:
         grid.inventory.write_text(before)
         known_hosts.unlink(missing_ok=True)
-        grid.until_up("h1", "h2", "h3", "h4")
+        grid.wait_until_up("h1", "h2", "h3", "h4")

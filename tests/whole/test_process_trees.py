@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from tests.lab.hosts import Lab
-from tests.whole.grid import Grid, programs, until
+from tests.whole.grid import Grid, job_pids, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -47,7 +47,7 @@ def some_seconds() -> str:
 def test_F22_exceeding_max_processes_ends_the_run(grid: Grid) -> None:
     grid.write("many.py", MANY)
     assert grid("run", "--max-processes", "30", "many.py", "40", "600").code == 137
-    last = grid.last()
+    last = grid.last_job()
     assert (last["state"], last["reason"]) == ("FAILED", "limit of 30 processes")
     assert grid("run", "--max-processes", "30", "many.py", "20", "2") == (0, b"all begun\n", "")
 
@@ -66,10 +66,10 @@ def test_keep_children_keeps_a_child_after_the_run(grid: Grid, lab: Lab) -> None
         assert grid("run", "--on", "h1", "--keep-children", "leaves.py", seconds, "0") == (0, b"left\n", "")
         assert grid.info("last")["attempts"][-1]["isolation"] == "session"
         # Once the run folder is gone, nothing more is going to be cleaned.
-        until(lambda: not lab["h1"].leftovers(), "the run folder to be gone")
-        assert len(programs(lab["h1"], seconds)) == 1
+        wait_until(lambda: not lab["h1"].leftovers(), "the run folder to be gone")
+        assert len(job_pids(lab["h1"], seconds)) == 1
     finally:
-        for pid in programs(lab["h1"], seconds):
+        for pid in job_pids(lab["h1"], seconds):
             os.kill(pid, signal.SIGKILL)
 
 
@@ -81,8 +81,8 @@ def test_keep_children_does_not_keep_children_of_a_run_that_is_killed_or_times_o
     seconds = some_seconds()
     limit = ("--time-limit", "1s") if end == "time limit" else ()
     with grid.start("run", "--on", "h1", "--keep-children", *limit, "leaves.py", seconds, "600") as run:
-        run.until_out(b"left\n")
+        run.wait_for_stdout(b"left\n")
         if end == "kill":
             assert grid("kill", "last").code == 0
-        assert run.done(30).code in (124, 128 + signal.SIGTERM)
-    until(lambda: not programs(lab["h1"], seconds), "the child to be gone")
+        assert run.result(30).code in (124, 128 + signal.SIGTERM)
+    wait_until(lambda: not job_pids(lab["h1"], seconds), "the child to be gone")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole.grid import Done, Grid
+from tests.whole.grid import CommandResult, Grid
 from tests.whole.samples import FOREVER
 
 pytestmark = pytest.mark.lab
@@ -67,7 +67,7 @@ HARD_WORDS = [
 ]
 
 
-def run_here(path: Path, words: list[str]) -> Done:
+def run_here(path: Path, words: list[str]) -> CommandResult:
     """The same program on this machine."""
     source, built = str(path), str(path.parent / "built")
     match path.suffix:
@@ -83,7 +83,7 @@ def run_here(path: Path, words: list[str]) -> Done:
             subprocess.run(["javac", "-d", built, source], check=True)
             argv = ["java", "-cp", built, path.stem]
     done = subprocess.run([*argv, *words], capture_output=True, stdin=subprocess.DEVNULL, check=False)
-    return Done(done.returncode, done.stdout, done.stderr.decode())
+    return CommandResult(done.returncode, done.stdout, done.stderr.decode())
 
 
 @pytest.mark.parametrize("name", HELLO)
@@ -156,29 +156,29 @@ SEGV = "int main(void) { volatile int *nowhere = 0; return *nowhere; }\n"
 def test_run_exits_with_the_exit_code_of_the_program(grid: Grid, code: int) -> None:
     grid.write("leave.py", f"import sys; sys.exit({code})")
     assert grid("run", "leave.py").code == code
-    assert grid.last()["exit_code"] == code
-    assert grid.last()["state"] == ("COMPLETED" if code == 0 else "FAILED")
+    assert grid.last_job()["exit_code"] == code
+    assert grid.last_job()["state"] == ("COMPLETED" if code == 0 else "FAILED")
 
 
 def test_A42_exit_code_255_of_a_program_is_not_a_host_error(grid: Grid) -> None:
     grid.write("leave.py", "import sys; sys.exit(255)")
     done = grid("run", "leave.py")
     assert (done.code, done.err) == (255, "")
-    assert [attempt["outcome"] for attempt in grid.last()["attempts"]] != []
-    assert len(grid.last()["attempts"]) == 1
+    assert [attempt["outcome"] for attempt in grid.last_job()["attempts"]] != []
+    assert len(grid.last_job()["attempts"]) == 1
 
 
 def test_A42_a_segmentation_fault_exits_with_139(grid: Grid) -> None:
     grid.write("segv.c", SEGV)
     assert grid("run", "segv.c").code == 139
-    assert grid.last()["signal"] == 11
+    assert grid.last_job()["signal"] == 11
 
 
 def test_A42_a_sigkill_exits_with_137_and_is_shown_as_signal_9(grid: Grid) -> None:
     grid.write("die.py", "import os\nprint('before', flush=True)\nos.kill(os.getpid(), 9)\n")
     done = grid("run", "die.py")
     assert (done.code, done.out) == (137, b"before\n")
-    job = grid.last()
+    job = grid.last_job()
     assert (job["state"], job["signal"], len(job["attempts"])) == ("FAILED", 9, 1)
 
 
@@ -189,7 +189,7 @@ def test_a_compile_error_names_the_file_of_the_user(grid: Grid) -> None:
     assert "my bad.c:1:" in done.err
     assert "nothing" in done.err
     assert "/var/tmp" not in done.err
-    assert grid.last()["state"] == "COMPILE_ERROR"
+    assert grid.last_job()["state"] == "COMPILE_ERROR"
 
 
 def test_a_java_compile_error_names_the_file_of_the_user(grid: Grid) -> None:
@@ -202,7 +202,7 @@ def test_the_time_limit_exits_with_124_and_leaves_nothing(grid: Grid) -> None:
     grid.write("forever.py", FOREVER)
     done = grid("run", "--time-limit", "1s", "forever.py")
     assert (done.code, done.out) == (124, b"begun\n")
-    assert grid.last()["state"] == "TIMEOUT"
+    assert grid.last_job()["state"] == "TIMEOUT"
 
 
 def test_children_that_outlive_their_parent_end_with_the_run(grid: Grid) -> None:
@@ -411,7 +411,7 @@ def test_output_arrives_while_the_program_runs_in_the_order_of_each_stream(grid:
 def test_twenty_concurrent_jobs_run_once_each(grid: Grid) -> None:
     grid.write("twice.py", "import sys; print(int(sys.argv[1]) * 2)")
     clients = [grid.start("run", "twice.py", str(n)) for n in range(20)]
-    assert [client.done() for client in clients] == [(0, b"%d\n" % (2 * n), "") for n in range(20)]
+    assert [client.result() for client in clients] == [(0, b"%d\n" % (2 * n), "") for n in range(20)]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.machine import is_alive
-from tests.whole.grid import LocalGrid, until
+from tests.whole.grid import LocalGrid, wait_until
 from tests.whole.samples import WAIT_FOR_GATE
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
@@ -42,30 +42,30 @@ class Restorable(LocalGrid):
         self.ledger = folder / "ledger"
         self.copy = folder / "copy.db"
         self.write("gated.py", GATED)
-        self.give(slots=2)
+        self.write_slots(slots=2)
 
-    def give(self, *, slots: int) -> None:
+    def write_slots(self, *, slots: int) -> None:
         node = {"connection": "local", "workdir": str(self.workdir), "toolchains": ["python"], "slots": slots}
         self.inventory.write_text(f"version: 1\nnodes:\n  here: {json.dumps(node)}\n")
 
-    def send(self, name: str) -> str:
+    def submit(self, name: str) -> str:
         return self.detach("gated.py", str(self.ledger), str(self.gate(name)), name)
 
     def gate(self, name: str) -> Path:
         return self.folder / f"gate-{name}"
 
-    def words(self, name: str) -> list[str]:
+    def words_of(self, name: str) -> list[str]:
         """What each run of this program has for its word."""
         lines = self.ledger.read_text().splitlines() if self.ledger.exists() else []
         return [line for line in lines if line.startswith(f"{name} ")]
 
-    def has_begun(self, name: str, times: int = 1) -> None:
-        until(lambda: len(self.words(name)) >= times, f"{name} to begin", 20, lambda: self.log)
+    def wait_until_begun(self, name: str, times: int = 1) -> None:
+        wait_until(lambda: len(self.words_of(name)) >= times, f"{name} to begin", 20, lambda: self.log)
 
     def kill_master(self) -> None:
         pid = self.master_pid()
         os.kill(pid, signal.SIGKILL)
-        until(lambda: not is_alive(pid), "the master's death")
+        wait_until(lambda: not is_alive(pid), "the master's death")
 
     def restore(self) -> None:
         """As the manual says."""
@@ -74,10 +74,10 @@ class Restorable(LocalGrid):
         shutil.copy(self.copy, self.state_dir / "queue.db")
         (self.state_dir / "queue.db").chmod(0o600)
 
-    def ends(self, job: str, name: str) -> None:
+    def assert_finishes(self, job: str, name: str) -> None:
         """With its own words, of its last run, once."""
         self.gate(name).touch()
-        assert self("attach", job)[:2] == (0, f"begun\n{self.words(name)[-1]}\n".encode())
+        assert self("attach", job)[:2] == (0, f"begun\n{self.words_of(name)[-1]}\n".encode())
 
     def runs(self) -> list[str]:
         """Folders of runs, without those that stand against a start which may still be on its way."""
@@ -98,52 +98,52 @@ def here(tmp_path: Path) -> Iterator[Restorable]:
     grid("kill", "all", "--signal", "KILL")
     try:
         assert "Traceback" not in grid.log
-        until(lambda: not grid.runs(), "no run folder", 20, grid.runs)
+        wait_until(lambda: not grid.runs(), "no run folder", 20, grid.runs)
     finally:
         grid.stop()
 
 
 def test_running_and_waiting_jobs_of_a_restored_queue_run_once(here: Restorable) -> None:
-    here.give(slots=1)
-    running, waiting = here.send("a"), here.send("b")
-    here.has_begun("a")
+    here.write_slots(slots=1)
+    running, waiting = here.submit("a"), here.submit("b")
+    here.wait_until_begun("a")
     assert here("master", "backup", str(here.copy)).code == 0
     here.kill_master()
     here.restore()
-    here.ends(running, "a")
-    here.ends(waiting, "b")
-    assert [len(here.words(name)) for name in "ab"] == [1, 1]
+    here.assert_finishes(running, "a")
+    here.assert_finishes(waiting, "b")
+    assert [len(here.words_of(name)) for name in "ab"] == [1, 1]
     assert [len(here.info(job)["attempts"]) for job in (running, waiting)] == [1, 1]
 
 
 def test_a_job_that_a_restored_queue_lacks_does_not_affect_the_next_job_with_its_id(here: Restorable) -> None:
-    first = here.send("a")
-    here.has_begun("a")
+    first = here.submit("a")
+    here.wait_until_begun("a")
     assert here("master", "backup", str(here.copy)).code == 0
-    forgotten = here.send("forgotten")
-    here.has_begun("forgotten")
+    forgotten = here.submit("forgotten")
+    here.wait_until_begun("forgotten")
     here.kill_master()
     here.restore()
-    assert here.send("new") == forgotten
-    here.ends(forgotten, "new")
-    here.ends(first, "a")
-    assert len(here.words("a")) == 1
+    assert here.submit("new") == forgotten
+    here.assert_finishes(forgotten, "new")
+    here.assert_finishes(first, "a")
+    assert len(here.words_of("a")) == 1
 
 
 def test_jobs_that_ended_after_the_backup_run_again_and_have_one_result(here: Restorable) -> None:
     """The one case in which a program is run again: the restored queue cannot know that it has ended."""
-    here.give(slots=1)
-    running, waiting = here.send("a"), here.send("b")
-    here.has_begun("a")
+    here.write_slots(slots=1)
+    running, waiting = here.submit("a"), here.submit("b")
+    here.wait_until_begun("a")
     assert here("master", "backup", str(here.copy)).code == 0
-    here.ends(running, "a")
-    here.has_begun("b")
-    here.ends(waiting, "b")
+    here.assert_finishes(running, "a")
+    here.wait_until_begun("b")
+    here.assert_finishes(waiting, "b")
     here.kill_master()
     here.restore()
     assert here("wait", f"{running},{waiting}").code == 0
     for job, name in ((running, "a"), (waiting, "b")):
-        first, second = here.words(name)
+        first, second = here.words_of(name)
         assert first != second
         assert here("logs", job).out == f"begun\n{second}\n".encode()
         assert here.info(job)["state"] == "COMPLETED"
@@ -151,14 +151,14 @@ def test_jobs_that_ended_after_the_backup_run_again_and_have_one_result(here: Re
 
 def test_a_queue_restored_without_the_spool_ends_running_jobs_and_reports_missing_programs(here: Restorable) -> None:
     """The backup is of the queue; programs and output lie beside it."""
-    here.give(slots=1)
-    running, waiting = here.send("a"), here.send("b")
-    here.has_begun("a")
+    here.write_slots(slots=1)
+    running, waiting = here.submit("a"), here.submit("b")
+    here.wait_until_begun("a")
     assert here("master", "backup", str(here.copy)).code == 0
     here.kill_master()
     here.restore()
     shutil.rmtree(here.state_dir / "spool")
-    here.ends(running, "a")
+    here.assert_finishes(running, "a")
     assert here("wait", waiting).code == 125
     assert "gated.py is no longer in the spool" in here.info(waiting)["reason"]
     assert here("run", "gated.py", str(here.ledger), str(here.gate("a")), "c").code == 0
@@ -174,31 +174,31 @@ def test_a_backup_to_an_existing_file_is_refused(here: Restorable) -> None:
 
 
 def test_a_second_master_is_refused_and_the_first_continues(here: Restorable) -> None:
-    job = here.send("a")
-    here.has_begun("a")
+    job = here.submit("a")
+    here.wait_until_begun("a")
     pid = here.master_pid()
     with here.start("master", "start", "--foreground") as second:
-        done = second.done()
+        done = second.result()
     assert (done.code, done.out) == (125, b"")
     assert "another master already works in" in done.err
-    here.ends(job, "a")
+    here.assert_finishes(job, "a")
     assert here.master_pid() == pid
 
 
 @needs_root
 def test_F14_the_next_master_cleans_up_after_one_killed_between_result_and_cleanup(here: Restorable) -> None:
     """A mounted file system in the run's folder is what keeps the first master from removing it."""
-    job = here.send("a")
-    here.has_begun("a")
+    job = here.submit("a")
+    here.wait_until_begun("a")
     (run,) = here.workdir.glob("runs/*-1.1")
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", run / "work"], check=True)
     try:
-        here.ends(job, "a")
+        here.assert_finishes(job, "a")
         here.kill_master()
         assert run.is_dir()
     finally:
         subprocess.run(["umount", run / "work"], check=True)
     here("master", "start")
-    until(lambda: not run.exists(), "the folder to be removed", 20, lambda: here.log)
-    here.ends(job, "a")
-    assert len(here.words("a")) == 1
+    wait_until(lambda: not run.exists(), "the folder to be removed", 20, lambda: here.log)
+    here.assert_finishes(job, "a")
+    assert len(here.words_of("a")) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole.grid import ROOT, LocalGrid, until
+from tests.whole.grid import ROOT, LocalGrid, wait_until
 from tests.whole.samples import WAIT_FOR_GATE
 from tests.whole.tmux import Tmux
 
@@ -27,7 +27,7 @@ def here(tmp_path: Path) -> Iterator[LocalGrid]:
     yield grid
     try:
         grid("kill", "all", "--signal", "KILL")
-        until(lambda: not list(grid.workdir.glob("runs/*")), "no run folder")
+        wait_until(lambda: not list(grid.workdir.glob("runs/*")), "no run folder")
         assert "Traceback" not in grid.log
     finally:
         grid.stop()
@@ -35,7 +35,7 @@ def here(tmp_path: Path) -> Iterator[LocalGrid]:
 
 @pytest.fixture
 def tmux(here: LocalGrid) -> Iterator[Tmux]:
-    here.until_up("here")
+    here.wait_until_up("here")
     with Tmux(here.folder, [str(word) for word in here.argv("shell")], here.environ, 100, 30) as tmux:
         tmux.see("1 of 1 up")
         yield tmux
@@ -49,7 +49,7 @@ def prompt(tmux: Tmux) -> str:
 
 
 def at_prompt(tmux: Tmux, expected: str) -> None:
-    tmux.until(lambda _: prompt(tmux) == expected, f"a prompt that is {expected!r}")
+    tmux.wait_until(lambda _: prompt(tmux) == expected, f"a prompt that is {expected!r}")
 
 
 def test_a_program_is_edited_run_and_run_again_from_the_history(tmux: Tmux, here: LocalGrid) -> None:
@@ -79,7 +79,7 @@ def test_a_program_is_edited_run_and_run_again_from_the_history(tmux: Tmux, here
     tmux.type("run --sh")
     tmux.see("run --show-node")  # suggested, from the history
     tmux.press("Right", "Enter")
-    tmux.until(lambda screen: screen.count("node: here") == 2, "the same command again")
+    tmux.wait_until(lambda screen: screen.count("node: here") == 2, "the same command again")
 
 
 def test_a_text_that_cannot_be_saved_stays_in_the_editor(tmux: Tmux, here: LocalGrid) -> None:
@@ -88,7 +88,7 @@ def test_a_text_that_cannot_be_saved_stays_in_the_editor(tmux: Tmux, here: Local
     tmux.type("print('kept')", "C-s")
     tmux.see("later/hello.py: not saved: No such file or directory")
     (here.folder / "later").mkdir()
-    tmux.until(lambda screen: screen.count("print('kept')") == 2, "the same words again")
+    tmux.wait_until(lambda screen: screen.count("print('kept')") == 2, "the same words again")
     tmux.press("C-s")
     at_prompt(tmux, "sshgrid>")
     assert [path.name for path in (here.folder / "later").iterdir()] == ["hello.py"]
@@ -149,7 +149,7 @@ def test_ctrl_c_cancels_the_followed_job_and_not_the_shell(tmux: Tmux, here: Loc
     tmux.see("word 3")
     tmux.press("C-c")
     at_prompt(tmux, "[130] sshgrid>")
-    here.until_state("1", "CANCELLED")
+    here.wait_for_state("1", "CANCELLED")
     job = here.detach("talks.py")
     tmux.type(f"attach {job}", "Enter")
     tmux.see("word 7")
@@ -171,12 +171,14 @@ def test_ctrl_d_must_be_repeated_while_own_jobs_run(tmux: Tmux, here: LocalGrid)
     tmux.see("PROGRAM")
     at_prompt(tmux, "sshgrid>")
     tmux.press("C-d")
-    tmux.until(lambda screen: screen.count("still running: 1;") == 2, "the question again, as a command came between")
+    tmux.wait_until(
+        lambda screen: screen.count("still running: 1;") == 2, "the question again, as a command came between"
+    )
     tmux.press("C-d")
     assert tmux.status() == 0
     assert here.info("1")["state"] == "RUNNING"
     gate.touch()
-    here.until_state("1", "COMPLETED")
+    here.wait_for_state("1", "COMPLETED")
 
 
 def test_the_bottom_line_shows_when_the_master_is_lost_and_back(tmux: Tmux, here: LocalGrid) -> None:

@@ -15,14 +15,14 @@ import pytest
 
 from sshgrid.model import JobId, task_id
 from tests.lab.hosts import Lab
-from tests.whole.grid import Grid, open_gate, programs, until, until_value
+from tests.whole.grid import Grid, job_pids, open_gate, wait_for_value, wait_until
 from tests.whole.samples import WAIT_FOR_GATE
 
 pytestmark = pytest.mark.lab
 
 TASKS = 9
 # The first attempt at the last task hangs, with a child; its backup goes on when the gate is open.
-HANGS = f"""import os, subprocess, sys, time
+HANGING_PROGRAM = f"""import os, subprocess, sys, time
 x, gate = int(sys.argv[1]), sys.argv[2]
 attempt = int(os.environ["SSHGRID_ATTEMPT"])
 print(x, "by attempt", attempt, flush=True)
@@ -51,10 +51,10 @@ def attempts(grid: Grid) -> list[dict[str, Any]]:
     return list(task.json["attempts"]) if task.code == 0 else []
 
 
-def until_twice(grid: Grid) -> list[dict[str, Any]]:
+def wait_for_second_attempt(grid: Grid) -> list[dict[str, Any]]:
     """Until the last task runs twice."""
     both = ["", ""]
-    return until_value(
+    return wait_for_value(
         lambda: attempts(grid), lambda found: [each["outcome"] for each in found] == both, "a backup", 30
     )
 
@@ -71,17 +71,17 @@ def check_records(grid: Grid, backup: dict[str, Any]) -> None:
 
 
 def test_a_speculative_attempt_replaces_a_straggler_which_leaves_nothing(grid: Grid, lab: Lab, gate: str) -> None:
-    grid.write("hangs.py", HANGS)
+    grid.write("hangs.py", HANGING_PROGRAM)
     words = ("--backup", "--results", "out", "--joblog", "log", "-p", f"x=1..{TASKS}", "hangs.py", "{x}", gate)
     with grid.start("sweep", *words) as sweep:
-        original, backup = until_twice(grid)
+        original, backup = wait_for_second_attempt(grid)
         assert original["node"] != backup["node"]
         assert (original["backup"], backup["backup"]) == (False, True)
         # Not even what is stopped outlives it.
-        for pid in programs(lab[original["node"]], "hangs.py"):
+        for pid in job_pids(lab[original["node"]], "hangs.py"):
             os.kill(pid, signal.SIGSTOP)
         open_gate(lab, gate)
-        done = sweep.done(30)
+        done = sweep.result(30)
     assert (done.code, done.err) == (0, "")
     assert sorted(done.out.splitlines()) == sorted(
         line.encode() for x in range(1, TASKS + 1) for line in (f"{x} by attempt {1 + (x == TASKS)}", str(x * x))
@@ -92,15 +92,15 @@ def test_a_speculative_attempt_replaces_a_straggler_which_leaves_nothing(grid: G
 
 
 def test_the_next_master_continues_both_attempts_of_a_task(grid: Grid, lab: Lab, gate: str) -> None:
-    grid.write("hangs.py", HANGS)
+    grid.write("hangs.py", HANGING_PROGRAM)
     words = ("--backup", "--results", "out", "--joblog", "log", "-p", f"x=1..{TASKS}", "hangs.py", "{x}", gate)
     with grid.start("sweep", *words) as sweep:
-        _, backup = until_twice(grid)
-        until(lambda: programs(lab[backup["node"]], "hangs.py"), "the backup to run")
+        _, backup = wait_for_second_attempt(grid)
+        wait_until(lambda: job_pids(lab[backup["node"]], "hangs.py"), "the backup to run")
         os.kill(grid.master_pid(), signal.SIGKILL)
         assert [each["outcome"] for each in attempts(grid)] == ["", ""]
         open_gate(lab, gate)
-        done = sweep.done(60)
+        done = sweep.result(60)
     assert done.code == 0, done.err
     check_records(grid, backup)
 
@@ -121,4 +121,4 @@ def test_a_straggler_in_a_batch_gets_a_speculative_attempt(grid: Grid) -> None:
     assert found[HANGING - 1]["attempt"] == "2"
     assert (grid.folder / "out" / f"x={HANGING}" / "stdout").read_text() == f"{HANGING} by attempt 2\n"
     assert len(done.out.splitlines()) == 300
-    assert batch_of(grid, task_id(JobId(grid.last()["id"]), HANGING))
+    assert batch_of(grid, task_id(JobId(grid.last_job()["id"]), HANGING))

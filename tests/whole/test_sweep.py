@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole.grid import Grid, until
+from tests.whole.grid import Grid, wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -46,14 +46,16 @@ def check_results(folder: Path, tasks: int = TASKS) -> None:
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def some_rows(folder: Path, count: int) -> None:
-    until(lambda: (folder / "results.csv").exists() and len(rows(folder)) >= count, f"{count} rows", 60)
+def wait_for_rows(folder: Path, count: int) -> None:
+    wait_until(lambda: (folder / "results.csv").exists() and len(rows(folder)) >= count, f"{count} rows", 60)
 
 
 def kill_master(grid: Grid) -> None:
     pid = grid.master_pid()
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not Path(f"/proc/{pid}").exists() or "Z (" in Path(f"/proc/{pid}/status").read_text(), "its death")
+    wait_until(
+        lambda: not Path(f"/proc/{pid}").exists() or "Z (" in Path(f"/proc/{pid}/status").read_text(), "its death"
+    )
 
 
 def test_a_sweep_runs_each_task_once_and_keep_order_prints_in_order(grid: Grid) -> None:
@@ -83,9 +85,9 @@ def test_tasks_of_a_batch_have_their_own_time_limits(grid: Grid) -> None:
 def test_a_sweep_completes_after_its_master_was_killed(grid: Grid) -> None:
     grid.write("square.py", SQUARE)
     with grid.start("sweep", "--results", "out", "-p", f"x=1..{TASKS}", "square.py") as client:
-        some_rows(grid.folder / "out", TASKS // 3)
+        wait_for_rows(grid.folder / "out", TASKS // 3)
         kill_master(grid)
-        done = client.done(120)
+        done = client.result(120)
     assert done.code == FAILED
     assert len(done.out.splitlines()) == 2 * TASKS
     check_results(grid.folder / "out")
@@ -95,7 +97,7 @@ def test_resume_completes_a_sweep_after_client_and_master_were_killed(grid: Grid
     grid.write("square.py", SQUARE)
     words = ("--results", "out", "--joblog", "log", "-p", f"x=1..{TASKS}", "square.py")
     with grid.start("sweep", *words) as client:
-        some_rows(grid.folder / "out", TASKS // 3)
+        wait_for_rows(grid.folder / "out", TASKS // 3)
         client.process.kill()
         kill_master(grid)
     before = len(rows(grid.folder / "out"))
@@ -124,9 +126,9 @@ def test_each_task_reads_its_own_stdin_also_after_a_killed_master_and_a_retry(gr
     grid.write("table.csv", "x,d\n" + "".join(f"{x},{x % 10}\n" for x in range(1, TASKS + 1)))
     words = ("--results", "out", "--csv", "table.csv", "--stdin", "in/{d}.txt", "read.py", "{x}")
     with grid.start("sweep", *words) as client:
-        some_rows(grid.folder / "out", TASKS // 4)
+        wait_for_rows(grid.folder / "out", TASKS // 4)
         kill_master(grid)
-        done = client.done(120)
+        done = client.result(120)
     assert done.code == FAILED
     found = rows(grid.folder / "out")
     assert Counter(int(row["task"]) for row in found) == Counter(range(1, TASKS + 1))
@@ -143,11 +145,11 @@ def test_ctrl_c_ends_a_sweep_and_resume_runs_the_rest(grid: Grid) -> None:
     grid.write("square.py", SQUARE.replace("0.05", "0.3"))
     words = ("--results", "out", "-p", "x=1..40", "square.py")
     with grid.start("sweep", *words) as client:
-        some_rows(grid.folder / "out", 4)
+        wait_for_rows(grid.folder / "out", 4)
         client.interrupt()
-        assert client.done(40).code == 130
+        assert client.result(40).code == 130
     assert 0 < len(rows(grid.folder / "out")) < 40
-    assert grid.last()["state"] == "CANCELLED"
+    assert grid.last_job()["state"] == "CANCELLED"
     assert grid("sweep", "--resume", *words).code <= 4
     check_results(grid.folder / "out", 40)
 

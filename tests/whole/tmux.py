@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.whole.grid import until, until_value
+from tests.whole.grid import wait_for_value, wait_until
 
 SECONDS = 30.0
 
@@ -89,18 +89,18 @@ class Tmux:
 
     # --- waiting
 
-    def until(self, holds: Callable[[str], object], what: str, seconds: float = SECONDS) -> str:
+    def wait_until(self, holds: Callable[[str], object], what: str, seconds: float = SECONDS) -> str:
         """The first screen for which the predicate is true."""
-        return until_value(lambda: self.screen, lambda screen: bool(holds(screen)), f"{what} on the screen", seconds)
+        return wait_for_value(lambda: self.screen, lambda screen: bool(holds(screen)), f"{what} on the screen", seconds)
 
     def see(self, expected: str, seconds: float = SECONDS) -> str:
-        return self.until(lambda screen: expected in screen, f"{expected!r}", seconds)
+        return self.wait_until(lambda screen: expected in screen, f"{expected!r}", seconds)
 
     def see_no_more(self, unwanted: str) -> str:
-        return self.until(lambda screen: unwanted not in screen, f"{unwanted!r} to be gone")
+        return self.wait_until(lambda screen: unwanted not in screen, f"{unwanted!r} to be gone")
 
     def status(self, seconds: float = SECONDS) -> int:
         """The exit status of the program."""
         file = self._folder / "tmux.status"
-        until(file.exists, "the program to end", seconds, lambda: self.screen)
+        wait_until(file.exists, "the program to end", seconds, lambda: self.screen)
         return int(file.read_text())
