@@ -27,12 +27,12 @@ MAX_JUMPS = 8  # hosts on the way to a node, each with a key
 
 def accept(session: Session, nodes: Iterable[Node]) -> None:
     """Add each unknown host key of these nodes, and of the jump hosts on the way, to known_hosts."""
-    from sshgrid.ssh.connect import dialing, unknown_host_key
+    from sshgrid.ssh.connect import dialing_from_environ, unknown_host_key
 
-    how = dialing(session.places().config_dir, os.environ)
+    dialing = dialing_from_environ(session.places().config_dir, os.environ)
     for node in nodes:
         for _ in range(MAX_JUMPS):
-            found = unknown_host_key(node, how)
+            found = unknown_host_key(node, dialing)
             if found is None:
                 break
             confirm(session, node, *found, prompt=False)
@@ -63,14 +63,14 @@ def remember_key(known_hosts: str, line: str) -> None:
 # --- the key of the user ---------------------------------------------------------------------------------------------
 
 
-def copy(session: Session, node: Node, how: Dialing, passwords: list[str]) -> None:
+def copy(session: Session, node: Node, dialing: Dialing, passwords: list[str]) -> None:
     """Install the user's public key on a node. An entered password is kept only in `passwords`."""
     from sshgrid.ssh import probe
 
-    key = probe.public_key(node, how)
+    key = probe.public_key(node, dialing)
     if not passwords:
         passwords.append(_read_password(session, f"Password of {_account(node)}: "))
-    added = probe.install_key(node, how, passwords[0], key)
+    added = probe.install_key(node, dialing, passwords[0], key)
     session.note(f"{node.name}: your {key.split()[0]} key {'is installed' if added else 'was already installed'}")
 
 

@@ -90,14 +90,14 @@ def parse_address(text: str) -> dict[str, object]:
 
 def check(session: Session, name: str, fields: Mapping[str, object], trust: Trust) -> None:
     """Check that each machine of the entry can be reached and can run jobs. HostError."""
-    from sshgrid.ssh.connect import dialing
+    from sshgrid.ssh.connect import dialing_from_environ
 
     places = session.places(must_exist=False)
-    how = dialing(places.config_dir, os.environ)
+    dialing = dialing_from_environ(places.config_dir, os.environ)
     try:
         passwords: list[str] = []  # one for all machines of a range; dropped at the end of this call
         for node in _new_nodes(places, name, fields):
-            _check_node(session, node, how, trust, passwords)
+            _check_node(session, node, dialing, trust, passwords)
     except HostError as error:
         error.exit_status = 1
         error.hint = error.hint or "repeat the command with --no-check to add the node anyway"
@@ -119,14 +119,14 @@ def _new_nodes(places: Places, name: str, fields: Mapping[str, object]) -> list[
     return [node for node in found.nodes if node.name in names]
 
 
-def _check_node(session: Session, node: Node, how: Dialing, trust: Trust, passwords: list[str]) -> None:
+def _check_node(session: Session, node: Node, dialing: Dialing, trust: Trust, passwords: list[str]) -> None:
     from sshgrid.cli import keys
     from sshgrid.ssh import probe
 
     copied = False
     for _ in range(keys.MAX_JUMPS + 2):
         try:
-            probe.first_contact(node, how)
+            probe.first_contact(node, dialing)
             return
         except HostKeyUnknown as error:
             if not trust.accept_new and not _can_prompt(session):
@@ -140,7 +140,7 @@ def _check_node(session: Session, node: Node, how: Dialing, trust: Trust, passwo
             if not trust.copy_key:
                 error.hint = error.hint or "repeat the command with --copy-key to install your key"
                 raise
-            keys.copy(session, node, how, passwords)
+            keys.copy(session, node, dialing, passwords)
             copied = True
 
 

@@ -38,7 +38,7 @@ from sshgrid.server.connected_clients import ConnectedClients
 from sshgrid.server.session import ClientSession
 from sshgrid.spool.disk import private_directory
 from sshgrid.spool.spool import Spool
-from sshgrid.ssh.connect import dialing, hush_abandoned_transfers, read_in_smaller_pieces
+from sshgrid.ssh.connect import dialing_from_environ, hush_abandoned_transfers, read_in_smaller_pieces
 from sshgrid.version import VERSION
 
 if TYPE_CHECKING:
@@ -141,8 +141,8 @@ class Daemon:
         spool = Spool(state / "spool")
         store = Store.open(state / "queue.db")
         active_jobs = ActiveJobs(store)
-        how = dialing(places.config_dir, os.environ)
-        pool = NodePool(store.grid, spool, how, rng, active_jobs.nodes_changed)
+        dialing = dialing_from_environ(places.config_dir, os.environ)
+        pool = NodePool(store.grid, spool, dialing, rng, active_jobs.nodes_changed)
         self.master = Master(pool, active_jobs, self._inventory_file.inventory, rng, clock)
         self.clients = ConnectedClients(active_jobs.is_over, clock)
 

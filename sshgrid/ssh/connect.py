@@ -43,7 +43,7 @@ class Dialing(Struct, frozen=True):
     agent: str | None = None  # path of the agent's socket; None = no agent
 
 
-def dialing(config_dir: str | Path, environ: Mapping[str, str]) -> Dialing:
+def dialing_from_environ(config_dir: str | Path, environ: Mapping[str, str]) -> Dialing:
     """Return the settings of an environment: sshgrid's known_hosts, the user's ssh_config and agent."""
     return Dialing(
         known_hosts=str(Path(config_dir) / "known_hosts"),
@@ -52,16 +52,16 @@ def dialing(config_dir: str | Path, environ: Mapping[str, str]) -> Dialing:
     )
 
 
-async def dial(node: Node, how: Dialing, password: str | None = None) -> asyncssh.SSHClientConnection:
+async def dial(node: Node, dialing: Dialing, password: str | None = None) -> asyncssh.SSHClientConnection:
     """Return a logged-in connection: by key, or by password alone when one is given.
 
     Raises Unreachable, LoginRefused, HostKeyUnknown, HostKeyChanged.
     """
     if node.connection == "local":
         return await serve_local()
-    jump = await _through_jumps(node, how)
+    jump = await _through_jumps(node, dialing)
     try:
-        connection = await _connect(node, how, jump, password)
+        connection = await _connect(node, dialing, jump, password)
     except BaseException:
         if jump is not None:
             await end(jump)
@@ -71,23 +71,23 @@ async def dial(node: Node, how: Dialing, password: str | None = None) -> asyncss
 
 
 async def _connect(
-    node: Node, how: Dialing, jump: asyncssh.SSHClientConnection | None, password: str | None = None
+    node: Node, dialing: Dialing, jump: asyncssh.SSHClientConnection | None, password: str | None = None
 ) -> asyncssh.SSHClientConnection:
-    witness = _Witness()
-    with blame(node, witness, how):
-        known_hosts = _known_hosts(node, how)
+    recorder = _KeyRecorder()
+    with blame(node, recorder, dialing):
+        known_hosts = _known_hosts(node, dialing)
         options: dict[str, object] = {
             "tunnel": jump,
-            "client_factory": lambda: witness,
+            "client_factory": lambda: recorder,
             "known_hosts": known_hosts,
-            "config": config_files(how),
-            "agent_path": None if node.identity_file else how.agent,
+            "config": config_files(dialing),
+            "agent_path": None if node.identity_file else dialing.agent,
             "preferred_auth": "publickey",
             "connect_timeout": node.connect_timeout_seconds,
             "login_timeout": LOGIN_TIMEOUT_SECONDS,
             "keepalive_interval": KEEPALIVE_SECONDS,
             "keepalive_count_max": KEEPALIVE_COUNT,
-            **ciphers(node, how),
+            **ciphers(node, dialing),
             **_overrides(node),
         }
         if password is not None:
@@ -96,7 +96,7 @@ async def _connect(
         try:
             return await asyncssh.connect(node.ssh_config or node.host, **options)
         except asyncssh.ConnectionLost:
-            if witness.key is not None or _has_keys(node, how, known_hosts):
+            if recorder.key is not None or _has_keys(node, dialing, known_hosts):
                 raise
         return await _connect_by_kind(node, options)
 
@@ -109,35 +109,35 @@ async def _connect_by_kind(node: Node, options: dict[str, object]) -> asyncssh.S
     return await asyncssh.connect(node.ssh_config or node.host, server_host_key_algs=[HOST_KEY_KINDS[-1]], **options)
 
 
-def _has_keys(node: Node, how: Dialing, known_hosts: asyncssh.SSHKnownHosts) -> bool:
+def _has_keys(node: Node, dialing: Dialing, known_hosts: asyncssh.SSHKnownHosts) -> bool:
     """Return whether known_hosts has a key of this host: then only keys of its type were requested."""
-    place = asyncssh.SSHClientConnectionOptions(config=config_files(how), host=node.host or node.ssh_config)
+    place = asyncssh.SSHClientConnectionOptions(config=config_files(dialing), host=node.host or node.ssh_config)
     keys, authorities, *_ = known_hosts.match(place.host, "", node.port or place.port)
     return bool(keys or authorities)
 
 
-def dial_address(node: Node, how: Dialing) -> str:
+def dial_address(node: Node, dialing: Dialing) -> str:
     """Return the address of the server that is dialled first: the first jump host, or the node itself."""
     if node.connection == "local":
         return node.name
-    hops = _hops(node, how)
+    hops = _hops(node, dialing)
     return hops[0] if hops else f"{node.host or node.ssh_config}:{node.port or ''}"
 
 
-def _hops(node: Node, how: Dialing) -> list[str]:
+def _hops(node: Node, dialing: Dialing) -> list[str]:
     """Return the hosts of ProxyJump in ssh_config."""
     with blame(node):
-        options = asyncssh.SSHClientConnectionOptions(config=config_files(how), host=node.ssh_config or node.host)
+        options = asyncssh.SSHClientConnectionOptions(config=config_files(dialing), host=node.ssh_config or node.host)
     hops = options.tunnel if isinstance(options.tunnel, str) else ""
     return [hop for part in hops.split(",") if (hop := part.strip())]
 
 
-async def _through_jumps(node: Node, how: Dialing) -> asyncssh.SSHClientConnection | None:
+async def _through_jumps(node: Node, dialing: Dialing) -> asyncssh.SSHClientConnection | None:
     """Return the connection to the last jump host, None without one. The host key of each is checked."""
     jump: asyncssh.SSHClientConnection | None = None
-    for hop in _hops(node, how):
+    for hop in _hops(node, dialing):
         try:
-            jump = await _connect(_hop(node, hop), how, jump)
+            jump = await _connect(_hop(node, hop), dialing, jump)
         except BaseException:
             if jump is not None:
                 await end(jump)
@@ -176,9 +176,9 @@ def _overrides(node: Node) -> dict[str, object]:
     return options
 
 
-def ciphers(node: Node, how: Dialing) -> dict[str, object]:
+def ciphers(node: Node, dialing: Dialing) -> dict[str, object]:
     """Return the option for CIPHERS, unless ssh_config sets ciphers."""
-    files = config_files(how)
+    files = config_files(dialing)
     if files:
         place = asyncssh.SSHClientConnectionOptions(config=files, host=node.ssh_config or node.host, client_keys=None)
         if place.config.get("Ciphers"):
@@ -186,16 +186,16 @@ def ciphers(node: Node, how: Dialing) -> dict[str, object]:
     return {"encryption_algs": CIPHERS}
 
 
-def config_files(how: Dialing) -> list[str]:
+def config_files(dialing: Dialing) -> list[str]:
     """Return the path of the user's ssh_config, if it exists."""
-    path = Path(how.ssh_config).expanduser() if how.ssh_config else None
+    path = Path(dialing.ssh_config).expanduser() if dialing.ssh_config else None
     return [str(path)] if path and path.is_file() else []
 
 
 # --- host keys ----------------------------------------------------------------------------------------------------
 
 
-class _Witness(asyncssh.SSHClient):
+class _KeyRecorder(asyncssh.SSHClient):
     """Records the key of a host that is not trusted, so that the error can show it."""
 
     key: asyncssh.SSHKey | None = None
@@ -208,14 +208,14 @@ class _Witness(asyncssh.SSHClient):
         return False
 
 
-def known_hosts_files(node: Node, how: Dialing) -> list[Path]:
+def known_hosts_files(node: Node, dialing: Dialing) -> list[Path]:
     """Return the node's own file alone, or else sshgrid's, the user's and the system's, as far as they exist."""
-    names = (node.known_hosts,) if node.known_hosts else (how.known_hosts, *SYSTEM_KNOWN_HOSTS)
+    names = (node.known_hosts,) if node.known_hosts else (dialing.known_hosts, *SYSTEM_KNOWN_HOSTS)
     return [path for name in names if name and (path := Path(name).expanduser()).is_file()]
 
 
-def _known_hosts(node: Node, how: Dialing) -> asyncssh.SSHKnownHosts:
-    text = "".join(path.read_text(errors="replace") + "\n" for path in known_hosts_files(node, how))
+def _known_hosts(node: Node, dialing: Dialing) -> asyncssh.SSHKnownHosts:
+    text = "".join(path.read_text(errors="replace") + "\n" for path in known_hosts_files(node, dialing))
     try:
         return asyncssh.import_known_hosts(text)
     except ValueError:  # ignore invalid lines, as OpenSSH does
@@ -230,20 +230,20 @@ def _is_valid(line: str) -> bool:
     return True
 
 
-def _untrusted(node: Node, how: Dialing, witness: _Witness) -> HostError:
+def _untrusted(node: Node, dialing: Dialing, recorder: _KeyRecorder) -> HostError:
     """Return the error for a key that is unknown, changed or revoked: asyncssh does not tell them apart."""
-    if witness.key is None:
+    if recorder.key is None:
         return HostKeyUnknown(node.name, "the host key could not be checked")
-    fingerprint = witness.key.get_fingerprint()
-    for path in known_hosts_files(node, how):
+    fingerprint = recorder.key.get_fingerprint()
+    for path in known_hosts_files(node, dialing):
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
-            if _revokes(line, witness):
+            if _revokes(line, recorder):
                 return HostKeyChanged(
                     node.name,
                     f"host key revoked: it shows {fingerprint}, which {path}:{number} revokes",
                     "the machine needs a new host key; if it has one, the connection may be intercepted",
                 )
-            if _names_host(line, witness):
+            if _names_host(line, recorder):
                 return HostKeyChanged(
                     node.name,
                     f"host key changed: it shows {fingerprint}, which is not the key in {path}:{number}",
@@ -253,42 +253,42 @@ def _untrusted(node: Node, how: Dialing, witness: _Witness) -> HostError:
     # A jump host in front of a node is accepted together with that node.
     name = node.name.partition(" (jump host ")[0]
     unknown = HostKeyUnknown(node.name, f"unknown host key {fingerprint}", f"sshgrid node check {name} --accept-new")
-    place = witness.host if witness.port == 22 else f"[{witness.host}]:{witness.port}"
-    unknown.fingerprint, unknown.line = fingerprint, f"{place} {witness.key.export_public_key().decode().strip()}"
+    place = recorder.host if recorder.port == 22 else f"[{recorder.host}]:{recorder.port}"
+    unknown.fingerprint, unknown.line = fingerprint, f"{place} {recorder.key.export_public_key().decode().strip()}"
     return unknown
 
 
-def _names_host(line: str, witness: _Witness) -> bool:
-    return not line.lstrip().startswith("@revoked") and bool(_keys_for_host(line, witness))
+def _names_host(line: str, recorder: _KeyRecorder) -> bool:
+    return not line.lstrip().startswith("@revoked") and bool(_keys_for_host(line, recorder))
 
 
-def _revokes(line: str, witness: _Witness) -> bool:
+def _revokes(line: str, recorder: _KeyRecorder) -> bool:
     """Return whether a line revokes the host's key. Its pattern can match all hosts, so the key must be the same."""
     marker, _, rest = line.strip().partition(" ")
-    return marker == "@revoked" and witness.key in _keys_for_host(rest, witness)
+    return marker == "@revoked" and recorder.key in _keys_for_host(rest, recorder)
 
 
-def _keys_for_host(line: str, witness: _Witness) -> list[asyncssh.SSHKey]:
+def _keys_for_host(line: str, recorder: _KeyRecorder) -> list[asyncssh.SSHKey]:
     """Return the keys of hosts and certificate authorities that a line of known_hosts has for this host."""
     with contextlib.suppress(ValueError):
         keys, authorities, *_ = asyncssh.import_known_hosts(line + "\n").match(
-            witness.host, witness.address, witness.port
+            recorder.host, recorder.address, recorder.port
         )
         return [*keys, *authorities]
     return []
 
 
-def unknown_host_key(node: Node, how: Dialing) -> tuple[str, str] | None:
+def unknown_host_key(node: Node, dialing: Dialing) -> tuple[str, str] | None:
     """Return the fingerprint and the known_hosts line of the first unknown key on the way to a node; None without one.
 
     For a program without an event loop. Raises HostError for another failure before that point.
     """
-    return asyncio.run(_unknown_host_key(node, how))
+    return asyncio.run(_unknown_host_key(node, dialing))
 
 
-async def _unknown_host_key(node: Node, how: Dialing) -> tuple[str, str] | None:
+async def _unknown_host_key(node: Node, dialing: Dialing) -> tuple[str, str] | None:
     try:
-        await end(await dial(node, how))
+        await end(await dial(node, dialing))
     except HostKeyUnknown as error:
         return error.fingerprint, error.line
     except LoginRefused:
@@ -300,14 +300,14 @@ async def _unknown_host_key(node: Node, how: Dialing) -> tuple[str, str] | None:
 
 
 @contextlib.contextmanager
-def blame(node: Node, witness: _Witness | None = None, how: Dialing | None = None) -> Iterator[None]:
+def blame(node: Node, recorder: _KeyRecorder | None = None, dialing: Dialing | None = None) -> Iterator[None]:
     """Turn errors while connecting into a HostError: the machine, or the network to it, is at fault."""
     try:
         yield
     except asyncssh.HostKeyNotVerifiable as error:
-        if witness is None or how is None:
+        if recorder is None or dialing is None:
             raise HostKeyUnknown(node.name, str(error)) from error
-        raise _untrusted(node, how, witness) from error
+        raise _untrusted(node, dialing, recorder) from error
     except asyncssh.KeyImportError as error:
         why = "needs a passphrase" if "assphrase" in str(error) else f"cannot be read: {_short(error)}"
         raise LoginRefused(

@@ -29,20 +29,20 @@ from sshgrid.ssh.transfer import Transfer
 class Link:
     """One connection to one node, made by `Link.open`."""
 
-    def __init__(self, control: Control, starter: StarterShell, how: Dialing) -> None:
+    def __init__(self, control: Control, starter: StarterShell, dialing: Dialing) -> None:
         self.control = control
         self.runs = RunVerbs(control, starter)
         self.builds = BuildVerbs(control)
         self.commands = Commands(control)
         self.maintenance = Maintenance(control, self.commands)
-        self.transfer = Transfer(control, self.commands, how)
+        self.transfer = Transfer(control, self.commands, dialing)
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     async def open(
         cls,
         node: Node,
-        how: Dialing,
+        dialing: Dialing,
         tools: Iterable[str],
         on_sample: Callable[[Sample], None],
         clock: Clock = SYSTEM_CLOCK,
@@ -51,7 +51,7 @@ class Link:
 
         `tools` are the names of commands to search for. `on_sample` is called with each load sample.
         """
-        connection = await dial(node, how)
+        connection = await dial(node, dialing)
         try:
             with blame_in_use(node):
                 # All at the same time: a shell takes a while to start.
@@ -64,7 +64,7 @@ class Link:
                 control = Control(node, connection, shell, parse_contact(node.name, output))
                 await _install(control)
                 starter = StarterShell(control, starter_shell)
-                link = cls(control, starter, how)
+                link = cls(control, starter, dialing)
                 sampler.write(control.variables() + LOAD + b"sample_load\n")
                 samples = _read_samples(control, sampler, on_sample, clock)
                 link._tasks = [asyncio.create_task(starter.listen()), asyncio.create_task(samples)]

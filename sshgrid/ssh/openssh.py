@@ -52,7 +52,7 @@ class OpensshUpload:
         self._stdout = process.stdout
 
     @classmethod
-    async def open(cls, node: Node, how: Dialing, host_key: str, command: str) -> OpensshUpload | None:
+    async def open(cls, node: Node, dialing: Dialing, host_key: str, command: str) -> OpensshUpload | None:
         """Start ssh. Return None where it cannot be used. `host_key` has the form of a line of authorized_keys."""
         ssh = shutil.which("ssh")
         if ssh is None or sys.platform != "linux" or node.connection == "local":
@@ -65,7 +65,9 @@ class OpensshUpload:
                 known_hosts.write_text(f"{_ALIAS} {host_key}\n")
                 ours, pipe = os.pipe()
                 undo.callback(os.close, pipe)
-                process = await _started([ssh, *arguments(node, how, str(known_hosts), host_key), command], ours, how)
+                process = await _started(
+                    [ssh, *arguments(node, dialing, str(known_hosts), host_key), command], ours, dialing
+                )
             except OSError as error:  # no disk space, descriptors or processes here: not the node's fault
                 log.info("%s: the system's ssh cannot be used: %s", node.name, error)
                 return None
@@ -127,14 +129,14 @@ class OpensshUpload:
             self._pipe = -1
 
 
-async def _started(words: list[str], stdin: int, how: Dialing) -> asyncio.subprocess.Process:
+async def _started(words: list[str], stdin: int, dialing: Dialing) -> asyncio.subprocess.Process:
     try:
         return await asyncio.create_subprocess_exec(
             *words,
             stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
-            env=_environment(how),
+            env=_environment(dialing),
             start_new_session=True,  # without a terminal it cannot prompt
         )
     finally:
@@ -156,7 +158,7 @@ def _set_done(ready: asyncio.Future[None]) -> None:
         ready.set_result(None)
 
 
-def arguments(node: Node, how: Dialing, known_hosts: str, host_key: str) -> list[str]:
+def arguments(node: Node, dialing: Dialing, known_hosts: str, host_key: str) -> list[str]:
     """Return the arguments of ssh before the command: the login of `connect.dial`, without forwardings and the like."""
     kind = host_key.split()[0]
     options = {
@@ -179,7 +181,7 @@ def arguments(node: Node, how: Dialing, known_hosts: str, host_key: str) -> list
         "VerifyHostKeyDNS": "no",
         "UserKnownHostsFile": '"{}"'.format(known_hosts.replace("%", "%%")),
     }
-    if "encryption_algs" in (chosen := ciphers(node, how)):
+    if "encryption_algs" in (chosen := ciphers(node, dialing)):
         options["Ciphers"] = str(chosen["encryption_algs"])
     if node.ssh_config and node.host:
         options["HostName"] = node.host
@@ -190,13 +192,13 @@ def arguments(node: Node, how: Dialing, known_hosts: str, host_key: str) -> list
     if node.identity_file is not None:
         path = str(Path(node.identity_file).expanduser()).replace("%", "%%")
         options |= {"IdentityFile": f'"{path}"', "IdentitiesOnly": "yes"}
-    if node.identity_file is not None or how.agent is None:
+    if node.identity_file is not None or dialing.agent is None:
         options["IdentityAgent"] = "none"
-    config = config_files(how)
+    config = config_files(dialing)
     words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
     return ["-T", "-F", config[0] if config else "none", *words, "--", node.ssh_config or node.host]
 
 
-def _environment(how: Dialing) -> dict[str, str]:
+def _environment(dialing: Dialing) -> dict[str, str]:
     environment = {name: value for name, value in os.environ.items() if name != "SSH_AUTH_SOCK"}
-    return environment | ({"SSH_AUTH_SOCK": how.agent} if how.agent else {})
+    return environment | ({"SSH_AUTH_SOCK": dialing.agent} if dialing.agent else {})

@@ -25,16 +25,16 @@ DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_rsa")
 _AUTHORIZE = (resources.files("sshgrid") / "remote" / "authorize.sh").read_bytes()
 
 
-def first_contact(node: Node, how: Dialing) -> Found:
+def first_contact(node: Node, dialing: Dialing) -> Found:
     """Return what first contact finds. Raises a HostError that says why the machine cannot be a node."""
-    return parse_contact(node.name, asyncio.run(_run(node, how, contact_script(node, ()))))
+    return parse_contact(node.name, asyncio.run(_run(node, dialing, contact_script(node, ()))))
 
 
-def install_key(node: Node, how: Dialing, password: str, key: str) -> bool:
+def install_key(node: Node, dialing: Dialing, password: str, key: str) -> bool:
     """Allow this public key to log in. Return False when it was allowed already. Raises LoginRefused, NodeUnfit."""
     script = b"set -- " + shlex.quote(key).encode() + b"\n" + _AUTHORIZE
     try:
-        answer = asyncio.run(_run(node, how, script, password)).decode("utf-8", "replace")
+        answer = asyncio.run(_run(node, dialing, script, password)).decode("utf-8", "replace")
     except LoginRefused as error:
         raise LoginRefused(
             node.name,
@@ -50,8 +50,8 @@ def install_key(node: Node, how: Dialing, password: str, key: str) -> bool:
     return "added" in lines
 
 
-async def _run(node: Node, how: Dialing, script: bytes, password: str | None = None) -> bytes:
-    connection = await dial(node, how, password)
+async def _run(node: Node, dialing: Dialing, script: bytes, password: str | None = None) -> bytes:
+    connection = await dial(node, dialing, password)
     try:
         with blame_in_use(node):
             shell = await RemoteShell.open(node, connection)
@@ -63,17 +63,17 @@ async def _run(node: Node, how: Dialing, script: bytes, password: str | None = N
 # --- the public key ---------------------------------------------------------------------------------------------------
 
 
-def public_key(node: Node, how: Dialing) -> str:
+def public_key(node: Node, dialing: Dialing) -> str:
     """Return the public key that a login to this node offers first. Raises UsageError when there is none."""
     if node.identity_file:
         return _public_part(Path(node.identity_file).expanduser())
-    options = asyncssh.SSHClientConnectionOptions(config=config_files(how), host=node.ssh_config or node.host)
+    options = asyncssh.SSHClientConnectionOptions(config=config_files(dialing), host=node.ssh_config or node.host)
     named = options.config.get("IdentityFile") or ()
     usual = [Path("~/.ssh").expanduser() / name for name in DEFAULT_KEYS]
     for path in (*(Path(str(name)).expanduser() for name in (named if isinstance(named, list) else ())), *usual):
         if path.is_file():
             return _public_part(path)
-    if how.agent and (lines := asyncio.run(_agent_keys(how.agent))):
+    if dialing.agent and (lines := asyncio.run(_agent_keys(dialing.agent))):
         return lines[0]
     raise UsageError("--copy-key: no public key was found", "ssh-keygen -t ed25519")
 

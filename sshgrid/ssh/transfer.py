@@ -113,10 +113,10 @@ class _ConnectionUpload:
 class Transfer:
     """Uploads and downloads of one connection. One upload at a time; failures raise HostError."""
 
-    def __init__(self, control: Control, commands: Commands, how: Dialing) -> None:
+    def __init__(self, control: Control, commands: Commands, dialing: Dialing) -> None:
         self._control = control
         self._commands = commands
-        self._how = how
+        self._dialing = dialing
         self._node = control.node
         self._sftp: asyncssh.SFTPClient | None = None
         self.has_sftp = True  # until it fails
@@ -257,7 +257,7 @@ class Transfer:
         key = connection.get_server_host_key()
         if key is None or connection.get_extra_info("jump") is not None:
             return None
-        return await OpensshUpload.open(self._node, self._how, key.export_public_key().decode().strip(), command)
+        return await OpensshUpload.open(self._node, self._dialing, key.export_public_key().decode().strip(), command)
 
     async def _read_offset(self, channel: UploadChannel, nonce: str) -> int | None:
         """Return the offset at which the node continues, which follows the output of login files; None without one.
