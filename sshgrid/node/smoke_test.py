@@ -121,10 +121,10 @@ class SmokeTester:
     async def _test(
         self, row: Language, toolchain: Toolchain, facts: Facts, change: Callable[[Recipe], Recipe]
     ) -> SmokeTest:
-        hello = toolchains.smoke_test(row)
-        if hello is None:
+        test = toolchains.smoke_test(row)
+        if test is None:
             return SmokeTest(f"{row.name} has no smoke test")
-        program, source = hello
+        program, source = test
         self._shared.spool.blobs.keep(source)
         program = msgspec.structs.replace(program, limits=LIMITS)
         try:

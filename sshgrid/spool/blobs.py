@@ -1,7 +1,7 @@
 """Blobs: uploaded files, each under its SHA-256.
 
-A file gets its name only when it is complete, checked and on disk. A name that is not a digest is refused, so no path
-is built from what a user typed.
+A file gets its name only when it is complete, checked and on disk. Names that are not digests raise UsageError and
+never become part of a path.
 """
 
 from __future__ import annotations

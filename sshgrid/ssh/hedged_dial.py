@@ -59,6 +59,7 @@ class Spare(Generic[T]):
         self.begun = False
 
     def begin(self) -> None:
+        """Dial, unless there was a dial since the last `drop`."""
         if self.begun:
             return
         self.begun = True
@@ -73,6 +74,7 @@ class Spare(Generic[T]):
 
     @property
     def answered(self) -> bool:
+        """Whether the new connection is open."""
         return any(dial.done() for dial in self.dials)
 
     async def drop(self) -> None:

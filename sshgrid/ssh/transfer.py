@@ -181,7 +181,7 @@ class Transfer:
     def _check_kept(self, answer: bytes) -> None:
         words = answer.decode(errors="replace").strip()
         if words != "kept":
-            raise NodeUnfit(self._node.name, f"an upload arrived {words or 'nowhere'} (disk full?)")
+            raise NodeUnfit(self._node.name, f"upload failed: {words or 'no answer'} (disk full?)")
 
     def _object(self, name: str) -> str:
         return f"{self._control.facts.workdir}/objects/{name}"
@@ -249,7 +249,7 @@ class Transfer:
             return channel, offset
         if await channel.connection_ended():
             raise Dropped(self._node.name, "the connection ended")
-        raise NodeUnfit(self._node.name, "it takes no upload: its login shell does not run commands")
+        raise NodeUnfit(self._node.name, "upload failed: its login shell does not run commands")
 
     async def _open_openssh(self, command: str) -> OpensshUpload | None:
         """Start the system's ssh. Return None behind a jump host, whose key only the connection has checked."""

@@ -242,7 +242,7 @@ async def test_F25_sftp_that_confirms_but_stores_nothing_is_detected(liar: NewLi
     sha256 = hashlib.sha256(content).hexdigest()
     (tmp_path / "file").write_bytes(content)
     async with opened(node_of(liar(Mode.SFTP_LIES), tmp_path)) as link:
-        with pytest.raises(NodeUnfit, match="an upload arrived"):
+        with pytest.raises(NodeUnfit, match="upload failed"):
             await link.transfer.upload(sha256, tmp_path / "file")
         assert await link.transfer.missing([sha256]) == [sha256]
         assert not link.lost.done(), "the connection is lost"
