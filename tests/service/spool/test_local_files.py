@@ -6,11 +6,13 @@ import asyncio
 import hashlib
 import mmap
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from sshgrid.clock import Clock
 from sshgrid.errors import UsageError
 from sshgrid.protocol.messages import TakeFile
 from sshgrid.spool.local_files import LocalFiles
@@ -18,6 +20,8 @@ from sshgrid.spool.spool import Spool
 from sshgrid.testing import until
 
 OLD = 1_700_000_000
+# A minute ahead: the timestamps of a file that is written now have settled.
+LATER = Clock(lambda: time.time() + 60.0, time.monotonic)
 
 
 @pytest.fixture
@@ -57,15 +61,16 @@ async def test_file_that_many_clients_name_is_read_once(tmp_path: Path, spool: S
 
 
 async def test_file_is_recognised_only_when_its_timestamps_had_settled(
-    tmp_path: Path, spool: Spool, copies: list[int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, spool: Spool, copies: list[int]
 ) -> None:
     path = tmp_path / "big"
     path.write_bytes(b"x" * 1000)
-    local_files = LocalFiles(spool)
+    later = 0.0
+    local_files = LocalFiles(spool, Clock(lambda: time.time() + later, time.monotonic))
     for expected in (1, 2):
         await local_files.take(named(path))
         assert len(copies) == expected, "the file may have been written within the same tick"
-    monkeypatch.setattr("sshgrid.spool.local_files.SETTLED_SECONDS", -1)
+    later = 60.0
     for expected in (3, 3):
         await local_files.take(named(path))
         assert len(copies) == expected
@@ -73,13 +78,10 @@ async def test_file_is_recognised_only_when_its_timestamps_had_settled(
     assert await local_files.take(named(path)) == hashlib.sha256(b"y" * 1000).hexdigest()
 
 
-async def test_file_that_the_spool_has_lost_is_read_again(
-    tmp_path: Path, spool: Spool, copies: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sshgrid.spool.local_files.SETTLED_SECONDS", -1)
+async def test_file_that_the_spool_has_lost_is_read_again(tmp_path: Path, spool: Spool, copies: list[int]) -> None:
     path = tmp_path / "big"
     path.write_bytes(b"x")
-    local_files = LocalFiles(spool)
+    local_files = LocalFiles(spool, LATER)
     spool.blobs.path(await local_files.take(named(path))).unlink()
     assert spool.blobs.has(await local_files.take(named(path)))
     assert len(copies) == 2
@@ -138,13 +140,12 @@ async def test_master_that_stops_ends_a_long_copy(tmp_path: Path, spool: Spool) 
 
 
 async def test_file_that_another_process_can_write_is_not_recognised(
-    tmp_path: Path, spool: Spool, copies: list[int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, spool: Spool, copies: list[int]
 ) -> None:
     """A write to a mapped page that is dirty already does not change the timestamps."""
-    monkeypatch.setattr("sshgrid.spool.local_files.SETTLED_SECONDS", -1)
     path = tmp_path / "big"
     path.write_bytes(bytes(8192))
-    local_files = LocalFiles(spool)
+    local_files = LocalFiles(spool, LATER)
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 8192) as mapped:
         for content in (b"one", b"two"):
             mapped[:3] = content
