@@ -204,12 +204,9 @@ def test_verify_build_compiles_again_where_the_smoke_test_fails(grid: Grid, host
 
 
 def test_verify_build_uses_a_build_that_passes_and_runs_the_smoke_test_once(grid: Grid, hosts: Lab) -> None:
-    before = wait_for_value(
-        lambda: compilations(hosts, "hello.c"),
-        lambda found: {"h3", "h4"} <= set(found),
-        "h3 and h4 to have proved their own compilers",
-        60,
-    )
+    # Each node has checked its compiler by now. A host that lost its power has lost its ledger, and may have kept the
+    # record of its check.
+    before = compilations(hosts, "hello.c")
     for number in (1, 2):
         grid.write("sound.c", PROGRAM.replace("NUMBER", f"8{number}"))
         assert grid("run", "--verify-build", "--on", "h3", "sound.c", "x").out == f"x 8{number}\n".encode()
@@ -217,4 +214,4 @@ def test_verify_build_uses_a_build_that_passes_and_runs_the_smoke_test_once(grid
         assert done == (0, f"a 8{number}\nb 8{number}\n".encode(), "")
     assert compilations(hosts, "sound.c") == {"h3": 2}
     after = compilations(hosts, "hello.c")
-    assert (after["h3"], after["h4"]) == (before["h3"] + 1, before["h4"])
+    assert (after["h3"], after.get("h4", 0)) == (before.get("h3", 0) + 1, before.get("h4", 0))
