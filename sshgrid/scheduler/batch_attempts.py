@@ -75,7 +75,7 @@ class BatchAttempts:
     # --- start and follow
 
     def start(self, found: Sequence[tuple[Job, Attempt]], *, keep_warm: bool) -> None:
-        """Start the batch that these claimed attempts are. `keep_warm`: when all have ended, wait a moment for more."""
+        """Start a batch of these claimed attempts. `keep_warm`: when all have ended, wait a moment for more."""
         self._start([(job, job.attempts[-1]) for job, _ in found], resume=False, keep_warm=keep_warm)
 
     def resume(self, attempts: Sequence[Begun]) -> None:
