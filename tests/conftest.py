@@ -1,7 +1,7 @@
-"""Fixtures for the lab of real SSH hosts, and the rule that in CI a lab test is never skipped.
+"""Fixtures for the lab of real SSH hosts, and the rule that CI never skips a lab test.
 
-A laptop without root skips the tests marked `lab` and says why. With CI=true or SSHGRID_REQUIRE_LAB=1 such a skip is a
-failure: a check that silently did not run is no check.
+Without root, tests marked `lab` are skipped with a reason. With CI=true or SSHGRID_REQUIRE_LAB=1 such a skip is a
+failure, so that a lab test cannot be left out unnoticed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import hypothesis
 import pytest
 
 from tests.lab import machine
+from tests.lab.faulty_server import FaultyServer, Mode
 from tests.lab.hosts import Lab, LabHost
-from tests.lab.liar import Liar, Mode
 
 pytest_plugins = ["pytester"]
 
-# How long something takes is measured by the benchmarks, not by tests, which may run beside each other.
+# The benchmarks measure durations. Tests may run in parallel, so hypothesis sets no time limit.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
-# Started as a shell's background job, a process has INT and QUIT ignored, and so would everything that the tests start.
+# A shell starts background jobs with INT and QUIT ignored, and each child process would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
@@ -33,14 +33,14 @@ signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """Four OpenSSH hosts h1..h4 for the whole session; tests take `lab_hosts`, which is this one made new."""
+    """Four OpenSSH hosts h1..h4 for the whole session; tests use `lab_hosts`, which resets them first."""
     with Lab(hosts=_needs_lab()) as lab:
         yield lab
 
 
 @pytest.fixture
 def lab_hosts(lab: Lab) -> Iterator[Lab]:
-    """The lab, every host as on its first day; afterwards no process may be left and no host may have died unasked."""
+    """The lab with all hosts reset. Afterwards fails if a process is left or a host has ended unexpectedly."""
     lab.reset()
     yield lab
     lab.check_quiet()
@@ -56,21 +56,21 @@ def busybox_lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def busybox_host(busybox_lab: Lab) -> Iterator[LabHost]:
-    """Host b1 of `busybox_lab`, as on its first day."""
+    """Host b1 of `busybox_lab`, reset."""
     busybox_lab.reset()
     yield busybox_lab["b1"]
     busybox_lab.check_quiet()
 
 
 @pytest.fixture
-def liar(tmp_path: Path) -> Iterator[Callable[[Mode], Liar]]:
-    """Starts misbehaving SSH servers: `server = liar(Mode.DROPS)`; they end with the test."""
+def faulty_server(tmp_path: Path) -> Iterator[Callable[[Mode], FaultyServer]]:
+    """Starts faulty SSH servers: `server = faulty_server(Mode.DROPS)`; they end with the test."""
     with ExitStack() as stack:
-        yield lambda mode: stack.enter_context(Liar(mode, tmp_path))
+        yield lambda mode: stack.enter_context(FaultyServer(mode, tmp_path))
 
 
 def _needs_lab(*more_tools: str) -> int:
-    """The number of hosts to start; skips where none can be."""
+    """The number of hosts to start. Skips the test where the lab cannot run."""
     if reason := machine.missing(*more_tools):
         pytest.skip(reason)
     return 4
@@ -87,5 +87,5 @@ def pytest_runtest_makereport(
     report = yield
     if report.skipped and item.get_closest_marker("lab") and lab_is_required():
         report.outcome = "failed"
-        report.longrepr = f"a lab test may not be skipped here (CI=true or SSHGRID_REQUIRE_LAB=1): {report.longrepr}"
+        report.longrepr = f"a lab test must not be skipped with CI=true or SSHGRID_REQUIRE_LAB=1: {report.longrepr}"
     return report

@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
-# The first process of a lab host: gives the host its own view of the machine, then answers words on its stdin. `server`
-# starts the SSH server and prints `ok` and its pid; `hide` removes tools and prints `ok`. It ends when the lab's end of
-# that pipe is closed, and the kernel then ends everything else on the host: nothing outlives the lab. It is bash because
-# bash reaps orphans as a first process must.
+# The init process of a lab host: mounts the files of the host, then reads commands from stdin. `server` starts the SSH
+# server and prints `ok` and its pid; `hide` removes tools and prints `ok`. It ends when the lab closes stdin, and the
+# kernel then kills all other processes of the host. It is written for bash because bash reaps orphans, as init must.
 # usage: boot.sh openssh|dropbear NAME DIRECTORY UID [SSHD OPTION...]
-# Beside DIRECTORY lies `etc`, the copy of /etc that the hosts of a lab share.
+# The folder `etc` beside DIRECTORY is the copy of /etc that the hosts of a lab share.
 set -euo pipefail
 kind=$1 name=$2 host=$3 uid=$4
 shift 4
 
-# Tools are removed from a copy of the folder that only this host has: an overlay, whose upper half lies in its /run.
+# Tools are removed from an overlay of the folder that only this host has; its upper directory is in /run.
 hide_tools() {
   local folder tool upper
   for folder in /usr/bin /usr/local/bin; do
@@ -39,8 +38,8 @@ home() { # a fresh home on the tmpfs at $1/home
   chown -R "$uid:$uid" "$1/home/grid"
 }
 
-# The lab's copy of /etc, and the host's own files over that copy. The kernel detaches what is mounted on a file of the
-# machine's /etc as soon as a package installation renames another file over it.
+# Mounts the copy of /etc, and the files of the host over it. The kernel would detach a mount on a file of the machine's
+# /etc as soon as a package installation renames another file over it.
 own_etc() {
   local file
   mount --bind "${host%/*}/etc" /etc

@@ -1,8 +1,8 @@
-"""What a host is made of on disk: its keys, accounts, shell start-up file, its /var/tmp, and the busybox system.
+"""The files of a host: its keys, accounts, shell start-up file, its /var/tmp, and the busybox system.
 
-All of it lies in one directory per host that only root may enter; boot.sh mounts the pieces where they belong. The
-directory is the host's disk: it stays when the power goes. The hosts of a lab share a read-only copy of the machine's
-/etc, so that nothing which happens to the machine's own accounts is seen on a host.
+They are in one directory per host that only root can enter; boot.sh mounts them at their places. They survive a
+power-off. The hosts of a lab share a read-only copy of the machine's /etc, so that a change of the machine's
+accounts does not affect them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHELLS = {
     "mksh": "/bin/mksh",
     "nologin": "/usr/sbin/nologin",
 }
-# Accounts come from these files alone: a directory service of the machine may know one of the same name or number.
+# Accounts come only from these files: a directory service of the machine may have one of the same name or number.
 NAME_SERVICES = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n"
 SECRETS = ("shadow*", "gshadow*", "ssh_host_*", ".pwd.lock")
 
@@ -36,7 +36,7 @@ def copy_etc(target: Path) -> None:
     try:
         shutil.copytree("/etc", target, symlinks=True, ignore=shutil.ignore_patterns(*SECRETS))
     except shutil.Error as error:
-        # A file that has vanished is a temporary one of a package installation.
+        # A file that no longer exists was a temporary one of a package installation.
         if failed := [why for source, _, why in error.args[0] if os.path.lexists(source)]:
             raise LabError(f"cannot copy /etc: {'; '.join(failed)}") from error
     (target / "nsswitch.conf").write_text(NAME_SERVICES)
@@ -45,7 +45,7 @@ def copy_etc(target: Path) -> None:
 
 
 class HostDirectory:
-    """The files behind one host; `shell` names are those of SHELLS. The lab's copy of /etc lies beside `path`."""
+    """The files of one host. `shell` takes the names in SHELLS. The copy of /etc is beside `path`."""
 
     def __init__(self, path: Path, name: str, authorized_key: str) -> None:
         self.path = path
@@ -65,7 +65,7 @@ class HostDirectory:
         self.defaults()
 
     def defaults(self) -> None:
-        """A host as it was on its first day, its keys apart."""
+        """Restore the initial state except for the keys."""
         self.shell("bash")
         self.bashrc("")
         self.hidden(())
@@ -82,14 +82,14 @@ class HostDirectory:
         self._write("bashrc", text)
 
     def password(self, password: str) -> None:
-        """What the account's password is; the lab's own server takes none."""
+        """Set the password of the account; the normal SSH server of the host accepts no passwords."""
         self._shadow(call("openssl", "passwd", "-6", password).strip())
 
     def hidden(self, tools: tuple[str, ...]) -> None:
         self._write("hidden", "".join(f"{tool}\n" for tool in tools))
 
     def new_boot(self) -> None:
-        """A boot id of its own, as on a real machine."""
+        """Set a new boot ID, as a real boot does."""
         self._write("proc/boot_id", f"{uuid.uuid4()}\n")
 
     def new_host_key(self) -> None:
@@ -99,7 +99,7 @@ class HostDirectory:
 
     @property
     def host_key(self) -> str:
-        """The public part, as a known_hosts line has it."""
+        """The public key, as in a line of known_hosts."""
         return " ".join((self.path / "host_key.pub").read_text().split()[:2])
 
     def wipe(self) -> None:
@@ -118,16 +118,16 @@ class HostDirectory:
 
     def unshrink(self) -> None:
         if self._small_disk:
-            # Lazily: a host that is just losing power may still hold it for a moment.
+            # Lazily: a host that is being powered off may still use it for a moment.
             call("umount", "-l", str(self.disk))
             self._small_disk = False
 
     def fill(self, leave_bytes: int) -> None:
-        """Take all the space of a small disk but `leave_bytes`."""
+        """Use all space of a small disk except `leave_bytes`."""
         if not self._small_disk:
             raise LabError(f"{self._name}: only a small disk can be filled: call small_disk() first")
         free = shutil.disk_usage(self.disk).free
-        # Others write at the same time: the disk may be full before all of it is written.
+        # Other processes write at the same time: the disk may be full before the file is complete.
         with suppress(OSError), (self.disk / ".ballast").open("wb", buffering=0) as ballast:
             ballast.write(b"\0" * max(free - leave_bytes, 0))
 
@@ -138,14 +138,14 @@ class HostDirectory:
         self._write("etc/shadow", f"{ACCOUNT}:{password_hash}:19000:0:99999:7:::\n", mode=0o600)
 
     def _write(self, name: str, text: str, mode: int = 0o644) -> None:
-        # In place: these files are bind-mounted, a replaced one would not be seen.
+        # In place: these files are bind-mounted, and the host would not see a replaced one.
         path = self.path / name
         path.write_text(text)
         path.chmod(mode)
 
 
 class BusyboxDirectory(HostDirectory):
-    """A system of busybox and dropbear alone: no other program, no bash, no SFTP server."""
+    """A system with only busybox and dropbear: no other program, no bash, no SFTP server."""
 
     def defaults(self) -> None:
         super().defaults()
@@ -154,7 +154,7 @@ class BusyboxDirectory(HostDirectory):
 
     def shell(self, name: str) -> None:
         if name not in ("sh", "bash"):
-            raise LabError(f"{self._name} has no shell but busybox sh")
+            raise LabError(f"{self._name} has only busybox sh as a shell")
         lines = ("root:x:0:0::/root:/bin/sh", f"{ACCOUNT}:x:{UID}:{UID}::/home/{ACCOUNT}:/bin/sh")
         self._write("etc/passwd", "\n".join((*lines, "")))
 
@@ -192,7 +192,7 @@ def _copy_program(name: str, folder: Path, root: Path) -> None:
 
 
 def _with_line(known: Path, line: str) -> str:
-    """The lines of `known` and `line` itself; a known account of the same name or the same number is left out."""
+    """The lines of `known` and `line`, without other accounts of the same name or number."""
     name, _, number, *_ = line.split(":")
     accounts = [account.split(":") for account in known.read_text().splitlines()]
     kept = [":".join(fields) for fields in accounts if fields[0] != name and fields[2:3] != [number]]

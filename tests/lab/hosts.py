@@ -1,7 +1,7 @@
-"""The lab: several real SSH hosts on one machine, with keys, pinned host keys and a ready inventory of their own.
+"""The lab: several real SSH hosts on one machine, with keys, known host keys and a ready inventory.
 
-Everything lies in one directory that only root may enter. Refuses to end in peace while a process, a namespace or a
-link of it is left; labs of other processes are left alone, those of dead processes are cleared away.
+All files are in one directory that only root can enter. Leaving the lab raises LabError when a process, a namespace or
+a mount of it is left. A new lab removes what killed labs left, and does not touch labs that run.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Lab:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             with _one_lab_at_a_time():
-                _clear_dead_labs()
+                _remove_dead_labs()
                 self._subnet = claim_subnet()
                 stack.callback(self._subnet.remove)
                 self.directory = ROOT / self._subnet.bridge
-                # The number is ours: what lies there is of a lab before the machine's last reboot.
+                # This lab has the number: an existing directory is from before the last reboot of the machine.
                 _remove_directory(self.directory)
             self._make_directory()
             stack.callback(_remove_directory, self.directory)
@@ -79,7 +79,7 @@ class Lab:
         return self.directory / "ssh_config"
 
     def ssh(self, name: str, *command: str) -> list[str]:
-        """The argv with which the system's ssh reaches a host."""
+        """The command line of the system's ssh for a host."""
         return ["ssh", "-F", str(self.ssh_config), name, *command]
 
     def inventory_yaml(
@@ -99,11 +99,11 @@ class Lab:
     # --- between tests ------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """Every host as on its first day."""
+        """Reset every host to its initial state."""
         self._each(LabHost.reset)
 
     def check_quiet(self, seconds: float = 10.0) -> None:
-        """LabError when a host died unasked or a process was left on one."""
+        """LabError when a host ended unexpectedly or a process was left on one."""
         self._each(lambda host: host.check_quiet(seconds))
 
     # --- inside -------------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class Lab:
 """
 
     def _each(self, action: Callable[[LabHost], None]) -> None:
-        """The same for every host at once; every host's trouble is told."""
+        """Call `action` for all hosts in parallel. LabError with the errors of all hosts."""
         with ThreadPoolExecutor(max_workers=4) as pool:
             futures = [pool.submit(action, host) for host in self]
         errors = [error for future in futures if (error := future.exception())]
@@ -158,7 +158,7 @@ class Lab:
 
     def _check_nothing_left(self) -> None:
         left = [str(path) for path in NAMESPACES.glob(f"{self._subnet.bridge}-*")]
-        # Not bridge*: sgl39 is another lab than sgl3.
+        # Not bridge*: sgl39 and sgl3 are different labs.
         bridge = self._subnet.bridge
         left += [path.name for path in Path("/sys/class/net").iterdir() if path.name.partition("p")[0] == bridge]
         left += [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines() if self._owns(line)]
@@ -171,15 +171,15 @@ class Lab:
 
 @contextmanager
 def _one_lab_at_a_time() -> Iterator[None]:
-    """Wait for other labs: one could remove the directory of a dead lab while another claims its number."""
+    """Hold the lock of all labs: one could remove the directory of an ended lab while another takes its number."""
     ROOT.mkdir(parents=True, exist_ok=True)
     with (ROOT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _clear_dead_labs() -> None:
-    """A lab whose process was killed: its hosts ended by themselves, the rest is taken away here."""
+def _remove_dead_labs() -> None:
+    """Remove the networks and directories of labs that were killed; their hosts have ended by themselves."""
     for number in remove_dead_subnets():
         _remove_directory(ROOT / Subnet(number).bridge)
 

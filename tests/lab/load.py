@@ -1,7 +1,7 @@
-"""The load a host shows: its own /proc/loadavg and /proc/stat, kept moving by one thread for the whole lab.
+"""The load that a host shows: its /proc/loadavg and /proc/stat, updated by one thread for the whole lab.
 
-The files are bind-mounted into the host, so they are rewritten in place and never replaced. The counters of
-/proc/stat only grow, as the kernel's do, at the machine's number of CPUs; what really runs on the machine never shows.
+The files are bind-mounted into the host, so they are rewritten in place and never replaced. The counters of /proc/stat
+only grow, as those of the kernel do, for the number of CPUs of the machine; its real load is not shown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CPUS = sum(line.startswith("cpu") for line in Path("/proc/stat").read_text().spl
 
 
 class Load:
-    """What one host reports; idle until told otherwise."""
+    """The load that one host reports; idle until `set` is called."""
 
     def __init__(self, directory: Path) -> None:
         self._loadavg = directory / "loadavg"
@@ -31,7 +31,7 @@ class Load:
         self.set(0.0, 0.0)
 
     def set(self, load1: float, busy_cores: float) -> None:
-        """From now on: this load average, and this many cores busy (spread from the first core on)."""
+        """Report this load average and this number of busy cores, from the first core on."""
         with self._lock:
             self._advance()
             self._load1, self._busy_cores = load1, busy_cores
@@ -66,7 +66,7 @@ class Load:
 
 
 class Ticker:
-    """The thread that lets time pass for the hosts; a context manager."""
+    """The thread that updates the loads of the hosts; a context manager."""
 
     def __init__(self, loads: Iterable[Load], seconds: float = 0.5) -> None:
         self._loads = tuple(loads)
@@ -89,7 +89,7 @@ class Ticker:
 
 
 def _overwrite(path: Path, text: str) -> None:
-    # One write, then the cut: a reader in between sees a whole first part, never an empty file.
+    # Write first, then truncate: a reader in between sees the new lines, never an empty file.
     handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
         os.fchmod(handle, 0o644)

@@ -1,7 +1,6 @@
-"""What the lab asks of the machine it runs on: commands, the process table, waiting with a deadline.
+"""What the lab needs of the machine that it runs on: commands, the process table, waiting with a deadline.
 
-Everything here looks from outside, as root of the machine. Refuses nothing by itself; a command that fails is a
-LabError with the command's own words.
+All functions see the hosts from outside, as root of the machine. A failed command raises LabError with its stderr.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ TOOLS = ("ip", "sshd", "ssh", "ssh-keygen", "unshare", "nsenter", "bash", "mount
 
 
 class LabError(Exception):
-    """The lab could not do what it was asked, or something was left behind."""
+    """An operation of the lab failed, or a process, mount or namespace was left behind."""
 
 
 class Process(NamedTuple):
-    """A process of a host; `pid` is the number the host itself sees."""
+    """A process of a host; `pid` is the number that the host sees."""
 
     pid: int
     argv: tuple[str, ...]
 
 
 def call(*argv: str, stdin: str = "") -> str:
-    """Run a command of the machine and give its stdout; LabError with its stderr when it fails."""
+    """Run a command on the machine and return its stdout. LabError with its stderr when it fails."""
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False, env=environment())
     if done.returncode != 0:
         raise LabError(f"{' '.join(argv)}: {done.stderr.strip() or f'exit {done.returncode}'}")
@@ -38,12 +37,12 @@ def call(*argv: str, stdin: str = "") -> str:
 
 
 def environment() -> dict[str, str]:
-    """What a freshly booted machine would have: nothing of the developer's shell reaches a host."""
+    """The environment of a freshly booted machine, without the variables of the developer's shell."""
     return {"PATH": SYSTEM_PATH, "LANG": "C.UTF-8"}
 
 
 def wait_until(holds: Callable[[], bool], what: str, seconds: float = 10.0, seen: Callable[[], object] = str) -> None:
-    """Return as soon as `holds()`; after the deadline LabError says what was awaited and what was `seen` instead."""
+    """Return as soon as `holds()` is true. LabError after the deadline, with what was expected and what was `seen`."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
@@ -52,7 +51,7 @@ def wait_until(holds: Callable[[], bool], what: str, seconds: float = 10.0, seen
 
 
 def missing(*more_tools: str) -> str:
-    """Why no lab can be built here, or "" when one can. Tried, not guessed."""
+    """The reason why no lab can run here, `""` if one can. Tries to create the namespaces."""
     if os.geteuid() != 0:
         return "the lab needs root"
     absent = [tool for tool in (*TOOLS, *more_tools) if not shutil.which(tool, path=SYSTEM_PATH)]
@@ -66,7 +65,7 @@ def missing(*more_tools: str) -> str:
 
 
 def has_time_namespaces() -> bool:
-    """Can a host have an uptime of its own?"""
+    """Whether a host can have its own uptime."""
     try:
         call("unshare", "--time", "--boottime", "1", "--fork", "true")
     except LabError:
@@ -75,12 +74,12 @@ def has_time_namespaces() -> bool:
 
 
 def uptime() -> float:
-    """Seconds since the machine itself was switched on."""
+    """Seconds since the machine was booted."""
     return float(Path("/proc/uptime").read_text().split()[0])
 
 
 def start_time(pid: int) -> int | None:
-    """Clock ticks after boot at which the process began: with the pid, its identity. None when it is gone."""
+    """Clock ticks from boot to the start of the process, which identify it with its pid. None when it has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -89,7 +88,7 @@ def start_time(pid: int) -> int | None:
 
 
 def descendants(root: int) -> list[int]:
-    """Pids (as the machine sees them) of everything below `root`, zombies left out."""
+    """Pids (as the machine sees them) of all descendants of `root` except zombies."""
     children: dict[int, list[int]] = {}
     for pid, parent, state in _process_table():
         if state != "Z":
@@ -104,7 +103,7 @@ def descendants(root: int) -> list[int]:
 
 
 def in_network(namespace: Path) -> list[int]:
-    """Pids of everything that lives in a named network namespace, wherever it was started from."""
+    """Pids of all processes in a named network namespace, whatever their parent."""
     wanted = namespace.stat().st_ino
     return [pid for pid, _, state in _process_table() if state != "Z" and _network_of(pid) == wanted]
 
@@ -127,7 +126,7 @@ def _process_table() -> Iterable[tuple[int, int, str]]:
 
 
 def state_of(pid: int) -> str:
-    """One letter, as ps(1) shows it; "" when the process is gone."""
+    """The state as one letter, as ps(1) shows it; `""` when the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -139,7 +138,7 @@ def is_alive(pid: int) -> bool:
 
 
 def inner_pid(pid: int) -> int:
-    """The number of the process one PID namespace further in: what the host sees. 0 when it is gone."""
+    """The pid in the next inner PID namespace, which the host sees. 0 when the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -156,7 +155,7 @@ def argv_of(pid: int) -> tuple[str, ...]:
 
 
 def program_of(pid: int) -> str:
-    """File name of the program a process runs; "" when it is gone."""
+    """File name of the program that a process runs; `""` when it has ended."""
     try:
         return Path(f"/proc/{pid}/exe").readlink().name
     except OSError:

@@ -1,8 +1,8 @@
-"""The lab's wires: one bridge with a subnet of its own, and a pair of plugs to a network namespace for each host.
+"""The network of a lab: one bridge with its own subnet, and a veth pair to the network namespace of each host.
 
-Names carry the number of the subnet (10.77.NUMBER.0/24), and creating the bridge is the claim on that number, so
-several labs live side by side. Hardware addresses are fixed and known on both sides: a cut wire is silent, without
-ARP's "no route to host", and a host that was off is found again at once.
+Names contain the number of the subnet (10.77.NUMBER.0/24). Creating the bridge reserves that number, so several labs
+can run at the same time. Hardware addresses are fixed and entered on both sides: a cut link drops packets silently,
+without the "no route to host" of ARP, and a host that was off is reachable again at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Subnet:
 
 
 class Wire:
-    """The place of one host in a subnet."""
+    """The network link of one host in a subnet."""
 
     def __init__(self, subnet: Subnet, name: str, position: int) -> None:
         self.subnet = subnet
@@ -48,7 +48,7 @@ class Wire:
 
     @property
     def plug(self) -> str:
-        """The end in the bridge: what a cut takes down."""
+        """The interface in the bridge, which a cut takes down."""
         return f"{self.subnet.bridge}p{self.position}"
 
     @property
@@ -63,8 +63,8 @@ class Wire:
     def namespace_path(self) -> Path:
         return NAMESPACES / self.namespace
 
-    def lay(self) -> None:
-        """Make the namespace and connect it."""
+    def create(self) -> None:
+        """Create the namespace and connect it to the bridge."""
         bridge, gateway = self.subnet.bridge, self.subnet.hardware
         call("ip", "netns", "add", self.namespace)
         outside = f"""
@@ -86,7 +86,7 @@ class Wire:
         call("ip", "link", "set", self.plug, "up" if up else "down")
 
     def filter(self, rule: str) -> None:
-        """Put one nftables rule before everything that comes in; "" takes it away."""
+        """Apply one nftables rule to all incoming packets; `""` removes it."""
         if not rule and not self._is_filtered:
             return
         table = f"table inet lab {{ chain in {{ type filter hook input priority 0; {rule}; }}; }}"
@@ -94,8 +94,8 @@ class Wire:
         call("ip", "netns", "exec", self.namespace, "nft", "-f", "-", stdin=rules)
         self._is_filtered = bool(rule)
 
-    def rip_out(self) -> None:
-        """Remove the wire and its namespace; LabError when a process still lives in it."""
+    def remove(self) -> None:
+        """Remove the link and its namespace. LabError when a process is still in it."""
         left = in_network(self.namespace_path)
         call("ip", "link", "del", self.plug)
         call("ip", "netns", "del", self.namespace)
@@ -105,7 +105,7 @@ class Wire:
 
 
 def claim_subnet() -> Subnet:
-    """A bridge nobody else has, marked with our pid so that a later lab can tell when we are gone."""
+    """Create a bridge with a free number, marked with this pid: a later lab can detect that the process has ended."""
     for offset in range(256):
         subnet = Subnet((os.getpid() + offset) % 256)
         try:
@@ -121,7 +121,7 @@ def claim_subnet() -> Subnet:
 
 
 def remove_dead_subnets() -> list[int]:
-    """Take away what labs left whose process is gone (kill -9): their numbers."""
+    """Remove the networks of labs whose process was killed; returns their numbers."""
     removed = []
     for bridge in Path("/sys/class/net").glob(f"{PREFIX}[0-9]*"):
         suffix = bridge.name.removeprefix(PREFIX)
@@ -139,5 +139,5 @@ def _owner(pid: int) -> str:
 
 def _is_dead(alias: str) -> bool:
     words = alias.split()
-    # A bridge without the mark was made a moment ago, or is not ours.
+    # A bridge without the mark was created a moment ago, or does not belong to a lab.
     return alias.startswith("sshgrid lab of ") and str(start_time(int(words[3]))) != words[4]

@@ -1,4 +1,4 @@
-"""The lab itself is true: what it says it does to a host is what an ordinary ssh client sees happen."""
+"""The lab itself: an ordinary ssh client sees the effect of each of its methods."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stdout_of(lab: Lab, name: str, command: str, stdin: str = "") -> str:
 
 
 def can_connect(host: LabHost, seconds: float) -> bool:
-    """True or False; a timeout passes through, because it is what silence means."""
+    """Whether the host accepts a connection. TimeoutError when it does not answer."""
     try:
         socket.create_connection((host.address, 22), timeout=seconds).close()
     except ConnectionError:
@@ -47,12 +47,12 @@ def drain(connection: socket.socket) -> None:
 
 
 def wait_for_processes(host: LabHost, *expected: tuple[str, ...]) -> None:
-    """The shell that started them may take a moment to leave."""
+    """Wait until exactly these processes run: the shell that started them may need a moment to exit."""
 
     def seen() -> list[tuple[str, ...]]:
         return [process.argv for process in host.processes()]
 
-    machine.wait_until(lambda: seen() == list(expected), f"{expected} alone", 5, seen)
+    machine.wait_until(lambda: seen() == list(expected), f"only {expected}", 5, seen)
 
 
 def detached(command: str) -> str:
@@ -146,7 +146,7 @@ def test_each_host_has_its_own_load_and_cpu_counters(lab_hosts: Lab) -> None:
 
 
 def cpu_deltas(lab: Lab, name: str) -> tuple[int, int]:
-    """Ticks spent busy and idle on all cores between two looks that differ."""
+    """Ticks spent busy and idle on all cores between two different readings."""
 
     def look() -> list[int]:
         return [int(word) for word in lab[name].run(["head", "-n1", "/proc/stat"]).stdout.split()[1:]]
@@ -165,7 +165,7 @@ def cpu_deltas(lab: Lab, name: str) -> tuple[int, int]:
 @pytest.mark.parametrize("shell", ["bash", "dash", "csh", "fish", "mksh"])
 def test_A12_set_shell_changes_the_login_shell(lab_hosts: Lab, shell: str) -> None:
     lab_hosts["h1"].set_shell(shell)
-    # The shell that reads the command is the parent of what it starts.
+    # The login shell is the parent of the command that it starts.
     program = stdout_of(lab_hosts, "h1", "sh -c 'readlink /proc/$PPID/exe; :'; true").rpartition("/")[2]
     assert program.removeprefix("bsd-") == shell
 
@@ -293,7 +293,7 @@ def test_check_quiet_reports_a_process_left_on_a_host(lab_hosts: Lab) -> None:
 
 def test_check_quiet_reports_a_server_that_ended_unexpectedly(lab_hosts: Lab) -> None:
     lab_hosts["h1"].run(["sh", "-c", "kill -9 $(pgrep -o sshd)"])
-    with pytest.raises(LabError, match="died unasked"):
+    with pytest.raises(LabError, match="ended unexpectedly"):
         lab_hosts.check_quiet(0.2)
     lab_hosts["h1"].start_server()
 
@@ -354,15 +354,15 @@ with Lab(1) as lab:
         assert other.stdout is not None
         directory, init = other.stdout.readline().decode().split()
         other.kill()
-    machine.wait_until(lambda: not machine.is_alive(int(init)), "the orphaned host to end by itself")
-    # The next lab may get the same number and so the same directory: what lay in it must be gone all the same.
-    witness = Path(directory, "witness")
-    witness.touch()
+    machine.wait_until(lambda: not machine.is_alive(int(init)), "the init of the orphaned host to end")
+    # The next lab may get the same number and the same directory: the old files must be gone in any case.
+    old_file = Path(directory, "old")
+    old_file.touch()
     with Lab(1):
-        assert not witness.exists()
+        assert not old_file.exists()
 
 
-# A machine that only this process sees: an /etc of its own, mounted in a mount namespace of its own.
+# Run with a private /etc, mounted in a separate mount namespace.
 REPLACES_ACCOUNTS = """
 import os, subprocess, sys
 from pathlib import Path

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
     ("target", "program"), [("test", "-m pytest"), ("bench", "-m bench"), ("chaos", "-m tests.chaos")]
 )
 def test_a_target_installs_its_tools_before_it_starts_its_program(target: str, program: str) -> None:
-    # What an outer make exports would change what this one prints.
+    # Variables that an outer make exports would change the output.
     outer = ("MAKEFLAGS", "MAKELEVEL", "PYTEST")
     environment = {name: value for name, value in os.environ.items() if name not in outer}
     command = ["make", "--dry-run", "--no-print-directory", target]

@@ -1,6 +1,6 @@
-"""The bench's peers that are part of every system, on the lab's hosts: one contract for all of them.
+"""The other tools that the benchmarks compare with, run on the hosts of the lab: one contract for all of them.
 
-What pip and apt would have to bring is left to `make bench` itself, which fails where it cannot be had.
+Tools that pip or apt must install are checked by `make bench`, which fails where they are missing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.lab.hosts import Lab
 
 pytestmark = pytest.mark.lab
 RUNNERS: list[Callable[[Ground], Peer]] = [Limit, Xargs]
-# Where everything must be there, what is missing is a failure.
+# Where the lab is required, a missing tool is a failure.
 HAS_PARALLEL = lab_is_required() or bool(shutil.which("parallel") and shutil.which("rsync"))
 if HAS_PARALLEL:
     RUNNERS.append(Parallel)
@@ -46,7 +46,7 @@ def test_a_peer_runs_all_tasks_and_reports_a_failed_one(make: Callable[[Ground],
         peer.run(replace(nothing(16), program=Path("/bin/false")))
 
 
-@pytest.mark.skipif(not HAS_PARALLEL, reason="there is no GNU parallel, or no rsync")
+@pytest.mark.skipif(not HAS_PARALLEL, reason="GNU parallel or rsync is missing")
 @pytest.mark.parametrize("way", WAYS)
 def test_parallel_runs_in_each_mode_and_wrong_output_is_detected(way: Way, ground: Ground) -> None:
     peer, work = Parallel(ground, way), squares(ground.home, "c", 6, 1)

@@ -1,4 +1,4 @@
-"""The rules that tests/conftest.py holds, tried on a small test session of their own."""
+"""The rules of tests/conftest.py, checked with a small test session."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SKIPPED = """
     def test_of_the_lab():
         pytest.skip("no hosts here")
 
-    def test_of_something_else():
-        pytest.skip("not today")
+    def test_without_the_lab():
+        pytest.skip("another reason")
 """
 
 

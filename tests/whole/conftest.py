@@ -1,4 +1,4 @@
-"""A grid over the lab: a home and master for each module, a folder for each test, and nothing may be left."""
+"""A grid on the hosts of the lab: a home and a master for each module, a folder for each test, a check after each."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from tests.whole.grid import Grid
 
 @pytest.fixture(scope="session")
 def clean_lab(lab: Lab) -> Lab:
-    """The lab without what other folders' tests left of their own: small disks, other shells."""
+    """The lab, reset: tests of other folders may have left small disks or other login shells."""
     lab.reset()
     return lab
 
 
 @pytest.fixture(scope="module")
 def module_grid(clean_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Grid]:
-    """One master for the tests of a module, and h1 to h4 as they are."""
+    """One master for the tests of a module, with h1 to h4 as its nodes."""
     grid = Grid(clean_lab, tmp_path_factory.mktemp("grid"))
     yield grid
     try:
-        grid.check(60, tests_too=True)
+        grid.check(60, with_checks=True)
     finally:
         grid.stop()
 
 
 @pytest.fixture
 def grid(module_grid: Grid, tmp_path: Path) -> Iterator[Grid]:
-    """The module's grid, in a folder of the test's own. Afterwards no host may have anything of a job."""
+    """The grid of the module, in a folder of the test. Afterwards fails if a host has a process or folder of a run."""
     module_grid.folder = tmp_path
     yield module_grid
     try:
@@ -45,13 +45,13 @@ def grid(module_grid: Grid, tmp_path: Path) -> Iterator[Grid]:
 
 @pytest.fixture
 def gate() -> str:
-    """A file that no host has: programs of this test wait for it, and `open_gate` makes it."""
+    """A path that no host has: programs of this test wait for it, and `open_gate` creates it."""
     return f"/tmp/gate-{uuid.uuid4()}"
 
 
 @pytest.fixture
 def hosts(grid: Grid, lab: Lab) -> Iterator[Lab]:
-    """The lab's hosts, to be troubled: afterwards all are well again, and the master has seen it."""
+    """The hosts of the lab, for tests that make them fail. Afterwards all are healthy, and the master has connected."""
     yield lab
     for host in lab:
         host.power_on()
@@ -66,13 +66,13 @@ def hosts(grid: Grid, lab: Lab) -> Iterator[Lab]:
 
 @pytest.fixture
 def new_grid(clean_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Grid]]:
-    """Makes grids of the test's own, for tests that trouble the master itself."""
+    """Creates a grid for one test, for tests that stop or damage the master."""
     with ExitStack() as stack:
 
         def make() -> Grid:
-            grid = Grid(clean_lab, tmp_path_factory.mktemp("own"))
+            grid = Grid(clean_lab, tmp_path_factory.mktemp("grid"))
             stack.callback(grid.stop)
-            stack.callback(grid.check, 30, tests_too=True)
+            stack.callback(grid.check, 30, with_checks=True)
             return grid
 
         yield make

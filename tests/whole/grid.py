@@ -1,7 +1,7 @@
-"""The whole product as its user has it: the command line in processes of its own, its master, and the lab's hosts.
+"""The whole program as a user runs it: the command line in processes, its master, and the hosts of the lab.
 
-A Grid has a SSHGRID_HOME of its own and an inventory of the lab. Refuses to end in peace: after every test nothing of a
-job may be left on any host, and the master may not have logged a traceback.
+A Grid has its own SSHGRID_HOME and an inventory of the lab. Its `check` runs after every test: it fails if a job has
+left a process or a folder on a host, or if the master has logged a traceback.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from tests.lab.host import INFRASTRUCTURE, LabHost
 from tests.lab.hosts import Lab
 
 ROOT = str(Path(__file__).parents[2])
-SECONDS = 60.0  # a command that takes longer hangs
-# The languages of these tests; the others would only be tested on each node in the background.
+SECONDS = 60.0  # the limit of a command
+# The languages of these tests; checks of others would only load the nodes in the background.
 LANGUAGES = ["c", "cpp", "java", "python", "sh", "bash", "make", "executable"]
 
 T = TypeVar("T")
 
 
 class CommandResult(NamedTuple):
-    """A command that has ended."""
+    """The exit code and the output of a command."""
 
     code: int
     out: bytes
@@ -52,7 +52,7 @@ class CommandResult(NamedTuple):
 
 
 class RunningCommand:
-    """A command that goes on; used as a context manager it is dead afterwards."""
+    """A command that runs; as a context manager it is killed at the end of the block."""
 
     def __init__(self, process: subprocess.Popen[bytes], out: Path, err: Path) -> None:
         self.process = process
@@ -92,12 +92,12 @@ class RunningCommand:
 
 
 class Commands:
-    """The command line in a home of its own, with one master (started by the first command)."""
+    """The command line with its own home and one master, which the first command starts."""
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
         self.home.mkdir(mode=0o700)
-        self.folder = folder  # where commands are given; each test has its own
+        self.folder = folder  # where commands run; each test has its own
         self.inventory = self.home / "inventory.yaml"
         self._commands = 0
 
@@ -138,19 +138,19 @@ class Commands:
         return RunningCommand(process, out, err)
 
     def write(self, name: str, text: str | bytes) -> Path:
-        """A file where the commands are given."""
+        """Write a file into the folder where commands run."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text.encode() if isinstance(text, str) else text)
         return path
 
     def detach(self, *words: str | bytes) -> str:
-        """`run -d`: the job's id."""
+        """`run -d`; returns the ID of the job."""
         done = self("run", "-d", *words)
         assert done.code == 0, done
         return done.text.strip()
 
-    # --- what is known of jobs and nodes
+    # --- jobs and nodes
 
     def info(self, job: str | int) -> dict[str, Any]:
         done = self("--json", "info", str(job))
@@ -169,7 +169,7 @@ class Commands:
         return {node["name"]: node for node in self("--json", "nodes").json["nodes"]}
 
     def wait_until_up(self, *names: str, seconds: float = 30.0) -> None:
-        """Until these nodes (all, when none is named) are up and have given a load sample."""
+        """Wait until these nodes (all, if none is named) are up and have a load sample."""
         self("node", "check", *([",".join(names)] if names else []))
         wait_for_value(
             self.nodes,
@@ -179,7 +179,7 @@ class Commands:
         )
 
     def wait_for_toolchain(self, language: str, *names: str, seconds: float = 60.0) -> None:
-        """Until these nodes are known to have the language."""
+        """Wait until the toolchain check of this language has passed on these nodes (all, if none is named)."""
         wait_for_value(
             self.nodes,
             lambda found: all(language in found[name]["toolchains"] for name in names or found),
@@ -202,7 +202,7 @@ class Commands:
         return int(self("--json", "master", "status").json["pid"])
 
     def stop(self) -> None:
-        """Until the master's process has ended: it leaves its socket first, and closes its queue after that."""
+        """Stop the master and wait until it has released its lock: it removes its socket before it closes the queue."""
         self("master", "stop")
         lock = self.state_dir / "master.lock"
         wait_until(lambda: not lock.exists() or _is_free(lock), "the master to end")
@@ -218,7 +218,7 @@ def _is_free(lock: Path) -> bool:
 
 
 class LocalGrid(Commands):
-    """This machine as its own and only node."""
+    """A grid whose only node is this machine."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -228,7 +228,7 @@ class LocalGrid(Commands):
 
 
 class Grid(Commands):
-    """A lab's hosts as the inventory."""
+    """A grid with the hosts of a lab as nodes."""
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         super().__init__(folder)
@@ -247,47 +247,47 @@ class Grid(Commands):
         self.inventory.write_text(self.lab.inventory_yaml(text, hosts=hosts, fields=fields))
 
     def take_down(self, host: LabHost) -> None:
-        """End the host's SSH server and sessions, until the master knows: it does not have to find out by silence."""
+        """Stop the SSH server and the sessions of a host, and wait until the master shows it as DOWN."""
         host.stop_server()
         host.reset_sessions()
         wait_for_value(self.nodes, lambda nodes: nodes[host.name]["state"] == "DOWN", f"{host.name} to be down")
 
     # --- after a test
 
-    def check(self, seconds: float = 30.0, *, tests_too: bool = False) -> None:
-        """Nothing is left on the hosts (`tests_too`: nor of tests of toolchains), and no bug is in the master's log."""
+    def check(self, seconds: float = 30.0, *, with_checks: bool = False) -> None:
+        """Fail if a job (`with_checks`: or a toolchain check) has left something, or if the log has a traceback."""
         log = self.log
         new, self._log_read = log[self._log_read :], len(log)
         assert "Traceback" not in new, new
         for host in self.lab:
             if host.is_on:
                 wait_for_value(
-                    partial(find_leftovers, host, tests_too), operator.not_, f"nothing on {host.name}", seconds
+                    partial(find_leftovers, host, with_checks), operator.not_, f"nothing on {host.name}", seconds
                 )
 
     def kill_jobs(self) -> None:
-        """What a failed test left running must not trouble the next one."""
+        """Kill all jobs, so that those of a failed test do not affect the next one."""
         self("kill", "all", "--signal", "KILL")
 
 
-# --- what is on a host ------------------------------------------------------------------------------------------------
+# --- processes of a host ----------------------------------------------------------------------------------------------
 
 
-def find_leftovers(host: LabHost, tests_too: bool = False) -> list[object]:
-    """Run folders and processes of jobs, and of tests of toolchains (they are nobody's job) if asked."""
-    found: list[object] = [name for name in host.leftovers() if tests_too or "-0." not in name]
+def find_leftovers(host: LabHost, with_checks: bool = False) -> list[object]:
+    """Run folders and processes of jobs, `with_checks` also those of toolchain checks, which belong to no job."""
+    found: list[object] = [name for name in host.leftovers() if with_checks or "-0." not in name]
     below = set(machine.descendants(host.init))
     servers = {pid for pid in below if machine.program_of(pid) in INFRASTRUCTURE}
     sessions = servers.union(*(machine.descendants(pid) for pid in servers))
     for pid in below:
         run = run_name_of(pid)
-        if (tests_too or "-0." not in run) and (run or pid not in sessions) and machine.program_of(pid):
+        if (with_checks or "-0." not in run) and (run or pid not in sessions) and machine.program_of(pid):
             found.append((machine.inner_pid(pid), machine.argv_of(pid), run))
     return found
 
 
 def run_name_of(pid: int) -> str:
-    """The name of the run that a process belongs to, "" when it does not say so."""
+    """The name of the run that a process belongs to; `""` if its environment has none."""
     try:
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
@@ -296,12 +296,12 @@ def run_name_of(pid: int) -> str:
 
 
 def job_pids(host: LabHost, word: str) -> list[int]:
-    """Processes of jobs whose command line has this word."""
+    """Pids of the processes of a host whose command line contains this word."""
     return [pid for pid in machine.descendants(host.init) if any(word in each for each in machine.argv_of(pid))]
 
 
 def open_gate(lab: Lab, gate: str) -> None:
-    """Programs that wait for this file may go on."""
+    """Create the file for which programs wait, on all hosts that are on."""
     for host in lab:
         if host.is_on:
             host.run(["touch", gate])
@@ -311,7 +311,7 @@ def open_gate(lab: Lab, gate: str) -> None:
 
 
 def wait_until(holds: Callable[[], object], what: str, seconds: float = 20.0, seen: Callable[[], object] = str) -> None:
-    """Return as soon as `holds()`; after the deadline say what was awaited and what was seen instead."""
+    """Return as soon as `holds()` is true. Fails after the deadline, with what was expected and what was seen."""
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}; saw {seen()}"
@@ -319,7 +319,7 @@ def wait_until(holds: Callable[[], object], what: str, seconds: float = 20.0, se
 
 
 def wait_for_value(value: Callable[[], T], good: Callable[[T], bool], what: str, seconds: float = 20.0) -> T:
-    """The first value that is `good`."""
+    """Wait for a value that is `good`, and return it."""
     seen: list[T] = []
 
     def holds() -> bool:

@@ -1,10 +1,10 @@
-"""Programs that tests of several modules run: each prints that it has begun, and ends when the test makes it end."""
+"""Programs that several test modules run: each prints a line when it has begun and ends when the test ends it."""
 
 from __future__ import annotations
 
 # Runs until a signal ends it.
 FOREVER = "import signal\nprint('begun', flush=True)\nwhile True: signal.pause()\n"
-# Part of a program that imports os and time: goes on when the file `gate` exists.
+# A line of a program that imports os and time: waits until the file `gate` exists.
 WAIT_FOR_GATE = "while not os.path.exists(gate): time.sleep(0.02)"
 
 
@@ -15,5 +15,5 @@ def halves(lines: int) -> str:
 
 
 def output_of_halves(lines: int) -> bytes:
-    """All that `halves(lines)` prints."""
+    """The output of `halves(lines)`."""
     return b"".join(b"%s %d\n" % (word, n) for word in (b"first", b"second") for n in range(lines))

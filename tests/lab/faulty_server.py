@@ -1,7 +1,7 @@
-"""An SSH server that misbehaves in one chosen way, built on paramiko: another implementation than the one sshgrid uses.
+"""An SSH server with one chosen fault, built on paramiko: a different implementation than the one that sshgrid uses.
 
-It listens on 127.0.0.1, lets every public key in (but in the mode that refuses it), and keeps what it was asked. Only
-the modes that say so run anything. Refuses to leave a thread or a process behind.
+It listens on 127.0.0.1, accepts every public key (except in the mode that refuses it), and records the commands. Only
+the modes in RUNS_COMMANDS run them. Leaving the `with` block ends all threads and processes, or raises RuntimeError.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ from paramiko import common, sftp
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-ENOUGH_SECONDS = 30
+JOIN_SECONDS = 30
 
 
 class Mode(enum.Enum):
-    """How it lies."""
+    """The fault of a server."""
 
-    HONEST = "runs every command with sh and tells its status; real SFTP is left out"
-    DROPS = "prints `partial`, then the connection breaks in the middle of the command"
-    SAYS_ZERO = "answers every command with exit status 0 and runs nothing"
-    MUTE_AFTER_LOGIN = "the login succeeds, then nothing is ever answered"
-    NO_BANNER = "accepts the connection and says nothing"
-    ENDLESS_BANNER = "says lines for ever and never becomes SSH"
+    CORRECT = "runs every command with sh and sends its exit status; has no SFTP"
+    DROPS = "prints `partial`, then closes the connection during the command"
+    REPORTS_ZERO = "answers every command with exit status 0 and runs nothing"
+    SILENT_AFTER_LOGIN = "accepts the login, then never answers"
+    NO_BANNER = "accepts the connection and sends nothing"
+    ENDLESS_BANNER = "sends lines without end and never the SSH version"
     HTTP = "is a web server"
-    SFTP_POLLUTED = "a start-up file prints before the SFTP protocol begins; commands run honestly"
-    SFTP_LIES = "SFTP confirms every write and keeps nothing; commands run honestly"
-    REFUSES_LOGIN = "no key is good enough"
+    SFTP_POLLUTED = "prints text before the SFTP protocol begins; runs commands correctly"
+    SFTP_DISCARDS = "confirms every SFTP write and stores nothing; runs commands correctly"
+    REFUSES_LOGIN = "accepts no key"
     OTHER_HOST_KEY = "shows another host key than the one in `known_hosts`"
 
 
 RAW = (Mode.NO_BANNER, Mode.ENDLESS_BANNER, Mode.HTTP)
-RUNS_COMMANDS = (Mode.HONEST, Mode.SFTP_POLLUTED, Mode.SFTP_LIES, Mode.OTHER_HOST_KEY)
+RUNS_COMMANDS = (Mode.CORRECT, Mode.SFTP_POLLUTED, Mode.SFTP_DISCARDS, Mode.OTHER_HOST_KEY)
 
 
-class Liar:
-    """`with Liar(Mode.DROPS, tmp_path) as liar:` listens on `liar.port` until the block ends."""
+class FaultyServer:
+    """`with FaultyServer(Mode.DROPS, tmp_path) as server:` listens on `server.port` until the block ends."""
 
     host = "127.0.0.1"
     user = "grid"
 
     def __init__(self, mode: Mode, directory: Path) -> None:
         self.mode = mode
-        directory = Path(tempfile.mkdtemp(prefix="liar-", dir=directory))
+        directory = Path(tempfile.mkdtemp(prefix="server-", dir=directory))
         self.identity_file = directory / "id_ed25519"
         self.known_hosts = directory / "known_hosts"
         self.commands: list[bytes] = []
@@ -84,12 +84,12 @@ class Liar:
         for peer in self._open:
             peer.close()
         for thread in self._threads:
-            thread.join(ENOUGH_SECONDS)
+            thread.join(JOIN_SECONDS)
         if left := [thread.name for thread in self._threads if thread.is_alive()]:
             raise RuntimeError(f"threads left: {left}")
 
     def node(self) -> dict[str, object]:
-        """The keys of an inventory's node."""
+        """The keys of this server as a node of an inventory."""
         return {
             "host": self.host,
             "port": self.port,
@@ -99,7 +99,7 @@ class Liar:
         }
 
     def start(self, work: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=work, name=f"liar {self.mode.name} {len(self._threads)}", daemon=True)
+        thread = threading.Thread(target=work, name=f"faulty server {self.mode.name} {len(self._threads)}", daemon=True)
         self._threads.append(thread)
         thread.start()
         return thread
@@ -122,11 +122,11 @@ class Liar:
         self._open.append(transport)
         self._threads.append(transport)
         transport.add_server_key(self._host_key)
-        if self.mode is Mode.SFTP_LIES:
-            transport.set_subsystem_handler("sftp", paramiko.SFTPServer, Forgetful)
+        if self.mode is Mode.SFTP_DISCARDS:
+            transport.set_subsystem_handler("sftp", paramiko.SFTPServer, DiscardingSftp)
         elif self.mode is Mode.SFTP_POLLUTED:
-            transport.set_subsystem_handler("sftp", Noisy)
-        # A client that goes away during the handshake is its own business.
+            transport.set_subsystem_handler("sftp", PollutedSftp)
+        # A client may close the connection during the handshake.
         with contextlib.suppress(paramiko.SSHException, EOFError):
             transport.start_server(event=threading.Event(), server=Session(self, transport))
 
@@ -145,45 +145,45 @@ class Liar:
 
 
 class Session(paramiko.ServerInterface):
-    """What one connection may do; its methods run in the connection's own thread."""
+    """The answers to one connection; its methods run in the thread of the connection."""
 
-    def __init__(self, liar: Liar, transport: paramiko.Transport) -> None:
-        self._liar = liar
+    def __init__(self, faulty_server: FaultyServer, transport: paramiko.Transport) -> None:
+        self._owner = faulty_server
         self._transport = transport
 
     def get_allowed_auths(self, username: str) -> str:
         return "publickey"
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
-        if self._liar.mode is Mode.REFUSES_LOGIN or username != self._liar.user:
+        if self._owner.mode is Mode.REFUSES_LOGIN or username != self._owner.user:
             return common.AUTH_FAILED
         return common.AUTH_SUCCESSFUL
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
-        self._liar.sessions += 1
-        if self._liar.mode is Mode.MUTE_AFTER_LOGIN:
-            self._liar.closing.wait()
+        self._owner.sessions += 1
+        if self._owner.mode is Mode.SILENT_AFTER_LOGIN:
+            self._owner.closing.wait()
         return common.OPEN_SUCCEEDED if kind == "session" else common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
 
     def check_channel_env_request(self, channel: paramiko.Channel, name: bytes, value: bytes) -> bool:
         return False
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        self._liar.commands.append(command)
-        match self._liar.mode:
-            case Mode.SAYS_ZERO:
-                self._liar.start(lambda: self._finish(channel, 0))
+        self._owner.commands.append(command)
+        match self._owner.mode:
+            case Mode.REPORTS_ZERO:
+                self._owner.start(lambda: self._finish(channel, 0))
             case Mode.DROPS:
-                self._liar.start(lambda: self._drop(channel))
+                self._owner.start(lambda: self._drop(channel))
             case mode if mode in RUNS_COMMANDS:
-                self._liar.start(lambda: self._run(channel, command))
+                self._owner.start(lambda: self._run(channel, command))
             case _:
                 return False
         return True
 
     def _drop(self, channel: paramiko.Channel) -> None:
         channel.sendall(b"partial")
-        # The socket, not the transport: no goodbye is said.
+        # Close the socket, not the transport, which would send a disconnect message.
         self._transport.sock.close()
 
     def _run(self, channel: paramiko.Channel, command: bytes) -> None:
@@ -193,10 +193,10 @@ class Session(paramiko.ServerInterface):
             assert shell.stdout is not None
             assert shell.stderr is not None
             stdin, stdout, stderr = shell.stdin, shell.stdout, shell.stderr
-            self._liar.start(lambda: _feed(channel, stdin))
-            errors = self._liar.start(lambda: _pump(stderr, channel.sendall_stderr))
+            self._owner.start(lambda: _feed(channel, stdin))
+            errors = self._owner.start(lambda: _pump(stderr, channel.sendall_stderr))
             _pump(stdout, channel.sendall)
-            # As a real server does: who still prints to a client that has gone is ended by SIGPIPE.
+            # As a real server does: SIGPIPE ends a command that still prints after its client has gone.
             stdout.close()
             errors.join()
         self._finish(channel, shell.returncode if shell.returncode >= 0 else 128 - shell.returncode)
@@ -221,19 +221,19 @@ def _pump(stream: IO[bytes], send: Callable[[bytes], None]) -> None:
             send(piece)
 
 
-class Noisy(paramiko.SubsystemHandler):
-    """SFTP behind a shell start-up file that prints."""
+class PollutedSftp(paramiko.SubsystemHandler):
+    """SFTP behind a shell start-up file that prints text."""
 
     def start_subsystem(self, name: str, transport: paramiko.Transport, channel: paramiko.Channel) -> None:
         channel.sendall(b"Welcome to the machine room!\n")
         channel.recv(1024)
 
 
-class Forgetful(paramiko.SFTPServerInterface):
-    """Says yes to everything, and what was written is not there."""
+class DiscardingSftp(paramiko.SFTPServerInterface):
+    """Confirms every request and stores nothing."""
 
     def open(self, path: str, flags: int, attr: paramiko.SFTPAttributes) -> paramiko.SFTPHandle:
-        return Nowhere(flags)
+        return DiscardedFile(flags)
 
     def stat(self, path: str) -> paramiko.SFTPAttributes:
         return _empty_file()
@@ -254,8 +254,8 @@ class Forgetful(paramiko.SFTPServerInterface):
         return sftp.SFTP_OK
 
 
-class Nowhere(paramiko.SFTPHandle):
-    """A file that takes everything and has nothing."""
+class DiscardedFile(paramiko.SFTPHandle):
+    """A file that discards what is written to it."""
 
     def write(self, offset: int, data: Buffer) -> int:
         return sftp.SFTP_OK
