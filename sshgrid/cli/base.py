@@ -108,9 +108,9 @@ def _completion(name: str) -> Callable[[click.Context, click.Parameter, str], An
     """The function `complete_NAME`, imported when it is called, so that `--help` does not import it."""
 
     def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> Any:
-        from sshgrid.cli import completion
+        from sshgrid.cli import complete as values
 
-        return getattr(completion, f"complete_{name}")(ctx, parameter, incomplete)
+        return getattr(values, f"complete_{name}")(ctx, parameter, incomplete)
 
     return complete
 

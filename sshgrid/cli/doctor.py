@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sshgrid.cli.base import Verb, pass_session
-from sshgrid.cli.completion import complete_nodes
+from sshgrid.cli.complete import complete_nodes
 from sshgrid.client.session import Session
 from sshgrid.errors import SshgridError
 from sshgrid.model import Struct

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sshgrid.cli.base import DURATION, Verbs, pass_session
-from sshgrid.cli.completion import complete_nodes
+from sshgrid.cli.complete import complete_nodes
 from sshgrid.client.inventory_change import (
     UNKNOWN_HOST_KEY,
     NodeFailed,

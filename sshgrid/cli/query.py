@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sshgrid.cli.base import DURATION, Verb, pass_session
-from sshgrid.cli.completion import complete_jobs, complete_nodes, complete_users
+from sshgrid.cli.complete import complete_jobs, complete_nodes, complete_users
 from sshgrid.client.session import Session
 from sshgrid.errors import SshgridError, UsageError
 from sshgrid.terminal.info import info_text

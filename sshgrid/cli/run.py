@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sshgrid.cli.base import DURATION, Verb, pass_session, run_options, session_of
-from sshgrid.cli.completion import complete_jobs
+from sshgrid.cli.complete import complete_jobs
 from sshgrid.client import run_job
 from sshgrid.client.session import PIPE_CLOSED, Session
 from sshgrid.errors import SshgridError

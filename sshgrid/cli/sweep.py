@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from sshgrid.cli.base import Verb, pass_session, run_options, session_of
-from sshgrid.cli.completion import complete_jobs
+from sshgrid.cli.complete import complete_jobs
 from sshgrid.client.session import Session
 
 

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from sshgrid.cli.base import Parsed, Verbs, pass_session
-from sshgrid.cli.completion import complete_users
+from sshgrid.cli.complete import complete_users
 from sshgrid.client.session import Session
 from sshgrid.errors import FileMissing, UsageError
 from sshgrid.model import Caps, Role
