@@ -54,6 +54,10 @@ class IncomingConnections:
         self._listener = listener
         self._accepting = asyncio.create_task(self._accept(listener), name="SSH gateway")
 
+    def __len__(self) -> int:
+        """How many connections have not logged in."""
+        return len(self._connections)
+
     async def close(self) -> None:
         """Accept no more connections, and close those that have not logged in."""
         tasks = [task for task in (self._accepting, *self._connections) if task is not None]
