@@ -1,7 +1,7 @@
-"""`python -m bench`: what the promise "it feels local" costs here, on a lab of real SSH hosts. Needs root.
+"""`python -m bench`: measures sshgrid on a lab of real SSH hosts. Needs root.
 
-Installs sshgrid as a user has it, measures it against ssh, and prints a table of ratios. Ends with 1 when a target is
-not met. `--only warm` measures a part (again for others); `--sshgrid PATH` another installation.
+Installs sshgrid as a user does, compares it with ssh and with other tools, and prints a table of ratios. The exit
+status is 1 when a target is missed. `--only PART` measures one part; `--sshgrid PATH` measures another installation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from bench import backlog, batch, crowd, monitor, single, sweeps
+from bench import backlog, batch, many_nodes, monitor, single, sweeps
 from bench.gateway import GatewayBench
 from bench.installed import ROOT, Failed, install
 from bench.single import Bench
@@ -25,7 +25,7 @@ from tests.lab import machine
 from tests.lab.hosts import Lab
 
 HOSTS = 4
-PARTS = (*single.PARTS, "batch", "gateway", "monitor", "crowd", "many", *sweeps.PARTS, "backlog")
+PARTS = (*single.PARTS, "batch", "gateway", "monitor", "200-nodes", "1000-nodes", *sweeps.PARTS, "backlog")
 
 
 def main() -> int:
@@ -44,18 +44,18 @@ def main() -> int:
                 found.append(row)
         except Failed as error:
             say(f"error: {error}")
-            found.append(Row("the rest", "FAILED", "", met=False, note=str(error)[:80]))
+            found.append(Row("all other parts", "FAILED", "", met=False, note=str(error)[:80]))
     sys.stdout.write(text(found))
     return 0 if all(row.met is not False for row in found) else 1
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench")
-    parser.add_argument("--repeats", type=int, default=20, help="pairs of each ratio (20)")
+    parser.add_argument("--repeats", type=int, default=20, help="pairs for each ratio (20)")
     parser.add_argument("--only", choices=PARTS, action="append", help="measure only this part")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each contest with the peers (3)")
-    parser.add_argument("--short", action="store_true", help="few runs and one round against the peers: does it work?")
-    parser.add_argument("--sshgrid", type=Path, help="an installed command, instead of installing this tree")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each comparison with other tools (3)")
+    parser.add_argument("--short", action="store_true", help="a short test: few runs and one round of each comparison")
+    parser.add_argument("--sshgrid", type=Path, help="an installed sshgrid to measure, instead of this tree")
     return parser.parse_args()
 
 
@@ -69,14 +69,14 @@ def _rows(lab: Lab, command: Path, home: Path, arguments: argparse.Namespace) ->
         yield from monitor.rows(command, home / "monitor")
     if "gateway" in wanted:
         yield from GatewayBench(lab, command, home / "gateway", arguments.repeats).rows()
-    if "crowd" in wanted:
-        yield from crowd.rows(lab, command, home / "crowd")
-    if "many" in wanted:
-        yield from crowd.many_rows(lab, command, home / "many")
-    yield from _beside_peers(wanted, lab, command, home, arguments)
+    if "200-nodes" in wanted:
+        yield from many_nodes.rows(lab, command, home / "200-nodes")
+    if "1000-nodes" in wanted:
+        yield from many_nodes.rows_of_1000(lab, command, home / "1000-nodes")
+    yield from _comparisons(wanted, lab, command, home, arguments)
 
 
-def _beside_peers(
+def _comparisons(
     wanted: Collection[str], lab: Lab, command: Path, home: Path, arguments: argparse.Namespace
 ) -> Iterator[Row]:
     rounds = 1 if arguments.short else arguments.rounds
@@ -88,20 +88,20 @@ def _beside_peers(
 
 
 def _machine() -> str:
-    """What the figures are figures of."""
+    """The facts about this machine, printed above the table."""
     facts = (
         ("date", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
-        ("commit", _said("git", "-C", str(ROOT), "describe", "--always", "--dirty")),
+        ("commit", _output_of("git", "-C", str(ROOT), "describe", "--always", "--dirty")),
         ("processor", f"{os.cpu_count()} x {_processor()}"),
         ("system", f"{_release()}, Linux {platform.release()}"),
         ("python", platform.python_version()),
-        ("ssh", _said("ssh", "-V").partition(",")[0]),
+        ("ssh", _output_of("ssh", "-V").partition(",")[0]),
         ("load before", " ".join(f"{load:.2f}" for load in os.getloadavg())),
     )
     return "".join(f"{name:<12} {value}\n" for name, value in facts) + "\n"
 
 
-def _said(*command: str) -> str:
+def _output_of(*command: str) -> str:
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     return (done.stdout or done.stderr).strip() or "unknown"
 

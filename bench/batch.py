@@ -1,7 +1,7 @@
-"""What a task of a batch costs on the nodes and on the road, against the same programs in a loop of sh on those hosts.
+"""Measures a task of a batch on the nodes and in transit, against the same program in a loop of sh on those hosts.
 
-Four hosts at once on both sides, on processors that they share with each other and with this process; there is no queue
-on ours, so this is what a sweep can reach at most. Refuses figures of tasks that did not end well.
+Both sides use four hosts at the same time, on the processors of this machine. There is no queue, so the result is the
+upper limit for a sweep. The measurement fails when a task fails.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ LOOP = f"i=0; while [ $i -lt {TASKS} ]; do /bin/true; i=$((i + 1)); done"
 
 
 class _Tally:
-    """Counts the tasks that ended well."""
+    """Counts the tasks that exited with 0."""
 
     def __init__(self, batch: BatchSpec) -> None:
         self.state = BatchState({task.run: task for task in batch.tasks})
-        self.well = 0
+        self.succeeded = 0
 
     def kept(self, run: str, stream: str) -> int:
         return 0
@@ -47,14 +47,14 @@ class _Tally:
         """Starts are not counted."""
 
     async def ended(self, ends: Sequence[tuple[str, AttemptResult]]) -> None:
-        self.well += sum(result.outcome == Exited(0) for _, result in ends)
+        self.succeeded += sum(result.outcome == Exited(0) for _, result in ends)
         self.state.remove(run for run, _ in ends)
 
     async def uploaded(self, count: int, left: int = 0) -> None:
-        """Once, and nothing to speak of."""
+        """The upload is not measured."""
 
     async def compiled(self, compiled: bool) -> None:
-        """There is nothing to compile."""
+        """The program is not compiled."""
 
 
 def rows(lab: Lab, home: Path) -> Iterator[Row]:
@@ -73,12 +73,12 @@ def rows(lab: Lab, home: Path) -> Iterator[Row]:
     loop, batch = (count / statistics.median(side) for side in zip(*pairs, strict=True))
     figure = statistics.median(ratios)
     yield Row(
-        f"batches of {TASKS} x /bin/true / a loop of sh, {len(hosts)} hosts at once: tasks a second",
+        f"batches of {TASKS} x /bin/true / a loop of sh, {len(hosts)} hosts at once: tasks per second",
         f"{figure:.2f}",
         spread(ratios),
         f">= {AT_LEAST}",
         figure >= AT_LEAST,
-        f"{batch:.0f} / {loop:.0f} a second, {LANES} lanes, {PAIRS} pairs",
+        f"{batch:.0f} / {loop:.0f} per second, {LANES} lanes, {PAIRS} pairs",
     )
 
 
@@ -105,7 +105,7 @@ def _loops(lab: Lab) -> float:
 
 
 async def _batches(hosts: Sequence[Host], count: int) -> float:
-    """Seconds from the first start to the last end; the folders are removed afterwards."""
+    """Seconds from the first start to the last end. The folders are removed afterwards."""
     batches = [
         make_batch([host.order(b"", b"%d" % number, run=(b"/bin/true",)) for number in range(count)], LANES)
         for host in hosts
@@ -118,8 +118,8 @@ async def _batches(hosts: Sequence[Host], count: int) -> float:
         for host, batch, tally in zip(hosts, batches, tallies, strict=True):
             group.create_task(host.engine.batches.run(batch, tally))
     taken = time.perf_counter() - start
-    if any(tally.well != count for tally in tallies):
-        raise Failed(f"of {count} tasks ended well: {[tally.well for tally in tallies]}")
+    if any(tally.succeeded != count for tally in tallies):
+        raise Failed(f"of {count} tasks exited with 0: {[tally.succeeded for tally in tallies]}")
     for host, batch in zip(hosts, batches, strict=True):
         await host.engine.runs.discard(batch.run)
     return taken

@@ -1,7 +1,7 @@
-"""What a command through the gateway costs, against `ssh host true` to an ordinary sshd, and what a crowd there finds.
+"""Measures commands through the SSH gateway: one against `ssh host true` with an ordinary sshd, and 50 clients at once.
 
-Both sides are the system's own `ssh`, cold, with a key. Refuses the figures of a crowd of which one was refused, or was
-told what another one's program said.
+Both sides use the `ssh` of the system with a key, without an open connection. The measurement fails when a client is
+refused, or gets the output of another client.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class GatewayBench:
     def rows(self) -> Iterator[Row]:
         with self._grid:
             self._open()
-            say("waiting until every host has proved sh")
+            say("waiting until the toolchain sh is tested on every host")
             self._grid.wait_for_toolchains(set(TOOLCHAINS))
             for name in self._lab.hosts:
                 self._grid.seconds("run", "--on", name, str(self._hello), expected=b"hello\n")
             yield self._against_ssh("version through the gateway / ssh host true", "version")
             yield self._against_ssh("warm run through the gateway / ssh host true", "run --stdin none hello.sh", MOST)
-            yield from asyncio.run(self._crowd())
+            yield from asyncio.run(self._many_clients())
 
     def _open(self) -> None:
         self._grid.seconds("master", "start", "--listen", "127.0.0.1", "--ssh-port", "0")
@@ -62,22 +62,22 @@ class GatewayBench:
         self._hello = folder / "hello.sh"
         self._hello.write_text("echo hello\n")
 
-    def _ssh(self, words: str) -> list[str]:
+    def _ssh(self, command: str) -> list[str]:
         options = ("IdentitiesOnly=yes", "BatchMode=yes", "StrictHostKeyChecking=no", "LogLevel=ERROR")
         known = f"UserKnownHostsFile={self._home}/known"
         chosen = [word for option in (*options, known) for word in ("-o", option)]
         where = ["-p", str(self._port), "-i", str(self._key), f"{USER}@127.0.0.1"]
-        return ["ssh", "-F", "none", *chosen, *where, words]
+        return ["ssh", "-F", "none", *chosen, *where, command]
 
-    def _against_ssh(self, what: str, words: str, at_most: float | None = None) -> Row:
-        through, plain = self._ssh(words), self._lab.ssh(HOST, "true")
-        for command in (through, plain):
-            seconds(command)
+    def _against_ssh(self, what: str, command: str, at_most: float | None = None) -> Row:
+        through, plain = self._ssh(command), self._lab.ssh(HOST, "true")
+        for ssh in (through, plain):
+            seconds(ssh)
         return ratio_row(what, pairs(lambda: seconds(through), lambda: seconds(plain), self._repeats), at_most)
 
-    # --- a crowd
+    # --- many clients
 
-    async def _crowd(self) -> list[Row]:
+    async def _many_clients(self) -> list[Row]:
         began = time.perf_counter()
         found = await asyncio.gather(*(self._client(number) for number in range(CLIENTS)))
         lasted = time.perf_counter() - began
@@ -85,7 +85,7 @@ class GatewayBench:
         jobs = CLIENTS * JOBS
         return [
             Row(
-                f"{CLIENTS} clients at once through the gateway, {JOBS} runs each: none refused, none mixed up",
+                f"{CLIENTS} clients at once through the gateway, {JOBS} runs each",
                 f"{jobs / lasted:.0f}/s",
                 "",
                 note=f"{jobs} runs in {lasted:.1f} s",
@@ -94,7 +94,7 @@ class GatewayBench:
         ]
 
     async def _client(self, number: int) -> list[float]:
-        """Runs one after the other; each must say what it was told to say."""
+        """The seconds of each run, one after the other. Each run must print its own word."""
         connection = await asyncssh.connect(
             "127.0.0.1", self._port, username=USER, client_keys=[str(self._key)], known_hosts=None, config=None,
             agent_path=None,

@@ -1,6 +1,6 @@
-"""sshgrid as a user has it: installed from a copy of this tree, not editable, into a virtual environment of its own.
+"""Installs sshgrid as a user does: from a copy of this tree, not editable, into its own virtual environment.
 
-A `Grid` is that command with an inventory and a home of its own. Refuses to measure a command that fails.
+A `Grid` is that command with its own inventory and SSHGRID_HOME. A measured command that fails raises Failed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ TIMEOUT_SECONDS = 300.0
 
 
 class Failed(Exception):
-    """A command that was to be measured did not do what it should."""
+    """A measurement failed."""
 
 
 def install(folder: Path) -> Path:
-    """The path of the `sshgrid` command. Takes a copy: setuptools leaves a build folder in what it is given."""
+    """Install a copy of this tree, as setuptools adds a build folder to it. Returns the path of the command."""
     source = folder / "source"
     source.mkdir(parents=True)
     for name in COPIED:
@@ -46,19 +46,19 @@ def install(folder: Path) -> Path:
 def seconds(
     command: Sequence[str], expected: bytes | None = None, env: dict[str, str] | None = None, cwd: Path | None = None
 ) -> float:
-    """Wall time of a command, from before its start to its end, as a person at a prompt waits for it."""
+    """The wall time of a command from before its start to its end. Raises Failed for another status or output."""
     start = time.perf_counter()
     done = subprocess.run(
         command, check=False, stdin=subprocess.DEVNULL, capture_output=True, env=env, cwd=cwd, timeout=TIMEOUT_SECONDS
     )
     taken = time.perf_counter() - start
     if done.returncode != 0 or (expected is not None and done.stdout != expected):
-        raise Failed(f"{' '.join(command)}: status {done.returncode}, said {done.stdout!r} and {done.stderr!r}")
+        raise Failed(f"{' '.join(command)}: status {done.returncode}, printed {done.stdout!r} and {done.stderr!r}")
     return taken
 
 
 class Grid:
-    """The command on one inventory. As a context manager it stops its master at the end."""
+    """The command with one inventory. As a context manager it stops its master at the end."""
 
     def __init__(self, command: Path, home: Path, inventory: str) -> None:
         self.home = home
@@ -78,7 +78,7 @@ class Grid:
         return seconds([str(self._command), "-i", str(self._inventory), *words], expected, self._environment)
 
     def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
-        """What it said and how it ended, whatever that was."""
+        """Run the command; its status is not checked."""
         return subprocess.run(
             [str(self._command), "-i", str(self._inventory), *words],
             check=False, stdin=subprocess.DEVNULL, capture_output=True, env=self._environment, timeout=TIMEOUT_SECONDS,
@@ -91,22 +91,22 @@ class Grid:
         return json.loads(done.stdout)
 
     def stop(self) -> None:
-        """Until its process is gone; there may be none."""
+        """Stop the master, if there is one, and wait until its process has ended."""
         with contextlib.suppress(Failed):
             pid = self.json("master", "status")["pid"]
             self.seconds("master", "stop")
             while Path(f"/proc/{pid}").exists():
                 time.sleep(0.01)
 
-    def forget(self) -> None:
-        """Everything that its masters kept here."""
+    def reset(self) -> None:
+        """Stop the master and remove its state."""
         self.stop()
         shutil.rmtree(self.home / "sshgrid")
 
     def wait_for_toolchains(self, wanted: set[str], deadline_seconds: float = TIMEOUT_SECONDS) -> None:
-        """Until every node has proved these."""
+        """Wait until these toolchains are tested on every node."""
         deadline = time.monotonic() + deadline_seconds
-        while lacking := [node for node in self.json("nodes")["nodes"] if not wanted <= set(node["toolchains"])]:
+        while missing := [node for node in self.json("nodes")["nodes"] if not wanted <= set(node["toolchains"])]:
             if time.monotonic() > deadline:
-                raise Failed(f"{len(lacking)} nodes are not ready, the first is {lacking[0]}")
+                raise Failed(f"{len(missing)} nodes are not ready, the first is {missing[0]}")
             time.sleep(1.0)

@@ -1,7 +1,7 @@
-"""What looking on costs: the monitor with 50 nodes and 500 jobs, every figure of which changes with every answer.
+"""Measures the processor time of the monitor with 50 nodes and 500 jobs whose values change with every reply.
 
-The master is a scripted one, so that nothing else is measured; the terminal is tmux. Refuses a figure of a monitor that
-does not draw.
+The master is a fake one, so that only the monitor is measured; the terminal is tmux. The measurement fails when the
+monitor does not redraw.
 """
 
 from __future__ import annotations
@@ -48,18 +48,18 @@ def rows(command: Path, home: Path) -> Iterator[Row]:
                 "",
                 f"<= {MOST_OF_A_CORE:.0%}",
                 share <= MOST_OF_A_CORE,
-                f"{WINDOW_SECONDS:.0f} s of processor time, every figure new every 2 s",
+                f"{WINDOW_SECONDS:.0f} s of processor time, all values change every 2 s",
             )
 
 
 def _share(tmux: Tmux, master: FakeMaster) -> float:
     tmux.see(f"{NODES} of {NODES} up")
-    process, pictures = psutil.Process(tmux.pid), len(master.received(messages.Clients))
+    process, replies = psutil.Process(tmux.pid), len(master.received(messages.Clients))
     before, begin = sum(process.cpu_times()[:2]), time.monotonic()
     time.sleep(WINDOW_SECONDS)
     used, seconds = sum(process.cpu_times()[:2]) - before, time.monotonic() - begin
-    if len(master.received(messages.Clients)) - pictures < WINDOW_SECONDS / 4:
-        raise Failed("the monitor did not ask for news")
+    if len(master.received(messages.Clients)) - replies < WINDOW_SECONDS / 4:
+        raise Failed("the monitor did not refresh")
     return used / seconds
 
 

@@ -1,7 +1,7 @@
-"""What one run costs, against the `ssh` that a person would type instead, on four real SSH hosts of the lab.
+"""Measures one run against the same program through `ssh`, on four real SSH hosts of the lab.
 
-The hosts share this machine's processors with the master and the client, which costs both sides. Refuses figures of
-runs that printed something else than they should.
+The hosts, the master and the client share the processors of this machine, which slows both sides. The measurement fails
+when a run prints anything else than expected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.lab.hosts import Lab
 
 HOST = "h1"
 HELLO = 'print("hello")\n'
-SAID = b"hello\n"
+OUTPUT = b"hello\n"
 PARTS = ("first", "warm", "again", "cold", "help")
 TOOLCHAINS = ("c", "java", "python")
 SOURCES = {
@@ -32,7 +32,7 @@ SOURCES = {
 
 
 class Bench:
-    """Four hosts, one grid over them, and hello.py on each side."""
+    """Four hosts, a grid with them, and hello.py here and on each host."""
 
     def __init__(self, lab: Lab, command: Path, home: Path, repeats: int) -> None:
         self._lab = lab
@@ -48,7 +48,7 @@ class Bench:
         self._grid = Grid(command, home / "grid", lab.inventory_yaml(fields=fields))
 
     def rows(self, wanted: Collection[str]) -> Iterator[Row]:
-        """The figures of these PARTS, each as soon as it is known."""
+        """The rows of these PARTS, each as soon as it is measured."""
         parts = (self._first_contact, self._warm, self._again, self._cold, self._help)
         with self._grid:
             for part, measure in zip(PARTS, parts, strict=True):
@@ -61,16 +61,16 @@ class Bench:
     # --- both sides
 
     def _run(self) -> float:
-        return self._grid.seconds("run", str(self._hello), expected=SAID)
+        return self._grid.seconds("run", str(self._hello), expected=OUTPUT)
 
     def _ssh(self) -> float:
-        return seconds(self._lab.ssh(HOST, "python3", "hello.py"), SAID)
+        return seconds(self._lab.ssh(HOST, "python3", "hello.py"), OUTPUT)
 
     def _warm_up(self) -> None:
-        say("waiting until every host has proved its toolchains")
+        say("waiting until the toolchains of every host are tested")
         self._grid.wait_for_toolchains(set(TOOLCHAINS))
         for name in self._lab.hosts:
-            self._grid.seconds("run", "--on", name, str(self._hello), expected=SAID)
+            self._grid.seconds("run", "--on", name, str(self._hello), expected=OUTPUT)
 
     # --- rows
 
@@ -86,12 +86,12 @@ class Bench:
         control = ["-S", str(self._home / "control")]
         subprocess.run([*words[:-1], *control, "-M", "-N", "-f", HOST], check=True, stdin=subprocess.DEVNULL)
         try:
-            yield lambda: seconds([*words[:-1], *control, HOST, "python3", "hello.py"], SAID)
+            yield lambda: seconds([*words[:-1], *control, HOST, "python3", "hello.py"], OUTPUT)
         finally:
             subprocess.run([*words[:-1], *control, "-O", "exit", HOST], check=True, capture_output=True)
 
     def _cold(self) -> Iterator[Row]:
-        """The master is stopped before each run, outside of the measured time; proofs and uploads stay on the hosts."""
+        """The master is stopped before each run, outside the measured time. Uploads and builds stay on the hosts."""
 
         def cold_run() -> float:
             self._grid.stop()
@@ -100,10 +100,10 @@ class Bench:
         yield ratio_row("cold run (no master) / cold ssh", pairs(cold_run, self._ssh, self._repeats), 3)
 
     def _first_contact(self) -> Iterator[Row]:
-        """As on the first day: nothing of ours on the hosts or here, not even a proved toolchain."""
+        """The first run ever: sshgrid has no files on the hosts or here, and no toolchain is tested."""
 
         def first_run() -> float:
-            self._grid.forget()
+            self._grid.reset()
             for host in self._lab:
                 host.run(["rm", "-rf", host.workdir])
             return rested(self._run)
@@ -112,7 +112,7 @@ class Bench:
         yield ratio_row("very first contact, empty workdirs / cold ssh", pairs(first_run, self._ssh, 5))
 
     def _again(self) -> Iterator[Row]:
-        """First and second run of the same file on the same host; each pair has a file that was never seen."""
+        """The first and the second run of the same file on the same host. Each pair has a new file."""
         for language, (name, source) in SOURCES.items():
             path = self._home / name
             measured = []
@@ -120,25 +120,25 @@ class Bench:
                 path.write_text(source % number)
                 measured.append((rested(partial(self._run_there, path)), *self._second(path)))
             rows = [(first, second) for first, second, _ in measured]
-            proof = all(nothing for *_, nothing in measured)
+            reused = all(nothing_done for *_, nothing_done in measured)
             row = ratio_row(f"first / second run of a {language} file", rows)
             yield Row(
                 f"second run of a {language} file: uploaded, compiled",
-                "0 B, no" if proof else "SOME",
+                "0 B, no" if reused else "SOME",
                 "",
                 "0 B, no",
-                proof,
+                reused,
                 "info --json of each pair below",
             )
             yield row
 
     def _run_there(self, path: Path) -> float:
-        return self._grid.seconds("run", "--on", HOST, str(path), expected=SAID)
+        return self._grid.seconds("run", "--on", HOST, str(path), expected=OUTPUT)
 
     def _second(self, path: Path) -> tuple[float, bool]:
         first = self._last_attempt()
         if first["compiled"] is not True or first["uploaded_bytes"] != path.stat().st_size:
-            raise Failed(f"the first run of {path.name} is none: {first}")
+            raise Failed(f"the first run of {path.name} did not upload and compile it: {first}")
         taken = rested(lambda: self._run_there(path))
         second = self._last_attempt()
         return taken, second["uploaded_bytes"] == 0 and second["compiled"] is False

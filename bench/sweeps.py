@@ -1,7 +1,7 @@
-"""`sshgrid sweep` beside its peers: the same work, in turn, on the same four hosts, with as many runs at once.
+"""Compares `sshgrid sweep` with other tools: the same work, in turn, on four hosts, with as many parallel runs.
 
-CONTESTS are data; each round is measured one side after the other, so that all meet the same noise. Refuses a figure
-when a run was lost on either side, and counts a peer that cannot be had as a target missed.
+Each round measures one tool after the other, so that the load of the machine affects all of them. A target is missed
+when a run is lost on either side, or when a tool cannot be installed.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from bench.meeting import Meeting
+from bench.comparison import Comparison
 from bench.peers import Peer
-from bench.peers.bound import LowerBound
 from bench.peers.copying import Copying
 from bench.peers.dask import Dask
-from bench.peers.ground import Ground
+from bench.peers.environment import Environment
+from bench.peers.fraction import Fraction
 from bench.peers.hyperqueue import HyperQueue
-from bench.peers.limit import Limit
+from bench.peers.jvm_loop import JvmLoop
+from bench.peers.lower_bound import LowerBound
 from bench.peers.parallel import Parallel
-from bench.peers.share import Share
+from bench.peers.process_loop import ProcessLoop
 from bench.peers.sshgrid import Sshgrid, SshgridWith
-from bench.peers.started import Started
 from bench.peers.xargs import Xargs
 from bench.table import Row, spread
-from bench.work import SPEED, Work, carrying, lasting, nothing, squares
+from bench.work import SPEED, Work, sleeps, squares, transfers, true_runs
 from tests.lab.hosts import Lab
 
 SLOTS = 2
 SPEEDS = {"h1": 1.0, "h2": 1.0, "h3": 0.5, "h4": 0.25}
 HOSTS = tuple(SPEEDS)
 MEAN_LENGTHS = (0.75, 0.75, 0.75, 1.5, 1.5, 2.25)
-MakePeer = Callable[[Ground], Peer]
+MakePeer = Callable[[Environment], Peer]
 
 
 @dataclass(frozen=True)
 class Target:
-    """`>=`: so many times the peer's rate at least; `<=`, `<`: so much of its time at most. No bound: to know it."""
+    """`>=`: at least `bound` times the rate of the peer. `<=`, `<`: at most this part of its time. None: no target."""
 
     peer: MakePeer
     sign: str
@@ -60,7 +60,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Contest:
-    """`work(folder, count, round)` is new in each round: nobody may have compiled it before."""
+    """`work(folder, count, round)` is different in each round, so that no result is cached."""
 
     part: str
     what: str
@@ -73,8 +73,8 @@ class Contest:
     ours: type[Sshgrid] = Sshgrid
 
 
-def _nothing(_folder: Path, count: int, _round: int) -> Work:
-    return nothing(count)
+def _true(_folder: Path, count: int, _round: int) -> Work:
+    return true_runs(count)
 
 
 def _squares(language: str, folder: Path, count: int, version: int) -> Work:
@@ -82,16 +82,16 @@ def _squares(language: str, folder: Path, count: int, version: int) -> Work:
 
 
 def _mixed(folder: Path, count: int, version: int) -> Work:
-    dice = random.Random(version)
-    return lasting(folder, [dice.choice(MEAN_LENGTHS) * dice.uniform(0.8, 1.2) for _ in range(count)])
+    rng = random.Random(version)
+    return sleeps(folder, [rng.choice(MEAN_LENGTHS) * rng.uniform(0.8, 1.2) for _ in range(count)])
 
 
 def _one_file(folder: Path, megabytes: int, _round: int) -> Work:
-    return carrying(folder, HOSTS, 1, megabytes * 1_000_000)
+    return transfers(folder, HOSTS, 1, megabytes * 1_000_000)
 
 
 def _small_files(folder: Path, count: int, _round: int) -> Work:
-    return carrying(folder, HOSTS, count, 2048)
+    return transfers(folder, HOSTS, count, 2048)
 
 
 COPIERS = (Target(partial(Copying, tar=False), ">=", 1), Target(partial(Copying, tar=True), ">=", 1))
@@ -100,14 +100,14 @@ CONTESTS = (
         "true",
         "{count} x true",
         2000,
-        _nothing,
+        _true,
         "executable",
         (
-            Target(lambda ground: Share(Parallel(ground), 4), ">=", 10),
+            Target(lambda environment: Fraction(Parallel(environment), 4), ">=", 10),
             Target(HyperQueue, ">=", 2),
-            Target(Limit, ">=", 0.3),
+            Target(ProcessLoop, ">=", 0.3),
             Target(Dask, ">="),
-            Target(lambda ground: Share(Xargs(ground), 4), ">="),
+            Target(lambda environment: Fraction(Xargs(environment), 4), ">="),
         ),
     ),
     Contest(
@@ -129,14 +129,14 @@ CONTESTS = (
         partial(_squares, "java"),
         "java",
         (
-            Target(lambda ground: Share(Parallel(ground, "compiled in each run"), 5), "<=", 0.2),
+            Target(lambda environment: Fraction(Parallel(environment, "compiled in each run"), 5), "<=", 0.2),
             Target(Parallel, "<=", 0.4),
-            Target(Started, "<="),
+            Target(JvmLoop, "<="),
         ),
     ),
     Contest(
         "mixed",
-        "{count} runs of mixed length, hosts of unlike speed",
+        "{count} runs of mixed length, hosts of different speed",
         40,
         _mixed,
         "sh",
@@ -153,32 +153,32 @@ SHORT = 8  # runs in a short contest, and in the warm-up
 
 
 def rows(lab: Lab, command: Path, home: Path, contest: Contest, rounds: int, *, short: bool) -> Iterator[Row]:
-    """One for each target."""
+    """A row for each target of the contest."""
     _set_speeds(lab, contest)
-    with Ground(lab, home, contest.slots) as ground:
-        ours = contest.ours(ground, command, {contest.toolchain}, contest.speeds)
-        rivals = [target.peer(ground) for target in contest.targets]
+    with Environment(lab, home, contest.slots) as environment:
+        ours = contest.ours(environment, command, {contest.toolchain}, contest.speeds)
+        peers = [target.peer(environment) for target in contest.targets]
         count = SHORT if short else contest.count
-        with Meeting([ours, *rivals]) as meeting:
-            meeting.warm_up(contest.work(home, SHORT, 0))
+        with Comparison([ours, *peers]) as comparison:
+            comparison.warm_up(contest.work(home, SHORT, 0))
             for number in range(1, rounds + 1):
-                meeting.round(contest.work(home, count, number))
-        for target, rival in zip(contest.targets, rivals, strict=True):
-            row = row_of(contest.what.format(count=f"{count:,}"), target, meeting, ours, rival)
-            # So few runs show that it works, and no more.
+                comparison.round(contest.work(home, count, number))
+        for target, peer in zip(contest.targets, peers, strict=True):
+            row = row_of(contest.what.format(count=f"{count:,}"), target, comparison, ours, peer)
+            # So few runs only show that it works.
             yield replace(row, target="", met=None) if short and row.figure != FAILED else row
 
 
-def row_of(what: str, target: Target, meeting: Meeting, ours: Peer, rival: Peer) -> Row:
-    """The line of the table; FAILED, and not met, when either side is out."""
-    what = f"{what}: {'rate' if target.sign == '>=' else 'time'} / that of {rival.name}"
-    if out := meeting.out.get(ours) or meeting.out.get(rival):
-        return Row(what, FAILED, "", target.text, False, out.splitlines()[-1][:80])
-    mine, theirs = meeting.seconds[ours], meeting.seconds[rival]
+def row_of(what: str, target: Target, comparison: Comparison, ours: Peer, peer: Peer) -> Row:
+    """The row of a target; FAILED and not met when either side is excluded."""
+    what = f"{what}: {'rate' if target.sign == '>=' else 'time'} / that of {peer.name}"
+    if failure := comparison.failures.get(ours) or comparison.failures.get(peer):
+        return Row(what, FAILED, "", target.text, False, failure.splitlines()[-1][:80])
+    mine, theirs = comparison.seconds[ours], comparison.seconds[peer]
     ratios = [target.figure(*pair) for pair in zip(mine, theirs, strict=True)]
     figure = statistics.median(ratios)
     sides = f"{statistics.median(mine):.1f} / {statistics.median(theirs):.1f} s"
-    version = f"; {meeting.versions[rival]}" if meeting.versions[rival] else ""
+    version = f"; {comparison.versions[peer]}" if comparison.versions[peer] else ""
     note = f"{sides}, {len(ratios)} rounds{version}"
     return Row(what, f"{figure:.2f}", spread(ratios), target.text, target.met(figure), note)
 
@@ -187,5 +187,5 @@ def _set_speeds(lab: Lab, contest: Contest) -> None:
     for host in lab:
         speed = contest.speeds.get(host.name, 1.0)
         host.run(["sh", "-c", f"cat >{SPEED}"], stdin=f"{speed}\n")
-        # What makes a host slow is somebody else's work, and shows.
+        # A slow host has the load of other work, which its samples show.
         host.set_load(1 - speed, 1 - speed)

@@ -1,7 +1,6 @@
-"""Figures side by side: how pairs are measured, and the table that says of each figure whether its target is met.
+"""Measures pairs, and prints the table of figures with their targets.
 
-Both halves of a pair are measured in turn, A B A B, so that whatever else the machine does falls on both. Refuses
-nothing; a command that fails is the business of who ran it.
+The two sides of a pair are measured in turn (A B A B), so that other load of the machine affects both.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-REST_SECONDS = 0.25  # what the one before left to be tidied up must not be measured with the next
-HEADINGS = ("what", "figure", "min..max", "target", "", "how it came about")
+REST_SECONDS = 0.25  # cleanup of the previous measurement must not affect the next
+HEADINGS = ("what", "figure", "min..max", "target", "", "details")
 MET = {True: "met", False: "NOT MET", None: ""}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line. `met` None: there is no target, the figure is for information."""
+    """One line of the table. `met` is None when there is no target."""
 
     what: str
     figure: str
@@ -34,7 +33,7 @@ class Row:
 
 
 def pairs(first: Callable[[], float], second: Callable[[], float], count: int) -> list[tuple[float, float]]:
-    """Seconds of `first` and `second`, in turn."""
+    """The seconds of `first` and `second`, measured in turn."""
     return [(rested(first), rested(second)) for _ in range(count)]
 
 
@@ -44,7 +43,7 @@ def rested(measure: Callable[[], float]) -> float:
 
 
 def ratio_row(what: str, measured: Sequence[tuple[float, float]], at_most: float | None = None) -> Row:
-    """The median of the pairs' ratios, and the medians of both sides."""
+    """A row with the median of the ratios and the medians of both sides."""
     ratios = [a / b for a, b in measured]
     figure = statistics.median(ratios)
     sides = "{:.0f} / {:.0f} ms".format(*(statistics.median(side) * 1000 for side in zip(*measured, strict=True)))
@@ -71,7 +70,7 @@ def text(rows: Sequence[Row]) -> str:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    # Figures to the right, words to the left.
+    # Figures are aligned to the right, texts to the left.
     aligned = [f"{cell:>{width}}" if 0 < at < 4 else f"{cell:<{width}}" for at, (cell, width) in _at(cells, widths)]
     return "  ".join(aligned).rstrip() + "\n"
 
@@ -80,7 +79,7 @@ def _at(cells: Sequence[str], widths: Sequence[int]) -> Iterable[tuple[int, tupl
     return enumerate(zip(cells, widths, strict=True))
 
 
-def say(words: str) -> None:
-    """What is going on, beside the table."""
-    sys.stderr.write(f"{words}\n")
+def say(text: str) -> None:
+    """Print progress to stderr."""
+    sys.stderr.write(f"{text}\n")
     sys.stderr.flush()

@@ -1,7 +1,7 @@
-"""What is to be done over the hosts: a program, and the arguments with each of which it runs once.
+"""The work of a benchmark: a program, and a list of arguments; the program runs once with each.
 
-The same for sshgrid and for every peer, and so is the check of what came back. Refuses a result with a run missing,
-doubled or failed, or with other output than it should have.
+The work and its check are the same for sshgrid and for every peer. A missing, repeated or failed run, and wrong output,
+raise Failed.
 """
 
 from __future__ import annotations
@@ -27,76 +27,78 @@ SQUARE_JAVA = """class Square {
 }
 """
 SPEED = "/var/tmp/speed"
-# As long as the work takes on this host: its speed is a file there.
-LASTS = f"""sleep "$(awk -v work="$1" '{{ print work / $1 }}' {SPEED})" && echo "$1 done"\n"""
-# What has come with a run: how many files, and how many bytes in all.
-COUNT = """find cargo -type f -printf '%s\\n' | awk '{ bytes += $1 } END { printf "%d %d\\n", NR, bytes }'\n"""
+# Sleeps for the time of the work on this host, whose speed is in a file.
+SLEEP = f"""sleep "$(awk -v work="$1" '{{ print work / $1 }}' {SPEED})" && echo "$1 done"\n"""
+# Prints the number of the files that came with a run, and their bytes.
+COUNT = """find data -type f -printf '%s\\n' | awk '{ bytes += $1 } END { printf "%d %d\\n", NR, bytes }'\n"""
 PIECE_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class Work:
-    """`lines` is all that the runs print, in any order. `cargo` is a file or folder that each run finds in its current
-    folder; the arguments are hosts then."""
+    """`lines` is the output of all runs, in any order. `data` is a file or folder that each run needs in its folder.
+
+    With data, the arguments are hosts.
+    """
 
     program: Path
     arguments: tuple[str, ...]
     lines: tuple[str, ...] = ()
-    cargo: Path | None = None
+    data: Path | None = None
 
     def part(self, one_of: int) -> Work:
-        """One run of so many."""
+        """The work with one of `one_of` runs."""
         return replace(self, arguments=self.arguments[::one_of], lines=self.lines[::one_of])
 
-    def check(self, who: str, printed: str, codes: Iterable[int]) -> None:
-        """Failed unless as many runs as there are arguments ended well, and printed what they should."""
+    def check(self, name: str, printed: str, codes: Iterable[int]) -> None:
+        """Raise Failed unless a run for each argument exited with 0, and the output is `lines`."""
         ended = Counter(codes)
         if ended != {0: len(self.arguments)}:
-            raise Failed(f"{who}: of {len(self.arguments)} runs of {self.program.name} ended by code: {dict(ended)}")
-        wanted, found = Counter(self.lines), Counter(printed.splitlines())
-        if wanted != found:
-            lacking, strange = list(wanted - found)[:3], list(found - wanted)[:3]
-            raise Failed(f"{who}: runs of {self.program.name} did not print {lacking}, but {strange}")
+            raise Failed(f"{name}: of {len(self.arguments)} runs of {self.program.name} ended by code: {dict(ended)}")
+        expected, found = Counter(self.lines), Counter(printed.splitlines())
+        if expected != found:
+            missing, wrong = list(expected - found)[:3], list(found - expected)[:3]
+            raise Failed(f"{name}: runs of {self.program.name} did not print {missing}, but {wrong}")
 
 
 def joblog_codes(path: Path) -> list[int]:
-    """Of each task in a joblog; a signal counts as a code of its own."""
+    """The exit code of each task in a joblog; -N for signal N."""
     rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
     return [int(row[6]) or -int(row[7]) for row in rows]
 
 
-def nothing(count: int) -> Work:
-    """So many times `true`."""
+def true_runs(count: int) -> Work:
+    """`count` runs of `true`."""
     return Work(TRUE, _numbers(count))
 
 
 def squares(folder: Path, language: str, count: int, version: int) -> Work:
-    """A source that nobody has compiled before: its version is in it."""
+    """Runs of a new source file, which contains its version."""
     name, source = {"c": ("square.c", SQUARE_C), "java": ("Square.java", SQUARE_JAVA)}[language]
     program = folder / name
     program.write_text(f"{source}// {version}\n")
     return Work(program, _numbers(count), tuple(f"{n} {n * n}" for n in range(1, count + 1)))
 
 
-def lasting(folder: Path, lengths: Iterable[float]) -> Work:
-    """Work that takes so many seconds on a host of speed 1."""
+def sleeps(folder: Path, lengths: Iterable[float]) -> Work:
+    """Runs that take these seconds on a host with speed 1."""
     program = folder / "lasts.sh"
-    program.write_text(LASTS)
+    program.write_text(SLEEP)
     arguments = tuple(f"{length:.3f}" for length in lengths)
     return Work(program, arguments, tuple(f"{argument} done" for argument in arguments))
 
 
-def carrying(folder: Path, hosts: tuple[str, ...], files: int, size_bytes: int) -> Work:
-    """For each of these hosts: one file, or a folder of many, of random bytes that nobody has seen before."""
-    program, cargo = folder / "count.sh", folder / "cargo"
+def transfers(folder: Path, hosts: tuple[str, ...], files: int, size_bytes: int) -> Work:
+    """A run on each of these hosts that needs one file, or a folder of files, with new random bytes."""
+    program, data = folder / "count.sh", folder / "data"
     program.write_text(COUNT)
-    paths = [cargo]
+    paths = [data]
     if files > 1:
-        cargo.mkdir(exist_ok=True)
-        paths = [cargo / f"{number:05}" for number in range(files)]
+        data.mkdir(exist_ok=True)
+        paths = [data / f"{number:05}" for number in range(files)]
     for path in paths:
         _fill(path, size_bytes)
-    return Work(program, hosts, (f"{files} {files * size_bytes}",) * len(hosts), cargo)
+    return Work(program, hosts, (f"{files} {files * size_bytes}",) * len(hosts), data)
 
 
 def _fill(path: Path, size_bytes: int) -> None:

@@ -1,7 +1,7 @@
-"""Who is measured side by side: each a file here with one class, and all of them with the same three methods.
+"""The tools that sshgrid is compared with: one module and one class for each.
 
-A peer is used in the best way that is known for it: connections are open, services are up, and starting those is not
-measured. Refuses to leave a peer out in silence: one that cannot be installed is a Failed with the reason.
+Each tool is used in the best known way: its connections are open and its services run before the measurement. A tool
+that cannot be installed raises Failed with the reason.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from bench.work import Work
 
 
 class Peer(Protocol):
-    """`install`, then `run` as often as wanted, then `close`."""
+    """Call `install` once, `run` any number of times, then `close`."""
 
     name: str
 
     def install(self) -> str:
-        """Make it ready to run; its version. Failed when it cannot be had here."""
+        """Prepare the tool; returns its version. Raises Failed when it cannot be installed."""
 
     def run(self, work: Work) -> float:
-        """Seconds until every run has ended and its output is here. Failed when one of them did not go well."""
+        """Seconds until every run has ended and its output is here. Raises Failed when a run fails."""
 
     def close(self) -> None:
-        """Leave no process behind; also after an `install` that failed."""
+        """End all processes of the tool, also after a failed `install`."""

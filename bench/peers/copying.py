@@ -1,6 +1,6 @@
-"""What people copy files to hosts with: scp, and tar through ssh; to all hosts at once, through an open connection.
+"""Copies files with scp, or with tar through ssh, to all hosts at once, through open connections.
 
-Afterwards, and not measured, the work's program looks at what has come. Refuses work without files.
+After the measurement, the program of the work checks the copies. Work without data raises Failed.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import subprocess
 import time
 
 from bench.installed import TIMEOUT_SECONDS, Failed
-from bench.peers.ground import Ground
+from bench.peers.environment import Environment
 from bench.work import Work
 
-COPIED = "/var/tmp/copied"  # on the disk on which sshgrid works, too
+COPIED = "/var/tmp/copied"  # on the same disk as the working folder of sshgrid
 
 
 class Copying:
-    """`tar` names the one of the two."""
+    """Uses tar if `tar`, else scp."""
 
-    def __init__(self, ground: Ground, *, tar: bool) -> None:
+    def __init__(self, environment: Environment, *, tar: bool) -> None:
         self.name = "tar | ssh" if tar else "scp"
-        self._ground = ground
+        self._environment = environment
         self._tar = tar
 
     def install(self) -> str:
@@ -34,28 +34,28 @@ class Copying:
         return (said.stdout or said.stderr).splitlines()[0].partition(",")[0].removeprefix("tar (GNU tar) ")
 
     def run(self, work: Work) -> float:
-        for host in self._ground.hosts:
-            self._ground.lab[host].run(["sh", "-c", f"rm -rf {COPIED} && mkdir {COPIED}"], user="grid")
+        for host in self._environment.hosts:
+            self._environment.lab[host].run(["sh", "-c", f"rm -rf {COPIED} && mkdir {COPIED}"], user="grid")
         start = time.perf_counter()
         copies = [subprocess.Popen(self._command(work, host), stdin=subprocess.DEVNULL) for host in work.arguments]
         codes = [copy.wait(TIMEOUT_SECONDS) for copy in copies]
         taken = time.perf_counter() - start
-        work.check(self.name, "".join(self._looked(work, host) for host in work.arguments), codes)
+        work.check(self.name, "".join(self._check(work, host) for host in work.arguments), codes)
         return taken
 
     def close(self) -> None:
-        """Nothing of it outlives a run."""
+        """No process to end."""
 
     def _command(self, work: Work, host: str) -> list[str]:
-        if work.cargo is None:
-            raise Failed(f"{self.name} has nothing to copy")
+        if work.data is None:
+            raise Failed(f"{self.name}: the work has no data to copy")
         if not self._tar:
-            return ["scp", "-q", "-r", "-F", str(self._ground.ssh_config), str(work.cargo), f"{host}:{COPIED}"]
-        here = shlex.join(["tar", "-C", str(work.cargo.parent), "-cf", "-", work.cargo.name])
-        return ["sh", "-c", f"{here} | {shlex.join(self._ground.ssh(host, 'tar', '-C', COPIED, '-xf', '-'))}"]
+            return ["scp", "-q", "-r", "-F", str(self._environment.ssh_config), str(work.data), f"{host}:{COPIED}"]
+        here = shlex.join(["tar", "-C", str(work.data.parent), "-cf", "-", work.data.name])
+        return ["sh", "-c", f"{here} | {shlex.join(self._environment.ssh(host, 'tar', '-C', COPIED, '-xf', '-'))}"]
 
-    def _looked(self, work: Work, host: str) -> str:
-        done = self._ground.lab[host].run(
+    def _check(self, work: Work, host: str) -> str:
+        done = self._environment.lab[host].run(
             ["sh", "-c", f"cd {COPIED} && sh -s"], user="grid", stdin=work.program.read_text()
         )
         return done.stdout

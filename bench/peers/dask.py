@@ -1,6 +1,6 @@
-"""Dask's SSHCluster over the hosts: a worker on each, a thread for each slot, a subprocess for each run.
+"""Dask with an SSHCluster: a worker on each host, a thread for each slot, a subprocess for each run.
 
-The scheduler is on the first host, and so is a worker. Refuses to copy files: it runs what is on the hosts.
+The scheduler runs on the first host, beside a worker. It copies no files: the program must be on the hosts.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ import subprocess
 import sys
 import time
 
-from bench.peers.driven import Answers, Driven
-from bench.peers.ground import Ground
+from bench.peers.environment import Environment
+from bench.peers.library_process import Answers, LibraryProcess
 from bench.work import Work
 
 
 class Dask:
     name = "Dask SSHCluster"
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
-        self._driven = Driven(self.name, "bench.peers.dask", ground.home / "dask.log")
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._process = LibraryProcess(self.name, "bench.peers.dask", environment.home / "dask.log")
 
     def install(self) -> str:
-        python = self._ground.pip("dask", "dask[distributed]", "asyncssh")
-        lab = self._ground.lab
+        python = self._environment.pip("dask", "dask[distributed]", "asyncssh")
+        lab = self._environment.lab
         addresses = [host.address for host in lab]
         keys = (str(lab.identity_file), str(lab.known_hosts))
-        return self._driven.start(python, str(self._ground.slots), *keys, *addresses)
+        return self._process.start(python, str(self._environment.slots), *keys, *addresses)
 
     def run(self, work: Work) -> float:
-        return self._driven.run(work)
+        return self._process.run(work)
 
     def close(self) -> None:
-        self._driven.close()
+        self._process.close()
 
 
 def _main(slots: str, key: str, known_hosts: str, *addresses: str) -> None:

@@ -1,6 +1,6 @@
-"""HyperQueue's in-process cluster: its server, and one worker with as many cores as sshgrid has slots in all.
+"""HyperQueue with its in-process cluster: a server, and one worker with as many cores as sshgrid has slots.
 
-It runs on this machine and knows no ssh: an agent would have to be on every host. Refuses to copy files.
+It runs on this machine without ssh, because HyperQueue needs an agent on every host. It copies no files.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from bench.installed import TIMEOUT_SECONDS
-from bench.peers.driven import Answers, Driven
-from bench.peers.ground import Ground
+from bench.peers.environment import Environment
+from bench.peers.library_process import Answers, LibraryProcess
 from bench.work import Work
 
 POLL_SECONDS = 0.005
@@ -21,19 +21,19 @@ POLL_SECONDS = 0.005
 class HyperQueue:
     name = "HyperQueue"
 
-    def __init__(self, ground: Ground) -> None:
-        self._ground = ground
-        self._driven = Driven(self.name, "bench.peers.hyperqueue", ground.home / "hyperqueue.log")
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+        self._process = LibraryProcess(self.name, "bench.peers.hyperqueue", environment.home / "hyperqueue.log")
 
     def install(self) -> str:
-        python = self._ground.pip("hyperqueue", "hyperqueue")
-        return self._driven.start(python, str(self._ground.all_slots))
+        python = self._environment.pip("hyperqueue", "hyperqueue")
+        return self._process.start(python, str(self._environment.all_slots))
 
     def run(self, work: Work) -> float:
-        return self._driven.run(work)
+        return self._process.run(work)
 
     def close(self) -> None:
-        self._driven.close()
+        self._process.close()
 
 
 def _main(cores: str) -> None:
@@ -45,7 +45,7 @@ def _main(cores: str) -> None:
     def run(program: str, arguments: list[str]) -> tuple[float, list[int]]:
         began, job = time.perf_counter(), Job()
         tasks = [job.program([program, word], stdout=None, stderr=None) for word in arguments]
-        # Its own wait looks once a second. A last task, after all others, says it at once.
+        # wait_for_jobs polls once a second; a last task that depends on all others marks the end at once.
         marker = Path(f"ended-{time.monotonic_ns()}").absolute()
         job.program(["touch", str(marker)], stdout=None, stderr=None, deps=tasks)
         submitted = client.submit(job)

@@ -1,6 +1,6 @@
-"""The other tools that the benchmarks compare with, run on the hosts of the lab: one contract for all of them.
+"""One contract for all peers of the benchmark that need no installation, on the hosts of the lab.
 
-Tools that pip or apt must install are checked by `make bench`, which fails where they are missing.
+`make bench` itself tests the peers that pip and apt install.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import pytest
 from bench.installed import Failed
 from bench.peers import Peer
 from bench.peers.copying import Copying
-from bench.peers.ground import Ground
-from bench.peers.limit import Limit
+from bench.peers.environment import Environment
 from bench.peers.parallel import Parallel, Way
+from bench.peers.process_loop import ProcessLoop
 from bench.peers.xargs import Xargs
-from bench.work import carrying, nothing, squares
+from bench.work import squares, transfers, true_runs
 from tests.conftest import lab_is_required
 from tests.lab.hosts import Lab
 
 pytestmark = pytest.mark.lab
-RUNNERS: list[Callable[[Ground], Peer]] = [Limit, Xargs]
+RUNNERS: list[Callable[[Environment], Peer]] = [ProcessLoop, Xargs]
 # Where the lab is required, a missing tool is a failure.
 HAS_PARALLEL = lab_is_required() or bool(shutil.which("parallel") and shutil.which("rsync"))
 if HAS_PARALLEL:
@@ -33,23 +33,25 @@ WAYS: list[Way] = ["compiled in each run", "--basefile", "--transferfile"]
 
 
 @pytest.fixture
-def ground(lab_hosts: Lab, tmp_path: Path) -> Iterator[Ground]:
-    with Ground(lab_hosts, tmp_path / "ground", slots=2) as ground:
-        yield ground
+def environment(lab_hosts: Lab, tmp_path: Path) -> Iterator[Environment]:
+    with Environment(lab_hosts, tmp_path / "environment", slots=2) as environment:
+        yield environment
 
 
 @pytest.mark.parametrize("make", RUNNERS, ids=lambda make: make.__name__)
-def test_a_peer_runs_all_tasks_and_reports_a_failed_one(make: Callable[[Ground], Peer], ground: Ground) -> None:
-    peer = make(ground)
-    assert peer.run(nothing(16)) > 0
+def test_a_peer_runs_all_work_and_raises_for_a_failed_run(
+    make: Callable[[Environment], Peer], environment: Environment
+) -> None:
+    peer = make(environment)
+    assert peer.run(true_runs(16)) > 0
     with pytest.raises(Failed):
-        peer.run(replace(nothing(16), program=Path("/bin/false")))
+        peer.run(replace(true_runs(16), program=Path("/bin/false")))
 
 
-@pytest.mark.skipif(not HAS_PARALLEL, reason="GNU parallel or rsync is missing")
+@pytest.mark.skipif(not HAS_PARALLEL, reason="needs GNU parallel and rsync")
 @pytest.mark.parametrize("way", WAYS)
-def test_parallel_runs_in_each_mode_and_wrong_output_is_detected(way: Way, ground: Ground) -> None:
-    peer, work = Parallel(ground, way), squares(ground.home, "c", 6, 1)
+def test_parallel_compiles_in_each_way(way: Way, environment: Environment) -> None:
+    peer, work = Parallel(environment, way), squares(environment.home, "c", 6, 1)
     assert peer.run(work) > 0
     with pytest.raises(Failed, match="did not print"):
         peer.run(replace(work, lines=(*work.lines[:5], "6 35")))
@@ -57,8 +59,8 @@ def test_parallel_runs_in_each_mode_and_wrong_output_is_detected(way: Way, groun
 
 @pytest.mark.parametrize("tar", [False, True], ids=["scp", "tar"])
 @pytest.mark.parametrize("files", [1, 20])
-def test_copies_arrive_complete_on_every_host(tar: bool, files: int, ground: Ground) -> None:
-    peer, work = Copying(ground, tar=tar), carrying(ground.home, ground.hosts, files, 2048)
+def test_copies_are_complete_on_every_host(tar: bool, files: int, environment: Environment) -> None:
+    peer, work = Copying(environment, tar=tar), transfers(environment.home, environment.hosts, files, 2048)
     assert peer.run(work) > 0
     with pytest.raises(Failed, match="did not print"):
         peer.run(replace(work, lines=("1 1",) * 4))

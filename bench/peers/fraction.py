@@ -1,7 +1,4 @@
-"""A peer that would take minutes: it does one run of so many, and its time counts as many times.
-
-Refuses nothing; its name in the table says what was done.
-"""
+"""Runs only a fraction of the work on a slow peer, and multiplies its time. The name in the table says so."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from bench.peers import Peer
 from bench.work import Work
 
 
-class Share:
+class Fraction:
     def __init__(self, peer: Peer, one_of: int) -> None:
         self.name = f"{peer.name} (1 in {one_of} of them, x {one_of})"
         self._peer = peer

@@ -1,8 +1,7 @@
-"""What many connected hosts cost the master, each with its own connection and a load sample a second.
+"""Measures the load of the master with many nodes, each with a connection and one load sample per second.
 
-200 of them are names for the four sshd of the lab, each with a working folder of its own; 1,000 are played by one
-process. Neither's work is the master's, nor counted. Refuses the figure when a node was not up, or its last sample was
-old.
+200 nodes are names of the four lab hosts, each with its own working folder; 1,000 nodes are simulated by one process.
+The processor time of the hosts does not count. The measurement fails when a node is not up or its last sample is old.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.installed import Failed, Grid
-from bench.standins import USER, standins
+from bench.simulated_hosts import USER, simulated_hosts
 from bench.table import Row, say, spread
 from tests.lab.hosts import Lab
 
@@ -34,22 +33,22 @@ CONNECTED_SECONDS = 120.0
 
 
 def rows(lab: Lab, command: Path, home: Path) -> Iterator[Row]:
-    """200 nodes behind real sshd."""
-    with Grid(command, home, _inventory(_named(lab))) as grid:
+    """The rows for 200 nodes with real sshd."""
+    with Grid(command, home, _inventory(_aliases(lab))) as grid:
         grid.seconds("master", "start")
-        say(f"waiting until {NODES} nodes are up and have proved sh")
+        say(f"waiting until {NODES} nodes are up and their toolchain sh is tested")
         grid.wait_for_toolchains({"sh"}, deadline_seconds=900)
         pid = grid.json("master", "status")["pid"]
         yield _share_row(grid, pid, NODES, MOST_OF_A_CORE)
         yield _memory_row(pid)
-        yield _run_row(grid, home, "on nodes that did not have it")
+        yield _run_row(grid, home, "on nodes without the file")
 
 
-def many_rows(lab: Lab, command: Path, home: Path) -> Iterator[Row]:
-    """1,000 nodes that are played, and the lab's for the runs."""
+def rows_of_1000(lab: Lab, command: Path, home: Path) -> Iterator[Row]:
+    """The rows for 1,000 simulated nodes, with the lab hosts for the runs."""
     home.mkdir()
-    with standins(home / "standins") as port:
-        nodes = {**_played(home / "standins", port), **_real(lab)}
+    with simulated_hosts(home / "simulated") as port:
+        nodes = {**_simulated(home / "simulated", port), **_lab_nodes(lab)}
         with Grid(command, home / "grid", _inventory(nodes)) as grid:
             yield _connect_row(grid)
             pid = grid.json("master", "status")["pid"]
@@ -60,7 +59,7 @@ def many_rows(lab: Lab, command: Path, home: Path) -> Iterator[Row]:
                 "the same: memory of the master", f"{memory:.0f} MiB", "", f"< {MOST_MIB_FOR_MANY} MiB", met, "VmRSS"
             )
             yield _nodes_row(grid)
-            yield _run_row(grid, home, f"on {len(lab.hosts)} real hosts beside them")
+            yield _run_row(grid, home, f"on {len(lab.hosts)} real hosts")
 
 
 # --- rows
@@ -70,7 +69,7 @@ def _share_row(grid: Grid, pid: int, nodes: int, at_most: float) -> Row:
     shares = [_share(grid, pid) for _ in range(WINDOWS)]
     figure = statistics.median(shares)
     return Row(
-        f"master with {nodes:,} nodes, a sample a second each: share of a core",
+        f"master with {nodes:,} nodes, one sample per second each: share of a core",
         f"{figure:.1%}",
         f"{min(shares):.1%}..{max(shares):.1%}",
         f"< {at_most:.0%}",
@@ -95,7 +94,7 @@ def _connect_row(grid: Grid) -> Row:
         time.sleep(0.2)
     taken = time.monotonic() - begin
     what = f"no master, until {MANY_NODES:,} nodes are connected and sampled"
-    return Row(what, f"{taken:.1f} s", "", note="the other ends share the processors")
+    return Row(what, f"{taken:.1f} s", "", note="the hosts use the same processors")
 
 
 def _nodes_row(grid: Grid) -> Row:
@@ -126,7 +125,7 @@ def _inventory(nodes: dict[str, dict[str, object]]) -> str:
     return "\n".join(("version: 1", "nodes:", *(f"  {name}: {json.dumps(node)}" for name, node in nodes.items()), ""))
 
 
-def _named(lab: Lab) -> dict[str, dict[str, object]]:
+def _aliases(lab: Lab) -> dict[str, dict[str, object]]:
     hosts = list(lab)
     return {
         f"n{number:03d}": {
@@ -138,7 +137,7 @@ def _named(lab: Lab) -> dict[str, dict[str, object]]:
     }
 
 
-def _real(lab: Lab) -> dict[str, dict[str, object]]:
+def _lab_nodes(lab: Lab) -> dict[str, dict[str, object]]:
     return {host.name: {"host": host.address, **_login(lab)} for host in lab}
 
 
@@ -151,8 +150,8 @@ def _login(lab: Lab) -> dict[str, object]:
     }
 
 
-def _played(folder: Path, port: int) -> dict[str, dict[str, object]]:
-    """Each at an address of its own, as not many at a time knock at one."""
+def _simulated(folder: Path, port: int) -> dict[str, dict[str, object]]:
+    """Nodes with different addresses, because the master limits the connections that it opens to one address."""
     return {
         f"p{number:04d}": {
             "host": f"127.1.{number // 250}.{number % 250 + 1}",

@@ -1,6 +1,7 @@
-"""Sides that do the same work in turn, A B C B C A, and how long each took.
+"""A comparison of tools that do the same work in turn (A B C, then B C A), with the time of each.
 
-A side that fails is out for good, and why is kept for its line of the table. Refuses to leave processes behind.
+A tool that fails is excluded from then on, and the reason is kept for its row of the table. All tools are closed at the
+end.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from bench.work import Work
 from tests.lab.machine import LabError
 
 
-class Meeting:
-    """A context manager: inside, every side is installed or out."""
+class Comparison:
+    """A context manager that installs all sides and closes them. `failures` has the reason of each excluded side."""
 
     def __init__(self, sides: Sequence[Peer]) -> None:
         self._sides = list(sides)
         self.versions = dict[Peer, str]()
         self.seconds: dict[Peer, list[float]] = {side: [] for side in sides}
-        self.out = dict[Peer, str]()
+        self.failures = dict[Peer, str]()
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -44,23 +45,23 @@ class Meeting:
             self._try(side, lambda side: _measured(side, work))
 
     def round(self, work: Work) -> None:
-        """Everybody once; who was first is last in the next round, as a disk gets slower while it is used."""
+        """Measure every side once. The first side is the last one in the next round, as a disk gets slower with use."""
         for side in self._sides:
             self._try(side, lambda side: self.seconds[side].append(_measured(side, work)))
         self._sides.append(self._sides.pop(0))
 
     def _try(self, side: Peer, step: Callable[[Peer], float | None]) -> None:
-        if side in self.out:
+        if side in self.failures:
             return
         try:
             step(side)
         except (Failed, LabError, OSError, subprocess.SubprocessError) as error:
-            say(f"error: {side.name} is out: {error}")
-            self.out[side] = str(error)
+            say(f"error: {side.name} is excluded: {error}")
+            self.failures[side] = str(error)
 
 
 def _measured(side: Peer, work: Work) -> float:
-    # What the one before has written must not reach the disk in the next one's time.
+    # The data that the previous side has written must not be flushed during this measurement.
     os.sync()
     seconds = rested(lambda: side.run(work))
     say(f"{side.name}: {len(work.arguments)} x {work.program.name} in {seconds:.2f} s")

@@ -1,7 +1,7 @@
-"""A peer that is a Python library: it lives in a process of its own Python, and is asked for runs over a pipe.
+"""Runs a peer that is a Python library in a process of its own Python; runs are requested over a pipe.
 
-Its library's start, and that of its services, are not measured; what is, is measured in that process. Refuses to wait
-for ever.
+The start of the library and of its services is not measured. That process measures the runs itself. All waits have a
+timeout.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from bench.installed import ROOT, TIMEOUT_SECONDS, Failed
 from bench.work import Work
 
 START_SECONDS = 120.0
-# Of the program with each of these arguments: seconds, and the code of each run.
+# (program, arguments) -> (seconds, the exit code of each run)
 Run = Callable[[str, list[str]], tuple[float, list[int]]]
 
 
-class Driven:
-    """The near end; `module` is one of ours that serves Answers."""
+class LibraryProcess:
+    """The client side. `module` is a module of this package that serves Answers."""
 
     def __init__(self, name: str, module: str, log: Path) -> None:
         self._name = name
@@ -33,7 +33,7 @@ class Driven:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self, python: Path, *words: str) -> str:
-        """Its version, as soon as it is ready to run something."""
+        """Start the process; returns the version of the library when it is ready."""
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
                 [str(python), "-m", self._module, *words],
@@ -44,7 +44,7 @@ class Driven:
 
     def run(self, work: Work) -> float:
         if self._process is None or self._process.stdin is None:
-            raise Failed(f"{self._name} is not there")
+            raise Failed(f"{self._name} has not started")
         self._process.stdin.write(json.dumps([str(work.program), work.arguments]) + "\n")
         self._process.stdin.flush()
         answer = self._answer(TIMEOUT_SECONDS)
@@ -57,29 +57,29 @@ class Driven:
 
     def _answer(self, seconds: float) -> Any:
         if self._process is None or self._process.stdout is None:
-            raise Failed(f"{self._name} is not there")
+            raise Failed(f"{self._name} has not started")
         ready, _, _ = select.select([self._process.stdout], [], [], seconds)
         line = self._process.stdout.readline() if ready else ""
         if not line:
-            raise Failed(f"{self._name}: no answer; it said {self._log.read_text()[-500:]!r}")
+            raise Failed(f"{self._name}: no answer; its log: {self._log.read_text()[-500:]!r}")
         return json.loads(line)
 
 
 class Answers:
-    """The far end. Made before the library is used, which may print what it likes: its stdout goes to the log then."""
+    """The server side. Create it before the library is imported: later output on stdout goes to the log."""
 
     def __init__(self) -> None:
         self._stream = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
     def serve(self, version: str, run: Run) -> None:
-        """Says that it is ready, then answers until its stdin ends."""
-        self._say({"version": version})
+        """Send the version, then answer requests until the end of stdin."""
+        self._send({"version": version})
         for line in sys.stdin:
             program, arguments = json.loads(line)
             seconds, codes = run(program, arguments)
-            self._say({"seconds": seconds, "codes": codes})
+            self._send({"seconds": seconds, "codes": codes})
 
-    def _say(self, answer: dict[str, object]) -> None:
+    def _send(self, answer: dict[str, object]) -> None:
         self._stream.write(json.dumps(answer) + "\n")
         self._stream.flush()

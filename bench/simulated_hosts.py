@@ -1,8 +1,8 @@
-"""Hosts that are only played: one process that answers any number of SSH connections, with a load sample a second each.
+"""Simulates any number of SSH hosts in one process, each with a load sample per second.
 
-Real hosts by the thousand would need a room full of machines. The SSH is real, and so is what is said: a shell of this
-machine answers the first contact, and that answer is given to all. `python -m bench.standins FOLDER` prints its port,
-and ends with its standard input. Refuses to run anything but that first contact.
+The SSH connections are real. The output of the first contact is real too: a shell of this machine runs it once, and all
+hosts give that answer. No other command runs. `python -m bench.simulated_hosts FOLDER` prints its port and ends at the
+end of its standard input.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _ANSWER = re.compile(rb"\n\}\nprintf '\\n%s %s\\n' (\S+) \$\?\n$")
 
 
 @contextlib.contextmanager
-def standins(folder: Path) -> Iterator[int]:
-    """The port on which they listen, at every address of loopback; `folder` gets `id_ed25519` and `known_hosts`."""
+def simulated_hosts(folder: Path) -> Iterator[int]:
+    """Start the hosts; yields their port on all loopback addresses. Writes `id_ed25519` and `known_hosts`."""
     folder.mkdir()
-    command = [sys.executable, "-m", "bench.standins", str(folder)]
+    command = [sys.executable, "-m", "bench.simulated_hosts", str(folder)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -43,12 +43,12 @@ def standins(folder: Path) -> Iterator[int]:
 
 
 class _Shell(asyncssh.SSHServerSession[bytes]):
-    """What `exec /bin/sh` is on a stand-in: answers every question at once, and samples when it is told to."""
+    """The session of `exec /bin/sh`: it answers every command at once, and sends samples on request."""
 
     contact = b""
 
     def __init__(self) -> None:
-        self._said = b""
+        self._received = b""
         self._sampling: asyncio.TimerHandle | None = None
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
@@ -58,23 +58,23 @@ class _Shell(asyncssh.SSHServerSession[bytes]):
         return command == "exec /bin/sh"
 
     def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
-        self._said += data
-        if question := _ANSWER.search(self._said):
-            mark, said = question[1], self._said[: question.start()]
-            self._channel.write(b"\n%s\n%s\n%s 0\n" % (mark, self._answer(said), mark))
-        elif greeting := _GREETING.search(self._said):
+        self._received += data
+        if question := _ANSWER.search(self._received):
+            mark, script = question[1], self._received[: question.start()]
+            self._channel.write(b"\n%s\n%s\n%s 0\n" % (mark, self._answer(script), mark))
+        elif greeting := _GREETING.search(self._received):
             self._channel.write(b"\n%s\n" % greeting[1])
-        elif self._said.endswith(b"\nsampler\n"):
+        elif self._received.endswith(b"\nsampler\n"):
             self._sample(asyncio.get_running_loop().time(), 0)
         else:
             return
-        self._said = b""
+        self._received = b""
 
-    def _answer(self, said: bytes) -> bytes:
-        if b"\nfind_tools() {" not in said:
+    def _answer(self, commands: bytes) -> bytes:
+        if b"\nfind_tools() {" not in commands:
             return b""
         if not _Shell.contact:
-            script = said.partition(b"\n")[2]
+            script = commands.partition(b"\n")[2]
             _Shell.contact = subprocess.run(["/bin/sh"], input=script, capture_output=True, check=True).stdout
         return _Shell.contact
 
@@ -88,8 +88,8 @@ class _Shell(asyncssh.SSHServerSession[bytes]):
             self._sampling.cancel()
 
 
-def _as_sshd_does() -> None:
-    """asyncssh sends an empty packet before every other one; no sshd does, and the master would pay for it."""
+def _send_no_empty_packets() -> None:
+    """Patch asyncssh, which sends an empty packet before every other one, as sshd does not."""
     send = asyncssh.SSHServerConnection.send_packet
 
     def send_packet(self: Any, pkttype: int, *args: bytes, **more: Any) -> None:
@@ -123,9 +123,9 @@ async def _serve(folder: Path) -> None:
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
-    os._exit(0)  # the goodbyes of a thousand connections are nobody's business
+    os._exit(0)  # closing a thousand connections properly would take seconds
 
 
 if __name__ == "__main__":
-    _as_sshd_does()
+    _send_no_empty_packets()
     asyncio.run(_serve(Path(sys.argv[1])))

@@ -1,6 +1,6 @@
-"""Where the peers work: the hosts with an open ssh connection to each, and folders, one of which the hosts see, too.
+"""The environment of the peers: the hosts with an open ssh connection to each, a folder, and a folder that hosts share.
 
-Packages come from apt and pip as they are set up on this machine. Refuses nothing; what cannot be installed is Failed.
+Packages are installed with apt and pip as configured on this machine. A package that cannot be installed raises Failed.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Self
 from bench.installed import Failed
 from tests.lab.hosts import Lab
 
-# A lab host has its own /tmp, /home and /root; what lies here it sees as this machine does.
+# A lab host has its own /tmp, /home and /root, but sees this folder of the machine.
 SHARED = Path("/var/lib")
 PYTHON = "/usr/bin/python3"  # the hosts have no other
 INSTALL_SECONDS = 600
 
 
-class Ground:
-    """A context manager: the connections are open inside."""
+class Environment:
+    """A context manager that opens and closes the connections."""
 
     def __init__(self, lab: Lab, home: Path, slots: int) -> None:
         self.lab = lab
         self.hosts = tuple(lab.hosts)
         self.home = home
-        self.slots = slots  # runs at once on each host, for everybody
+        self.slots = slots  # parallel runs on each host, the same for all peers
         self.ssh_config = home / "ssh_config"
 
     def __enter__(self) -> Self:
@@ -56,22 +56,22 @@ class Ground:
         return ["ssh", "-F", str(self.ssh_config), *words]
 
     def open(self, host: str) -> None:
-        """Open the connection that later ones share."""
+        """Open the connection that later commands use."""
         subprocess.run(self.ssh("-MNf", host), check=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     # --- packages
 
     def apt(self, **packages: str) -> None:
-        """Install the packages whose command is not there: apt(rsync="rsync")."""
-        lacking = [package for command, package in packages.items() if not shutil.which(command)]
-        if lacking:
+        """Install the packages whose command is missing: apt(rsync="rsync")."""
+        missing = [package for command, package in packages.items() if not shutil.which(command)]
+        if missing:
             environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-            _install(["apt-get", "-q", "-y", "install", "--no-install-recommends", *lacking], environment)
+            _install(["apt-get", "-q", "-y", "install", "--no-install-recommends", *missing], environment)
 
     def pip(self, name: str, *packages: str) -> Path:
-        """A Python with these packages, that the hosts can start, too."""
+        """A Python with these packages in the shared folder, which the hosts can start."""
         folder = self.shared / name
-        # Not every Python here brings pip along; ours installs for it.
+        # That Python may have no pip, so this one installs into it.
         _install([PYTHON, "-m", "venv", "--without-pip", str(folder)])
         python = folder / "bin/python"
         _install([sys.executable, "-m", "pip", "--python", str(python), "install", "-q", *packages])
