@@ -1,4 +1,4 @@
-"""One compile for the whole grid, over real hosts: a compiler that keeps a ledger on each host, and can be held up."""
+"""Builds that nodes share, on real hosts, with a compiler that records its calls and that tests can block."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.whole.grid import CommandResult, Grid, RunningCommand, wait_for_value
 pytestmark = pytest.mark.lab
 
 TOOL = "/home/grid/.local/bin/lgcc"
-# Notes what it compiles, does nothing while the hold is there, and with a loader of the host's own makes programs that
-# no other host can start.
+# Records what it compiles, and waits while /tmp/hold exists. If /home/grid/ld.so exists, programs use it as their
+# loader and start on no other host.
 LGCC = """#!/bin/sh
 echo "$*" >>/home/grid/ledger
 case $* in *--version*) ;; *) while [ -e /tmp/hold ]; do sleep 0.05; done ;; esac
@@ -30,7 +30,7 @@ PROGRAM = '#include <stdio.h>\nint main(int n, char **a) { printf("%s %d\\n", a[
 
 
 def install_compiler(host: LabHost, text: str = LGCC) -> None:
-    """The same on all hosts, to the byte and the second: as of one package."""
+    """Install the compiler with the same content and time on each host, as a package does."""
     script = f"mkdir -p {TOOL.rpartition('/')[0]} && cat >{TOOL}.new && chmod 755 {TOOL}.new"
     script += f" && touch -d 2020-01-01T12:00:00 {TOOL}.new && mv {TOOL}.new {TOOL}"
     host.run(["sh", "-c", script], user="grid", stdin=text)
@@ -46,7 +46,7 @@ def compiler_in_inventory(module_grid: Grid) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def proved_compilers(grid: Grid, hosts: Lab, compiler_in_inventory: None) -> None:
-    """Each host has the compiler (a /home does not outlive a reboot), and it is proved."""
+    """Install the compiler where it is missing (/home is lost at a reboot), and run one program on each host."""
     for host in hosts:
         host.run(["rm", "-f", "/tmp/hold"])
         if host.run(["cat", TOOL], check=False).stdout != LGCC:
@@ -77,18 +77,18 @@ def compilations(lab: Lab, source: str) -> dict[str, int]:
 
 
 def start_on(grid: Grid, stack: ExitStack, source: str, *names: str) -> dict[str, RunningCommand]:
-    """The same program on these hosts; each waits for a build when this returns."""
+    """Start the same program on these hosts, and wait until each is in the phase `compiling`."""
     clients = {name: stack.enter_context(grid.start("run", "--on", f"{name},{name}", source, name)) for name in names}
     wait_for_value(
         lambda: [job["phase"] for job in grid("--json", "ps").json["jobs"]],
         lambda phases: phases.count("compiling") == len(names),
-        "everybody to wait for the build",
+        "all jobs to compile",
     )
     return clients
 
 
 def attempts(grid: Grid, count: int) -> list[dict[str, Any]]:
-    """The last attempts of the last jobs."""
+    """The last attempt of each of the last `count` jobs."""
     jobs = grid("--json", "ps", "-a").json["jobs"][-count:]
     return [grid.info(job["id"])["attempts"][-1] for job in jobs]
 
@@ -115,7 +115,7 @@ def test_a_second_host_uses_the_build_of_the_first(grid: Grid, hosts: Lab) -> No
     assert grid("run", "--on", "h2", "later.c", "y") == (0, b"y 2\n", "")
     assert grid.last_job()["attempts"][0]["compiled"] is False
     assert compilations(hosts, "later.c") == {"h1": 1}
-    # A person has changed the file: that is another program.
+    # A changed file is another program.
     grid.write("later.c", PROGRAM.replace("NUMBER", "22"))
     assert grid("run", "--on", "h2", "later.c", "y").out == b"y 22\n"
     assert compilations(hosts, "later.c") == {"h1": 1, "h2": 1}
@@ -133,7 +133,7 @@ def test_a_compile_error_ends_four_waiting_runs_after_one_compilation(grid: Grid
     assert all("wrong.c:1" in end.err and "nothing" in end.err for end in ends), ends
     assert sum(compilations(hosts, "wrong.c").values()) == 1
     assert grid("run", "--on", "h2", "wrong.c").code == ends[0].code
-    assert sum(compilations(hosts, "wrong.c").values()) == 2, "what failed is not remembered"
+    assert sum(compilations(hosts, "wrong.c").values()) == 2, "a failed compilation is not kept"
 
 
 def test_when_the_compiling_host_loses_power_another_one_compiles(grid: Grid, hosts: Lab) -> None:
@@ -142,18 +142,18 @@ def test_when_the_compiling_host_loses_power_another_one_compiles(grid: Grid, ho
     with ExitStack() as stack:
         clients = {
             n: stack.enter_context(grid.start("run", "lost.c", f"job{n}")) for n in range(4)
-        }  # anywhere: the lost one has to move
+        }  # on any node: the job of the lost one must move
         wait_for_value(
             lambda: [job["phase"] for job in grid("--json", "ps").json["jobs"]],
             lambda phases: phases.count("compiling") == 4,
-            "everybody to wait",
+            "all jobs to compile",
         )
         builder = next(iter(wait_for_value(lambda: compilations(hosts, "lost.c"), bool, "a compiler to begin")))
         hosts[builder].power_off()
         release_compilers(hosts)
         ends = [client.result(60) for client in clients.values()]
     assert [(end.code, end.out) for end in ends] == [(0, f"job{n} 3\n".encode()) for n in range(4)], ends
-    assert sum(compilations(hosts, "lost.c").values()) == 1, "one more, on one of those that are left"
+    assert sum(compilations(hosts, "lost.c").values()) == 1, "compiled once more, on another host"
 
 
 def test_a_host_with_a_different_compiler_compiles_for_itself(grid: Grid, hosts: Lab) -> None:
@@ -180,7 +180,7 @@ def test_a_node_with_shared_builds_false_compiles_for_itself(grid: Grid, hosts: 
     before = grid.inventory.read_text()
     try:
         grid.write_inventory(ROW, fields={"h2": {"shared_builds": False}})
-        wait_until(lambda: "shared_builds" in grid("inventory", "show").text, "the inventory to be taken up")
+        wait_until(lambda: "shared_builds" in grid("inventory", "show").text, "the master to use the new inventory")
         for host in ("h1", "h2", "h3"):
             assert grid("run", "--on", host, "out.c", "x").out == b"x 6\n"
         assert compilations(hosts, "out.c") == {"h1": 1, "h2": 1}
@@ -192,7 +192,7 @@ def test_verify_build_compiles_again_where_the_smoke_test_fails(grid: Grid, host
     hosts["h1"].run(["sh", "-c", OWN_LOADER], user="grid")
     grid.write("foreign.c", PROGRAM.replace("NUMBER", "7"))
     assert grid("run", "--on", "h1", "foreign.c", "x").out == b"x 7\n"
-    assert grid("run", "--on", "h2", "foreign.c", "x").code == 127, "its loader is not there"
+    assert grid("run", "--on", "h2", "foreign.c", "x").code == 127, "its loader is missing"
     for name in ("h1", "h2", "h3"):
         done = grid("run", "--verify-build", "--on", name, "foreign.c", name)
         assert (done.code, done.out) == (0, f"{name} 7\n".encode())

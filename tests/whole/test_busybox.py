@@ -1,4 +1,4 @@
-"""A host that has dropbear and busybox and nothing else: no bash, no SFTP, no Python."""
+"""A host that has only dropbear and busybox: no bash, no SFTP, no Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.lab
 
 @pytest.fixture
 def busybox_grid(busybox_lab: Lab, busybox_host: LabHost, tmp_path: Path) -> Iterator[Grid]:
-    """A grid of the one small host."""
+    """A grid whose only node is the busybox host."""
     grid = Grid(busybox_lab, tmp_path)
     yield grid
     grid.check()
@@ -54,7 +54,7 @@ def expected_error(grid: Grid) -> str:
 def test_A19_an_unknown_server_with_one_type_of_host_key_is_accepted_with_accept_new(
     busybox_grid: Grid, busybox_lab: Lab, busybox_host: LabHost
 ) -> None:
-    """dropbear's child dies when it is asked for a key of another kind, as for a host that nobody knows yet."""
+    """The process of dropbear ends when a client offers only other key types, as for an unknown host."""
     grid = busybox_grid
     keys = busybox_lab.known_hosts.read_text()
     busybox_lab.known_hosts.write_text("")

@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: a minute of torture, and nothing is lost. SSHGRID_CHAOS_SEED replays another seed."""
+"""The short form of `make chaos`: faults for 35 seconds, and no job is lost. SSHGRID_CHAOS_SEED sets another seed."""
 
 from __future__ import annotations
 

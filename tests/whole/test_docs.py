@@ -1,8 +1,9 @@
-"""The manual says what is so: its examples are run, its links resolve, its references are made from the code.
+"""The manual is true: its examples run, its links have targets, and its reference pages are generated from the code.
 
-A ```console block is a session in a folder with the examples and the shipped inventory: each `$ ` line is typed, what
-follows is what it must print. `...` stands for anything; times, sizes and other measured figures, the user's name and
-which of the two local nodes it was may differ. `<!-- file: NAME -->` names the block below it, or holds a file itself.
+A ```console block is a session in a folder with the examples and the shipped inventory: each line after `$ ` is typed,
+and the following lines are the expected output. `...` matches any text. Times, sizes and other measured figures, the
+name of the user and the choice between the two local nodes are ignored. `<!-- file: NAME -->` names the block below it,
+or contains a file.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ reference = _extension()
 
 
 class Step(NamedTuple):
-    """One command of a session and what it must print."""
+    """One command of a session and its expected output."""
 
     command: str
     expected: str
@@ -66,13 +67,13 @@ _NEEDS = re.compile(r"^<!-- needs: (.*) -->$", re.MULTILINE)
 
 
 def files_on(text: str) -> dict[str, str]:
-    """The files that a page shows or brings along."""
+    """The files that a page shows or contains in comments."""
     shown = {found["file"]: found["body"] for found in _FENCED.finditer(text) if found["file"]}
     return shown | {found["file"]: found["body"] for found in _HIDDEN.finditer(text)}
 
 
 def steps_on(text: str) -> list[Step]:
-    """Every command of the page's console blocks, in order."""
+    """All commands in the console blocks of a page, in order."""
     steps = []
     for block in _FENCED.finditer(text):
         if block["kind"] == "console":
@@ -83,7 +84,7 @@ def steps_on(text: str) -> list[Step]:
 
 
 class Shell:
-    """One bash for a whole page, as the reader has one: variables and `$?` live on."""
+    """One bash for a whole page: variables and `$?` are kept from command to command."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -110,7 +111,7 @@ class Shell:
         self.type("_again() { return $_last; }")
 
     def type(self, command: str) -> str:
-        """What it printed, on stdout and stderr."""
+        """Run a command; returns its stdout and stderr."""
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
         mark = f"==={uuid.uuid4().hex}==="
@@ -130,7 +131,7 @@ class Shell:
         pytest.fail(f"the shell ended in: {command}\n{''.join(lines)}")
 
     def close(self) -> None:
-        """No master may outlive its page."""
+        """Stop the master and the shell."""
         self.type("for i in *.yaml; do sshgrid -i $i master stop >/dev/null 2>&1; done")
         assert self._bash.stdin is not None
         assert self._bash.stdout is not None
@@ -149,7 +150,7 @@ _FIGURES = (
 
 
 def comparable(text: str, folder: Path | None = None) -> str:
-    """The text without what differs from run to run and from machine to machine."""
+    """The text with everything replaced that differs between runs or machines."""
     if folder is not None:
         text = text.replace(str(folder), "...")
         text = re.sub(rf"\b{re.escape(getpass.getuser())}\b", "ana", text)
@@ -160,7 +161,7 @@ def comparable(text: str, folder: Path | None = None) -> str:
 
 
 def matches(printed: str, expected: str) -> bool:
-    """Is it what the page shows? A line `...` is any lines, `...` within a line is anything in it."""
+    """Whether the output is what the page shows. A line `...` matches any lines, `...` in a line any text."""
     pattern = re.escape(expected).replace(re.escape("..."), "…")
     pattern = re.sub(r"(^|(?<=\n))…(\\?\n|$)", lambda _: r"(?:.*(?:\n|$))*?", pattern)
     return re.fullmatch(pattern.replace("…", ".*"), printed) is not None
@@ -171,7 +172,7 @@ _SESSIONS = [page for page in ALL if steps_on(page.read_text(encoding="utf-8"))]
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
-    """A shell in a folder like a clone's."""
+    """A shell in a folder with the examples and the inventory of a clone."""
     found = Shell(tmp_path / "g")
     yield found
     found.close()
@@ -220,7 +221,7 @@ def test_measured_figures_are_ignored_and_results_are_compared() -> None:
     assert comparable("exit 3") != comparable("exit 4")
 
 
-# --- what is made from the code ---------------------------------------------------------------------------------------
+# --- generated pages -------------------------------------------------------------------------------------------------
 
 
 def test_the_module_map_lists_exactly_the_modules() -> None:
@@ -335,7 +336,7 @@ def test_every_page_and_every_decision_is_reachable_from_the_index() -> None:
 
 
 def _anchor(heading: str) -> str:
-    """As GitHub and MyST make them."""
+    """The anchor of a heading, as GitHub and MyST build it."""
     words = re.sub(r"[^\w\- ]", "", re.sub(r"[`*]", "", heading).strip().lower())
     return words.replace(" ", "-")
 
@@ -374,7 +375,7 @@ def test_the_manual_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 def _longest_words(message: str) -> str:
-    """What of a message is always the same: its longest run of small words."""
+    """The longest run of lower-case words of a message, which contains no variable part."""
     return str(max(re.findall(r"[a-z' ]+", message), key=len)).strip()
 
 
@@ -388,24 +389,24 @@ def test_the_messages_that_troubleshooting_explains_are_in_the_code() -> None:
     assert [message for message in messages if (_longest_words(message) or message) not in code] == []
 
 
-# --- the code speaks for itself ---------------------------------------------------------------------------------------
+# --- docstrings -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_and_public_functions_and_classes_have_docstrings(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    assert not text.strip() or ast.get_docstring(tree), "a module says what it is for"
+    assert not text.strip() or ast.get_docstring(tree), "the module has no docstring"
     described = ast.get_docstring(tree) or ""
     if path.name == "contract.py":
-        return  # its functions are named as the sentences that they check
+        return  # the names of its functions say what they check
     silent = [
         node.name
         for node in tree.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
         and not node.name.startswith("_")
         and not ast.get_docstring(node)
-        # errors.py describes its tree where it can be seen as one.
+        # errors.py describes its classes in the docstring of the module.
         and not re.search(rf"^ +{node.name}\b", described, re.MULTILINE)
     ]
     assert silent == []

@@ -1,4 +1,4 @@
-"""Faults of the road, the server and the node that no other module has: each is done to real hosts, and costs nothing.
+"""Faults of the network, the SSH server and the node, caused on real hosts: each job still gets its result.
 
 The table of all faults is docs/faults.md.
 """
@@ -26,20 +26,20 @@ HALVES, OUTPUT = halves(100), output_of_halves(100)
 
 @pytest.fixture(scope="module", autouse=True)
 def short_patience(module_grid: Grid) -> None:
-    """Nobody has to wait ten seconds for a host to be given up here."""
+    """Give up a silent host after 8 seconds, not 10."""
     module_grid.write_inventory(IMPATIENT)
 
 
 @pytest.fixture
 def inventory(grid: Grid) -> Iterator[Path]:
-    """The inventory, which a test may change: it is as it was afterwards."""
+    """The inventory file, which is restored after the test."""
     before = grid.inventory.read_text()
     yield grid.inventory
     grid.inventory.write_text(before)
 
 
 def start_waiting_job(grid: Grid, gate: str, *options: str) -> tuple[str, LabHost]:
-    """A job that waits for the gate, and its host."""
+    """Start a job that waits for the gate; returns its ID and its host."""
     grid.write("halves.py", HALVES)
     job = grid.detach(*options, "halves.py", gate)
     with grid.start("logs", "-f", job) as logs:
@@ -48,14 +48,14 @@ def start_waiting_job(grid: Grid, gate: str, *options: str) -> tuple[str, LabHos
 
 
 def peak_memory_bytes(pid: int) -> int:
-    """The most memory that a process has had, in bytes."""
+    """The peak of the resident memory of a process, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
 
 
-# --- the road and the server ------------------------------------------------------------------------------------------
+# --- network and SSH server -------------------------------------------------------------------------------------------
 
-# Each attempt says when it lives, on its host's disk; only the first one goes on until somebody ends it.
+# Each attempt writes its number and the time to the disk of its host; only the first one continues until it is killed.
 TICKS = """import os, time
 attempt = os.environ["SSHGRID_ATTEMPT"]
 with open("/var/tmp/ticks", "a") as file:
@@ -68,7 +68,7 @@ with open("/var/tmp/ticks", "a") as file:
 
 
 def times_alive(lab: Lab) -> dict[str, list[float]]:
-    """When each attempt was alive. All hosts of a lab have one clock."""
+    """The times that each attempt has written. All hosts of a lab have the same clock."""
     found: dict[str, list[float]] = {}
     for host in lab:
         path = host.disk_path("/var/tmp/ticks")
@@ -132,7 +132,7 @@ def test_F29_24_nodes_on_one_server_all_connect(grid: Grid, hosts: Lab, inventor
 def test_F30_interactive_runs_over_the_channel_limit_are_refused_and_the_others_run(
     grid: Grid, hosts: Lab, gate: str, inventory: Path
 ) -> None:
-    """sshd allows ten on a connection: who comes too late is told so, and nobody else is disturbed."""
+    """sshd allows ten channels on a connection."""
     grid.write_inventory(IMPATIENT, fields={"h1": {"slots": 20}})
     grid.wait_until_up()
     grid.write("halves.py", HALVES)
@@ -140,7 +140,7 @@ def test_F30_interactive_runs_over_the_channel_limit_are_refused_and_the_others_
         clients = [stack.enter_context(grid.start("run", "-I", "--on", "h1", "halves.py", gate)) for _ in range(9)]
         wait_until(
             lambda: all(b"first 99\n" in client.out or client.process.poll() is not None for client in clients),
-            "all to have begun or been refused",
+            "all runs to have begun or to be refused",
             20,
             lambda: [(client.out[-20:], client.err) for client in clients],
         )
@@ -186,7 +186,7 @@ def test_F26_F27_100_MB_for_a_stopped_client_do_not_fill_the_memory_of_the_maste
 
 
 def test_F36_hosts_that_share_a_working_folder_keep_the_runs_of_each_other(grid: Grid, hosts: Lab, gate: str) -> None:
-    """As with a home on NFS: two machines, two boots, one folder."""
+    """As with a home on NFS: two machines with different boot IDs and one folder."""
     shared = hosts["h1"].disk_path("/var/tmp")
     hosts["h2"].run(["mount", "--bind", str(shared), "/var/tmp"])
     hosts["h2"].reset_sessions()

@@ -1,4 +1,4 @@
-"""Files that travel with a run, and come back: over real SSH hosts, one of them with nothing but busybox."""
+"""Files that are sent with a run and fetched after it, on real SSH hosts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.whole.grid import Grid, wait_until
 
 pytestmark = pytest.mark.lab
 
-# What lies in the run's folder: every file with its mode and the first digits of its digest.
+# Lists the files in the folder of the run with mode and the first digits of the digest.
 LIST = """cd . && find . -type f | LC_ALL=C sort | while IFS= read -r f; do
   m=-; [ ! -x "$f" ] || m=x
   printf '%s %s %s\\n' "$f" "$m" "$(sha256sum <"$f" | cut -c 1-8)"
@@ -62,7 +62,7 @@ exit ${1-0}
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    """Every plain file below."""
+    """The content of each regular file below a folder, by its path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
@@ -207,12 +207,12 @@ def test_F7_an_interrupted_upload_sends_only_the_rest_and_reports_progress(
         return int(hosts["h1"].run(["sh", "-c", f"stat -c %s {part} 2>/dev/null || echo 0"]).stdout)
 
     with grid.start("--json", "run", "--on", "h1", "--with", "big", "sum.sh") as running:
-        wait_until(lambda: bytes_received() > BIG_BYTES // 4, "a part of it to be there")
+        wait_until(lambda: bytes_received() > BIG_BYTES // 4, "a part of the file to be received")
         hosts["h1"].reset_sessions()
         left = bytes_received()
         done = running.result()
     assert done.code == 0
-    assert 0 < left < BIG_BYTES, "cut too late"
+    assert 0 < left < BIG_BYTES, "the upload was complete before the reset"
     attempts = grid.last_job()["attempts"]
     sent = sum(attempt["uploaded_bytes"] for attempt in attempts)
     assert len(attempts) == 2
@@ -235,4 +235,4 @@ def test_a_large_file_is_sent_once_per_node_and_again_after_a_run_has_changed_it
         printed.append(done.text)
         sent.append(grid.last_job()["attempts"][0]["uploaded_bytes"] > 30_000_000)
     assert len(set(printed)) == 1
-    assert sent == [True, False, False, True], "what a program has written into is sent anew"
+    assert sent == [True, False, False, True], "sent again only after a program has changed it"

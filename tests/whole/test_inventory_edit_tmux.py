@@ -1,4 +1,4 @@
-"""`sshgrid inventory edit` at a real terminal: errors are shown at once, and the person may mend them."""
+"""`sshgrid inventory edit` at a real terminal: errors are shown at once, and the user can edit again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.whole.grid import LocalGrid
 from tests.whole.tmux import Tmux
 
-# What it is given becomes the next of these versions.
+# Replaces the content of the file with the next version.
 EDITOR = """#!/bin/sh
 number=$(ls version.* | head -n 1)
 cat "$number" >"$1"

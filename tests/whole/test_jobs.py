@@ -1,4 +1,4 @@
-"""Jobs that go on: leaving and coming back, Ctrl-C, signals, the terminal, and what is known of them afterwards."""
+"""Jobs over their lifetime: detach and attach, Ctrl-C, signals, the terminal, limits and the environment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.whole.samples import FOREVER, WAIT_FOR_GATE
 
 pytestmark = pytest.mark.lab
 
-# Says when it has begun, and goes on when its file `go` is there (the account's home is the host's own).
+# Prints a line, waits for the file of its argument, prints another line and exits with 7.
 GATED = f"""import os, sys, time
 gate = sys.argv[1]
 print("first", flush=True)
@@ -28,7 +28,7 @@ sys.exit(7)
 """
 
 
-# --- leaving and coming back ------------------------------------------------------------------------------------------
+# --- detach and attach ------------------------------------------------------------------------------------------------
 
 
 def test_a_detached_job_can_be_waited_for_followed_and_removed(grid: Grid, gate: str) -> None:
@@ -133,7 +133,7 @@ def test_ctrl_c_ends_the_job_and_exits_with_130(grid: Grid) -> None:
         began = time.monotonic()
         client.interrupt()
         assert client.result().code == 130
-    assert time.monotonic() - began < 5  # Python takes INT for an answer
+    assert time.monotonic() - began < 5  # no second signal was needed: Python ends on INT
     job = grid.last_job()
     assert (job["state"], job["exit_status"]) == ("CANCELLED", 130)
     assert not job_pids(grid.lab[job["node"]], "forever.py")
@@ -142,13 +142,13 @@ def test_ctrl_c_ends_the_job_and_exits_with_130(grid: Grid) -> None:
 def test_a_second_ctrl_c_detaches_and_prints_the_id(grid: Grid) -> None:
     grid.write(
         "slow.py",
-        "import signal\nsignal.signal(signal.SIGINT, lambda *_: print('heard', flush=True))\n"
+        "import signal\nsignal.signal(signal.SIGINT, lambda *_: print('interrupted', flush=True))\n"
         "print('begun', flush=True)\nwhile True: signal.pause()\n",
     )
     with grid.start("run", "slow.py") as client:
         client.wait_for_stdout(b"begun\n")
         client.interrupt()
-        client.wait_for_stdout(b"heard\n")
+        client.wait_for_stdout(b"interrupted\n")
         client.interrupt()
         done = client.result()
     job = grid.last_job()
@@ -215,7 +215,7 @@ def test_an_interactive_run_reads_input_from_a_pipe_while_it_runs(grid: Grid) ->
 
 
 class Terminal:
-    """A pseudo-terminal with a command on it."""
+    """A pseudo-terminal in which a command runs."""
 
     def __init__(self, grid: Grid, *words: str) -> None:
         self.master, slave = pty.openpty()
@@ -250,7 +250,7 @@ class Terminal:
         os.write(self.master, keys)
 
     @property
-    def is_as_before(self) -> bool:
+    def is_restored(self) -> bool:
         return termios.tcgetattr(self._slave) == self.modes
 
 
@@ -261,7 +261,7 @@ def test_an_interactive_run_has_a_terminal_of_the_same_size(grid: Grid) -> None:
         terminal.type(b"world\r")
         terminal.wait_for(b"hello world True True")
         assert terminal.process.wait(20) == 6
-        assert terminal.is_as_before
+        assert terminal.is_restored
     assert b"columns=99, lines=33" in terminal.seen
     assert b"\x1b" not in terminal.seen
 
@@ -277,7 +277,7 @@ def test_ctrl_c_on_an_interactive_terminal_goes_to_the_program(grid: Grid) -> No
         terminal.type(b"\x03")
         terminal.wait_for(b"interrupted")
         assert terminal.process.wait(20) == 11
-        assert terminal.is_as_before
+        assert terminal.is_restored
 
 
 def test_an_interactive_run_ends_when_its_client_is_killed(grid: Grid) -> None:
@@ -298,7 +298,7 @@ def test_a_run_at_a_terminal_prints_the_output_of_the_program(grid: Grid) -> Non
         assert terminal.process.wait(20) == 0
 
 
-# --- what the environment and limits do -------------------------------------------------------------------------------
+# --- limits and environment ------------------------------------------------------------------------------------------
 
 
 def test_exceeding_the_memory_limit_exits_with_137_and_state_OUT_OF_MEMORY(grid: Grid) -> None:
@@ -324,7 +324,7 @@ def test_A37_an_environment_value_does_not_appear_in_processes_logs_or_listings(
             stdout=out,
         )
     with client:
-        wait_until(lambda: secret.encode() in (grid.folder / "out").read_bytes(), "the program to know its secret")
+        wait_until(lambda: secret.encode() in (grid.folder / "out").read_bytes(), "the program to print the value")
         node = grid.lab[grid.last_job()["node"]]
         assert job_pids(node, "tell.py")
         assert job_pids(node, secret) == []
@@ -341,5 +341,5 @@ def test_A37_an_environment_value_does_not_appear_in_processes_logs_or_listings(
     assert secret not in grid.log
     found = node.run(["grep", "-rl", secret, "/var/tmp"], check=False).stdout.split()
     wait_until(
-        lambda: not node.run(["grep", "-rl", secret, "/var/tmp"], check=False).stdout, "the secret to be gone", 10
+        lambda: not node.run(["grep", "-rl", secret, "/var/tmp"], check=False).stdout, "the value to be removed", 10
     )

@@ -1,4 +1,4 @@
-"""`--json` has the shapes of the interface, tables are for people, and neither depends on the terminal's absence."""
+"""`--json` prints the documented objects; tables are the same with and without a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`connection: local`: this machine as a node, without sshd and without root. The same command line, the same path."""
+"""`connection: local`: this machine as a node, without sshd and without root."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ SIDE_BY_SIDE = """class SideBySide {
 
 
 def test_concurrent_jvms_print_no_warnings(here: LocalGrid) -> None:
-    # In PID namespaces all of them have the same number, by which HotSpot names its files in /tmp.
+    # HotSpot names its files in /tmp by the pid, which is the same in each PID namespace.
     here.write("SideBySide.java", SIDE_BY_SIDE)
     done = here("sweep", "-k", "--timeout", "60s", "-p", "x=1..8", "SideBySide.java")
     assert done == (0, b"".join(b"%d\n" % x for x in range(1, 9)), "")

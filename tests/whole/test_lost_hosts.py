@@ -1,4 +1,4 @@
-"""Hosts that die, go silent, refuse or fill up: the work moves, the output is right, and nobody else is slowed."""
+"""Hosts that lose power, fall silent, refuse connections or have a full disk: jobs move and give complete output."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from tests.whole.samples import halves, output_of_halves
 
 pytestmark = pytest.mark.lab
 
-# Says what it has come to; the second half only when the file is there.
+# Prints its first half, and the second half when the gate exists.
 HALVES, OUTPUT = halves(100), output_of_halves(100)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def short_patience(module_grid: Grid) -> None:
-    """Nobody has to wait ten seconds for a host to be given up here; a cut is still noticed first."""
+    """Give up a silent host after 8 seconds, not 10; a cut is still detected earlier."""
     module_grid.write_inventory("retry: {patience: [8s, 1m]}")
 
 
 def node_of_running_job(grid: Grid) -> str:
-    """The node of the last job, once it runs."""
+    """Wait until the last job runs; returns its node."""
     return str(grid.wait_for_state("last", "RUNNING")["node"])
 
 
@@ -120,7 +120,7 @@ SLOW_BUILD = """out: main.c
 
 @contextmanager
 def waiting_build(grid: Grid, on: str, gate: str) -> Iterator[RunningCommand]:
-    """A run whose build has begun and waits for the gate."""
+    """A run whose compilation has begun and waits for the gate."""
     grid.write("project/Makefile", SLOW_BUILD.replace("GATE", gate))
     grid.write("project/main.c", '#include <stdio.h>\nint main(void) { puts("built"); }\n')
     with grid.start("run", "--on", on, "project") as client:
@@ -131,7 +131,7 @@ def waiting_build(grid: Grid, on: str, gate: str) -> Iterator[RunningCommand]:
         )
         node = jobs[-1]["node"]
         wait_until(
-            lambda: grid.lab[node].run(["test", "-e", f"{gate}.begun"], check=False).returncode == 0, "make to work"
+            lambda: grid.lab[node].run(["test", "-e", f"{gate}.begun"], check=False).returncode == 0, "make to begin"
         )
         yield client
 
@@ -146,7 +146,7 @@ def test_F7_a_reset_during_the_compilation_needs_no_second_attempt(grid: Grid, h
 
 
 def large_input(grid: Grid) -> tuple[int, str]:
-    """A file `in` that takes a moment to be sent, of bytes that no host has; its size and its digest."""
+    """Write a large file `in` with new content; returns its size and its digest."""
     grid.write("size.py", "import sys\nprint(len(sys.stdin.buffer.read()))\n")
     with (grid.folder / "in").open("w+b") as file:
         file.write(secrets.token_bytes(32))
@@ -156,7 +156,7 @@ def large_input(grid: Grid) -> tuple[int, str]:
 
 
 def host_that_receives(lab: Lab, sha256: str, *names: str) -> str:
-    """Which of these hosts is being sent this large file."""
+    """The name of the host that is receiving this file; `""` for none."""
     for host in map(lab.__getitem__, names):
         for part in host.disk_path(host.workdir).glob(f"objects/{sha256}*part"):
             with contextlib.suppress(FileNotFoundError):
@@ -243,7 +243,7 @@ def test_an_unreachable_host_does_not_slow_runs_on_other_hosts(grid: Grid, hosts
     grid.write("hello.py", "print('hello')")
 
     def nine_runs() -> float:
-        """The slowest of nine, in seconds."""
+        """The duration of the slowest of nine runs, in seconds."""
         times = []
         for _ in range(9):
             began = time.monotonic()
@@ -348,9 +348,9 @@ def test_A21_a_changed_host_key_is_refused_also_with_accept_new(grid: Grid, host
 
 def test_a_run_skips_a_node_that_refuses_the_login_and_reports_it(grid: Grid, hosts: Lab, tmp_path: Path) -> None:
     before = grid.inventory.read_text()
-    machine.call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "stranger"))
+    machine.call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "unknown_key"))
     try:
-        grid.write_inventory(fields={"h1": {"identity_file": str(tmp_path / "stranger")}})
+        grid.write_inventory(fields={"h1": {"identity_file": str(tmp_path / "unknown_key")}})
         wait_for_value(grid.nodes, lambda nodes: nodes["h1"]["state"] == "DOWN", "h1 to refuse")
         assert "login refused" in grid.nodes()["h1"]["reason"]
         grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
@@ -361,7 +361,7 @@ def test_a_run_skips_a_node_that_refuses_the_login_and_reports_it(grid: Grid, ho
         grid.inventory.write_text(before)
 
 
-# --- what logs in there -----------------------------------------------------------------------------------------------
+# --- login shells -----------------------------------------------------------------------------------------------------
 
 
 def reconnect(grid: Grid, host: LabHost) -> None:
@@ -400,7 +400,7 @@ def test_A16_a_node_whose_bashrc_exits_is_down_with_a_reason(grid: Grid, hosts: 
     node = wait_for_value(
         lambda: grid("node", "check", "h1") and grid.nodes()["h1"],
         lambda found: found["state"] == "DOWN",
-        "h1 to be unfit",
+        "h1 to be down",
         40,
     )
     assert "login" in node["reason"]
@@ -414,7 +414,7 @@ def test_A13_a_node_with_nologin_is_down_with_a_reason(grid: Grid, hosts: Lab) -
     node = wait_for_value(
         lambda: grid("node", "check", "h1") and grid.nodes()["h1"],
         lambda found: found["state"] == "DOWN",
-        "h1 to be unfit",
+        "h1 to be down",
     )
     assert "does not run commands" in node["reason"]
     assert "This account is currently not available" in node["reason"]

@@ -1,4 +1,4 @@
-"""The master's own troubles as a user meets them: deaths, two at once, and a state folder that cannot be trusted."""
+"""Faults of the master as a user sees them: killed masters, concurrent starts, and a damaged or unsafe state folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ def kill_master(grid: Grid) -> int:
     pid = grid.master_pid()
     os.kill(pid, signal.SIGKILL)
     wait_until(
-        lambda: not Path(f"/proc/{pid}").exists() or "Z (" in Path(f"/proc/{pid}/status").read_text(), "its death"
+        lambda: not Path(f"/proc/{pid}").exists() or "Z (" in Path(f"/proc/{pid}/status").read_text(),
+        "the master to end",
     )
     return pid
 
@@ -175,7 +176,7 @@ def test_an_idle_master_exits_and_the_next_command_starts_one(new_grid: Callable
     pid = grid.master_pid()
     open_gate(grid.lab, gate)
     assert grid("wait", job).code == 0
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the master to leave")
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the master to exit")
     assert grid.info(job)["state"] == "COMPLETED"
 
 
@@ -188,7 +189,7 @@ def test_master_stop_drain_waits_for_running_jobs(new_grid: Callable[[], Grid], 
         waiting = wait_for_value(
             lambda: grid.detach("lines.py", gate),
             lambda job: grid.info(job)["state"] == "PENDING",
-            "one that has to wait",
+            "a job to wait",
         )
         open_gate(grid.lab, gate)
         assert stopping.result(40).code == 0

@@ -1,4 +1,4 @@
-"""`node add` against real hosts: whose key is trusted, how ours gets there, and what is written down for it."""
+"""`node add` on real hosts: host keys, the installation of the user's key, and the change of the inventory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOISY = 'echo "Welcome!"; printf "no end of line"; read -r line; echo "you said 
 
 @pytest.fixture
 def one_node_grid(grid: Grid, lab: Lab) -> Iterator[Grid]:
-    """The inventory has h1 alone, and a comment; our key is that of the lab, but no host key is known but h1's."""
+    """A grid with only h1 and a comment in its inventory; only the host key of h1 is known."""
     before = grid.inventory.read_text()
     fields = {"toolchains": ["python"], "user": "grid", "identity_file": str(lab.identity_file)}
     one = f"# ours\ndefaults: {json.dumps(fields)}\nnodes:\n  h1: {{host: {lab['h1'].address}}}   # the first\n"
@@ -37,7 +37,7 @@ def one_node_grid(grid: Grid, lab: Lab) -> Iterator[Grid]:
 
 @pytest.fixture
 def password_host(hosts: Lab) -> LabHost:
-    """h3, with a login file that talks and reads, and a server that takes a password and has no key of ours."""
+    """h3 with a bashrc that prints and reads, and an SSH server that accepts the password but not our key."""
     host = hosts["h3"]
     host.take_passwords(PASSWORD, PORT)
     host.set_bashrc(NOISY)
@@ -61,7 +61,7 @@ def test_removing_an_added_node_restores_the_inventory_file(one_node_grid: Grid,
     assert f"  h2: {{host: {hosts['h2'].address}, user: grid, tags: [new]}}\n" in added.text
     assert "host key SHA256:" in added.err
     assert hosts["h2"].known_host in (one_node_grid.home / "known_hosts").read_text()
-    assert set(one_node_grid.nodes()) == {"h1", "h2"}  # at once
+    assert set(one_node_grid.nodes()) == {"h1", "h2"}  # without a restart of the master
     assert one_node_grid("node", "rm", "h2").code == 0
     assert one_node_grid.inventory.read_bytes() == before
 
@@ -79,7 +79,7 @@ def test_node_add_shows_the_fingerprint_and_asks_once(one_node_grid: Grid, hosts
 
 
 def run_on_terminal(grid: Grid, words: list[str | bytes], question: str, answer: str) -> tuple[str, int]:
-    """A command at a terminal of its own, with one answer to one question; what it showed, and its exit status."""
+    """Run a command in a terminal and answer one question; returns the text shown and the exit code."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         words,
@@ -108,7 +108,7 @@ def run_on_terminal(grid: Grid, words: list[str | bytes], question: str, answer:
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 4096)
-    except OSError:  # the last process on it has ended
+    except OSError:  # the last process with this terminal has ended
         return b""
 
 
@@ -127,7 +127,7 @@ def test_copy_key_installs_the_key_once_and_does_not_store_the_password(
     assert authorized_keys(host) == [public]
     listed = host.run(["stat", "-c", "%a %U", "/home/grid/.ssh", "/home/grid/.ssh/authorized_keys"]).stdout
     assert listed.split() == ["700", "grid", "600", "grid"]
-    # Again, now that the key works: nobody is asked.
+    # With an installed key, no password is needed.
     assert one_node_grid("node", "rm", "h3").code == 0
     again = one_node_grid("node", "add", "h3", place, "--copy-key")
     assert again.code == 0, again

@@ -1,4 +1,4 @@
-"""`node exec`: one command on all hosts at once, and what they said."""
+"""`node exec`: one command on many hosts in parallel, and its output by host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which host gets a program: the able and least busy one, as the inventory stands at this moment."""
+"""The choice of the node for a run, and changes of the inventory while the master runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WHO = "import os\nprint(os.uname().nodename)\n"
 
 
 def wait_for_load(grid: Grid, **loads: float) -> dict[str, Any]:
-    """Until the master knows these loads, and has seen what they do to the CPU."""
+    """Wait until the master has these loads and a CPU use for each node."""
     return wait_for_value(
         grid.nodes,
         lambda nodes: all(
@@ -27,14 +27,14 @@ def wait_for_load(grid: Grid, **loads: float) -> dict[str, Any]:
 
 
 def nodes_of(grid: Grid, times: int, *options: str) -> list[str]:
-    """Where that many runs went, as --show-node says it and as the program saw it."""
+    """The nodes of so many runs, checked against the host name that the program prints."""
     grid.write("who.py", WHO)
     found = []
     for _ in range(times):
         done = grid("--json", "run", "--show-node", *options, "who.py")
         assert done.code == 0, done
         job = done.lines[-1]
-        # It may come in pieces.
+        # One line can arrive in several events.
         output = "".join(event["text"] for event in done.lines if event.get("event") == "output")
         assert output.strip() == job["node"]
         found.append(job["node"])
@@ -131,7 +131,7 @@ def test_a_host_without_java_gets_no_java_program(grid: Grid, hosts: Lab) -> Non
         host.reset()
 
 
-# --- the inventory changes while the master works ---------------------------------------------------------------------
+# --- the inventory changes while the master runs ----------------------------------------------------------------------
 
 COMMENTED = """# our machines
 version: 1   # the schema's
@@ -148,7 +148,7 @@ defaults: {defaults}
 
 
 def inventory_text_of(lab: Lab, name: str) -> str:
-    """The node's part of the lab's inventory."""
+    """The lines of one node in the inventory of the lab."""
     return lab.inventory_yaml(hosts=[name]).split("nodes:\n")[1].rstrip("\n")
 
 
@@ -197,13 +197,19 @@ def test_an_invalid_inventory_is_reported_and_the_last_valid_one_stays_in_use(gr
         assert "inventory.yaml:4:5" in broken.err
         assert "did you mean 'host'" in broken.err
         status = wait_for_value(
-            lambda: grid("--json", "master", "status").json, lambda found: found["inventory_error"], "it to be said"
+            lambda: grid("--json", "master", "status").json,
+            lambda found: found["inventory_error"],
+            "the error in the status",
         )
         assert "hots" in status["inventory_error"]
         assert nodes_of(grid, 1, "--on", "h1") == ["h1"]
     finally:
         grid.inventory.write_text(before)
-    wait_for_value(lambda: grid("--json", "master", "status").json, lambda found: not found["inventory_error"], "peace")
+    wait_for_value(
+        lambda: grid("--json", "master", "status").json,
+        lambda found: not found["inventory_error"],
+        "no error in the status",
+    )
 
 
 def test_A20_an_unknown_host_key_is_refused_until_accept_new(grid: Grid, lab: Lab) -> None:

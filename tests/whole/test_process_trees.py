@@ -1,4 +1,4 @@
-"""What becomes of the processes that a program starts: how many it may have, and what is left when it ends."""
+"""Child processes of a program: their limit, and which of them are left when the run ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.whole.grid import Grid, job_pids, wait_until
 
 pytestmark = pytest.mark.lab
 
-# So many children, then a word.
+# Starts this number of children, then prints a line.
 MANY = """import os, signal, sys, time
 for _ in range(int(sys.argv[1])):
     if os.fork() == 0:
@@ -21,7 +21,7 @@ for _ in range(int(sys.argv[1])):
 print("all begun", flush=True)
 time.sleep(float(sys.argv[2]))
 """
-# Every process starts others for as long as it lives. Bounded by time, should nothing else bound it.
+# Each process starts others until a time limit, in case that nothing else ends them.
 BOMB = """import os, time
 end = time.monotonic() + 20
 while time.monotonic() < end:
@@ -30,7 +30,7 @@ while time.monotonic() < end:
     except BlockingIOError:
         time.sleep(0.001)
 """
-# A child that leaves the session, then the end.
+# Starts a child in another session.
 LEAVES = """import os, subprocess, sys, time
 subprocess.Popen(["sleep", sys.argv[1]], start_new_session=True, stdin=subprocess.DEVNULL,
                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -40,7 +40,7 @@ time.sleep(float(sys.argv[2]))
 
 
 def some_seconds() -> str:
-    """A length of sleep that nobody else has."""
+    """A duration for sleep that identifies the process."""
     return f"600.{uuid.uuid4().int % 10**9:09d}"
 
 
@@ -56,7 +56,7 @@ def test_F22_a_fork_bomb_ends_with_its_job_and_the_node_runs_the_next_one(grid: 
     grid.write("bomb.py", BOMB)
     grid.write("hello.sh", "echo hello\n")
     assert grid("run", "--on", "h1", "--max-processes", "100", "bomb.py").code == 137
-    assert grid("run", "--on", "h1", "hello.sh") == (0, b"hello\n", "")  # and the fixture looks for processes
+    assert grid("run", "--on", "h1", "hello.sh") == (0, b"hello\n", "")  # the fixture checks for processes
 
 
 def test_keep_children_keeps_a_child_after_the_run(grid: Grid, lab: Lab) -> None:
@@ -65,7 +65,7 @@ def test_keep_children_keeps_a_child_after_the_run(grid: Grid, lab: Lab) -> None
     try:
         assert grid("run", "--on", "h1", "--keep-children", "leaves.py", seconds, "0") == (0, b"left\n", "")
         assert grid.info("last")["attempts"][-1]["isolation"] == "session"
-        # Once the run folder is gone, nothing more is going to be cleaned.
+        # The cleanup of a run ends with the removal of its folder.
         wait_until(lambda: not lab["h1"].leftovers(), "the run folder to be gone")
         assert len(job_pids(lab["h1"], seconds)) == 1
     finally:

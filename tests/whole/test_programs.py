@@ -1,4 +1,4 @@
-"""Programs as people write them, over real SSH hosts: output and exit code are those of a run on this machine."""
+"""Programs on real SSH hosts: output and exit code are the same as in a local run."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ HARD_WORDS = [
 
 
 def run_here(path: Path, words: list[str]) -> CommandResult:
-    """The same program on this machine."""
+    """Compile and run the program on this machine."""
     source, built = str(path), str(path.parent / "built")
     match path.suffix:
         case ".py":
@@ -221,7 +221,7 @@ sys.exit(4)
 """,
     )
     done = grid("run", "fork.py")
-    assert (done.code, done.out) == (4, b"parent is done\n")  # and the fixture looks for processes
+    assert (done.code, done.out) == (4, b"parent is done\n")  # the fixture checks for processes
 
 
 # --- standard input ---------------------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ def test_a_folder_with_a_makefile_is_built_and_run(grid: Grid) -> None:
     assert (done.code, done.out) == (0, b"42 a b"), done
 
 
-# --- what else people write -------------------------------------------------------------------------------------------
+# --- other programs ---------------------------------------------------------------------------------------------------
 
 
 def test_A38_text_is_utf8_in_every_language(grid: Grid) -> None:
@@ -386,7 +386,7 @@ os.chmod("deep/er/file", 0); os.chmod("deep/er", 0); os.chmod("deep", 0o500)
 print(sorted(os.listdir(".")))
 """,
     )
-    assert grid("run", "litter.py").code == 0  # and the fixture looks at the disk
+    assert grid("run", "litter.py").code == 0  # the fixture checks the disk
 
 
 def test_a_thousand_arguments_arrive(grid: Grid) -> None:

@@ -1,4 +1,4 @@
-"""What bad input gets: one error that names the thing and the place, the right exit code, and nothing done anywhere."""
+"""Wrong input: one error that names the thing and the place, the documented exit code, and no job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.lab
 
 
 def assert_refused(done: CommandResult, code: int, *words: str) -> None:
-    """The whole of a refusal: exit code, nothing on stdout, one error that says these words."""
+    """Check the exit code, an empty stdout, and one error that contains these words."""
     assert (done.code, done.out) == (code, b""), done
     assert done.err.startswith("error: "), done
     assert done.err.count("error:") == 1, done

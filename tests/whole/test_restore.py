@@ -1,7 +1,7 @@
-"""A queue that is restored from a backup, taken while everything was running: each job has one result, its own.
+"""A queue that is restored from a backup, which was made while jobs ran: each job has one result.
 
-Between the backup and the restore jobs may have begun, ended or been accepted that the restored queue knows nothing of;
-the nodes and the spool still have what they left.
+Between the backup and the restore, jobs may have begun, ended or been accepted. The restored queue does not contain
+that; the nodes and the spool still have the files of these jobs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.whole.samples import WAIT_FOR_GATE
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
 
-# Tells the ledger that it has begun, waits for its gate, and prints a word that no other run prints.
+# Writes a unique word into the ledger, waits for its gate, and prints the word.
 GATED = f"""import os, sys, time, uuid
 ledger, gate, name = sys.argv[1:]
 word = name + " " + str(uuid.uuid4())
@@ -35,7 +35,7 @@ print(word, flush=True)
 
 
 class Restorable(LocalGrid):
-    """This machine as a node of two slots, a ledger of what ran on it, and gates."""
+    """This machine as a node with two slots, a ledger of the runs, and gates."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -55,7 +55,7 @@ class Restorable(LocalGrid):
         return self.folder / f"gate-{name}"
 
     def words_of(self, name: str) -> list[str]:
-        """What each run of this program has for its word."""
+        """The words that the runs of this program have written, in order."""
         lines = self.ledger.read_text().splitlines() if self.ledger.exists() else []
         return [line for line in lines if line.startswith(f"{name} ")]
 
@@ -65,22 +65,22 @@ class Restorable(LocalGrid):
     def kill_master(self) -> None:
         pid = self.master_pid()
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not is_alive(pid), "the master's death")
+        wait_until(lambda: not is_alive(pid), "the master to end")
 
     def restore(self) -> None:
-        """As the manual says."""
+        """Replace the queue by the backup, as the manual describes."""
         for path in self.state_dir.glob("queue.db*"):
             path.unlink()
         shutil.copy(self.copy, self.state_dir / "queue.db")
         (self.state_dir / "queue.db").chmod(0o600)
 
     def assert_finishes(self, job: str, name: str) -> None:
-        """With its own words, of its last run, once."""
+        """Open the gate, and check that the job prints the word of its last run once."""
         self.gate(name).touch()
         assert self("attach", job)[:2] == (0, f"begun\n{self.words_of(name)[-1]}\n".encode())
 
     def runs(self) -> list[str]:
-        """Folders of runs, without those that stand against a start which may still be on its way."""
+        """Run folders, without those that block a start which may still arrive."""
         folders = [path for path in self.workdir.glob("runs/*") if "-0." not in path.name]
         return [path.name for path in folders if _target(path / "why") != "refused"]
 
@@ -131,7 +131,7 @@ def test_a_job_that_a_restored_queue_lacks_does_not_affect_the_next_job_with_its
 
 
 def test_jobs_that_ended_after_the_backup_run_again_and_have_one_result(here: Restorable) -> None:
-    """The one case in which a program is run again: the restored queue cannot know that it has ended."""
+    """Only here a program runs twice: the restored queue does not contain its end."""
     here.write_slots(slots=1)
     running, waiting = here.submit("a"), here.submit("b")
     here.wait_until_begun("a")
@@ -150,7 +150,7 @@ def test_jobs_that_ended_after_the_backup_run_again_and_have_one_result(here: Re
 
 
 def test_a_queue_restored_without_the_spool_ends_running_jobs_and_reports_missing_programs(here: Restorable) -> None:
-    """The backup is of the queue; programs and output lie beside it."""
+    """The backup contains only the queue; programs and output are in the spool."""
     here.write_slots(slots=1)
     running, waiting = here.submit("a"), here.submit("b")
     here.wait_until_begun("a")
@@ -187,7 +187,7 @@ def test_a_second_master_is_refused_and_the_first_continues(here: Restorable) ->
 
 @needs_root
 def test_F14_the_next_master_cleans_up_after_one_killed_between_result_and_cleanup(here: Restorable) -> None:
-    """A mounted file system in the run's folder is what keeps the first master from removing it."""
+    """A mounted file system in the folder of the run prevents the first master from removing it."""
     job = here.submit("a")
     here.wait_until_begun("a")
     (run,) = here.workdir.glob("runs/*-1.1")

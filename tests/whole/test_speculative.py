@@ -1,4 +1,4 @@
-"""Backups of stragglers over real hosts: one result a task, and nothing of the other attempt is left anywhere."""
+"""Speculative attempts on real hosts: one result for each task, and nothing is left of the other attempt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.whole.samples import WAIT_FOR_GATE
 pytestmark = pytest.mark.lab
 
 TASKS = 9
-# The first attempt at the last task hangs, with a child; its backup goes on when the gate is open.
+# The first attempt of the last task hangs, with a child; the speculative attempt continues when the gate is open.
 HANGING_PROGRAM = f"""import os, subprocess, sys, time
 x, gate = int(sys.argv[1]), sys.argv[2]
 attempt = int(os.environ["SSHGRID_ATTEMPT"])
@@ -32,7 +32,7 @@ if x == {TASKS}:
     {WAIT_FOR_GATE}
 print(x * x)
 """
-# The same among many that end at once, so that it has others behind it in its batch.
+# The first attempt of one of many short tasks hangs, so that others wait behind it in its batch.
 HANGING = 260
 SHORT = f"""echo $1 by attempt $SSHGRID_ATTEMPT
 [ $1.$SSHGRID_ATTEMPT != {HANGING}.1 ] || sleep 543
@@ -45,14 +45,14 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def attempts(grid: Grid) -> list[dict[str, Any]]:
-    """Of the last task of the newest sweep; none before it has begun."""
+    """The attempts of the last task of the newest sweep; empty before the first one."""
     newest = grid("--json", "info", "last")
     task = grid("--json", "info", f"{newest.json['id']}.{TASKS}") if newest.code == 0 else newest
     return list(task.json["attempts"]) if task.code == 0 else []
 
 
 def wait_for_second_attempt(grid: Grid) -> list[dict[str, Any]]:
-    """Until the last task runs twice."""
+    """Wait until the last task has two attempts; returns them."""
     both = ["", ""]
     return wait_for_value(
         lambda: attempts(grid), lambda found: [each["outcome"] for each in found] == both, "a backup", 30
@@ -60,7 +60,7 @@ def wait_for_second_attempt(grid: Grid) -> list[dict[str, Any]]:
 
 
 def check_records(grid: Grid, backup: dict[str, Any]) -> None:
-    """Every task once, and of the last one what its backup did alone."""
+    """Check that each task has one row, the last one with the output of the speculative attempt."""
     found = rows(grid.folder / "out")
     assert [int(row["task"]) for row in found] == list(range(1, TASKS + 1))
     assert {row["exit_code"] for row in found} == {"0"}
@@ -77,7 +77,7 @@ def test_a_speculative_attempt_replaces_a_straggler_which_leaves_nothing(grid: G
         original, backup = wait_for_second_attempt(grid)
         assert original["node"] != backup["node"]
         assert (original["backup"], backup["backup"]) == (False, True)
-        # Not even what is stopped outlives it.
+        # A stopped process must end as well.
         for pid in job_pids(lab[original["node"]], "hangs.py"):
             os.kill(pid, signal.SIGSTOP)
         open_gate(lab, gate)
@@ -106,7 +106,7 @@ def test_the_next_master_continues_both_attempts_of_a_task(grid: Grid, lab: Lab,
 
 
 def batch_of(grid: Grid, task: JobId) -> str:
-    """The batch that the first attempt at a task was begun in; "" for none."""
+    """The batch of the first attempt of a task; `""` for none."""
     with closing(sqlite3.connect(grid.state_dir / "queue.db")) as queue:
         ((record,),) = queue.execute("SELECT record FROM attempt WHERE job = ? AND number = 1", (task,)).fetchall()
     return str(json.loads(record)["batch"])

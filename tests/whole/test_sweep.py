@@ -1,4 +1,4 @@
-"""Sweeps over real hosts: every task once, whatever dies in between, and the files that other tools read."""
+"""Sweeps on real hosts: one result for each task, also after masters and clients were killed, and the files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.whole.grid import Grid, wait_until
 pytestmark = pytest.mark.lab
 
 TASKS = 200
-# Each task says who it is, and fails when its number ends in 7.
+# Each task prints its number and its square, and fails when the number ends in 7.
 SQUARE = """import os, sys, time
 x = int(sys.argv[1])
 print(x, "squared")
@@ -35,7 +35,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def check_results(folder: Path, tasks: int = TASKS) -> None:
-    """Every task is there once, with its own output and exit code."""
+    """Check that each task has one row, with its output and exit code."""
     found = rows(folder)
     assert Counter(int(row["task"]) for row in found) == Counter(range(1, tasks + 1))
     for row in found:
@@ -54,7 +54,8 @@ def kill_master(grid: Grid) -> None:
     pid = grid.master_pid()
     os.kill(pid, signal.SIGKILL)
     wait_until(
-        lambda: not Path(f"/proc/{pid}").exists() or "Z (" in Path(f"/proc/{pid}/status").read_text(), "its death"
+        lambda: not Path(f"/proc/{pid}").exists() or "Z (" in Path(f"/proc/{pid}/status").read_text(),
+        "the master to end",
     )
 
 
@@ -106,7 +107,7 @@ def test_resume_completes_a_sweep_after_client_and_master_were_killed(grid: Grid
     assert len(done.out.splitlines()) <= 2 * (TASKS - before + 1)
     check_results(grid.folder / "out")
     sweeps = [job for job in grid("--json", "ps", "-a").json["jobs"] if job.get("sweep")]
-    assert sweeps[-1]["sweep"]["ended"] == TASKS  # the first one went on: there is no second
+    assert sweeps[-1]["sweep"]["ended"] == TASKS  # the first sweep continued: there is no second one
     assert grid("sweep", "--resume", *words).out == b""
 
 
@@ -122,7 +123,7 @@ def test_each_task_reads_its_own_stdin_also_after_a_killed_master_and_a_retry(gr
     (grid.folder / "in").mkdir()
     for x in range(10):
         grid.write(f"in/{x}.txt", "seven" if x == 7 else f"input {x}")
-    # The last digit of x names the file: ten files for two hundred tasks, some alone and some in batches.
+    # The last digit of x selects the file: ten files for two hundred tasks.
     grid.write("table.csv", "x,d\n" + "".join(f"{x},{x % 10}\n" for x in range(1, TASKS + 1)))
     words = ("--results", "out", "--csv", "table.csv", "--stdin", "in/{d}.txt", "read.py", "{x}")
     with grid.start("sweep", *words) as client:
@@ -175,10 +176,10 @@ def test_halt_now_ends_running_tasks_and_a_timeout_counts_as_a_failure(grid: Gri
     assert "error: task" in done.err
 
 
-@pytest.mark.skipif(shutil.which("parallel") is None, reason="no GNU parallel here")
+@pytest.mark.skipif(shutil.which("parallel") is None, reason="GNU parallel is not installed")
 def test_gnu_parallel_and_sweep_resume_from_the_joblog_of_each_other(grid: Grid) -> None:
-    """A shell script of the same name does for it what the grid does for us."""
-    script = grid.write("say.sh", "#!/bin/sh\necho said $1\n")
+    """Both run the same shell script, so that their joblogs name the same command."""
+    script = grid.write("say.sh", "#!/bin/sh\necho value $1\n")
     script.chmod(0o755)
     assert grid("sweep", "--joblog", "log", "-p", "x=1..3", "./say.sh").code == 0
 
@@ -186,9 +187,9 @@ def test_gnu_parallel_and_sweep_resume_from_the_joblog_of_each_other(grid: Grid)
         command = ["parallel", "--joblog", "log", "--resume", "./say.sh", ":::", *words]
         return subprocess.run(command, cwd=grid.folder, capture_output=True, text=True, timeout=30, check=True).stdout
 
-    assert parallel("1", "2", "3", "4", "5") == "said 4\nsaid 5\n"
+    assert parallel("1", "2", "3", "4", "5") == "value 4\nvalue 5\n"
     done = grid("sweep", "--resume", "--joblog", "log", "-p", "x=1..6", "./say.sh")
-    assert (done.code, done.out) == (0, b"said 6\n"), done
+    assert (done.code, done.out) == (0, b"value 6\n"), done
 
 
 WRITES = """import sys
