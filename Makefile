@@ -17,13 +17,13 @@ help:
 	@echo 'make recording  the session that the README shows, into docs/_static/demo.svg (needs root)'
 	@echo 'make package  wheel and source distribution: built, checked, installed and tried on each Python that is here'
 	@echo 'make bench  what things cost on this machine, beside others (needs root; BENCH=--short tries it)'
-	@echo 'make chaos a long torture run over the lab, with its checker (needs root; SEED=n replays one)'
+	@echo 'make chaos a long run with faults on the lab, and its checker (needs root; SEED=n repeats one)'
 	@echo 'make clean  remove what the others made'
 
 run: .venv/ready
 	@scripts/demo.sh
 
-# Debian packages: what the tests, the benchmarks and the torture run need of this machine.
+# Debian packages: what the tests, the benchmarks and the chaos run need on this machine.
 tools:
 	scripts/setup-test-host.sh
 

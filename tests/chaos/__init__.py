@@ -1,1 +1,1 @@
-"""Torture: many jobs over the lab of real hosts while all around them dies, and a checker that counts the dead."""
+"""The chaos run: many jobs on real hosts while hosts, networks, clients and masters fail, and a checker."""

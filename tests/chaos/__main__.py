@@ -1,4 +1,4 @@
-"""`python -m tests.chaos [recovery] ...`: the torture run, or the measured times of recovery."""
+"""`python -m tests.chaos [recovery] ...`: the chaos run, or the measurement of recovery times."""
 
 from __future__ import annotations
 

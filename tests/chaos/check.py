@@ -1,8 +1,8 @@
-"""The checker of a torture run: from what was left behind to one line of figures. It knows nothing of sshgrid.
+"""Checks the evidence of a chaos run, without any code of sshgrid, and prints one line of counts.
 
-It compares four witnesses: the ledgers that the programs wrote on their hosts, the queue as `info --json` shows it, the
-bytes and codes that clients saw, and what still lies and lives on the hosts. `python -m tests.chaos.check FOLDER` looks
-at a kept run once more.
+It compares four sources: the ledgers that the programs wrote on their hosts, the queue as `info --json` prints it, the
+output and exit codes that clients got, and the files and processes left on the hosts. `python -m tests.chaos.check
+FOLDER` checks a stored run again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from tests.chaos.program import Job
 
 FINISHED = {"COMPLETED", "FAILED"}
-REFUSED = {2, 125, 127}  # sshgrid's own codes, when it cannot
+REFUSED = {2, 125, 127}  # exit codes of sshgrid itself
 TELLS_CODE = {"run", "json", "wait", "attach"}
 SHOWS_OUTPUT = {"run", "json", "attach", "logs"}
 EXITED = re.compile(r"exited (\d+)")
@@ -40,8 +40,8 @@ LOST, TWICE, CODES, OUTPUT, OVERLAP, PROCESSES, RUNS = KINDS
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """What one command of a client saw. `status` None: it did not live to its end."""
+class Observation:
+    """What one command of a client printed. `status` is None when it was killed."""
 
     label: str
     verb: str
@@ -51,8 +51,8 @@ class Sighting:
 
 
 @dataclass(frozen=True)
-class Life:
-    """A run of the program, as it noted itself. `end` None: it was ended by others, and last alive at `beat`."""
+class ProgramRun:
+    """A run of the program, from its ledger. `end` is None when it was killed; `beat` is its last sign of life."""
 
     host: str
     name: str
@@ -70,21 +70,21 @@ class Life:
 
 @dataclass
 class Evidence:
-    """`expected`: name of a job -> its program; `fenced`: names of jobs that may have one live run only."""
+    """`expected`: name of a job -> its program. `fenced`: names of jobs that may have only one live run."""
 
     seed: int
     expected: Mapping[str, Job]
     fenced: frozenset[str]
     queue: Sequence[Mapping[str, Any]]  # the objects of `info --json`
     logs: Mapping[int, tuple[bytes, bytes]]  # job -> kept stdout and stderr
-    sightings: Sequence[Sighting] = ()
-    lives: Sequence[Life] = ()
+    observations: Sequence[Observation] = ()
+    program_runs: Sequence[ProgramRun] = ()
     processes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     runs: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    troubles: Sequence[Mapping[str, Any]] = ()
+    faults: Sequence[Mapping[str, Any]] = ()
 
     def job_of(self, label: str) -> Job:
-        """A job that was sent again has a number behind its name."""
+        """The job of a label. A job that was submitted again has a number after its name."""
         return self.expected[label.partition(".")[0]]
 
 
@@ -116,12 +116,12 @@ class Report:
 
 
 def check(evidence: Evidence) -> Report:
-    """Look at everything; every contradiction between the witnesses is a finding."""
+    """Check everything. Each contradiction between the sources is a finding."""
     accepted = _accepted(evidence) | {str(job["name"]) for job in evidence.queue}
     findings = {
-        LOST: [*_forgotten(evidence), *_unfinished(evidence)],
-        TWICE: [*_doubled_jobs(evidence), *_doubled_results(evidence), *_doubled_starts(evidence)],
-        CODES: [*_wrong_codes(evidence), *_wrong_codes_seen(evidence), *_invented_results(evidence)],
+        LOST: [*_missing_jobs(evidence), *_unfinished(evidence)],
+        TWICE: [*_duplicate_jobs(evidence), *_duplicate_results(evidence), *_duplicate_starts(evidence)],
+        CODES: [*_wrong_codes(evidence), *_wrong_codes_seen(evidence), *_results_without_a_run(evidence)],
         OUTPUT: [*_wrong_logs(evidence), *_wrong_output_seen(evidence)],
         OVERLAP: list(_overlaps(evidence)),
         PROCESSES: [f"{host}: {process}" for host, left in evidence.processes.items() for process in left],
@@ -133,15 +133,15 @@ def check(evidence: Evidence) -> Report:
 
 # --- lost -------------------------------------------------------------------------------------------------------------
 def _accepted(evidence: Evidence) -> set[str]:
-    """Labels of jobs that some client was told, or shown, to be accepted."""
+    """The labels of jobs that were accepted according to a client."""
     return {
-        sighting.label
-        for sighting in evidence.sightings
-        if sighting.job is not None or sighting.stdout or sighting.status not in {None, *REFUSED}
+        observation.label
+        for observation in evidence.observations
+        if observation.job is not None or observation.stdout or observation.status not in {None, *REFUSED}
     }
 
 
-def _forgotten(evidence: Evidence) -> Iterator[str]:
+def _missing_jobs(evidence: Evidence) -> Iterator[str]:
     known = {job["name"] for job in evidence.queue}
     for label in sorted(_accepted(evidence) - known):
         yield f"{label} was accepted and is not in the queue"
@@ -154,25 +154,25 @@ def _unfinished(evidence: Evidence) -> Iterator[str]:
 
 
 # --- twice ------------------------------------------------------------------------------------------------------------
-def _doubled_jobs(evidence: Evidence) -> Iterator[str]:
+def _duplicate_jobs(evidence: Evidence) -> Iterator[str]:
     for name, count in Counter(job["name"] for job in evidence.queue).items():
         if count > 1:
-            yield f"{name} was sent once and is {count} jobs"
+            yield f"{name} was submitted once and is {count} jobs"
 
 
-def _doubled_results(evidence: Evidence) -> Iterator[str]:
+def _duplicate_results(evidence: Evidence) -> Iterator[str]:
     for job in evidence.queue:
         results = [attempt["number"] for attempt in job["attempts"] if EXITED.fullmatch(attempt["outcome"])]
         if len(results) > 1:
             yield f"{job['name']}: results of the attempts {results} were taken"
         if results and results[-1] != job["attempts"][-1]["number"]:
-            yield f"{job['name']}: attempt {results[-1]} had a result, and another was begun"
+            yield f"{job['name']}: attempt {results[-1]} had a result, and another attempt began"
 
 
-def _doubled_starts(evidence: Evidence) -> Iterator[str]:
-    for (job, attempt), count in Counter((life.job, life.attempt) for life in evidence.lives).items():
+def _duplicate_starts(evidence: Evidence) -> Iterator[str]:
+    for (job, attempt), count in Counter((run.job, run.attempt) for run in evidence.program_runs).items():
         if count > 1:
-            yield f"job {job}: attempt {attempt} was begun {count} times"
+            yield f"job {job}: attempt {attempt} began {count} times"
 
 
 # --- codes ------------------------------------------------------------------------------------------------------------
@@ -184,24 +184,24 @@ def _wrong_codes(evidence: Evidence) -> Iterator[str]:
 
 
 def _wrong_codes_seen(evidence: Evidence) -> Iterator[str]:
-    for sighting in evidence.sightings:
-        if sighting.status is None:
+    for observation in evidence.observations:
+        if observation.status is None:
             continue
-        code = evidence.job_of(sighting.label).code if sighting.verb in TELLS_CODE else 0
-        if sighting.status != code:
-            yield f"{sighting.label}: `{sighting.verb}` ended with {sighting.status} instead of {code}"
+        code = evidence.job_of(observation.label).code if observation.verb in TELLS_CODE else 0
+        if observation.status != code:
+            yield f"{observation.label}: `{observation.verb}` ended with {observation.status} instead of {code}"
 
 
-def _invented_results(evidence: Evidence) -> Iterator[str]:
-    """A result that was taken must be the end of a run, noted by that run itself on that host."""
-    ends = {(life.job, life.attempt, life.host): life.code for life in evidence.lives if life.end is not None}
+def _results_without_a_run(evidence: Evidence) -> Iterator[str]:
+    """Each stored result must be the end of a run in the ledger of that host."""
+    ends = {(run.job, run.attempt, run.host): run.code for run in evidence.program_runs if run.end is not None}
     for job in evidence.queue:
         for attempt in job["attempts"]:
             if found := EXITED.fullmatch(attempt["outcome"]):
                 code = ends.get((job["id"], attempt["number"], attempt["node"]))
                 if code != int(found[1]):
                     run = f"attempt {attempt['number']} on {attempt['node']}"
-                    yield f"{job['name']}: {found[1]} was taken of {run}, whose ledger says {code}"
+                    yield f"{job['name']}: {found[1]} was stored for {run}, whose ledger has {code}"
 
 
 # --- output -----------------------------------------------------------------------------------------------------------
@@ -210,31 +210,31 @@ def _wrong_logs(evidence: Evidence) -> Iterator[str]:
         if job["state"] not in FINISHED:
             continue
         expected = evidence.job_of(job["name"])
-        for stream, wanted, kept in zip(
+        for stream, expected_output, kept in zip(
             ("stdout", "stderr"),
             (expected.stdout, expected.stderr),
             evidence.logs.get(job["id"], (b"", b"")),
             strict=True,
         ):
-            if kept != wanted:
-                yield f"{job['name']} (job {job['id']}): kept {stream}: {_difference(kept, wanted)}"
+            if kept != expected_output:
+                yield f"{job['name']} (job {job['id']}): kept {stream}: {_difference(kept, expected_output)}"
 
 
 def _wrong_output_seen(evidence: Evidence) -> Iterator[str]:
-    """Who stayed to the end saw everything, who was killed saw a beginning of it."""
-    for sighting in evidence.sightings:
-        if sighting.verb not in SHOWS_OUTPUT:
+    """A command that ended must have printed all output, a killed command the beginning of it."""
+    for observation in evidence.observations:
+        if observation.verb not in SHOWS_OUTPUT:
             continue
-        wanted = evidence.job_of(sighting.label).stdout
-        seen = _texts(sighting.stdout) if sighting.verb == "json" else sighting.stdout
-        if sighting.status is None:
+        wanted = evidence.job_of(observation.label).stdout
+        seen = _texts(observation.stdout) if observation.verb == "json" else observation.stdout
+        if observation.status is None:
             wanted = wanted[: len(seen)]
         if seen != wanted:
-            yield f"{sighting.label}: seen by `{sighting.verb}`: {_difference(seen, wanted)}"
+            yield f"{observation.label}: seen by `{observation.verb}`: {_difference(seen, wanted)}"
 
 
 def _texts(lines: bytes) -> bytes:
-    """The program's stdout in what `run --json` printed; a killed client's last line may be half."""
+    """The program's stdout in the events of `run --json`. The last line of a killed client may be incomplete."""
     whole = lines[: lines.rfind(b"\n") + 1].splitlines()
     events = [json.loads(line) for line in whole]
     return "".join(event["text"] for event in events if event.get("stream") == "stdout" and "text" in event).encode()
@@ -249,12 +249,12 @@ def _difference(seen: bytes, wanted: bytes) -> str:
 
 # --- overlaps ---------------------------------------------------------------------------------------------------------
 def _overlaps(evidence: Evidence) -> Iterator[str]:
-    by_job: dict[int, list[Life]] = defaultdict(list)
-    for life in evidence.lives:
-        if life.name in evidence.fenced:
-            by_job[life.job].append(life)
-    for job, lives in by_job.items():
-        ordered = sorted(lives, key=lambda life: life.start)
+    by_job: dict[int, list[ProgramRun]] = defaultdict(list)
+    for run in evidence.program_runs:
+        if run.name in evidence.fenced:
+            by_job[run.job].append(run)
+    for job, program_runs in by_job.items():
+        ordered = sorted(program_runs, key=lambda run: run.start)
         for before, after in pairwise(ordered):
             if after.start < before.last:
                 yield (
@@ -267,15 +267,15 @@ def _overlaps(evidence: Evidence) -> Iterator[str]:
 def _figures(evidence: Evidence) -> dict[str, str]:
     attempts = [attempt for job in evidence.queue for attempt in job["attempts"]]
     gaps = [gap for job in evidence.queue for gap in _gaps(job["attempts"])]
-    masters = [trouble["seconds"] for trouble in evidence.troubles if trouble["kind"] == "kill-master"]
-    counts = Counter(str(trouble["kind"]) for trouble in evidence.troubles)
-    killed = sum(sighting.status is None for sighting in evidence.sightings)
+    masters = [record["seconds"] for record in evidence.faults if record["kind"] == "kill-master"]
+    counts = Counter(str(record["kind"]) for record in evidence.faults)
+    killed = sum(observation.status is None for observation in evidence.observations)
     ends = Counter(attempt["outcome"].partition(":")[0] for attempt in attempts)
     return {
         "seed": str(evidence.seed),
         "faults": f"{counts.total()}: " + ", ".join(f"{count} {kind}" for kind, count in counts.most_common()),
-        "clients": f"{len(evidence.sightings)} commands, {killed} of them killed",
-        "attempts": f"{len(attempts)} for {len(evidence.queue)} jobs, {len(evidence.lives)} runs in the ledgers; "
+        "clients": f"{len(evidence.observations)} commands, {killed} of them killed",
+        "attempts": f"{len(attempts)} for {len(evidence.queue)} jobs, {len(evidence.program_runs)} runs in ledgers; "
         + ", ".join(f"{count} {end or 'open'}" for end, count in ends.most_common()),
         "slowest relaunch": f"{max(gaps, default=0.0):.1f} s from the end of an attempt to the next",
         "slowest new master": f"{max(masters, default=0.0):.2f} s after the old one was killed",
@@ -289,11 +289,11 @@ def _gaps(attempts: Sequence[Mapping[str, Any]]) -> Iterator[float]:
 
 
 # --- evidence in a folder ---------------------------------------------------------------------------------------------
-def parse_life(host: str, line: str) -> Life:
+def parse_program_run(host: str, line: str) -> ProgramRun:
     """`j7 12 1 start=.. uptime=.. pid=.. beat=.. end=.. uptime=.. code=..`, the last three only of a run that ended."""
     name, job, attempt, *pairs = line.split()
     values = dict(pair.split("=", 1) for pair in pairs)
-    return Life(
+    return ProgramRun(
         host,
         name,
         int(job),
@@ -306,26 +306,28 @@ def parse_life(host: str, line: str) -> Life:
 
 
 def load(folder: Path) -> Evidence:
-    """What `chaos.py` has kept."""
+    """The evidence that chaos.py has stored in this folder."""
     plan = json.loads((folder / "plan.json").read_text())
     queue = json.loads((folder / "queue.json").read_text())
     left = json.loads((folder / "left.json").read_text())
-    errands = plan["errands"]
+    client_jobs = plan["client_jobs"]
     return Evidence(
         seed=plan["seed"],
-        expected={errand["job"]["name"]: Job(**errand["job"]) for errand in errands},
-        fenced=frozenset(errand["job"]["name"] for errand in errands if errand["on_host_loss"] == "fence"),
+        expected={client_job["job"]["name"]: Job(**client_job["job"]) for client_job in client_jobs},
+        fenced=frozenset(
+            client_job["job"]["name"] for client_job in client_jobs if client_job["on_host_loss"] == "fence"
+        ),
         queue=queue,
         logs={job["id"]: _kept_logs(folder / "logs", job["id"]) for job in queue},
-        sightings=[_sighting(each) for each in json.loads((folder / "sightings.json").read_text())],
-        lives=[
-            parse_life(path.name, line)
+        observations=[_observation(each) for each in json.loads((folder / "observations.json").read_text())],
+        program_runs=[
+            parse_program_run(path.name, line)
             for path in sorted((folder / "ledger").iterdir())
             for line in path.read_text().splitlines()
         ],
         processes=left["processes"],
         runs=left["runs"],
-        troubles=json.loads((folder / "troubles.json").read_text()),
+        faults=json.loads((folder / "faults.json").read_text()),
     )
 
 
@@ -333,8 +335,8 @@ def _kept_logs(folder: Path, job: int) -> tuple[bytes, bytes]:
     return (folder / f"{job}.out").read_bytes(), (folder / f"{job}.err").read_bytes()
 
 
-def _sighting(each: Mapping[str, Any]) -> Sighting:
-    return Sighting(each["label"], each["verb"], each["job"], each["status"], Path(each["stdout"]).read_bytes())
+def _observation(each: Mapping[str, Any]) -> Observation:
+    return Observation(each["label"], each["verb"], each["job"], each["status"], Path(each["stdout"]).read_bytes())
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""sshgrid as its users have it: commands that are processes, in a home of their own, over a lab of real hosts.
+"""sshgrid as users run it: each command is a process, with its own SSHGRID_HOME, on a lab of real hosts.
 
-The package is copied first, so that whoever edits it meanwhile changes nothing in this run. Signals go only to
-processes that were started here: clients, and the master that they started.
+The package is copied first, so that an edit during the run changes nothing. Signals go only to the clients and the
+master of this run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.program import LEDGER, SOURCE, lay_ledger
+from tests.chaos.program import LEDGER, SOURCE, create_ledger
 from tests.lab.hosts import Lab
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ ANSWER_SECONDS = 60.0
 
 
 class Grid:
-    """One inventory over all hosts of a lab, and a home for its master."""
+    """An inventory with all hosts of a lab, and a home for its master."""
 
     def __init__(self, lab: Lab, folder: Path, *, slots: int, extra: str = "") -> None:
         self.lab = lab
@@ -53,7 +53,7 @@ class Grid:
         }
 
     def start(self, *words: str, stdout: Path | int, stderr: Path | int) -> subprocess.Popen[bytes]:
-        """A client that is left to itself."""
+        """Start a client without waiting."""
         with contextlib.ExitStack() as stack:
             out, err = (
                 stack.enter_context(place.open("wb")) if isinstance(place, Path) else place
@@ -69,7 +69,7 @@ class Grid:
             )
 
     def __call__(self, *words: str, seconds: float = ANSWER_SECONDS) -> subprocess.CompletedProcess[bytes]:
-        """A client to its end."""
+        """Run a client to its end. Raises TimeoutError."""
         child = self.start(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             out, err = child.communicate(timeout=seconds)
@@ -80,7 +80,7 @@ class Grid:
         return subprocess.CompletedProcess(words, child.returncode, out, err)
 
     def json(self, *words: str) -> Any:
-        """What a client prints with --json."""
+        """The output of a client with --json. Raises RuntimeError for another exit status than 0."""
         done = self("--json", *words)
         if done.returncode != 0:
             raise RuntimeError(f"sshgrid {' '.join(words)}: {done.returncode}: {done.stdout!r} {done.stderr!r}")
@@ -99,7 +99,7 @@ class Grid:
         return next((self._home / "state").iterdir())
 
     def master_pid(self) -> int | None:
-        """Whoever listens on the master's socket; None when nobody does."""
+        """The pid of the process that listens on the master's socket; None when there is none."""
         found = list((self._home / "state").glob("*/master.sock"))
         with socket.socket(socket.AF_UNIX) as connection:
             try:
@@ -110,7 +110,7 @@ class Grid:
         return int(struct.unpack("3i", credentials)[0])
 
     def kill_master(self) -> int | None:
-        """SIGKILL; the pid of the dead."""
+        """Send SIGKILL to the master; returns its pid, or None when there is none."""
         pid = self.master_pid()
         if pid is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -123,14 +123,14 @@ class Grid:
 
 @contextlib.contextmanager
 def grid_over(lab: Lab, *, slots: int, extra: str = "", small_disks: bool = True) -> Iterator[Grid]:
-    """A grid whose hosts have ledgers; at the end its home is gone and the disks are large again, whatever happened."""
-    # Short, because the socket's path may have 100 bytes.
+    """A grid whose hosts have ledgers. At the end its home is removed and the disks have their normal size."""
+    # A short path, as that of the socket is limited to about 100 bytes.
     folder = Path(tempfile.mkdtemp(prefix="sgc-", dir="/tmp"))
     try:
         for host in lab:
             if small_disks:
                 host.small_disk(DISK_BYTES)
-            lay_ledger(host.disk_path(LEDGER))
+            create_ledger(host.disk_path(LEDGER))
         grid = Grid(lab, folder, slots=slots, extra=extra)
         try:
             yield grid

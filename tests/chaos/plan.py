@@ -1,7 +1,6 @@
-"""What a torture run will do, drawn from its seed alone: the jobs, who sends them and how, and the faults.
+"""The plan of a chaos run, drawn from its seed: the jobs, how clients submit and follow them, and the faults.
 
-One host at least is always left in peace, as with no host at all an attached client may rightly give up. Refuses
-nothing: pure, no clock.
+At least one host has no fault at any time, because an attached client gives up when no host is left.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from random import Random
 from tests.chaos.program import Job
 
 CODES = (0, 0, 0, 0, 0, 3, 7, 42, 255)
-SHARE_OF_SENDING = 0.75  # of the time of the faults; in the rest what was sent comes to its end
-# How a client goes about a job: `run`, `run --json`; `run -d` and then `wait`, `attach` or `logs -f`.
+SHARE_OF_SENDING = 0.75  # of the time with faults; in the rest the submitted jobs can end
+# How a client runs a job: `run`, `run --json`; `run -d` and then `wait`, `attach` or `logs -f`.
 WAYS = ("run", "run", "run", "json", "wait", "attach", "logs")
 HOST_LOSS = ("relaunch", "relaunch", "relaunch", "relaunch", "fence", "fence", "wait")
 
@@ -36,12 +35,12 @@ REST_SECONDS = 3.0  # between two faults of a host
 
 
 @dataclass(frozen=True)
-class Errand:
-    """A job, and how one of the clients goes about it."""
+class ClientJob:
+    """A job, and how a client runs it."""
 
     job: Job
     client: int
-    at: float  # seconds after the beginning
+    at: float  # seconds after the start of the run
     way: str
     on_host_loss: str
 
@@ -57,7 +56,7 @@ class Fault:
 @dataclass(frozen=True)
 class Plan:
     seed: int
-    errands: tuple[Errand, ...]
+    client_jobs: tuple[ClientJob, ...]
     faults: tuple[Fault, ...]
     seconds: float
 
@@ -71,52 +70,50 @@ def draw(
     kinds: Sequence[str] = (),
     every: float = SECONDS_BETWEEN_FAULTS,
 ) -> Plan:
-    """`kinds`: only these faults; `every`: mean seconds between two."""
-    # Two dice, so that another set of faults troubles the very same jobs.
-    errands = _errands(Random(f"{seed} jobs"), jobs, clients, seconds * SHARE_OF_SENDING)
+    """Draw a plan. `kinds` limits the kinds of faults; `every` is the mean time between two faults in seconds."""
+    # Two generators, so that other faults leave the jobs unchanged.
+    client_jobs = _client_jobs(Random(f"{seed} jobs"), jobs, clients, seconds * SHARE_OF_SENDING)
     faults = _faults(Random(f"{seed} faults"), hosts, seconds, kinds, every)
-    return Plan(seed, errands, faults, seconds)
+    return Plan(seed, client_jobs, faults, seconds)
 
 
-def _errands(dice: Random, count: int, clients: int, seconds: float) -> tuple[Errand, ...]:
-    times = sorted(dice.uniform(0.0, seconds) for _ in range(count))
+def _client_jobs(rng: Random, count: int, clients: int, seconds: float) -> tuple[ClientJob, ...]:
+    times = sorted(rng.uniform(0.0, seconds) for _ in range(count))
     return tuple(
-        Errand(_job(dice, f"j{number}"), dice.randrange(clients), at, dice.choice(WAYS), dice.choice(HOST_LOSS))
+        ClientJob(_job(rng, f"j{number}"), rng.randrange(clients), at, rng.choice(WAYS), rng.choice(HOST_LOSS))
         for number, at in enumerate(times, 1)
     )
 
 
-def _job(dice: Random, name: str) -> Job:
-    seconds = round(min(20.0, 0.1 * 200.0 ** dice.random()), 2)  # 0.1 to 20 s, many short ones
-    lines = dice.choice((1, 7, 30, 100, 400))
-    width = dice.choice((0, 40, 40, 500, 4000))
-    return Job(name, seconds, lines, width, dice.choice(CODES), dice.random() < 0.1)
+def _job(rng: Random, name: str) -> Job:
+    seconds = round(min(20.0, 0.1 * 200.0 ** rng.random()), 2)  # 0.1 to 20 s, many short ones
+    lines = rng.choice((1, 7, 30, 100, 400))
+    width = rng.choice((0, 40, 40, 500, 4000))
+    return Job(name, seconds, lines, width, rng.choice(CODES), rng.random() < 0.1)
 
 
-def _faults(
-    dice: Random, hosts: Sequence[str], seconds: float, kinds: Sequence[str], every: float
-) -> tuple[Fault, ...]:
+def _faults(rng: Random, hosts: Sequence[str], seconds: float, kinds: Sequence[str], every: float) -> tuple[Fault, ...]:
     weights = {kind: row[0] for kind, row in HOST_FAULTS.items()} | GRID_FAULTS
     chosen = [kind for kind in weights if not kinds or kind in kinds]
     busy_until = dict.fromkeys(hosts, 0.0)
     found = []
     at = 2.0
     while chosen and at < seconds:
-        kind = dice.choices(chosen, [weights[kind] for kind in chosen])[0]
-        fault = Fault(round(at, 2), kind) if kind in GRID_FAULTS else _host_fault(dice, kind, at, busy_until)
+        kind = rng.choices(chosen, [weights[kind] for kind in chosen])[0]
+        fault = Fault(round(at, 2), kind) if kind in GRID_FAULTS else _host_fault(rng, kind, at, busy_until)
         if fault is not None:
             found.append(fault)
-        at += dice.expovariate(1 / every)
+        at += rng.expovariate(1 / every)
     return tuple(found)
 
 
-def _host_fault(dice: Random, kind: str, at: float, busy_until: dict[str, float]) -> Fault | None:
-    """None when too few hosts are in peace."""
+def _host_fault(rng: Random, kind: str, at: float, busy_until: dict[str, float]) -> Fault | None:
+    """A fault of a free host; None when fewer than two hosts are free."""
     free = [host for host, until in busy_until.items() if until <= at]
     if len(free) < 2:
         return None
-    host = dice.choice(free)
+    host = rng.choice(free)
     _, shortest, longest = HOST_FAULTS[kind]
-    seconds = round(dice.uniform(shortest, longest), 2)
+    seconds = round(rng.uniform(shortest, longest), 2)
     busy_until[host] = at + seconds + REST_SECONDS
     return Fault(round(at, 2), kind, host, seconds)

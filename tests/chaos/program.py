@@ -1,8 +1,8 @@
-"""The program that every job of the torture runs, and what it has to print: a function of its arguments alone.
+"""The program of every job in a chaos run, and its expected output, which depends only on its arguments.
 
-It notes its life in its host's ledger, a file beside the working folder that survives a power cut and was given its
-whole size before the first job, so that a full disk cannot silence it. A full disk makes the program wait, as nothing
-but sshgrid itself shall be found guilty of lost output.
+It records its run in the ledger of its host, a file beside the working folder. The ledger survives a power cut, and has
+its full size from the start, so that the program can write to it on a full disk. When its output does not fit on the
+disk, the program waits, so that lost output is always an error of sshgrid.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SOURCE = r"""
 import errno, fcntl, hashlib, os, subprocess, sys, time
 
 LEDGER, SLOT = "/var/tmp/ledger", 256
-name, seconds, lines, width, code, litters = sys.argv[1], float(sys.argv[2]), *map(int, sys.argv[3:7])
+name, seconds, lines, width, code, leaves_child = sys.argv[1], float(sys.argv[2]), *map(int, sys.argv[3:7])
 
 
 def uptime():
@@ -29,7 +29,7 @@ def uptime():
         return file.read().split()[0]
 
 
-# A slot of the ledger is taken once; what stands in it is overwritten in place.
+# Each run takes one slot of the ledger and overwrites it in place.
 ledger = os.open(LEDGER, os.O_RDWR)
 fcntl.flock(ledger, fcntl.LOCK_EX)
 used = int(os.pread(ledger, 15, 0)) + 1
@@ -63,7 +63,7 @@ def wait_until(at):
 
 
 note()
-if litters:
+if leaves_child:
     null = subprocess.DEVNULL
     subprocess.Popen(["sleep", "1000"], start_new_session=True, stdin=null, stdout=null, stderr=null)
 began = time.monotonic()
@@ -84,18 +84,18 @@ os._exit(code)
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the program. `name` is what `ps` calls it, too."""
+    """The arguments of the program. `name` is also the name of the job."""
 
     name: str
     seconds: float
     lines: int
     width: int  # characters of payload in a line
     code: int
-    litters: bool  # leaves a child in a session of its own behind
+    leaves_child: bool  # leaves a child process in its own session
 
     @property
     def words(self) -> list[str]:
-        numbers = (self.seconds, self.lines, self.width, self.code, int(self.litters))
+        numbers = (self.seconds, self.lines, self.width, self.code, int(self.leaves_child))
         return [self.name, *map(str, numbers)]
 
     def _lines(self) -> Iterator[bytes]:
@@ -114,14 +114,14 @@ class Job:
         return b"".join(f"{self.name} err {number}\n".encode() for number in numbers)
 
 
-def lay_ledger(path: Path) -> None:
-    """An empty ledger that already has all the space it will ever need."""
+def create_ledger(path: Path) -> None:
+    """Create an empty ledger with its full size."""
     path.write_bytes(b"%15d\n" % 0 + b"\0" * (SLOT_BYTES * SLOTS - 16))
     path.chmod(0o666)
 
 
 def read_ledger(path: Path) -> list[str]:
-    """The lines of a ledger, one for each run that began."""
+    """The lines of a ledger, one for each run."""
     content = path.read_bytes()
     slots = [content[at : at + SLOT_BYTES] for at in range(SLOT_BYTES, len(content), SLOT_BYTES)]
     return [line for slot in slots if (line := slot.strip(b"\0 \n").decode())]

@@ -1,7 +1,7 @@
-"""How long it takes until work goes on, measured on the lab and printed beside what issue 3 promises.
+"""Measures on the lab how long sshgrid takes to recover from each fault, and prints it with its limit.
 
-`python -m tests.chaos recovery` ends with 1 when a figure is not within its limit. Each figure is the worst of its
-rounds; what is measured is read from the program's own clock, the queue's times and the clients' pipes.
+`python -m tests.chaos recovery` exits with 1 when a limit is exceeded. Each figure is the maximum of its rounds. The
+times are read from the output of the program, the queue and the clients.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tests.lab.host import LabHost
 from tests.lab.hosts import Lab
 from tests.lab.machine import wait_until
 
-PATIENCE_SECONDS = 10.0  # the shortest, which is that of young runs
+PATIENCE_SECONDS = 10.0  # the minimum, which holds for young runs
 SLOTS = 30
-CROWD = 100
+MANY_JOBS = 100
 TICKER = """\
 import sys, time
 end = time.monotonic() + float(sys.argv[1])
@@ -53,18 +53,18 @@ class Row:
         return f"{self.what:<66} {max(self.measured):6.2f} s  <= {self.limit:g} s  {met:<7}  ({each})"
 
 
-class Scene:
-    """A grid with a program that prints the time, and questions about its jobs."""
+class RecoveryTest:
+    """A grid with a program that prints the time, and queries of its jobs."""
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self.lab = grid.lab
-        self.dice = Random(1)
+        self.rng = Random(1)
         self.ticker = grid.folder / "ticker.py"
         self.ticker.write_text(TICKER)
 
-    def afresh(self) -> Scene:
-        """With a master that holds no loss of an earlier round against a node."""
+    def with_new_master(self) -> RecoveryTest:
+        """Restart the master, so that no node is in quarantine after losses of an earlier round."""
         self.grid("master", "stop")
         self.grid("master", "start")
         wait_until(lambda: self.all_up(), "every node to be up", 60, lambda: self.grid.json("nodes"))
@@ -85,7 +85,7 @@ class Scene:
 
     @contextlib.contextmanager
     def running(self, *options: str, seconds: float = 600.0) -> Iterator[tuple[int, LabHost]]:
-        """A job under way, and its host; it is ended afterwards and its hosts are up and well again."""
+        """A running job and its host. At the end the job is killed, and all hosts are up again."""
         job = self.send(*options, seconds=seconds)
         wait_until(lambda: self.runs(job), f"job {job} to run", 30, lambda: self.grid.job(job))
         try:
@@ -101,128 +101,128 @@ class Scene:
         return all(node["state"] not in ("DOWN", "UNKNOWN") for node in self.grid.json("nodes")["nodes"])
 
     def relaunched(self, job: int, attempts: int, seconds: float = 120.0) -> float:
-        """When the attempt after so many began."""
+        """Wait for the attempt after `attempts` attempts; returns its start time in Unix seconds."""
         wait_until(
             lambda: len(self.attempts(job)) > attempts, f"job {job} to move", seconds, lambda: self.grid.job(job)
         )
         return datetime.fromisoformat(self.attempts(job)[attempts]["started"]).timestamp()
 
 
-# --- what is measured -------------------------------------------------------------------------------------------------
+# --- the measurements -------------------------------------------------------------------------------------------------
 
 
-def reset_connection(scene: Scene) -> float:
-    """Until the first line that was printed after the reset is on the client's screen."""
-    words = ("run", "--on", "h1", str(scene.ticker), "600", "0.05")
-    with scene.grid.start(*words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as client:
+def reset_connection(test: RecoveryTest) -> float:
+    """Seconds from the reset until the client prints a line that is newer than the reset."""
+    words = ("run", "--on", "h1", str(test.ticker), "600", "0.05")
+    with test.grid.start(*words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as client:
         assert client.stdout is not None
         for _ in range(20):
             client.stdout.readline()
-        scene.lab["h1"].reset_sessions()
+        test.lab["h1"].reset_sessions()
         reset = time.time()
         while float(client.stdout.readline()) <= reset:
             pass
         seconds = time.time() - reset
         client.kill()
-    scene.grid("kill", "last", "--signal", "KILL")
+    test.grid("kill", "last", "--signal", "KILL")
     return seconds
 
 
-def rebooted_host(scene: Scene, worked_seconds: float = 0.0, dark_seconds: float = 0.0) -> float:
-    """From the host's first greeting to the claim of the next attempt."""
-    with scene.running() as (job, host):
+def rebooted_host(test: RecoveryTest, worked_seconds: float = 0.0, off_seconds: float = 0.0) -> float:
+    """Seconds from the first answer of the host to the start of the next attempt."""
+    with test.running() as (job, host):
         time.sleep(worked_seconds)
         host.power_off()
-        time.sleep(dark_seconds)
+        time.sleep(off_seconds)
         host.power_on()
-        return _since(scene, job)
+        return _since(test, job)
 
 
-def _since(scene: Scene, job: int) -> float:
+def _since(test: RecoveryTest, job: int) -> float:
     answered = time.time()
-    return max(0.0, scene.relaunched(job, 1) - answered)
+    return max(0.0, test.relaunched(job, 1) - answered)
 
 
-def vanished_run(scene: Scene) -> float:
-    """Wrapper and program are killed, as the kernel does when memory is short."""
-    with scene.running() as (job, host):
+def vanished_run(test: RecoveryTest) -> float:
+    """Seconds from SIGKILL of the wrapper and the program, as by the OOM killer, to the start of the next attempt."""
+    with test.running() as (job, host):
         victims = [str(each.pid) for each in host.processes() if any("wrapper" in word for word in each.argv)]
         victims += [str(each.pid) for each in host.processes() if any("ticker" in word for word in each.argv)]
         host.run(["kill", "-9", *victims], check=False)
-        return _since(scene, job)
+        return _since(test, job)
 
 
-def healed_host(scene: Scene) -> float:
-    """From the end of a cut until what is printed then is in the kept output."""
-    with scene.running() as (job, host):
+def healed_host(test: RecoveryTest) -> float:
+    """Seconds from the end of a network cut until new output is stored."""
+    with test.running() as (job, host):
         time.sleep(25.0)
         host.cut()
-        time.sleep(scene.dice.uniform(6.0, 20.0))
+        time.sleep(test.rng.uniform(6.0, 20.0))
         host.heal()
         healed = time.time()
-        wait_until(lambda: _last_line(scene, job) > healed, "output to go on", 60)
+        wait_until(lambda: _last_line(test, job) > healed, "new output", 60)
         return time.time() - healed
 
 
-def _last_line(scene: Scene, job: int) -> float:
-    return float(scene.grid("logs", "--tail", "1", str(job)).stdout or 0)
+def _last_line(test: RecoveryTest, job: int) -> float:
+    return float(test.grid("logs", "--tail", "1", str(job)).stdout or 0)
 
 
-def silent_host(scene: Scene, worked_seconds: float = 0.0) -> float:
-    """Beyond the end of patience, which counts from the last sign of life."""
-    with scene.running() as (job, host):
+def silent_host(test: RecoveryTest, worked_seconds: float = 0.0) -> float:
+    """Seconds from the end of the patience, counted from the last sign of life, to the start of the next attempt."""
+    with test.running() as (job, host):
         time.sleep(worked_seconds)
         host.cut()
-        began = datetime.fromisoformat(scene.attempts(job)[0]["started"]).timestamp()
-        relaunched = scene.relaunched(job, 1)
+        began = datetime.fromisoformat(test.attempts(job)[0]["started"]).timestamp()
+        relaunched = test.relaunched(job, 1)
         last_sign = next(
             datetime.fromisoformat(node["last_seen"]).timestamp()
-            for node in scene.grid.json("nodes")["nodes"]
+            for node in test.grid.json("nodes")["nodes"]
             if node["name"] == host.name
         )
         return relaunched - last_sign - max(PATIENCE_SECONDS, last_sign - began)
 
 
-def master_restart(scene: Scene) -> float:
-    """From the start of the new master until output of each of the jobs comes in again."""
-    jobs = [scene.send(seconds=900, step=0.5) for _ in range(CROWD)]
-    wait_until(lambda: _running(scene) >= CROWD, f"{CROWD} jobs to run", 120, lambda: _not_running(scene, jobs))
-    scene.grid.kill_master()
-    before = _outputs(scene)
+def master_restart(test: RecoveryTest) -> float:
+    """Seconds from the start of the new master until new output of every job is stored."""
+    jobs = [test.send(seconds=900, step=0.5) for _ in range(MANY_JOBS)]
+    wait_until(lambda: _running(test) >= MANY_JOBS, f"{MANY_JOBS} jobs to run", 120, lambda: _not_running(test, jobs))
+    test.grid.kill_master()
+    before = _outputs(test)
     start = time.time()
-    scene.grid("master", "start")
+    test.grid("master", "start")
     wait_until(
-        lambda: _grown(before, _outputs(scene)) >= CROWD, "all to grow", 60, lambda: _grown(before, _outputs(scene))
+        lambda: _grown(before, _outputs(test)) >= MANY_JOBS, "all to grow", 60, lambda: _grown(before, _outputs(test))
     )
     seconds = time.time() - start
-    scene.grid("kill", ",".join(map(str, jobs)), "--signal", "KILL")
-    wait_until(lambda: _running(scene) == 0, "all to end", 60, lambda: _running(scene))
+    test.grid("kill", ",".join(map(str, jobs)), "--signal", "KILL")
+    wait_until(lambda: _running(test) == 0, "all to end", 60, lambda: _running(test))
     return seconds
 
 
-def _running(scene: Scene) -> int:
-    return sum(job["state"] == "RUNNING" and job["phase"] == "running" for job in scene.grid.jobs())
+def _running(test: RecoveryTest) -> int:
+    return sum(job["state"] == "RUNNING" and job["phase"] == "running" for job in test.grid.jobs())
 
 
-def _not_running(scene: Scene, jobs: Sequence[int]) -> list[dict[str, Any]]:
-    return [job for job in scene.grid.jobs() if job["id"] in jobs and job["phase"] != "running"]
+def _not_running(test: RecoveryTest, jobs: Sequence[int]) -> list[dict[str, Any]]:
+    return [job for job in test.grid.jobs() if job["id"] in jobs and job["phase"] != "running"]
 
 
-def _outputs(scene: Scene) -> dict[Path, int]:
-    return {path: path.stat().st_size for path in (scene.grid.state / "spool").rglob("*") if path.is_file()}
+def _outputs(test: RecoveryTest) -> dict[Path, int]:
+    return {path: path.stat().st_size for path in (test.grid.state / "spool").rglob("*") if path.is_file()}
 
 
 def _grown(before: dict[Path, int], now: dict[Path, int]) -> int:
     return sum(size > before.get(path, 0) for path, size in now.items())
 
 
-ROWS: dict[str, tuple[str, float, Callable[[Scene], float]]] = {
+ROWS: dict[str, tuple[str, float, Callable[[RecoveryTest], float]]] = {
     "reset": ("a reset connection: re-attached", 2.0, reset_connection),
     "reboot": ("a rebooted host: relaunch begins after its first answer", 3.0, rebooted_host),
     "reboot-later": (
-        "the same for a run of 25 s, after 6 to 20 s in the dark",
+        "the same for a run of 25 s, switched off for 6 to 20 s",
         3.0,
-        lambda scene: rebooted_host(scene, 25.0, scene.dice.uniform(6.0, 20.0)),
+        lambda test: rebooted_host(test, 25.0, test.rng.uniform(6.0, 20.0)),
     ),
     "healed": ("a cut of 6 to 20 s, for a run of 25 s: re-attached", 3.0, healed_host),
     "vanished": ("a run that vanished: relaunch begins", 3.0, vanished_run),
@@ -230,9 +230,9 @@ ROWS: dict[str, tuple[str, float, Callable[[Scene], float]]] = {
     "silent-later": (
         "the same for a run of 15 s",
         3.0,
-        lambda scene: silent_host(scene, 15.0),
+        lambda test: silent_host(test, 15.0),
     ),
-    "master": (f"master restart with {CROWD} running jobs: all re-attached", 5.0, master_restart),
+    "master": (f"master restart with {MANY_JOBS} running jobs: all re-attached", 5.0, master_restart),
 }
 
 
@@ -243,11 +243,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 125
     rows = []
     with Lab(4) as lab, grid_over(lab, slots=SLOTS, small_disks=False) as grid:
-        scene = Scene(grid)
+        test = RecoveryTest(grid)
         for name in arguments.only or ROWS:
             what, limit, measure = ROWS[name]
             rounds = 1 if name == "master" else arguments.rounds
-            row = Row(what, limit, tuple(measure(scene.afresh()) for _ in range(rounds)))
+            row = Row(what, limit, tuple(measure(test.with_new_master()) for _ in range(rounds)))
             sys.stdout.write(f"{row.text}\n")
             sys.stdout.flush()
             rows.append(row)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.chaos import Wish, torture
+from tests.chaos.chaos import Settings, chaos_run
 from tests.lab.hosts import Lab
 
 SEED = int(os.environ.get("SSHGRID_CHAOS_SEED", "11"))
@@ -17,6 +17,6 @@ SECONDS = 35.0
 
 @pytest.mark.lab
 def test_no_job_is_lost_while_hosts_clients_and_masters_fail(lab_hosts: Lab, tmp_path: Path) -> None:
-    report = torture(Wish(SEED, JOBS, len(lab_hosts.hosts), 3, SECONDS), lab_hosts, tmp_path)
+    report = chaos_run(Settings(SEED, JOBS, len(lab_hosts.hosts), 3, SECONDS), lab_hosts, tmp_path)
     assert report.accepted >= JOBS, report.text
     assert report.is_clean, report.text

@@ -1,7 +1,6 @@
-"""The faults of a plan, done to the hosts, the master and the clients at their times; and what became of each.
+"""Injects the faults of a plan into the hosts, the master and the clients at their times, and records them.
 
-Every host has a thread of its own, so that a slow boot does not delay the cut of another. Refuses to leave a host dark:
-`end` heals, boots and frees whatever is not as it was.
+Each host has its own thread, so that a slow boot does not delay a fault of another host. `end` restores all hosts.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ LOST_PERCENT = 33
 
 
 @dataclass
-class Trouble:
-    """A fault as it was done. `seconds`: how long it lasted, for the master until another one listened."""
+class FaultRecord:
+    """An injected fault. `seconds` is its duration; for a killed master the time until the next one listened."""
 
     kind: str
     host: str
@@ -29,16 +28,16 @@ class Trouble:
     seconds: float
 
 
-class Troubles:
-    """One run's worth."""
+class FaultInjector:
+    """The faults of one run. `done` has their records."""
 
     def __init__(self, plan: Plan, grid: Grid, clients: Clients) -> None:
-        self.done: list[Trouble] = []
-        self.mishaps: list[str] = []  # of the lab, not of the grid
+        self.done: list[FaultRecord] = []
+        self.errors: list[str] = []  # of the lab, not of sshgrid
         self._plan = plan
         self._grid = grid
         self._clients = clients
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def begin(self, since: float) -> None:
@@ -53,8 +52,8 @@ class Troubles:
             thread.join()
 
     def end(self) -> None:
-        """No further fault, and every host as it was."""
-        self._over.set()
+        """Inject no further fault, and restore all hosts."""
+        self._ended.set()
         self.wait()
         for host in self._grid.lab:
             host.power_on()
@@ -64,15 +63,15 @@ class Troubles:
 
     def _all(self, faults: list[Fault], since: float) -> None:
         for fault in faults:
-            if self._over.wait(max(0.0, since + fault.at - time.monotonic())):
+            if self._ended.wait(max(0.0, since + fault.at - time.monotonic())):
                 return
-            trouble = Trouble(fault.kind, fault.host, time.time(), 0.0)
+            record = FaultRecord(fault.kind, fault.host, time.time(), 0.0)
             try:
                 self._one(fault)
-            except Exception as error:  # noqa: BLE001 - told in the report
-                self.mishaps.append(f"{fault}: {type(error).__name__}: {error}")
-            trouble.seconds = time.time() - trouble.at
-            self.done.append(trouble)
+            except Exception as error:  # noqa: BLE001 - it is reported as a finding
+                self.errors.append(f"{fault}: {type(error).__name__}: {error}")
+            record.seconds = time.time() - record.at
+            self.done.append(record)
 
     def _one(self, fault: Fault) -> None:
         match fault.kind:
@@ -84,20 +83,20 @@ class Troubles:
                 begin, end = _pair(fault.kind, self._grid.lab[fault.host])
                 begin()
                 try:
-                    self._over.wait(fault.seconds)
+                    self._ended.wait(fault.seconds)
                 finally:
                     end()
 
     def _kill_master(self) -> None:
-        """Whoever needs one first starts the next: one of the clients, or this."""
-        dead = self._grid.kill_master()
+        """Kill the master, and wait until this method or a client has started the next one."""
+        killed = self._grid.kill_master()
         done = self._grid("master", "start")
         if done.returncode != 0:
-            self.mishaps.append(f"no new master after {dead}: {done.stderr.decode(errors='replace')}")
+            self.errors.append(f"no new master after {killed}: {done.stderr.decode(errors='replace')}")
 
 
 def _pair(kind: str, host: LabHost) -> tuple[Callable[[], None], Callable[[], None]]:
-    """How a fault of a host begins, and how it ends."""
+    """The functions that begin and end a fault of a host."""
     match kind:
         case "cut" | "long-cut":
             return host.cut, host.heal
