@@ -1,4 +1,4 @@
-"""What the built manual loads from other hosts is found (scripts/check_pages.py); links are not."""
+"""scripts/check_pages.py: a page that loads something from another host is an error, a link is not."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def _check(folder: Path) -> tuple[int, str]:
         '<svg><image xlink:href="https://example/a.png"/></svg>',
     ],
 )
-def test_what_a_browser_loads_by_itself_is_an_error(tmp_path: Path, text: str) -> None:
+def test_a_resource_from_another_host_is_an_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "index.html").write_text(text, encoding="utf-8")
-    code, said = _check(tmp_path)
+    code, output = _check(tmp_path)
     assert code == 1
-    assert said.lower().startswith("error: index.html: ")
+    assert output.lower().startswith("error: index.html: ")
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_what_a_browser_loads_by_itself_is_an_error(tmp_path: Path, text: str) -
         "<p>url(https://example.org)</p>",
     ],
 )
-def test_links_and_files_of_the_manual_are_none(tmp_path: Path, text: str) -> None:
+def test_links_and_local_files_are_not_errors(tmp_path: Path, text: str) -> None:
     (tmp_path / "index.html").write_text(text, encoding="utf-8")
     assert _check(tmp_path) == (0, "")
 
 
-def test_style_sheets_are_read_too(tmp_path: Path) -> None:
+def test_a_resource_in_a_style_sheet_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("<p>", encoding="utf-8")
     (tmp_path / "a.css").write_text("@font-face{src:url('https://example/a.woff2')}", encoding="utf-8")
     assert _check(tmp_path) == (1, "error: a.css: https://example/a.woff2\n")

@@ -1,4 +1,4 @@
-"""The picture of the folders and their imports: floors, the lines that are drawn, and that it shows the package."""
+"""scripts/draw_layout.py: the folders with their imports, the floors, and the lines of the picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _script() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["draw_layout"] = module  # its dataclass looks its own module up
+    sys.modules["draw_layout"] = module  # its dataclass looks up its module
     spec.loader.exec_module(module)
     return module
 
@@ -28,7 +28,7 @@ script = _script()
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A package of three rooms: cli imports queue inside a function, and model only for the type checker."""
+    """A package with three folders and modules: cli imports queue inside a function, and model only for the type checker."""
     files = {
         "__init__.py": "from sample import cli",
         "model.py": '"""What all parts know. More."""\n',
@@ -45,7 +45,7 @@ def package(tmp_path: Path) -> Path:
     return root
 
 
-def test_rooms_are_folders_and_single_modules_with_what_they_import(package: Path) -> None:
+def test_rooms_are_folders_and_single_modules_with_their_imports(package: Path) -> None:
     rooms = script.rooms(package)
     assert {name: room.imports for name, room in rooms.items()} == {
         "cli": {"queue"},
@@ -66,7 +66,7 @@ def test_rooms_are_folders_and_single_modules_with_what_they_import(package: Pat
         ({"top": {"a"}, "a": {"b"}, "b": {"a", "c"}, "c": set()}, {"top": 2, "a": 1, "b": 1, "c": 0}),
     ],
 )
-def test_a_floor_is_one_above_what_is_imported_and_a_cycle_shares_one(
+def test_a_floor_is_above_its_imports_and_a_cycle_is_one_floor(
     imports: dict[str, set[str]], floors: dict[str, int]
 ) -> None:
     assert script.floors(imports) == floors

@@ -1,4 +1,4 @@
-"""docs/faults.md and docs/promises.md cannot rot: every fault has a row, and every test that they name is there."""
+"""docs/faults.md and docs/promises.md: every fault has a row, and every named test and file exists."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NUMBERS = [*(f"F{number}" for number in range(1, 43)), *(f"A{number}" for number
 
 
 def rows() -> dict[str, list[str]]:
-    """The cells of each number's row."""
+    """The cells of the row of each number."""
     return {number: cells.split(" | ") for number, cells in ROW.findall(FAULTS)}
 
 
 def all_tests() -> dict[str, set[str]]:
-    """Each test's name, with the numbers in it."""
+    """The name of each test, with the numbers in it."""
     found: dict[str, set[str]] = {}
     for path in (ROOT / "tests").rglob("test_*.py"):
         for name, numbers in TEST.findall(path.read_text(encoding="utf-8")):
@@ -34,20 +34,20 @@ def test_every_number_has_one_row_with_four_cells() -> None:
     assert {number: len(cells) for number, cells in rows().items() if len(cells) != 3} == {}
 
 
-def test_every_test_that_is_named_exists() -> None:
+def test_every_named_test_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", FAULTS + PROMISES))
     assert len(named) > 100
     assert named - all_tests().keys() == set()
 
 
-def test_every_file_that_is_named_exists() -> None:
+def test_every_named_file_exists() -> None:
     named = set(re.findall(r"`(tests/[\w/.]+)`", FAULTS + PROMISES))
     assert len(named) > 20
     assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_row_names_a_test_of_its_number_or_says_why_there_is_none(number: str) -> None:
+def test_a_row_names_a_test_with_its_number_or_the_reason_for_none(number: str) -> None:
     of_this_number = {name for name, numbers in all_tests().items() if number in numbers}
     cells = rows()[number]
     if of_this_number:
