@@ -28,7 +28,7 @@ script = _script()
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """A package with three folders and modules: cli imports queue inside a function, and model only for the type checker."""
+    """A package: cli imports queue inside a function, and model only for the type checker."""
     files = {
         "__init__.py": "from sample import cli",
         "model.py": '"""What all parts know. More."""\n',
