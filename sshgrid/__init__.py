@@ -1,1 +1,1 @@
-"""sshgrid runs programs on many machines over SSH and nothing else."""
+"""Runs programs on a cluster of machines that need nothing but an SSH server."""

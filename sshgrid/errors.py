@@ -14,7 +14,7 @@
         Unreachable         no TCP connection, no SSH banner, login timed out
         LoginRefused        no key was accepted
         HostKeyUnknown      not in known_hosts: `sshgrid node check NAME --accept-new`
-        HostKeyChanged      not the key in known_hosts: a person must decide
+        HostKeyChanged      not the key in known_hosts: a user must decide
         Dropped             the connection ended while in use
         NodeUnfit           it answers, but cannot run anything: disk full, no shell, foreign workdir ...
       NoNodeLeft          no node can run the job: exit 125

@@ -343,7 +343,7 @@ class Cancelled(Struct, frozen=True, tag="cancelled"):
 
 
 class HostLost(Struct, frozen=True, tag="host-lost"):
-    """The machine or the connection to it failed; says nothing about the program."""
+    """The machine or the connection to it failed. The program is not the cause."""
 
     reason: str
 
@@ -456,9 +456,8 @@ class AttemptRecord(Struct, frozen=True):
     batch: str = ""  # name of its batch's folder on the node; "" = not in a batch
     fetched: Fetched | None = None  # None = nothing was requested, or the run did not get that far
     speculative: bool = False  # begun beside the attempt before it, which still ran
-    why_compiled: str = (
-        ""  # why it was compiled although another node had a build; "" = none had, or it was not compiled
-    )
+    # Why it was compiled although another node had a build; "" = no node had one, or it was not compiled.
+    why_compiled: str = ""
     upload_left_bytes: int = 0  # of a large upload in progress
 
 

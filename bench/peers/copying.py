@@ -25,13 +25,13 @@ class Copying:
         self._tar = tar
 
     def install(self) -> str:
-        said = subprocess.run(
+        version = subprocess.run(
             ["tar" if self._tar else "ssh", "--version" if self._tar else "-V"],
             check=True,
             capture_output=True,
             text=True,
         )
-        return (said.stdout or said.stderr).splitlines()[0].partition(",")[0].removeprefix("tar (GNU tar) ")
+        return (version.stdout or version.stderr).splitlines()[0].partition(",")[0].removeprefix("tar (GNU tar) ")
 
     def run(self, work: Work) -> float:
         for host in self._environment.hosts:

@@ -316,7 +316,7 @@ class LanguageFields(_Model):
     run: Argv = Field(default=(), description="the command that runs it, as a list of words")
     probe: Argv = Field(default=(), description="a command that prints the version")
     interpreters: list[Word] = Field(default=[], description="names in a #! line")
-    hello: str = Field(default="", description="a program that prints hello: the smoke test of the toolchain")
+    hello: str = Field(default="", description="a program that prints hello, for the smoke test of the toolchain")
     portable: bool = Field(default=False, description="true = a compiled program runs on all nodes of the same kind")
 
 

@@ -86,7 +86,7 @@ def reason_on(seen: NodeView, submission: Submission | None = None, excluded: fr
         (view(busy=1.0), 0.5),
         (view(busy=1.0, weight=0.5), 1.0),
         (view(busy=0.1, load=9.0), 4.5),  # a queue that CPU use cannot show
-        (view(busy=0.1, load=1.9), 0.05),  # load within the cores is old news, CPU use is fresh
+        (view(busy=0.1, load=1.9), 0.05),  # a load within the cores does not count, as CPU use is more recent
         (view(busy=0.1, load=2.0), 0.05),
         (view(busy=2.0, load=9.0), 4.5),
         (view(busy=None, load=1.0), 0.5),
@@ -137,7 +137,7 @@ def test_slots_are_the_cores_unless_the_inventory_sets_them() -> None:
         (view(max_load=0.8, busy=1.74), "LoadTooHigh: 87 % > 80 %"),
         (view(max_load=0.8, busy=0.74, started_since_sample=1), "LoadTooHigh: 87 % > 80 %"),
         (view(max_load=0.8, busy=1.6), ""),
-        (view(max_load=0.8, busy=1.6, weight=0.1), ""),  # weight says how good a node is, not how busy
+        (view(max_load=0.8, busy=1.6, weight=0.1), ""),  # the weight changes the score, not the busy share
         (view(max_load=0.8, sample=None), "LoadTooHigh: load not known yet, counts as 100 % > 80 %"),
         (view(max_load=1.0, sample=None), ""),
         (view(sample=None), ""),

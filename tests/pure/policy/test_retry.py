@@ -361,11 +361,11 @@ def test_a_backoff_is_between_zero_and_its_doubling_limit(failures: int, seed: i
 
 
 def test_the_limit_of_a_backoff_doubles_up_to_a_minute() -> None:
-    class Dice(Random):
+    class BothEnds(Random):
         def uniform(self, a: float, b: float) -> float:
             return b + a / 1000  # both ends in one number
 
-    assert [retry.backoff(POLICY, failures, Dice()) for failures in (1, 2, 5, 6, 7)] == [2.0, 4.0, 32.0, 60.0, 60.0]
+    assert [retry.backoff(POLICY, failures, BothEnds()) for failures in (1, 2, 5, 6, 7)] == [2.0, 4.0, 32.0, 60.0, 60.0]
 
 
 def test_backoffs_are_spread_over_the_whole_range() -> None:
