@@ -443,8 +443,11 @@ class ToolchainsReply(Struct, frozen=True, tag="toolchains-reply"):
     languages: tuple[ToolchainLine, ...]
 
 
-class StatusReply(Struct, frozen=True, tag="status-reply"):
-    """Reply to `Status`. Paths are "" for a user who is not an admin."""
+class StatusReply(Struct, frozen=True, tag="status-reply", forbid_unknown_fields=False):
+    """Reply to `Status`. Paths are "" for a user who is not an admin.
+
+    A client stops an idle master of any version, and reads its status before that: unknown fields are ignored.
+    """
 
     pid: int
     version: str

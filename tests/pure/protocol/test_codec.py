@@ -289,3 +289,14 @@ def test_a_message_is_decoded_wherever_its_type_is() -> None:
 def test_a_password_is_in_no_repr() -> None:
     assert "horse" not in repr(user_messages.SetPassword("ann", "correct horse"))
     assert "argon" not in repr(Account("ann", Role.USER, 0.0, password="$argon2id$..."))
+
+
+def test_a_status_reply_of_another_version_is_decoded() -> None:
+    """A client reads the status of a master of any version before it stops it. Protocol 1 had the field `door`."""
+    line = (
+        b'{"type":"status-reply","pid":1,"version":"0.0.1","socket":"","state_dir":"","inventory":"",'
+        b'"inventory_error":"","uptime_seconds":1.0,"nodes":0,"jobs_by_state":{"COMPLETED":2},"clients":1,"door":""}\n'
+    )
+    ((reply, payload),) = Decoder().feed(line)
+    assert isinstance(reply, messages.StatusReply)
+    assert (reply.jobs_by_state, payload) == ({"COMPLETED": 2}, b"")

@@ -163,3 +163,15 @@ def test_a_busy_master_of_another_protocol_is_an_error(cli: Cli) -> None:
         old.reply(messages.Status, status_reply(cli.places, "0.0.1", RUNNING=1))
         with pytest.raises(MasterGone, match="this master speaks protocol 0"):
             start.connect(cli.places)
+
+
+def test_an_idle_master_of_another_protocol_is_replaced(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[FakeMaster] = []
+    fake_starts(monkeypatch, starts)
+    with FakeMaster(cli.places) as old:
+        old.refuses = messages.Failure("version", "this master speaks protocol 0")
+        old.reply(messages.Status, status_reply(cli.places, "0.0.1", COMPLETED=3))
+        with start.connect(cli.places) as link:
+            assert link.welcome == messages.Welcome(VERSION, 4242)
+        assert old.received(messages.Stop) == [messages.Stop()]
+    starts[0].close()
