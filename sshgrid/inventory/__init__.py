@@ -109,10 +109,10 @@ def _locate(violations: list[Violation], tree: Tree, text: Text) -> list[Problem
 
 def _offset(known: Mapping[inventory_text.Path, Position], path: inventory_text.Path, of_key: bool) -> int:
     """The place of the path, or of the nearest path above it: a missing key has no place."""
-    whole = path in known
+    has_place = path in known
     while path not in known:
         path = path[:-1]
-    return known[path].key if of_key or not whole else known[path].value
+    return known[path].key if of_key or not has_place else known[path].value
 
 
 # --- checks of several values -----------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def _duplicate_nodes(nodes: dict[str, Any]) -> Iterator[Violation]:
-    owner: dict[str, str] = {}
+    entry_of: dict[str, str] = {}
     total = 0
     for entry in nodes:
         names = _expanded(entry)
@@ -167,10 +167,14 @@ def _duplicate_nodes(nodes: dict[str, Any]) -> Iterator[Violation]:
             yield ("nodes", entry), True, f"more than {MAX_NAMES} nodes"
             return
         counts = Counter(names)
-        twice = next((name for name in names if name in owner or counts[name] > 1), None)
-        if twice is not None:
-            yield ("nodes", entry), True, f"the node {twice!r} is already defined by {owner.get(twice, entry)!r}"
-        owner.update(dict.fromkeys(names, entry))
+        duplicate = next((name for name in names if name in entry_of or counts[name] > 1), None)
+        if duplicate is not None:
+            yield (
+                ("nodes", entry),
+                True,
+                f"the node {duplicate!r} is already defined by {entry_of.get(duplicate, entry)!r}",
+            )
+        entry_of.update(dict.fromkeys(names, entry))
 
 
 def _expanded(entry: str) -> tuple[str, ...]:
@@ -192,8 +196,8 @@ def _incomplete_languages(languages: dict[str, Any]) -> Iterator[Violation]:
 
 
 def _unknown_toolchains(path: inventory_text.Path, fields: dict[str, Any], known: set[str]) -> Iterator[Violation]:
-    wanted = fields.get("toolchains")
-    for number, name in enumerate(wanted if isinstance(wanted, list) else ()):
+    listed = fields.get("toolchains")
+    for number, name in enumerate(listed if isinstance(listed, list) else ()):
         if isinstance(name, str) and name not in known:
             message = f"unknown language {name!r}{did_you_mean(name, known)}"
             yield (*path, "toolchains", number), False, message
@@ -206,7 +210,7 @@ def _conflicting_keys(
     path: inventory_text.Path, fields: dict[str, Any], defaults: dict[str, Any]
 ) -> Iterator[Violation]:
     if "host" in fields and "ssh_config" in fields:
-        yield (*path, "ssh_config"), True, "`host` and `ssh_config` cannot be used together; remove one of them"
+        yield (*path, "ssh_config"), True, "'host' and 'ssh_config' cannot be used together; remove one of them"
     if fields.get("connection", defaults.get("connection")) == "local":
         for key in _SSH_KEYS:
             if key in fields and fields is not defaults:
@@ -219,7 +223,9 @@ def _shared_hosts(name: str, fields: dict[str, Any], defaults: dict[str, Any]) -
     for key in ("host", "ssh_config"):
         value = fields.get(key)
         if isinstance(value, str) and "{" not in value:
-            message = f'all nodes of {name!r} would have the same {key} {value!r}; use the name, as in "{{name}}.lab"'
+            message = (
+                f'all nodes of {name!r} would have the same {key} {value!r}; use a template such as "{{name}}.lab"'
+            )
             yield ("nodes", name, key), False, message
 
 

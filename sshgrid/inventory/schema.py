@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from sshgrid.errors import UsageError
 from sshgrid.inventory.text import Path
-from sshgrid.notation.quantities import parse_duration
+from sshgrid.notation.quantities import format_duration, parse_duration
 from sshgrid.notation.selectors import did_you_mean, expand
 
 WORD = re.compile(r"(?!-)[A-Za-z0-9._:-]{1,253}", re.ASCII)
@@ -55,9 +55,9 @@ def _template(text: str, known: tuple[str, ...] = ("name",)) -> str:
 def _host(text: str) -> str:
     bare = _template(text)
     if "@" in bare and WORD.fullmatch(bare.replace("@", "")):
-        raise _violation(f"{json.dumps(text)} is not a valid host; write the user in the key `user`")
+        raise _violation(f"{json.dumps(text)} is not a valid host; write the user in the key 'user'")
     if bare.count(":") == 1:
-        raise _violation(f"{json.dumps(text)} is not a valid host; write the port in the key `port`")
+        raise _violation(f"{json.dumps(text)} is not a valid host; write the port in the key 'port'")
     if not WORD.fullmatch(bare):
         raise _violation(
             f"{json.dumps(text)} is not a valid host; use letters, digits and . _ : -, not starting with -"
@@ -95,7 +95,7 @@ def _duration(value: object) -> float:
 
 def _timeout(seconds: float) -> float:
     if not 0.1 <= seconds <= 3600:
-        raise _violation("must be between 100ms and 1h")
+        raise _violation(f"must be between 100ms and 1h, not {format_duration(seconds)}")
     return seconds
 
 
@@ -127,7 +127,7 @@ def _share(value: object) -> float:
 
 def _weight(value: float) -> float:
     if not 0 < value <= 1000:
-        raise _violation(f"must be above 0 and at most 1000, not {value}")
+        raise _violation(f"must be above 0 and at most 1000, not {value:g}")
     return value
 
 
@@ -475,6 +475,6 @@ def _unknown_key(path: Path) -> str:
         return "merge keys are not allowed; write common keys in `defaults` or in a group"
     model = _MODELS.get(str(path[0]), Document) if len(path) > 1 else Document
     if key == "drained" and model in (Defaults, GroupFields):
-        return f"'drained' is a key of a node, not of `{path[0]}`"
+        return f"'drained' is a key of a node, not of {str(path[0])!r}"
     synonym = f"; did you mean {_SYNONYMS[key]!r}?" if _SYNONYMS.get(key) in model.model_fields else ""
     return f"unknown key {key!r}{synonym or did_you_mean(key, model.model_fields)}"

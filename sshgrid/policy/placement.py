@@ -1,4 +1,4 @@
-"""Placement: on which node a job starts, and for what reason it cannot start on the other nodes.
+"""Placement: on which node a job starts, and why it cannot start on the other nodes.
 
 Every function depends only on its arguments: the views of the nodes, the submission and the random generator. A node
 whose load is not known counts as fully loaded. A node that was not probed yet counts as one that may run the job later.
@@ -19,10 +19,10 @@ from sshgrid.notation import selectors
 from sshgrid.notation.quantities import format_duration, format_size
 from sshgrid.protocol.messages import NodeReason
 
-COUNTDOWN = ", next try in "
+COUNTDOWN = ", next try in "  # ends a reason with the seconds until the next dial
 NEAR_BEST = 0.1  # nodes whose score is this close to the best count as equally idle
 
-# From permanent to temporary. A pending job shows the last of these that any node gives as the reason.
+# From permanent to temporary. `ps` shows the most temporary code of all nodes.
 PENDING_CODES = (
     *("BadConstraints", "NoToolchain", "NodeDown", "Backoff", "LoadTooHigh", "Resources", "UserLimit", "Priority"),
 )
@@ -47,7 +47,7 @@ class NodeView(Struct, frozen=True):
     user_limit: str = ""  # why the owner of the job may start no more runs here; "" = no limit reached
 
 
-PendingReason: TypeAlias = tuple[str, str]  # one of CODES, and a text with the numbers
+PendingReason: TypeAlias = tuple[str, str]  # one of PENDING_CODES, and a text with the numbers
 Requirements: TypeAlias = tuple[str, str, str, int | None, int, int]
 Policy: TypeAlias = Callable[[Sequence[NodeView], Random, int], NodeView]
 
@@ -72,8 +72,9 @@ def _all_slots(view: NodeView) -> int:
 def busy_cores(view: NodeView) -> float | None:
     """An estimate of the cores in use now; None = not known.
 
-    A sample may be a second old, so the runs that started or ended since are added: otherwise a burst of starts would
-    all go to the node that was idle. CPU use cannot exceed the number of cores; when the load does, the load counts.
+    A sample may be a second old, so each run that started since adds one core, and each that ended removes one:
+    otherwise a burst of starts would all go to the node that was idle. CPU use cannot exceed the number of cores; when
+    the load does, the load counts.
     """
     if view.sample is None:
         return None

@@ -106,7 +106,7 @@ def _after_host_loss(job: Job, policy: RetryPolicy, now: float, rng: Random, has
     if job.submission.interactive:
         return with_verdict(job, GaveUp(f"{_failures_text(job)} (an interactive run is not retried)"), now)
     if len(losses) > _retries(job, policy):
-        return with_verdict(job, GaveUp(_retries_used_up(job)), now)
+        return with_verdict(job, GaveUp(_used_up_text(job)), now)
     job = _requeued(job, policy, now, rng, has_untried_node)
     # Hold the job only while retries are left: a job without retries is done, and must not wait for a release.
     if (count := _nodes_lost_while_running(job)) >= POISON_NODES:
@@ -177,7 +177,7 @@ def _nodes_lost_while_running(job: Job) -> int:
     return len({record.node for record in _failures(job, HostLost) if record.step is Step.RUNNING})
 
 
-def _retries_used_up(job: Job) -> str:
+def _used_up_text(job: Job) -> str:
     count = len(job.attempts)
     text = (
         f"{count} attempts failed: {_failures_text(job)}"
