@@ -1,6 +1,6 @@
-# The same commands that CI runs. PYTHON=python3.12 chooses another Python, PYTEST="-k word -x" what is tested. All tests
-# are two runs of JOBS processes each: the second has a lab of SSH hosts in each process, and takes whole files, so that the
-# tests of a file share their master. Its files start in alphabetical order, with the longest among the first.
+# The same commands that CI runs. PYTHON=python3.12 selects another Python, PYTEST="-k word -x" selects tests. `make test`
+# runs pytest twice with JOBS processes each. In the second run each process has its own lab of SSH hosts, and runs whole
+# files, so that the tests of a file share a master. Files start in alphabetical order; the longest are among the first.
 .DELETE_ON_ERROR:
 .PHONY: help run test lint docs man recording package bench chaos clean tools
 
@@ -9,21 +9,21 @@ PYTEST ?=
 JOBS ?= 2
 
 help:
-	@echo 'make run    a first look: four languages on this machine'
-	@echo 'make test   every test (the lab of SSH hosts needs root; elsewhere its tests are skipped)'
-	@echo 'make lint   ruff, mypy, changelog fragments, shellcheck'
-	@echo 'make docs   the manual, into docs/_build/html'
-	@echo 'make man    the man pages, into docs/man'
-	@echo 'make recording  the session that the README shows, into docs/_static/demo.svg (needs root)'
-	@echo 'make package  wheel and source distribution: built, checked, installed and tried on each Python that is here'
-	@echo 'make bench  what things cost on this machine, beside others (needs root; BENCH=--short tries it)'
-	@echo 'make chaos a long run with faults on the lab, and its checker (needs root; SEED=n repeats one)'
-	@echo 'make clean  remove what the others made'
+	@echo 'make run        run a program in four languages on this machine'
+	@echo 'make test       run all tests (without root, tests with SSH hosts are skipped; PYTEST=tests/pure: only these)'
+	@echo 'make lint       run ruff, mypy and shellcheck, and check the changelog fragments'
+	@echo 'make docs       build the manual into docs/_build/html'
+	@echo 'make man        write the man pages into docs/man'
+	@echo 'make recording  record the session of the README into docs/_static/demo.svg (needs root)'
+	@echo 'make package    build wheel and source distribution, check them, and install them with each Python found'
+	@echo 'make bench      measure sshgrid and other tools on this machine (needs root; BENCH=--short: quick)'
+	@echo 'make chaos      run jobs for 8 minutes while hosts and masters fail, and check them (needs root; SEED=n)'
+	@echo 'make clean      remove all files that these targets create'
 
 run: .venv/ready
 	@scripts/demo.sh
 
-# Debian packages: what the tests, the benchmarks and the chaos run need on this machine.
+# Installs the Debian packages that the tests, the benchmarks and the chaos run need.
 tools:
 	scripts/setup-test-host.sh
 
@@ -68,7 +68,7 @@ clean:
 	rm -rf .venv build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A marker per set of packages: made again when the list of packages changes.
+# One marker file for each set of packages; out of date when pyproject.toml changes.
 .venv/ready: pyproject.toml
 	scripts/venv.sh
 	@touch $@

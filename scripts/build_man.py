@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Write the man pages, one for each command: `make man`, or scripts/build_man.py [FOLDER] (default: docs/man).
 
-The options come from the commands themselves, the table of exit codes from docs/exit-codes.md, and the examples, files
-and environment variables from docs/man/sections.toml. The pages are committed, so that building a wheel needs none of
-this; a test holds that they are up to date.
+The options come from the commands, the table of exit codes from docs/exit-codes.md, and the examples, files and
+environment variables from docs/man/sections.toml. The pages are committed, so that building a wheel does not need this
+script; a test checks that they are up to date.
 
-Why not click-man (0.6): it reads `Group.commands` and so finds none of the verbs, which are imported on demand; it cuts
-the sentence under NAME at 45 characters, escapes neither backslashes nor `--` in the text, and has no place for
+click-man (0.6) is not used: it reads `Group.commands` and does not find the verbs, which are imported on demand; it
+cuts the sentence under NAME at 45 characters, escapes neither backslashes nor `--` in the text, and cannot add
 defaults, examples, exit codes, files or the environment.
 """
 
@@ -34,7 +34,7 @@ FOLDER = ROOT / "docs" / "man"
 EXIT_CODES = ROOT / "docs" / "exit-codes.md"
 WIDTH = 78
 
-# Which rows of the table of exit codes a page shows, by what stands in the first column; the others end as OTHER do.
+# The rows of the table of exit codes that a page shows, by their first column; other pages show OTHER.
 PROGRAM = ("the program's", "128+N", "2", "124", "125", "126", "127", "130", "137", "141")
 SWEEP = ("0 to 101", "2", "125", "130", "141")
 OTHER = ("1", "2", "125")
@@ -53,12 +53,12 @@ _NAMED = {"\\": r"\e", "-": r"\-", "'": r"\(aq", "`": r"\(ga", "~": r"\(ti", "^"
 
 
 def literal(text: str) -> str:
-    """Text that must be copied as it stands: option names, commands."""
+    """Escape text that must be copied unchanged: option names, commands."""
     return _start_of_line("".join(_NAMED.get(char, _plain(char)) for char in text))
 
 
 def prose(text: str) -> str:
-    """Words of a help text, wrapped, each sentence on a line of its own; what stands in backquotes becomes bold."""
+    """Wrap a help text, each sentence on a new line; text in backquotes becomes bold."""
     words = re.sub(r"`+", "`", " ".join(text.split()))
     return "\n".join(line for sentence in re.split(r"(?<=[.;])\s(?=[A-Z`])", words) for line in _wrapped(sentence))
 
@@ -71,12 +71,12 @@ def _wrapped(sentence: str) -> Iterator[str]:
 
 
 def _fixed(text: str) -> str:
-    """A span of code: its spaces do not break."""
+    """A span of code: lines do not break at its spaces."""
     return literal(text).removeprefix(r"\&").replace(" ", r"\ ")
 
 
 def _words(text: str) -> str:
-    r"""Within words a hyphen stays a hyphen; `-d` and `--to` are options, whose hyphens must be minus signs (`\-`)."""
+    r"""A hyphen in a word stays a hyphen; `-d` and `--to` are options, whose hyphens must be minus signs (`\-`)."""
     escaped = "".join(char if char in "-'" else _NAMED.get(char, _plain(char)) for char in text)
     return re.sub(r"(?<![\w-])-{1,2}(?=\w)", lambda found: r"\-" * len(found[0]), escaped)
 
@@ -86,12 +86,12 @@ def _plain(char: str) -> str:
 
 
 def _start_of_line(text: str) -> str:
-    """A control character at the beginning of a line would make a request of it."""
+    """Escape a control character at the start of a line, which would make the line a roff request."""
     return r"\&" + text if text.startswith((".", "'")) else text
 
 
 def block(text: str) -> str:
-    r"""Lines that keep their breaks, indented; as man(7) says, without the `.EX` that only GNU has."""
+    r"""Indented lines that keep their breaks; without `.EX`, which only GNU roff has."""
     lines = "\n".join(literal(line) for line in text.splitlines())
     return f".PP\n.RS 4\n.nf\n{lines}\n.fi\n.RE\n"
 
@@ -113,7 +113,7 @@ def page_name(path: str) -> str:
 
 
 def purpose(path: str, context: click.Context) -> str:
-    """One line, as `whatis` shows it: no capital, no full stop."""
+    """One line for `whatis`, without capital letter and full stop."""
     verb = path.removeprefix("sshgrid ")
     text = VERBS[verb][2] if verb in VERBS else context.command.get_short_help_str(400)
     if path == "sshgrid":
@@ -150,7 +150,7 @@ def _bounds(kind: click.IntRange) -> str:
 
 
 def options(context: click.Context) -> Iterator[tuple[str, click.Option]]:
-    """("-d, --detach", the option) of each that `--help` shows."""
+    """("-d, --detach", the option) for each option that `--help` shows."""
     for parameter in context.command.get_params(context):
         record = parameter.get_help_record(context)
         if isinstance(parameter, click.Option) and record:
@@ -196,11 +196,11 @@ def _takes_global_options(context: click.Context) -> bool:
     return any("--inventory" in parameter.opts for parameter in context.command.params)
 
 
-# --- the sections that do not come from click -------------------------------------------------------------------------
+# --- sections from other sources -----------------------------------------------------------------------------------
 
 
 def exit_codes() -> dict[str, str]:
-    """Code -> meaning, as docs/exit-codes.md has them; Markdown links become their text."""
+    """Code -> meaning, from docs/exit-codes.md; Markdown links become their text."""
     rows = re.findall(r"^\| ([^|]+?) \| ([^|]+?) \| [^|]*\|$", EXIT_CODES.read_text(encoding="utf-8"), re.MULTILINE)
     return {
         code: re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", meaning) for code, meaning in rows if code not in ("code", "---")
@@ -301,7 +301,7 @@ def _page(path: str, tree: Mapping[str, click.Context], rest: Mapping[str, Any])
             # No date in .TH: the same sources give the same page on each day.
             '.\\" Written by scripts/build_man.py (make man): edit the help texts, or docs/man/sections.toml.\n',
             f'.TH {literal(name.upper())} 1 "" "sshgrid {VERSION}" "sshgrid manual"\n',
-            # No hyphenation, and lines that need not end at the same column.
+            # No hyphenation, and left-aligned text.
             ".nh\n.ad l\n",
             section("NAME", f"{literal(name)} \\- {prose(purpose(path, context))}\n"),
             section("SYNOPSIS", f"\\fB{_fixed(path)}\\fP\n{literal(usage)}\n"),

@@ -1,10 +1,10 @@
 """Check the changelog fragments in changelog.d/: names, types, text, and that a change to sshgrid/ comes with one.
 
-Exit code 0 if all is right, 1 with one `error:` line per problem. `CHANGELOG_BASE` names the commit to compare with.
+Exit code 0 on success, 1 with one `error:` line for each problem. `CHANGELOG_BASE` names the commit to compare with.
 
 The base of the comparison is, in this order: `CHANGELOG_BASE`; the point where this branch left `origin/main` or
 `main`; on main itself, the last commit that changed CHANGELOG.md. A branch must add a fragment (`towncrier check`). On
-main at least one fragment must wait for the next release.
+main there must be at least one fragment for the next release.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def types() -> tuple[str, ...]:
 
 
 def fragments() -> list[Path]:
-    """Return the files in changelog.d/ but for its README."""
+    """Return the files in changelog.d/ except the README."""
     return sorted(path for path in FOLDER.iterdir() if path.name != README)
 
 
@@ -138,15 +138,17 @@ def branch_problems(base: str) -> list[str]:
     )
     if done.returncode == 0:
         return []
-    said = (done.stdout + done.stderr).strip()
-    return [f"sshgrid/ changed since {base[:12]} and changelog.d/ has no new fragment; towncrier check says:\n{said}"]
+    printed = (done.stdout + done.stderr).strip()
+    return [
+        f"sshgrid/ changed since {base[:12]} and changelog.d/ has no new fragment; towncrier check says:\n{printed}"
+    ]
 
 
 def trunk_problems(paths: list[Path]) -> list[str]:
-    """Return an error if sshgrid/ changed since CHANGELOG.md was last written and no fragment waits."""
+    """Return an error if sshgrid/ changed since CHANGELOG.md was last written and there is no fragment."""
     release = git("log", "-1", "--format=%H", "--", "CHANGELOG.md")
     if not release:
-        return ["CHANGELOG.md: no commit has it"]
+        return ["CHANGELOG.md: not in any commit"]
     if paths or not package_changed_since(release):
         return []
     return [f"sshgrid/ changed since CHANGELOG.md was last written ({release[:12]}) and changelog.d/ has no fragment"]

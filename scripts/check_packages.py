@@ -1,7 +1,7 @@
 """Build the source distribution and the wheel, check what they contain, install them, run a program with each.
 
-Tries every Python of the classifiers in pyproject.toml that this machine has: `python3.X` on PATH, or one of pyenv's.
-Exit code 0 if all is right, 1 with an error message at the first problem, also if no such Python was found.
+Uses each Python of the classifiers in pyproject.toml that is on this machine: `python3.X` on PATH, or from pyenv.
+Exit code 0 on success, 1 with an error message at the first problem, also if no such Python was found.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MAN_PAGES = "sshgrid-*.data/data/share/man/man1"
 # A wheel installs nothing else.
 WHEEL_ONLY = ("sshgrid/*", "sshgrid-*.dist-info/*", f"{MAN_PAGES}/*")
 METADATA = ("License-Expression: MIT", "Requires-Python: >=3.11", "Project-URL: Source, ")
-# Files of the repository that a source distribution has no use for.
+# Files of the repository that a source distribution does not need.
 NOT_IN_SDIST = (".gitignore",)
 
 INVENTORY = "version: 1\nnodes:\n  here: {{connection: local, workdir: {workdir}}}\n"
@@ -53,7 +53,7 @@ PROGRAM = 'import sys\n\nprint("hello", *sys.argv[1:])\nsys.exit(3)\n'
 
 
 class Wrong(Exception):
-    """A package is not as it must be; the message says what is wrong."""
+    """A package has an error, which the message describes."""
 
 
 # --- what a distribution contains -------------------------------------------------------------------------------------
@@ -136,14 +136,14 @@ def run(*words: str | Path, env: dict[str, str] | None = None, cwd: Path | None 
     return done.stdout
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print one line of progress."""
     sys.stdout.write(f"check-packages: {text}\n")
     sys.stdout.flush()
 
 
-def answer_of(*words: str) -> str:
-    """Return the stdout of a command that may be missing or fail; then return nothing."""
+def stdout_of(*words: str) -> str:
+    """Return the stdout of a command, `""` if it is missing or fails."""
     if shutil.which(words[0]) is None:
         return ""
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=COMMAND_SECONDS)
@@ -160,37 +160,37 @@ def supported(classifiers: Iterable[str]) -> list[str]:
 
 
 def candidates(version: str) -> list[str]:
-    """Return paths that may be a Python of this version, best first."""
+    """Return paths that can be a Python of this version, best first."""
     paths = [path for path in (shutil.which(f"python{version}"), sys.executable, shutil.which("python3")) if path]
-    releases = [name for name in answer_of("pyenv", "versions", "--bare").split() if name.startswith(f"{version}.")]
+    releases = [name for name in stdout_of("pyenv", "versions", "--bare").split() if name.startswith(f"{version}.")]
     releases.sort(key=lambda name: [int(part) for part in re.findall(r"\d+", name)], reverse=True)
-    prefixes = (answer_of("pyenv", "prefix", name) for name in releases)
+    prefixes = (stdout_of("pyenv", "prefix", name) for name in releases)
     return paths + [f"{prefix}/bin/python" for prefix in prefixes if prefix]
 
 
 def find_pythons(versions: Iterable[str]) -> dict[str, str]:
-    """Return the path of a Python that runs and has venv, by version, for those that this machine has."""
+    """Return the path of a working Python with venv for each of these versions that is on this machine."""
     probe = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
     found = {}
     for version in versions:
         for path in candidates(version):
-            if answer_of(path, "-c", probe) == version:
+            if stdout_of(path, "-c", probe) == version:
                 found[version] = path
                 break
     return found
 
 
-# --- building and trying ----------------------------------------------------------------------------------------------
+# --- build and install ------------------------------------------------------------------------------------------------
 
 
 def tracked_files() -> list[str]:
-    """Return the files of the repository, also new ones that are not ignored."""
+    """Return the tracked files of the repository and the new ones that are not ignored."""
     listed = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT).split("\0")
     return [name for name in listed if name and (ROOT / name).is_file()]
 
 
 def copy_of_sources(folder: Path, names: Iterable[str]) -> Path:
-    """Copy the files into `folder`: a build leaves its own files behind, and must not find those of an older one."""
+    """Copy the files into `folder`, so that the build neither finds nor leaves files of a build."""
     for name in names:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ def environment(python: str, folder: Path, requirements: Sequence[str]) -> Path:
 
 
 def only(folder: Path, pattern: str) -> Path:
-    """Return the one file that matches. Raise Wrong if there is another number of them."""
+    """Return the one file that matches. Raise Wrong if not exactly one matches."""
     found = sorted(folder.glob(pattern))
     if len(found) != 1:
         raise Wrong(f"expected one {pattern}, found: {[path.name for path in found]}")
@@ -221,7 +221,7 @@ def unpacked(sdist: Path, folder: Path) -> Path:
 
 
 class Workshop:
-    """Builds and tries the packages in one temporary folder."""
+    """Builds and installs the packages in one temporary folder."""
 
     def __init__(self, folder: Path, pythons: dict[str, str], project: dict[str, dict[str, list[str]]]) -> None:
         self.folder = folder
@@ -263,35 +263,35 @@ class Workshop:
         if not re.search(r"\b\d+\.\d+\.\d+", version):
             raise Wrong(f"{command} --version: expected a version, got {version!r}")
         try:
-            said = run(command, "-i", inventory, "run", program, "from", "here", env=env, cwd=place, code=3)
+            printed = run(command, "-i", inventory, "run", program, "from", "here", env=env, cwd=place, code=3)
         finally:
             run(command, "-i", inventory, "master", "stop", env=env, cwd=place)
-        if said != "hello from here\n":
-            raise Wrong(f"{command} run: expected 'hello from here', got {said!r}")
+        if printed != "hello from here\n":
+            raise Wrong(f"{command} run: expected 'hello from here', got {printed!r}")
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment without what would lead to another installation or inventory."""
+    """Return the environment without variables that select another installation or inventory."""
     prefixes = ("SSHGRID", "XDG_", "PYTHON", "PIPX_", "VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
 
 
 def check(folder: Path) -> None:
-    """Build, check and try everything in `folder`. Raise Wrong at the first problem."""
+    """Build, check and install the packages in `folder`. Raise Wrong at the first problem."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     versions = supported(project["project"]["classifiers"])
     pythons = find_pythons(versions)
     if not pythons:
-        raise Wrong(f"this machine has no Python of {', '.join(versions)}: nothing was tried")
+        raise Wrong(f"this machine has no Python of {', '.join(versions)}: nothing was checked")
     absent = [version for version in versions if version not in pythons]
-    say(f"Python {', '.join(pythons)}" + (f"; not on this machine: {', '.join(absent)}" if absent else ""))
+    print_line(f"Python {', '.join(pythons)}" + (f"; not on this machine: {', '.join(absent)}" if absent else ""))
 
     workshop = Workshop(folder, pythons, project)
     tracked = tracked_files()
     sdist, wheel = workshop.build(tracked)
     check_sdist(files_of_sdist(sdist), tracked, (ROOT / "README.md").read_text(encoding="utf-8"))
     check_wheel(files_of_wheel(wheel), tracked, metadata_of(wheel))
-    say(f"{sdist.name} and {wheel.name} are complete")
+    print_line(f"{sdist.name} and {wheel.name} are complete")
 
     oldest, newest = min(pythons, key=versions.index), max(pythons, key=versions.index)
     tree = unpacked(sdist, folder / "unpacked")
@@ -306,7 +306,7 @@ def check(folder: Path) -> None:
         for future in as_completed(running):
             name, version = running[future]
             future.result()
-            say(f"Python {version}: {name}, run of a program: as expected")
+            print_line(f"Python {version}: {name}, run of a program: as expected")
 
 
 def main() -> int:
@@ -318,7 +318,7 @@ def main() -> int:
         except Wrong as problem:
             sys.stderr.write(f"error: {problem}\n")
             return 1
-    say(f"all is right ({time.monotonic() - start:.0f} s)")
+    print_line(f"all packages are correct ({time.monotonic() - start:.0f} s)")
     return 0
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Check that the built manual loads nothing from another host: scripts/check_pages.py FOLDER. Links may lead anywhere.
+"""Check that the built manual loads nothing from another host: scripts/check_pages.py FOLDER.
 
-Prints each address that a browser would load by itself, and exits with 1 when there is one.
+Links to other hosts are allowed. Prints each address of another host that a browser would load without a
+click, and exits with 1 if there is one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 _REMOTE = re.compile(r"\s*(?:[a-z]+:)?//", re.IGNORECASE)
 _CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\s;]+)""", re.IGNORECASE)
-# Where an address is followed only when the reader asks for it.
+# Attributes whose address is loaded only after a click.
 _LINKS = {("a", "href"), ("a", "xlink:href"), ("area", "href"), ("form", "action")}
 _LOADING_RELS = {"stylesheet", "icon", "shortcut", "preload", "prefetch", "modulepreload", "preconnect", "dns-prefetch"}
 _ADDRESSES = {"src", "href", "xlink:href", "srcset", "poster", "data", "action"}
@@ -41,7 +42,7 @@ class _Page(HTMLParser):
 
 
 def loaded_by_html(text: str) -> list[str]:
-    """The addresses on other hosts that a page or an SVG loads by itself."""
+    """The addresses on other hosts that a page or an SVG loads without a click."""
     page = _Page()
     page.feed(text)
     page.close()
@@ -49,7 +50,7 @@ def loaded_by_html(text: str) -> list[str]:
 
 
 def loaded_by_css(text: str) -> list[str]:
-    """The same for a style sheet."""
+    """The addresses on other hosts that a style sheet loads."""
     return _CSS.findall(text)
 
 

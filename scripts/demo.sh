@@ -1,6 +1,6 @@
 #!/bin/sh
-# What `make run` shows: the same small program in four languages through the shipped inventory, then the grid itself.
-# Languages without a toolchain here are named with the package that brings it. Stops the master only if it started it.
+# `make run`: runs the same small program in four languages with the inventory of this repository, then lists nodes and
+# jobs. For a missing toolchain it names the Debian package. Stops the master only if it has started it.
 set -eu
 cd "$(dirname "$0")/.."
 status=0
@@ -16,7 +16,7 @@ show_if() { # TOOL PACKAGE FILE
   if command -v "$1" >/dev/null; then
     show run "examples/$3" 50
   else
-    printf '\nexamples/%s is left out: there is no %s here (sudo apt-get install %s)\n' "$3" "$1" "$2"
+    printf '\nexamples/%s is skipped: %s is not installed (sudo apt-get install %s)\n' "$3" "$1" "$2"
   fi
 }
 

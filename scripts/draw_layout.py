@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Draw which folder of sshgrid/ imports which: the picture of the layout that docs/_ext puts into the manual.
+"""Draw the imports between the folders of sshgrid/: the figure that docs/_ext puts into the manual.
 
 A room is a folder, or a module at the top level. Its floor is one more than the highest floor that it imports from;
-rooms that import each other share one. Imports inside functions count, those for the type checker alone do not. By
-itself the script writes the SVG to standard output, and with `--text` one line for each room.
+rooms in an import cycle share a floor. Imports inside functions count, those under TYPE_CHECKING do not. As a command,
+the script prints the SVG, or with `--text` one line for each room.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Room:
     imports: set[str] = field(default_factory=set)
 
 
-# --- what the code says -----------------------------------------------------------------------------------------------
+# --- imports of the code ----------------------------------------------------------------------------------------------
 
 
 def rooms(package: Path = PACKAGE) -> dict[str, Room]:
-    """Name -> room. The package's own __init__ and __main__ are in none; the shell code for nodes imports nothing."""
+    """Name -> room, without `__init__` and `__main__` of the package. The shell code for nodes imports nothing."""
     found: dict[str, Room] = {}
     for path in sorted([*package.rglob("*.py"), *package.glob("*/*.sh")]):
         inside = path.relative_to(package)
@@ -63,7 +63,7 @@ def first_sentence(docstring: str) -> str:
 
 
 def _imported(tree: ast.Module, package: str) -> Iterator[str]:
-    """The rooms that run-time imports name."""
+    """The names of the rooms that are imported at run time."""
     for node in _at_run_time(tree):
         match node:
             case ast.Import(names=names):
@@ -76,7 +76,7 @@ def _imported(tree: ast.Module, package: str) -> Iterator[str]:
 
 
 def _at_run_time(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under `if TYPE_CHECKING`."""
+    """All nodes except those under `if TYPE_CHECKING`."""
     yield node
     for child in ast.iter_child_nodes(node):
         if not (isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING")):
@@ -87,7 +87,7 @@ def _at_run_time(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def reachable(imports: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """Every room that a room imports, also by way of others."""
+    """The rooms that each room imports, directly or indirectly."""
     found = {}
     for name in imports:
         seen: set[str] = set()
@@ -101,10 +101,10 @@ def reachable(imports: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
 
 
 def floors(imports: Mapping[str, Iterable[str]]) -> dict[str, int]:
-    """Room -> floor, 0 for what imports nothing; a cycle is one floor."""
+    """Room -> floor: 0 without imports; all rooms of a cycle have the same floor."""
     below = reachable(imports)
     found: dict[str, int] = {}
-    # What reaches less comes first: all that a room reaches has its floor before the room, but for its own cycle.
+    # In the order of how many rooms each reaches: those below a room have their floor before it, except for its cycle.
     for name in sorted(imports, key=lambda name: (len(below[name]), name)):
         cycle = {other for other in below[name] if name in below[other]}
         under = [found[other] + 1 for other in below[name] - cycle]
@@ -113,7 +113,7 @@ def floors(imports: Mapping[str, Iterable[str]]) -> dict[str, int]:
 
 
 def needed(imports: Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """Only the imports that do not follow from others: `a -> c` goes where `a -> b -> c` is there."""
+    """The imports without those that follow from others: `a -> c` is left out if there is `a -> b -> c`."""
     below = reachable(imports)
     return {
         name: {
@@ -147,7 +147,7 @@ text-anchor:middle}
 
 
 def svg(found: Mapping[str, Room]) -> str:
-    """All rooms, the highest floor at the top, and the imports that do not follow from others."""
+    """Draw all rooms, the highest floor at the top, and the imports that do not follow from others."""
     imports = {name: room.imports for name, room in found.items()}
     level = floors(imports)
     ways = needed(imports)
@@ -170,7 +170,7 @@ def svg(found: Mapping[str, Room]) -> str:
         boxes.append(_box(found[name], x, y, width))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="layout" viewBox="0 0 {WIDTH} {height}" role="img" '
-        'aria-label="The folders of sshgrid, from the command line at the top to the ground, and what each imports">'
+        'aria-label="The folders of sshgrid, from the command line down to the model, and the imports between them">'
         f"<style>{STYLE}{','.join(rules)}{{stroke:var(--mark);stroke-width:2;opacity:1}}\n</style>"
         f'<rect class="paper" width="{WIDTH}" height="{height}"/>'
         f'<text class="f" x="6" y="{TOP - 4}">below a name: files · lines</text>'
@@ -180,7 +180,7 @@ def svg(found: Mapping[str, Room]) -> str:
 
 
 def _places(level: Mapping[str, int], ways: Mapping[str, Iterable[str]]) -> dict[str, tuple[float, float]]:
-    """Room -> (left, width). Each room tends to stand above what it imports, floor by floor from the ground."""
+    """Room -> (left, width), floor by floor from the lowest: a room is placed above the rooms that it imports."""
     places: dict[str, tuple[float, float]] = {}
     for floor in range(max(level.values(), default=0) + 1):
         names = sorted(name for name, its_floor in level.items() if its_floor == floor)

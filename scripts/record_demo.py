@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Record the session that the README shows: `make recording` writes docs/_static/demo.svg.
 
-Real commands run in a real bash in a pseudo-terminal, over three real SSH hosts: the lab of the tests, which needs
-root. In one scene the host of a running job loses its power. No pause is longer than GAP_SECONDS.
+Real commands run in a bash in a pseudo-terminal, on three real SSH hosts: the lab of the tests, which needs root. In
+one scene the host of a running job loses power. No pause is longer than GAP_SECONDS.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ NAMES = {"h1": "alpha", "h2": "beta", "h3": "gamma"}
 TYPING_SECONDS = (0.015, 0.06)
 GAP_SECONDS = 1.8
 COMMAND_SECONDS = 120.0
-# Invisible: an "operating system command" that terminals ignore.
+# Invisible: an "operating system command" sequence that terminals ignore.
 PROMPT_MARK = b"\x1b]133;A\x07"
-PROMPT = r"\[\e]133;A\a\]\[\e[36;1m\]$\[\e[0;1m\] "  # what is typed is bold
+PROMPT = r"\[\e]133;A\a\]\[\e[36;1m\]$\[\e[0;1m\] "  # typed text is bold
 BEFORE_OUTPUT = r"\e[0m"
 
 FILES = {
@@ -65,7 +65,7 @@ for step in range(1, 7):
 
 
 class Scene(NamedTuple):
-    """A line that is typed, the seconds before the next one, and what happens while its command runs."""
+    """A line to type, the pause after its output in seconds, and a function that runs during its command."""
 
     line: str
     pause: float
@@ -73,7 +73,7 @@ class Scene(NamedTuple):
 
 
 class Recorder:
-    """A bash in a pseudo-terminal, whose output is recorded."""
+    """A bash in a pseudo-terminal; its output is recorded."""
 
     def __init__(self, folder: Path, environ: dict[str, str]) -> None:
         self.events: list[Event] = []
@@ -87,7 +87,7 @@ class Recorder:
         self.wait_for(PROMPT_MARK, 0)
 
     def type(self, line: str) -> int:
-        """Type a line as a person does; returns the number of events before its end was typed."""
+        """Type a line at human speed; returns the number of events before Enter."""
         for char in line:
             self._send(char)
             self.read(self._dice.uniform(*TYPING_SECONDS))
@@ -97,7 +97,7 @@ class Recorder:
         return before
 
     def wait_for(self, words: bytes, since: int) -> None:
-        """Read until the output since that event has the words."""
+        """Read until the output since that event contains the words."""
         deadline = time.monotonic() + COMMAND_SECONDS
         while words not in self.output(since):
             if time.monotonic() > deadline:
@@ -108,7 +108,7 @@ class Recorder:
         return b"".join(event.data for event in self.events[since:])
 
     def read(self, seconds: float) -> None:
-        """Record what comes within this time."""
+        """Record the output for this time."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if select.select([self._terminal], [], [], left)[0]:
@@ -148,7 +148,7 @@ SCENES = (
 
 
 def record(lab: Lab) -> list[Event]:
-    """Play all scenes in a folder of their own."""
+    """Play all scenes in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="sshgrid-demo-") as name:
         folder = Path(name, "demo")
         folder.mkdir()
@@ -194,7 +194,7 @@ def inventory(lab: Lab) -> str:
 
 
 def warm_up(folder: Path, environ: dict[str, str]) -> None:
-    """Start the master, and wait until every node has shown its load and all of its toolchains."""
+    """Start the master, and wait until each node has a load and all its toolchains."""
     unrecorded(["node", "check"], folder, environ)
     deadline = time.monotonic() + COMMAND_SECONDS
     while True:
@@ -208,7 +208,7 @@ def warm_up(folder: Path, environ: dict[str, str]) -> None:
 
 
 def unrecorded(words: list[str], folder: Path, environ: dict[str, str]) -> str:
-    """The output of a command that the recording does not show. RuntimeError when it fails."""
+    """Run a command that is not recorded; returns its stdout. RuntimeError when it fails."""
     done = subprocess.run(["sshgrid", *words], cwd=folder, env=environ, check=False, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"sshgrid {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs what the tests, the benchmarks and the torture run need from Debian's packages: only what is missing, as root or with sudo.
-# Ends with 1 and says what to type when it may not, or when something is still missing.
+# Installs the Debian packages that the tests, the benchmarks and the chaos run need and that are missing, as root or
+# with sudo. Exits with 1, and prints the command to type, when it cannot become root or when a package is still missing.
 set -eu
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 export PATH
 
-# a command and the package that brings it
+# a command and the package that contains it
 wanted='
 sshd openssh-server
 ssh openssh-client
@@ -54,10 +54,10 @@ as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-may_be_root() {
+can_become_root() {
   if [ "$(id -u)" = 0 ]; then return 0; fi
   command -v sudo >/dev/null || return 1
-  # Without a terminal sudo must not ask.
+  # Without a terminal, sudo must not prompt.
   if [ -t 0 ]; then sudo -v; else sudo -n true 2>/dev/null; fi
 }
 
@@ -65,14 +65,14 @@ retried() {
   for pause in 5 20 none; do
     if "$@"; then return 0; fi
     if [ "$pause" != none ]; then
-      say "'$*' failed, again in $pause s"
+      say "'$*' failed; retrying in $pause s"
       sleep "$pause"
     fi
   done
   return 1
 }
 
-# The tests start SSH servers of their own; installing one must not open this machine's port 22.
+# The tests start their own SSH servers: the installation of openssh-server must not start one on port 22.
 policy=/usr/sbin/policy-rc.d
 install_packages() {
   made_policy=no
@@ -81,13 +81,13 @@ install_packages() {
     as_root chmod 0755 "$policy"
     made_policy=yes
   fi
-  done_well=yes
-  retried as_root apt-get -q update || done_well=no
+  installed=yes
+  retried as_root apt-get -q update || installed=no
   # shellcheck disable=SC2086 # package names are words
   retried as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y install --no-install-recommends $1 </dev/null ||
-    done_well=no
+    installed=no
   if [ "$made_policy" = yes ]; then as_root rm -f "$policy"; fi
-  [ "$done_well" = yes ]
+  [ "$installed" = yes ]
 }
 
 packages=$(missing_packages)
@@ -96,11 +96,11 @@ if [ -z "$packages" ]; then
   exit 0
 fi
 if ! command -v apt-get >/dev/null; then
-  say "missing here, named as Debian packages: $packages"
-  say "this machine has no apt-get: install them its own way"
+  say "missing, as Debian package names: $packages"
+  say "this machine has no apt-get: install them with its package manager"
   exit 1
 fi
-if ! may_be_root; then
+if ! can_become_root; then
   say "missing: $packages"
   say "type: sudo apt-get update && sudo apt-get install $packages"
   exit 1
@@ -115,4 +115,4 @@ if [ -n "$packages" ]; then
   say "still missing: $packages"
   exit 1
 fi
-say "everything is there"
+say "all packages are installed"

@@ -1,9 +1,8 @@
-"""A recorded terminal as one animated SVG: no script, only CSS, so that it plays inside an <img> and on GitHub.
+"""Convert a recorded terminal session to an animated SVG with CSS and no script, which plays in an <img> on GitHub.
 
-The bytes go through a terminal emulator (pyte). Each line of the session is drawn once for each text that it had; a
-line that only grows, as one that is typed, is drawn once and uncovered from left to right. When the screen scrolls, one
-group moves. Without animation the SVG shows the end of the session: viewers that do not animate show it, and browsers
-whose user prefers reduced motion.
+A terminal emulator (pyte) reads the bytes. Each line is drawn once for each text that it had; a line that only grows,
+such as a typed one, is drawn once and uncovered from left to right. When the screen scrolls, one group moves. Viewers
+without animation, and browsers with reduced motion, show the end of the session.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ import pyte
 
 CELL_WIDTH, LINE_HEIGHT, FONT_SIZE = 8.4, 20, 14
 MARGIN, TITLE_HEIGHT = 18, 38
-# pyte knows no faint text: it is drawn grey.
+# pyte does not support faint text: it is drawn grey.
 FAINT, GREY = b"\x1b[2m", b"\x1b[90m"
-# What arrives within this time is one picture.
+# Output within this time becomes one picture.
 PICTURE_SECONDS = 0.03
-# How long the last picture stays before the session begins again.
+# The pause after the last picture, before the session starts again.
 LAST_SECONDS = 6.0
 
 FONT = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono','Liberation Mono',monospace"
@@ -68,13 +67,13 @@ class Picture(NamedTuple):
 
 
 class Stay(NamedTuple):
-    """A text of a line, from `begin` until `end` (None: to the end of the session), and when how much of it is seen."""
+    """A text of a line from `begin` to `end` (None: to the end of the session), and its visible length over time."""
 
     number: int
     begin: float
     end: float | None
     line: Line
-    growth: tuple[tuple[float, int], ...]  # (seconds, cells that are seen from then on)
+    growth: tuple[tuple[float, int], ...]  # (seconds, visible cells from then on)
 
 
 # --- events to pictures -----------------------------------------------------------------------------------------------
@@ -92,7 +91,7 @@ def without_waiting(events: Iterable[Event], longest: float) -> list[Event]:
 
 
 def pictures(events: Sequence[Event], columns: int, rows: int) -> list[Picture]:
-    """What a terminal of this size shows, whenever it changes."""
+    """The screens of a terminal of this size, one for each change."""
     screen = pyte.HistoryScreen(columns, rows, history=100_000)
     stream = pyte.ByteStream(screen)
     found: list[Picture] = []
@@ -128,7 +127,7 @@ def _colour(name: str) -> str:
 
 
 def stays(found: Sequence[Picture]) -> list[Stay]:
-    """Every text of every line, and when it stands there."""
+    """All texts of all lines, with the times at which they are shown."""
     texts: dict[int, list[tuple[float, Line]]] = {}
     for picture in found:
         for row, line in enumerate(picture.lines):
@@ -139,7 +138,7 @@ def stays(found: Sequence[Picture]) -> list[Stay]:
 
 
 def _stays(number: int, versions: list[tuple[float, Line]]) -> Iterator[Stay]:
-    """Texts that continue each other are one stay."""
+    """Join texts of which each continues the one before."""
     begin = 0
     for index in range(1, len(versions) + 1):
         if index < len(versions) and _continues(versions[index - 1][1], versions[index][1]):
@@ -199,7 +198,7 @@ style="transform:translate({_at(last.cursor[1], last.cursor[0])})"/>
 
 
 def _stay(name: str, stay: Stay, total: float, columns: int) -> tuple[list[str], str]:
-    """The rules that show and uncover a text of a line, and the element."""
+    """The CSS rules that show and uncover a text of a line, and its element."""
     rules, y = [], stay.number * LINE_HEIGHT
     shown = [] if stay.begin <= 0 else [(stay.begin, "visible")]
     hidden = [] if stay.end is None else [(stay.end, "hidden")]
@@ -210,7 +209,7 @@ def _stay(name: str, stay: Stay, total: float, columns: int) -> tuple[list[str],
     runs = "".join(_run(column, cells, y) for column, cells in _runs(stay.line))
     if len(stay.growth) == 1:
         return rules, f"<g{marks}>{runs}</g>"
-    # The cover stands where the text ends, and so behind it when nothing moves.
+    # Without animation, the cover is behind the end of the text.
     steps = [
         (when, f"transform:translate({_n((cells - len(stay.line)) * CELL_WIDTH)}px)") for when, cells in stay.growth
     ]
@@ -221,7 +220,7 @@ def _stay(name: str, stay: Stay, total: float, columns: int) -> tuple[list[str],
 
 
 def _runs(line: Line) -> Iterator[tuple[int, list[Cell]]]:
-    """Parts of a line in one style; two spaces part columns, so that each of them begins at its own place."""
+    """Parts of a line with one style; two spaces separate columns, which start at their own x."""
     column, run, begin = 0, list[Cell](), 0
     while column <= len(line):
         blank = column == len(line) or all(cell.text == " " for cell in line[column : column + 2])
@@ -246,7 +245,7 @@ def _run(column: int, cells: list[Cell], y: int) -> str:
 
 
 def _moves(name: str, steps: Iterable[tuple[float, int, int]], total: float) -> str:
-    """Where something stands, in cells; the same place twice is one step."""
+    """A rule that moves an element to positions in cells; equal positions in a row are one step."""
     places = [next(group) for _, group in groupby(steps, key=lambda step: step[1:])]
     first = [] if places and places[0][0] <= 0 else [(0.0, *places[0][1:])]
     return _rule(name, [(when, f"transform:translate({_at(x, y)})") for when, x, y in (*first, *places)], total)
@@ -262,5 +261,5 @@ def _rule(name: str, steps: Sequence[tuple[float, str]], total: float) -> str:
 
 
 def _n(number: float, places: int = 1) -> str:
-    """A number as short as it may be."""
+    """A number without trailing zeros."""
     return f"{number:.{places}f}".rstrip("0").rstrip(".") if places else str(number)

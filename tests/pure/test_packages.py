@@ -129,7 +129,7 @@ def test_a_python_of_pyenv_is_found_when_its_shim_does_not_run(tmp_path: Path, m
 
 def test_a_machine_without_a_supported_python_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "find_pythons", lambda versions: {})
-    with pytest.raises(packages.Wrong, match=r"no Python of 3\.11, 3\.12, 3\.13: nothing was tried"):
+    with pytest.raises(packages.Wrong, match=r"no Python of 3\.11, 3\.12, 3\.13: nothing was checked"):
         packages.check(tmp_path)
 
 
