@@ -203,7 +203,7 @@ def _stop_other_protocol(connection: Connection, refusal: Failure) -> None:
     if refusal.code != "version":
         raise to_error(refusal)
     if not _stopped_when_idle(connection):
-        raise MasterGone(refusal.message, "sshgrid master stop --drain, with the version that started the master")
+        raise MasterGone(refusal.message, "sshgrid master stop")
 
 
 def _stopped_when_idle(connection: Connection) -> bool:
