@@ -1,4 +1,4 @@
-// Primes below a number, one a line: Primes [LIMIT].
+// Prints the primes below LIMIT (default: 50), one per line. Usage: Primes [LIMIT]
 #include <algorithm>
 #include <iostream>
 #include <string>

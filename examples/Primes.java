@@ -1,6 +1,6 @@
 import java.util.stream.LongStream;
 
-/** Primes below a number, one a line: Primes [LIMIT]. */
+/** Prints the primes below LIMIT (default: 50), one per line. Usage: Primes [LIMIT] */
 public class Primes {
     static boolean isPrime(long number) {
         return LongStream.iterate(2, divisor -> divisor * divisor <= number, divisor -> divisor + 1)

@@ -1,4 +1,4 @@
-/* Primes below a number, one a line: primes [LIMIT]. */
+/* Prints the primes below LIMIT (default: 50), one per line. Usage: primes [LIMIT] */
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""Primes below a number, one a line: primes.py [LIMIT]."""
+"""Prints the primes below LIMIT (default: 50), one per line. Usage: primes.py [LIMIT]"""
 
 import sys
 

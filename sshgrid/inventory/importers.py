@@ -133,7 +133,7 @@ def _ini_line(groups: Groups, group: _Group, kind: str | None, line: str) -> Non
     if kind == "vars":
         key, equals, value = line.partition("=")
         if not equals:
-            raise ValueError("not a variable")
+            raise ValueError("expected KEY=VALUE")
         group.variables[key.strip()] = _unquoted(value.strip())
     elif kind == "children":
         child = shlex.split(line, comments=True)[0]
@@ -142,7 +142,7 @@ def _ini_line(groups: Groups, group: _Group, kind: str | None, line: str) -> Non
     else:
         pattern, *words = shlex.split(line, comments=True)
         if not all("=" in word for word in words):
-            raise ValueError("not a host with its variables")
+            raise ValueError("expected a host, then KEY=VALUE words")
         host = group.hosts.setdefault(pattern, {})
         host.update((key, value) for key, _, value in (word.partition("=") for word in words))
 

@@ -1,4 +1,4 @@
-"""The jobs that are not over, in memory, with the same content as in the store.
+"""The queued and running jobs in memory, with the same content as in the store.
 
 The store is written first, so memory is never ahead of it. Finished jobs are read from the store when they are needed.
 """
@@ -91,7 +91,7 @@ class ActiveJobs:
             self.wake.set()
 
     def retry(self, jobs: Sequence[JobId]) -> int:
-        """Queue those of these jobs that are over again; `reread` each of them after it. Returns their number."""
+        """Queue the finished ones of these jobs again; call `reread` for each after it. Returns their number."""
         self._just_ended.clear()
         return self.store.retry(jobs)
 
@@ -113,7 +113,7 @@ class ActiveJobs:
         return job_id not in self._active
 
     def active(self) -> list[Job]:
-        """The jobs that are not over, without tasks of sweeps."""
+        """The queued and running jobs, without tasks of sweeps."""
         return [job for job in self._active.values() if job.id > 0]
 
     def in_phase(self, phase: Phase) -> list[Job]:

@@ -30,7 +30,7 @@ class AttemptWriter:
     def begin(self, job_id: JobId, node: str, now: float, gpus: tuple[int, ...] = ()) -> Attempt | None:
         """Claim `node` for a queued job. None when the job is not queued, is held, or is to be cancelled."""
         with self._file.transaction():
-            # The new attempt is the live one: settle() drops results of any other.
+            # begin_job gives the attempt its number; from now on settle() drops results of earlier attempts.
             if self._file.run("begin_job", {"id": job_id}).rowcount == 0:
                 return None
             return self._add(job_id, AttemptRecord(0, node, now, gpus=gpus))
@@ -55,7 +55,7 @@ class AttemptWriter:
         return [Attempt(task.id, 1, record.node) for task in tasks]
 
     def undo_begin(self, task: JobId) -> bool:
-        """Undo `begin_tasks` for a task that will not be started there. False when the task has changed since."""
+        """Undo `begin_tasks` for a task that its node never started. False when the task has changed since."""
         with self._file.transaction():
             return self._file.run("undo_begin_task", {"id": task}).rowcount == 1
 

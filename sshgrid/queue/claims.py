@@ -35,7 +35,7 @@ class Claims:
     def begin_speculative(
         self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()
     ) -> tuple[Job, Attempt] | None:
-        """Claim a node for a second attempt beside the running one; None as in AttemptWriter."""
+        """Claim a node for a second attempt beside the running one; None as in AttemptWriter.begin_speculative."""
         return self._reread(job.id, self._store.attempts.begin_speculative(job.id, node, now, gpus))
 
     def begin_tasks(self, tasks: Sequence[Job], record: AttemptRecord) -> list[tuple[Job, Attempt]]:
@@ -47,7 +47,7 @@ class Claims:
         return list(zip(begun, attempts, strict=True))
 
     def undo_begin(self, tasks: Iterable[JobId]) -> list[JobId]:
-        """Undo `begin_tasks`; returns the tasks for which that was possible. The others have ended meanwhile."""
+        """Undo `begin_tasks` where possible; returns these tasks. The others have ended meanwhile."""
         with self._store.transaction():
             undone = [task for task in tasks if self._store.attempts.undo_begin(task)]
         self._memory.drop_tasks(undone)

@@ -112,7 +112,7 @@ class JobReader:
     # --- the cache of submissions
 
     def drop_submission(self, job_id: JobId) -> None:
-        """Drop the submission of a job that is over."""
+        """Drop the submission of a finished job."""
         self._submissions.pop(job_id, None)
 
     def drop_submissions(self) -> None:

@@ -41,7 +41,7 @@ CREATE TABLE job (
     CHECK (phase <> 'running' OR last_attempt > 0)
 );
 
--- The jobs that are not over, in the order of the queue. Finished jobs are not in this index and cost no time.
+-- The queued and running jobs, in the order of the queue. Finished jobs are not in this index and cost no time.
 CREATE INDEX job_active ON job (phase, priority DESC, submitted, id) WHERE phase <> 'done';
 
 -- The submission of each job. It is not in `job` because it may be long and never changes.
@@ -278,7 +278,7 @@ SELECT job, record FROM attempt
 WHERE job BETWEEN :first AND :last AND json_extract(record, '$.outcome.type') = 'superseded';
 
 -- name: undo_begin_task
--- Removes the row of a task whose first attempt did not start and will not start.
+-- Removes the row of a task that its node never started.
 DELETE FROM job WHERE id = :id AND id < 0 AND last_attempt = 1 AND phase = 'running';
 
 -- name: finish_job
@@ -309,14 +309,14 @@ SELECT json_extract(body, '$.sweep.inputs.sha256') FROM job JOIN submission ON s
 WHERE owner = :owner AND job.id > 0 AND json_extract(body, '$.sweep.inputs.sha256') IS NOT NULL;
 
 -- name: retry_job
--- Queues a job that is over again. Its earlier attempts no longer count.
+-- Queues a finished job again. Its earlier attempts no longer count.
 UPDATE job SET
     phase = 'queued', verdict = NULL, ended = NULL, cancel_requested = 0, cancel_by = '', held = '', excluded = '[]',
     not_before = 0, forgiven = last_attempt
 WHERE id = :id AND phase = 'done';
 
 -- name: request_cancel
--- Marks a job that is not over: it starts no more attempts. The last request counts (INT may be followed by KILL).
+-- Marks an unfinished job: it starts no more attempts. The last request counts (INT may be followed by KILL).
 UPDATE job SET cancel_requested = 1, cancel_by = :by WHERE id = :id AND phase <> 'done';
 
 -- name: hold_job

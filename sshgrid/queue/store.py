@@ -82,20 +82,20 @@ class Store:
             return self._file.run("finish_job", {"id": job_id, "verdict": encode(verdict), "ended": now}).rowcount == 1
 
     def request_cancel(self, job_id: JobId, by: str) -> Job:
-        """Mark a job that is not over: it starts no more attempts. Returns the job; `finish` it if it is queued."""
+        """Mark an unfinished job: it starts no more attempts. Returns the job; `finish` it if it is queued."""
         return self._mark("request_cancel", job_id, {"by": by})
 
     def hold(self, job_id: JobId, why: str) -> Job:
-        """Keep a job that is not over from starting, with the reason; "" releases it. Returns the job."""
+        """Keep an unfinished job from starting, with the reason; "" releases it. Returns the job."""
         return self._mark("hold_job", job_id, {"why": why})
 
     def retry(self, jobs: Sequence[JobId]) -> int:
-        """Queue those of these jobs that are over again; returns their number."""
+        """Queue the finished ones of these jobs again; returns their number."""
         with self._file.transaction():
             return sum(self._file.run("retry_job", {"id": job_id}).rowcount for job_id in jobs)
 
     def remove(self, job_id: JobId) -> None:
-        """Remove a finished job. Raises NotAllowed when it is not over, or is a task of a sweep."""
+        """Remove a finished job. Raises NotAllowed when it is not finished, or is a task of a sweep."""
         sweep = sweep_of(job_id)
         if sweep is not None and self.jobs.get(job_id):
             # Without its row it would look like a task that has never begun.

@@ -100,8 +100,8 @@ def test_a_range_with_steps_is_imported_as_single_hosts() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("hosts", "[web]\nweb1 and words\n", "hosts:2: not a host"),
-        ("hosts", "[web:vars]\nfoo\n", "hosts:2: not a variable"),
+        ("hosts", "[web]\nweb1 and words\n", "hosts:2: expected a host"),
+        ("hosts", "[web:vars]\nfoo\n", "hosts:2: expected KEY=VALUE"),
         ("hosts", "n[1:999999]\n", "more than 10000 hosts"),
         ("hosts", "n[a:99]\n", "has an invalid range"),
         ("hosts", "[a:children]\nb\n[b:children]\na\n", "contain each other"),
