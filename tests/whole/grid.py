@@ -201,6 +201,13 @@ class Commands:
     def master_pid(self) -> int:
         return int(self("--json", "master", "status").json["pid"])
 
+    def kill_master(self) -> int:
+        """Kill the master and wait until it has ended; returns its pid."""
+        pid = self.master_pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not machine.is_alive(pid), "the master to end")
+        return pid
+
     def stop(self) -> None:
         """Stop the master and wait until it has released its lock: it removes its socket before it closes the queue."""
         self("master", "stop")

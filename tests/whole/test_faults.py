@@ -5,7 +5,6 @@ The table of all faults is docs/faults.md.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -193,7 +192,7 @@ def test_F36_hosts_that_share_a_working_folder_keep_the_runs_of_each_other(grid:
     try:
         grid.wait_until_up()
         jobs = [start_waiting_job(grid, gate, "--on", name)[0] for name in ("h1", "h2", "h1", "h2")]
-        os.kill(grid.master_pid(), signal.SIGKILL)
+        grid.kill_master()
         grid.wait_until_up()
         hosts["h1"].reset_sessions()
         grid.wait_until_up()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -19,22 +17,12 @@ LINES = halves(1000) + "sys.exit(0)\n"
 OUTPUT = output_of_halves(1000)
 
 
-def kill_master(grid: Grid) -> int:
-    pid = grid.master_pid()
-    os.kill(pid, signal.SIGKILL)
-    wait_until(
-        lambda: not Path(f"/proc/{pid}").exists() or "Z (" in Path(f"/proc/{pid}/status").read_text(),
-        "the master to end",
-    )
-    return pid
-
-
 def test_F10_the_next_master_finishes_the_job_of_a_killed_one(grid: Grid, gate: str) -> None:
     grid.write("lines.py", LINES)
     job = grid.detach("lines.py", gate)
     with grid.start("logs", "-f", job) as logs:
         logs.wait_for_stdout(b"first 999\n")
-    pid = kill_master(grid)
+    pid = grid.kill_master()
     open_gate(grid.lab, gate)
     assert grid("attach", job) == (0, OUTPUT, "")
     found = grid.info(job)
@@ -47,7 +35,7 @@ def test_F10_a_run_survives_its_master_and_prints_each_line_once(grid: Grid, gat
     grid.write("lines.py", LINES)
     with grid.start("run", "lines.py", gate) as client:
         client.wait_for_stdout(b"first 999\n")
-        kill_master(grid)
+        grid.kill_master()
         open_gate(grid.lab, gate)
         assert client.result(40) == (0, OUTPUT, "")
     assert len(grid.last_job()["attempts"]) == 1
@@ -57,7 +45,7 @@ def test_F13_the_next_master_collects_a_run_that_ended_without_one(grid: Grid, g
     grid.write("lines.py", LINES.replace("sys.exit(0)", "sys.exit(9)"))
     job = grid.detach("lines.py", gate)
     node = grid.wait_for_state(job, "RUNNING")["node"]
-    kill_master(grid)
+    grid.kill_master()
     open_gate(grid.lab, gate)
     run = next(name for name in grid.lab[node].leftovers() if f"-{job}." in name)
     record = grid.lab[node].disk_path(f"{grid.lab[node].workdir}/runs/{run}/rc")
@@ -91,7 +79,7 @@ def test_a_stale_socket_is_replaced(new_grid: Callable[[], Grid]) -> None:
     grid.write("hello.py", "print('hello')")
     grid("master", "start")
     path = grid("--json", "master", "status").json["socket"]
-    kill_master(grid)
+    grid.kill_master()
     assert Path(path).is_socket()
     assert grid("run", "hello.py") == (0, b"hello\n", "")
     grid.stop()

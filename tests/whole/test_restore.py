@@ -10,14 +10,12 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.lab.machine import is_alive
 from tests.whole.grid import LocalGrid, wait_until
 from tests.whole.samples import WAIT_FOR_GATE
 
@@ -61,11 +59,6 @@ class Restorable(LocalGrid):
 
     def wait_until_begun(self, name: str, times: int = 1) -> None:
         wait_until(lambda: len(self.words_of(name)) >= times, f"{name} to begin", 20, lambda: self.log)
-
-    def kill_master(self) -> None:
-        pid = self.master_pid()
-        os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not is_alive(pid), "the master to end")
 
     def restore(self) -> None:
         """Replace the queue by the backup, as the manual describes."""

@@ -97,7 +97,7 @@ def test_the_next_master_continues_both_attempts_of_a_task(grid: Grid, lab: Lab,
     with grid.start("sweep", *words) as sweep:
         _, backup = wait_for_second_attempt(grid)
         wait_until(lambda: job_pids(lab[backup["node"]], "hangs.py"), "the backup to run")
-        os.kill(grid.master_pid(), signal.SIGKILL)
+        grid.kill_master()
         assert [each["outcome"] for each in attempts(grid)] == ["", ""]
         open_gate(lab, gate)
         done = sweep.result(60)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
 import shutil
-import signal
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -50,15 +48,6 @@ def wait_for_rows(folder: Path, count: int) -> None:
     wait_until(lambda: (folder / "results.csv").exists() and len(rows(folder)) >= count, f"{count} rows", 60)
 
 
-def kill_master(grid: Grid) -> None:
-    pid = grid.master_pid()
-    os.kill(pid, signal.SIGKILL)
-    wait_until(
-        lambda: not Path(f"/proc/{pid}").exists() or "Z (" in Path(f"/proc/{pid}/status").read_text(),
-        "the master to end",
-    )
-
-
 def test_a_sweep_runs_each_task_once_and_keep_order_prints_in_order(grid: Grid) -> None:
     grid.write("square.py", SQUARE)
     done = grid(
@@ -87,7 +76,7 @@ def test_a_sweep_completes_after_its_master_was_killed(grid: Grid) -> None:
     grid.write("square.py", SQUARE)
     with grid.start("sweep", "--results", "out", "-p", f"x=1..{TASKS}", "square.py") as client:
         wait_for_rows(grid.folder / "out", TASKS // 3)
-        kill_master(grid)
+        grid.kill_master()
         done = client.result(120)
     assert done.code == FAILED
     assert len(done.out.splitlines()) == 2 * TASKS
@@ -100,7 +89,7 @@ def test_resume_completes_a_sweep_after_client_and_master_were_killed(grid: Grid
     with grid.start("sweep", *words) as client:
         wait_for_rows(grid.folder / "out", TASKS // 3)
         client.process.kill()
-        kill_master(grid)
+        grid.kill_master()
     before = len(rows(grid.folder / "out"))
     done = grid("sweep", "--resume", *words)
     assert done.code == FAILED
@@ -128,7 +117,7 @@ def test_each_task_reads_its_own_stdin_also_after_a_killed_master_and_a_retry(gr
     words = ("--results", "out", "--csv", "table.csv", "--stdin", "in/{d}.txt", "read.py", "{x}")
     with grid.start("sweep", *words) as client:
         wait_for_rows(grid.folder / "out", TASKS // 4)
-        kill_master(grid)
+        grid.kill_master()
         done = client.result(120)
     assert done.code == FAILED
     found = rows(grid.folder / "out")
