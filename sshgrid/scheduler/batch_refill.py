@@ -88,7 +88,7 @@ class BatchRefill:
         state = self._sweeps.state(job.id)
         if state is None or job.attempts or not self._nearly_over:
             return False
-        nodes = self._views.could_follow(job)
+        nodes = self._views.eligible_after_release(job)
         for batch in list(self._nearly_over):
             is_own = self._times.sweep(batch) is state and not batch.state.idle
             if is_own and batch.node in nodes and self._extend(batch, job, now):
@@ -100,7 +100,7 @@ class BatchRefill:
         batches = self._batches.holding_slots
         if not batches:
             return
-        state, nodes = self._sweeps.state(job.id), self._views.could_follow(job)
+        state, nodes = self._sweeps.state(job.id), self._views.eligible_after_release(job)
         others = [batch for batch in batches if state is None or self._times.sweep(batch) is not state]
         able = [batch for batch in others if batch not in self.promised and batch.node in nodes]
         if able:

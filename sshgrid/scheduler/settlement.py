@@ -91,10 +91,12 @@ class Settlement:
         record = msgspec.structs.replace(
             running.record, outcome=outcome, ended=now, usage=result.usage, why_compiled=self._why_compiled(running)
         )
-        others = isinstance(outcome, HostLost | ToolchainBroken) and placement.has_untried_node(
+        has_untried_node = isinstance(outcome, HostLost | ToolchainBroken) and placement.has_untried_node(
             self._pool.views(), job.submission, job.excluded | {attempt.node}
         )
-        settled = retry.settle(job, record, outcome, self._pool.shared.retry, now, self._pool.shared.rng, others)
+        settled = retry.settle(
+            job, record, outcome, self._pool.shared.retry, now, self._pool.shared.rng, has_untried_node
+        )
         store = self._active_jobs.store
         another_runs = settled.phase is Phase.RUNNING
         if not (

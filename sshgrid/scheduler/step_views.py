@@ -16,7 +16,7 @@ class StepViews:
 
     def __init__(self, views: Sequence[NodeView], limits: UserLimits) -> None:
         self._limits = limits
-        self._could_follow: dict[tuple[placement.Requirements, frozenset[str]], Collection[str]] = {}
+        self._eligible_after_release: dict[tuple[placement.Requirements, frozenset[str]], Collection[str]] = {}
         self._end_seconds: dict[int, Sequence[tuple[float, str]]] = {}
         self.all: Sequence[NodeView] = ()
         self._by_name: Mapping[str, NodeView] = {}
@@ -26,7 +26,7 @@ class StepViews:
         """Use these views of the nodes from now on."""
         self.all = views
         self._by_name = {view.node.name: view for view in views}
-        self._could_follow.clear()
+        self._eligible_after_release.clear()
         self._end_seconds.clear()
 
     def is_up(self, node: str) -> bool:
@@ -42,12 +42,12 @@ class StepViews:
         """The nodes that would take one more task of this sweep now."""
         return placement.eligible(self.of_owner(state.job.owner), state.job.submission)
 
-    def could_follow(self, job: Job) -> Collection[str]:
+    def eligible_after_release(self, job: Job) -> Collection[str]:
         """The nodes where the job could start if a slot of theirs were free."""
         key = placement.requirements(job.submission), job.excluded
-        if key not in self._could_follow:
-            self._could_follow[key] = placement.eligible_after_release(self.all, job.submission, job.excluded)
-        return self._could_follow[key]
+        if key not in self._eligible_after_release:
+            self._eligible_after_release[key] = placement.eligible_after_release(self.all, job.submission, job.excluded)
+        return self._eligible_after_release[key]
 
     def end_seconds(self, state: SweepState) -> Sequence[tuple[float, str]]:
         """When a task of this sweep that starts now would end on each eligible node, and the node; soonest first."""
