@@ -189,7 +189,7 @@ def _global_options(path: str, context: click.Context, root: click.Context) -> s
     where = "before the command and after it" if _takes_global_options(context) else "before the command"
     where = "before FILE" if path in ("sshgrid run", "sshgrid sweep") else where
     shown = ", ".join(f"`{name}`" for name in names.split(", ") if name not in ("--version", "-h"))
-    return f".PP\n{prose(f'The global options {shown} may stand {where};')}\nsee\n.BR sshgrid (1).\n"
+    return f".PP\n{prose(f'The global options {shown} can be given {where};')}\nsee\n.BR sshgrid (1).\n"
 
 
 def _takes_global_options(context: click.Context) -> bool:

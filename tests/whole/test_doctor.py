@@ -59,12 +59,12 @@ def test_a_small_disk_and_an_unreachable_host_fail_the_check(grid: Grid, hosts: 
     host.small_disk(50 << 20)
     grid.wait_until_up("h3")
     try:
-        ill = wait_for_value(
+        finding = wait_for_value(
             lambda: checks_by_name(grid), lambda found: "node h3: space" in found, "h3 to report too little space"
         )["node h3: space"]
-        assert not ill["ok"]
-        assert "/var/tmp/sshgrid-2001" in ill["detail"]
-        assert "df /var/tmp/sshgrid-2001" in ill["hint"]
+        assert not finding["ok"]
+        assert "/var/tmp/sshgrid-2001" in finding["detail"]
+        assert "df /var/tmp/sshgrid-2001" in finding["hint"]
         text = grid("doctor", "h3")
         assert text.code == 1
         assert "FAILED" in text.text

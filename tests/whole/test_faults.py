@@ -102,8 +102,8 @@ def test_F9_a_stopped_ssh_server_does_not_affect_the_open_connection(grid: Grid,
     grid.wait_until_up()
     job, host = start_waiting_job(grid, gate)
     host.stop_server()
-    grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
-    assert grid("run", "--on", host.name, "who.py").text == f"{host.name}\n"
+    grid.write("node.py", "import os; print(os.environ['SSHGRID_NODE'])")
+    assert grid("run", "--on", host.name, "node.py").text == f"{host.name}\n"
     open_gate(hosts, gate)
     assert grid("attach", job) == (0, OUTPUT, "")
     assert grid.nodes()[host.name]["state"] != "DOWN"

@@ -107,9 +107,9 @@ def test_kill_ends_a_program_that_ignores_signals(grid: Grid) -> None:
 
 def test_the_environment_of_a_job_has_its_ids_attempt_and_node(grid: Grid) -> None:
     grid.write(
-        "who.py", "import os\nfor n in ('JOB_ID', 'TASK_ID', 'ATTEMPT', 'NODE'): print(os.environ['SSHGRID_' + n])\n"
+        "node.py", "import os\nfor n in ('JOB_ID', 'TASK_ID', 'ATTEMPT', 'NODE'): print(os.environ['SSHGRID_' + n])\n"
     )
-    done = grid("run", "--on", "h3", "who.py")
+    done = grid("run", "--on", "h3", "node.py")
     job = grid.last_job()["id"]
     assert done.text.split() == [str(job), str(job), "1", "h3"]
 
@@ -313,11 +313,11 @@ def test_exceeding_the_memory_limit_exits_with_137_and_state_OUT_OF_MEMORY(grid:
 
 def test_A37_an_environment_value_does_not_appear_in_processes_logs_or_listings(grid: Grid) -> None:
     secret = "hunter2-" + os.urandom(8).hex()
-    grid.write("tell.py", "import os, signal\nprint(os.environ['TOKEN'], flush=True)\nsignal.pause()\n")
+    grid.write("token.py", "import os, signal\nprint(os.environ['TOKEN'], flush=True)\nsignal.pause()\n")
     environ = {**grid.environ, "TOKEN": secret}
     with (grid.folder / "out").open("wb") as out:
         client = subprocess.Popen(
-            grid.argv("run", "--env", "TOKEN", "tell.py"),
+            grid.argv("run", "--env", "TOKEN", "token.py"),
             cwd=grid.folder,
             env=environ,
             stdin=subprocess.DEVNULL,
@@ -326,7 +326,7 @@ def test_A37_an_environment_value_does_not_appear_in_processes_logs_or_listings(
     with client:
         wait_until(lambda: secret.encode() in (grid.folder / "out").read_bytes(), "the program to print the value")
         node = grid.lab[grid.last_job()["node"]]
-        assert job_pids(node, "tell.py")
+        assert job_pids(node, "token.py")
         assert job_pids(node, secret) == []
         assert not any(
             secret.encode() in path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()

@@ -219,11 +219,11 @@ def test_a_run_succeeds_after_a_reset_during_the_toolchain_check(grid: Grid, hos
     assert (done.code, done.out) == (0, b"fine"), done
 
 
-@pytest.mark.parametrize("trouble", ["cut", "reset", "refuse", "freeze"])
-def test_F1_F7_F9_F32_a_run_skips_a_host_that_does_not_connect(grid: Grid, hosts: Lab, trouble: str) -> None:
+@pytest.mark.parametrize("fault", ["cut", "reset", "refuse", "freeze"])
+def test_F1_F7_F9_F32_a_run_skips_a_host_that_does_not_connect(grid: Grid, hosts: Lab, fault: str) -> None:
     grid.wait_until_up()
     host = hosts["h1"]
-    match trouble:
+    match fault:
         case "cut":
             host.cut()
         case "reset":
@@ -233,8 +233,8 @@ def test_F1_F7_F9_F32_a_run_skips_a_host_that_does_not_connect(grid: Grid, hosts
             host.reset_sessions()
         case "freeze":
             host.freeze()
-    grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
-    done = grid("run", "--on", "h1,h2", "who.py")
+    grid.write("node.py", "import os; print(os.environ['SSHGRID_NODE'])")
+    done = grid("run", "--on", "h1,h2", "node.py")
     assert (done.code, done.out) == (0, b"h2\n"), done
 
 
@@ -270,8 +270,8 @@ def test_F24_a_run_moves_away_from_a_host_with_a_full_disk(grid: Grid, hosts: La
         for name in ("h2", "h3", "h4"):
             hosts[name].set_load(5.0, 1.9)
         wait_for_value(grid.nodes, lambda nodes: all(nodes[n]["load"] == 5.0 for n in ("h2", "h3", "h4")), "the loads")
-        grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])\n" + "# long\n" * 2000)
-        done = grid("run", "who.py")
+        grid.write("node.py", "import os; print(os.environ['SSHGRID_NODE'])\n" + "# long\n" * 2000)
+        done = grid("run", "node.py")
         assert done.code == 0, done
         assert done.out != b"h1\n"
         job = grid.last_job()
@@ -314,12 +314,12 @@ def test_F23_a_run_that_ends_on_a_full_disk_exits_with_125(grid: Grid, hosts: La
 def test_A41_an_unsafe_workdir_is_refused_and_named(grid: Grid, hosts: Lab, workdir: str, why: str) -> None:
     before = grid.inventory.read_text()
     hosts["h1"].run(["sh", "-c", "mkdir -p /tmp/others && ln -sfn /home/grid /tmp/link"])
-    grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
+    grid.write("node.py", "import os; print(os.environ['SSHGRID_NODE'])")
     try:
         grid.write_inventory(fields={"h1": {"workdir": workdir}})
         found = wait_for_value(grid.nodes, lambda nodes: workdir in nodes["h1"]["reason"], "h1 to be refused")["h1"]
         assert (found["state"], why in found["reason"]) == ("DOWN", True), found
-        assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
+        assert grid("run", "--on", "h1,h2", "node.py").out == b"h2\n"
     finally:
         grid.inventory.write_text(before)
 
@@ -338,9 +338,9 @@ def test_A21_a_changed_host_key_is_refused_also_with_accept_new(grid: Grid, host
         done = grid("node", "check", "h1", "--accept-new")
         assert done.code == 1
         assert hosts.known_hosts.read_text() == known
-        grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
-        assert grid("run", "--on", "h1", "who.py").code == 125
-        assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
+        grid.write("node.py", "import os; print(os.environ['SSHGRID_NODE'])")
+        assert grid("run", "--on", "h1", "node.py").code == 125
+        assert grid("run", "--on", "h1,h2", "node.py").out == b"h2\n"
     finally:
         lines = [host.known_host if line.startswith(f"{host.address} ") else line for line in known.splitlines()]
         hosts.known_hosts.write_text("\n".join((*lines, "")))
@@ -353,9 +353,9 @@ def test_a_run_skips_a_node_that_refuses_the_login_and_reports_it(grid: Grid, ho
         grid.write_inventory(fields={"h1": {"identity_file": str(tmp_path / "unknown_key")}})
         wait_for_value(grid.nodes, lambda nodes: nodes["h1"]["state"] == "DOWN", "h1 to refuse")
         assert "login refused" in grid.nodes()["h1"]["reason"]
-        grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
-        assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
-        refused = grid("run", "--on", "h1", "who.py")
+        grid.write("node.py", "import os; print(os.environ['SSHGRID_NODE'])")
+        assert grid("run", "--on", "h1,h2", "node.py").out == b"h2\n"
+        refused = grid("run", "--on", "h1", "node.py")
         assert (refused.code, "login refused" in refused.err) == (125, True)
     finally:
         grid.inventory.write_text(before)
@@ -404,8 +404,8 @@ def test_A16_a_node_whose_bashrc_exits_is_down_with_a_reason(grid: Grid, hosts: 
         40,
     )
     assert "login" in node["reason"]
-    grid.write("who.py", "import os; print(os.environ['SSHGRID_NODE'])")
-    assert grid("run", "--on", "h1,h2", "who.py").out == b"h2\n"
+    grid.write("node.py", "import os; print(os.environ['SSHGRID_NODE'])")
+    assert grid("run", "--on", "h1,h2", "node.py").out == b"h2\n"
 
 
 def test_A13_a_node_with_nologin_is_down_with_a_reason(grid: Grid, hosts: Lab) -> None:

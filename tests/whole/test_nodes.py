@@ -12,7 +12,7 @@ from tests.whole.grid import Grid, wait_for_value
 
 pytestmark = pytest.mark.lab
 
-WHO = "import os\nprint(os.uname().nodename)\n"
+PRINT_NODE = "import os\nprint(os.uname().nodename)\n"
 
 
 def wait_for_load(grid: Grid, **loads: float) -> dict[str, Any]:
@@ -28,10 +28,10 @@ def wait_for_load(grid: Grid, **loads: float) -> dict[str, Any]:
 
 def nodes_of(grid: Grid, times: int, *options: str) -> list[str]:
     """The nodes of so many runs, checked against the host name that the program prints."""
-    grid.write("who.py", WHO)
+    grid.write("node.py", PRINT_NODE)
     found = []
     for _ in range(times):
-        done = grid("--json", "run", "--show-node", *options, "who.py")
+        done = grid("--json", "run", "--show-node", *options, "node.py")
         assert done.code == 0, done
         job = done.lines[-1]
         # One line can arrive in several events.
@@ -63,8 +63,8 @@ def test_a_node_over_its_max_load_starts_no_run(grid: Grid, hosts: Lab) -> None:
         grid.wait_until_up()
         hosts["h1"].set_load(9.0, 2.0)
         wait_for_load(grid, h1=9.0)
-        grid.write("who.py", WHO)
-        job = grid.detach("--on", "h1", "who.py")
+        grid.write("node.py", PRINT_NODE)
+        job = grid.detach("--on", "h1", "node.py")
         info = grid.info(job)
         assert (info["state"], info["reason"]) == ("PENDING", "LoadTooHigh")
         hosts["h1"].set_load(0.0, 0.0)
@@ -167,12 +167,12 @@ def test_nodes_are_added_drained_resumed_and_removed_while_the_master_runs(grid:
         assert added.code == 0, added
         (line,) = added.json["nodes"]
         assert (line["name"], line["slots"], line["toolchains"]) == ("late", 3, ["python"])
-        grid.write("who.py", WHO)
-        assert grid("run", "--on", "@new", "who.py").text == "h3\n"
+        grid.write("node.py", PRINT_NODE)
+        assert grid("run", "--on", "@new", "node.py").text == "h3\n"
 
         assert grid("node", "drain", "late").code == 0
         assert grid.nodes()["late"]["state"] == "DRAINED"
-        job = grid.detach("--on", "late", "who.py")
+        job = grid.detach("--on", "late", "node.py")
         assert grid.info(job)["state"] == "PENDING"
         assert grid("node", "resume", "late").code == 0
         assert grid("wait", "--timeout", "20s", job).code == 0
@@ -220,8 +220,8 @@ def test_A20_an_unknown_host_key_is_refused_until_accept_new(grid: Grid, lab: La
     try:
         grid.inventory.write_text(one)
         wait_for_value(grid.nodes, lambda nodes: set(nodes) == {"h1"}, "one node")
-        grid.write("who.py", WHO)
-        done = grid("run", "who.py")
+        grid.write("node.py", PRINT_NODE)
+        done = grid("run", "node.py")
         assert done.code == 125
         assert "unknown host key SHA256:" in done.err
         added = grid("--no-input", "node", "add", "h2", f"grid@{lab['h2'].address}")

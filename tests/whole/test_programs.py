@@ -291,8 +291,8 @@ sys.stderr.write(digest.hexdigest())
         while piece := client.stdout.read(1 << 20):
             digest.update(piece)
             size += len(piece)
-        said = client.stderr.read().decode()
-    assert (client.returncode, size, said) == (0, 200 * (1 << 20), digest.hexdigest())
+        printed = client.stderr.read().decode()
+    assert (client.returncode, size, printed) == (0, 200 * (1 << 20), digest.hexdigest())
     assert grid("rm", "last").code == 0
 
 

@@ -88,7 +88,7 @@ def test_wrong_usage_exits_with_2(grid: Grid, words: list[str]) -> None:
 def test_an_unknown_node_exits_with_125(grid: Grid) -> None:
     grid.write("x.py", "print(1)")
     assert_refused(grid("run", "--on", "h9", "x.py"), 125, "h9")
-    assert_refused(grid("run", "--on", "@nobody", "x.py"), 125, "nobody")
+    assert_refused(grid("run", "--on", "@missing", "x.py"), 125, "missing")
 
 
 def test_a_version_that_no_node_has_exits_with_127(grid: Grid) -> None:
