@@ -71,7 +71,7 @@ class BatchState(Generic[T]):
         self.has_begun = True
 
     def begun_before(self, moment: float) -> list[str]:
-        """Return the runs that had begun by `moment` on the monotonic clock and have not ended: one a lane at most."""
+        """Return the runs that had begun by `moment` on the monotonic clock and have not ended."""
         return [run for run, begun in self.begun_at.items() if begun <= moment]
 
     def close(self) -> None:

@@ -31,7 +31,6 @@ def _batch_script(batch: BatchSpec, facts: Facts, lease_uptime: float | None) ->
     lines = [
         *_head(batch, facts, lease_uptime),
         *_function("environment", _environment(_variables(batch), facts)),
-        _assign("LANES", str(batch.lanes)),
         _assign("TASKS", str(len(batch.tasks))),
         _lang(facts),
     ]
@@ -39,7 +38,7 @@ def _batch_script(batch: BatchSpec, facts: Facts, lease_uptime: float | None) ->
 
 
 def tasks_script(batch: str, tasks: Sequence[RunSpec], *, keep_warm: bool = False) -> bytes:
-    """Return one line for each of these tasks of a batch, to be sourced by its lanes."""
+    """Return one line for each of these tasks of a batch, to be sourced by its lane."""
     mark = {"SSHGRID_BATCH": f"{batch}/".encode()}
     variables = [_variables(spec) | mark for spec in tasks]
     common = dict(set(variables[0].items()).intersection(*(each.items() for each in variables[1:])))

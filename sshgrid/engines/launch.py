@@ -39,7 +39,6 @@ class BatchSpec(RunSpec, frozen=True):
     """Attempts with one start that differ only in arguments, variables and input. Its other fields are the first's."""
 
     tasks: tuple[RunSpec, ...] = ()
-    lanes: int = 1  # how many run at the same time
     keep_warm: bool = False  # after the last task, wait a moment for more
 
 
@@ -54,14 +53,14 @@ def batch_name(first: str) -> str:
     return f"{grid}-b{task}"
 
 
-def make_batch(specs: Iterable[RunSpec], lanes: int = 1, name: str = "", *, keep_warm: bool = False) -> BatchSpec:
-    """Return a batch of runs that differ only in arguments, variables and input; `lanes` of them run at the same time.
+def make_batch(specs: Iterable[RunSpec], name: str = "", *, keep_warm: bool = False) -> BatchSpec:
+    """Return a batch of runs that differ only in arguments, variables and input.
 
     `name` is that of a batch that was started before, of which these runs are left.
     """
     tasks = tuple(specs)
     first = msgspec.structs.asdict(tasks[0]) | {"run": name or batch_name(tasks[0].run)}
-    return BatchSpec(**first, tasks=tasks, lanes=min(lanes, len(tasks)), keep_warm=keep_warm)
+    return BatchSpec(**first, tasks=tasks, keep_warm=keep_warm)
 
 
 def task_name(spec: RunSpec) -> str:

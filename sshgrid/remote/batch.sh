@@ -1,12 +1,12 @@
 # shellcheck shell=sh
 # A batch: many runs of one program with one start. It is a run as in node.sh (claimed, built, followed and cleaned like
-# one), whose job.sh says how many LANES run how many TASKS, and ends with one line `task ...` for each. More tasks may
-# be added while it runs. Sourced by the control shell and the starter of a connection and by the wrapper, after
-# node.sh; run as `sh batch.sh lane ...` for each lane, which parses only this file and job.sh: forks are what a task
-# costs.
+# one), whose job.sh has the number of TASKS, and ends with one line `task ...` for each. More tasks may be added while
+# it runs. Its lane is the process that runs one task after the other; when a task kills it, another lane follows.
+# Sourced by the control shell and the starter of a connection and by the wrapper, after node.sh; run as `sh batch.sh
+# lane ...` for the lane, which parses only this file and job.sh: forks are what a task costs.
 #
 #   runs/<batch>/               as of any run, and
-#     job.N.sh                  from N = 2 on: tasks that were added; or a link, made by the first lane that found no more
+#     job.N.sh                  from N = 2 on: tasks that were added; or a link, made by the lane when it found no more
 #     ledger                    records of 128 bytes, made (blank) at the start, so that a full disk loses no exit code:
 #                               "begin TASK LANE UPTIME ." and "end TASK LANE PRINTED WHY rc=... ."
 #     lane.N                    link: the lane's process
@@ -34,24 +34,17 @@ blank_records() {
   done
 }
 
-# Run the lanes in a pipeline, which keeps them in the foreground: background jobs, and so the programs, would ignore
-# INT.
-run_lanes() {
+# In the foreground: background jobs, and so the programs, would ignore INT.
+run_tasks() {
   exec 8<>ledger
   watch_tasks </dev/null >/dev/null 2>&1 8>&- 9>&- &
-  chain='(run_lane 1)'
-  lane=1
-  while [ "$lane" -lt "$LANES" ]; do
-    lane=$((lane + 1))
-    chain="$chain | (run_lane $lane)"
-  done
-  eval "$chain"
+  (run_lane 1)
   exec 8>&-
   close_parts
   [ "$ISOLATION" = pidns ] || kill_by_environment "SSHGRID_BATCH=$RUN/" || printf '' >strays
 }
 
-# Usually a lane has done so. When all lanes were killed, no lane would run tasks that are added from now on.
+# Usually the lane has done so. When it was killed, no lane would run tasks that are added from now on.
 close_parts() {
   part=2
   until [ -h "job.$part.sh" ]; do

@@ -20,11 +20,11 @@
 set -u
 umask 077
 PREPARE_ONLY=0
-LANES=
+TASKS=
 has_user_namespace=0
 page=
 
-# The lanes of a batch (batch.sh) run its tasks. For every other reader of job.sh a task is nothing.
+# The lane of a batch (batch.sh) runs its tasks. For every other reader of job.sh a task is nothing.
 task() { :; }
 
 # --- clocks and identities ---------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ run_stages() {
   uptime_seconds
   began=$now
   step=layout
-  if [ -n "$LANES" ]; then
+  if [ -n "$TASKS" ]; then
     # shellcheck source=sshgrid/remote/batch.sh
     . "${LIB%/*}/batch${LIB##*/node}"
     create_ledger || { record 74 "stage=$step"; return; }
@@ -215,8 +215,8 @@ run_stages() {
   printf '' >running
   # Other runs wait for a build to end; without a build nothing waits for the start of the program.
   [ "$builds" = 0 ] || notify_master "running $RUN"
-  if [ -n "$LANES" ]; then
-    run_lanes
+  if [ -n "$TASKS" ]; then
+    run_tasks
     step=run
   else
     guarded program "$WALL_LIMIT"

@@ -253,7 +253,7 @@ def _run_at(place: str) -> str:
 
 
 class ScriptedBatches:
-    """The batches of a scripted engine: each runs its tasks one after the other, however many lanes it has."""
+    """The batches of a scripted engine: each runs its tasks one after the other."""
 
     def __init__(self, engine: ScriptedEngine) -> None:
         self.runs: dict[str, list[str]] = {}  # the runs of each batch, in the order of their starts

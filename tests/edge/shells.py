@@ -197,10 +197,10 @@ class ShellNode:
         return self.verb(*words, stdin=job_script(order, self.facts, lease)).decode().strip()
 
     def start_batch(
-        self, orders: Sequence[RunSpec], lanes: int = 1, *, not_after: float | None = None, lease: float | None = None
+        self, orders: Sequence[RunSpec], *, not_after: float | None = None, lease: float | None = None
     ) -> str:
         """Start a batch. Return its name."""
-        batch = make_batch(orders, lanes)
+        batch = make_batch(orders)
         assert self.start(batch, not_after=not_after, lease=lease) == f"claimed {batch.run}"
         return batch.run
 
@@ -239,9 +239,9 @@ class ShellNode:
         wait_until(over, f"the end of {batch}", seconds, lambda: (look, self.log_of(batch)))
         return look
 
-    def run_batch(self, orders: Sequence[RunSpec], lanes: int = 1) -> Mapping[str, TaskEnd]:
+    def run_batch(self, orders: Sequence[RunSpec]) -> Mapping[str, TaskEnd]:
         """Run a batch to its record. Return the ends of the tasks by name. Each begins and ends once."""
-        look = self.ended_batch(self.start_batch(orders, lanes))
+        look = self.ended_batch(self.start_batch(orders))
         assert look.run.record, self.log_of(batch_name(orders[0].run))
         assert len(look.begun) == len(set(look.begun))
         assert len(look.ended) == len({end.task for end in look.ended})

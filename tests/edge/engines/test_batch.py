@@ -88,8 +88,8 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     await host.end()
 
 
-def batch_of(host: Host, source: bytes, count: int, lanes: int = 2) -> BatchSpec:
-    return make_batch([host.order(source, str(number).encode()) for number in range(count)], lanes)
+def batch_of(host: Host, source: bytes, count: int) -> BatchSpec:
+    return make_batch([host.order(source, str(number).encode()) for number in range(count)])
 
 
 def place(batch: BatchSpec, number: int) -> str:
@@ -123,7 +123,7 @@ async def revoke(host: Host, batch: BatchSpec, told: Told, *runs: str) -> list[s
 
 
 async def test_each_of_1000_tasks_has_its_own_exit_code_and_output(host: Host) -> None:
-    told, batch = Told(), batch_of(host, b'echo "out $1"; echo "err $1" >&2; exit $(($1 % 256))', 1000, 4)
+    told, batch = Told(), batch_of(host, b'echo "out $1"; echo "err $1" >&2; exit $(($1 % 256))', 1000)
     await run(host, batch, told)
     for number, order in enumerate(batch.tasks):
         assert told.finishes[order.run].outcome == Exited(number % 256)
@@ -141,7 +141,7 @@ async def test_large_outputs_of_tasks_are_complete(host: Host) -> None:
 
 
 async def test_cpu_seconds_are_those_of_the_task_alone(host: Host) -> None:
-    told, batch = Told(), batch_of(host, b'i=0; while [ "$i" -lt $((300000 * (1 - $1))) ]; do i=$((i+1)); done', 2, 1)
+    told, batch = Told(), batch_of(host, b'i=0; while [ "$i" -lt $((300000 * (1 - $1))) ]; do i=$((i+1)); done', 2)
     await run(host, batch, told)
     busy, idle = (told.finishes[order.run].usage.cpu_seconds for order in batch.tasks)
     assert busy is not None
@@ -192,7 +192,7 @@ async def test_output_of_a_long_task_is_read_while_it_runs_and_only_once(host: H
 async def test_data_files_are_uploaded_once_and_present_for_each_task(host: Host) -> None:
     content = os.urandom(50_000)
     orders = [host.order(b"cat a/file; rm -r a", data={"a/file": content}) for _ in range(20)]
-    told, batch = Told(), make_batch(orders, 2)
+    told, batch = Told(), make_batch(orders)
     await run(host, batch, told)
     assert [told.task(order)["stdout"] for order in orders] == [content] * 20
     assert 50_000 < told.bytes < 100_000
@@ -200,7 +200,7 @@ async def test_data_files_are_uploaded_once_and_present_for_each_task(host: Host
 
 async def test_a_program_that_does_not_compile_ends_every_task(host: Host) -> None:
     orders = [host.order(b"", b"%d" % n, compiler=(("sh", "-c", "echo no; exit 1"),)) for n in range(3)]
-    told, batch = Told(), make_batch(orders, 2)
+    told, batch = Told(), make_batch(orders)
     await run(host, batch, told)
     assert told.outcomes(batch) == [CompileFailed(1)] * 3
     assert [told.task(order)["compile"] for order in orders] == [b"no\n", b"", b""]
@@ -247,7 +247,7 @@ async def test_the_next_master_follows_the_rest_of_a_batch(host: Host) -> None:
     host.engine = host.new_engine()
     left = [order for order in batch.tasks if order.run not in told.finishes]
     assert left
-    await run(host, make_batch(left, 2, batch.run), told, resume=True)
+    await run(host, make_batch(left, batch.run), told, resume=True)
     assert told.outcomes(batch) == [Exited(0)] * 60
     assert [told.sinks[order.run]["stdout"] for order in batch.tasks] == [b"%d\n%d\n" % (n, n) for n in range(60)]
 
@@ -255,20 +255,19 @@ async def test_the_next_master_follows_the_rest_of_a_batch(host: Host) -> None:
 async def test_a_killed_wrapper_loses_tasks_that_had_begun_and_the_rest_never_begin(host: Host) -> None:
     told, batch = Told(), batch_of(host, b'[ "$1" = 0 ] || { echo ready; sleep 600; }', 6)
     running = asyncio.create_task(run(host, batch, told))
-    two = batch.tasks[1:3]
-    await until(lambda: all(Step.RUNNING in told.task(order).steps for order in two), "two to run")
+    await until(lambda: Step.RUNNING in told.task(batch.tasks[1]).steps, "the second to run")
     wrapper = str((folder(host, batch) / "pid").readlink())
     os.kill(int(wrapper.partition(",")[0].removeprefix("pid=")), signal.SIGKILL)
     await running
     assert told.outcomes(batch)[0] == Exited(0)
     assert all(isinstance(outcome, HostLost) for outcome in told.outcomes(batch)[1:])
-    assert told.never_began == [order.run for order in batch.tasks[3:]]
+    assert told.never_began == [order.run for order in batch.tasks[2:]]
     begun = [order for order in batch.tasks if (folder(host, batch) / f"{task_name(order)}.out").exists()]
-    assert begun == list(batch.tasks[:3])
+    assert begun == list(batch.tasks[:2])
 
 
 async def test_one_task_of_a_batch_is_killed_and_one_revoked(host: Host) -> None:
-    told, batch = Told(), batch_of(host, b'echo ready; [ "$1" != 0 ] || sleep 600', 4, 1)
+    told, batch = Told(), batch_of(host, b'echo ready; [ "$1" != 0 ] || sleep 600', 4)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "the first to run")
     runs = [order.run for order in batch.tasks]
@@ -286,7 +285,7 @@ async def test_a_batch_is_extended_until_it_ends(host: Host) -> None:
     more = batch_of(host, b'echo ready; while [ ! -e ../../../go ]; do sleep 0.02; done; echo "$1"', 50).tasks
     assert not await extend(host, batch, told, more)
     running = asyncio.create_task(run(host, batch, told))
-    await until(lambda: all(Step.RUNNING in told.task(order).steps for order in batch.tasks), "two to run")
+    await until(lambda: Step.RUNNING in told.task(batch.tasks[0]).steps, "the first to run")
     assert await extend(host, batch, told, more[:20])
     assert await revoke(host, batch, told, more[3].run, batch.tasks[0].run) == [more[3].run]
     assert await extend(host, batch, told, more[20:])
@@ -299,8 +298,8 @@ async def test_a_batch_is_extended_until_it_ends(host: Host) -> None:
 
 
 async def test_a_batch_kept_warm_takes_more_tasks_after_the_last_has_ended(host: Host) -> None:
-    tasks = batch_of(host, b'echo "$1"', 9, 1).tasks
-    told, batch = Told(), make_batch(tasks[:1], 1, keep_warm=True)
+    tasks = batch_of(host, b'echo "$1"', 9).tasks
+    told, batch = Told(), make_batch(tasks[:1], keep_warm=True)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: len(told.finishes) == 1, "the first to end")
     assert await extend(host, batch, told, tasks[1:5], keep_warm=True)
@@ -313,8 +312,8 @@ async def test_a_batch_kept_warm_takes_more_tasks_after_the_last_has_ended(host:
 
 
 async def test_added_tasks_run_when_their_lane_died_while_kept_warm(host: Host) -> None:
-    tasks = batch_of(host, b'echo "$1"', 4, 1).tasks
-    told, batch = Told(), make_batch(tasks[:1], 1, keep_warm=True)
+    tasks = batch_of(host, b'echo "$1"', 4).tasks
+    told, batch = Told(), make_batch(tasks[:1], keep_warm=True)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: len(told.finishes) == 1, "the first to end")
     processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
@@ -331,7 +330,7 @@ async def test_added_tasks_run_when_their_lane_died_while_kept_warm(host: Host) 
 
 
 async def test_a_batch_kept_warm_ends_when_no_tasks_are_added(host: Host) -> None:
-    told, batch = Told(), make_batch(batch_of(host, b"exit 3", 2, 1).tasks, 1, keep_warm=True)
+    told, batch = Told(), make_batch(batch_of(host, b"exit 3", 2).tasks, keep_warm=True)
     running = asyncio.create_task(run(host, batch, told))
     await until(lambda: len(told.finishes) == 2, "both to end")
     assert not (folder(host, batch) / "rc").is_symlink()

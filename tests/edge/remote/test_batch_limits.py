@@ -37,9 +37,9 @@ def fates(ends: dict[str, TaskEnd]) -> list[tuple[int, str]]:
     return [(end.record.code, end.why) for end in ends.values()]
 
 
-def run(node: ShellNode, orders: list[RunSpec], lanes: int = 1) -> dict[str, TaskEnd]:
+def run(node: ShellNode, orders: list[RunSpec]) -> dict[str, TaskEnd]:
     """Run the tasks. Return their ends, in the order of the runs."""
-    ends = node.run_batch(orders, lanes)
+    ends = node.run_batch(orders)
     return {task_name(order): ends[task_name(order)] for order in orders}
 
 
@@ -48,7 +48,7 @@ def run(node: ShellNode, orders: list[RunSpec], lanes: int = 1) -> dict[str, Tas
 
 def test_every_third_of_50_tasks_exceeds_the_wall_limit_and_no_other(shell: ShellNode) -> None:
     source = b'[ $(($1 % 3)) != 0 ] || exec sleep 1000; echo "$1"'
-    ends = run(shell, limited(shell, source, 50, Limits(wall_seconds=0.4)), 3)
+    ends = run(shell, limited(shell, source, 50, Limits(wall_seconds=0.4)))
     assert fates(ends) == [(0, "") if number % 3 else (143, "wall") for number in range(50)]
     assert [out(end) for end in ends.values()] == [b"%d\n" % n if n % 3 else b"" for n in range(50)]
     for end in ends.values():
@@ -101,7 +101,7 @@ def test_F28_the_output_limit_of_a_task_counts_both_streams(shell: ShellNode) ->
 def test_a_task_that_ends_at_its_limit_has_one_result_and_affects_no_other(shell: ShellNode) -> None:
     source = b'[ "$1" != 1 ] || exit 7; exec sleep 0.3'
     orders = [shell.order(source, b"%d" % (each % 2), limits=Limits(wall_seconds=0.3)) for each in range(30)]
-    found = fates(run(shell, orders, 2))
+    found = fates(run(shell, orders))
     assert set(found[1::2]) == {(7, "")}
     assert set(found[::2]) <= {(0, ""), (0, "wall"), (143, "wall")}
 
@@ -130,7 +130,7 @@ def test_limits_hold_for_added_tasks(shell: ShellNode) -> None:
 
 def test_the_memory_of_a_task_is_recorded_when_it_ran_for_long_enough(shell: ShellNode) -> None:
     source = b"import sys, time\nif sys.argv[1] == '1':\n    x = b'x' * (50 << 20)\n    time.sleep(1.6)"
-    ends = [*run(shell, [shell.order(source, b"%d" % n, run=(PYTHON, b"{dir}/p.sh")) for n in (1, 1)], 2).values()]
+    ends = [*run(shell, [shell.order(source, b"%d" % n, run=(PYTHON, b"{dir}/p.sh")) for n in (1, 1)]).values()]
     for end in ends:
         assert 50 << 20 < (end.record.peak_memory_bytes or 0) < 150 << 20
     short = run(shell, numbered(shell, b"exit 0", 1))
@@ -139,7 +139,7 @@ def test_the_memory_of_a_task_is_recorded_when_it_ran_for_long_enough(shell: She
 
 def test_a_record_stays_within_its_128_bytes(shell: ShellNode) -> None:
     orders = limited(shell, b"echo 1; echo 2 >&2; exec sleep 1000", 2, Limits(memory_bytes=1 << 40, wall_seconds=1.2))
-    batch = shell.start_batch(orders, 2)
+    batch = shell.start_batch(orders)
     ends = shell.ended_batch(batch).ended
     assert all(end.record.peak_memory_bytes for end in ends)
     ledger = (shell.workdir / "runs" / batch / "ledger").read_bytes()

@@ -52,10 +52,9 @@ def lanes_of(node: ShellNode, batch: str) -> list[int]:
 # --- input and output of a task ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_each_task_has_its_own_exit_code_and_output(node: ShellNode, lanes: int) -> None:
+def test_each_task_has_its_own_exit_code_and_output(node: ShellNode) -> None:
     orders = numbered(node, b'printf "out %s\\000\\n" "$1"; printf "err %s" "$1" >&2; exit "$1"', 20)
-    ends = node.run_batch(orders, lanes)
+    ends = node.run_batch(orders)
     for number, order in enumerate(orders):
         end = ends[task_name(order)]
         assert (end.record.code, end.record.stage, end.why) == (number, "run", "")
@@ -158,17 +157,18 @@ def test_processes_left_by_a_task_end_while_the_batch_continues(node: ShellNode,
 def test_a_signal_reaches_one_task_alone(node: ShellNode) -> None:
     source = b"trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
     orders = numbered(node, source, 2)
-    batch = node.start_batch(orders, 2)
-    for order in orders:
-        said(node, batch, order)
-    place = f"{batch}/{task_name(orders[1])}"
-    assert node.batch_verb("signal", place, "TERM") == "sent"
-    wait_until(lambda: codes(node.batch_status(batch)) == {task_name(orders[1]): 9}, "the second to end alone")
-    assert node.batch_verb("signal", place, "TERM") == "none"
+    batch = node.start_batch(orders)
+    said(node, batch, orders[0])
+    first, second = (f"{batch}/{task_name(order)}" for order in orders)
+    assert node.batch_verb("signal", second, "TERM") == "none"
+    assert node.batch_verb("signal", first, "TERM") == "sent"
+    wait_until(lambda: codes(node.batch_status(batch)) == {task_name(orders[0]): 9}, "the first to end alone")
+    said(node, batch, orders[1])
+    assert node.batch_verb("signal", first, "TERM") == "none"
     assert node.batch_verb("signal", f"{batch}/77.1", "TERM") == "none"
-    assert node.batch_verb("signal", f"{batch}/{task_name(orders[0])}", "KILL") == "sent"
+    assert node.batch_verb("signal", second, "KILL") == "sent"
     look = node.ended_batch(batch)
-    assert codes(look) == {task_name(orders[1]): 9, task_name(orders[0]): 137}
+    assert codes(look) == {task_name(orders[0]): 9, task_name(orders[1]): 137}
     assert {end.why for end in look.ended} == {"signal"}
 
 
@@ -191,11 +191,10 @@ UNTIL_TOLD = b'echo ready; while [ ! -e "%s/go" ]; do sleep 0.02; done; echo "$1
 
 
 @pytest.mark.parametrize("kind", SHELLS)
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_tasks_are_added_while_a_batch_runs(node_of: NodeOf, kind: str, lanes: int) -> None:
+def test_tasks_are_added_while_a_batch_runs(node_of: NodeOf, kind: str) -> None:
     node = node_of(kind)
     orders = numbered(node, UNTIL_TOLD % os.fsencode(node.folder), 9)
-    batch = node.start_batch(orders[:2], lanes)
+    batch = node.start_batch(orders[:2])
     said(node, batch, orders[0])
     assert node.add_tasks(batch, 2, orders[2:5]) == f"claimed {batch}.2"
     assert node.add_tasks(batch, 2, orders[2:5]) == f"already {batch}.2"
@@ -261,14 +260,14 @@ def test_a_new_lane_reuses_no_folder_of_an_earlier_task(node_of: NodeOf, kind: s
 
 def test_a_batch_starts_once_and_in_time(node: ShellNode) -> None:
     orders = numbered(node, b"cat", 2)
-    batch = make_batch(orders, 1)
+    batch = make_batch(orders)
     assert node.start(batch, not_after=uptime() - 2) == f"late {batch.run}"
     (node.workdir / "objects" / orders[0].recipe.layout[0][1].sha256).rename(node.workdir / "aside")
     assert node.start(batch).startswith(f"missing {batch.run} ")
     (node.workdir / "aside").rename(node.workdir / "objects" / orders[0].recipe.layout[0][1].sha256)
     node.run_batch(orders)
     assert node.start(batch) == f"already {batch.run}"
-    other = make_batch([node.order(b"cat", stdin=b"1"), node.order(b"cat", stdin=b"2")], 1)
+    other = make_batch([node.order(b"cat", stdin=b"1"), node.order(b"cat", stdin=b"2")])
     inputs = [order.program.stdin.sha256 for order in other.tasks if order.program.stdin]
     for sha256 in inputs:
         (node.workdir / "objects" / sha256).unlink()
@@ -277,25 +276,23 @@ def test_a_batch_starts_once_and_in_time(node: ShellNode) -> None:
 
 def test_a_batch_with_a_killed_wrapper_starts_no_task_after_a_status_request(node: ShellNode) -> None:
     orders = numbered(node, LONG, 4)
-    batch = node.start_batch(orders, 2)
-    for order in orders[:2]:
-        said(node, batch, order)
+    batch = node.start_batch(orders)
+    said(node, batch, orders[0])
     wrapper = str((node.workdir / "runs" / batch / "pid").readlink())
     os.kill(int(wrapper.partition(",")[0].removeprefix("pid=")), signal.SIGKILL)
     lanes = lanes_of(node, batch)
     wait_until(lambda: not node.batch_status(batch).run.alive, "the death to be seen")
     look = node.batch_status(batch)
     assert not look.ended
-    assert set(look.begun) == set(map(task_name, orders[:2]))
+    assert look.begun == (task_name(orders[0]),)
     assert not any(map(is_alive, lanes))
     assert not node.processes(node.grid)
 
 
 def test_clean_ends_a_running_batch_and_leaves_nothing(node: ShellNode) -> None:
     orders = numbered(node, b"setsid sleep 600 & echo ready; exec sleep 600", 4)
-    batch = node.start_batch(orders, 2)
+    batch = node.start_batch(orders)
     said(node, batch, orders[0])
-    said(node, batch, orders[1])
     assert node.batch_verb("clean", batch) == ""
     assert not (node.workdir / "runs" / batch).exists()
     assert not node.processes()
@@ -303,13 +300,12 @@ def test_clean_ends_a_running_batch_and_leaves_nothing(node: ShellNode) -> None:
 
 def test_F6_a_lease_ends_the_whole_batch(node: ShellNode) -> None:
     orders = numbered(node, LONG, 3)
-    batch = node.start_batch(orders, 2, lease=uptime() + 5)
+    batch = node.start_batch(orders, lease=uptime() + 5)
     said(node, batch, orders[0])
-    said(node, batch, orders[1])
     wait_until(lambda: not node.batch_status(batch).run.alive, "the lease to end", 20.0)
     look = node.batch_status(batch)
     assert look.run.why == "lease"
-    assert set(look.begun) == set(map(task_name, orders[:2]))
+    assert look.begun == (task_name(orders[0]),)
     assert not node.processes()
 
 
@@ -317,7 +313,7 @@ def test_F6_a_lease_ends_the_whole_batch(node: ShellNode) -> None:
 def test_the_ledger_is_read_from_any_record(node_of: NodeOf, kind: str) -> None:
     node = node_of(kind)
     orders = numbered(node, b'echo "$1"; exit "$1"', 30)
-    batch = node.start_batch(orders, 3)
+    batch = node.start_batch(orders)
     whole = node.ended_batch(batch)
     assert whole.records == 60
     parts = [node.news_of_batch(batch, start) for start in (0, 7, 31, 59, 60)]
@@ -341,7 +337,7 @@ def test_F23_no_exit_code_of_a_batch_is_lost_on_a_full_disk(small: Path, node_of
     node = node_of(kind, small / "w")
     source = b'echo ready; while [ ! -e "%s/go" ]; do sleep 0.02; done; echo more; exit 7' % os.fsencode(node.folder)
     orders = [node.order(source) for _ in range(3)]
-    batch = node.start_batch(orders, 1)
+    batch = node.start_batch(orders)
     said(node, batch, orders[0])
     fill(small)
     (node.folder / "go").touch()
