@@ -39,7 +39,7 @@ time.sleep(float(sys.argv[2]))
 """
 
 
-def some_seconds() -> str:
+def unique_duration() -> str:
     """A duration for sleep that identifies the process."""
     return f"600.{uuid.uuid4().int % 10**9:09d}"
 
@@ -61,7 +61,7 @@ def test_F22_a_fork_bomb_ends_with_its_job_and_the_node_runs_the_next_one(grid: 
 
 def test_keep_children_keeps_a_child_after_the_run(grid: Grid, lab: Lab) -> None:
     grid.write("leaves.py", LEAVES)
-    seconds = some_seconds()
+    seconds = unique_duration()
     try:
         assert grid("run", "--on", "h1", "--keep-children", "leaves.py", seconds, "0") == (0, b"left\n", "")
         assert grid.info("last")["attempts"][-1]["isolation"] == "session"
@@ -78,7 +78,7 @@ def test_keep_children_does_not_keep_children_of_a_run_that_is_killed_or_times_o
     grid: Grid, lab: Lab, end: str
 ) -> None:
     grid.write("leaves.py", LEAVES)
-    seconds = some_seconds()
+    seconds = unique_duration()
     limit = ("--time-limit", "1s") if end == "time limit" else ()
     with grid.start("run", "--on", "h1", "--keep-children", *limit, "leaves.py", seconds, "600") as run:
         run.wait_for_stdout(b"left\n")
