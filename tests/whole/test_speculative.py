@@ -55,7 +55,7 @@ def wait_for_second_attempt(grid: Grid) -> list[dict[str, Any]]:
     """Wait until the last task has two attempts; returns them."""
     both = ["", ""]
     return wait_for_value(
-        lambda: attempts(grid), lambda found: [each["outcome"] for each in found] == both, "a backup", 30
+        lambda: attempts(grid), lambda found: [each["outcome"] for each in found] == both, "a speculative attempt", 30
     )
 
 
@@ -76,7 +76,7 @@ def test_a_speculative_attempt_replaces_a_straggler_which_leaves_nothing(grid: G
     with grid.start("sweep", *words) as sweep:
         original, backup = wait_for_second_attempt(grid)
         assert original["node"] != backup["node"]
-        assert (original["backup"], backup["backup"]) == (False, True)
+        assert (original["speculative"], backup["speculative"]) == (False, True)
         # A stopped process must end as well.
         for pid in job_pids(lab[original["node"]], "hangs.py"):
             os.kill(pid, signal.SIGSTOP)
@@ -96,7 +96,7 @@ def test_the_next_master_continues_both_attempts_of_a_task(grid: Grid, lab: Lab,
     words = ("--backup", "--results", "out", "--joblog", "log", "-p", f"x=1..{TASKS}", "hangs.py", "{x}", gate)
     with grid.start("sweep", *words) as sweep:
         _, backup = wait_for_second_attempt(grid)
-        wait_until(lambda: job_pids(lab[backup["node"]], "hangs.py"), "the backup to run")
+        wait_until(lambda: job_pids(lab[backup["node"]], "hangs.py"), "the speculative attempt to run")
         grid.kill_master()
         assert [each["outcome"] for each in attempts(grid)] == ["", ""]
         open_gate(lab, gate)
