@@ -18,7 +18,7 @@ import pytest
 from sshgrid.engines.launch import RunSpec
 from sshgrid.model import Limits
 from sshgrid.ssh.parsers import RunLook
-from tests.edge.shells import PATH, ShellNode
+from tests.edge.shells import PATH, PATIENCE_SECONDS, ShellNode
 from tests.lab.machine import argv_of, is_alive, start_time, uptime, wait_until
 
 PYTHON = sys.executable.encode()
@@ -50,7 +50,7 @@ def gone(node: ShellNode, seconds: int = 0) -> None:
     wait_until(
         lambda: not sleepers(seconds) and not node.processes(),
         "every process of the run to be gone",
-        5,
+        PATIENCE_SECONDS,
         lambda: (sleepers(seconds), node.processes()),
     )
 
