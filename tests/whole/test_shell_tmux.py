@@ -77,7 +77,7 @@ def test_a_program_is_edited_run_and_run_again_from_the_history(tmux: Tmux, here
     tmux.see("edit hello.py")
     tmux.press("C-c")
     tmux.type("run --sh")
-    tmux.see("run --show-node")  # suggested, from the history
+    at_prompt(tmux, "[3] sshgrid> run --show-node")  # the rest is suggested from the history
     tmux.press("Right", "Enter")
     tmux.wait_until(lambda screen: screen.count("node: here") == 2, "the same command again")
 
