@@ -33,7 +33,7 @@ import draw_layout  # noqa: E402 - needs the path above
 MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
 
 
-# --- Markdown -----------------------------------------------------------------------------------------------------
+# --- Markdown ---------------------------------------------------------------------------------------------------------
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -55,7 +55,7 @@ def prose(text: str) -> str:
     return "`".join(parts)
 
 
-# --- the module map -----------------------------------------------------------------------------------------------
+# --- the module map ---------------------------------------------------------------------------------------------------
 
 
 def modules() -> dict[str, str]:
@@ -107,7 +107,7 @@ def layout() -> str:
     return f'```{{raw}} html\n<div class="drawing">\n{draw_layout.svg(draw_layout.rooms())}</div>\n```\n'
 
 
-# --- the command line ---------------------------------------------------------------------------------------------
+# --- the command line -------------------------------------------------------------------------------------------------
 
 
 def command_tree() -> Iterator[tuple[str, click.Context]]:
@@ -145,7 +145,7 @@ def _command(path: str, context: click.Context) -> str:
     return text
 
 
-# --- inventory.yaml -----------------------------------------------------------------------------------------------
+# --- inventory.yaml ---------------------------------------------------------------------------------------------------
 
 
 def inventory_reference() -> str:
@@ -159,21 +159,21 @@ def inventory_reference() -> str:
 
 
 _SECTIONS = {
-    "defaults": ("Defaults", "What every node has unless it says otherwise."),
+    "defaults": ("Defaults", "Values for all nodes. Groups and nodes override them."),
     "nodes": (
         "NodeFields",
-        "One entry a machine, or a range of machines: `node[01-10]`, where `{name}` in `host`, `ssh_config`, "
+        "One entry for each node or range of nodes: `node[01-10]`, where `{name}` in `host`, `ssh_config`, "
         "`identity_file`, `known_hosts` and `workdir` stands for each node's name.",
     ),
     "toolchains": (
         "LanguageFields",
-        "A language of your own, or a change to a built-in one. Commands are lists of words, never shell strings.",
+        "A new language, or a change to a built-in one. Commands are lists of words, not shell strings.",
     ),
     "groups": (
         "GroupFields",
-        "Nodes that share something. Besides `nodes` and `max_jobs_per_user` a group may say whatever `defaults` may.",
+        "Values that several nodes share. A group has the keys `nodes` and `max_jobs_per_user`, and all keys of `defaults`.",
     ),
-    "retry": ("RetryFields", "What happens after a host failed."),
+    "retry": ("RetryFields", "The retries after a host failure."),
 }
 
 
@@ -256,7 +256,7 @@ def _messages(kinds: Iterable[type[Any]]) -> str:
     return table(('"type"', "fields", "meaning"), rows)
 
 
-# --- the extension ------------------------------------------------------------------------------------------------
+# --- the extension ----------------------------------------------------------------------------------------------------
 
 GENERATORS: Mapping[str, Callable[[], str]] = {
     "commands": command_reference,

@@ -365,7 +365,7 @@ def json_schema() -> dict[str, object]:
         "Defaults",
         "GroupFields",
         "LanguageFields",
-    ):  # a key without a value gets its default elsewhere, not the placeholder in the model
+    ):  # the defaults in these models are only placeholders
         for item in schema["$defs"][name]["properties"].values():
             item.pop("default", None)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "sshgrid inventory"}

@@ -19,7 +19,7 @@ from sshgrid.notation import selectors
 from sshgrid.notation.quantities import format_duration, format_size
 from sshgrid.protocol.messages import NodeReason
 
-COUNTDOWN = ", next try in "  # ends a reason with the seconds until the next dial
+COUNTDOWN = ", next try in "  # followed by the time until the next dial, at the end of a reason
 NEAR_BEST = 0.1  # nodes whose score is this close to the best count as equally idle
 
 # From permanent to temporary. `ps` shows the most temporary code of all nodes.

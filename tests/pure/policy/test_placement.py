@@ -85,7 +85,7 @@ def reason_on(seen: NodeView, submission: Submission | None = None, excluded: fr
         (view(), 0.0),
         (view(busy=1.0), 0.5),
         (view(busy=1.0, weight=0.5), 1.0),
-        (view(busy=0.1, load=9.0), 4.5),  # a queue that CPU use cannot show
+        (view(busy=0.1, load=9.0), 4.5),  # more runnable processes than cores, which CPU use cannot show
         (view(busy=0.1, load=1.9), 0.05),  # a load within the cores does not count, as CPU use is more recent
         (view(busy=0.1, load=2.0), 0.05),
         (view(busy=2.0, load=9.0), 4.5),

@@ -363,7 +363,7 @@ def test_a_backoff_is_between_zero_and_its_doubling_limit(failures: int, seed: i
 def test_the_limit_of_a_backoff_doubles_up_to_a_minute() -> None:
     class BothEnds(Random):
         def uniform(self, a: float, b: float) -> float:
-            return b + a / 1000  # both ends in one number
+            return b + a / 1000  # a number that depends on both ends
 
     assert [retry.backoff(POLICY, failures, BothEnds()) for failures in (1, 2, 5, 6, 7)] == [2.0, 4.0, 32.0, 60.0, 60.0]
 
