@@ -171,7 +171,7 @@ _SECTIONS = {
     ),
     "groups": (
         "GroupFields",
-        "Values that several nodes share. A group has the keys `nodes` and `max_jobs_per_user`, and all keys of `defaults`.",
+        "Values that several nodes share: `nodes`, `max_jobs_per_user`, and all keys of `defaults`.",
     ),
     "retry": ("RetryFields", "The retries after a host failure."),
 }
