@@ -193,6 +193,14 @@ def test_the_commands_of_a_page_print_what_the_page_shows(page: Path, shell: She
         assert matches(got, wanted), f"$ {command}\n--- the page says\n{wanted}\n--- it printed\n{printed}"
 
 
+@each_page
+def test_a_file_that_a_page_shows_is_named_above_it(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    shown = [found for found in _FENCED.finditer(text) if found["file"]]
+    above = {found["file"]: text[: found.start()].rstrip().rpartition("\n\n")[2] for found in shown}
+    assert [name for name, paragraph in above.items() if f"`{name}`" not in paragraph] == []
+
+
 def test_pages_with_console_sessions_are_found() -> None:
     names = {page.name for page in _SESSIONS}
     assert names >= {"README.md", "tutorial.md", "exit-codes.md", "inventory.md", "troubleshooting.md"}
