@@ -1,7 +1,8 @@
-"""The master: the parts of a grid wired together, and every change that may be asked of it.
+"""The master: connects the parts of a grid, and makes the changes that clients request.
 
 Which node a job gets is decided by the scheduler, and how an attempt runs by the attempts; questions that only read are
-answered by `job_queries` and `node_queries`. A job's state is in the store first, in memory second.
+answered by `job_queries` and `node_queries`. Each change is written to the store before
+memory.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from sshgrid.users.accounts import Accounts
 # The names that `kill` accepts on every node: no numbers, no real-time signals.
 SIGNALS = frozenset(name.removeprefix("SIG") for name in signals.Signals.__members__ if not name.startswith("SIGRT"))
 MAX_WINDOW = 65535  # columns or rows: a terminal keeps them in 16 bits
-DECIDE_LOOK_SECONDS = 0.25
+DECIDE_LOOK_SECONDS = 0.25  # pause between two looks in `_check_possible`
 
 
 class Master:
@@ -155,7 +156,8 @@ class Master:
         while True:
             views = self.pool.views()
             if impossible := placement.permanently_impossible(views, submission, self.inventory.languages):
-                raise _refusal(*impossible)
+                code, message = impossible
+                raise _refusal(code, message)
             able = any(language in view.toolchains for view in views)
             if able or not self.pool.undecided(language) or self._clock.monotonic() > deadline:
                 return
@@ -179,7 +181,7 @@ class Master:
     # --- changes of jobs
 
     async def cancel(self, request: Cancel, by: str = "") -> int:
-        """Cancel jobs, or only send them a signal. Return how many of them were not done.
+        """Cancel jobs, or only send them a signal. Return how many of them had not ended.
 
         Raises NoSuchJob, UsageError, HostError.
         """
@@ -199,6 +201,7 @@ class Master:
         return count
 
     def _cancel(self, job: Job, signal: str, by: str) -> None:
+        """End a job, with this signal if it runs. A sweep stays QUEUED until its last task has ended."""
         reason = f"{signal} by {by}" if by else signal
         job = self.active_jobs.store.request_cancel(job.id, reason)
         if job.submission.sweep and job.phase is Phase.QUEUED:
@@ -232,7 +235,7 @@ class Master:
         return len(waiting)
 
     async def retry(self, jobs: Sequence[JobId], failed: bool) -> int:
-        """Queue jobs that are done once more; with `failed` only those that did not succeed.
+        """Queue ended jobs again; with `failed` only those that did not succeed.
 
         Return how many jobs and tasks were queued. Raises NoSuchJob, UsageError.
         """
@@ -262,7 +265,7 @@ class Master:
         return len(again) + unbegun
 
     async def remove(self, jobs: Sequence[JobId]) -> int:
-        """Remove jobs that are done, their output, and uploaded files that no other job needs."""
+        """Remove ended jobs, their output, and uploaded files that no other job needs."""
         for job_id in jobs:
             self.active_jobs.remove(job_id)
             self.spool.outputs.remove(job_id)

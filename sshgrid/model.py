@@ -22,9 +22,14 @@ def task_id(sweep: JobId, number: int) -> JobId:
     return JobId(-(sweep << 20 | number))
 
 
+def is_task(job: JobId) -> bool:
+    """Whether this is the id of a task of a sweep."""
+    return job < 0
+
+
 def sweep_of(job: JobId) -> JobId | None:
     """The sweep that a task belongs to; None for any other job."""
-    return JobId(-job >> 20) if job < 0 else None
+    return JobId(-job >> 20) if is_task(job) else None
 
 
 def task_number(job: JobId) -> int:
@@ -34,7 +39,7 @@ def task_number(job: JobId) -> int:
 
 def job_text(job: JobId) -> str:
     """A job as users write it: 42, or 42.17 for the 17th task of sweep 42."""
-    return str(job) if job >= 0 else f"{-job >> 20}.{-job & MAX_TASKS}"
+    return str(job) if not is_task(job) else f"{-job >> 20}.{-job & MAX_TASKS}"
 
 
 # The outputs of an attempt: the program's, the compiler's, and a tar archive of the files that `--fetch` named.

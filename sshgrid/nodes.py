@@ -59,7 +59,7 @@ class NodePool:
         for name, node in wanted.items():
             if name not in self.nodes:
                 self.nodes[name] = self._make_node(node)
-                self._keep(self.nodes[name])
+                self._start(self.nodes[name])
         self.shared.changed()
 
     def _make_node(self, node: Node) -> ManagedNode:
@@ -71,9 +71,9 @@ class NodePool:
         managed.config = node
         await self._end_task(name)
         managed.connection.tried = False
-        self._keep(managed)
+        self._start(managed)
 
-    def _keep(self, node: ManagedNode) -> None:
+    def _start(self, node: ManagedNode) -> None:
         task = asyncio.create_task(node.keep(), name=f"node {node.name}")
         task.add_done_callback(node.ended)
         self._tasks[node.name] = task
@@ -89,11 +89,11 @@ class NodePool:
             await asyncio.gather(task, return_exceptions=True)
 
     def undecided(self, language: str) -> bool:
-        """Return whether a node is still being dialled, or has still to check this toolchain."""
+        """Return whether some node may still turn out to have this toolchain."""
         return any(node.undecided or (node.up and language in node.toolchains.untested) for node in self.nodes.values())
 
     def want(self, language: str) -> None:
-        """Check this toolchain on all nodes before all others."""
+        """On all nodes, check this toolchain next."""
         for node in self.nodes.values():
             node.toolchains.want(language)
 

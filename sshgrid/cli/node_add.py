@@ -70,7 +70,7 @@ def _absolute(path: str) -> str:
 
 
 def parse_address(text: str) -> dict[str, object]:
-    """Parse [USER@]HOST[:PORT]; an IPv6 address needs brackets when a port follows. UsageError."""
+    """Parse [USER@]HOST[:PORT]; an IPv6 address needs brackets when a port follows. Raises UsageError."""
     if text.count(":") > 1 and "[" not in text:
         user, _, host = text.rpartition("@")
         return {"host": host, "user": user} if user else {"host": host}
@@ -89,7 +89,7 @@ def parse_address(text: str) -> dict[str, object]:
 
 
 def check(session: Session, name: str, fields: Mapping[str, object], trust: Trust) -> None:
-    """Check that each machine of the entry can be reached and can run jobs. HostError."""
+    """Check that each machine of the entry can be reached and can run jobs. Raises HostError."""
     from sshgrid.ssh.connect import dialing_from_environ
 
     places = session.places(must_exist=False)

@@ -169,7 +169,7 @@ def kill(session: Session, selector: str, signal_name: str) -> int:
 
 
 def parse_signal(text: str) -> str:
-    """The name of a signal: TERM for TERM, SIGTERM, term and 15. UsageError."""
+    """The name of a signal: TERM for TERM, SIGTERM, term and 15. Raises UsageError."""
     if text.isdigit() and int(text) in {int(each) for each in signal.Signals}:
         return signal.Signals(int(text)).name.removeprefix("SIG")
     name = text.upper().removeprefix("SIG")

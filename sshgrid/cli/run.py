@@ -1,4 +1,4 @@
-"""`run`, `attach`, `logs`, `wait`: the commands that follow a job and exit with its status.
+"""`run`, `attach`, `wait`: follow a job and exit with its status. `logs`: print stored output and exit with 0.
 
 stdout and stderr carry the program's output. The exit status is the one that the master read from the record of
 the run.

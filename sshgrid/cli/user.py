@@ -207,7 +207,7 @@ def remove_key(session: Session, name: str, fingerprint: str) -> int:
 
 
 def _key_lines(path: str) -> tuple[str, ...]:
-    """The lines of a file of public keys, which the master checks. FileMissing, UsageError."""
+    """The lines of a file of public keys, which the master checks. Raises FileMissing, UsageError."""
     from sshgrid.client import files
 
     try:

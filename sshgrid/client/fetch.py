@@ -135,7 +135,7 @@ class FetchFolder:
         os.close(self._root)
 
     def write(self, name: str, stream: IO[bytes], *, executable: bool) -> bool:
-        """Write a file through a temporary one; returns whether it replaced a file. OSError."""
+        """Write a file through a temporary one; returns whether it replaced a file. Raises OSError."""
         with self._parent(name) as (folder, last):
             replaces = _check_target(folder, last)
             temporary = f".sshgrid-{os.getpid()}.part"
@@ -153,7 +153,7 @@ class FetchFolder:
         return replaces
 
     def copy(self, source: str, name: str) -> tuple[int, bool]:
-        """Copy a file that was written before; returns its size and whether it replaced a file. OSError."""
+        """Copy a file that was written before; returns its size and whether it replaced a file. Raises OSError."""
         if source not in self._written:
             raise FileNotFoundError(errno.ENOENT, f"it is a link to {source!r}, which is missing")
         with self._parent(source) as (folder, last):

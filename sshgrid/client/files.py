@@ -58,7 +58,7 @@ def exists(path: str) -> bool:
 
 
 def is_folder(path: str) -> bool:
-    """Whether the path is a folder, or a link to one where links are followed. OSError, UsageError."""
+    """Whether the path is a folder, or a link to one where links are followed. Raises OSError, UsageError."""
     return stat.S_ISDIR(status(path).st_mode)
 
 

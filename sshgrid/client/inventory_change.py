@@ -23,7 +23,7 @@ UNKNOWN_HOST_KEY = "unknown host key"  # the start of the message of HostKeyUnkn
 
 
 def load(places: Places) -> Inventory:
-    """Read the inventory. InventoryError."""
+    """Read the inventory. Raises InventoryError."""
     from pathlib import Path
 
     from sshgrid import inventory

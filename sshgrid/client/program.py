@@ -116,7 +116,7 @@ class ProgramFiles:
 
 
 def read_program(path: str, lang: str, stdin: BinaryIO | None, main: str = "") -> ProgramFiles:
-    """Read FILE of the command line: a file, a folder, or "-". FileMissing, UsageError.
+    """Read FILE of the command line: a file, a folder, or "-". Raises FileMissing, UsageError.
 
     `main` is the main file of a folder; "" for a folder with a Makefile.
     """

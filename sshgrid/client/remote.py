@@ -42,7 +42,7 @@ class RemoteConnection(Connection):
 
 
 def command(url: str, *, prompts: bool) -> list[str]:
-    """The `ssh` command for this URL. UsageError."""
+    """The `ssh` command for this URL. Raises UsageError."""
     found = _URL.fullmatch(url)
     if found is None or int(found["port"] or PORT) > 65535:
         raise UsageError(f"--master: not the address of a master: {url[:200]!r}", "--master ssh://user@host:4200")

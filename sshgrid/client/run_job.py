@@ -35,12 +35,12 @@ def run(session: Session, file: str, args: Sequence[str], options: Mapping[str, 
     if options["dry_run"]:
         return _print_placement(session, submission, sources)
     if options["detach"]:
-        return detached(session, submission, sources)
+        return submit_detached(session, submission, sources)
     into = str(options["into"]) or "."
     return _submit_and_follow(session, submission, sources, show_node=bool(options["show_node"]), into=into)
 
 
-def detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
+def submit_detached(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
     """Submit the job, print its ID and return."""
     connection, job = submit(session, submission, sources)
     connection.close()
@@ -74,7 +74,7 @@ def _submit_and_follow(
 
 @contextmanager
 def postponed_interrupts() -> Iterator[list[int]]:
-    """While a job is submitted, keep a first Ctrl-C for the job; a second one interrupts the command."""
+    """While a job is being submitted, keep a first Ctrl-C for the job; a second one interrupts the command."""
     seen: list[int] = []
 
     def on_interrupt(number: int, _frame: FrameType | None) -> None:
@@ -90,7 +90,7 @@ def postponed_interrupts() -> Iterator[list[int]]:
 
 
 def make_screen(session: Session, *, show_node: bool = False, quiet: bool = False) -> Screen:
-    """The screen for a job: JSON Lines with --json, else the output of the program."""
+    """Return the screen for a job: JSON Lines with --json, else the output of the program."""
     from sshgrid.terminal.screen import JsonScreen, PlainScreen
 
     if session.json:
@@ -101,7 +101,7 @@ def make_screen(session: Session, *, show_node: bool = False, quiet: bool = Fals
 
 
 def until_ended(session: Session, follower: JobFollower, screen: Screen, job: JobId, into: str = "") -> int:
-    """Follow a job until it ends or the user detaches; the exit status of the command.
+    """Follow a job until it ends or the user detaches. Return the exit status of the command.
 
     `into` is the folder for its fetched files; "" leaves them with the master.
     """
@@ -122,7 +122,7 @@ def until_ended(session: Session, follower: JobFollower, screen: Screen, job: Jo
 
 
 def _fetch(session: Session, screen: Screen, line: JobLine, into: str) -> int:
-    """Fetch the files of an ended job; the exit status, not 0 when some are missing."""
+    """Fetch the files of an ended job. Return the exit status: not 0 when some are missing."""
     from sshgrid.client.fetch import unpack
     from sshgrid.client.follow import ReconnectingReader
     from sshgrid.client.session import report_error
@@ -145,14 +145,14 @@ def _fetch(session: Session, screen: Screen, line: JobLine, into: str) -> int:
 
 
 def is_sweep(connection: Connection, job: JobId) -> bool:
-    """Whether the job is a sweep. NoSuchJob."""
+    """Return whether the job is a sweep. Raises NoSuchJob."""
     from sshgrid.protocol.messages import Info, JobsReply
 
     return any(line.sweep for line in connection.request(Info(job), JobsReply).jobs)
 
 
 def _print_placement(session: Session, submission: Submission, sources: Sequence[Source]) -> int:
-    """Print which node would get the job, for --dry-run. Returns 125 when no node can run it."""
+    """Print which node would get the job, for --dry-run. Return 125 when no node can run it, else 0."""
     from sshgrid.client.program import upload
     from sshgrid.protocol.messages import Explain, ExplainReply
     from sshgrid.terminal import render

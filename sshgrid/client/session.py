@@ -58,7 +58,7 @@ class Session:
     # --- the master
 
     def places(self, *, must_exist: bool = True, state_dir: str | None = None) -> Places:
-        """The paths of the inventory and its state. InventoryError, UsageError."""
+        """The paths of the inventory and its state. Raises InventoryError, UsageError."""
         from sshgrid import paths
         from sshgrid.errors import UsageError
 
@@ -71,7 +71,7 @@ class Session:
         return found
 
     def connect(self, *, start: bool = True) -> Connection:
-        """Connect to the master, which is started if it is missing and `start`. MasterGone."""
+        """Connect to the master, which is started if it is missing and `start`. Raises MasterGone."""
         from sshgrid.client.start import connect
 
         if self.gateway is not None:
@@ -83,7 +83,7 @@ class Session:
         return connect(self.places(), start=start, warn=self.warn)
 
     def connect_running(self) -> Connection:
-        """Connect to the running master; start none, and replace none of another version. MasterGone.
+        """Connect to the running master; start none, and replace none of another version. Raises MasterGone.
 
         For live views, which must not change the master.
         """
@@ -165,7 +165,7 @@ class Session:
         return tuple(job.id for job in connection.request(Jobs(selector), JobsReply).jobs)
 
     def one_job(self, connection: Connection, selector: str) -> JobId:
-        """The ID of the one selected job. NoSuchJob, UsageError."""
+        """The ID of the one selected job. Raises NoSuchJob, UsageError."""
         from sshgrid.errors import NoSuchJob, UsageError
 
         found = self.jobs(connection, selector)

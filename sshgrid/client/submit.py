@@ -133,7 +133,7 @@ def language_and_version(text: str) -> tuple[str, str]:
 
 
 def _environment(settings: Sequence[str]) -> tuple[tuple[str, bytes], ...]:
-    """The variables of --env. UsageError."""
+    """The variables of --env. Raises UsageError."""
     found: dict[str, bytes] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")

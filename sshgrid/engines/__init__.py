@@ -41,7 +41,7 @@ class Sink(Protocol):
         """Count `count` more uploaded bytes; `left` bytes of a large upload remain."""
 
     async def compiled(self, compiled: bool) -> None:
-        """Record whether the run's build was compiled for it."""
+        """Record whether this run compiled its build, or used an existing one."""
 
     def room(self) -> int:
         """Return how many bytes of files may be fetched now; 0 when they are no longer wanted."""
@@ -76,7 +76,7 @@ class BatchSink(Protocol):
         """Count `count` more uploaded bytes; `left` bytes of a large upload remain."""
 
     async def compiled(self, compiled: bool) -> None:
-        """Record whether the batch's build was compiled for it."""
+        """Record whether this batch compiled its build, or used an existing one."""
 
 
 class Runs(Protocol):
@@ -102,9 +102,9 @@ class Batches(Protocol):
     """Many runs of one program with one start."""
 
     async def run(self, batch: BatchSpec, sink: BatchSink, *, resume: bool = False) -> None:
-        """Run all tasks, which are in the sink's state; return when the sink has received the result of each.
+        """Run the tasks that `sink.state` holds; return when the sink has received the result of each.
 
-        Of the HostErrors it raises only NeverBegan: the others are the results of the tasks.
+        Raises no HostError but NeverBegan; any other becomes the result of its tasks.
         """
 
     async def extend(self, batch: str, specs: Sequence[RunSpec]) -> bool:

@@ -32,7 +32,7 @@ GATHER_SECONDS = 0.3
 # Added to it, per second that the look took: where many nodes share the processors, looks must not use them up.
 GATHER_LOOKS = 3
 LONGEST_GATHER_SECONDS = 0.5
-# The output of a task that runs for so long is read before the task has ended.
+# The output of a task that runs for this long is read before the task has ended.
 LIVE_AFTER_SECONDS = 1.0
 NEVER_BEGAN = "the batch ended before it was its turn"
 

@@ -40,7 +40,7 @@ class FolderQuota:
             self.bytes, self.files = self.bytes + sum(sizes), self.files + len(sizes)
 
     def grow(self, more: int, files: int = 0) -> None:
-        """Count so many more bytes and files. Raises SFTPFailure when they are over the quota."""
+        """Count this many more bytes and files. Raises SFTPFailure when they are over the quota."""
         limit = self._cap()
         if limit is not None and more > 0 and self.bytes + more > limit:
             raise asyncssh.SFTPFailure(f"your folder cannot hold more than {format_size(limit)}")

@@ -18,7 +18,7 @@ _KEYS = "Alt-Enter or Ctrl-S saves, Ctrl-C discards changes"
 
 
 def edit(path: str, warn: Callable[[str], None]) -> bool:
-    """Edit a file, which may be new. False when the user discards the changes. UsageError.
+    """Edit a file, which may be new. False when the user discards the changes. Raises UsageError.
 
     When the text cannot be saved, a warning is printed and the editor stays open.
     """

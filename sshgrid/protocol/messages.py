@@ -134,7 +134,7 @@ class Jobs(Struct, frozen=True, tag="jobs"):
     states: tuple[str, ...] = ()
     since_seconds: float | None = None
     active_only: bool = False
-    limit: int = 0  # at most so many: first running, then waiting, then done jobs; 0 = all
+    limit: int = 0  # at most this many: first running, then waiting, then ended jobs; 0 = all
 
 
 class Info(Struct, frozen=True, tag="info"):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.errors import StoreError
-from sshgrid.model import Job, JobId, Phase
+from sshgrid.model import Job, JobId, Phase, is_task
 from sshgrid.queue.claims import Claims
 from sshgrid.queue.end_rate import EndRate
 from sshgrid.queue.notifications import Notifications
@@ -63,14 +63,14 @@ class ActiveJobs:
     def update(self, job: Job) -> None:
         """Take over a newer state of a job, which is already in the store."""
         if job.phase is Phase.DONE:
-            if job.id < 0:
+            if is_task(job.id):
                 self._keep_ended(job)
             if self._active.pop(job.id, None):
                 self._ends.note(self._clock.monotonic())
         else:
             self._just_ended.pop(job.id, None)
             self._active[job.id] = job
-        if job.id < 0:
+        if is_task(job.id):
             self.on_task_changed(job)
         self.notifications.notify(job.id)
         self.wake.set()
@@ -114,7 +114,7 @@ class ActiveJobs:
 
     def active(self) -> list[Job]:
         """The queued and running jobs, without tasks of sweeps."""
-        return [job for job in self._active.values() if job.id > 0]
+        return [job for job in self._active.values() if not is_task(job.id)]
 
     def in_phase(self, phase: Phase) -> list[Job]:
         """The jobs and tasks in this phase."""

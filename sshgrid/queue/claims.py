@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from sshgrid.model import Attempt, AttemptRecord, Job, JobId, Phase
+from sshgrid.model import Attempt, AttemptRecord, Job, JobId, Phase, is_task
 from sshgrid.queue.store import Store
 
 
@@ -28,7 +28,7 @@ class Claims:
 
     def begin(self, job: Job, node: str, now: float, gpus: tuple[int, ...] = ()) -> tuple[Job, Attempt] | None:
         """Claim a node for a queued job; None as in AttemptWriter.begin."""
-        if job.id < 0 and not job.attempts:
+        if is_task(job.id) and not job.attempts:
             return self.begin_tasks([job], AttemptRecord(1, node, now, gpus=gpus))[0]
         return self._reread(job.id, self._store.attempts.begin(job.id, node, now, gpus))
 

@@ -1,4 +1,4 @@
-"""The sweeps that are not over: which of their tasks start next, and what the end of a task means for its sweep.
+"""The sweeps that have not ended: which of their tasks start next, and what the end of a task means for its sweep.
 
 A task has no row in the store before it starts; until then it is only a number, so 100,000 waiting tasks cost nothing.
 Everything kept here can be rebuilt from the store.
@@ -19,12 +19,12 @@ from sshgrid.sweeps.halt import halts
 
 log = logging.getLogger(__name__)
 
-LEARN_FROM_TASKS = 200  # a new master learns the runtimes of so many tasks that ended last
+LEARN_FROM_TASKS = 200  # how many of the last ended tasks teach a new master the runtimes
 EndTask = Callable[[Job], None]
 
 
 class ActiveSweeps:
-    """All sweeps of a master that are not over. `end_task` ends a task that runs."""
+    """All sweeps of a master that have not ended. `end_task` ends a task that runs."""
 
     def __init__(self, active_jobs: ActiveJobs, blobs: Blobs, end_task: EndTask, clock: Clock) -> None:
         self._active_jobs = active_jobs
@@ -56,11 +56,11 @@ class ActiveSweeps:
         self._states[job.id] = self._read(job)
 
     def remove(self, sweep: JobId) -> None:
-        """Remove a sweep that was finished without its tasks."""
+        """Forget a sweep that ended before any task started."""
         self._states.pop(sweep, None)
 
     def read(self, job: Job) -> SweepState:
-        """The state of a sweep, read from the store when it is over. Raises UsageError for any other job."""
+        """The state of a sweep, read from the store when it has ended. Raises UsageError for any other job."""
         if job.submission.sweep is None:
             raise UsageError(f"job {job_text(job.id)} is not a sweep", "sshgrid info ID")
         return self._states.get(job.id) or self._read(job)
@@ -83,9 +83,9 @@ class ActiveSweeps:
         state.stopped = job.cancel_requested or job.phase is Phase.DONE
         return state
 
-    def state(self, task: JobId) -> SweepState | None:
-        """The sweep of this task, or this sweep; None when it is over, and for any other job."""
-        return self._states.get(sweep_of(task) or task)
+    def state(self, job_id: JobId) -> SweepState | None:
+        """The sweep of this task, or this sweep; None when it has ended, and for any other job."""
+        return self._states.get(sweep_of(job_id) or job_id)
 
     # --- what the scheduler asks
 
@@ -105,9 +105,9 @@ class ActiveSweeps:
             for task in state.upcoming(free, nearly_free.get(sweep, 0), now)
         ]
 
-    def has_unstarted(self, task: JobId) -> bool:
-        """Whether tasks of the sweep of this task have never started, and may."""
-        state = self.state(task)
+    def has_unstarted(self, job_id: JobId) -> bool:
+        """Whether the sweep (or the sweep of this task) has tasks that may still start for the first time."""
+        state = self.state(job_id)
         return state is not None and state.has_unstarted
 
     def may_speculate(self) -> list[SweepState]:
@@ -122,7 +122,7 @@ class ActiveSweeps:
     # --- what has happened
 
     def update(self, job: Job, end_task: EndTask | None = None) -> None:
-        """A sweep was held, released or cancelled; `end_task` is given for a cancel and ends each task that runs."""
+        """Take over a sweep that was held, released or cancelled. For a cancel, `end_task` ends each task that runs."""
         if state := self._states.get(job.id):
             state.job = job
             state.stopped = state.stopped or job.cancel_requested
@@ -150,14 +150,14 @@ class ActiveSweeps:
     # --- the end of a sweep
 
     def _check(self, state: SweepState) -> None:
-        """Stop the sweep when its halt condition is met, and finish it when it is over."""
+        """Stop the sweep when its halt condition is met, and finish it when it has ended."""
         ended, failed = len(state.ended), state.outcomes.failed
         halt = "now" if state.outcomes.compile_failure else halts(state.plan.halt, failed, ended, state.tasks)
         if halt and not state.stopped:
             log.info("sweep %s halts (%s) after %d of %d tasks", state.job.id, halt, ended, state.tasks)
             state.stopped = True
         if halt == "now" or state.job.cancel_requested:
-            # The end of a task leads here again: each task is cancelled once.
+            # Ending a task calls `_check` again: the set is emptied first.
             tasks, state.running.not_cancelled = state.running.not_cancelled, set()
             self._end_tasks(list(tasks), self._end_task)
         if state.over and self._active_jobs.current(state.job.id).phase is Phase.QUEUED:
@@ -170,7 +170,7 @@ class ActiveSweeps:
                     end_task(self._active_jobs.current(task))
 
     def _finish(self, state: SweepState) -> None:
-        job = self._states.pop(state.job.id).job  # first: an end of a task must not finish it a second time
+        job = self._states.pop(state.job.id).job  # first: the end of a task must not finish the sweep a second time
         self._cancel_retrying(state)
         self._active_jobs.store.finish(job.id, sweep_verdict(state), self._clock.wall())
         self._active_jobs.reread(job.id)

@@ -37,7 +37,7 @@ MAX_ARGUMENT_BYTES = 131_071
 MAX_ARGUMENTS_BYTES = 2_000_000
 _HEAD_BYTES = 4096
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# A node as any other: enough to check whether a recipe can be made for a program.
+# A stand-in for any node: enough to check whether a recipe can be made for a program.
 _ANY_NODE = Facts("", "", "", 1, 0, "", 0, "/", "session")
 
 
@@ -50,7 +50,7 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
     if missing := spool.blobs.missing(digests(submission, spool)):
         raise UsageError(f"{len(missing)} files of this job were not uploaded")
     source = spool.blobs.read(next(file.sha256 for file in program.files if file.name == program.entry))
-    program = _named(program, source[:_HEAD_BYTES], languages)
+    program = _with_language(program, source[:_HEAD_BYTES], languages)
     row = next(row for row in languages if row.name == program.language)
     toolchains.recipe(row, stand_in(row), program, source, _ANY_NODE)
     checks.check(submission, spool.blobs.read)
@@ -70,7 +70,7 @@ def stand_in(row: Language) -> Toolchain:
     return Toolchain(row.name, "", {command: command.split("|")[0] for command in toolchains.commands(row)}, "")
 
 
-def _named(program: Program, head: bytes, languages: Sequence[Language]) -> Program:
+def _with_language(program: Program, head: bytes, languages: Sequence[Language]) -> Program:
     """The program with its language: from the inventory's table when the client has not named it."""
     parse_constraint(program.version)
     if not program.language:

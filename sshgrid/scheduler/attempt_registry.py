@@ -21,13 +21,14 @@ class RunningAttempt:
         self.build_key = ""  # set when a build of another node may be used
         self.follower: asyncio.Task[None] | None = None
         self.termination: asyncio.Task[None] | None = None
-        self.refused = False  # a cancel claimed its run folder before the start: it never started
-        self.never_began = False  # a search for it claimed its run folder before the start: it never started
+        # For both, its run folder on the node is claimed, so it cannot start.
+        self.refused = False  # cancelled before it started
+        self.never_began = False  # not found on the node
         self.superseded = False  # another attempt ended first: this one is being ended and its result is ignored
 
 
 class AttemptRegistry:
-    """All attempts under way. `grid` is the grid's name in the names of runs."""
+    """All attempts under way. `grid` identifies this queue in the names of runs."""
 
     def __init__(self, grid: str) -> None:
         self._grid = grid

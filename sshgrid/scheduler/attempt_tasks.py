@@ -1,4 +1,4 @@
-"""The border of attempts: the asyncio tasks that run them, and what an exception in one of them means.
+"""Where a bug in one attempt stops: the asyncio tasks that run attempts, and what an exception in one of them means.
 
 The only `except Exception` of the project is here: it turns a bug of sshgrid into a verdict of one job.
 """

@@ -1,6 +1,7 @@
-"""Attempts under way: one task each that starts or resumes a run, follows it, and settles its result.
+"""Attempts under way: one asyncio task each that starts or resumes a run, follows it, and settles its result.
 
-A task that is cancelled because the master leaves settles nothing: its run continues, and the next master resumes it.
+An asyncio task that is cancelled because the master exits settles nothing: its run continues, and the next master
+resumes it.
 Batches of a sweep are in batch_attempts, signals and cancels in termination, results in settlement.
 """
 
@@ -31,6 +32,7 @@ from sshgrid.scheduler.settlement import Settlement
 from sshgrid.scheduler.termination import Termination
 from sshgrid.spool.outputs import Outputs
 
+# A master that exits waits at most this long for runs that are about to end, and for removals of ended ones.
 LEAVE_SECONDS = 2.0
 
 
@@ -98,7 +100,7 @@ class Attempts:
         self._launching = Launching(pool, clock)
         self.running = AttemptRegistry(active_jobs.store.grid)
         self.keyboards = Keyboards()
-        # Termination revokes tasks of batches, and batches end attempts: the first one gets a function.
+        # Termination and BatchAttempts need each other, so one gets a function.
         self.termination = Termination(
             pool, self.running, self._tasks, lambda running, node: self.batches.revoke_cancelled(running, node)
         )
@@ -208,7 +210,7 @@ class Attempts:
     # --- leave
 
     async def close(self) -> None:
-        """Stop following; runs continue. Runs that have just ended are still removed, as no master may follow."""
+        """Stop following; runs continue. Runs that have just ended are still removed: there may be no next master."""
         deadline = self._clock.monotonic() + LEAVE_SECONDS
         while (leaving := self._about_to_end()) and (rest := deadline - self._clock.monotonic()) > 0:
             await asyncio.wait(leaving, timeout=rest, return_when=asyncio.FIRST_COMPLETED)

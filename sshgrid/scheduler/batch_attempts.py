@@ -74,9 +74,9 @@ class BatchAttempts:
 
     # --- start and follow
 
-    def start(self, found: Sequence[tuple[Job, Attempt]], *, keep_warm: bool) -> None:
+    def start(self, claimed: Sequence[tuple[Job, Attempt]], *, keep_warm: bool) -> None:
         """Start a batch of these claimed attempts. `keep_warm`: when all have ended, wait a moment for more."""
-        self._start([(job, job.attempts[-1]) for job, _ in found], resume=False, keep_warm=keep_warm)
+        self._start([(job, job.attempts[-1]) for job, _ in claimed], resume=False, keep_warm=keep_warm)
 
     def resume(self, attempts: Sequence[Begun]) -> None:
         """Follow the batch of these attempts, which an earlier master started."""
@@ -146,10 +146,10 @@ class BatchAttempts:
 
     # --- change one that runs
 
-    def extend(self, batch: RunningBatch, found: Sequence[tuple[Job, Attempt]], *, keep_warm: bool) -> None:
+    def extend(self, batch: RunningBatch, claimed: Sequence[tuple[Job, Attempt]], *, keep_warm: bool) -> None:
         """Append claimed tasks to a batch, in its slot. When the node takes no more, they return to the queue."""
         batch.state.keep_warm = keep_warm
-        tasks = [(job, self._running.add(job, job.attempts[-1])) for job, _ in found]
+        tasks = [(job, self._running.add(job, job.attempts[-1])) for job, _ in claimed]
         batch.state.join({running.run: running for _, running in tasks})
         self._tasks.start(self._extend(batch, tasks), f"extend {batch.name}")
 
@@ -162,7 +162,7 @@ class BatchAttempts:
             batch.state.remove(running.run for running in attempts)
             self._settlement.settle_all([(running, sent) for running in attempts])
         elif not sent:
-            self._give_back(batch, attempts)
+            self._undo_begin(batch, attempts)
         elif self._batches.get((batch.node, batch.name)) is not batch:  # the batch ended while they were on their way
             rest = [running for running in attempts if running.run in batch.state.rest]
             self._settlement.settle_all([(running, NOT_REPORTED) for running in rest])
@@ -174,7 +174,7 @@ class BatchAttempts:
         return await _batches(node).extend(batch.name, specs)
 
     def revoke(self, batch: RunningBatch, runs: Sequence[str]) -> None:
-        """Return those of these runs to the queue that have not started when the node receives the request."""
+        """Ask the node to give back those of these runs that have not started; they return to the queue."""
         batch.state.takes_more = False  # the node would skip these runs if they were sent to the same batch again
         batch.state.leaving.update(runs)
         self._tasks.start(self._revoke(batch, runs), f"revoke from {batch.name}")
@@ -190,20 +190,20 @@ class BatchAttempts:
             return
         finally:
             batch.state.leaving.difference_update(runs)
-        self._give_back(batch, [running for run in revoked if (running := batch.state.rest.get(run))])
+        self._undo_begin(batch, [running for run in revoked if (running := batch.state.rest.get(run))])
 
-    def _give_back(self, batch: RunningBatch, attempts: Sequence[RunningAttempt]) -> None:
+    def _undo_begin(self, batch: RunningBatch, attempts: Sequence[RunningAttempt]) -> None:
         """Return tasks that never started to the queue; settle those that are cancelled or superseded."""
         batch.state.takes_more = False
         batch.state.remove(running.run for running in attempts)
-        over = [running for running in attempts if self._is_over_unstarted(running)]
-        self._settlement.settle_all([(running, AttemptResult(Cancelled())) for running in over])
-        given = [running for running in attempts if running not in over]
-        for running in given:
+        settled = [running for running in attempts if self._is_cancelled_or_superseded(running)]
+        self._settlement.settle_all([(running, AttemptResult(Cancelled())) for running in settled])
+        returned = [running for running in attempts if running not in settled]
+        for running in returned:
             self._running.remove(running)
-        self._active_jobs.claims.undo_begin([running.attempt.job for running in given])
+        self._active_jobs.claims.undo_begin([running.attempt.job for running in returned])
 
-    def _is_over_unstarted(self, running: RunningAttempt) -> bool:
+    def _is_cancelled_or_superseded(self, running: RunningAttempt) -> bool:
         return running.superseded or self._active_jobs.current(running.attempt.job).cancel_requested
 
     async def revoke_cancelled(self, running: RunningAttempt, node: ManagedNode) -> bool:

@@ -20,12 +20,12 @@ from sshgrid.scheduler.step_views import StepViews
 from sshgrid.scheduler.sweep_outlooks import SweepOutlooks
 from sshgrid.sweeps.chunking import LONG_SECONDS
 
-# A start takes about as long: a job that gets the slot then starts when the slot is free.
+# Release the slot this long before the batch ends: the next start takes about as long.
 RELEASE_SECONDS = 0.15
 
 
 class BatchRefill:
-    """For one step of the scheduler. `running` has the number of slots of each user."""
+    """Extends batches or promises their slots, in one step of the scheduler. `running`: the slots in use by user."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class BatchRefill:
         return False
 
     def promise(self, job: Job) -> None:
-        """Give a job that found no free slot the slot of another sweep's batch, of all that will be free the first."""
+        """Promise a job that found no free slot the slot of another sweep's batch: the one that becomes free first."""
         batches = self._batches.holding_slots
         if not batches:
             return

@@ -8,8 +8,8 @@ from sshgrid.scheduler.sweep_state import SweepState
 from sshgrid.sweeps.chunking import LONG_SECONDS
 from sshgrid.sweeps.estimates import rest_seconds
 
-# A node has work for so long when its batch is extended or reduced: its next report, a step of the scheduler and the
-# way back must fit in, also when the master is busy.
+# Extend or reduce a batch while the node has work for this long, so that the request arrives in time: the node's next
+# report, a step of the scheduler and the way back must fit in, also when the master is busy.
 AHEAD_SECONDS = 1.5
 
 
@@ -20,7 +20,7 @@ class BatchTimes:
         self._sweeps = sweeps
 
     def sweep(self, batch: RunningBatch) -> SweepState | None:
-        """The sweep of a batch; None when it is over."""
+        """The sweep of a batch; None when it has ended."""
         return None if batch.sweep is None else self._sweeps.state(batch.sweep)
 
     def task_seconds(self, batch: RunningBatch) -> float | None:

@@ -33,7 +33,7 @@ class Launching:
     def spec(self, job: Job, running: RunningAttempt, node: ManagedNode, *, resume: bool) -> RunSpec:
         """What the engine of `node` needs for this attempt; also notes toolchain and isolation in its record.
 
-        Raises SshgridError when the node has lost the toolchain, or the spool the main file.
+        Raises SshgridError when the node no longer has the toolchain, or the spool no longer has the program's files.
         """
         return self._spec(job, running, node, self._main_file(job.submission.program, resume), resume)
 

@@ -12,12 +12,12 @@ from sshgrid.scheduler.step_views import StepViews
 from sshgrid.scheduler.sweep_state import SweepState
 from sshgrid.sweeps.estimates import slot_in_use
 
-GAIN_SECONDS = 0.5  # a revoked task must end so much earlier elsewhere
+GAIN_SECONDS = 0.5  # a revoked task must end at least this much earlier elsewhere
 INTERVAL_SECONDS = 0.5
 
 
 class Rebalancing:
-    """For one step of the scheduler."""
+    """Revokes misplaced tasks of batches, in one step of the scheduler."""
 
     def __init__(self, batches: BatchAttempts, views: StepViews, times: BatchTimes) -> None:
         self._batches = batches
@@ -52,7 +52,7 @@ class Rebalancing:
         return behind if self._is_overdue(batch) else behind[len(behind) // 2 :]
 
     def _is_longer_than_expected(self, batch: RunningBatch) -> bool:
-        """Whether the first task of a sweep has run for so long that none should wait behind it."""
+        """Whether the first task of a sweep has run so long that none should wait behind it."""
         return (
             self._times.task_seconds(batch) is None and batch.state.has_begun and batch.state.ran_seconds > GAIN_SECONDS
         )

@@ -11,12 +11,13 @@ from sshgrid.scheduler.attempt_tasks import AttemptTasks
 
 log = logging.getLogger(__name__)
 
-# A start that is still on its way finds the claimed folder for so long: longer than a node accepts a late start.
+# How long the claimed folder of a run that never began stays, so that a delayed start finds it: longer than a node
+# accepts a late start.
 CLAIM_KEPT_SECONDS = 20.0
 
 
 class RunRemoval:
-    """Starts removals. `in_progress` holds those that a master which leaves should wait for."""
+    """Starts removals. `in_progress` holds those that a master which exits should wait for."""
 
     def __init__(self, tasks: AttemptTasks) -> None:
         self._tasks = tasks

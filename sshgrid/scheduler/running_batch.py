@@ -24,7 +24,7 @@ Ends: TypeAlias = "Sequence[tuple[RunningAttempt, AttemptResult]]"
 
 
 class RunningBatch:
-    """Receives what an engine reports of a batch: to disk first, to watchers second. Owns the state of the batch."""
+    """Writes reports of a batch to disk, then notifies watchers. Owns the state of the batch."""
 
     def __init__(
         self,

@@ -10,11 +10,11 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from random import Random
-from typing import TypeAlias
+from typing import NamedTuple
 
 from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.engines.launch import batch_name, run_name
-from sshgrid.model import Attempt, AttemptRecord, Inventory, Job, Phase
+from sshgrid.model import Attempt, AttemptRecord, Inventory, Job, Phase, is_task
 from sshgrid.nodes import NodePool
 from sshgrid.policy import fair_share, placement
 from sshgrid.policy.placement import NodeView
@@ -32,17 +32,25 @@ from sshgrid.scheduler.user_limits import UserLimits
 from sshgrid.scheduler.waiting_jobs import Prospect, WaitingJobs
 
 LONGEST_PAUSE_SECONDS = 30.0
-# The start of thousands of jobs must not block clients: a step ends after so long, and the next one continues.
+# The start of thousands of jobs must not block clients: a step ends after this long, and the next one continues.
 STEP_SECONDS = 0.03
 MIN_PAUSE_SECONDS = 0.01
-# Samples of load and memory start no step of their own: check again after so long.
+# A new sample of load and memory starts no step, so check again after this time.
 SAMPLE_SECONDS = 1.0
 
-Kind: TypeAlias = tuple[placement.Requirements, frozenset[str], bool, bool, str]
+
+class Kind(NamedTuple):
+    """What decides where a job can start and whether it waits. In one step, jobs of one kind start or wait together."""
+
+    requirements: placement.Requirements
+    excluded: frozenset[str]  # nodes
+    is_new: bool  # has had no attempt
+    waits_for_nodes: bool  # also while all suitable nodes are down
+    owner: str  # "" while no group has a limit for each user
 
 
 class Scheduler:
-    """Claims nodes for jobs. `policy` is a name in placement.POLICIES."""
+    """Starts waiting jobs on nodes. `policy` is a name in placement.POLICIES."""
 
     def __init__(
         self,
@@ -112,9 +120,9 @@ class Scheduler:
             if self._waiting.finish_hopeless(job, prospects[kind], now) or kind in stuck:
                 continue
             if self._active_jobs.is_running(job.id):
-                continue  # it started in the batch of a task before it
+                continue  # already started in this step, with the batch of an earlier task
             if self._limits.is_full(job.owner, running):
-                refill.extend_own(job, now)
+                refill.extend_own(job, now)  # a task appended to a batch of its sweep takes no further slot
                 continue
             if rest := self._waiting.undecided_seconds(job, now):
                 pauses.append(rest)
@@ -148,25 +156,26 @@ class Scheduler:
         free = sum(max(0, placement.slots(view) - view.running) for view in up)
         slots = sum(placement.slots(view) for view in up)
         self._sweeps.note_capacity(slots, {view.node.name: view.node.weight for view in views.all})
-        single = [job for job in queued if job.id > 0 and job.submission.sweep is None]
+        single = [job for job in queued if not is_task(job.id) and job.submission.sweep is None]
+        # One task more than there is room for: it finds no node, and is promised the slot of another sweep's batch.
         return [*single, *self._sweeps.upcoming(free + len(refill) + 1, refill.nearly_free(), now)]
 
     def _kind(self, job: Job) -> Kind:
-        """What decides where a job can start and whether it waits: equal for jobs that share their fate in one step."""
+        """The kind of a job. Jobs of one kind start or wait together: if one finds no node, none does."""
         owner = job.owner if self._limits.groups else ""
-        return (
+        return Kind(
             placement.requirements(job.submission),
             job.excluded,
-            not job.attempts,
-            job.submission.wait_for_nodes,
-            owner,
+            is_new=not job.attempts,
+            waits_for_nodes=job.submission.wait_for_nodes,
+            owner=owner,
         )
 
     def _start_on_node(self, job: Job, views: StepViews, outlooks: SweepOutlooks, now: float) -> bool:
         """Choose a node for a job and start it there; False when no node can take it now."""
         view = self._choose_node(job, outlooks.worthwhile(job, views.of_owner(job.owner)))
         if view is None:
-            self._active_jobs.notifications.notify(job.id)
+            self._active_jobs.notifications.notify(job.id)  # watchers show why it waits, which may have changed
             return False
         if not self._start_batch(job, view, now) and not self._start_alone(job, view, now):
             return False
@@ -180,7 +189,7 @@ class Scheduler:
     def _start_batch(self, job: Job, view: NodeView, now: float) -> bool:
         """Start a task of a sweep with the tasks that should share its start; False when it should start alone."""
         can_batch = self._pool.nodes[view.node.name].engine.batches is not None
-        state = self._sweeps.state(job.id) if can_batch and job.id < 0 and not job.attempts else None
+        state = self._sweeps.state(job.id) if can_batch and is_task(job.id) and not job.attempts else None
         batch = [] if state is None else state.batch(job, self._sweeps.slots)
         if state is None or not batch:
             return False

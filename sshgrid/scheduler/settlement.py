@@ -36,7 +36,7 @@ from sshgrid.scheduler.keyboards import Keyboards
 from sshgrid.scheduler.running_batch import Ends
 
 log = logging.getLogger(__name__)
-MANY = 10  # so many attempts that ended together are logged in one line
+MANY = 10  # this many attempts that ended together, or more, are logged in one line
 
 
 class Settlement:
@@ -115,7 +115,7 @@ class Settlement:
         if job.submission.verify_build and record.why_compiled:
             text = f"{attempt.node} compiled the program itself: {record.why_compiled}"
             self._active_jobs.notifications.add_notice(sweep_of(job.id) or job.id, text)
-        if not self._active_jobs.is_over(job.id):  # else the end of an attempt before it has ended the job for good
+        if not self._active_jobs.is_over(job.id):  # else an earlier result has already ended the job
             self._active_jobs.update(job)
         self._end_superseded(job)
         return record.outcome

@@ -1,4 +1,4 @@
-"""The shares of the slots that each user has had: the input of fair share."""
+"""Each user's share of the slots: the input of fair share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Shares:
         self.starts = 0  # how many jobs and batches have started
 
     def note_start(self, owner: str) -> None:
-        """A job or batch of this user starts in a free slot."""
+        """Note that a job or batch of this user starts in a free slot."""
         self.starts += 1
         self._last_start[owner] = self.starts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sshgrid.clock import Clock
-from sshgrid.model import Job, JobId
+from sshgrid.model import Job, JobId, is_task
 from sshgrid.policy import placement
 from sshgrid.policy.placement import NodeView
 from sshgrid.queue.active_jobs import ActiveJobs
@@ -16,7 +16,7 @@ from sshgrid.scheduler.step_views import StepViews
 from sshgrid.scheduler.sweep_state import SweepState
 from sshgrid.sweeps.estimates import Outlook, Slot, slot_in_use
 
-# With more waiting tasks than so many for each slot, every node is worth a task: the end of the sweep is far.
+# With more waiting tasks per slot than this, even a slow node gets one: the end of the sweep is far.
 FAR_TASKS_PER_SLOT = 4
 
 
@@ -43,7 +43,7 @@ class SweepOutlooks:
     def worthwhile(self, job: Job, views: Sequence[NodeView]) -> Sequence[NodeView]:
         """The nodes where a job may start: for a task of a sweep without those that would delay its end."""
         state = self._sweeps.state(job.id)
-        if state is None or job.id > 0:
+        if state is None or not is_task(job.id):
             return views
         if not state.may_start:
             return []
@@ -52,7 +52,7 @@ class SweepOutlooks:
         return [view for view in views if self.is_worth(state, view.node.name)]
 
     def is_worth(self, state: SweepState, node: str, free_in_seconds: float = 0.0) -> bool:
-        """Whether a task that starts on this node, in so many seconds, does not delay the end of its sweep."""
+        """Whether a task that starts on this node in `free_in_seconds` does not delay the end of its sweep."""
         takes = state.seconds_on(node)
         if takes is None or state.waiting > FAR_TASKS_PER_SLOT * self._sweeps.slots:
             return True
@@ -82,11 +82,9 @@ class SweepOutlooks:
             if not batch.state.rest and not self._views.is_up(batch.node):
                 continue
             if self._times.sweep(batch) is state and takes is not None:
-                running = slot_in_use(takes, batch.state.ran_seconds)
-                behind = takes * (len(batch.state.rest) - 1)
-                found.append(
-                    (running and Slot(takes, running.free_in_seconds + behind)) if batch.state.rest else Slot(takes)
-                )
+                slot = slot_in_use(takes, batch.state.ran_seconds) if batch.state.rest else Slot(takes)
+                behind = takes * max(0, len(batch.state.rest) - 1)
+                found.append(None if slot is None else Slot(takes, slot.free_in_seconds + behind))
         return found
 
     def _alone(self, state: SweepState) -> list[Slot | None]:

@@ -24,14 +24,15 @@ from sshgrid.sweeps.chunking import UnstartedTasks, batch_size
 from sshgrid.sweeps.estimates import TaskRuntimes
 from sshgrid.sweeps.task_jobs import TaskJobs
 
-# No speculative attempts before so many tasks have ended: too little is known of how long a task takes.
+# No speculative attempts before this many tasks have ended: too little is known of how long a task takes.
 MIN_ENDED_TO_SPECULATE = 3
 
 
 class SweepState:
-    """One sweep in progress. Of its tasks those in `started` have started under an earlier master.
+    """One sweep in progress.
 
-    `read` returns a file by its digest, `weights` has the weight of each node.
+    `started` has the numbers of the tasks that have started before; the store has these. `read` returns a file by its
+    digest, `weights` has the weight of each node.
     """
 
     def __init__(
@@ -100,12 +101,12 @@ class SweepState:
 
     @property
     def may_start(self) -> bool:
-        """Whether the sweep may have one more slot."""
+        """Whether the sweep may use one more slot."""
         return not self.stopped and not self.job.held and self.free_slots() > 0
 
     @property
     def has_unstarted(self) -> bool:
-        """Whether there are tasks that have never started, and that may."""
+        """Whether there are tasks that may still start for the first time."""
         return not self.stopped and not self.job.held and len(self.unstarted) > 0
 
     @property
@@ -122,7 +123,7 @@ class SweepState:
     # --- what has happened
 
     def update(self, task: Job) -> None:
-        """Follow the newest state of one task."""
+        """Take over the newest state of one task."""
         if task.id not in self.running and task.id not in self.retrying:
             self.unstarted.remove(task_number(task.id))
         self.running.remove(task.id)
@@ -138,13 +139,13 @@ class SweepState:
                 self.learn_runtime(task)
 
     def put_back(self, tasks: Sequence[JobId]) -> None:
-        """Return tasks that were claimed for a node and never started."""
+        """Return tasks that were claimed for a node and never started to the unstarted ones."""
         for task in tasks:
             self.running.remove(task)
         self.unstarted.put_back(map(task_number, tasks))
 
     def learn_runtime(self, task: Job) -> None:
-        """Learn from a task that has ended what the next tasks take."""
+        """Learn from an ended task how long the next ones take."""
         if task.current is not None and isinstance(task.verdict, Exited):
             self.runtimes.learn(task.current)
 
@@ -166,7 +167,7 @@ class SweepState:
 
     @property
     def waiting(self) -> int:
-        """How many tasks have no slot."""
+        """How many tasks are in no slot, neither as the running task nor behind one in a batch."""
         return len(self.unstarted) + len(self.retrying)
 
     @property
@@ -200,7 +201,7 @@ class SweepState:
 
 
 def sweep_verdict(state: SweepState) -> Verdict:
-    """The verdict of a sweep that is over."""
+    """The verdict of a sweep that has ended."""
     if state.job.cancel_requested:
         return Cancelled(state.job.cancel_by)
     if state.outcomes.compile_failure:

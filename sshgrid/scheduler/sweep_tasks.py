@@ -9,7 +9,7 @@ from sshgrid.model import CompileFailed, Job, JobId, Verdict
 from sshgrid.queue.slots_in_use import slot_of
 from sshgrid.sweeps.checks import is_success
 
-RATE_SECONDS = 10.0  # a rate is measured over so many seconds at most
+RATE_SECONDS = 10.0  # a rate is measured over at most this many seconds
 
 
 class RunningTasks:
@@ -38,10 +38,11 @@ class RunningTasks:
     @property
     def alone(self) -> list[JobId]:
         """The tasks that run without a batch."""
+        # `slot_of` returns the task's id for a task without a batch.
         return [JobId(slot) for slot in self._sharing if isinstance(slot, int)]
 
     def add(self, task: Job) -> None:
-        """A task has started, alone or in a batch."""
+        """Add a task that has started, alone or in a batch; nothing changes when it is already among them."""
         if task.id in self._slots:
             return
         slot = self._slots[task.id] = slot_of(task)
@@ -52,7 +53,7 @@ class RunningTasks:
             self.not_cancelled.add(task.id)
 
     def remove(self, task: JobId) -> None:
-        """A task no longer runs; nothing happens when it did not run."""
+        """Remove a task that no longer runs; nothing changes when it did not run."""
         self.speculative.discard(task)
         self.not_cancelled.discard(task)
         slot = self._slots.pop(task, None)

@@ -52,7 +52,7 @@ class Termination:
         """Kill the attempts of a job that another attempt has superseded; their results are ignored."""
         for running in self._running.superseded_of(job):
             running.superseded = True
-            if running.termination is None:  # one that is ending already may end in peace
+            if running.termination is None:  # one that is already ending keeps its own signals
                 self._end(running, "KILL")
 
     def end_if_requested(self, job: Job, running: RunningAttempt) -> None:

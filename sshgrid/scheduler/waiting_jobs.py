@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sshgrid.clock import Clock
-from sshgrid.model import Cancelled, GaveUp, Job, JobId, Struct, Submission, Verdict
+from sshgrid.model import Cancelled, GaveUp, Job, JobId, Struct, Submission, Verdict, is_task
 from sshgrid.nodes import NodePool
 from sshgrid.policy import placement
 from sshgrid.policy.placement import NodeView
@@ -13,17 +13,17 @@ from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.scheduler.active_sweeps import ActiveSweeps
 from sshgrid.scheduler.keyboards import Keyboards
 
-# A new job waits at most so long for nodes that are still being dialled or tested.
+# A new job waits at most this long for nodes that are still being dialled or tested.
 DECIDE_SECONDS = 3.0
-# An attached job gives up when every node that could run it has been down for so long.
+# An attached job gives up when every node that could run it has been down for this long.
 ALL_DOWN_SECONDS = 5.0
 
 
 class Prospect(Struct, frozen=True):
-    """Why jobs of one kind will never start, or why none can start while all their nodes are down; None = not so."""
+    """Why jobs of one kind cannot start."""
 
-    impossible: GaveUp | None = None
-    all_down: GaveUp | None = None
+    impossible: GaveUp | None = None  # no node can ever run them; None = some node may
+    all_down: GaveUp | None = None  # all nodes that could run them are down; None = some node is up
 
 
 class WaitingJobs:
@@ -37,7 +37,7 @@ class WaitingJobs:
         self._sweeps = sweeps
         self._keyboards = keyboards
         self._clock = clock
-        self._since = clock.wall()  # this master has known the nodes for no longer
+        self._since = clock.wall()  # when this master started
         # When each backoff was first seen, on the monotonic clock; by job and end of its backoff.
         self._backoffs: dict[tuple[JobId, float], float] = {}
 
@@ -87,7 +87,7 @@ class WaitingJobs:
             return Cancelled(job.cancel_by)
         if prospect.impossible:
             # A task that has never started waits with its sweep: it has no row in the store to finish.
-            return None if job.id < 0 and not job.attempts else prospect.impossible
+            return None if is_task(job.id) and not job.attempts else prospect.impossible
         since = max(job.submitted, self._since, job.attempts[-1].ended or 0.0 if job.attempts else 0.0)
         waited = now - since > (self._pool.shared.retry.patience_min_seconds if job.attempts else ALL_DOWN_SECONDS)
         return prospect.all_down if waited and prospect.all_down and not job.submission.wait_for_nodes else None

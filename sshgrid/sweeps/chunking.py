@@ -12,9 +12,9 @@ from math import ceil
 
 from sshgrid.sweeps.estimates import START_COST_SECONDS
 
-BATCH_SECONDS = 3.0  # a batch runs for about so long
+BATCH_SECONDS = 3.0  # a batch runs for about this long
 MAX_BATCH_TASKS = 200
-GROWTH = 16  # a batch has at most so many times as many tasks as have ended: the first few may not be like the rest
+GROWTH = 16  # a batch has at most this many times the number of ended tasks: the first few may not be like the rest
 LONG_SECONDS = 10.0  # a task that is expected to run longer starts alone
 
 

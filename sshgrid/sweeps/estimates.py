@@ -16,11 +16,11 @@ SHORTEST_SECONDS = 0.002  # a node's uptime has two decimals
 # The share of the newest duration in the expected one, when it is shorter and when it is longer than that.
 SHORTER_SHARE = 0.2
 LONGER_SHARE = 0.5
-# The weight of a node counts like so many tasks that ran there: a few tasks do not yet show its speed.
+# The weight of a node counts like this many tasks that ran there: a few tasks do not yet show its speed.
 PRIOR_SAMPLES = 2.0
 # The newest task counts for at least this share of the mean.
 NEWEST_SHARE = 0.02
-# A task that has run for so many times what was expected may never end.
+# A task that has run for this many times what was expected may never end.
 OVERDUE = 2.0
 
 
@@ -44,7 +44,7 @@ class RuntimeEstimate:
         self._nodes: dict[str, _Mean] = {}
 
     def learn(self, node: str, weight: float, seconds: float) -> None:
-        """Add a task that ran for so many seconds on a node of this weight."""
+        """Add a task that ran for `seconds` on a node of this weight."""
         self._work.add(seconds * weight)
         self._nodes.setdefault(node, _Mean()).add(seconds)
 
@@ -101,7 +101,7 @@ class Slot(Struct, frozen=True):
 
 
 def rest_seconds(takes_seconds: float, ran_seconds: float) -> float:
-    """The expected rest of a task that has run for so long; once it is late, as long again as it has run."""
+    """The expected rest of a task that has run for `ran_seconds`; once it is late, as long again as it has run."""
     return takes_seconds - ran_seconds if ran_seconds <= takes_seconds else ran_seconds
 
 

@@ -61,7 +61,7 @@ class Inputs(Struct, frozen=True):
 
 
 def collect(tasks: int, given: Mapping[int, SourceFile]) -> Inputs:
-    """The inputs of a sweep of so many tasks. `given` has the file of each task; equal files are stored once."""
+    """The inputs of a sweep of `tasks` tasks. `given` has the file of each task; equal files are stored once."""
     files = {file.sha256: file for file in given.values()}
     numbers = {sha256: number for number, sha256 in enumerate(files, 1)}
     file_numbers = (numbers[given[task].sha256] if task in given else 0 for task in range(1, tasks + 1))

@@ -17,7 +17,7 @@ from sshgrid.model import JobId, Struct
 from sshgrid.sweeps.estimates import rest_seconds
 
 START_SECONDS = 0.5  # what an attempt takes beside its program
-CLEARLY = 1.5  # a task must take so many times as long as its speculative attempt
+CLEARLY = 1.5  # a task must take this many times as long as its speculative attempt
 
 
 class UnderWay(Struct, frozen=True):
@@ -39,7 +39,7 @@ class FreeSlot(Struct, frozen=True):
 
     node: str
     takes_seconds: float  # expected when the task has a core for itself
-    crowding: float = 1.0  # so many times as long, because cores are busy
+    crowding: float = 1.0  # a task takes this many times as long, because cores are busy
 
     @property
     def ends_in_seconds(self) -> float:

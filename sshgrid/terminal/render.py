@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from sshgrid.errors import SshgridError
-from sshgrid.model import JobId, job_text
+from sshgrid.model import JobId, is_task, job_text
 from sshgrid.notation.quantities import format_duration, format_size
 from sshgrid.protocol.messages import AttemptLine, ClientLine, JobLine, NodeLine, NodeReason
 from sshgrid.protocol.sweep_messages import SweepProgress, TaskLine
@@ -251,7 +251,7 @@ def job_object(job: JobLine, *, full: bool = True) -> dict[str, object]:
     value: dict[str, object] = msgspec.to_builtins(job)
     value |= {"schema": SCHEMA, "submitted": iso(job.submitted), "started": iso(job.started)}
     del value["attempts"], value["why"]
-    if job.id < 0:
+    if is_task(job.id):
         value["id"] = job_text(job.id)
     if job.sweep is None:
         del value["sweep"]

@@ -206,7 +206,7 @@ class ScriptedGrid:
         return managed
 
     async def scheduler_steps(self, count: int = 3) -> None:
-        """Wait for so many steps of the scheduler: then it has started all that it can."""
+        """Wait for `count` steps of the scheduler: then it has started all that it can."""
         wake = self.active_jobs.wake
         for _ in range(count):
             wake.set()

@@ -54,7 +54,7 @@ def command_column(command: bytes) -> bytes:
 
 
 def parse(path: str, content: bytes) -> dict[int, Entry]:
-    """The tasks of a log; for a task with several lines, the last. `content` ends with a newline. UsageError."""
+    """The tasks of a log; for a task with several lines, the last. `content` ends with a newline. Raises UsageError."""
     if not content:
         return {}
     first, *lines = content.split(b"\n")[:-1]

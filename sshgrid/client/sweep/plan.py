@@ -65,7 +65,7 @@ class Plan:
 
 
 def make_plan(file: str, argv: Sequence[str], options: Mapping[str, Any]) -> Plan:
-    """Read the parameters and check their placeholders. UsageError, FileMissing."""
+    """Read the parameters and check their placeholders. Raises UsageError, FileMissing."""
     args, inputs = parameters.split_inputs([os.fsencode(each) for each in argv])
     reader = _ValueReader(_user_of_stdin(file, options))
     axes = list(_option_axes(options, reader.read))
@@ -99,7 +99,7 @@ def _naming(option: str, make: Callable[[], T]) -> T:
 
 
 def halt_of(options: Mapping[str, Any]) -> Halt:
-    """The value of --halt or --max-fails. UsageError."""
+    """The value of --halt or --max-fails. Raises UsageError."""
     text, most = options["halt"], options["max_fails"]
     if text and most is not None:
         raise UsageError("--max-fails and --halt exclude each other", "--halt now,fail=3")

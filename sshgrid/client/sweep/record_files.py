@@ -47,7 +47,7 @@ def whole_lines(content: bytes) -> bytes:
 
 
 def append(descriptor: int, piece: bytes, path: str) -> None:
-    """Append all of `piece`; after an error a regular file is cut back to its old size. Unwritable."""
+    """Append all of `piece`; after an error a regular file is cut back to its old size. Raises Unwritable."""
     size = os.fstat(descriptor).st_size
     rest = memoryview(piece)
     try:
@@ -60,7 +60,7 @@ def append(descriptor: int, piece: bytes, path: str) -> None:
 
 
 def replace(folder: int, name: str, content: bytes) -> None:
-    """Write a file of this folder through a temporary file and a rename. OSError."""
+    """Write a file of this folder through a temporary file and a rename. Raises OSError."""
     temporary = f".{name}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as file:

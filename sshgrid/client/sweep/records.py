@@ -45,7 +45,7 @@ class Records:
         return temporary_output()
 
     def add(self, task: TaskLine, output: ResultOutput) -> None:
-        """Record a task: files, row and line, in this order. Unwritable."""
+        """Record a task: files, row and line, in this order. Raises Unwritable."""
         if self._plan is None or task.state in UNRECORDED:
             return
         if self._results is not None and task.number not in self._results.failed:
@@ -128,7 +128,7 @@ class RecordFiles:
         return [number for number in everything if number not in done] if done else everything
 
     def save(self, state: ResumeState) -> None:
-        """Persist the state so that --resume can find this sweep. Unwritable."""
+        """Persist the state so that --resume can find this sweep. Raises Unwritable."""
         self.state = state
         if self._resume_file is not None:
             try:

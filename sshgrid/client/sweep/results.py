@@ -171,7 +171,7 @@ class Results:
             os.close(descriptor)
 
     def begin(self, *, resume: bool = True, without_failed: bool = False) -> None:
-        """Keep the recorded rows (with `resume`) or drop them, and open for more. Unwritable, UsageError."""
+        """Keep the recorded rows (with `resume`) or drop them, and open for more. Raises Unwritable, UsageError."""
         try:
             self._remove_parts()
             self._open_rows(resume, without_failed)
@@ -203,7 +203,7 @@ class Results:
     # --- tasks
 
     def output(self, number: int) -> ResultOutput:
-        """Empty files for the output of a task. Unwritable."""
+        """Empty files for the output of a task. Raises Unwritable."""
         try:
             return ResultOutput(*(self._open_part(number, stream) for stream in PROGRAM_STREAMS))
         except OSError as error:

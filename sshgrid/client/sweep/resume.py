@@ -68,7 +68,7 @@ class ResumeFile:
         return state
 
     def save(self, state: ResumeState) -> None:
-        """Replace the file as a whole. OSError."""
+        """Replace the file as a whole. Raises OSError."""
         record_files.replace(self._folder, self._name, msgspec.json.format(msgspec.json.encode(state)) + b"\n")
 
     def remove(self) -> None:

@@ -59,7 +59,7 @@ def sweep(session: Session, file: str, argv: Sequence[str], options: Mapping[str
         if options["dry_run"]:
             return _print_commands(session, plan, record_files.rest())
         if options["detach"]:
-            return run_job.detached(session, submission, sources)
+            return run_job.submit_detached(session, submission, sources)
         return _SweepRun(session, plan, options, submission, sources, record_files).run()
 
 
