@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.lab.hosts import Lab
-from tests.whole.grid import Grid, wait_for_value
+from tests.whole.grid import LANGUAGES, Grid, wait_for_value
 
 pytestmark = pytest.mark.lab
 
@@ -74,3 +74,6 @@ def test_a_small_disk_and_an_unreachable_host_fail_the_check(grid: Grid, hosts: 
     finally:
         host.reset()
         grid.wait_until_up("h3")
+        # A toolchain check that runs when the master stops would leave its folder on the host.
+        for language in LANGUAGES:
+            grid.wait_for_toolchain(language, "h3")
