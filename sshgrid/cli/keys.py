@@ -8,6 +8,8 @@ is never read from an argument, the environment or a file.
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from sshgrid.ssh.connect import Dialing
 
 MAX_JUMPS = 8  # hosts on the way to a node, each with a key
+_CHANGED_KEY = re.compile(r"host key changed: .* the key in (.+):\d+$")  # in the message of HostKeyChanged
 
 
 # --- host keys -------------------------------------------------------------------------------------------------------
@@ -58,6 +61,24 @@ def remember_key(known_hosts: str, line: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remedy(node: Node, reason: str) -> str:
+    """The hint for a node that cannot be used; `reason` is that of the HostError."""
+    changed = _CHANGED_KEY.search(reason)
+    if changed is None:
+        return ssh_command(node)
+    place = f"[{node.host}]:{node.port}" if node.port not in (None, 22) else node.host
+    remove = f"ssh-keygen -R {shlex.quote(place)} -f {shlex.quote(changed[1])}" if node.host else "remove that line"
+    return f"if the machine was reinstalled: {remove}, then: sshgrid node check {node.name} --accept-new"
+
+
+def ssh_command(node: Node) -> str:
+    """The command that connects to this node without sshgrid, and shows what ssh reports; "" for this machine."""
+    if node.connection == "local":
+        return ""
+    port = f"-p {node.port} " if node.port is not None else ""
+    return f"ssh {port}{_account(node)}"
 
 
 # --- the key of the user ---------------------------------------------------------------------------------------------

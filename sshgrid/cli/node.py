@@ -15,6 +15,7 @@ from sshgrid.client.inventory_change import (
     UNKNOWN_HOST_KEY,
     NodeFailed,
     edit_inventory,
+    load,
     print_changed,
     select_names,
     select_nodes,
@@ -112,11 +113,20 @@ def _check(session: Session, selector: str, *, accept_new: bool) -> int:
     show_nodes(session, list(lines))
     failed = [line for line in lines if line.state in ("DOWN", "UNKNOWN")]
     if failed and not session.json:
-        accept = " --accept-new" if UNKNOWN_HOST_KEY in failed[0].reason else ""
-        raise NodeFailed(
-            f"{failed[0].name} does not work: {failed[0].reason}", f"sshgrid node check {failed[0].name}{accept}"
-        )
+        raise NodeFailed(f"{failed[0].name} does not work: {failed[0].reason}", _remedy(session, failed[0]))
     return int(bool(failed))
+
+
+def _remedy(session: Session, line: NodeLine) -> str:
+    """The hint for a node that does not work; "" without one."""
+    from sshgrid.cli import keys
+
+    if UNKNOWN_HOST_KEY in line.reason:
+        return f"sshgrid node check {line.name} --accept-new"
+    if session.master:
+        return ""  # the inventory and known_hosts are on the machine of that master
+    nodes = [node for node in load(session.places()).nodes if node.name == line.name]
+    return keys.remedy(nodes[0], line.reason) if nodes else ""
 
 
 def check_nodes_now(session: Session, selector: str) -> tuple[NodeLine, ...]:

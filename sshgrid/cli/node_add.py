@@ -94,14 +94,22 @@ def check(session: Session, name: str, fields: Mapping[str, object], trust: Trus
 
     places = session.places(must_exist=False)
     dialing = dialing_from_environ(places.config_dir, os.environ)
-    try:
-        passwords: list[str] = []  # one for all machines of a range; dropped at the end of this call
-        for node in _new_nodes(places, name, fields):
+    passwords: list[str] = []  # one for all machines of a range; dropped at the end of this call
+    for node in _new_nodes(places, name, fields):
+        try:
             _check_node(session, node, dialing, trust, passwords)
-    except HostError as error:
-        error.exit_status = 1
-        error.hint = error.hint or "repeat the command with --no-check to add the node anyway"
-        raise
+        except HostError as error:
+            error.exit_status = 1
+            if not isinstance(error, HostKeyUnknown):  # a key that the user declined must not be used by another way
+                error.hint = error.hint or _see_with_ssh(node)
+            raise
+
+
+def _see_with_ssh(node: Node) -> str:
+    from sshgrid.cli import keys
+
+    command = keys.ssh_command(node)
+    return (f"check with: {command}; " if command else "") + "--no-check adds the node without this check"
 
 
 def _new_nodes(places: Places, name: str, fields: Mapping[str, object]) -> list[Node]:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
 import socket
 from asyncio import selector_events
 from collections.abc import Iterator, Mapping
@@ -247,15 +248,21 @@ def _untrusted(node: Node, dialing: Dialing, recorder: _KeyRecorder) -> HostErro
                 return HostKeyChanged(
                     node.name,
                     f"host key changed: it shows {fingerprint}, which is not the key in {path}:{number}",
-                    "if the machine was reinstalled, remove that line and run: "
-                    f"sshgrid node check {node.name} --accept-new; if not, the connection may be intercepted",
+                    f"if the machine was reinstalled: ssh-keygen -R {shlex.quote(_place(recorder))} -f "
+                    f"{shlex.quote(str(path))}, then accept the new key with --accept-new; if not, the connection may "
+                    "be intercepted",
                 )
     # A jump host in front of a node is accepted together with that node.
     name = node.name.partition(" (jump host ")[0]
     unknown = HostKeyUnknown(node.name, f"unknown host key {fingerprint}", f"sshgrid node check {name} --accept-new")
-    place = recorder.host if recorder.port == 22 else f"[{recorder.host}]:{recorder.port}"
-    unknown.fingerprint, unknown.line = fingerprint, f"{place} {recorder.key.export_public_key().decode().strip()}"
+    line = f"{_place(recorder)} {recorder.key.export_public_key().decode().strip()}"
+    unknown.fingerprint, unknown.line = fingerprint, line
     return unknown
+
+
+def _place(recorder: _KeyRecorder) -> str:
+    """Return the host and port as known_hosts names them."""
+    return recorder.host if recorder.port == 22 else f"[{recorder.host}]:{recorder.port}"
 
 
 def _names_host(line: str, recorder: _KeyRecorder) -> bool:
@@ -333,9 +340,19 @@ def blame(node: Node, recorder: _KeyRecorder | None = None, dialing: Dialing | N
     except TimeoutError as error:
         raise Unreachable(node.name, f"no answer within {node.connect_timeout_seconds:g} s") from error
     except socket.gaierror as error:
-        raise Unreachable(node.name, f"no address for {node.host or node.ssh_config}: {error.strerror}") from error
+        why = f"no address for {node.host or node.ssh_config}: {error.strerror}{_missing_alias(node, dialing)}"
+        raise Unreachable(node.name, why) from error
     except OSError as error:
         raise Unreachable(node.name, os.strerror(error.errno).lower() if error.errno else str(error)) from error
+
+
+def _missing_alias(node: Node, dialing: Dialing | None) -> str:
+    """Return the end of a message about a Host alias that ssh_config gives no address; "" for other nodes."""
+    if node.host or not node.ssh_config or dialing is None:
+        return ""
+    files = config_files(dialing)
+    options = asyncssh.SSHClientConnectionOptions(config=files, host=node.ssh_config, client_keys=None)
+    return "" if options.config.get("HostName") else f"; {dialing.ssh_config or 'ssh_config'} has no HostName for it"
 
 
 @contextlib.contextmanager

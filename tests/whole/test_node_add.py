@@ -72,6 +72,7 @@ def test_node_add_shows_the_fingerprint_and_asks_once(one_node_grid: Grid, hosts
     shown, code = run_on_terminal(one_node_grid, words, "that machine?", "n\n")
     assert (code, shown.count("[y/N]")) == (1, 1), shown
     assert "host key SHA256:" in shown
+    assert "--no-check" not in shown
     assert one_node_grid.inventory.read_bytes() == before
     shown, code = run_on_terminal(one_node_grid, words, "that machine?", "y\n")
     assert (code, shown.count("[y/N]")) == (0, 1), shown

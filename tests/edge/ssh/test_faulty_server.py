@@ -172,7 +172,7 @@ async def test_A21_changed_host_key_names_file_and_line(faulty_server: NewServer
     assert type(refusal.error) is HostKeyChanged
     assert f"{server.known_hosts}:3" in refusal.error.reason
     assert fingerprint(server) in refusal.error.reason
-    assert "remove that line" in refusal.error.hint
+    assert f"ssh-keygen -R '[127.0.0.1]:{server.port}' -f {server.known_hosts}, then" in refusal.error.hint
     assert server.sessions == 0
 
 

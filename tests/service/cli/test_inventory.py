@@ -62,8 +62,8 @@ def test_a_machine_that_does_not_answer_is_not_added(cli: Cli, fake: FakeMaster)
     before = (cli.home / "inventory.yaml").read_bytes()
     done = cli("node", "add", "h3", "127.0.0.1:9")
     assert done.returncode == 1
-    assert done.stderr.startswith(b"error: h3: connection refused\nhint: ")
-    assert b"--no-check" in done.stderr
+    hint = b"check with: ssh -p 9 127.0.0.1; --no-check adds the node without this check"
+    assert done.stderr == b"error: h3: connection refused\nhint: " + hint + b"\n"
     assert (cli.home / "inventory.yaml").read_bytes() == before
     assert not fake.received(messages.Reload)
 
@@ -93,7 +93,16 @@ def test_a_node_that_does_not_work_is_reported_with_status_1(cli: Cli, fake: Fak
     )
     done = cli("node", "check", "h2")
     assert done.returncode == 1
-    assert done.stderr == b"error: h2 does not work: no route to host\nhint: sshgrid node check h2\n"
+    assert done.stderr == b"error: h2 does not work: no route to host\nhint: ssh 127.0.0.1\n"
+
+
+def test_the_hint_for_a_changed_host_key_removes_the_old_key(cli: Cli, fake: FakeMaster) -> None:
+    reason = "host key changed: it shows SHA256:abc, which is not the key in /home/ann/.ssh/known_hosts:7"
+    fake.reply(messages.CheckNodes, messages.NodesReply((node_line("h2", state=NodeState.DOWN, reason=reason),)))
+    done = cli("node", "check", "h2")
+    remove = b"ssh-keygen -R 127.0.0.1 -f /home/ann/.ssh/known_hosts"
+    accept = b"sshgrid node check h2 --accept-new"
+    assert done.stderr.endswith(b"hint: if the machine was reinstalled: " + remove + b", then: " + accept + b"\n")
 
 
 def test_A20_an_unknown_host_key_is_not_trusted_unless_accepted(cli: Cli, fake: FakeMaster) -> None:
