@@ -21,6 +21,7 @@ PRUNE_DAYS = 14
 PRUNE_BYTES = 10 << 30
 FIRST_PRUNE_SECONDS = 60.0  # after the connection was opened: not while a user waits for a first run
 PRUNE_SECONDS = 6 * 3600.0
+LEAVE_SECONDS = 2.0  # for the last removal, when the master leaves the node
 
 
 class Cleanup:
@@ -49,6 +50,14 @@ class Cleanup:
                 await self._prune(link)
                 prune_at = clock.monotonic() + PRUNE_SECONDS
             await asyncio.wait([link.lost], timeout=LEFTOVERS_SECONDS if self.leftovers else IDLE_SECONDS)
+
+    async def leave(self, link: Link) -> None:
+        """Remove the leftovers once more, within LEAVE_SECONDS: perhaps no master connects to the node again."""
+        try:
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._remove_leftovers(link)
+        except TimeoutError:
+            log.info("%s: leftovers stay: %s", self._name, ", ".join(sorted(self.leftovers)))
 
     async def _find_strays(self, link: Link) -> None:
         """Add the runs of this grid that no node needs to the leftovers: an earlier master was killed before the end.

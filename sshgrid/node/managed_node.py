@@ -136,6 +136,8 @@ class ManagedNode:
                     self._opened(link)
                     link = await self._work(link)
         finally:
+            if self.connection.link is not None:
+                await self.cleanup.leave(self.connection.link)
             await self.connection.close()
 
     async def _open_link(self) -> Link:

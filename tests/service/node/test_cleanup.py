@@ -102,3 +102,25 @@ async def test_cache_is_pruned_a_minute_after_the_connection_was_opened(node: Cl
     node.time.now += FIRST_PRUNE_SECONDS
     await until(lambda: node.link.maintenance.prunes == 1)
     await ended(node, task)
+
+
+async def test_leftovers_are_removed_when_the_master_leaves(node: CleanedNode) -> None:
+    node.link.runs.folders = ["left", "running"]
+    node.running["running"] = 1
+    node.cleanup.leftovers.update(("left", "running"))
+    await node.cleanup.leave(cast("Link", node.link))
+    assert node.link.runs.folders == ["running"]
+
+
+async def test_node_that_does_not_answer_delays_the_leave_only_so_long(
+    node: CleanedNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(runs: object) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(cleanup, "LEAVE_SECONDS", 0.01)
+    monkeypatch.setattr(node.link.runs, "clean", never)
+    node.cleanup.leftovers.add("left")
+    async with asyncio.timeout(5):
+        await node.cleanup.leave(cast("Link", node.link))
+    assert node.cleanup.leftovers == {"left"}

@@ -106,3 +106,15 @@ async def test_bug_in_a_part_ends_keep_and_is_shown_as_the_reason(
     assert node.connection.reason == "a bug in sshgrid: ZeroDivisionError: our bug"
     assert all(link.lost.done() for link in node.links)
     assert not node.view().up
+
+
+async def test_leftovers_are_removed_at_the_end_of_keep(tmp_path: Path) -> None:
+    with Spool(tmp_path / "spool") as spool:
+        node = DialledNode(spool)
+        task = asyncio.create_task(node.keep())
+        await until(lambda: node.up)
+        node.links[0].runs.folders = ["left"]
+        node.cleanup.leftovers.add("left")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert node.links[0].runs.folders == []
