@@ -18,6 +18,8 @@ from sshgrid.client.session import PIPE_CLOSED, Session
 from sshgrid.errors import SshgridError
 
 if TYPE_CHECKING:
+    from sshgrid.client.connection import Connection
+    from sshgrid.model import JobId
     from sshgrid.protocol.messages import JobLine
 
 TIMED_OUT = 124
@@ -54,11 +56,14 @@ def run(ctx: click.Context, /, file: str, args: tuple[str, ...], **options: Any)
 @pass_session
 def attach(session: Session, job: str, into: str) -> int:
     """Print the output of a job from its start until the job ends. Ctrl-C leaves the job running."""
-    from sshgrid.client.follow import JobFollower
+    from sshgrid.client.follow import JobFollower, ask_master
 
-    connection = session.connect()
-    found = session.one_job(connection, job)
-    if run_job.is_sweep(connection, found):
+    def look_up(connection: Connection) -> tuple[JobId, bool]:
+        found = session.one_job(connection, job)
+        return found, run_job.is_sweep(connection, found)
+
+    connection, (found, is_sweep) = ask_master(session.connect, look_up)
+    if is_sweep:
         from sshgrid.client.sweep import run_sweep
 
         return run_sweep.attach(session, connection, found)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from sshgrid.client.connection import Connection, to_error
 from sshgrid.clock import SYSTEM_CLOCK, Clock
@@ -36,6 +37,7 @@ from sshgrid.protocol.messages import (
 )
 from sshgrid.terminal.screen import Screen
 
+T = TypeVar("T")
 RECONNECT_SECONDS = 30.0  # how long to try to reach the next master
 POLL_SECONDS = 1.0  # the longest delay of a message that a signal handler could not send
 
@@ -323,6 +325,26 @@ def reconnect(
                 raise _lost(job, error) from first
         except SshgridError as error:
             raise _lost(job, error) from first
+        time.sleep(pause)
+        pause = min(pause * 2, 1.0)
+
+
+def ask_master(
+    connect: Callable[[], Connection], ask: Callable[[Connection], T], clock: Clock = SYSTEM_CLOCK
+) -> tuple[Connection, T]:
+    """Connect, call `ask`, return the connection and the answer. Repeats both when the master goes away meanwhile.
+
+    MasterGone when this still fails after RECONNECT_SECONDS. `ask` must only read.
+    """
+    deadline, pause = clock.monotonic() + RECONNECT_SECONDS, 0.05
+    while True:
+        connection = connect()
+        try:
+            return connection, ask(connection)
+        except MasterGone:
+            connection.close()
+            if clock.monotonic() > deadline:
+                raise
         time.sleep(pause)
         pause = min(pause * 2, 1.0)
 

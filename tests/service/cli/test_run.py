@@ -426,6 +426,18 @@ def test_ctrl_c_in_attach_leaves_the_job_alone(cli: Cli, fake: FakeMaster) -> No
     assert not fake.received(messages.Cancel)
 
 
+@pytest.mark.parametrize("request_kind", [messages.Info, messages.Jobs])
+def test_attach_looks_the_job_up_again_when_the_master_goes_away_before_it_answers(
+    cli: Cli, fake: FakeMaster, request_kind: type[messages.Message]
+) -> None:
+    line = messages.JobsReply((job_line(7),))
+    for kind in (messages.Info, messages.Jobs):
+        fake.reply_in_turn(kind, *([[CLOSE]] if kind is request_kind else []), [line])
+    fake.reply(messages.Watch, output("stdout", b"seven\n"), messages.Ended(job_line(7, exit_code=3, exit_status=3)))
+    done = cli("attach", "last")
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"seven\n", b"")
+
+
 def test_a_closed_pipe_ends_the_run_silently(cli: Cli, fake: FakeMaster, program: str) -> None:
     fake.reply(messages.Watch, output("stdout", b"first\n"))
     child = cli.start("run", program)
