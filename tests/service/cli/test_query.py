@@ -271,8 +271,9 @@ def test_master_start_reports_a_running_master(cli: Cli, fake: FakeMaster) -> No
 
 def test_doctor_prints_settings_with_sources_and_checks_each_node(cli: Cli, fake: FakeMaster) -> None:
     down = node_line("h2", state=NodeState.DOWN, reason="no route to host")
-    fake.reply(messages.CheckNodes, messages.NodesReply((node_line("h1"), down)))
+    fake.reply(messages.Nodes, messages.NodesReply((node_line("h1"), down)))
     value = printed(cli, "doctor", "--json", status=1)
+    assert (len(fake.received(messages.Diagnose)), fake.received(messages.CheckNodes)) == (1, []), "dials once"
     sources = {each["name"]: each["source"] for each in value["values"]}
     assert (sources["inventory"], sources["state_dir"]) == ("config", "SSHGRID_HOME")
     assert [(each["name"], each["ok"]) for each in value["checks"]] == [
