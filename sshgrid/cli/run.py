@@ -56,13 +56,13 @@ def run(ctx: click.Context, /, file: str, args: tuple[str, ...], **options: Any)
 @pass_session
 def attach(session: Session, job: str, into: str) -> int:
     """Print the output of a job from its start until the job ends. Ctrl-C leaves the job running."""
-    from sshgrid.client.follow import JobFollower, ask_master
+    from sshgrid.client.follow import JobFollower, read_from_master
 
     def look_up(connection: Connection) -> tuple[JobId, bool]:
         found = session.one_job(connection, job)
         return found, run_job.is_sweep(connection, found)
 
-    connection, (found, is_sweep) = ask_master(session.connect, look_up)
+    connection, (found, is_sweep) = read_from_master(session.connect, look_up)
     if is_sweep:
         from sshgrid.client.sweep import run_sweep
 

@@ -329,18 +329,18 @@ def reconnect(
         pause = min(pause * 2, 1.0)
 
 
-def ask_master(
-    connect: Callable[[], Connection], ask: Callable[[Connection], T], clock: Clock = SYSTEM_CLOCK
+def read_from_master(
+    connect: Callable[[], Connection], read: Callable[[Connection], T], clock: Clock = SYSTEM_CLOCK
 ) -> tuple[Connection, T]:
-    """Connect, call `ask`, return the connection and the answer. Repeats both when the master goes away meanwhile.
+    """Connect, call `read`, return the connection and the result; repeat both when the master goes away meanwhile.
 
-    MasterGone when this still fails after RECONNECT_SECONDS. `ask` must only read.
+    Raises MasterGone when this still fails after RECONNECT_SECONDS. `read` must not change anything.
     """
     deadline, pause = clock.monotonic() + RECONNECT_SECONDS, 0.05
     while True:
         connection = connect()
         try:
-            return connection, ask(connection)
+            return connection, read(connection)
         except MasterGone:
             connection.close()
             if clock.monotonic() > deadline:
