@@ -69,7 +69,7 @@ class NoSuchJob(UsageError):
 
 def no_such_job(job: str) -> NoSuchJob:
     """The error for a missing job, and for a job of another user: the same, so that it does not reveal the job."""
-    return NoSuchJob(f"no such job: {job}", "sshgrid ps --all")
+    return NoSuchJob(f"no such job: {job}", "sshgrid ps -a")
 
 
 class NoSuchNode(UsageError):

@@ -68,9 +68,8 @@ def run_options(verb: str) -> Callable[[F], F]:
     def add(command: F) -> F:
         for option in reversed(list(options_of(verb))):
             default = None if option.many else option.default
-            click.option(*option.flags, option.name, help=option.help[verb], default=default, **_settings(option))(
-                command
-            )
+            text = option.help[verb] + (" Can be repeated." if option.many else "")
+            click.option(*option.flags, option.name, help=text, default=default, **_settings(option))(command)
         return command
 
     return add
@@ -138,6 +137,13 @@ def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
             setattr(ctx.ensure_object(Session), name, value)
 
     return store
+
+
+# --- what SEL, D and SIZE stand for, at the end of a help text --------------------------------------------------------
+
+JOBS_EPILOG = "SEL: 42, 3-8, 1,3,5, 42.17 (task 17 of sweep 42), last, or all."
+NODES_EPILOG = "SEL: alpha, node[01-10], @TAG, !beta, or several of them: '@fast,!beta'."
+RUN_EPILOG = f"{NODES_EPILOG} D: 500ms, 10s, 5m, 2h or 1d. SIZE: 512M or 4G."
 
 
 # --- command classes -------------------------------------------------------------------------------------------------

@@ -9,10 +9,13 @@ from sshgrid.errors import UsageError
 
 
 @click.command(cls=Verb)
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(ctx: click.Context, /, shell: str) -> int:
-    """Print a completion script for a shell: source <(sshgrid completion bash)"""
+    """Print a completion script for SHELL: bash, zsh or fish.
+
+    For bash: source <(sshgrid completion bash)
+    """
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

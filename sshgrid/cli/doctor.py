@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sshgrid.cli.base import Verb, pass_session
+from sshgrid.cli.base import NODES_EPILOG, Verb, pass_session
 from sshgrid.cli.complete import complete_nodes
 from sshgrid.client.session import Session
-from sshgrid.errors import SshgridError
+from sshgrid.errors import NoSuchNode, SshgridError
 from sshgrid.model import Struct
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Check(Struct, frozen=True):
     hint: str = ""
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, epilog=NODES_EPILOG)
 @click.argument("selector", metavar="[SEL]", default="", shell_complete=complete_nodes)
 @pass_session
 def doctor(session: Session, selector: str) -> int:
@@ -140,6 +140,9 @@ def _check_master(session: Session, selector: str, *, whole: bool) -> Iterator[C
             # Diagnose dials: an unreachable node costs its connect_timeout once, not twice.
             found = connection.request(Diagnose(selector), DiagnoseReply).nodes
             lines = connection.request(Nodes(selector), NodesReply).nodes
+    except NoSuchNode as error:
+        yield Check(f"node {selector}", False, error.message, error.hint)
+        return
     except SshgridError as error:
         yield Check("master", False, error.message, error.hint)
         return

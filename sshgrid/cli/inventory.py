@@ -74,9 +74,10 @@ def schema(session: Session) -> int:
 @inventory_group.command()
 @pass_session
 def edit(session: Session) -> int:
-    """Edit the inventory in $VISUAL or $EDITOR; it is replaced if the new text is valid.
+    """Edit the inventory in $VISUAL or $EDITOR.
 
-    After errors you can edit again. If the inventory changed meanwhile, your text is saved beside it.
+    It is replaced if the new text is valid. After errors you can edit again. If the inventory changed meanwhile, your
+    text is saved beside it.
     """
     from sshgrid.cli import inventory_edit
 
@@ -95,7 +96,10 @@ def edit(session: Session) -> int:
 @click.option("--dry-run", is_flag=True, help="Print the lines that would be added, and change nothing.")
 @pass_session
 def import_hosts(session: Session, ansible: str | None, ssh_config: str | None, dry_run: bool) -> int:
-    """Add hosts from the configuration of another tool, and print what cannot be imported."""
+    """Add hosts from the files of other tools.
+
+    Prints what cannot be imported.
+    """
     from sshgrid.cli import inventory_edit
 
     if (ansible is None) == (ssh_config is None):

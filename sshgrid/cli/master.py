@@ -41,7 +41,7 @@ def master() -> None:
 @click.option(
     "--listen",
     metavar="ADDR|none",
-    help="Open the SSH gateway at this address, now and at later starts; 0.0.0.0 for all.",
+    help="Open the SSH gateway at this address, now and at later starts; 0.0.0.0: all addresses; none: close it.",
 )
 @click.option("--ssh-port", metavar="N", type=click.IntRange(0, 65535), help="Port of the SSH gateway (default: 4200).")
 @click.option(
@@ -120,7 +120,10 @@ def backup(session: Session, file: str) -> int:
 @master.command()
 @pass_session
 def status(session: Session) -> int:
-    """Show whether the master runs (exit status 1 if not), its jobs and its use of memory and CPU."""
+    """Show the state of the master. Exits with 1 if it does not run.
+
+    It prints the number of jobs, and the memory and CPU that the master uses.
+    """
     from sshgrid.client.start import find_any_version
 
     connection = find_any_version(session.places())
@@ -144,8 +147,8 @@ def _check_same_gateway(places: Places, gateway: GatewayAddress | None) -> None:
     if has.endswith(expected) if expected else not has:
         return
     raise UsageError(
-        "the master runs already, with another SSH gateway address; the new one is used at the next start",
-        "sshgrid master stop",
+        "the SSH gateway address is saved, but the running master still uses the previous one",
+        "sshgrid master stop, then sshgrid master start",
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sshgrid.cli.base import DURATION, Verbs, pass_session
+from sshgrid.cli.base import DURATION, NODES_EPILOG, Verbs, pass_session
 from sshgrid.cli.complete import complete_nodes
 from sshgrid.client.inventory_change import (
     UNKNOWN_HOST_KEY,
@@ -49,9 +49,10 @@ def node_group() -> None:
 @click.option("--no-check", is_flag=True, help="Add the node without connecting to it.")
 @pass_session
 def add(session: Session, /, name: str, address: str | None, **options: Any) -> int:
-    """Connect to a machine, check that it can run jobs, and add it to the inventory.
+    """Check a machine and add it to the inventory.
 
-    An unknown host key is shown for confirmation. If the check fails, the inventory is not changed.
+    Connects to the machine and checks that it can run jobs. An unknown host key is shown for confirmation. If the check
+    fails, the inventory is not changed.
     """
     from sshgrid.cli import node_add
 
@@ -64,7 +65,7 @@ def add(session: Session, /, name: str, address: str | None, **options: Any) -> 
     return node_add.show(session, lines, check_nodes_now(session, name) if checks else ())
 
 
-@node_group.command("rm")
+@node_group.command("rm", epilog=NODES_EPILOG)
 @click.argument("selector", metavar="SEL", shell_complete=complete_nodes)
 @pass_session
 def remove(session: Session, selector: str) -> int:
@@ -76,7 +77,7 @@ def remove(session: Session, selector: str) -> int:
     return print_changed(session, names)
 
 
-@node_group.command()
+@node_group.command(epilog=NODES_EPILOG)
 @click.argument("selector", metavar="SEL", shell_complete=complete_nodes)
 @pass_session
 def drain(session: Session, selector: str) -> int:
@@ -84,7 +85,7 @@ def drain(session: Session, selector: str) -> int:
     return set_drained(session, selector, drained=True)
 
 
-@node_group.command()
+@node_group.command(epilog=NODES_EPILOG)
 @click.argument("selector", metavar="SEL", shell_complete=complete_nodes)
 @pass_session
 def resume(session: Session, selector: str) -> int:
@@ -92,7 +93,7 @@ def resume(session: Session, selector: str) -> int:
     return set_drained(session, selector, drained=False)
 
 
-@node_group.command("check")
+@node_group.command("check", epilog=NODES_EPILOG)
 @click.argument("selector", metavar="SEL", default="", shell_complete=complete_nodes)
 @click.option("--accept-new", is_flag=True, help="Accept unknown host keys without asking.")
 @pass_session
@@ -137,7 +138,7 @@ def check_nodes_now(session: Session, selector: str) -> tuple[NodeLine, ...]:
         return connection.request(CheckNodes(selector), NodesReply).nodes
 
 
-@node_group.command("exec")
+@node_group.command("exec", epilog=NODES_EPILOG)
 @click.argument("selector", metavar="SEL", shell_complete=complete_nodes)
 @click.argument("argv", metavar="-- CMD..", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option(

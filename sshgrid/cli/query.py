@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sshgrid.cli.base import DURATION, Verb, pass_session
+from sshgrid.cli.base import DURATION, JOBS_EPILOG, Verb, pass_session
 from sshgrid.cli.complete import complete_jobs, complete_nodes, complete_users
 from sshgrid.client.session import Session
 from sshgrid.errors import SshgridError, UsageError
@@ -150,22 +150,25 @@ def info(session: Session, job: str) -> int:
 # --- what changes jobs -----------------------------------------------------------------------------------------------
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, epilog=JOBS_EPILOG)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @click.option(
     "--signal",
     "signal_name",
     metavar="S",
     default="TERM",
-    help="Signal to send (default: TERM); INT, TERM and KILL cancel the job.",
+    help="Signal to send (default: TERM); INT, TERM and KILL cancel the job, other signals do not.",
 )
 @pass_session
 def kill(session: Session, selector: str, signal_name: str) -> int:
-    """Cancel waiting or running jobs. INT is followed by TERM after 5 s and by KILL after 10 s."""
+    """Cancel waiting or running jobs: send TERM, and KILL after 5 s.
+
+    `--signal INT` sends INT, TERM after 5 s, and KILL after 10 s.
+    """
     from sshgrid.protocol.messages import Cancel
 
     name = parse_signal(signal_name)
-    return change(session, selector, lambda jobs: Cancel(jobs, name), "has already ended")
+    return change(session, selector, lambda jobs: Cancel(jobs, name), "has already ended", "all jobs have ended")
 
 
 def parse_signal(text: str) -> str:
@@ -178,46 +181,52 @@ def parse_signal(text: str) -> str:
     return name
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, epilog=JOBS_EPILOG)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @pass_session
 def rm(session: Session, selector: str) -> int:
     """Remove ended jobs and their output."""
     from sshgrid.protocol.messages import Remove
 
-    return change(session, selector, Remove, "has not ended")
+    return change(session, selector, Remove, "has not ended", "no job has ended")
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, epilog=JOBS_EPILOG)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @pass_session
 def hold(session: Session, selector: str) -> int:
     """Keep waiting jobs from starting until they are released."""
     from sshgrid.protocol.messages import Hold
 
-    return change(session, selector, Hold, "is not waiting")
+    return change(session, selector, Hold, "is not waiting", "no job waits")
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, epilog=JOBS_EPILOG)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @pass_session
 def release(session: Session, selector: str) -> int:
     """Release held jobs, so that they can start."""
     from sshgrid.protocol.messages import Hold
 
-    return change(session, selector, lambda jobs: Hold(jobs, release=True), "is not held")
+    return change(session, selector, lambda jobs: Hold(jobs, release=True), "is not held", "no job is held")
 
 
-def change(session: Session, selector: str, request: Callable[[tuple[JobId, ...]], Request], when_nothing: str) -> int:
-    """Send a request that changes the selected jobs. NothingDone when it changed none of them."""
+def change(
+    session: Session, selector: str, request: Callable[[tuple[JobId, ...]], Request], one_unchanged: str, unchanged: str
+) -> int:
+    """Send a request that changes the selected jobs. NothingDone when it changed none of them.
+
+    The message says about one job `one_unchanged`, and about several `unchanged`.
+    """
     from sshgrid.protocol.messages import Done
 
     with session.connect() as connection:
         selected = session.jobs(connection, selector)
         count = connection.request(request(selected), Done).count if selected else 0
     if not count:
-        what = f"job {selected[0]} {when_nothing}" if len(selected) == 1 else f"none of {selector}: each {when_nothing}"
-        raise NothingDone(what, f"sshgrid info {selected[0]}" if len(selected) == 1 else "sshgrid ps -a")
+        if len(selected) == 1:
+            raise NothingDone(f"job {selected[0]} {one_unchanged}", f"sshgrid info {selected[0]}")
+        raise NothingDone(unchanged if selector == "all" else f"{selector}: {unchanged}", "sshgrid ps -a")
     if session.json:
         session.show(lambda: {"schema": 1, "count": count, "jobs": list(selected)}, str)
     return 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sshgrid.cli.base import DURATION, Verb, pass_session, run_options, session_of
+from sshgrid.cli.base import DURATION, JOBS_EPILOG, RUN_EPILOG, Verb, pass_session, run_options, session_of
 from sshgrid.cli.complete import complete_jobs
 from sshgrid.client import run_job
 from sshgrid.client.session import PIPE_CLOSED, Session
@@ -34,7 +34,7 @@ class _RunVerb(Verb):
         return ["[OPTIONS] FILE|- [ARGS]..."]
 
 
-@click.command(cls=_RunVerb)
+@click.command(cls=_RunVerb, epilog=RUN_EPILOG)
 @click.argument("file", type=click.Path())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @run_options("run")
@@ -104,7 +104,7 @@ def logs(session: Session, job: str, follow: bool, tail: int | None, only: str |
     return 0
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, epilog=JOBS_EPILOG)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @click.option("--timeout", metavar="D", type=DURATION, help="Stop waiting after this time (exit status 124).")
 @pass_session

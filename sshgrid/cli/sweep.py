@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sshgrid.cli.base import Verb, pass_session, run_options, session_of
+from sshgrid.cli.base import JOBS_EPILOG, RUN_EPILOG, Verb, pass_session, run_options, session_of
 from sshgrid.cli.complete import complete_jobs
 from sshgrid.client.session import Session
 
@@ -30,7 +30,7 @@ class _SweepVerb(Verb):
         return ["[OPTIONS] FILE|- [ARGS]... [::: VALUES...]..."]
 
 
-@click.command(cls=_SweepVerb)
+@click.command(cls=_SweepVerb, epilog=RUN_EPILOG)
 @click.argument("file", type=click.Path())
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @run_options("sweep")
@@ -62,7 +62,7 @@ def progress(session: Session, job: str) -> int:
     return 0
 
 
-@click.command(cls=Verb)
+@click.command(cls=Verb, epilog=JOBS_EPILOG)
 @click.argument("selector", metavar="SEL", shell_complete=complete_jobs)
 @click.option("--failed", is_flag=True, help="Run only failed jobs or tasks again.")
 @pass_session
@@ -71,5 +71,6 @@ def retry(session: Session, selector: str, failed: bool) -> int:
     from sshgrid.cli.query import change
     from sshgrid.protocol.sweep_messages import Retry
 
-    when_nothing = "is not a failed job or a sweep with failed tasks" if failed else "has not ended"
-    return change(session, selector, lambda jobs: Retry(jobs, failed), when_nothing)
+    one = "is not a failed job or a sweep with failed tasks" if failed else "has not ended"
+    several = "no job has failed" if failed else "no job has ended"
+    return change(session, selector, lambda jobs: Retry(jobs, failed), one, several)

@@ -55,7 +55,7 @@ GLOBAL_OPTIONS = (
     Option(TEXT, "-i", "--inventory", metavar="FILE", help="Inventory file to use."),
     Option(TEXT, "--master", metavar="URL", help="Master to connect to: ssh://user@host:4200."),
     Option(FLAG, "--json", help="Print JSON."),
-    Option(CHOICE, "--color", choices=("auto", "always", "never"), help="When to use colour."),
+    Option(CHOICE, "--color", choices=("auto", "always", "never"), help="When to use color."),
     Option(FLAG, "-q", "--quiet", help="Print only errors."),
     Option(COUNT, "-v", "--verbose", help="Print more; -vv shows tracebacks."),
     Option(FLAG, "--no-input", help="Never prompt."),
@@ -86,7 +86,10 @@ OPTIONS = (
     Option(DURATION, "--timeout", metavar="D", sweep="Stop a task after this time."),
     Option(INTEGER, "--max-fails", metavar="N", least=0, sweep="Stop the sweep after more than N failed tasks."),
     Option(FLAG, "--backup", sweep="Run the last tasks twice when a node is slow; the first result counts."),
-    Option(TEXT, "--halt", metavar="WHEN", sweep="When to stop: now or soon,fail=N or N%; also success= and done=."),
+    Option(
+        TEXT, "--halt", metavar="WHEN,COUNT",
+        sweep="WHEN: now ends running tasks, soon starts no more. COUNT: fail=, success= or done= and N or N%.",
+    ),
     Option(FLAG, "--tag", sweep="Start each line of output with the task's values and a tab."),
     Option(FLAG, "-k", "--keep-order", sweep="Print output in the order of the tasks, not in the order they end."),
     # the program and its files
@@ -96,7 +99,9 @@ OPTIONS = (
         help="Programming language, when the file name does not show it.",
     ),
     Option(TEXT, "--main", metavar="FILE", help="Main file of the program, when FILE is a folder."),
-    Option(TEXT, "--with", metavar="PATH", many=True, help="File or folder to copy into the working directory."),
+    Option(
+        TEXT, "--with", metavar="PATH", many=True, help="File or folder to copy into the current folder of the program."
+    ),
     Option(
         TEXT, "--fetch", metavar="GLOB", many=True,
         run="Copy these files back when the program has ended, quoted: 'out/*.csv'.",
@@ -138,7 +143,7 @@ OPTIONS = (
     # the queue
     Option(
         INTEGER, "--retries", metavar="N", least=0, most=100, field="retries",
-        help="Number of further attempts after a host failure.",
+        help="Number of further attempts after a host failure (default: 2).",
     ),
     Option(
         INTEGER, "--priority", metavar="N", default=0, least=-1000, most=1000, field="priority",

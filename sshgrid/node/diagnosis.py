@@ -101,7 +101,11 @@ def _space(facts: Facts) -> Iterator[Finding]:
 
 def _clock(ahead: float, slack: float) -> Finding:
     good = abs(ahead) <= CLOCK_SECONDS + slack
-    detail = f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the master's" if abs(ahead) > 1 else "right"
+    detail = (
+        f"{abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the master's"
+        if abs(ahead) > 1
+        else "same time as the master"
+    )
     return Finding("clock", good, detail, "" if good else "run on the node: timedatectl set-ntp true")
 
 
@@ -131,7 +135,7 @@ def _limits(facts: Facts) -> Iterator[Finding]:
 
 def _isolation(facts: Facts) -> Finding:
     if "pidns" in facts:
-        return Finding("isolation", True, "pidns: no process of a run can escape")
+        return Finding("isolation", True, "pidns: every process of a run is found and ended")
     barrier = _one(facts, "barrier") or "unshare fails"
     settings = {name: value for value, _, name in (each.partition(" ") for each in facts.get("sysctl", []))}
     detail = f"session: processes that leave their run are searched for, not contained. No pid namespace: {barrier}"

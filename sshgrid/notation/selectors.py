@@ -207,5 +207,5 @@ def _bounds(part: str) -> tuple[int, int]:
 def _between(part: str, first: int, last: int, ordered: Sequence[JobId]) -> Iterator[JobId]:
     found = [job for job in ordered if first <= job <= last]
     if not found:
-        raise NoSuchJob(f"no such job: {part}" if first == last else f"no such jobs: {part}", "sshgrid ps --all")
+        raise NoSuchJob(f"no such job: {part}" if first == last else f"no such jobs: {part}", "sshgrid ps -a")
     return iter(found)

@@ -198,10 +198,14 @@ def free_gpus(view: NodeView) -> list[int]:
     return [number for number in range(gpus(view)) if number not in view.gpus_in_use]
 
 
+def _gpus(count: int) -> str:
+    return "1 GPU" if count == 1 else f"{count} GPUs"
+
+
 def _gpu_reason(view: NodeView, submission: Submission) -> PendingReason | None:
     need, present = submission.gpus, gpus(view)
     if need > present and (view.facts or view.node.gpus is not None):
-        return "BadConstraints", f"{need} GPUs needed, the node has {present or 'none'}"
+        return "BadConstraints", f"{_gpus(need)} needed, the node has {present or 'none'}"
     if need and need > len(free_gpus(view)):
         return "Resources", f"{len(view.gpus_in_use)} of {present} GPUs busy, {need} needed"
     return None
@@ -384,10 +388,8 @@ def permanently_impossible(
     code, text = max(known, key=lambda reason: reason[0] == "BadConstraints")
     where = f"no node of --on {submission.on}" if submission.on else "no node"
     if code == "NoToolchain":
-        return (
-            code,
-            f"{where} has a toolchain for {_language_text(submission, languages)}{_versions_text(views, submission)}",
-        )
+        wanted = _language_text(submission, languages)
+        return code, f"{where} has a working toolchain for {wanted}{_versions_text(views, submission)}"
     return code, f"{where} is large enough: {text}"
 
 

@@ -176,5 +176,5 @@ def _limit_text(outcome: TimedOut | OutOfMemory | OutputLimit | ProcessLimit) ->
 
 def _sweep_text(sweep: SweepDone) -> str:
     parts = [f"{sweep.failed} of {sweep.tasks} tasks failed"] if sweep.failed else []
-    parts += [f"{sweep.left} not begun"] if sweep.left else []
+    parts += [f"{sweep.left} not started"] if sweep.left else []
     return ", ".join(parts)

@@ -48,7 +48,8 @@ def complete(submission: Submission, languages: Sequence[Language], spool: Spool
     _check_options(submission)
     globs.check(program.fetch)
     if missing := spool.blobs.missing(digests(submission, spool)):
-        raise UsageError(f"{len(missing)} files of this job were not uploaded")
+        files = "1 file of this job was" if len(missing) == 1 else f"{len(missing)} files of this job were"
+        raise UsageError(f"{files} not uploaded")
     source = spool.blobs.read(next(file.sha256 for file in program.files if file.name == program.entry))
     program = _with_language(program, source[:_HEAD_BYTES], languages)
     row = next(row for row in languages if row.name == program.language)
@@ -126,7 +127,7 @@ def _check_environment(program: Program) -> None:
 
 def _check_limits(limits: Limits) -> None:
     if limits.wall_seconds is not None and not 0 < limits.wall_seconds <= MAX_SECONDS:
-        raise UsageError(f"invalid time limit: {limits.wall_seconds:g} s")
+        raise UsageError(f"invalid time limit: {limits.wall_seconds:g} s", "--time-limit 10m")
     if limits.processes is not None and not 0 < limits.processes <= MAX_PROCESSES:
         raise UsageError(f"invalid limit of processes: {limits.processes}")
     for name, size in (("memory", limits.memory_bytes), ("output", limits.output_bytes)):

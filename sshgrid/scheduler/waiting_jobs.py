@@ -69,7 +69,7 @@ class WaitingJobs:
             return Prospect(GaveUp(impossible[1], no_toolchain=impossible[0] == "NoToolchain"))
         if not placement.all_down(views, submission):
             return Prospect()
-        return Prospect(all_down=GaveUp("no node is up: " + self._reasons(views, submission)))
+        return Prospect(all_down=GaveUp("no node that can take the job is up: " + self._reasons(views, submission)))
 
     def finish_hopeless(self, job: Job, prospect: Prospect, now: float) -> bool:
         """Finish a job that is cancelled, or will never start; False when it continues to wait."""

@@ -73,7 +73,8 @@ class Uploads:
     def check(self, submission: Submission) -> None:
         """Raise UsageError when the submission names files that this user may not use."""
         if missing := self._foreign(admission.digests(submission, self._spool)):
-            raise UsageError(f"{len(missing)} files of this job were not uploaded")
+            files = "1 file of this job was" if len(missing) == 1 else f"{len(missing)} files of this job were"
+            raise UsageError(f"{files} not uploaded")
 
     def claim(self) -> None:
         """The uploaded bytes belong to a job now: stop counting them against the limit of the user."""

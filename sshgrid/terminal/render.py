@@ -102,10 +102,10 @@ def table(
 ) -> str:
     """Rows with two spaces between columns; on a terminal, lines are cut at its width."""
     cells = [[style.safe(cell).replace("\n", " ") for cell in row] for row in rows]
-    if with_header:
-        cells.insert(0, list(header))
-    widths = [max((len(row[column]) for row in cells), default=0) for column in range(len(header))]
-    lines = [_line(row, header, widths, style, right) for row in cells]
+    top = [list(header)] if with_header else []
+    widths = [max((len(row[column]) for row in [*top, *cells]), default=0) for column in range(len(header))]
+    lines = [_line(row, header, widths, style, right) for row in top]
+    lines += [_painted(_line(row, header, widths, style, right), row, style) for row in cells]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -119,7 +119,7 @@ def _line(
     line = "  ".join(padded).rstrip()
     if style.columns and len(line) > style.columns:
         line = line[: style.columns - 1] + "…"
-    return _painted(line, row, style)
+    return line
 
 
 def _painted(line: str, row: Sequence[str], style: TextStyle) -> str:

@@ -60,7 +60,8 @@ def test_problem_has_a_number_and_a_hint(changes: list[str], name: str, detail: 
 
 
 @pytest.mark.parametrize(
-    ("ahead", "ok", "words"), [(0.4, True, "right"), (90, False, "90 s ahead"), (-90, False, "90 s behind")]
+    ("ahead", "ok", "words"),
+    [(0.4, True, "same time as the master"), (90, False, "90 s ahead"), (-90, False, "90 s behind")],
 )
 def test_clock_that_is_far_off_is_a_problem(ahead: float, ok: bool, words: str) -> None:
     finding = found(ahead=ahead)["clock"]

@@ -181,7 +181,7 @@ def wide(slots: int = 1, gpus: int = 0) -> Submission:
         (view(), wide(3), "BadConstraints: 3 slots needed, the node has 2"),
         (view(slot_limit=1), wide(2), "Resources: 0 of 1 slots busy, 2 needed"),  # only for a while
         (view(slot_limit=1, running=1), wide(), "Resources: 1 of 1 slots busy"),
-        (view(), wide(gpus=1), "BadConstraints: 1 GPUs needed, the node has none"),
+        (view(), wide(gpus=1), "BadConstraints: 1 GPU needed, the node has none"),
         (view(node=Node("h1", gpus=4)), wide(gpus=4), ""),
         (view(node=Node("h1", gpus=4), gpus_in_use=frozenset({0, 2})), wide(gpus=2), ""),
         (view(node=Node("h1", gpus=4), gpus_in_use=frozenset({0, 2, 3})), wide(gpus=2), "Resources: 3 of 4 GPUs busy"),
@@ -354,13 +354,13 @@ def test_a_language_that_no_probed_node_has_is_impossible_and_the_message_names_
     views = [view("h1", toolchains={}), view("h2", toolchains={}, running=2)]
     code, text = placement.permanently_impossible(views, java(), (JAVA_ROW,)) or ("", "")
     assert code == "NoToolchain"
-    assert text.startswith("no node has a toolchain for java (looked for ")
+    assert text.startswith("no node has a working toolchain for java (looked for ")
 
 
 def test_a_version_that_no_node_has_is_impossible_and_the_message_names_those_found() -> None:
     assert placement.permanently_impossible([view("h1"), view("h2")], java(">=21")) == (
         "NoToolchain",
-        "no node has a toolchain for java>=21; found 17.0.15",
+        "no node has a working toolchain for java>=21; found 17.0.15",
     )
 
 
@@ -399,7 +399,7 @@ def test_a_toolchain_on_a_node_outside_the_selector_does_not_count() -> None:
     views = [view("h1", toolchains={}), view("h2")]
     assert placement.permanently_impossible(views, java(on="h1")) == (
         "NoToolchain",
-        "no node of --on h1 has a toolchain for java",
+        "no node of --on h1 has a working toolchain for java",
     )
 
 

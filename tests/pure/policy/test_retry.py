@@ -402,7 +402,7 @@ VERDICTS: list[tuple[Verdict, str, int, int | None, int | None, str]] = [
     (GaveUp("no node has it", no_toolchain=True), "NODE_FAIL", 127, None, None, "no node has it"),
     (SweepDone(3, 0), "COMPLETED", 0, None, None, ""),
     (SweepDone(200, 3), "FAILED", 3, None, None, "3 of 200 tasks failed"),
-    (SweepDone(200, 150, 7), "FAILED", 101, None, None, "150 of 200 tasks failed, 7 not begun"),
+    (SweepDone(200, 150, 7), "FAILED", 101, None, None, "150 of 200 tasks failed, 7 not started"),
     (Crashed("KeyError"), "FAILED", 125, None, None, "a bug in sshgrid: KeyError"),
 ]
 

@@ -149,7 +149,7 @@ async def test_an_attached_job_fails_when_no_node_is_up(grids: Grids) -> None:
     grid = await grids(nodes=("n1", "n2"), down=("n1", "n2"))
     line = await grid.run()
     assert (line.exit_status, grid.engine.ran_on) == (125, [])
-    assert "no node is up" in line.reason
+    assert "no node that can take the job is up" in line.reason
     assert "n2: no route to host" in line.reason
 
 
@@ -189,7 +189,7 @@ async def test_a_language_that_no_node_has_exits_with_127(grids: Grids) -> None:
     grid = await grids(nodes=("n1",))
     await until(lambda: grid.node("n1").up)
     grid.node("n1").has("c")
-    with pytest.raises(UnknownLanguage, match="no node has a toolchain for python") as refused:
+    with pytest.raises(UnknownLanguage, match="no node has a working toolchain for python") as refused:
         await grid.submit(grid.submission(file="a.py"))
     assert refused.value.exit_status == 127
     assert grid.store.jobs.ids() == []

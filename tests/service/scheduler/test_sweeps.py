@@ -187,7 +187,7 @@ async def test_a_task_without_an_input_is_refused_when_others_have_one(
 async def test_missing_inputs_and_inputs_for_other_tasks_are_refused(reading: ScriptedGrid) -> None:
     asked = with_inputs(reading, sweep(reading, "a"), {1: b"mine"})
     reading.spool.blobs.path(sha256(b"mine").hexdigest()).unlink()
-    with pytest.raises(UsageError, match="1 files of this job were not uploaded"):
+    with pytest.raises(UsageError, match="1 file of this job was not uploaded"):
         await reading.submit(asked)
     longer = with_inputs(reading, sweep(reading, "a", "b"), {1: b"x", 2: b"y"}).sweep
     assert asked.sweep is not None

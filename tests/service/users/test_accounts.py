@@ -128,7 +128,7 @@ async def test_a_digest_does_not_give_access_to_a_file_as_input_of_a_task(proces
     files = [SourceFile("list", await bob.put(content), len(content)) for content in (table, listed)]
     plan = Sweep(files[0], 1, inputs=files[1])
     asked = Submission(Program("sh", "a.sh", (source,)), "a.sh", sweep=plan)
-    assert "1 files of this job were not uploaded" in (await bob.request(Submit(asked, "mine"), Failure)).message
+    assert "1 file of this job was not uploaded" in (await bob.request(Submit(asked, "mine"), Failure)).message
     await bob.put(secret)
     assert await bob.request(Submit(asked, "mine"), messages.Accepted)
 
