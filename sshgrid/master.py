@@ -87,7 +87,7 @@ class Master:
         """Resume what an earlier master left, then start what waits; until cancelled."""
         self._discard_unknown_output()
         self.sweeps.resume()
-        await self.follow(self.inventory)
+        await self.use_inventory(self.inventory)
         self.attempts.resume(self.active_jobs.in_phase(Phase.RUNNING))
         await self.scheduler.run()
 
@@ -101,17 +101,17 @@ class Master:
         for job in (*self.active_jobs.in_phase(Phase.QUEUED), *self.active_jobs.in_phase(Phase.RUNNING)):
             self.spool.outputs.remove_after(job.id, job.attempts[-1].number if job.attempts else 0)
 
-    async def follow(self, inventory: Inventory) -> None:
+    async def use_inventory(self, inventory: Inventory) -> None:
         """Use the nodes and settings of this inventory from now on."""
         self.inventory = inventory
-        self.scheduler.follow(inventory)
-        await self.pool.follow(inventory.nodes, inventory.languages, inventory.retry)
+        self.scheduler.use_inventory(inventory)
+        await self.pool.use_inventory(inventory.nodes, inventory.languages, inventory.retry)
 
     async def drop_removed_nodes(self) -> None:
         """Drop nodes that the inventory no longer has and whose last run has ended."""
         names = {node.name for node in self.inventory.nodes}
         if any(managed.name not in names and not managed.slots.running for managed in self.pool.nodes.values()):
-            await self.follow(self.inventory)
+            await self.use_inventory(self.inventory)
 
     def pause(self) -> None:
         """Start no more attempts; those that run continue."""

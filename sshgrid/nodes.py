@@ -39,7 +39,7 @@ class NodePool:
         self.shared.builds.verify = BuildCheck(self.nodes).check
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def follow(self, nodes: Iterable[Node], languages: Sequence[Language], retry: RetryPolicy) -> None:
+    async def use_inventory(self, nodes: Iterable[Node], languages: Sequence[Language], retry: RetryPolicy) -> None:
         """Use this inventory from now on. A removed node leaves when its runs have ended; until then it is drained."""
         self.shared.retry = retry
         rows_changed = tuple(languages) != tuple(self.shared.languages)

@@ -144,7 +144,7 @@ class Daemon:
         dialing = dialing_from_environ(places.config_dir, os.environ)
         pool = NodePool(store.grid, spool, dialing, rng, active_jobs.nodes_changed)
         self.master = Master(pool, active_jobs, self._inventory_file.inventory, rng, clock)
-        self.clients = ConnectedClients(active_jobs.is_over, clock)
+        self.clients = ConnectedClients(active_jobs.has_ended, clock)
 
     # --- life
 
@@ -268,11 +268,11 @@ class Daemon:
 
     async def reload(self) -> None:
         """Read the inventory file now."""
-        await self._inventory_file.reload(self.master.follow)
+        await self._inventory_file.reload(self.master.use_inventory)
 
     async def reload_if_changed(self) -> None:
         """Read the inventory file when it has changed, so that a request is answered by the newest one."""
-        await self._inventory_file.reload_if_changed(self.master.follow)
+        await self._inventory_file.reload_if_changed(self.master.use_inventory)
 
     async def _watch(self) -> None:
         while True:

@@ -43,10 +43,10 @@ class Sink(Protocol):
     async def compiled(self, compiled: bool) -> None:
         """Record whether this run compiled its build, or used an existing one."""
 
-    def room(self) -> int:
+    def fetch_room(self) -> int:
         """Return how many bytes of files may be fetched now; 0 when they are no longer wanted."""
 
-    async def again(self, stream: str) -> None:
+    async def restart_stream(self, stream: str) -> None:
         """Discard what is stored of this stream: it starts again from its first byte."""
 
     async def fetched(self, fetched: Fetched) -> None:

@@ -140,10 +140,10 @@ class BatchRunSink:
     async def step(self, step: Step) -> None:
         """Ignore the steps of the batch: each task has its own."""
 
-    def room(self) -> int:
+    def fetch_room(self) -> int:
         return 0  # runs that fetch files are not batched
 
-    async def again(self, stream: str) -> None:
+    async def restart_stream(self, stream: str) -> None:
         raise AssertionError(f"a batch has no stream {stream}")
 
     async def fetched(self, fetched: Fetched) -> None:
@@ -175,7 +175,7 @@ class BatchRunSink:
         await self._end([(run, AttemptResult(outcome)) for run in self.state.settled()])
 
     async def end_lost(self, why: str) -> None:
-        """End the tasks of a batch that is over: those that have begun are lost, the others never begin."""
+        """End the tasks of a batch that has ended: those that have begun are lost, the others never begin."""
         begun = self.state.begun_at
         reasons = {run: why if run in begun else NEVER_BEGAN for run in self.state.settled()}
         await self._end([(run, AttemptResult(HostLost(reason))) for run, reason in reasons.items()])
@@ -205,7 +205,7 @@ class BatchFollower:
         return await self._poller.follow(self._look, self._connected, until_running=until_running, at_once=at_once)
 
     async def _connected(self) -> Link:
-        if self._state.done:  # a batch that only waits for more is not worth waiting for its host
+        if self._state.all_ended:  # its host is not waited for: the batch only waits for more tasks
             return await self._wait.host.connected(0)
         return await self._wait.connected()
 
@@ -217,7 +217,7 @@ class BatchFollower:
             return None
         await self._poller.report_step(run)
         await self._take(link, look)
-        if self._state.done and not self._state.keep_warm:
+        if self._state.all_ended and not self._state.keep_warm:
             return AttemptResult(Exited(0))
         await self._read_live_output(link)
         if look.records:

@@ -81,13 +81,13 @@ class BatchState(Generic[T]):
     # --- queries
 
     @property
-    def done(self) -> bool:
-        """Every run has ended."""
+    def all_ended(self) -> bool:
+        """Whether every run has ended."""
         return not self.rest
 
     @property
     def idle(self) -> bool:
-        """Every run has ended, and the node waits for more."""
+        """Whether every run has ended, and the node waits for more."""
         return self.keep_warm and not self.rest
 
     @property

@@ -31,13 +31,13 @@ _ERROR_BYTES = 500
 async def fetch_files(link: Link, spec: RunSpec, sink: Sink) -> None:
     """Store the requested files that exist, and pass a warning for each of the others. Raises HostError."""
     program = spec.program
-    most = min(sink.room(), program.limits.fetch_bytes or MOST_BYTES)
+    most = min(sink.fetch_room(), program.limits.fetch_bytes or MOST_BYTES)
     if most <= 0:
         await sink.fetched(Fetched())
         return
     listing = await link.transfer.files(spec.run, globs.find_arguments(program.fetch))
     chosen, warnings = await asyncio.to_thread(globs.choose, listing, program.fetch, most)
-    await sink.again(STREAM)
+    await sink.restart_stream(STREAM)
     warnings_of_read = await _read_archive(link, spec.run, chosen, sink) if chosen else ()
     await sink.fetched(
         Fetched(len(chosen), sum(chosen.values()), warnings + warnings_of_read, whole=not warnings_of_read)
@@ -54,7 +54,7 @@ async def _read_archive(link: Link, run: str, chosen: Mapping[str, int], sink: S
             room -= len(piece)
             if room < 0:
                 return ("not everything was fetched: the node sends more than it has announced",)
-            if sink.room() <= 0:
+            if sink.fetch_room() <= 0:
                 return ("not everything was fetched: the job was cancelled, or the master's disk is full",)
             await sink.output(STREAM, piece)
     errors = (

@@ -40,7 +40,7 @@ class Poller:
         self.pause_seconds = FIRST_PAUSE_SECONDS  # until the next look; the poller lengthens it
         self.woken = False  # the node reported news before this look
         self.node = wait.host.name
-        self._order = spec
+        self._spec = spec
         self._sink = sink
         self._wait = wait
         self._clock = clock
@@ -72,11 +72,11 @@ class Poller:
                 if result or (until_running and self._step is Step.RUNNING):
                     return result
             except Dropped as error:
-                log.info("%s on %s: %s", self._order.run, self.node, error.reason)
+                log.info("%s on %s: %s", self._spec.run, self.node, error.reason)
                 at_once = True
 
     async def _pause(self, link: Link) -> None:
-        wakeup = link.runs.wakeup(self._order.run)
+        wakeup = link.runs.wakeup(self._spec.run)
         try:
             async with asyncio.timeout(self.pause_seconds):
                 self.woken = await wakeup.wait()
@@ -87,7 +87,7 @@ class Poller:
 
     async def has_begun(self, link: Link, look: RunLook) -> bool:
         """Return False while the run is claimed and its wrapper has not started. Raises HostError if it never will."""
-        if not look.present and await link.runs.claim(self._order.run):
+        if not look.present and await link.runs.claim(self._spec.run):
             raise NeverBegan(self.node, "the run is not there: it never began, or the machine was cleaned")
         if look.why == "refused" and not look.begun:
             raise NodeUnfit(self.node, "the run was refused before it began")
@@ -97,14 +97,14 @@ class Poller:
         now = self._clock.monotonic()
         self._claimed_since = self._claimed_since or now
         if now - self._claimed_since > BEGIN_SECONDS:
-            await link.runs.block_start(self._order.run)
+            await link.runs.block_start(self._spec.run)
         return False
 
     async def report_step(self, look: RunLook) -> None:
         """Pass the step that the run has reached to the sink."""
-        compiles = bool(self._order.recipe.compile)
+        compiles = bool(self._spec.recipe.compile)
         step = Step.RUNNING if look.running or not compiles else Step.COMPILING
-        # The sink stores a step durably: for a run that is over this would be wasted.
+        # The sink stores a step durably: for a run that has ended this would be wasted.
         if step is not self._step and look.record is None:
             self._step = step
             await self._sink.step(step)
@@ -116,7 +116,7 @@ class RunFollower:
     """Follows a single run. `streams` maps the streams to read to their files in the run folder."""
 
     def __init__(self, spec: RunSpec, sink: Sink, poller: Poller, streams: Mapping[str, str] = OUTPUT_FILES) -> None:
-        self._order = spec
+        self._spec = spec
         self._sink = sink
         self._poller = poller
         self._streams = streams
@@ -138,7 +138,7 @@ class RunFollower:
         if look.record is None:
             if not look.alive:
                 # The program may have outlived its wrapper, and must not run beside another attempt.
-                await link.runs.signal(self._order.run, "KILL")
+                await link.runs.signal(self._spec.run, "KILL")
                 raise NodeUnfit(self._poller.node, run_outcome.VANISHED)
             if count:
                 self._poller.pause_seconds = 0.0 if count >= PIECE_BYTES else FIRST_PAUSE_SECONDS
@@ -146,7 +146,7 @@ class RunFollower:
         await self._sink.step(Step.FETCHING)
         while await self._read_output(link, look):
             pass
-        outcome, self.compiler_output = await read_outcome(link, self._order, self._sink, look, look.record)
+        outcome, self.compiler_output = await read_outcome(link, self._spec, self._sink, look, look.record)
         self.has_build = run_outcome.has_build(look.record)
         if not isinstance(outcome, HostLost | ToolchainBroken | CompileFailed):
             await self._fetch_files(link)
@@ -157,7 +157,7 @@ class RunFollower:
 
         After news from the node one round trip fetches both: most runs have printed all their output by then.
         """
-        run = self._order.run
+        run = self._spec.run
         if not self._poller.woken or "stdout" not in self._streams:
             return (await link.runs.poll([run]))[run], 0
         look, piece = await link.runs.poll_with_output(run, self._offsets["stdout"], PIECE_BYTES)
@@ -171,7 +171,7 @@ class RunFollower:
             unread = look.sizes.get(file, 0) - self._offsets[stream]
             if unread > 0:
                 piece = await link.runs.read_piece(
-                    self._order.run, file, self._offsets[stream], min(unread, PIECE_BYTES)
+                    self._spec.run, file, self._offsets[stream], min(unread, PIECE_BYTES)
                 )
                 await self._keep(stream, piece)
                 count += len(piece)
@@ -184,10 +184,10 @@ class RunFollower:
 
     async def _fetch_files(self, link: Link) -> None:
         """Fetch the files that `--fetch` names. The tries are limited, as the program has ended."""
-        if not self._order.program.fetch:
+        if not self._spec.program.fetch:
             return
         try:
-            await fetch.fetch_files(link, self._order, self._sink)
+            await fetch.fetch_files(link, self._spec, self._sink)
         except HostError as error:
             self._failed_fetches += not link.lost.done()
             if self._failed_fetches < FETCH_TRIES:

@@ -20,7 +20,7 @@ class HostWait:
     def __init__(self, host: EngineHost, spec: RunSpec, patience: Callable[[float], float], clock: Clock) -> None:
         now = clock.monotonic()
         self.host = host
-        self._order = spec
+        self._spec = spec
         self._patience = patience
         self._clock = clock
         self._began = now - spec.worked_seconds
@@ -30,16 +30,16 @@ class HostWait:
         longest = patience(spec.worked_seconds) + LEASE_MARGIN_SECONDS
         self._lease_ends = now + longest if self._is_fenced else 0.0
 
-    def _worth_seconds(self) -> float:
+    def _patience_seconds(self) -> float:
         """Return how long a silent host is waited for now: as long as the work at stake took."""
-        if self._order.on_host_loss is OnHostLoss.WAIT:
+        if self._spec.on_host_loss is OnHostLoss.WAIT:
             return math.inf
         return self._patience(self._clock.monotonic() - self._began - self.host.silent_seconds())
 
     async def connected(self) -> Link:
         """Return the live connection. Raises Dropped when patience, and the lease of a fenced run, have ended."""
         try:
-            return await self.host.connected(self._worth_seconds())
+            return await self.host.connected(self._patience_seconds())
         except Dropped:
             # The run ends itself at the end of its lease; no other attempt may start before that.
             await asyncio.sleep(max(0.0, self._lease_ends - self._clock.monotonic()))
@@ -49,8 +49,8 @@ class HostWait:
         """Renew the lease of a fenced run long before it ends, as a few lost packets must not end a run."""
         now = self._clock.monotonic()
         if self._is_fenced and now >= self._renew_at:
-            seconds = self._worth_seconds()
+            seconds = self._patience_seconds()
             # Noted before it is sent: a renewal without an answer may have arrived.
             self._lease_ends = max(self._lease_ends, now + seconds + LEASE_MARGIN_SECONDS)
-            await link.runs.renew_lease(self._order.run, self.host.uptime_now() + seconds)
+            await link.runs.renew_lease(self._spec.run, self.host.uptime_now() + seconds)
             self._renew_at = now + seconds / 4

@@ -1,4 +1,4 @@
-"""Removes from one node what no job needs: runs that are over, and old files of its object and build cache."""
+"""Removes from one node what no job needs: ended runs, and old files of its object and build cache."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Cleanup:
     """The cleanup of one node. `running` holds the names of the runs that the node has now."""
 
     def __init__(self, name: str, shared: Shared, running: Set[str]) -> None:
-        self.leftovers: set[str] = set()  # runs that are over and could not be removed yet
+        self.leftovers: set[str] = set()  # ended runs that could not be removed yet
         self.claims: set[str] = set()  # run folders that keep a run from starting late: not to be removed
         self._name = name
         self._shared = shared

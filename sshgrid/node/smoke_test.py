@@ -74,10 +74,10 @@ class _FirstOutput:
     async def uploaded(self, count: int, left: int = 0) -> None:
         """A smoke test has no watchers."""
 
-    def room(self) -> int:
+    def fetch_room(self) -> int:
         return 0
 
-    async def again(self, stream: str) -> None:
+    async def restart_stream(self, stream: str) -> None:
         """A smoke test fetches no files."""
 
     async def fetched(self, fetched: Fetched) -> None:

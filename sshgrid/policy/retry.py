@@ -1,4 +1,4 @@
-"""What happens to a job when one of its attempts has ended: it is done, or it is queued for another attempt.
+"""What happens to a job when one of its attempts has ended: the job has ended, or it is queued for another attempt.
 
 A failing program is a result. A failing host leads to retries on other nodes, a failing toolchain to one retry; these
 two are counted separately. The outcome of an attempt that is not live changes nothing.
@@ -50,7 +50,7 @@ def settle(
     rng: Random,
     has_untried_node: bool = True,
 ) -> Job:
-    """The job after an attempt with this outcome: done, queued again, or unchanged when the attempt is not live.
+    """The job after an attempt with this outcome: ended, queued again, or unchanged when the attempt is not live.
 
     Of two parallel attempts the first result wins, and the other attempt is superseded. An attempt that ends without a
     result leaves the job to the other one, so that a speculative attempt never makes a job fail.
@@ -95,7 +95,7 @@ def _supersede(job: Job, winner: int, now: float) -> Job:
 
 
 def with_verdict(job: Job, verdict: Verdict, now: float) -> Job:
-    """The job as done. Call it directly only for a queued job: one that is cancelled, or that no node can run."""
+    """The job as ended. Call it directly only for a queued job: one that is cancelled, or that no node can run."""
     return msgspec.structs.replace(job, phase=Phase.DONE, verdict=verdict, ended=now, held="")
 
 
@@ -108,7 +108,7 @@ def _after_host_loss(job: Job, policy: RetryPolicy, now: float, rng: Random, has
     if len(losses) > _retries(job, policy):
         return with_verdict(job, GaveUp(_used_up_text(job)), now)
     job = _requeued(job, policy, now, rng, has_untried_node)
-    # Hold the job only while retries are left: a job without retries is done, and must not wait for a release.
+    # Hold the job only while retries are left: a job without retries has ended, and must not wait for a release.
     if (count := _nodes_lost_while_running(job)) >= POISON_NODES:
         return msgspec.structs.replace(job, held=f"lost {count} nodes while running: {_failures_text(job)}")
     return job

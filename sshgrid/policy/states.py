@@ -64,7 +64,7 @@ def _ended_state(verdict: Verdict | None) -> str:
 
 
 def exit_status(job: Job) -> int | None:
-    """The exit status of `run`, `attach` and `wait` for this job; None = it is not done."""
+    """The exit status of `run`, `attach` and `wait` for this job; None = it has not ended."""
     match job.verdict:
         case None:
             return None

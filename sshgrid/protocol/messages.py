@@ -77,7 +77,7 @@ class Submit(Struct, frozen=True, tag="submit"):
 
 
 class Watch(Struct, frozen=True, tag="watch"):
-    """Send the events of a job from its beginning until it is done; without `output` no `Output`."""
+    """Send the events of a job from its beginning until it has ended; without `output` no `Output`."""
 
     job: JobId
     output: bool = True
@@ -93,7 +93,7 @@ class Seen(Struct, frozen=True):
 
 
 class Logs(Struct, frozen=True, tag="logs"):
-    """Send the kept output of one attempt; `attempt` 0 is the newest one. With `follow` until the job is done, and
+    """Send the kept output of one attempt; `attempt` 0 is the newest one. With `follow` until the job has ended, and
     of each newest attempt in turn. Events: `Output`, `Restarted`, `Ended`. A stream starts after the bytes in
     `seen`, else at its last `tail_lines` lines, else at its beginning."""
 
@@ -107,7 +107,7 @@ class Logs(Struct, frozen=True, tag="logs"):
 
 class Cancel(Struct, frozen=True, tag="cancel"):
     """Send a signal to jobs. INT, TERM and KILL cancel them: INT is followed by TERM after 5 s and by KILL after 10
-    s. Other signals are only sent. Reply: `Done` with the number of jobs that were not done."""
+    s. Other signals are only sent. Reply: `Done` with the number of jobs that had not ended."""
 
     jobs: tuple[JobId, ...]
     signal: str = "TERM"
@@ -145,7 +145,7 @@ class Info(Struct, frozen=True, tag="info"):
 
 
 class Remove(Struct, frozen=True, tag="remove"):
-    """Remove jobs that are done, and their output. Reply: `Done` with their number."""
+    """Remove ended jobs, and their output. Reply: `Done` with their number."""
 
     jobs: tuple[JobId, ...]
 
@@ -203,7 +203,7 @@ class Status(Struct, frozen=True, tag="status"):
 
 
 class Clients(Struct, frozen=True, tag="clients"):
-    """List the clients that are connected or have jobs that are not done. Reply: `ClientsReply`."""
+    """List the clients that are connected or have jobs that have not ended. Reply: `ClientsReply`."""
 
 
 class Reload(Struct, frozen=True, tag="reload"):
@@ -338,7 +338,7 @@ class JobLine(Struct, frozen=True):
     exit_code: int | None
     signal: int | None
     reason: str
-    exit_status: int | None = None  # with which `run`, `attach` and `wait` of this job exit; None: not done
+    exit_status: int | None = None  # with which `run`, `attach` and `wait` of this job exit; None: not ended
     attempts: tuple[AttemptLine, ...] = ()
     why: tuple[NodeReason, ...] = ()
     sweep: SweepProgress | None = None  # None: not a sweep
@@ -473,7 +473,7 @@ class ClientLine(Struct, frozen=True):
     address: str  # "local" for the Unix socket
     since: float  # start of the oldest connection that is open
     programs: int  # submitted
-    running: int  # submitted and not done
+    running: int  # submitted and not ended
     connections: int = 0
 
 
@@ -528,7 +528,7 @@ class Restarted(Struct, frozen=True, tag="restarted"):
 
 
 class Ended(Struct, frozen=True, tag="ended"):
-    """The last event: the job is done, or with `Logs` the kept output is complete."""
+    """The last event: the job has ended, or with `Logs` the kept output is complete."""
 
     job: JobLine
 

@@ -11,7 +11,7 @@ from sshgrid.model import JobId, Struct
 
 
 class WatchSweep(Struct, frozen=True, tag="watch-sweep"):
-    """Send the tasks of a sweep as they end until it is done: for each its `TaskOutput`s and then `TaskEnded`;
+    """Send the tasks of a sweep as they end until the sweep has ended: for each its `TaskOutput`s and then `TaskEnded`;
     between them `SweepProgress` and `Notice`; at last `Ended`. With `keep_order` the tasks come in the order of
     their numbers."""
 
@@ -36,7 +36,7 @@ class Tasks(Struct, frozen=True, tag="tasks"):
 
 
 class Retry(Struct, frozen=True, tag="retry"):
-    """Queue jobs that are done once more; of a sweep its tasks. With `failed` only those that did not succeed.
+    """Queue ended jobs again; of a sweep its tasks. With `failed` only those that did not succeed.
     Reply: `Done` with the number of jobs and tasks that were queued."""
 
     jobs: tuple[JobId, ...]
@@ -55,7 +55,7 @@ class TaskLine(Struct, frozen=True):
     attempt: int
     started: float | None  # Unix seconds
     seconds: float
-    exit_status: int | None  # with which `run` would have exited; None: not done
+    exit_status: int | None  # with which `run` would have exited; None: not ended
     signal: int | None
     reason: str
     cpu_seconds: float | None = None

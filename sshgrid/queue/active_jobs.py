@@ -109,7 +109,8 @@ class ActiveJobs:
         """The number of jobs and tasks that ended in the last minute, with any verdict."""
         return self._ends.last_minute(self._clock.monotonic())
 
-    def is_over(self, job_id: JobId) -> bool:
+    def has_ended(self, job_id: JobId) -> bool:
+        """Whether the job is neither queued nor running."""
         return job_id not in self._active
 
     def active(self) -> list[Job]:

@@ -35,7 +35,7 @@ class SweepInProgress(Protocol):
         """The task whose compiler output is shown; the output of the others is the same."""
 
     @property
-    def finished(self) -> asyncio.Event: ...
+    def end_event(self) -> asyncio.Event: ...
 
     def numbers(self) -> Iterator[int]:
         """The numbers of all chosen tasks, in order."""

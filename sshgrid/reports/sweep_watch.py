@@ -48,7 +48,7 @@ class SweepWatcher:
         """Wait between two looks: a busy sweep changes a thousand times per second. Returns at once at its end."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PROGRESS_SECONDS):
-                await self._state.finished.wait()
+                await self._state.end_event.wait()
 
     def _task(self, number: int) -> Iterator[tuple[Event, bytes]]:
         task = self._active_jobs.current(task_id(self._state.job.id, number))

@@ -35,7 +35,7 @@ class ActiveSweeps:
         self.slots = 1  # of all nodes that are up
         self._weights: dict[str, float] = {}
         active_jobs.on_task_changed = self._on_task
-        active_jobs.on_begin_undone = self._on_put_back
+        active_jobs.on_begin_undone = self._on_begin_undone
 
     # --- which sweeps there are
 
@@ -140,10 +140,10 @@ class ActiveSweeps:
             self._check(state)
         self._active_jobs.notifications.notify(state.job.id)
 
-    def _on_put_back(self, tasks: Sequence[JobId]) -> None:
+    def _on_begin_undone(self, tasks: Sequence[JobId]) -> None:
         state = self.state(tasks[0])
         if state is not None:
-            state.put_back(tasks)
+            state.undo_begin(tasks)
             self._check(state)
             self._active_jobs.notifications.notify(state.job.id)
 
@@ -160,7 +160,7 @@ class ActiveSweeps:
             # Ending a task calls `_check` again: the set is emptied first.
             tasks, state.running.not_cancelled = state.running.not_cancelled, set()
             self._end_tasks(list(tasks), self._end_task)
-        if state.over and self._active_jobs.current(state.job.id).phase is Phase.QUEUED:
+        if state.has_ended and self._active_jobs.current(state.job.id).phase is Phase.QUEUED:
             self._finish(state)
 
     def _end_tasks(self, tasks: Sequence[JobId], end_task: EndTask) -> None:
@@ -174,7 +174,7 @@ class ActiveSweeps:
         self._cancel_retrying(state)
         self._active_jobs.store.finish(job.id, sweep_verdict(state), self._clock.wall())
         self._active_jobs.reread(job.id)
-        state.finished.set()
+        state.end_event.set()
 
     def _cancel_retrying(self, state: SweepState) -> None:
         """Cancel the tasks that wait for another attempt: it will not start."""

@@ -70,13 +70,13 @@ class AttemptSink:
         if self._running.record.compiled is not compiled:
             self._change(compiled=compiled)
 
-    def room(self) -> int:
+    def fetch_room(self) -> int:
         if self._running.superseded:
             return 0
         job = self._active_jobs.current(self._running.attempt.job)
         return 0 if job.cancel_requested else self._outputs.room()
 
-    async def again(self, stream: str) -> None:
+    async def restart_stream(self, stream: str) -> None:
         attempt = self._running.attempt
         self._outputs.restart(attempt.job, attempt.number, stream)
 
@@ -223,5 +223,5 @@ class Attempts:
             for running in self.running
             if running.superseded and not running.record.batch and running.follower
         }
-        idle = {batch.follower for batch in self.batches.all if batch.state.done and batch.follower}
+        idle = {batch.follower for batch in self.batches.all if batch.state.all_ended and batch.follower}
         return self._removal.in_progress | superseded | idle

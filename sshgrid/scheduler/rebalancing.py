@@ -45,7 +45,7 @@ class Rebalancing:
             return batch.state.behind()
         if promised.get(batch) and (takes := self._times.task_seconds(batch)):
             return batch.state.behind()[int(AHEAD_SECONDS / takes) :]
-        elsewhere = None if state.waiting else self._seconds_elsewhere(state, batch)
+        elsewhere = None if state.without_slot else self._seconds_elsewhere(state, batch)
         if elsewhere is None or self._times.left_seconds(batch) - elsewhere < GAIN_SECONDS:
             return []
         behind = batch.state.behind()

@@ -76,7 +76,7 @@ class Scheduler:
         self._rng = rng
         self._clock = clock
 
-    def follow(self, inventory: Inventory) -> None:
+    def use_inventory(self, inventory: Inventory) -> None:
         """Use the placement policy and the limits of groups of this inventory from now on."""
         self.policy = inventory.placement
         self._limits.groups = [group for group in inventory.groups if group.max_jobs_per_user is not None]

@@ -115,7 +115,7 @@ class Settlement:
         if job.submission.verify_build and record.why_compiled:
             text = f"{attempt.node} compiled the program itself: {record.why_compiled}"
             self._active_jobs.notifications.add_notice(sweep_of(job.id) or job.id, text)
-        if not self._active_jobs.is_over(job.id):  # else an earlier result has already ended the job
+        if not self._active_jobs.has_ended(job.id):  # else an earlier result has already ended the job
             self._active_jobs.update(job)
         self._end_superseded(job)
         return record.outcome

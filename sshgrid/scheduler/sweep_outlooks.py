@@ -54,9 +54,9 @@ class SweepOutlooks:
     def is_worth(self, state: SweepState, node: str, free_in_seconds: float = 0.0) -> bool:
         """Whether a task that starts on this node in `free_in_seconds` does not delay the end of its sweep."""
         takes = state.seconds_on(node)
-        if takes is None or state.waiting > FAR_TASKS_PER_SLOT * self._sweeps.slots:
+        if takes is None or state.without_slot > FAR_TASKS_PER_SLOT * self._sweeps.slots:
             return True
-        return self._outlook(state).worth(Slot(takes, free_in_seconds), state.waiting)
+        return self._outlook(state).worth(Slot(takes, free_in_seconds), state.without_slot)
 
     def _outlook(self, state: SweepState) -> Outlook:
         sweep = state.job.id

@@ -45,7 +45,7 @@ class SweepState:
     ) -> None:
         self.job = job
         self.stopped = False  # no more tasks start
-        self.finished = asyncio.Event()
+        self.end_event = asyncio.Event()
         self.running = RunningTasks()
         self.retrying: dict[JobId, Job] = {}  # tasks that wait for another attempt
         self.outcomes = EndedTasks()
@@ -112,7 +112,7 @@ class SweepState:
     @property
     def may_speculate(self) -> bool:
         """Whether running tasks may get a second attempt: no task of the sweep waits for a slot."""
-        may = self.plan.backup and self.may_start and not self.waiting
+        may = self.plan.backup and self.may_start and not self.without_slot
         return may and len(self.ended) >= MIN_ENDED_TO_SPECULATE
 
     def free_slots(self) -> int:
@@ -138,11 +138,11 @@ class SweepState:
                 self.outcomes.note_moment(self._clock.monotonic())
                 self.learn_runtime(task)
 
-    def put_back(self, tasks: Sequence[JobId]) -> None:
+    def undo_begin(self, tasks: Sequence[JobId]) -> None:
         """Return tasks that were claimed for a node and never started to the unstarted ones."""
         for task in tasks:
             self.running.remove(task)
-        self.unstarted.put_back(map(task_number, tasks))
+        self.unstarted.add_first(map(task_number, tasks))
 
     def learn_runtime(self, task: Job) -> None:
         """Learn from an ended task how long the next ones take."""
@@ -166,7 +166,7 @@ class SweepState:
         return self.outcomes.compile_output_task
 
     @property
-    def waiting(self) -> int:
+    def without_slot(self) -> int:
         """How many tasks are in no slot, neither as the running task nor behind one in a batch."""
         return len(self.unstarted) + len(self.retrying)
 
@@ -176,13 +176,13 @@ class SweepState:
         return bool(self.running or self.retrying or self.ended)
 
     @property
-    def over(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether no task runs and none will start."""
-        return not self.running and (self.stopped or not self.waiting)
+        return not self.running and (self.stopped or not self.without_slot)
 
     def counts(self) -> Counts:
         """All tasks by what they do now."""
-        waiting = self.waiting
+        waiting = self.without_slot
         left = waiting if self.stopped else 0
         behind = len(self.running) - self.running.slots  # in a batch, behind the task that runs
         return Counts(

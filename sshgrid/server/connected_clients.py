@@ -13,7 +13,7 @@ from sshgrid.model import JobId
 from sshgrid.protocol.messages import ClientLine
 
 MOST_REMEMBERED = 1000
-IsDone = Callable[[JobId], bool]
+HasEnded = Callable[[JobId], bool]
 
 
 class ConnectedClient:
@@ -34,9 +34,9 @@ class ConnectedClient:
             self._submitted += 1
             self._running.add(job)
 
-    def is_present(self, is_done: IsDone) -> bool:
-        """Whether it has a connection, or a job that is not done."""
-        self._running = {job for job in self._running if not is_done(job)}
+    def is_present(self, has_ended: HasEnded) -> bool:
+        """Whether it has a connection, or a job that has not ended."""
+        self._running = {job for job in self._running if not has_ended(job)}
         return bool(self.connections or self._running)
 
     def line(self) -> ClientLine:
@@ -44,17 +44,17 @@ class ConnectedClient:
 
 
 class ConnectedClients:
-    """The clients of one master. `is_done` says of a job whether it is done."""
+    """The clients of one master. `has_ended` returns whether a job has ended."""
 
-    def __init__(self, is_done: IsDone, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._is_done = is_done
+    def __init__(self, has_ended: HasEnded, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._has_ended = has_ended
         self._clock = clock
         self._known: dict[tuple[str, str], ConnectedClient] = {}
 
     def connected(self, user: str, address: str) -> ConnectedClient:
         """Count a new connection; call `disconnected` with the result when it ends."""
         if len(self._known) >= MOST_REMEMBERED:
-            self._known = {key: each for key, each in self._known.items() if each.is_present(self._is_done)}
+            self._known = {key: each for key, each in self._known.items() if each.is_present(self._has_ended)}
         client = self._known.setdefault((user, address), ConnectedClient(user, address))
         if not client.connections:
             client.since = self._clock.wall()
@@ -70,5 +70,5 @@ class ConnectedClients:
 
     def lines(self) -> tuple[ClientLine, ...]:
         """The present clients, the longest connected first."""
-        present = [client for client in self._known.values() if client.is_present(self._is_done)]
+        present = [client for client in self._known.values() if client.is_present(self._has_ended)]
         return tuple(client.line() for client in sorted(present, key=lambda client: client.since))

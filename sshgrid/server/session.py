@@ -284,7 +284,7 @@ class ClientSession:
     # --- watching
 
     async def _show(self, request: Watch | WatchSweep | Logs) -> bool:
-        """Send events until the job is done; False when the client has left before."""
+        """Send events until the job has ended; False when the client has left before."""
         async with self._grid.job_queries.watch(request) as events:
             showing = asyncio.create_task(self._send_events(events))
             reading = asyncio.create_task(self._read_while_watching(request.job))

@@ -64,8 +64,8 @@ class UnstartedTasks:
             return
         self._count -= 1
 
-    def put_back(self, numbers: Iterable[int]) -> None:
-        """Add numbers that were removed, before all others."""
+    def add_first(self, numbers: Iterable[int]) -> None:
+        """Add numbers that were removed before; `first` returns them first."""
         returned = sorted(numbers)
         self._next.extendleft(reversed(returned))
         self._count += len(returned)

@@ -86,10 +86,10 @@ class Notes:
     async def compiled(self, compiled: bool) -> None:
         """The programs of the contract are not compiled."""
 
-    def room(self) -> int:
+    def fetch_room(self) -> int:
         return 1 << 30 if self.wanted else 0
 
-    async def again(self, stream: str) -> None:
+    async def restart_stream(self, stream: str) -> None:
         self.streams.pop(stream, None)
 
     async def fetched(self, fetched: Fetched) -> None:

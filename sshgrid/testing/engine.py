@@ -105,11 +105,11 @@ class Stage:
         if not wanted or isinstance(end, CompileFailed | ToolchainBroken):
             return
         await sink.step(Step.FETCHING)
-        if not sink.room():
+        if not sink.fetch_room():
             return
         listing = globs.Listing({name: len(content) for name, content in self.files.items()}, {})
-        chosen, warnings = globs.choose(listing, wanted, sink.room())
-        await sink.again("files")
+        chosen, warnings = globs.choose(listing, wanted, sink.fetch_room())
+        await sink.restart_stream("files")
         if chosen:
             await sink.output("files", archive({name: self.files[name] for name in chosen}))
         await sink.fetched(Fetched(len(chosen), sum(chosen.values()), warnings))
@@ -319,27 +319,27 @@ class _TaskSink:
     """The sink of one run of a batch."""
 
     def __init__(self, sink: BatchSink, spec: RunSpec) -> None:
-        self._sink, self._order = sink, spec
+        self._sink, self._spec = sink, spec
         self.uploaded, self.compiled = sink.uploaded, sink.compiled
 
     def kept(self, stream: str) -> int:
-        return self._sink.kept(self._order.run, stream)
+        return self._sink.kept(self._spec.run, stream)
 
     async def output(self, stream: str, piece: bytes) -> None:
-        await self._sink.output(self._order.run, stream, piece)
+        await self._sink.output(self._spec.run, stream, piece)
 
     async def step(self, step: Step) -> None:
         if step is Step.RUNNING:
             await self._begun()
 
     async def _begun(self) -> None:
-        if fresh := self._sink.state.begin([self._order.run]):
+        if fresh := self._sink.state.begin([self._spec.run]):
             await self._sink.running(fresh)
 
-    def room(self) -> int:
+    def fetch_room(self) -> int:
         return 0
 
-    async def again(self, stream: str) -> None:
+    async def restart_stream(self, stream: str) -> None:
         raise AssertionError(f"nothing of a batch is fetched, and no {stream}")
 
     async def fetched(self, fetched: Fetched) -> None:

@@ -52,10 +52,10 @@ class Kept:
     async def compiled(self, compiled: bool) -> None:
         self.was_compiled = compiled
 
-    def room(self) -> int:
+    def fetch_room(self) -> int:
         return 1 << 40
 
-    async def again(self, stream: str) -> None:
+    async def restart_stream(self, stream: str) -> None:
         self.streams.pop(stream, None)
 
     async def fetched(self, fetched: Fetched) -> None:

@@ -57,8 +57,8 @@ def test_a_start_is_news_once(state: BatchState[int], time: Time) -> None:
 
 
 def test_a_batch_is_idle_when_it_is_done_and_kept_warm(state: BatchState[int]) -> None:
-    assert (state.done, state.idle) == (False, False)
+    assert (state.all_ended, state.idle) == (False, False)
     state.remove(["a", "b", "c"])
-    assert (state.done, state.idle) == (True, True)
+    assert (state.all_ended, state.idle) == (True, True)
     state.close()
-    assert (state.done, state.idle, state.takes_more) == (True, False, False)
+    assert (state.all_ended, state.idle, state.takes_more) == (True, False, False)

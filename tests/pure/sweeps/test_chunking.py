@@ -40,7 +40,7 @@ def test_tasks_start_in_the_order_of_their_numbers_and_returned_ones_first() -> 
     assert tasks.first(3) == [1, 2, 3]
     for number in (1, 2, 3):
         tasks.remove(number)
-    tasks.put_back([3, 2])
+    tasks.add_first([3, 2])
     assert (tasks.first(3), len(tasks)) == ([2, 3, 4], 9)
 
 

@@ -75,7 +75,7 @@ def direct(folder: Path) -> MakeBench:
             pool = NodePool("pool", spool, Dialing(), Random(1), lambda: None)
             node = Node("here", connection="local", slots=4, workdir=str(folder / "work"))
             try:
-                await pool.follow([node], (), RetryPolicy())
+                await pool.use_inventory([node], (), RetryPolicy())
                 await until(lambda: pool.nodes["here"].up, lambda: pool.nodes["here"].connection.reason)
                 yield DirectBench(folder, pool)
             finally:

@@ -214,7 +214,7 @@ async def test_a_job_exits_with_125_when_its_last_possible_node_is_removed(grids
     grid = await grids(nodes=("n1", Node("n2", slots=4, tags=frozenset({"fast"}))), down=("n2",))
     job = await grid.submit(grid.submission(on="@fast", wait_for_nodes=True))
     await grid.reaches(job, "PENDING")
-    await grid.master.follow(msgspec.structs.replace(grid.inventory, nodes=grid.inventory.nodes[:1]))
+    await grid.master.use_inventory(msgspec.structs.replace(grid.inventory, nodes=grid.inventory.nodes[:1]))
     assert (await grid.wait(job)).exit_status == 125
 
 
@@ -301,7 +301,7 @@ async def test_a_repeated_submission_is_the_same_job_when_no_node_can_take_it_no
     asked = grid.submission(on="n1")
     job = await grid.submit(asked, key="k")
     await grid.wait(job)
-    await grid.master.follow(msgspec.structs.replace(grid.inventory, nodes=(Node("n2", slots=1),)))
+    await grid.master.use_inventory(msgspec.structs.replace(grid.inventory, nodes=(Node("n2", slots=1),)))
     assert await grid.submit(asked, key="k") == job
 
 
@@ -420,7 +420,7 @@ async def test_a_new_node_gets_the_jobs_that_wait(grids: Grids) -> None:
     first = await grid.submit()
     await grid.begun(first)
     second = await grid.submit()
-    await grid.master.follow(
+    await grid.master.use_inventory(
         msgspec.structs.replace(grid.inventory, nodes=(*grid.inventory.nodes, Node("n2", slots=1)))
     )
     assert (await grid.wait(second)).node == "n2"
@@ -430,7 +430,7 @@ async def test_a_removed_node_gets_no_new_job_and_finishes_its_run(grids: Grids)
     grid = await grids(until_killed, nodes=("n1", "n2"))
     job = await grid.submit()
     await grid.begun(job)
-    await grid.master.follow(msgspec.structs.replace(grid.inventory, nodes=grid.inventory.nodes[1:]))
+    await grid.master.use_inventory(msgspec.structs.replace(grid.inventory, nodes=grid.inventory.nodes[1:]))
     assert {line.name: line.state for line in grid.master.node_queries.select(Nodes())} == {
         "n1": "DRAINING",
         "n2": "IDLE",
@@ -447,7 +447,7 @@ async def test_a_removed_node_gets_no_new_job_and_finishes_its_run(grids: Grids)
 async def test_an_idle_node_is_dropped_when_it_is_removed(grids: Grids) -> None:
     grid = await grids(nodes=("n1", "n2"))
     await grid.run()
-    await grid.master.follow(msgspec.structs.replace(grid.inventory, nodes=grid.inventory.nodes[1:]))
+    await grid.master.use_inventory(msgspec.structs.replace(grid.inventory, nodes=grid.inventory.nodes[1:]))
     assert [line.name for line in grid.master.node_queries.select(Nodes())] == ["n2"]
 
 
@@ -557,7 +557,7 @@ async def test_A11_arguments_longer_than_exec_allows_are_refused(
 async def test_the_limit_of_a_group_applies_to_each_user(grids: Grids) -> None:
     grid = await grids(until_killed, until_killed, until_killed, nodes=("n1", "n2"))
     grid.inventory = msgspec.structs.replace(grid.inventory, groups=(Group("lab", frozenset({"n1", "n2"}), 1),))
-    await grid.master.follow(grid.inventory)
+    await grid.master.use_inventory(grid.inventory)
     first, second = await grid.submit(owner="ann"), await grid.submit(owner="ann")
     await grid.begun(first)
     other = await grid.submit(owner="bob")

@@ -160,7 +160,7 @@ async def test_a_slow_node_is_used_when_the_fast_ones_are_closed_to_the_user(
 ) -> None:
     monkeypatch.setattr(SweepState, "seconds_on", lambda _, node: {"h1": 0.05, "h2": 5.0}[node])
     two = inventory(Node("h1", host="127.0.0.1", slots=2), Node("h2", host="127.0.0.1", slots=1))
-    await grid.master.follow(msgspec.structs.replace(two, groups=(Group("fast", frozenset({"h1"}), 1),)))
+    await grid.master.use_inventory(msgspec.structs.replace(two, groups=(Group("fast", frozenset({"h1"}), 1),)))
     await grid.submit(grid.submission(args=(b"wait",), on="h1"))
     await until(lambda: len(grid.engine.orders) == 1)
     job = await grid.submit(sweep(grid, "go"))
@@ -281,7 +281,7 @@ async def test_extending_a_batch_exceeds_no_limit_of_a_group(grid: ScriptedGrid)
     first, second = Gate(), Gate()
     grid.engine.coming[:2] = [first, second]
     two = inventory(*(Node(name, host="127.0.0.1", slots=1) for name in ("h1", "h2")))
-    await grid.master.follow(msgspec.structs.replace(two, groups=(Group("lab", frozenset({"h1", "h2"}), 1),)))
+    await grid.master.use_inventory(msgspec.structs.replace(two, groups=(Group("lab", frozenset({"h1", "h2"}), 1),)))
     job = await grid.submit(sweep(grid, "wait", *["go"] * 20))
     await until(lambda: len(grid.engine.orders) == 1)
     other = await grid.submit(grid.submission(priority=10, args=(b"wait",)))

@@ -56,7 +56,7 @@ class FakeProcess:
 
     def __init__(self, grid: ScriptedGrid, path: Path) -> None:
         self.grid, self.master, self.path = grid, grid.master, str(path)
-        self.clients = ConnectedClients(grid.master.active_jobs.is_over)
+        self.clients = ConnectedClients(grid.master.active_jobs.has_ended)
         self.user = User("ann", Role.OWNER)  # of the next connection
         self.inventory_error = ""
         self.left: list[bool] = []
