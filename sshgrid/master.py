@@ -16,7 +16,7 @@ from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.errors import NoNodeLeft, SshgridError, UnknownLanguage, UsageError
 from sshgrid.model import Cancelled, Inventory, Job, JobId, Phase, Submission
 from sshgrid.nodes import NodePool
-from sshgrid.policy import placement, quota, states
+from sshgrid.policy import placement, states, user_limits
 from sshgrid.protocol.messages import Cancel, ExplainReply
 from sshgrid.queue.active_jobs import ActiveJobs
 from sshgrid.reports.job_queries import JobQueries
@@ -137,7 +137,7 @@ class Master:
             return before.id  # it was accepted before, even if no node could take it now
         caps = self.accounts.caps(owner)
         waiting = 0 if caps.queued is None else self.active_jobs.queued_of(owner) + self.sweeps.unstarted(owner)
-        submission = quota.apply_caps(submission, caps, waiting)
+        submission = user_limits.apply_caps(submission, caps, waiting)
         submission = admission.complete(submission, self.inventory.languages, self.spool)
         await self._check_possible(submission)
         job = self.active_jobs.store.add(submission, owner, key, self._clock.wall())

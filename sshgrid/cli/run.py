@@ -87,7 +87,7 @@ def attach(session: Session, job: str, into: str) -> int:
 )
 @pass_session
 def logs(session: Session, job: str, follow: bool, tail: int | None, only: str | None, attempt: int | None) -> int:
-    """Print the kept output of a job, stdout to stdout and stderr to stderr."""
+    """Print the stored output of a job, stdout to stdout and stderr to stderr."""
     from sshgrid.client.follow import ReconnectingReader
     from sshgrid.protocol.messages import Logs
 
@@ -114,6 +114,7 @@ def wait(session: Session, selector: str, timeout: float | None) -> int:
     Exits with the status of a single job; for several jobs with 0 if all of theirs are 0, else with 1.
     """
     from sshgrid.client.follow import ReconnectingReader, exit_status
+    from sshgrid.notation.quantities import format_duration
     from sshgrid.terminal import render
 
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -123,7 +124,8 @@ def wait(session: Session, selector: str, timeout: float | None) -> int:
         for job in jobs:
             line = reader.ended(job, deadline)
             if line is None:
-                raise _StillRunning(f"job {job} has not ended", f"sshgrid info {job}")
+                assert timeout is not None
+                raise _StillRunning(f"job {job} has not ended after {format_duration(timeout)}", f"sshgrid info {job}")
             ended.append(line)
     if session.json:
         session.show(lambda: {"schema": 1, "jobs": [render.job_object(line) for line in ended]}, str)

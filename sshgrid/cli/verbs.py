@@ -24,7 +24,7 @@ VERBS = {
     "sweep": ("cli.sweep", "sweep", "Run a program over many parameters."),
     "ps": ("cli.query", "ps", "List jobs that wait or run."),
     "info": ("cli.query", "info", "Show the details of a job, and why it waits."),
-    "logs": ("cli.run", "logs", "Show the kept output of a job."),
+    "logs": ("cli.run", "logs", "Show the stored output of a job."),
     "attach": ("cli.run", "attach", "Follow a job and exit with its status."),
     "wait": ("cli.run", "wait", "Wait until jobs have ended."),
     "kill": ("cli.query", "kill", "Cancel waiting or running jobs."),

@@ -354,7 +354,7 @@ def _lost(job: JobId, error: SshgridError) -> MasterGone:
 
 
 class ReconnectingReader:
-    """Reads the end or the kept output of jobs, and continues with the next master when one goes away."""
+    """Reads the end or the stored output of jobs, and continues with the next master when one goes away."""
 
     def __init__(self, connection: Connection, reopen: Callable[[], Connection]) -> None:
         self.connection = connection
@@ -375,7 +375,7 @@ class ReconnectingReader:
         return None
 
     def logs(self, request: Logs, screen: Screen) -> JobLine:
-        """Print kept output, each byte once, and return the job."""
+        """Print stored output, each byte once, and return the job."""
         seen: dict[str, Seen] = {}
 
         def rest() -> Logs:

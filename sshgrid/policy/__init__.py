@@ -1,1 +1,1 @@
-"""Pure decisions about jobs: placement, fair share, quota, access, circuit breakers, retry and states."""
+"""Pure decisions about jobs: placement, fair share, user limits, access, circuit breakers, retry and states."""

@@ -93,7 +93,7 @@ class Seen(Struct, frozen=True):
 
 
 class Logs(Struct, frozen=True, tag="logs"):
-    """Send the kept output of one attempt; `attempt` 0 is the newest one. With `follow` until the job has ended, and
+    """Send the stored output of one attempt; `attempt` 0 is the newest one. With `follow` until the job has ended, and
     of each newest attempt in turn. Events: `Output`, `Restarted`, `Ended`. A stream starts after the bytes in
     `seen`, else at its last `tail_lines` lines, else at its beginning."""
 
@@ -528,7 +528,7 @@ class Restarted(Struct, frozen=True, tag="restarted"):
 
 
 class Ended(Struct, frozen=True, tag="ended"):
-    """The last event: the job has ended, or with `Logs` the kept output is complete."""
+    """The last event: the job has ended, or with `Logs` the stored output is complete."""
 
     job: JobLine
 

@@ -133,7 +133,7 @@ class JobWatcher:
 
 
 class LogReader:
-    """Reports the kept output of one attempt, or of each newest attempt in turn."""
+    """Reports the stored output of one attempt, or of each newest attempt in turn."""
 
     def __init__(self, active_jobs: ActiveJobs, spool: Spool, request: Logs) -> None:
         self._spool = spool

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from sshgrid.model import Caps, Group
-from sshgrid.policy import quota
+from sshgrid.policy import user_limits
 from sshgrid.policy.placement import NodeView
 from sshgrid.queue.active_jobs import ActiveJobs
 
@@ -23,17 +23,17 @@ class UserLimits:
 
     def is_full(self, owner: str, running: Mapping[str, int]) -> bool:
         """Whether this user may start no more; `running` has the number of slots of each user."""
-        return quota.running_limit_reached(running.get(owner, 0), self.caps_of(owner))
+        return user_limits.running_limit_reached(running.get(owner, 0), self.caps_of(owner))
 
     def may_start(self, owner: str) -> bool:
         """Whether this user may have one more slot now."""
         caps = self.caps_of(owner)
         if caps.running is None:
             return True
-        return not quota.running_limit_reached(self._active_jobs.slots_in_use().by_owner().get(owner, 0), caps)
+        return not user_limits.running_limit_reached(self._active_jobs.slots_in_use().by_owner().get(owner, 0), caps)
 
     def views_of(self, views: Sequence[NodeView], owner: str) -> Sequence[NodeView]:
         """The nodes as this user may use them: closed where the limit of a group is reached."""
         if not self.groups:
             return views
-        return quota.apply_group_limits(views, self.groups, self._active_jobs.slots_in_use().nodes_of(owner))
+        return user_limits.apply_group_limits(views, self.groups, self._active_jobs.slots_in_use().nodes_of(owner))

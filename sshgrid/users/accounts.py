@@ -16,7 +16,7 @@ import msgspec
 from sshgrid.clock import SYSTEM_CLOCK, Clock
 from sshgrid.errors import NoSuchUser, OverLimit, UsageError
 from sshgrid.model import Account, Caps, Job, Phase, Role
-from sshgrid.policy import quota
+from sshgrid.policy import user_limits
 from sshgrid.protocol.messages import Done
 from sshgrid.protocol.user_messages import (
     AddKey,
@@ -136,7 +136,7 @@ class Accounts:
         if request.role is Role.OWNER:
             raise UsageError("the role of a user is `user` or `admin`")
         keys = tuple(dict.fromkeys(credentials.public_key(line) for line in request.keys))
-        caps = Caps() if request.role is Role.ADMIN else quota.DEFAULT_CAPS
+        caps = Caps() if request.role is Role.ADMIN else user_limits.DEFAULT_CAPS
         return self._keep(Account(request.name, request.role, self._clock.wall(), keys=keys, caps=caps))
 
     def _remove(self, account: Account) -> Done:
@@ -183,7 +183,7 @@ class Accounts:
     def add_upload(self, name: str, size: int) -> None:
         """Count `size` uploaded bytes. Raises OverLimit when the unclaimed bytes of the last hour exceed the limit."""
         since, before = self._upload(name)
-        quota.check_upload(before + size, self.caps(name))
+        user_limits.check_upload(before + size, self.caps(name))
         self._uploads[name] = (since, before + size)
 
     def claim_upload(self, name: str, size: int) -> None:

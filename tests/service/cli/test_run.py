@@ -558,7 +558,7 @@ def test_wait_exits_with_the_status_of_one_job_and_0_or_1_for_several(cli: Cli, 
 def test_wait_stops_after_its_timeout_with_124(cli: Cli, fake: FakeMaster) -> None:
     fake.reply(messages.Watch)
     done = cli("wait", "--timeout", "50ms", "7")
-    assert (done.returncode, done.stderr) == (124, b"error: job 7 has not ended\nhint: sshgrid info 7\n")
+    assert (done.returncode, done.stderr) == (124, b"error: job 7 has not ended after 50ms\nhint: sshgrid info 7\n")
 
 
 # --- interactive -----------------------------------------------------------------------------------------------------

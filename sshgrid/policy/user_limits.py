@@ -1,4 +1,4 @@
-"""The caps of a user, applied to a submission and to the views of the nodes.
+"""The limits of a user: caps, applied to a submission, and limits of groups, applied to the views of the nodes.
 
 A limit that the submission leaves open becomes the cap; a limit above the cap is an OverLimit error. A job above the
 cap of running jobs waits in the queue.

@@ -1,4 +1,4 @@
-"""Quota: caps become limits, and a request above a cap is an error with the number and the limit."""
+"""Limits of users: caps become limits, and a request above a cap is an error with the number and the limit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from sshgrid.errors import OverLimit
 from sshgrid.model import Caps, Group, Limits, Node, Program, SourceFile, Submission
-from sshgrid.policy import quota
+from sshgrid.policy import user_limits
 from sshgrid.policy.placement import NodeView
 
 CAPS = Caps(queued=2, running=1, wall_seconds=60.0, output_bytes=1000, upload_bytes=100)
@@ -21,10 +21,10 @@ def submission_of(limits: Limits | None = None, size: int = 1, stdin: int = 0) -
 
 
 def test_an_open_limit_becomes_the_cap_and_a_smaller_limit_stays() -> None:
-    assert quota.apply_caps(submission_of(), CAPS, 0).program.limits == Limits(60.0, None, 1000)
+    assert user_limits.apply_caps(submission_of(), CAPS, 0).program.limits == Limits(60.0, None, 1000)
     requested = Limits(5.0, 1 << 20, 10)
-    assert quota.apply_caps(submission_of(requested), CAPS, 1).program.limits == requested
-    assert quota.apply_caps(submission_of(), Caps(), 10_000) == submission_of()
+    assert user_limits.apply_caps(submission_of(requested), CAPS, 1).program.limits == requested
+    assert user_limits.apply_caps(submission_of(), Caps(), 10_000) == submission_of()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_A33_a_submission_above_a_cap_is_an_error_with_the_number_and_the_limit(
     submission: Submission, queued: int, words: tuple[str, ...]
 ) -> None:
     with pytest.raises(OverLimit) as refused:
-        quota.apply_caps(submission, CAPS, queued)
+        user_limits.apply_caps(submission, CAPS, queued)
     assert all(word in refused.value.message for word in words), refused.value.message
 
 
@@ -48,26 +48,28 @@ def test_the_upload_cap_limits_data_and_packs_and_fetched_files() -> None:
     files = (SourceFile("d", "2" * 64, 60), SourceFile("p", "3" * 64, 40))
     program = msgspec.structs.replace(submission_of().program, data=files[:1], packs=files[1:])
     with pytest.raises(OverLimit, match="101"):
-        quota.apply_caps(Submission(program, "a.sh"), CAPS, 0)
+        user_limits.apply_caps(Submission(program, "a.sh"), CAPS, 0)
     fetching = msgspec.structs.replace(submission_of().program, fetch=("out",))
-    assert quota.apply_caps(Submission(fetching, "a.sh"), CAPS, 0).program.limits.fetch_bytes == 100
-    assert quota.apply_caps(submission_of(), CAPS, 0).program.limits.fetch_bytes is None
-    assert quota.apply_caps(Submission(fetching, "a.sh"), Caps(), 0).program.limits.fetch_bytes is None
+    assert user_limits.apply_caps(Submission(fetching, "a.sh"), CAPS, 0).program.limits.fetch_bytes == 100
+    assert user_limits.apply_caps(submission_of(), CAPS, 0).program.limits.fetch_bytes is None
+    assert user_limits.apply_caps(Submission(fetching, "a.sh"), Caps(), 0).program.limits.fetch_bytes is None
 
 
 def test_the_running_limit_is_reached_at_the_cap() -> None:
-    assert [quota.running_limit_reached(running, CAPS) for running in (0, 1, 2)] == [False, True, True]
-    assert not quota.running_limit_reached(10_000, Caps())
+    assert [user_limits.running_limit_reached(running, CAPS) for running in (0, 1, 2)] == [False, True, True]
+    assert not user_limits.running_limit_reached(10_000, Caps())
 
 
 def test_a_process_limit_stays_when_caps_are_applied() -> None:
-    assert quota.apply_caps(submission_of(Limits(processes=7)), CAPS, 0).program.limits == Limits(60.0, None, 1000, 7)
+    assert user_limits.apply_caps(submission_of(Limits(processes=7)), CAPS, 0).program.limits == Limits(
+        60.0, None, 1000, 7
+    )
 
 
 def test_a_user_at_the_limit_of_a_group_gets_a_user_limit_on_its_nodes() -> None:
     views = [NodeView(Node(name)) for name in ("a", "b", "c")]
     groups = [Group("lab", frozenset({"a", "b"}), 2), Group("rest", frozenset({"c"}))]
-    assert quota.apply_group_limits(views, groups, ["a", "c", "c", "c"]) is views
-    seen = quota.apply_group_limits(views, groups, ["a", "b"])
+    assert user_limits.apply_group_limits(views, groups, ["a", "c", "c", "c"]) is views
+    seen = user_limits.apply_group_limits(views, groups, ["a", "b"])
     assert [bool(view.user_limit) for view in seen] == [True, True, False]
     assert seen[0].user_limit == "the user runs 2 of at most 2 jobs in group lab"
