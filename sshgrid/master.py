@@ -251,7 +251,7 @@ class Master:
 
     def _retry_sweep(self, job: Job, failed: bool) -> int:
         if job.phase is not Phase.DONE:
-            raise UsageError(f"sweep {job.id} is not done", f"sshgrid wait {job.id}")
+            raise UsageError(f"sweep {job.id} has not ended", f"sshgrid wait {job.id}")
         ended = self.active_jobs.store.jobs.task_verdicts(job.id)
         again = [task for task, phase, verdict in ended if phase is Phase.DONE and not (failed and is_success(verdict))]
         unbegun = self.job_queries.progress(job.id).left

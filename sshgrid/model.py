@@ -288,7 +288,7 @@ class Submission(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True):
-    """The resources that a finished run used, as far as the node could measure."""
+    """The resources that an ended run used, as far as the node could measure."""
 
     started: float = 0.0  # uptime of the node in seconds, as is `ended`
     ended: float = 0.0

@@ -27,7 +27,7 @@ class BatchState(Generic[T]):
     ) -> None:
         self.rest: dict[str, T] = dict(runs)  # in the order in which they begin
         self.joining: set[str] = set()  # of these, runs that the node has not accepted yet
-        self.leaving: set[str] = set()  # of these, runs that the node is asked to give back
+        self.leaving: set[str] = set()  # of these, runs that the node is asked to revoke
         self.begun_at: dict[str, float] = {}  # of these, runs that have begun, and when that was reported
         self.takes_more = not resumed  # how many parts an earlier master has sent is not known
         self.keep_warm = keep_warm  # after the last run, the node waits a moment for more

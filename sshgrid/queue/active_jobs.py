@@ -91,12 +91,12 @@ class ActiveJobs:
             self.wake.set()
 
     def retry(self, jobs: Sequence[JobId]) -> int:
-        """Queue the finished ones of these jobs again; call `reread` for each after it. Returns their number."""
+        """Queue the ended ones of these jobs again; call `reread` for each after it. Returns their number."""
         self._just_ended.clear()
         return self.store.retry(jobs)
 
     def remove(self, job_id: JobId) -> None:
-        """Remove a finished job. Raises NotAllowed as Store.remove."""
+        """Remove an ended job. Raises NotAllowed as Store.remove."""
         self._just_ended.clear()
         self.store.remove(job_id)
 

@@ -112,7 +112,7 @@ class JobReader:
     # --- the cache of submissions
 
     def drop_submission(self, job_id: JobId) -> None:
-        """Drop the submission of a finished job."""
+        """Drop the submission of an ended job."""
         self._submissions.pop(job_id, None)
 
     def drop_submissions(self) -> None:

@@ -90,12 +90,12 @@ class Store:
         return self._mark("hold_job", job_id, {"why": why})
 
     def retry(self, jobs: Sequence[JobId]) -> int:
-        """Queue the finished ones of these jobs again; returns their number."""
+        """Queue the ended ones of these jobs again; returns their number."""
         with self._file.transaction():
             return sum(self._file.run("retry_job", {"id": job_id}).rowcount for job_id in jobs)
 
     def remove(self, job_id: JobId) -> None:
-        """Remove a finished job. Raises NotAllowed when it is not finished, or is a task of a sweep."""
+        """Remove an ended job. Raises NotAllowed when it has not ended, or is a task of a sweep."""
         sweep = sweep_of(job_id)
         if sweep is not None and self.jobs.get(job_id):
             # Without its row it would look like a task that has never begun.

@@ -137,7 +137,7 @@ class JobQueries:
 
     @asynccontextmanager
     async def watch(self, request: Watch | WatchSweep | Logs) -> AsyncIterator[Events]:
-        """The events of one job until it is done. Raises NoSuchJob, UsageError."""
+        """The events of one job until it has ended. Raises NoSuchJob, UsageError."""
         events = self._events(request)
         try:
             yield events
@@ -183,7 +183,7 @@ class JobQueries:
         return job_line(job, now, allowed, self._disconnected(job), pending, why)
 
     def _sweep_line(self, job: Job, now: float, moment: _Moment) -> JobLine:
-        """A sweep is running when it is not done and one of its tasks has begun."""
+        """A sweep is running when it has not ended and one of its tasks has begun."""
         progress = self._sweeps.progress(job)
         pending = moment.pending_code(job) if job.phase is Phase.QUEUED else ""
         line = job_line(job, now, 1, pending=pending)

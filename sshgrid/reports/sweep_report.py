@@ -88,7 +88,7 @@ class SweepReport:
 
     def progress(self, job: Job) -> SweepProgress:
         """Counts of the tasks by state. Raises UsageError when the job is not a sweep."""
-        if isinstance(job.verdict, SweepDone):  # has all counts; a list may hold many sweeps that are done
+        if isinstance(job.verdict, SweepDone):  # has all counts; a list may hold many ended sweeps
             tasks, failed, left = job.verdict.tasks, job.verdict.failed, job.verdict.left
             return SweepProgress(job.id, tasks, tasks - left, failed, running=0, waiting=0, left=left)
         return self.progress_of(self._sweeps.read(job))

@@ -54,7 +54,7 @@ async def follow(
     once: bool = False,
     pause: Callable[[], Awaitable[object]] | None = None,
 ) -> Events:
-    """Yield the news of `watcher` until the job is done, or `once`; then `Ended`. `pause` runs between two looks."""
+    """Yield the news of `watcher` until the job has ended, or `once`; then `Ended`. `pause` runs between two looks."""
     while True:
         waiter = active_jobs.notifications.listen(job_id)
         try:

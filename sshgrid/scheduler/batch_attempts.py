@@ -174,7 +174,7 @@ class BatchAttempts:
         return await _batches(node).extend(batch.name, specs)
 
     def revoke(self, batch: RunningBatch, runs: Sequence[str]) -> None:
-        """Ask the node to give back those of these runs that have not started; they return to the queue."""
+        """Ask the node to revoke these runs. Those that have not started return to the queue."""
         batch.state.takes_more = False  # the node would skip these runs if they were sent to the same batch again
         batch.state.leaving.update(runs)
         self._tasks.start(self._revoke(batch, runs), f"revoke from {batch.name}")
