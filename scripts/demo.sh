@@ -29,4 +29,5 @@ show_if g++ g++ Primes.cpp
 show_if javac default-jdk-headless Primes.java
 show nodes
 show ps -a
+printf '\nTo use sshgrid in this shell: . .venv/bin/activate\n'
 exit "$status"

@@ -1,6 +1,6 @@
-"""The connection to one node: dialled whenever the breaker allows, watched, and replaced when the node is silent.
+"""The connection to one node: dialed whenever the breaker allows, watched, and replaced when the node is silent.
 
-A node is silent when no load sample arrives. While runs wait for it, it is dialled more often, and a second connection
+A node is silent when no load sample arrives. While runs wait for it, it is dialed more often, and a second connection
 is opened before the first is given up: after a reboot the first would take long to fail.
 """
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 WAITED_FOR_SECONDS = 1.0  # the longest pause between two dials of a node that runs wait for
 SUSPECT_SECONDS = 2.0  # without a load sample: then a second connection to a node with runs is opened
-SILENCE_SECONDS = 5.0  # without a load sample: then the connection is closed and the node dialled again
+SILENCE_SECONDS = 5.0  # without a load sample: then the connection is closed and the node dialed again
 LEAST_WAIT_SECONDS = 0.05
 LONGEST_LOOK_SECONDS = 1.0  # between two looks at a node that a run waits for
 

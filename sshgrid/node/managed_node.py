@@ -175,7 +175,7 @@ class ManagedNode:
         return successor
 
     def ended(self, task: asyncio.Task[None]) -> None:
-        """Show a bug that has ended `keep`: the node must not look as if it had never been dialled."""
+        """Show a bug that has ended `keep`: the node must not look as if it had never been dialed."""
         if task.cancelled() or (error := task.exception()) is None:
             return
         log.error("%s is no longer kept connected", self.name, exc_info=error)

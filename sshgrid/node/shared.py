@@ -25,7 +25,7 @@ DIALS_PER_SERVER = 4
 
 
 class DialLimits:
-    """How nodes are dialled, and limits on dials at the same time: in total, and to one server."""
+    """How nodes are dialed, and limits on dials at the same time: in total, and to one server."""
 
     def __init__(self, dialing: Dialing) -> None:
         self.dialing = dialing
@@ -33,7 +33,7 @@ class DialLimits:
         self._servers: dict[str, asyncio.Semaphore] = {}
 
     def server(self, node: Node) -> asyncio.Semaphore:
-        """Return the semaphore to hold while `node` is dialled. Nodes of one server or jump host have the same."""
+        """Return the semaphore to hold while `node` is dialed. Nodes of one server or jump host have the same."""
         address = dial_address(node, self.dialing)
         return self._servers.setdefault(address, asyncio.Semaphore(DIALS_PER_SERVER))
 

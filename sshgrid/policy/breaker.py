@@ -1,4 +1,4 @@
-"""Two circuit breakers of a node: `Breaker` decides when it is dialled again, `Quarantine` when it gets new runs again.
+"""Two circuit breakers of a node: `Breaker` decides when it is dialed again, `Quarantine` when it gets new runs again.
 
 Both are values: each event returns the next value, and the time and the random numbers are arguments. After a refused
 login the pause is at least a minute, because sshd punishes a source that retries sooner (PerSourcePenalties).
@@ -26,7 +26,7 @@ QUARANTINE_MAX_SECONDS = 1800.0
 
 
 class BreakerState(enum.StrEnum):
-    """Whether a node may be dialled."""
+    """Whether a node may be dialed."""
 
     CLOSED = "closed"  # yes: it has not failed
     OPEN = "open"  # not before next_try
@@ -47,7 +47,7 @@ class Breaker(Struct, frozen=True):
         return BreakerState.OPEN if now < self.next_try else BreakerState.HALF_OPEN
 
     def allows(self, now: float) -> bool:
-        """Whether the node may be dialled now."""
+        """Whether the node may be dialed now."""
         state = self.state(now)
         return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and not self.dial_pending)
 

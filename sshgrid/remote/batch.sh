@@ -325,7 +325,8 @@ task() {
   printf '%-126s.\n' "begin $name $LANE $now" >&8
   input=/dev/null
   [ "$2" = - ] || input=$W/objects/$2
-  # The program's standard error holds nothing else: bash would add a message about a program that was killed.
+  # The redirection is inside of the command, so that bash does not add a message about a killed program to its standard
+  # error. dash and busybox add one.
   command="$COMMON $3 "'"$@" 2>&6 6>&-'
   shift 3
   began=$now

@@ -118,7 +118,7 @@ def _has_keys(node: Node, dialing: Dialing, known_hosts: asyncssh.SSHKnownHosts)
 
 
 def dial_address(node: Node, dialing: Dialing) -> str:
-    """Return the address of the server that is dialled first: the first jump host, or the node itself."""
+    """Return the address of the server that is dialed first: the first jump host, or the node itself."""
     if node.connection == "local":
         return node.name
     hops = _hops(node, dialing)

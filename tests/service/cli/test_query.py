@@ -15,6 +15,7 @@ import pytest
 
 from sshgrid.model import JobId, NodeState
 from sshgrid.protocol import messages
+from sshgrid.protocol.sweep_messages import Retry
 from sshgrid.version import VERSION
 from tests.service.conftest import ROOT, Cli
 from tests.service.fake_master import FakeMaster, job_line, node_line
@@ -159,6 +160,25 @@ def test_kill_of_an_ended_job_exits_with_1(cli: Cli, fake: FakeMaster) -> None:
     assert (done.returncode, done.stderr) == (1, b"error: job 7 has already ended\nhint: sshgrid info 7\n")
 
 
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("kill", "all"), "all jobs have ended"),
+        (("hold", "3-4"), "3-4: no job waits"),
+        (("release", "all"), "no job is held"),
+        (("retry", "--failed", "all"), "no job has failed"),
+    ],
+)
+def test_a_command_that_changes_none_of_several_jobs_exits_with_1(
+    cli: Cli, fake: FakeMaster, argv: tuple[str, ...], message: str
+) -> None:
+    fake.reply(messages.Jobs, messages.JobsReply((job_line(3), job_line(4))))
+    for request in (messages.Cancel, messages.Hold, Retry):
+        fake.reply(request, messages.Done(0))
+    done = cli(*argv)
+    assert (done.returncode, done.stderr.decode()) == (1, f"error: {message}\nhint: sshgrid ps -a\n")
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 
@@ -244,6 +264,10 @@ def test_colour_is_off_for_a_pipe_unless_requested(
     assert (b"\x1b[32mCOMPLETED\x1b[0m" in cli(*argv).stdout) == coloured
 
 
+def test_a_header_with_the_name_of_a_state_has_no_color(cli: Cli, fake: FakeMaster) -> None:
+    assert b"RUNNING  REASON" in cli("--color", "always", "nodes").stdout.splitlines()[0]
+
+
 # --- master, doctor, version, completion -----------------------------------------------------------------------------
 
 
@@ -288,6 +312,12 @@ def test_doctor_prints_settings_with_sources_and_checks_each_node(cli: Cli, fake
     assert disk["ok"]
     assert disk["detail"].endswith(" free")
     assert "FAILED  no route to host" in cli("doctor").stdout.decode()
+
+
+def test_doctor_names_the_node_that_does_not_exist(cli: Cli, fake: FakeMaster) -> None:
+    fake.reply(messages.Diagnose, messages.Failure("no-such-node", "no node 'alpha'", "sshgrid nodes", 1))
+    checks = printed(cli, "doctor", "alpha", "--json", status=1)["checks"]
+    assert checks[-1] == {"name": "node alpha", "ok": False, "detail": "no node 'alpha'", "hint": "sshgrid nodes"}
 
 
 def test_the_version_is_that_of_the_package(cli: Cli) -> None:
