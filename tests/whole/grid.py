@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -278,6 +279,16 @@ class Grid(Commands):
 
 
 # --- processes of a host ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def killed_at_exit(client: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Kill a client that a failed assertion leaves behind; `with client` alone would wait for its end."""
+    with client:
+        try:
+            yield
+        finally:
+            client.kill()
 
 
 def find_leftovers(host: LabHost, with_checks: bool = False) -> list[object]:
