@@ -138,8 +138,6 @@ def option_text(option: click.Option) -> str:
     shown = option.default
     if isinstance(shown, int | float | str) and not option.is_flag and not option.count and shown != "":
         words.append(f"Default: `{shown}`.")
-    if option.multiple:
-        words.append("May be given more than once.")
     return " ".join(word for word in words if word)
 
 
@@ -159,6 +157,8 @@ def options(context: click.Context) -> Iterator[tuple[str, click.Option]]:
 
 def _description(context: click.Context) -> str:
     paragraphs = textwrap.dedent(context.command.help or "").strip().split("\n\n")
+    if context.command.epilog:
+        paragraphs.append(context.command.epilog)
     return "\n.PP\n".join(prose(paragraph) for paragraph in paragraphs) + "\n"
 
 
