@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[str, Command]] = {
     "power-on": ("boot; the disk is kept", lambda host, _: host.power_on()),
     "cut": ("drop all packets silently", lambda host, _: host.cut()),
     "reset-connections": ("answer with TCP resets until heal", lambda host, _: host.reset_connections()),
-    "lose": ("PERCENT: drop so many packets until heal", lambda host, words: host.lose(int(words[0]))),
+    "lose": ("PERCENT: drop this share of packets until heal", lambda host, words: host.lose(int(words[0]))),
     "heal": ("end cut, lose and reset-connections", lambda host, _: host.heal()),
     "reset-sessions": ("end every SSH connection", lambda host, _: host.reset_sessions()),
     "stop-server": ("stop the SSH listener", lambda host, _: host.stop_server()),

@@ -27,7 +27,7 @@ def wait_for_load(grid: Grid, **loads: float) -> dict[str, Any]:
 
 
 def nodes_of(grid: Grid, times: int, *options: str) -> list[str]:
-    """The nodes of so many runs, checked against the host name that the program prints."""
+    """The nodes of `times` runs, checked against the host name that the program prints."""
     grid.write("node.py", PRINT_NODE)
     found = []
     for _ in range(times):

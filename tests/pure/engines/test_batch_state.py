@@ -56,7 +56,7 @@ def test_a_start_is_news_once(state: BatchState[int], time: Time) -> None:
     assert (state.begun_before(104.9), state.begun_before(105.0)) == ([], ["a"])
 
 
-def test_a_batch_is_idle_when_it_is_done_and_kept_warm(state: BatchState[int]) -> None:
+def test_a_batch_is_idle_when_all_runs_have_ended_and_it_is_kept_warm(state: BatchState[int]) -> None:
     assert (state.all_ended, state.idle) == (False, False)
     state.remove(["a", "b", "c"])
     assert (state.all_ended, state.idle) == (True, True)

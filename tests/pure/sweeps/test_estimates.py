@@ -91,7 +91,7 @@ def test_a_slot_stays_worth_it_when_more_tasks_wait(found: list[Slot], waiting: 
 
 
 def ended(seconds: float, batch: str = "", measured: float | None = None) -> AttemptRecord:
-    """An attempt on h1 that took so many seconds by the master's clock, and `measured` by the node's."""
+    """An attempt on h1 that took `seconds` by the master's clock, and `measured` by the node's."""
     usage = Usage() if measured is None else Usage(started=100.0, ended=100.0 + measured)
     return AttemptRecord(1, "h1", 50.0, batch=batch, ended=50.0 + seconds, usage=usage)
 

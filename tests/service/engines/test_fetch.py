@@ -37,7 +37,7 @@ async def asked_for(grid: ScriptedGrid, job: JobId) -> bytes:
     return b"".join(payload for _, payload in events)
 
 
-async def test_fetched_files_are_stored_when_the_job_is_done_and_after_a_restart(grids: Grids) -> None:
+async def test_fetched_files_are_stored_when_the_job_has_ended_and_after_a_restart(grids: Grids) -> None:
     grid = await grids(leaves_two)
     job = await grid.submit(grid.submission(fetch=("out", "none")))
     line = await grid.wait(job)
