@@ -385,7 +385,7 @@ def _node_fields(node: Node) -> dict[str, object]:
         "toolchains": None if node.toolchains is None else sorted(node.toolchains),
         "max_load": node.max_load,
         "workdir": node.workdir,
-        "connect_timeout": node.connect_timeout_seconds,
+        "connect_timeout": f"{repr(node.connect_timeout_seconds).removesuffix('.0')}s",  # exact, unlike format_duration
         "drained": node.drained or None,
         "shared_builds": None if node.shared_builds else False,
     }
