@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -264,3 +265,24 @@ async def test_upload_that_does_not_stay_is_not_repeated_for_ever(faulty_server:
         await host.run(host.order(b"echo ran"))
     assert starter.UPLOAD_TRIES <= 5
     await host.end()
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "end"),
+    [
+        ("Host other\n  HostName 10.0.0.1\n", "has no HostName for it"),
+        ("Host lab-beta\n  HostName nowhere.invalid\n", "Name or service not known"),
+    ],
+)
+def test_alias_without_an_address_is_reported_with_the_file_that_lacks_it(
+    tmp_path: Path, config: str, end: str
+) -> None:
+    (tmp_path / "config").write_text(config)
+    dialing = Dialing(ssh_config=str(tmp_path / "config"))
+    with pytest.raises(Unreachable) as refused, connect.blame(Node("n1", ssh_config="lab-beta"), None, dialing):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    assert refused.value.reason.startswith("no address for lab-beta: Name or service not known")
+    assert refused.value.reason.endswith(end)
