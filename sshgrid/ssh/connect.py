@@ -352,7 +352,7 @@ def _missing_alias(node: Node, dialing: Dialing | None) -> str:
         return ""
     files = config_files(dialing)
     options = asyncssh.SSHClientConnectionOptions(config=files, host=node.ssh_config, client_keys=None)
-    return "" if options.config.get("HostName") else f"; {dialing.ssh_config or 'ssh_config'} has no HostName for it"
+    return "" if options.config.get("Hostname") else f"; {dialing.ssh_config or 'ssh_config'} has no HostName for it"
 
 
 @contextlib.contextmanager
