@@ -254,7 +254,7 @@ def _split(command: bytes) -> list[str]:
     try:
         words = shlex.split(os.fsdecode(command))
     except ValueError as error:
-        raise UsageError(f"the quotes do not match: {error}") from error
+        raise UsageError(f"unbalanced quotes: {error}") from error
     if words[:1] == ["sshgrid"]:
         words = words[1:]
     if words[:1] == ["scp"]:

@@ -314,11 +314,11 @@ def test_exceeding_the_memory_limit_exits_with_137_and_state_OUT_OF_MEMORY(grid:
 
 def test_A37_an_environment_value_does_not_appear_in_processes_logs_or_listings(grid: Grid) -> None:
     secret = "hunter2-" + os.urandom(8).hex()
-    grid.write("token.py", "import os, signal\nprint(os.environ['TOKEN'], flush=True)\nsignal.pause()\n")
+    grid.write("print_token.py", "import os, signal\nprint(os.environ['TOKEN'], flush=True)\nsignal.pause()\n")
     environ = {**grid.environ, "TOKEN": secret}
     with (grid.folder / "out").open("wb") as out:
         client = subprocess.Popen(
-            grid.argv("run", "--env", "TOKEN", "token.py"),
+            grid.argv("run", "--env", "TOKEN", "print_token.py"),
             cwd=grid.folder,
             env=environ,
             stdin=subprocess.DEVNULL,
@@ -327,7 +327,7 @@ def test_A37_an_environment_value_does_not_appear_in_processes_logs_or_listings(
     with killed_at_exit(client):
         wait_until(lambda: secret.encode() in (grid.folder / "out").read_bytes(), "the program to print the value")
         node = grid.lab[grid.last_job()["node"]]
-        assert job_pids(node, "token.py")
+        assert job_pids(node, "print_token.py")
         assert job_pids(node, secret) == []
         pids = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
         assert not any(secret in word for pid in pids for word in argv_of(pid))
