@@ -34,7 +34,9 @@ class Environment:
 
     def __enter__(self) -> Self:
         self.home.mkdir()
-        sharing = ("ControlMaster auto", "ControlPersist 600", f"ControlPath {self.home}/control-%n")
+        # A folder of its own, as the path of a socket may have about 100 bytes, and `home` may be long.
+        self._sockets = Path(tempfile.mkdtemp(prefix="sgb-"))
+        sharing = ("ControlMaster auto", "ControlPersist 600", f"ControlPath {self._sockets}/%n")
         everywhere = "\n".join(("Host *", *(f"    {line}" for line in sharing), ""))
         self.ssh_config.write_text(f"{self.lab.ssh_config.read_text()}\n{everywhere}")
         self.shared = Path(tempfile.mkdtemp(prefix="sshgrid-bench-", dir=SHARED))
@@ -46,6 +48,7 @@ class Environment:
     def __exit__(self, *_: object) -> None:
         for host in self.hosts:
             subprocess.run(self.ssh("-q", "-O", "exit", host), check=False, capture_output=True)
+        shutil.rmtree(self._sockets)
         shutil.rmtree(self.shared)
 
     @property
